@@ -1,0 +1,30 @@
+"""The market side: data, features, simulators, execution, accounting, environment."""
+
+from envs import datasets, features, indicators, simulators
+from envs.data import load_market
+from envs.data_rows import DataError
+from envs.execution import Costs, make_costs
+from envs.market import MarketData, MarketInfo, slice_bars
+from envs.portfolio import Fills, FillRule, Portfolio
+from envs.trading import EnvParams, EnvState, Observation, TradingEnv
+
+__all__ = [
+    "Costs",
+    "DataError",
+    "EnvParams",
+    "EnvState",
+    "FillRule",
+    "Fills",
+    "MarketData",
+    "MarketInfo",
+    "Observation",
+    "Portfolio",
+    "TradingEnv",
+    "datasets",
+    "features",
+    "indicators",
+    "load_market",
+    "make_costs",
+    "simulators",
+    "slice_bars",
+]

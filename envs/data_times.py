@@ -1,0 +1,160 @@
+"""Times as text, epoch numbers or datetimes -> nanoseconds on the UTC axis and on the clock they were written in."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+NOT_A_TIME = np.iinfo(np.int64).min
+DAY = 86_400 * 10**9
+"""Nanoseconds in a day."""
+
+_EPOCH_UNITS = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e19))
+_OFFSET = re.compile(r"^(.*\d:\d{2}.*?|\d{8}T\d{4,6})\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$")
+_SHORT_DATE = re.compile(r"^\d{1,2}[/.\-]\d{1,2}[/.\-](\d{4}|\d{2})(?!\d)")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %I %p")
+_DATES = ("%Y-%m-%d", "%Y%m%d", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", "%d %b %y")
+
+
+class AmbiguousDates(ValueError):
+    """Every date of a column reads both day first and month first, with different results."""
+
+
+def parse_times(
+    values: pd.Series, *, timezone: str | None = None, day_first: bool | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one column of times.
+
+    Args:
+      values: `[N]` datetimes, epoch numbers (seconds to nanoseconds, told apart by size), `yyyymmdd` numbers, or text
+        in one of the usual notations, with or without a UTC offset (which may change from row to row).
+      timezone: IANA zone of times that carry none; None is UTC.
+      day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
+
+    Returns:
+      `(utc, written)`, each `[N]` int64 nanoseconds since 1970: the instant, and what the clock showed where the time
+      was written. `NOT_A_TIME` in both where the text is no time; in `utc` alone where the clock showed an hour that a
+      change of clocks skips or repeats.
+
+    Raises:
+      AmbiguousDates: see there.
+    """
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return _nanoseconds(values.dt.tz_convert("UTC").dt.tz_localize(None)), _nanoseconds(values.dt.tz_localize(None))
+    if pd.api.types.is_datetime64_dtype(values.dtype):
+        written = _nanoseconds(values)
+        return _to_utc(written, timezone), written
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        written, is_epoch = _from_numbers(values.to_numpy(np.float64), values)
+        return np.where(is_epoch, written, _to_utc(written, timezone)), written
+    codes, unique = pd.factorize(values.astype("string").str.strip())
+    utc, written = _from_text(pd.Series(unique, dtype="string"), timezone, day_first)
+    missing = np.array([NOT_A_TIME])
+    return np.append(utc, missing)[codes], np.append(written, missing)[codes]
+
+
+def _nanoseconds(values: pd.Series) -> np.ndarray:
+    return values.to_numpy().astype("datetime64[ns]").astype(np.int64)
+
+
+def _from_numbers(numbers: np.ndarray, exact: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Epoch numbers or `yyyymmdd`; returns nanoseconds and which entries are epochs (hence UTC)."""
+    result = np.full(len(numbers), NOT_A_TIME)
+    is_epoch = np.zeros(len(numbers), bool)
+    whole = exact.fillna(0).to_numpy() if pd.api.types.is_integer_dtype(exact.dtype) else None
+    for unit, low, high in _EPOCH_UNITS:
+        rows = (numbers >= low) & (numbers < high)
+        scale = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
+        if whole is not None:
+            result[rows] = whole[rows].astype(np.int64) * scale
+        else:
+            result[rows] = np.round(numbers[rows] * scale).astype(np.int64)
+        is_epoch |= rows
+    rows = (numbers >= 1.8e7) & (numbers < 2.3e7) & (numbers == np.floor(numbers))
+    if rows.any():
+        dates = pd.Series(numbers[rows].astype(np.int64).astype(str))
+        result[rows] = _nanoseconds(pd.to_datetime(dates, format="%Y%m%d", errors="coerce"))
+    return result, is_epoch
+
+
+def _to_utc(written: np.ndarray, timezone: str | None) -> np.ndarray:
+    """Instants of naive clock times; dates (midnight everywhere) stay dates."""
+    valid = written != NOT_A_TIME
+    if timezone is None or not np.any(written[valid] % DAY):
+        return written
+    local = pd.DatetimeIndex(written.astype("datetime64[ns]"))
+    return local.tz_localize(timezone, ambiguous="NaT", nonexistent="NaT").tz_convert("UTC").as_unit("ns").asi8
+
+
+def _from_text(texts: pd.Series, timezone: str | None, day_first: bool | None) -> tuple[np.ndarray, np.ndarray]:
+    if len(texts) and texts.str.fullmatch(r"\d{8,19}(\.\d+)?").all():
+        numbers = pd.to_numeric(texts)
+        exact = numbers.astype(np.int64) if not texts.str.contains(".", regex=False).any() else numbers
+        written, is_epoch = _from_numbers(numbers.to_numpy(np.float64), exact)
+        return np.where(is_epoch, written, _to_utc(written, timezone)), written
+    parts = texts.str.extract(_OFFSET)
+    zoned = parts[1].notna().to_numpy()
+    bodies = parts[0].where(parts[1].notna(), texts)
+    written = _parse_bodies(bodies, day_first)
+    utc = written.copy()
+    utc[zoned] -= np.where(written[zoned] == NOT_A_TIME, 0, _offset_nanoseconds(parts[1][zoned]))
+    utc[~zoned] = _to_utc(written[~zoned], timezone)
+    return utc, written
+
+
+def _offset_nanoseconds(offsets: pd.Series) -> np.ndarray:
+    text = offsets.replace({"Z": "+0000", "UTC": "+0000", "GMT": "+0000"}).str.replace(":", "").str.ljust(5, "0")
+    sign = np.where(text.str[0] == "-", -1, 1)
+    minutes = text.str[1:3].astype(np.int64).to_numpy() * 60 + text.str[3:5].astype(np.int64).to_numpy()
+    return sign * minutes * 60 * 10**9
+
+
+def _parse_bodies(texts: pd.Series, day_first: bool | None) -> np.ndarray:
+    """Times without offset, all in one notation: the one that reads the most of them."""
+    iso = _attempt(texts, "ISO8601")
+    if (iso != NOT_A_TIME).all():
+        return iso
+    plain = texts.str.replace(r"(\d{4})\.(\d{1,2})\.(\d{1,2})", r"\1-\2-\3", regex=True)
+    plain = plain.str.replace(r"(\d{4})/(\d{1,2})/(\d{1,2})", r"\1-\2-\3", regex=True)
+    plain = plain.str.replace(r"-([AP]M)$", r" \1", regex=True, flags=re.IGNORECASE)
+    plain = plain.str.replace(r"(?<=[a-zA-Z])[-,]+|,+|-(?=[a-zA-Z])", " ", regex=True).str.replace(
+        r"\s+", " ", regex=True
+    )
+    if plain.str.match(_SHORT_DATE).fillna(False).mean() > 0.5:
+        return _parse_short_dates(plain, day_first)
+    formats = ["ISO8601", *(date + clock for date in _DATES for clock in _CLOCKS), "%Y%m%d %H%M%S", "%Y%m%d %H%M"]
+    return max((_attempt(plain, form) for form in _likely(plain, formats)), key=_n_read, default=iso)
+
+
+def _parse_short_dates(texts: pd.Series, day_first: bool | None) -> np.ndarray:
+    """`01/02/2020`, `1.2.20`, ...: the order of day and month is a property of the whole column."""
+    plain = texts.str.replace(r"^(\d{1,2})[/.\-](\d{1,2})[/.\-]", r"\1/\2/", regex=True)
+    year = "%Y" if plain.str.match(r"^\d+/\d+/\d{4}").mean() >= 0.5 else "%y"
+    orders = {True: "%d/%m/", False: "%m/%d/"}
+    read = {
+        first: max((_attempt(plain, f) for f in _likely(plain, [order + year + c for c in _CLOCKS])), key=_n_read)
+        for first, order in orders.items()
+    }
+    if day_first is not None:
+        return read[day_first]
+    if _n_read(read[True]) == _n_read(read[False]) and not np.array_equal(read[True], read[False]):
+        raise AmbiguousDates(f"{texts.iloc[0]!r}")
+    return max(read.values(), key=_n_read)
+
+
+def _likely(texts: pd.Series, formats: list[str]) -> list[str]:
+    """The formats that read the most of a sample, best first; at most three, at least one."""
+    sample = texts.iloc[np.unique(np.linspace(0, len(texts) - 1, 50).astype(int))]
+    counts = [_n_read(_attempt(sample, form)) for form in formats]
+    ranked = sorted(range(len(formats)), key=lambda i: -counts[i])[:3]
+    return [formats[i] for i in ranked if counts[i]] or formats[:1]
+
+
+def _attempt(texts: pd.Series, form: str) -> np.ndarray:
+    return _nanoseconds(pd.to_datetime(texts, format=form, errors="coerce"))
+
+
+def _n_read(times: np.ndarray) -> int:
+    return int((times != NOT_A_TIME).sum())

@@ -1,0 +1,354 @@
+"""`TradingEnv`: a gymnax environment whose market, costs and period are traced parameters."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from envs import features, simulators
+from envs.execution import Costs, make_costs, pack_bars, unpack_bar
+from envs.market import MarketData
+from envs.portfolio import Fills, FillRule, Portfolio, drawdown, open_portfolio, orders_to_target, outstanding, step
+from envs.portfolio import weights_of as portfolio_weights
+from envs.spaces import MultiDiscrete
+
+HOLD = 0
+LARGEST_LOSS = 0.999
+N_ASSET_FEATURES = 3
+N_ACCOUNT_FEATURES = 3
+
+
+@struct.dataclass
+class Observation:
+    """What the agent sees at the close of bar t.
+
+    Attributes:
+      bar: `[]` int32, t: an index into the feature table, for policies that read the market once per chunk.
+      asset: `[A, 3]` position weight, outstanding order as a weight, tradable (0 or 1).
+      account: `[3]` gross exposure, net exposure (fractions of equity), drawdown.
+      mask: `[A, n_actions]` bool, allowed actions; action 0 (hold) always is.
+    """
+
+    bar: jax.Array
+    asset: jax.Array
+    account: jax.Array
+    mask: jax.Array
+
+
+@struct.dataclass
+class EnvState(environment.EnvState):
+    """State of one portfolio on one path.
+
+    Attributes:
+      time: `[]` int32 steps since reset.
+      bar: `[]` int32, last bar seen.
+      portfolio: the account at the close of that bar.
+    """
+
+    bar: jax.Array
+    portfolio: Portfolio
+
+
+@struct.dataclass(kw_only=True)
+class EnvParams(environment.EnvParams):
+    """Everything that may change without recompiling; build with `TradingEnv.make_params`.
+
+    Attributes:
+      max_steps_in_episode: `[]` int32 bars per episode, then truncated.
+      market: the bars.
+      table: `[T, fields, A]` packed bars, see `envs.execution.pack_bars`.
+      features: `[T, A, F]` causal features.
+      listed: `[T, A]` bool, the asset has had a bar by then.
+      costs: trading and holding costs.
+      initial_cash: `[]` currency.
+      first_bar: `[]` int32, earliest decision bar.
+      last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached.
+    """
+
+    max_steps_in_episode: jax.Array
+    market: MarketData
+    table: jax.Array
+    features: jax.Array
+    listed: jax.Array
+    costs: Costs
+    initial_cash: jax.Array
+    first_bar: jax.Array
+    last_bar: jax.Array
+
+
+class TradingEnv(environment.Environment[EnvState, EnvParams]):
+    """Trades `A` assets from one cash account over a random window of a market.
+
+    At the close of bar t the agent sees bars <= t and its portfolio and chooses targets; orders fill at the open of bar
+    `t + latency`, the book is marked at the close of t + 1.
+
+    - Observation: `observation="window"`: `[window * A * F + 3 A + 3]` float32, the features of the last `window` bars
+      (oldest first), then `Observation.asset` and `Observation.account`, all flattened, for third-party trainers.
+      `observation="index"`: an `Observation`, for policies that read the feature table themselves.
+    - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1` targets
+      the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
+      `[min(levels), max(levels)]`, times `position_limit`.
+    - Reward: `log(equity_{t+1} / equity_t)`; a loss beyond 99.9 % in one bar counts as 99.9 %.
+    - Terminated: the portfolio was liquidated (equity below the maintenance margin). Truncated: `max_steps_in_episode`
+      steps, or the last bar of the period.
+
+    Args:
+      n_assets: A.
+      actions: "discrete" or "continuous".
+      levels: target levels in units of `position_limit`, within [-1, 1].
+      position_limit: largest absolute target weight per asset; default `1 / A`.
+      observation: "window" or "index".
+      window: bars that a decision reads; starts are drawn so that they, and the features' warm-up, lie before it.
+      fill_rule: latency, partial fills and fill price.
+      start: "flat", or "random": episodes begin with uniformly drawn positions within the action range.
+      groups: feature groups, see `envs.features.GROUPS`.
+      normalisation_window: span in bars of the causal normalisation of features.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_assets: int = 1,
+        actions: Literal["discrete", "continuous"] = "discrete",
+        levels: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0),
+        position_limit: float | None = None,
+        observation: Literal["window", "index"] = "window",
+        window: int = 32,
+        fill_rule: FillRule = FillRule(),  # noqa: B008 (frozen)
+        start: Literal["flat", "random"] = "flat",
+        groups: tuple[str, ...] = features.GROUPS,
+        normalisation_window: int = 252,
+    ):
+        super().__init__()
+        _check_choice("actions", actions, ("discrete", "continuous"))
+        _check_choice("observation", observation, ("window", "index"))
+        _check_choice("start", start, ("flat", "random"))
+        if n_assets < 1 or window < 1:
+            raise ValueError(f"n_assets ({n_assets}) and window ({window}) must be >= 1")
+        if not levels or list(levels) != sorted(set(levels)) or max(map(abs, levels)) > 1:
+            raise ValueError(f"levels {tuple(levels)} must be increasing, distinct and within [-1, 1]")
+        self.n_assets = n_assets
+        self.actions = actions
+        self.levels = tuple(float(level) for level in levels)
+        self.position_limit = 1.0 / n_assets if position_limit is None else float(position_limit)
+        if not self.position_limit > 0:
+            raise ValueError(f"position_limit is {position_limit}; it must be > 0")
+        self.observation = observation
+        self.window = window
+        self.fill_rule = fill_rule
+        self.start = start
+        self.groups = tuple(groups)
+        self.normalisation_window = normalisation_window
+
+    @property
+    def first_decision(self) -> int:
+        """Earliest bar at which `window` fully formed feature rows exist."""
+        return features.warmup(self.groups, self.normalisation_window) + self.window - 1
+
+    @property
+    def num_actions(self) -> int:
+        """Choices per asset: hold, then one per level. For continuous actions, the number of assets."""
+        return 1 + len(self.levels) if self.actions == "discrete" else self.n_assets
+
+    @property
+    def default_params(self) -> EnvParams:
+        """Parameters on a simulated driftless market, so that the environment runs out of the box."""
+        n_bars = self.first_decision + 1024
+        return self.make_params(simulators.gbm(jax.random.key(0), n_bars, self.n_assets))
+
+    def make_params(
+        self,
+        market: MarketData,
+        costs: Costs | None = None,
+        *,
+        initial_cash: float = 1e6,
+        episode_bars: int = 256,
+        first_bar: int | None = None,
+        last_bar: int | None = None,
+        feature_dtype: Any = jnp.float32,
+    ) -> EnvParams:
+        """Precomputes the tables of a market.
+
+        Args:
+          market: unbatched, `n_assets` assets.
+          costs: default: the market's half-spread and nothing else.
+          initial_cash: currency, > 0.
+          episode_bars: steps until truncation, >= 1.
+          first_bar: earliest decision bar; default and minimum: `first_decision`.
+          last_bar: last bar of the period; default: the last of the market.
+          feature_dtype: storage type of the features.
+
+        Raises:
+          ValueError: the market does not fit the environment, or the period is empty.
+        """
+        if market.n_assets != self.n_assets:
+            raise ValueError(f"the market has {market.n_assets} assets, the environment {self.n_assets}")
+        first = self.first_decision if first_bar is None else int(first_bar)
+        last = market.n_bars - 1 if last_bar is None else int(last_bar)
+        if first < self.first_decision:
+            raise ValueError(
+                f"first_bar is {first}; features and window need at least {self.first_decision} bars before it"
+            )
+        if not first < last < market.n_bars:
+            raise ValueError(f"the period [{first}, {last}] must hold a step and end before bar {market.n_bars}")
+        if episode_bars < 1 or not initial_cash > 0:
+            raise ValueError(f"episode_bars ({episode_bars}) must be >= 1 and initial_cash ({initial_cash}) > 0")
+        table = features.compute_features(market, groups=self.groups, normalisation_window=self.normalisation_window)
+        return EnvParams(
+            max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
+            market=market,
+            table=pack_bars(market),
+            features=table.astype(feature_dtype),
+            listed=jnp.cumsum(market.tradable, axis=0) > 0,
+            costs=make_costs() if costs is None else costs,
+            initial_cash=jnp.asarray(initial_cash, jnp.float32),
+            first_bar=jnp.asarray(first, jnp.int32),
+            last_bar=jnp.asarray(last, jnp.int32),
+        )
+
+    # The pieces that every caller shares: one decision, one bar.
+
+    def decode(self, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Target weights `[A]` and hold flags `[A]` of an action."""
+        if self.actions == "continuous":
+            bounded = jnp.clip(action, self.levels[0], self.levels[-1])
+            return bounded * self.position_limit, jnp.zeros(bounded.shape, bool)
+        weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
+        action = jnp.reshape(action, (self.n_assets,))
+        return weights[action], action == HOLD
+
+    def settle(
+        self, portfolio: Portfolio, weights: jax.Array, hold: jax.Array, row: jax.Array, costs: Costs
+    ) -> tuple[Portfolio, Fills, jax.Array]:
+        """Turns targets into orders and lives through the next bar.
+
+        Args:
+          portfolio: at the close of the decision bar.
+          weights: `[A]` target weights.
+          hold: `[A]` bool, assets to leave alone.
+          row: `[fields, A]` packed next bar.
+          costs: cost parameters.
+
+        Returns:
+          The next portfolio, its fills, and the log return `[]` of the equity.
+        """
+        order = orders_to_target(portfolio, weights, hold, costs)
+        after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
+        change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))
+
+    def action_mask(self, tradable: jax.Array) -> jax.Array:
+        """Allowed actions `[A, num_actions]`: an asset without a bar at t can only be held."""
+        shape = (*tradable.shape, 1 + len(self.levels) if self.actions == "discrete" else 1)
+        return jnp.broadcast_to(tradable[..., None], shape).at[..., HOLD].set(True)
+
+    def observe_portfolio(self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array) -> Observation:
+        """`Observation` of a portfolio at the close of `bar`; `tradable` is `[A]` of that bar."""
+        weights = portfolio_weights(portfolio)
+        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        orders = outstanding(portfolio) * portfolio.price / equity
+        account = jnp.stack([jnp.sum(jnp.abs(weights)), jnp.sum(weights), drawdown(portfolio)])
+        return Observation(
+            bar=bar,
+            asset=jnp.stack([weights, orders, tradable.astype(jnp.float32)], axis=-1),
+            account=account,
+            mask=self.action_mask(tradable),
+        )
+
+    def start_portfolio(self, key: jax.Array, price: jax.Array, tradable: jax.Array, params: EnvParams) -> Portfolio:
+        """The account at the start of an episode; positions only in assets `[A]` that are tradable. Consumes `key`."""
+        portfolio = open_portfolio(price, params.initial_cash, self.fill_rule)
+        if self.start == "flat":
+            return portfolio
+        low, high = self.levels[0], self.levels[-1]
+        weights = jax.random.uniform(key, price.shape, minval=low, maxval=high) * self.position_limit
+        weights = jnp.where(tradable, weights, 0.0)
+        scale = jnp.minimum(1.0, params.costs.max_leverage / jnp.maximum(jnp.sum(jnp.abs(weights)), 1e-6))
+        return portfolio.replace(shares=weights * scale * params.initial_cash / price)
+
+    def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
+        """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length. Consumes `key`."""
+        latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
+        return jax.random.randint(key, (), params.first_bar, latest + 1)
+
+    # The gymnax interface.
+
+    def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
+        """Starts an episode at a random bar. Consumes `key`."""
+        key_start, key_portfolio = jax.random.split(key)
+        bar = self.draw_start(key_start, params)
+        price, tradable = params.market.close[bar], params.market.tradable[bar]
+        portfolio = self.start_portfolio(key_portfolio, price, tradable, params)
+        state = EnvState(time=jnp.zeros((), jnp.int32), bar=bar, portfolio=portfolio)
+        return self._observe(state, params), state
+
+    def step_env(
+        self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams
+    ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+        """One decision and one bar; the transition is deterministic."""
+        del key
+        weights, hold = self.decode(action)
+        row = params.table[state.bar + 1]
+        portfolio, fills, reward = self.settle(state.portfolio, weights, hold, row, params.costs)
+        state = EnvState(time=state.time + 1, bar=state.bar + 1, portfolio=portfolio)
+        info = {
+            "discount": jnp.where(fills.liquidated, 0.0, 1.0),
+            "equity": portfolio.equity,
+            "costs": jnp.sum(fills.costs.total()) + fills.financing,
+            "action_mask": self.action_mask(params.market.tradable[state.bar]),
+        }
+        return self._observe(state, params), state, reward, fills.liquidated, info
+
+    def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """The account is gone. (A liquidation that leaves money is reported by the step that causes it.)"""
+        del params
+        return state.portfolio.equity <= 0
+
+    def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """End of the episode's length or of the period."""
+        return (state.time >= params.max_steps_in_episode) | (state.bar >= params.last_bar)
+
+    def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
+        """Observation of a state."""
+        del key, action
+        return self._observe(state, params)
+
+    def _observe(self, state: EnvState, params: EnvParams) -> Any:
+        seen = self.observe_portfolio(state.bar, state.portfolio, params.market.tradable[state.bar])
+        if self.observation == "index":
+            return seen
+        shape = (self.window, *params.features.shape[1:])
+        window = jax.lax.dynamic_slice(params.features, (state.bar - self.window + 1, 0, 0), shape)
+        parts = (window.astype(jnp.float32), seen.asset, seen.account)
+        return jnp.concatenate([part.ravel() for part in parts])
+
+    def action_space(self, params: EnvParams | None = None) -> spaces.Space:
+        """See the class docstring."""
+        del params
+        if self.actions == "continuous":
+            return spaces.Box(self.levels[0], self.levels[-1], (self.n_assets,), jnp.float32)
+        if self.n_assets == 1:
+            return spaces.Discrete(self.num_actions)
+        return MultiDiscrete((self.num_actions,) * self.n_assets)
+
+    def observation_space(self, params: EnvParams | None = None) -> spaces.Space:
+        """See the class docstring."""
+        del params
+        if self.observation == "index":
+            real = {"asset": (self.n_assets, N_ASSET_FEATURES), "account": (N_ACCOUNT_FEATURES,)}
+            return spaces.Dict({name: spaces.Box(-jnp.inf, jnp.inf, shape) for name, shape in real.items()})
+        n_features = len(features.feature_names(self.groups))
+        size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
+        return spaces.Box(-jnp.inf, jnp.inf, (size,))
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {allowed}")

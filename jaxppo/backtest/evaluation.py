@@ -1,0 +1,124 @@
+"""Out-of-sample evaluation: the deterministic policy and its baselines over one period, summary and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxppo.backtest.report import ReportData, write_report
+from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
+from jaxppo.backtest.statistics import summarise
+from jaxppo.networks.policy import Params, Policy
+from jaxppo.training.setup import Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Results over one period.
+
+    Attributes:
+      summary: the `out_of_sample` entry of summary.json.
+      ledgers: agent first, then the baselines; NumPy arrays.
+      times: `[n + 1]` bar times of the equity marks, empty for a market without times.
+    """
+
+    summary: dict[str, Any]
+    ledgers: dict[str, Ledger]
+    times: np.ndarray
+
+
+def quick_score(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, float]:
+    """Annual Sharpe ratio, total return and turnover of the policy over a period; a policy that never trades scores 0."""
+    where = setup.periods[period]
+    ledger = jax.device_get(run_policy(policy, setup.env, net, setup.params, jnp.int32(where.first), where.n_bars))
+    returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
+    spread = returns.std(ddof=1)
+    sharpe = returns.mean() / spread * setup.periods_per_year**0.5 if spread > 0 else 0.0
+    return {
+        "sharpe": float(sharpe),
+        "total_return": float(ledger.equity[-1] / ledger.equity[0] - 1.0),
+        "turnover": float(turnover.mean()),
+    }
+
+
+def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") -> Evaluation:
+    """The policy and the baselines over a period, with intervals."""
+    where, chosen = setup.periods[period], setup.config.evaluation
+    first = jnp.int32(where.first)
+    agent = run_policy(policy, setup.env, net, setup.params, first, where.n_bars)
+    baselines = run_baselines(
+        setup.env, setup.params, first, where.n_bars, setup.periods_per_year, jnp.float32(chosen.target_volatility)
+    )
+    ledgers = jax.device_get({"agent": agent, **baselines})
+    key = jax.random.key(setup.config.seed)
+    figures = {}
+    for number, (name, ledger) in enumerate(ledgers.items()):
+        figures[name] = {
+            **summarise(
+                ledger.returns,
+                periods=setup.periods_per_year,
+                key=jax.random.fold_in(key, number),
+                n_resamples=chosen.bootstrap_resamples,
+                level=chosen.level,
+            ),
+            "turnover": float(np.mean(ledger.turnover, dtype=np.float64)) * setup.periods_per_year,
+            "costs": float(_total_costs(ledger).sum()) / float(ledger.equity[0]),
+            "liquidated": bool(ledger.liquidated),
+        }
+    times = setup.market.info.timestamps
+    times = times[where.first : where.last + 1] if len(times) else times
+    span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
+    baseline = {name: figures[name] for name in baselines}
+    return Evaluation({**figures["agent"], **span, "baseline": baseline}, ledgers, times)
+
+
+def report(setup: Setup, result: Evaluation, training: list[dict[str, Any]], config_yaml: str, path: pathlib.Path) -> None:
+    """Writes `report.html`."""
+    figures = {"agent": result.summary, **result.summary["baseline"]}
+    names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "total_return", "turnover", "costs")
+    agent = result.ledgers["agent"]
+    costs = {kind: np.asarray(getattr(agent.costs, kind)) for kind in ("commission", "spread", "slippage", "impact")}
+    write_report(
+        path,
+        ReportData(
+            title=path.parent.name,
+            timestamps=result.times,
+            equity={name: np.asarray(ledger.equity, np.float64) for name, ledger in result.ledgers.items()},
+            weights=np.asarray(agent.weights),
+            symbols=setup.market.info.symbols or tuple(f"asset {i}" for i in range(setup.market.n_assets)),
+            costs={**costs, "borrow": np.asarray(agent.financing)},
+            training=training,
+            metrics={who: {name: row[name] for name in names} for who, row in figures.items()},
+            intervals={who: {"sharpe": tuple(row["sharpe_ci"])} for who, row in figures.items()},
+            data_report=setup.market.info.report,
+            config_yaml=config_yaml,
+            warnings=_warnings(setup, result),
+        ),
+    )
+
+
+def _warnings(setup: Setup, result: Evaluation) -> tuple[str, ...]:
+    """What a reader must know before believing the figures."""
+    found = []
+    if setup.env.fill_rule.price == "decision_close":
+        found.append(
+            "Fills use the close that the decision has already seen (env.fill_price: decision_close). No market offers "
+            "that price: these results are not attainable."
+        )
+    if result.ledgers["agent"].liquidated:
+        found.append("The agent's account was liquidated; it stays out of the market from then on.")
+    return tuple(found)
+
+
+def _total_costs(ledger: Ledger) -> np.ndarray:
+    kinds = (ledger.costs.commission, ledger.costs.spread, ledger.costs.slippage, ledger.costs.impact, ledger.financing)
+    return sum(np.asarray(kind, np.float64) for kind in kinds)
+
+
+def _time_name(times: np.ndarray, index: int, bar: int) -> str | int:
+    return str(times[index])[:19] if len(times) else bar

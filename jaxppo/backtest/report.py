@@ -1,0 +1,368 @@
+"""The report of a run: one self-contained HTML file that opens without a network.
+
+The same data always give the same bytes. Everything that a user wrote (symbols, names, configuration) is escaped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+from jaxppo.backtest import figures
+
+# Label and format of the metrics the package computes; others are shown by their own name, as plain numbers.
+_METRICS: dict[str, tuple[str, str]] = {
+    "total_return": ("Total return", "percent"),
+    "annual_return": ("Annual return", "percent"),
+    "volatility": ("Annual volatility", "percent"),
+    "sharpe": ("Sharpe ratio, annual", "ratio"),
+    "sortino": ("Sortino ratio, annual", "ratio"),
+    "calmar": ("Calmar ratio", "ratio"),
+    "max_drawdown": ("Maximum drawdown", "percent"),
+    "var_95": ("Value at risk 95 %, per bar", "percent"),
+    "cvar_95": ("Conditional value at risk 95 %, per bar", "percent"),
+    "win_rate": ("Bars won", "percent"),
+    "turnover": ("Turnover", "ratio"),
+    "n_bars": ("Bars", "count"),
+}
+# Probabilities made from a Sharpe ratio, which are themselves statements of confidence.
+_NOT_A_SHARPE = ("probabilistic_sharpe", "deflated_sharpe")
+_MISSING = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+_MAX_LIST = 50
+_STYLE = pathlib.Path(__file__).with_name("report.css")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReportData:
+    """What a report shows, as plain arrays and numbers: n bars, A assets.
+
+    Attributes:
+      title: of the run.
+      timestamps: `[n + 1]` datetime64, the start of the first bar traded included; empty for a market without times.
+      equity: strategy -> `[n + 1]` currency, the starting equity included; the first strategy is the agent, the others
+        are its baselines under the same costs.
+      weights: `[n, A]` weights of the agent at the close of each bar, fraction of equity, negative when short.
+      symbols: A names.
+      costs: kind -> `[n]` costs of the agent per bar, currency.
+      training: rows of `metrics.jsonl`; may be empty.
+      metrics: strategy -> metric -> value; None or NaN where it is undefined.
+      intervals: strategy -> metric -> (low, high); every Sharpe ratio in `metrics` needs one (NaN ends if undefined).
+      data_report: what the loader counted and repaired.
+      config_yaml: the resolved configuration.
+      warnings: what the reader must know before believing the rest; shown in red.
+      sharpe_differences: baseline -> (low, high) of the agent's Sharpe ratio less that of the baseline, from paired
+        resampling; may be empty.
+      level: coverage of all the intervals, in (0, 1).
+
+    Raises:
+      ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
+    """
+
+    title: str
+    timestamps: np.ndarray
+    equity: Mapping[str, np.ndarray]
+    weights: np.ndarray
+    symbols: tuple[str, ...]
+    costs: Mapping[str, np.ndarray]
+    training: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, float | None]]
+    intervals: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+    data_report: Mapping[str, Any]
+    config_yaml: str
+    warnings: tuple[str, ...] = ()
+    sharpe_differences: Mapping[str, tuple[float | None, float | None]] = dataclasses.field(default_factory=dict)
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        n, n_assets = np.shape(self.weights)
+        if not self.equity or n < 1:
+            raise ValueError("a report needs the equity of at least one strategy over at least one bar")
+        lengths = {f"equity[{name!r}]": len(values) for name, values in self.equity.items()}
+        if len(self.timestamps):
+            lengths["timestamps"] = len(self.timestamps)
+        wrong = [f"{name} has {length}" for name, length in lengths.items() if length != n + 1]
+        wrong += [f"costs[{kind!r}] has {len(paid) + 1} - 1" for kind, paid in self.costs.items() if len(paid) != n]
+        if wrong:
+            raise ValueError(f"weights have {n} bars, so {n + 1} points are expected, but {'; '.join(wrong)}")
+        if len(self.symbols) != n_assets:
+            raise ValueError(f"weights have {n_assets} assets but there are {len(self.symbols)} symbols")
+        for strategy, values in self.metrics.items():
+            bare = [name for name in values if _is_sharpe(name) and name not in self.intervals.get(strategy, {})]
+            if bare:
+                raise ValueError(f"{bare[0]} of {strategy!r} has no interval; no Sharpe ratio is shown without one")
+
+    @property
+    def agent(self) -> str:
+        """Name of the strategy under test."""
+        return next(iter(self.equity))
+
+    @property
+    def points(self) -> np.ndarray:
+        """`[n + 1]` time axis of the equity: timestamps, or bar numbers from 0."""
+        return self.timestamps if len(self.timestamps) else np.arange(len(self.weights) + 1)
+
+
+def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
+    """Writes the report, replacing the file; the folder is made if it is missing.
+
+    Args:
+      path: of the HTML file, about 5 MB, most of which is plotly itself.
+      data: what it shows.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(data), encoding="utf-8")
+
+
+def render(data: ReportData) -> str:
+    """The report as HTML text; see `write_report`."""
+    sections = (
+        ("Equity and drawdown", _figure_html("equity", figures.equity_figure(data.points, data.equity))),
+        ("Results", _metric_table(data)),
+        ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
+        ("Costs", _costs(data)),
+        ("Training", _figure_html("training", figures.training_figure(data.training))),
+        ("Data", _data_table(data.data_report)),
+        ("Configuration", _configuration(data.config_yaml)),
+    )
+    body = "\n".join(f"<section><h2>{title}</h2>\n{content}\n</section>" for title, content in sections)
+    title = _text(data.title)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
+        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
+        f"{_header(data)}\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def verdict(data: ReportData) -> tuple[str, ...]:
+    """What the numbers say, in plain sentences: is it luck, does it beat the baselines, what did trading cost.
+
+    Args:
+      data: of the report.
+
+    Returns:
+      Sentences; the first is about the Sharpe ratio of the agent and its interval.
+    """
+    sentences = [_sharpe_verdict(data)]
+    for baseline, (low, high) in data.sharpe_differences.items():
+        low, high = _float(low), _float(high)
+        if low > 0:
+            sentences.append(f"Its Sharpe ratio is above that of {baseline} by more than luck explains.")
+        elif high < 0:
+            sentences.append(f"Its Sharpe ratio is below that of {baseline} by more than luck explains.")
+        elif not math.isnan(low + high):
+            sentences.append(f"Whether it is better or worse than {baseline} cannot be told from this period.")
+    growth = {name: _float(values[-1]) / _float(values[0]) - 1 for name, values in data.equity.items()}
+    others = [f"{_percent(gain)} for {name}" for name, gain in growth.items() if name != data.agent]
+    against = f", against {' and '.join(others)}" if others else ""
+    sentences.append(f"Over the period it returned {_percent(growth[data.agent])}{against}.")
+    if data.costs:
+        sentences.append(f"Costs took {_percent(_total_costs(data) / _start(data))} of the starting equity.")
+    return tuple(sentences)
+
+
+def _sharpe_verdict(data: ReportData) -> str:
+    """The first sentence of the verdict."""
+    value = _float(data.metrics.get(data.agent, {}).get("sharpe"))
+    low, high = map(_float, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
+    if not math.isfinite(value):
+        return "The agent has no Sharpe ratio (too few returns, or all equal), so nothing can be concluded."
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "The Sharpe ratio has no usable interval (too few bars or trades), so nothing can be concluded."
+    if low > 0:
+        return "The interval of the Sharpe ratio lies above zero: over this period the gain is more than luck explains."
+    if high < 0:
+        return "The interval of the Sharpe ratio lies below zero: the agent loses by more than bad luck explains."
+    return "The interval of the Sharpe ratio includes zero: this result is indistinguishable from luck."
+
+
+def _header(data: ReportData) -> str:
+    """Title, period, warnings, verdict and the headline numbers."""
+    n, n_assets = np.shape(data.weights)
+    period = ""
+    if len(data.timestamps):
+        first, last = (np.datetime_as_string(data.timestamps[i], unit="D") for i in (0, -1))
+        period = f"{first} to {last} · "
+    assets = ", ".join(data.symbols[:6]) + (f" and {n_assets - 6} more" if n_assets > 6 else "")
+    low, high = map(_float, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
+    tone = "good" if low > 0 else "bad" if high < 0 else "open"
+    subtitle = f"{period}{n:,} bars · {_text(assets)}"
+    parts = [f'<header>\n<h1>{_text(data.title)}</h1>\n<p class="subtitle">{subtitle}</p>\n</header>']
+    if data.warnings:
+        items = "".join(f"<li>{_text(warning)}</li>" for warning in data.warnings)
+        parts.append(f'<div class="warnings" role="alert"><strong>Warnings</strong><ul>{items}</ul></div>')
+    first, *rest = verdict(data)
+    rest_text = f"<br>{_text(' '.join(rest))}" if rest else ""
+    parts.append(f'<p class="verdict {tone}"><strong>{_text(first)}</strong>{rest_text}</p>')
+    parts.append(_cards(data))
+    return "\n".join(parts)
+
+
+def _cards(data: ReportData) -> str:
+    """The headline numbers of the agent."""
+    values = data.metrics.get(data.agent, {})
+    names = [name for name in ("sharpe", "total_return", "max_drawdown", "calmar", "win_rate") if name in values]
+    cards = [
+        f'<div class="card"><span class="label">{_metric_label(name)}</span>{_cell(data, data.agent, name)}</div>'
+        for name in names
+    ]
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _metric_table(data: ReportData) -> str:
+    """Metrics down, strategies across; a number that has an interval is never shown without it."""
+    strategies = [name for name in data.equity if name in data.metrics]
+    strategies += [name for name in data.metrics if name not in strategies]
+    names = dict.fromkeys(metric for strategy in strategies for metric in data.metrics[strategy])
+    order = [name for name in _METRICS if name in names] + [name for name in names if name not in _METRICS]
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in strategies)
+    rows = [
+        f'<tr><th scope="row">{_metric_label(name)}</th>'
+        + "".join(f"<td>{_cell(data, strategy, name)}</td>" for strategy in strategies)
+        + "</tr>"
+        for name in order
+    ]
+    if data.sharpe_differences:
+        given = (data.sharpe_differences.get(name) for name in strategies)
+        cells = (f"<td>{_interval(interval, 'ratio') if interval else ''}</td>" for interval in given)
+        rows.append(f'<tr><th scope="row">Sharpe ratio, agent less this one</th>{"".join(cells)}</tr>')
+    note = (
+        f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. Everything net of costs. "
+        f"A loss is a positive number; {_MISSING} is undefined."
+    )
+    table = f'<table class="metrics"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
+
+
+def _costs(data: ReportData) -> str:
+    """Cumulative costs and their totals by kind."""
+    if not data.costs or not any(np.any(paid) for paid in data.costs.values()):
+        return '<p class="caption">No costs were charged.</p>'
+    totals = {kind: float(np.sum(paid, dtype=np.float64)) for kind, paid in data.costs.items()}
+    rows = [
+        f'<tr><th scope="row">{_text(kind)}</th><td>{amount:,.2f}</td><td>{_percent(amount / _start(data))}</td></tr>'
+        for kind, amount in {**totals, "total": sum(totals.values())}.items()
+    ]
+    head = "<tr><th></th><th>Paid</th><th>Of starting equity</th></tr>"
+    table = f'<table class="compact"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return _figure_html("costs", figures.costs_figure(data.points[1:], data.costs)) + table
+
+
+def _data_table(report: Mapping[str, Any]) -> str:
+    """The data report, nested entries flattened to dotted names."""
+    rows = [
+        f'<tr><th scope="row">{_text(name)}</th><td class="text">{_text(value)}</td></tr>'
+        for name, value in _flat(report)
+    ]
+    if not rows:
+        return '<p class="caption">The market was simulated, or its loader reported nothing.</p>'
+    return f'<div class="scroll"><table class="compact"><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _configuration(config_yaml: str) -> str:
+    """The resolved configuration, folded away."""
+    return f"<details><summary>Show the resolved configuration</summary><pre>{_text(config_yaml)}</pre></details>"
+
+
+def _figure_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
+    """A figure without the library, which the page has once, and its caption."""
+    if drawn is None:
+        return '<p class="caption">Nothing was recorded.</p>'
+    figure, caption = drawn
+    division = plotly.io.to_html(
+        figure, full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
+    )
+    return f'<div class="figure">{division}</div>\n<p class="caption">{_text(caption)}</p>'
+
+
+def _cell(data: ReportData, strategy: str, name: str) -> str:
+    """A value of the metric table, with its interval where it has one."""
+    kind = _METRICS.get(name, ("", "number"))[1]
+    value = f'<span class="value">{_format(data.metrics[strategy].get(name), kind)}</span>'
+    interval = data.intervals.get(strategy, {}).get(name)
+    return value if interval is None else f"{value} {_interval(interval, kind)}"
+
+
+def _interval(interval: tuple[float | None, float | None], kind: str) -> str:
+    """An interval in brackets."""
+    low, high = (_format(end, kind) for end in interval)
+    return f'<span class="interval">[{low}, {high}]</span>'
+
+
+def _format(value: float | None, kind: str) -> str:
+    """A number in the manner of its kind; a dash where it is undefined."""
+    number = _float(value)
+    if math.isnan(number):
+        return _MISSING
+    if math.isinf(number):
+        return "∞" if number > 0 else f"{_MINUS}∞"
+    if kind == "percent":
+        return _percent(number)
+    text = {"ratio": f"{number:.2f}", "count": f"{number:,.0f}", "number": f"{number:,.4g}"}[kind]
+    return text.replace("-", _MINUS)
+
+
+def _percent(fraction: float) -> str:
+    """A fraction as per cent with two decimals, one from 1,000 % on."""
+    if not math.isfinite(fraction):
+        return _MISSING
+    return f"{100 * fraction:,.{1 if abs(fraction) >= 10 else 2}f} %".replace("-", _MINUS)
+
+
+def _flat(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted names and printed values of a nested mapping; long lists are cut, and say so."""
+    rows = []
+    for name, value in report.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            more = f" … and {len(value) - _MAX_LIST} more" if len(value) > _MAX_LIST else ""
+            rows.append((f"{prefix}{name}", ", ".join(map(str, value[:_MAX_LIST])) + more or _MISSING))
+        else:
+            rows.append((f"{prefix}{name}", f"{value:,}" if isinstance(value, int) else str(value)))
+    return rows
+
+
+def _is_sharpe(name: str) -> bool:
+    """Whether a metric of this name may only be shown with an interval."""
+    return "sharpe" in name.lower() and name not in _NOT_A_SHARPE
+
+
+def _metric_label(name: str) -> str:
+    """What the reader sees instead of a metric's name."""
+    return _text(_METRICS.get(name, (name.replace("_", " ").capitalize(), ""))[0])
+
+
+def _total_costs(data: ReportData) -> float:
+    """Costs of all kinds over the whole period, currency."""
+    return float(sum(np.sum(paid, dtype=np.float64) for paid in data.costs.values()))
+
+
+def _start(data: ReportData) -> float:
+    """Starting equity of the agent, currency."""
+    return float(data.equity[data.agent][0])
+
+
+def _float(value: Any) -> float:
+    """A float; None, which is how JSON says undefined, is NaN."""
+    return math.nan if value is None else float(value)
+
+
+def _text(value: Any) -> str:
+    """Text that a browser shows as it was written."""
+    return html.escape(str(value))

@@ -1,0 +1,178 @@
+"""Running a decision rule over consecutive bars through the one accounting function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from envs.execution import TradeCosts
+from envs.features import ewma_volatility
+from envs.market import MarketData
+from envs.portfolio import Portfolio, open_portfolio, weights_of
+from envs.trading import EnvParams, Observation, TradingEnv
+from jaxppo.networks.policy import Params, Policy
+from jaxppo.ppo.rollout import encode_paths
+
+Decide = Callable[[Portfolio, Observation, Any], tuple[jax.Array, jax.Array]]
+BLOCK = 256
+
+
+@struct.dataclass
+class Ledger:
+    """What a rule did over n bars.
+
+    Attributes:
+      equity: `[n + 1]` currency at the close of each bar, the starting capital first.
+      weights: `[n, A]` position weights at the close of each bar.
+      quantity: `[n, A]` shares filled in each bar, forced liquidations included.
+      price: `[n, A]` mid price of the fills.
+      costs: `[n]` currency by kind.
+      financing: `[n]` currency, borrow fee and margin interest.
+      turnover: `[n]` traded notional as a fraction of the equity before the bar.
+      liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
+    """
+
+    equity: jax.Array
+    weights: jax.Array
+    quantity: jax.Array
+    price: jax.Array
+    costs: TradeCosts
+    financing: jax.Array
+    turnover: jax.Array
+    liquidated: jax.Array
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Simple returns per bar, `[n]` float64, host-side."""
+        equity = np.asarray(self.equity, np.float64)
+        return equity[1:] / equity[:-1] - 1.0
+
+
+def simulate(decide: Decide, inputs: Any, env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int) -> Ledger:
+    """Runs a rule from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`.
+
+    Args:
+      decide: `(portfolio, observation, input of this bar) -> (target weights [A], hold [A])`.
+      inputs: pytree with leading axis `n_bars`.
+      env: the environment (fill rule and action space).
+      params: the market and its costs.
+      first: `[]` int32, first decision bar.
+      n_bars: static number of bars; `first + n_bars` must be a bar of the market.
+    """
+    rows = jax.lax.dynamic_slice_in_dim(params.table, first + 1, n_bars)
+    tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, first, n_bars)
+    start = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
+
+    def one_bar(carry: tuple[Portfolio, jax.Array], xs: Any) -> tuple[Any, Ledger]:
+        portfolio, dead = carry
+        offset, row, tradable_now, own = xs
+        seen = env.observe_portfolio(first + offset, portfolio, tradable_now)
+        weights, hold = decide(portfolio, seen, own)
+        after, fills, _ = env.settle(portfolio, weights, hold | dead, row, params.costs)
+        dead = dead | fills.liquidated
+        before = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        quantity = fills.quantity + fills.liquidation
+        traded = jnp.sum(jnp.abs(fills.quantity) * fills.price + jnp.abs(fills.liquidation) * after.price)
+        line = Ledger(
+            equity=after.equity,
+            weights=weights_of(after),
+            quantity=quantity,
+            price=fills.price,
+            costs=jax.tree.map(jnp.sum, fills.costs),
+            financing=fills.financing,
+            turnover=traded / before,
+            liquidated=dead,
+        )
+        return (after, dead), line
+
+    xs = (jnp.arange(n_bars), rows, tradable, inputs)
+    (_, dead), lines = jax.lax.scan(one_bar, (start, jnp.zeros((), bool)), xs)
+    equity = jnp.concatenate([start.equity[None], lines.equity])
+    return lines.replace(equity=equity, liquidated=dead)
+
+
+def prepare_bars(
+    policy: Policy, net: Params, params: EnvParams, first: jax.Array, n_bars: int
+) -> jax.Array:
+    """`Policy.encode` of `n_bars` consecutive bars in blocks, so that memory does not grow with the period: `[n_bars, A, 2 D]`."""
+    block = min(BLOCK, n_bars)
+    n_blocks = -(-n_bars // block)
+    starts = np.minimum(np.arange(n_blocks) * block, n_bars - block)
+    prepared = encode_paths(policy, net, params, first + jnp.asarray(starts, jnp.int32), block, 1)
+    full = prepared[:-1].reshape(-1, *prepared.shape[2:])
+    return jnp.concatenate([full, prepared[-1, n_blocks * block - n_bars :]])
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "n_bars"))
+def run_policy(
+    policy: Policy, env: TradingEnv, net: Params, params: EnvParams, first: jax.Array, n_bars: int
+) -> Ledger:
+    """The deterministic policy (most probable action) over `n_bars` bars from `first`; compiled once per `n_bars`."""
+
+    def decide(portfolio: Portfolio, seen: Observation, prepared: jax.Array) -> tuple[jax.Array, jax.Array]:
+        del portfolio
+        distribution, _ = policy.act(net, prepared, seen)
+        return env.decode(distribution.squash(distribution.mode()))
+
+    return simulate(decide, prepare_bars(policy, net, params, first, n_bars), env, params, first, n_bars)
+
+
+@partial(jax.jit, static_argnames=("env", "n_bars", "periods"))
+def run_baselines(
+    env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int, periods: float, target_volatility: jax.Array
+) -> dict[str, Ledger]:
+    """Rules that need no learning, under the same costs and fills.
+
+    - `buy_and_hold`: equal weights in the assets that are tradable at the first decision, never touched again.
+    - `flat`: no position.
+    - `volatility_target`: equal weights, scaled so that the forecast volatility of the equal-weight portfolio is the
+      target, within the leverage limit; an asset is traded when it is off its target by a tenth or more.
+
+    Args:
+      env: the environment.
+      params: the market and its costs.
+      first: `[]` int32, first decision bar.
+      n_bars: number of bars.
+      periods: bars per year.
+      target_volatility: `[]` per year.
+    """
+
+    def buy_and_hold(portfolio: Portfolio, seen: Observation, age: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tradable = seen.asset[:, 2]
+        weights = tradable / jnp.maximum(tradable.sum(), 1.0)
+        return weights, jnp.broadcast_to(age > 0, weights.shape)
+
+    def flat(portfolio: Portfolio, seen: Observation, age: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros_like(portfolio.shares), jnp.ones(portfolio.shares.shape, bool)
+
+    def volatility_target(portfolio: Portfolio, seen: Observation, volatility: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tradable = seen.asset[:, 2]
+        gross = jnp.minimum(target_volatility / (volatility * periods**0.5), params.costs.max_leverage)
+        weights = gross * tradable / jnp.maximum(tradable.sum(), 1.0)
+        close_enough = jnp.abs(weights - seen.asset[:, 0]) < 0.1 * weights
+        return weights, close_enough | (tradable == 0)
+
+    forecast = jax.lax.dynamic_slice_in_dim(equal_weight_volatility(params.market), first, n_bars)
+    rules = {"buy_and_hold": (buy_and_hold, jnp.arange(n_bars)), "flat": (flat, jnp.arange(n_bars))}
+    rules["volatility_target"] = (volatility_target, forecast)
+    return {name: simulate(rule, own, env, params, first, n_bars) for name, (rule, own) in rules.items()}
+
+
+def equal_weight_volatility(market: MarketData, span: int = 63) -> jax.Array:
+    """Per-bar EWMA volatility `[T]` of the equal-weight portfolio of the tradable assets, known at each close."""
+    previous = jnp.concatenate([market.close[:1], market.close[:-1]])
+    listed = jnp.cumsum(market.tradable, axis=0) > 1
+    change = jnp.where(listed, market.close / previous - 1.0, 0.0)
+    mean = change.sum(axis=-1) / jnp.maximum(listed.sum(axis=-1), 1)
+    level = jnp.exp(jnp.cumsum(jnp.log1p(mean)))[:, None]
+    index = market.replace(
+        open=level, high=level, low=level, close=level, volume=jnp.ones_like(level), half_spread=jnp.zeros_like(level),
+        tradable=jnp.ones(level.shape, bool), volume_known=jnp.zeros(1, bool),
+    )
+    return ewma_volatility(index, span)[:, 0]

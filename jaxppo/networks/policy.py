@@ -1,0 +1,113 @@
+"""Actor-critic: an encoder that reads the market once, and a small head that adds the portfolio."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from envs.trading import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
+from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.networks.encoder import Encoder, EncoderConfig
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionConfig:
+    """What the head must parameterise (static).
+
+    Attributes:
+      kind: "discrete" (one masked categorical per asset) or "continuous" (one squashed Gaussian per asset).
+      n_actions: choices per asset; ignored by "continuous".
+      low: smallest continuous action.
+      high: largest continuous action.
+    """
+
+    kind: str
+    n_actions: int
+    low: float
+    high: float
+
+
+class Head(nnx.Module):
+    """Per-asset action parameters and one value, from (memory, portfolio); permutation-equivariant over assets.
+
+    The first layer is split: its memory half is computed once per path and bar and shared by the K portfolios.
+    """
+
+    def __init__(self, config: EncoderConfig, action: ActionConfig, rngs: nnx.Rngs):
+        width = config.width
+        n_out = action.n_actions if action.kind == "discrete" else 1
+        n_portfolio = N_ASSET_FEATURES + N_ACCOUNT_FEATURES
+        small = nnx.initializers.orthogonal(0.01)
+        self.action = action
+        self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
+        self.portfolio = nnx.Linear(n_portfolio, 2 * width, use_bias=False, rngs=rngs)
+        self.actor = nnx.Linear(width, n_out, kernel_init=small, rngs=rngs)
+        self.critic = nnx.Linear(width, width, rngs=rngs)
+        self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
+        if action.kind == "continuous":
+            self.log_std = nnx.Param(jnp.full((), -0.5))
+
+    def prepare(self, memory: jax.Array) -> jax.Array:
+        """Memory `[..., A, D]` to the half of the first layer that all portfolios share, `[..., A, 2 D]` float32."""
+        return self.memory(memory).astype(jnp.float32)
+
+    def __call__(self, prepared: jax.Array, seen: Observation) -> tuple[Any, jax.Array]:
+        """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`."""
+        account = jnp.broadcast_to(seen.account[..., None, :], (*seen.asset.shape[:-1], seen.account.shape[-1]))
+        portfolio = self.portfolio(jnp.concatenate([seen.asset, account], axis=-1))
+        hidden = jax.nn.gelu(jnp.broadcast_to(prepared, portfolio.shape) + portfolio)
+        for_actor, for_critic = jnp.split(hidden, 2, axis=-1)
+        pooled = jax.nn.gelu(self.critic(for_critic.mean(axis=-2)))
+        value = self.value(pooled)[..., 0]
+        out = self.actor(for_actor)
+        if self.action.kind == "discrete":
+            return MaskedCategorical(out, seen.mask), value
+        mean = out[..., 0]
+        log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * mean.ndim), mean.shape)
+        return SquashedGaussian(mean, log_std, self.action.low, self.action.high), value
+
+
+class ActorCritic(nnx.Module):
+    """Encoder and head."""
+
+    def __init__(self, config: EncoderConfig, action: ActionConfig, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, rngs)
+        self.head = Head(config, action, rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Pure functions of the network's parameters; build with `make_policy`.
+
+    Attributes:
+      graph: static structure of the module.
+      context: bars of features that one memory depends on.
+    """
+
+    graph: nnx.GraphDef
+    context: int
+
+    def encode(self, params: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
+        """`[P, context - 1 + S, A, F]` features and `[P, context - 1 + S, A]` listing to what the head needs, `[P, S, A, 2 D]`."""
+        model = nnx.merge(self.graph, params)
+        return model.head.prepare(model.encoder(features, listed))
+
+    def act(self, params: Params, prepared: jax.Array, seen: Observation) -> tuple[Any, jax.Array]:
+        """Distribution over actions and value `[...]`, from `encode`'s result and observations of any batch shape."""
+        return nnx.merge(self.graph, params).head(prepared, seen)
+
+
+def make_policy(config: EncoderConfig, action: ActionConfig, key: jax.Array) -> tuple[Policy, Params]:
+    """Builds the network. Consumes `key`.
+
+    Returns:
+      The policy and its initial parameters, a nested dict of float32 arrays.
+    """
+    graph, state = nnx.split(ActorCritic(config, action, nnx.Rngs(key)), nnx.Param)
+    return Policy(graph, config.context), nnx.to_pure_dict(state)

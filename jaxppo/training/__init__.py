@@ -1,0 +1,1 @@
+"""The host side of a run: set-up, loop, checkpoints, loggers."""

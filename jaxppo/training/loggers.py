@@ -1,0 +1,68 @@
+"""Where an iteration's numbers go: metrics.jsonl, TensorBoard, and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import tensorboardX
+import tqdm
+
+
+class MetricsLog:
+    """Appends rows to `metrics.jsonl` and TensorBoard.
+
+    Args:
+      folder: the run.
+      iteration: rows after this iteration are dropped: a resumed run writes them again.
+    """
+
+    def __init__(self, folder: pathlib.Path, iteration: int):
+        path = folder / "metrics.jsonl"
+        kept = []
+        if path.exists():
+            rows = path.read_text(encoding="utf-8").splitlines()
+            kept = [row for row in rows if row.strip() and json.loads(row)["iteration"] <= iteration]
+        path.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=iteration or None)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row; numbers that are not finite become null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        for name, value in clean.items():
+            if isinstance(value, int | float) and name != "iteration":
+                self._board.add_scalar(name, value, row["iteration"])
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._board.close()
+
+
+class Progress:
+    """A progress bar over steps or minutes on stderr.
+
+    Args:
+      steps: budget in environment steps, or None.
+      minutes: budget in minutes where `steps` is None.
+      enabled: False prints nothing.
+    """
+
+    def __init__(self, steps: int | None, minutes: float | None, enabled: bool):
+        self._by_steps = steps is not None
+        total, unit = (steps, "step") if self._by_steps else (round(60 * minutes, 1), "s")
+        self._bar = tqdm.tqdm(total=total, unit=unit, unit_scale=self._by_steps, disable=not enabled, dynamic_ncols=True)
+
+    def update(self, steps: int, seconds: float, **shown: str) -> None:
+        """Moves to `steps` done and `seconds` elapsed and shows figures."""
+        self._bar.n = min(steps if self._by_steps else round(seconds, 1), self._bar.total)
+        self._bar.set_postfix(shown, refresh=True)
+
+    def close(self) -> None:
+        """Leaves the last state on screen."""
+        self._bar.close()

@@ -1,0 +1,186 @@
+"""From a configuration to the objects of a run; every user mistake surfaces here, before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+import envs
+from envs import features
+from envs.execution import make_costs
+from envs.market import MarketData, periods_per_year
+from envs.portfolio import FillRule
+from envs.trading import EnvParams, TradingEnv
+from jaxppo.config import Config, ConfigError, PPOConfig
+from jaxppo.networks.encoder import EncoderConfig
+from jaxppo.networks.policy import ActionConfig
+from jaxppo.ppo.learner import shuffle_groups
+from jaxppo.training.periods import Period, split_periods
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What training and evaluation share.
+
+    Attributes:
+      config: the resolved configuration.
+      market: the prices.
+      env: the environment, with indexed observations.
+      params: tables and costs over the whole market; `period_params` restricts them.
+      periods: `train`, `validation`, `test`.
+      periods_per_year: bars per year, for annualised figures.
+      encoder: shape of the network.
+      action: what its head parameterises.
+      ppo: hyper-parameters with the device's choices filled in.
+      devices: devices to train on.
+    """
+
+    config: Config
+    market: MarketData
+    env: TradingEnv
+    params: EnvParams
+    periods: dict[str, Period]
+    periods_per_year: float
+    encoder: EncoderConfig
+    action: ActionConfig
+    ppo: PPOConfig
+    devices: list[jax.Device]
+
+    def period_params(self, name: str) -> EnvParams:
+        """`params` restricted to a period."""
+        period = self.periods[name]
+        return self.params.replace(
+            first_bar=jnp.asarray(period.first, jnp.int32), last_bar=jnp.asarray(period.last, jnp.int32)
+        )
+
+
+def load_data(config: Config) -> MarketData:
+    """The configured market.
+
+    Raises:
+      envs.DataError: the prices cannot be used as they are.
+    """
+    own = {"path", "train", "validation", "test", "purge_bars"}
+    path = config.data.path
+    return envs.load_market(list(path) if isinstance(path, tuple) else path, **config.data.model_dump(exclude=own))
+
+
+def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
+    """Builds a run's objects.
+
+    Args:
+      config: the configuration.
+      market: its prices.
+      split: False for an evaluation of the whole market: the only period is then `test`.
+
+    Raises:
+      ConfigError: the configuration does not fit the data or the devices.
+    """
+    devices = select_devices(config)
+    encoder = _encoder_config(config, devices[0].platform)
+    fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
+    env = TradingEnv(
+        n_assets=market.n_assets,
+        actions=config.env.actions,
+        levels=config.env.levels,
+        position_limit=config.env.position_limit,
+        observation="index",
+        window=encoder.context,
+        fill_rule=fill_rule,
+        start=config.env.start,
+        groups=config.features.groups,
+        normalisation_window=config.features.normalisation_window,
+    )
+    costs = make_costs(**config.costs.model_dump())
+    ppo = _ppo_for_devices(config, devices)
+    if split:
+        periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
+    else:
+        if market.n_bars - 1 - env.first_decision < 2:
+            raise ConfigError(
+                f"data.path has {market.n_bars} bars; features and window need {env.first_decision} before the first "
+                "decision and two more to evaluate"
+            )
+        periods = {"test": Period(env.first_decision, market.n_bars - 1)}
+    params = env.make_params(
+        market,
+        costs,
+        initial_cash=config.env.initial_cash,
+        episode_bars=config.env.episode_chunks * ppo.chunk,
+        feature_dtype=encoder.dtype,
+    )
+    return Setup(
+        config=config,
+        market=market,
+        env=env,
+        params=params,
+        periods=periods,
+        periods_per_year=periods_per_year(market),
+        encoder=encoder,
+        action=ActionConfig(env.actions, env.num_actions, env.levels[0], env.levels[-1]),
+        ppo=ppo,
+        devices=devices,
+    )
+
+
+def select_devices(config: Config) -> list[jax.Device]:
+    """Devices to train on.
+
+    Raises:
+      ConfigError: the platform is absent, or has fewer devices than asked for.
+    """
+    try:
+        devices = jax.devices() if config.device == "auto" else jax.devices(config.device)
+    except RuntimeError:
+        present = sorted({device.platform for device in jax.devices()})
+        raise ConfigError(f"device is {config.device!r}; this machine has {', '.join(present)}") from None
+    wanted = config.training.devices
+    if wanted is not None and wanted > len(devices):
+        raise ConfigError(f"training.devices is {wanted}; this machine has {len(devices)} of kind {devices[0].platform}")
+    return list(devices[:wanted])
+
+
+def step_budget(config: Config) -> int | None:
+    """Budget in environment steps, or None where it is wall time."""
+    if config.training.steps is not None:
+        return config.training.steps
+    if config.training.episodes is not None:
+        return config.training.episodes * config.env.episode_chunks * config.ppo.chunk
+    return None
+
+
+def _encoder_config(config: Config, platform: str) -> EncoderConfig:
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32" if platform == "cpu" else "bfloat16"
+    slices = features.group_slices(config.features.groups)
+    return EncoderConfig(
+        kind=config.policy.kind,
+        groups=tuple(s.stop - s.start for s in slices.values()),
+        width=config.policy.width,
+        layers=config.policy.layers,
+        heads=config.policy.heads,
+        window=config.policy.window,
+        expansion=config.policy.expansion,
+        asset_attention=config.policy.asset_attention,
+        dtype=jnp.dtype(precision),
+    )
+
+
+def _ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
+    """Fills in `micro_batch`: one path at a time keeps a CPU's working set in cache, accelerators take all at once."""
+    ppo = config.ppo
+    try:
+        shuffle_groups(ppo, len(devices))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    local = ppo.paths // ppo.minibatches // len(devices)
+    micro = ppo.micro_batch
+    if micro is None and devices[0].platform == "cpu":
+        micro = math.gcd(local, 2)
+    if micro is not None and micro < local and local % micro:
+        raise ConfigError(f"ppo.micro_batch is {micro}; it must divide the {local} paths of a minibatch on one device")
+    return ppo.model_copy(update={"micro_batch": micro})

@@ -1,0 +1,20 @@
+"""Repeats a run's evaluation: python scripts/backtest.py --run runs/NAME [--data PATH] [--output DIR] [--costs.impact 1.0 ...]"""
+
+import sys
+from collections.abc import Sequence
+
+from jaxppo import backtest
+from jaxppo.cli import OneLineParser, run
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = OneLineParser(description=__doc__)
+    parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--data", metavar="PATH", help="other prices, evaluated as a whole")
+    parser.add_argument("--output", metavar="DIR", help="folder for summary.json and report.html")
+    known, overrides = parser.parse_known_args(arguments)
+    print(backtest.describe(backtest.run(known.run, data=known.data, output=known.output, overrides=overrides)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

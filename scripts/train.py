@@ -1,0 +1,35 @@
+"""Trains an agent: python scripts/train.py --config configs/quickstart.yaml [--ppo.learning-rate 1e-4 ...]"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jaxppo
+from jaxppo.cli import OneLineParser, run
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = OneLineParser(description=__doc__, epilog="Any key of the config is an option, for example --data.path FILE.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML run configuration")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", metavar="N", help="train for N minutes of wall time")
+    budget.add_argument("--episodes", metavar="N", help="train for N episodes")
+    budget.add_argument("--steps", metavar="N", help="train for N environment steps")
+    parser.add_argument("--seed", metavar="N", help="seed of all randomness")
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/NAME of the config)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    known, overrides = parser.parse_known_args(arguments)
+    for key in ("minutes", "episodes", "steps"):
+        if getattr(known, key) is not None:
+            overrides += [f"--training.{key}", getattr(known, key)]
+    if known.seed is not None:
+        overrides += ["--seed", known.seed]
+    config = jaxppo.load_config(known.config, overrides)
+    result = jaxppo.train(config, output=known.output, name=pathlib.Path(known.config).stem, resume=known.resume)
+    if result.summary is not None:
+        print(jaxppo.backtest.describe(result.summary["out_of_sample"]))
+        print(f"report: {result.folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
