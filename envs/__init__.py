@@ -1,6 +1,7 @@
 """The market side: data, features, simulators, execution, accounting, environment."""
 
 from envs import datasets, features, indicators, simulators
+from envs.adapters import to_gymnasium
 from envs.data import load_market
 from envs.data_rows import DataError
 from envs.execution import Costs, make_costs
@@ -27,4 +28,5 @@ __all__ = [
     "make_costs",
     "simulators",
     "slice_bars",
+    "to_gymnasium",
 ]

@@ -41,9 +41,9 @@ def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block:
     """A resampled market: blocks of geometric length, jointly over assets and columns, prices rebuilt.
 
     A bar is kept whole: its open, high, low and close relative to the asset's previous close, its volume, half-spread,
-    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. The first bar
-    of the source is never drawn (it has no previous close); an asset's first own bar has no known gap and is taken to
-    open at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
+    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. The first
+    bar of the source is never drawn (it has no previous close); an asset's first own bar has no known gap and is taken
+    to open at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
 
     Args:
       key: consumed.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from envs.data_reading import column_key
-from envs.data_rows import DROP_ROWS, PRICES, DataError, LoadOptions, Rows, Table
+from envs.data_rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, DataError, LoadOptions, Rows, Table
 from envs.data_times import DAY, NOT_A_TIME, AmbiguousDates, parse_times
 
 NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend")
@@ -31,7 +31,7 @@ SPELLINGS = {
         "day",
     ],
     "clock": ["time", "timeofday"],
-    "symbol": ["symbol", "ticker", "sym", "tic", "instrument", "asset", "code", "name"],
+    "symbol": SYMBOL_SPELLINGS,
     "open": ["open", "openprice", "priceopen", "1open", "o"],
     "high": ["high", "highprice", "pricehigh", "2high", "h", "max"],
     "low": ["low", "lowprice", "pricelow", "3low", "l", "min"],
@@ -185,13 +185,16 @@ def _times(table, raw, found, part, rows, options) -> tuple[np.ndarray, np.ndarr
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
-    """float64; text in the notations `$1,234.50` and `1234.5`, NaN where there is no number."""
+    """float64; text in the notations `1234.5`, `$1,234.50` and `1.2M`, NaN where there is no number."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.to_numpy(np.float64, na_value=np.nan)
     text = column.astype("string").str.strip().str.removeprefix("$")
     thousands = text.str.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d*)?").fillna(False)
     text = text.where(~thousands, text.str.replace(",", ""))
-    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    parts = text.str.extract(r"^(.*\d)([KMB])$")
+    unit = parts[1].map({"K": 1e3, "M": 1e6, "B": 1e9}).fillna(1.0).to_numpy(np.float64)
+    text = text.where(parts[0].isna(), parts[0])
+    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan) * unit
 
 
 def _refuse_text(name, column, values, part, table, options) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow
 
 from envs import datasets
-from envs.data_rows import PRICES, DataError, Table
+from envs.data_rows import PRICES, SYMBOL_SPELLINGS, DataError, Table
 
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".zip")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
@@ -107,6 +107,7 @@ def _from_file(path: pathlib.Path) -> list[Table]:
         ValueError,
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason.removeprefix("Error tokenizing data. C error: ")
         raise DataError(f"{path.name}: cannot be read: {reason}") from None
 
 
@@ -135,7 +136,7 @@ def _from_frame(
     unnamed = None
     if not isinstance(frame.index, pd.RangeIndex):
         has_names = any(n is not None for n in frame.index.names)
-        unnamed = "index" if isinstance(frame.index, pd.DatetimeIndex) and not has_names else None
+        unnamed = "index" if not has_names and not pd.api.types.is_numeric_dtype(frame.index.dtype) else None
         if (unnamed or has_names) and not set(frame.index.names) & set(frame.columns):
             frame = frame.reset_index(names=unnamed) if unnamed else frame.reset_index()
     return [Table(frame.reset_index(drop=True), name, rows, symbol, unnamed, lines)]
@@ -168,7 +169,7 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
     if header + 1 < len(head) and column_key(_cells(head[header + 1], separator)[0]) == "ticker":
         return _two_level_header(text, name, header)
     labels = _cells(head[header], separator)
-    missing = {label: MISSING for label in labels if column_key(label) not in ("symbol", "ticker", "name")}
+    missing = {label: MISSING for label in labels if column_key(label) not in SYMBOL_SPELLINGS}
     kept_as_text = {label: str for label in labels if label not in missing}
     decimal = "," if separator == ";" and header + 1 < len(head) and re.search(r"\d,\d", head[header + 1]) else "."
     frame = pd.read_csv(

@@ -11,6 +11,7 @@ import pandas as pd
 from envs.data_times import DAY
 
 PRICES = ("open", "high", "low", "close")
+SYMBOL_SPELLINGS = ("symbol", "ticker", "sym", "tic", "instrument", "asset", "code", "name")
 
 
 class DataError(ValueError):
@@ -61,6 +62,9 @@ class LoadOptions:
             value = getattr(self, name)
             if not value >= bound or (name in positive and value == 0):
                 raise DataError(f"{name}={value!r} must be {'above' if name in positive else 'at least'} {bound}")
+        repeated = [name for name in self.symbols or () if self.symbols.count(name) > 1]
+        if repeated:
+            raise DataError(f"symbols names {repeated[0]!r} more than once")
         if self.min_half_spread >= 1:
             raise DataError(f"min_half_spread={self.min_half_spread!r} is a fraction of the price and must be below 1")
 

@@ -197,7 +197,7 @@ def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -
         commission=jnp.where(size > 0, commission, 0.0),
         spread=notional * (bar.half_spread * costs.spread_multiplier),
         slippage=notional * (bar.volatility * costs.slippage),
-        impact=notional * (bar.volatility * participation) * (costs.impact * (2.0 / 3.0)),
+        impact=notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0)),
     )
 
 

@@ -38,7 +38,7 @@ def predictable_factor(
     Each asset has its own factor and its own shocks, independent of the others:
 
     - factor: `f_{t+1} = persistence * f_t + sqrt(1 - persistence^2) * e_{t+1}`, unit variance, stationary start;
-    - signal, known at the close of t: `log volume_t = log median_volume + volume_scale * (f_t + signal_noise * noise_t)`;
+    - signal, known at the close of t: `log volume_t = log median_volume + volume_scale * (f_t + signal_noise * e'_t)`;
     - return from the open to the close of t+1: `E[close_{t+1} / open_{t+1} | f_t] = 1 + strength * volatility * f_t`;
     - gap from the close of t to the open of t+1: expected simple return 0 whatever the factor, so that an order
       decided at the close of t and filled at the open of t+1 misses nothing.
@@ -95,16 +95,16 @@ def _with_factor(
 ) -> tuple[MarketData, jax.Array]:
     """The market of `predictable_factor` and its factor `[T, A]`, whose row t predicts the body of bar t+1."""
     shape = (n_bars, n_assets)
-    factor_key, noise_key, gap_key, body_key, extremes_key = jax.random.split(key, 5)
-    innovation = jnp.sqrt(1 - persistence**2) * jax.random.normal(factor_key, (n_bars + 1, n_assets))
-    innovation = innovation.at[0].divide(jnp.sqrt(1 - persistence**2))
-    known = linear_recurrence(persistence, innovation)
-    before, factor = known[:-1], known[1:]
-    signal = factor + signal_noise * jax.random.normal(noise_key, shape)
+    normal_key, start_key, extremes_key = jax.random.split(key, 3)
+    for_factor, for_noise, for_gap, for_body = jax.random.normal(normal_key, (4, *shape))
+    start = jax.random.normal(start_key, (1, n_assets))
+    factor = linear_recurrence(persistence, jnp.concatenate([start, jnp.sqrt(1 - persistence**2) * for_factor]))
+    before, factor = factor[:-1], factor[1:]
+    signal = factor + signal_noise * for_noise
     gap_deviation, body_deviation = jnp.sqrt(gap_share) * volatility, jnp.sqrt(1 - gap_share) * volatility
-    gap = gap_deviation * jax.random.normal(gap_key, shape) - 0.5 * gap_deviation**2
+    gap = gap_deviation * for_gap - 0.5 * gap_deviation**2
     predicted = jnp.log1p(jnp.maximum(strength * volatility * before, SMALLEST_FACTOR_RETURN))
-    body = predicted + body_deviation * jax.random.normal(body_key, shape) - 0.5 * body_deviation**2
+    body = predicted + body_deviation * for_body - 0.5 * body_deviation**2
     log_open, log_close = log_path(gap, body, start_price)
     log_volume = jnp.log(median_volume) + volume_scale * signal
     deviation = jnp.broadcast_to(body_deviation, shape)

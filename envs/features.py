@@ -42,8 +42,8 @@ RISKMETRICS_SPAN = 2 / (1 - 0.94) - 1
 STALENESS_SCALE = math.log(1 + 63)
 """`log(1 + bars)` of a quarter without a bar, which counts as staleness 1."""
 
-UNLISTED_VOLATILITY = 0.01
-"""`ewma_volatility` of an asset before its first bar, per bar."""
+UNKNOWN_VOLATILITY = 0.01
+"""`ewma_volatility`, per bar, of an asset that is not listed or whose price has never moved."""
 
 MINIMUM_VOLATILITY = 1e-6
 MINIMUM_VOLUME = 1e-6
@@ -234,8 +234,8 @@ def _price(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
 def _volume(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
     """Raw features of the volume group, packed `[T, A]` each; NaN (no value) where volume is not reported.
 
-    `relative_volume` is the log volume, whose z-score is relative to the asset's own recent past; `dollar_volume` the log
-    of the mean dollar volume of 21 bars; `amihud` the log of Amihud's illiquidity over 21 bars.
+    `relative_volume` is the log volume, whose z-score is relative to the asset's own recent past; `dollar_volume` the
+    log of the mean dollar volume of 21 bars; `amihud` the log of Amihud's illiquidity over 21 bars.
     """
     close = bars.pack(market.close)
     volume = jnp.where(market.volume_known[None], bars.pack(market.volume), 0)
@@ -279,7 +279,7 @@ _RAW = {"price": _price, "volume": _volume, "technical": _technical, "volatility
 
 
 def _calendar(market: MarketData, window: int) -> jax.Array:
-    """`[T, 5]` features of the market's clock, on its own time axis; `elapsed` is the z-score of the log waiting time."""
+    """`[T, 5]` features of the market's clock, on its own time axis; `elapsed` scores the log time between bars."""
     minute = market.minute_of_day.astype(jnp.float32) * (2 * math.pi / 1440)
     weekday = market.day_of_week.astype(jnp.float32) * (2 * math.pi / 7)
     elapsed = market.seconds_since_previous
@@ -301,7 +301,7 @@ def ewma_volatility(market: MarketData, span: float) -> jax.Array:
 
     Returns:
       `[T, A]` float32 > 0, standard deviation of the log return of one bar; held where an asset has no bar,
-      `UNLISTED_VOLATILITY` before its first, at least `MINIMUM_VOLATILITY`.
+      at least `MINIMUM_VOLATILITY`; `UNKNOWN_VOLATILITY` until its price has moved for the first time.
 
     Reference: RiskMetrics technical document (1996), eq. 5.2, with the newest return included.
     """
@@ -312,8 +312,8 @@ def ewma_volatility(market: MarketData, span: float) -> jax.Array:
     first = jnp.square(jnp.log(bars.pack(market.high) / bars.pack(market.low))) / (4 * math.log(2))
     observed = observed.at[0].set(first[0])
     variance = exponential_average(observed, jnp.ones_like(market.tradable), span)
-    volatility = bars.spread(jnp.maximum(jnp.sqrt(variance), MINIMUM_VOLATILITY))
-    return jnp.where(bars.listed, volatility, UNLISTED_VOLATILITY)
+    known = jnp.where(variance > 0, jnp.maximum(jnp.sqrt(variance), MINIMUM_VOLATILITY), UNKNOWN_VOLATILITY)
+    return jnp.where(bars.listed, bars.spread(known), UNKNOWN_VOLATILITY)
 
 
 @jax.jit

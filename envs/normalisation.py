@@ -15,7 +15,7 @@ RELATIVE_FLOOR = 1e-5
 
 
 ABSOLUTE_FLOOR = 1e-6
-"""Smallest deviation that counts, in units of the series: what float32 leaves of a fraction of the price is noise below."""
+"""Smallest deviation that counts, in units of the series: below it a fraction of the price is float32 rounding."""
 
 
 def minimum_observations(window: int) -> int:
@@ -28,8 +28,8 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
 
     Mean and variance are the bias-corrected exponentially weighted ones of the valid values up to and *including* t,
     with `window` as span (`alpha = 2 / (window + 1)`), updated by the stable recursion
-    `variance_t = (1 - k_t) (variance_{t-1} + k_t (x_t - mean_{t-1})^2)`. The first valid value is subtracted from all of
-    them beforehand, so that a constant series scores exactly 0 and a large level costs no precision.
+    `variance_t = (1 - k_t) (variance_{t-1} + k_t (x_t - mean_{t-1})^2)`. The first valid value is subtracted
+    from all of them beforehand, so that a constant series scores exactly 0 and a large level costs no precision.
 
     Args:
       x: `[T, ...]` dimensionless (a logarithm, a return, a fraction); any value (NaN included) where not valid.

@@ -10,41 +10,36 @@ from envs.market import MarketData
 SECONDS_PER_DAY = 86400
 
 
-def correlated_normals(key: jax.Array, n_bars: int, n_assets: int, correlation: jax.Array | float) -> jax.Array:
-    """Standard normals, independent over bars, correlated over assets. `[T, A]`.
+def correlate(normals: jax.Array, correlation: jax.Array | float) -> jax.Array:
+    """Gives independent standard normals `[..., A]` the correlation over assets.
 
     Args:
-      key: consumed.
-      n_bars: T.
-      n_assets: A.
+      normals: `[..., A]`.
       correlation: one number in (-1 / (A - 1), 1) for every pair of assets, or a positive definite `[A, A]` matrix;
         outside of that the result is NaN.
     """
     correlation = jnp.asarray(correlation, jnp.float32)
     if correlation.ndim == 0:
-        identity = jnp.eye(n_assets, dtype=jnp.float32)
+        identity = jnp.eye(normals.shape[-1], dtype=jnp.float32)
         correlation = identity + correlation * (1 - identity)
     root = jnp.linalg.cholesky(correlation)
-    independent = jax.random.normal(key, (n_bars, n_assets))
-    return jnp.matmul(independent, root.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(normals, root.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def bar_shocks(
-    key: jax.Array, n_bars: int, n_assets: int, correlation: jax.Array | float, gap_share: jax.Array | float
+    gap_normals: jax.Array, body_normals: jax.Array, correlation: jax.Array | float, gap_share: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
     """Shocks of the gap and of the body of each bar, variances `gap_share` and `1 - gap_share`. `([T, A], [T, A])`.
 
     Args:
-      key: consumed.
-      n_bars: T.
-      n_assets: A.
-      correlation: as in `correlated_normals`.
+      gap_normals: `[T, A]` independent standard normals; likewise `body_normals`.
+      correlation: as in `correlate`.
       gap_share: share of the bar's variance that falls between the previous close and the open, in [0, 1).
     """
-    gap_key, body_key = jax.random.split(key)
-    gap = jnp.sqrt(gap_share) * correlated_normals(gap_key, n_bars, n_assets, correlation)
-    body = jnp.sqrt(1 - gap_share) * correlated_normals(body_key, n_bars, n_assets, correlation)
-    return gap, body
+    return (
+        jnp.sqrt(gap_share) * correlate(gap_normals, correlation),
+        jnp.sqrt(1 - gap_share) * correlate(body_normals, correlation),
+    )
 
 
 def gap_and_body(

@@ -1,9 +1,9 @@
 """Generative markets: `simulators.<name>(key, n_bars, ...) -> MarketData`.
 
 All of them are compiled with static `n_bars` and `n_assets` (every other argument is traced), can be `vmap`ped over the
-key, and speak **per bar**: a volatility of 0.01 is 1 % a bar, about 16 % a year for daily bars. Bars are weekdays, bar 0
-a Monday. A `drift` is the log of the expected gross *simple* return, `E[close_{t+1} / close_t] = exp(drift)`, so drift 0
-makes the price itself, not its logarithm, a martingale.
+key, and speak **per bar**: a volatility of 0.01 is 1 % a bar, about 16 % a year for daily bars. Bars are weekdays, the
+first a Monday. A `drift` is the log of the expected gross *simple* return, `E[close_{t+1} / close_t] = exp(drift)`, so
+drift 0 makes the price itself, not its logarithm, a martingale.
 
 Arguments in common:
   key: consumed.
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from envs.bootstrap import block_bootstrap
 from envs.factor_market import predictable_factor, predictable_factor_sharpe
 from envs.market import MarketData
-from envs.simulated_bars import bar_shocks, correlated_normals, daily_market, gap_and_body, log_path
+from envs.simulated_bars import bar_shocks, correlate, daily_market, gap_and_body, log_path
 from envs.windows import linear_recurrence
 
 __all__ = [
@@ -41,11 +41,6 @@ __all__ = [
 ]
 
 _simulator = functools.partial(jax.jit, static_argnames=("n_bars", "n_assets"))
-
-
-def _lognormal(key: jax.Array, shape: tuple[int, int], median: jax.Array, deviation: jax.Array) -> jax.Array:
-    """Log of an independent lognormal volume, `[T, A]`."""
-    return jnp.log(median) + deviation * jax.random.normal(key, shape)
 
 
 def _per_bar(x: jax.Array | float, shape: tuple[int, int]) -> jax.Array:
@@ -76,12 +71,13 @@ def gbm(
       key, n_bars, n_assets, others: as in the module's docstring.
     """
     shape = (n_bars, n_assets)
-    path_key, extremes_key, volume_key = jax.random.split(key, 3)
+    normal_key, extremes_key = jax.random.split(key)
+    for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     deviation = _per_bar(volatility, shape)
-    shocks = bar_shocks(path_key, n_bars, n_assets, correlation, gap_share)
+    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
     gap, body = gap_and_body(shocks, _per_bar(drift, shape), deviation, gap_share)
     log_open, log_close = log_path(gap, body, start_price)
-    log_volume = _lognormal(volume_key, shape, median_volume, volume_deviation)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
     body_deviation = jnp.sqrt(1 - gap_share) * deviation
     return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
 
@@ -103,9 +99,9 @@ def ornstein_uhlenbeck(
 ) -> MarketData:
     """Mean-reverting log price: `dX = -reversion * X dt + volatility dB`, `price = start_price * exp(X)`, dt in bars.
 
-    Sampled from the exact transition law over the gap (`gap_share` of a bar) and the rest of the bar, and started in the
-    stationary law `N(0, volatility^2 / (2 reversion))`; half-life `log(2) / reversion` bars. The highs and lows take the
-    diffusion inside a bar as Brownian.
+    Sampled from the exact transition law over the gap (`gap_share` of a bar) and the rest of the bar, and started in
+    the stationary law `N(0, volatility^2 / (2 reversion))`; half-life `log(2) / reversion` bars. The highs and lows
+    take the diffusion inside a bar as Brownian.
 
     Args:
       reversion: per bar, > 0; a number or `[A]`.
@@ -116,21 +112,22 @@ def ornstein_uhlenbeck(
     Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, eq. 3.40.
     """
     shape = (n_bars, n_assets)
-    start_key, gap_key, body_key, extremes_key, volume_key = jax.random.split(key, 5)
+    normal_key, start_key, extremes_key = jax.random.split(key, 3)
+    for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     reversion, volatility = _per_bar(reversion, (1, n_assets)), _per_bar(volatility, (1, n_assets))
     stationary = volatility / jnp.sqrt(2 * reversion)
     gap_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * gap_share))
     body_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * (1 - gap_share)))
-    gap_shock = gap_deviation * correlated_normals(gap_key, n_bars, n_assets, correlation)
-    body_shock = body_deviation * correlated_normals(body_key, n_bars, n_assets, correlation)
-    start = stationary * correlated_normals(start_key, 1, n_assets, correlation)
+    gap_shock = gap_deviation * correlate(for_gap, correlation)
+    body_shock = body_deviation * correlate(for_body, correlation)
+    start = stationary * correlate(jax.random.normal(start_key, (1, n_assets)), correlation)
     drive = jnp.exp(-reversion * (1 - gap_share)) * gap_shock + body_shock
     drive = drive.at[0].add((jnp.exp(-reversion) * start)[0])
     close_level = linear_recurrence(jnp.exp(-reversion), drive)
     previous = jnp.concatenate([start, close_level[:-1]])
     open_level = jnp.exp(-reversion * gap_share) * previous + gap_shock
     centre = jnp.broadcast_to(jnp.log(jnp.asarray(start_price, jnp.float32)), shape)
-    log_volume = _lognormal(volume_key, shape, median_volume, volume_deviation)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
     deviation = jnp.broadcast_to(body_deviation, shape)
     return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, log_volume, half_spread)
 
@@ -182,15 +179,16 @@ def regime_switching(
     Reference: Hamilton (1989), A new approach to the economic analysis of nonstationary time series.
     """
     shape = (n_bars, n_assets)
-    regime_key, path_key, extremes_key, volume_key = jax.random.split(key, 4)
+    regime_key, normal_key, extremes_key = jax.random.split(key, 3)
+    for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     regime = _regime_path(regime_key, n_bars, jnp.asarray(transition, jnp.float32))
     drift, deviation = (
         jnp.broadcast_to(jnp.asarray(values, jnp.float32)[regime][:, None], shape) for values in (drifts, volatilities)
     )
-    shocks = bar_shocks(path_key, n_bars, n_assets, correlation, gap_share)
+    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
     gap, body = gap_and_body(shocks, drift, deviation, gap_share)
     log_open, log_close = log_path(gap, body, start_price)
-    log_volume = _lognormal(volume_key, shape, median_volume, volume_deviation)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
     body_deviation = jnp.sqrt(1 - gap_share) * deviation
     return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
 
@@ -239,10 +237,10 @@ def stochastic_volatility_jumps(
     simulation schemes for stochastic volatility models (full truncation).
     """
     shape = (n_bars, n_assets)
-    shock_key, variance_key, happens_key, size_key, extremes_key, volume_key = jax.random.split(key, 6)
-    shocks = bar_shocks(shock_key, n_bars, n_assets, correlation, gap_share)
-    own = jax.random.normal(variance_key, shape)
-    variance_shock = leverage * (shocks[0] + shocks[1]) + jnp.sqrt(1 - leverage**2) * own
+    normal_key, jump_key, extremes_key = jax.random.split(key, 3)
+    for_gap, for_body, for_variance, for_size, for_volume = jax.random.normal(normal_key, (5, *shape))
+    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
+    variance_shock = leverage * (shocks[0] + shocks[1]) + jnp.sqrt(1 - leverage**2) * for_variance
     long_run = jnp.square(_per_bar(volatility, (1, n_assets)))[0]
 
     def step(variance: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -251,11 +249,11 @@ def stochastic_volatility_jumps(
         return moved, positive
 
     _, variance = jax.lax.scan(step, long_run, variance_shock)
-    jumps = jax.random.bernoulli(happens_key, jump_rate, shape)
-    size = jump_mean + jump_deviation * jax.random.normal(size_key, shape)
+    jumps = jax.random.bernoulli(jump_key, jump_rate, shape)
+    size = jump_mean + jump_deviation * for_size
     compensator = jnp.log1p(jump_rate * jnp.expm1(jump_mean + 0.5 * jump_deviation**2))
     gap, body = gap_and_body(shocks, _per_bar(drift, shape), jnp.sqrt(variance), gap_share)
     log_open, log_close = log_path(gap + jnp.where(jumps, size, 0) - compensator, body, start_price)
-    log_volume = _lognormal(volume_key, shape, median_volume, volume_deviation)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
     body_deviation = jnp.sqrt((1 - gap_share) * variance)
     return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-ROUNDING = 1e-12
-"""Share of the second moment below which a variance is rounding error."""
-
 
 def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
     """Sums over the last `window` entries, without the cancellation of differenced cumulative sums.
@@ -49,7 +46,7 @@ def rolling_edge(open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.
 
     Args:
       open, high, low, close: `[N]` strictly positive finite prices of one asset's own bars, in order of time.
-      window: number of bars, >= 3.
+      window: number of bars, >= 3; with 3 both variances can be zero and their weights rounding errors.
 
     Returns:
       `[N]` float64 spread as a fraction of the price, with the sign of `S^2` (a negative value is an estimate of zero);
@@ -94,9 +91,7 @@ def rolling_edge(open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.
             f, g = -4 / p_open, -4 / p_close
             e = f * first_moment(*opening) + g * first_moment(*closing)
             square = f**2 * second_moment(*opening, *opening) + g**2 * second_moment(*closing, *closing)
-            square = square + 2 * f * g * second_moment(*opening, *closing)
-            variance = square - e**2
-            return e, np.where(variance > ROUNDING * square, variance, 0.0)
+            return e, square + 2 * f * g * second_moment(*opening, *closing) - e**2
 
         e1, v1 = mean_and_variance((r1, a1, r2), (r3, a3, r4))
         e2, v2 = mean_and_variance((r1, a1, r5), (r5, a5, r4))

@@ -51,7 +51,7 @@ def _rolling(
 
 
 def rolling_sum(x: jax.Array, window: int) -> jax.Array:
-    """Sum of the last `window` values, the current one included; the series is extended backwards by its first value."""
+    """Sum of the last `window` values, the current one included; the first value repeats before the start."""
     return _rolling(x, window, lambda older, _, newer, __: older + newer)
 
 

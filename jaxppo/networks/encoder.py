@@ -50,12 +50,17 @@ class EncoderConfig:
 
 
 class GroupEmbedding(nnx.Module):
-    """One projection per feature group, summed, then normalised."""
+    """One projection per feature group, summed, then normalised.
+
+    Biases start at random: an asset that is not listed yet has all-zero features, and normalising an all-zero embedding
+    would multiply its gradient by `epsilon ** -0.5` in every layer.
+    """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.groups = config.groups
+        bias = nnx.initializers.normal(len(config.groups) ** -0.5)
         self.projections = nnx.List(
-            [nnx.Linear(size, config.width, dtype=config.dtype, rngs=rngs) for size in config.groups]
+            [nnx.Linear(size, config.width, dtype=config.dtype, bias_init=bias, rngs=rngs) for size in config.groups]
         )
         self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
 

@@ -1,4 +1,4 @@
-"""The check that a function of a market never looks ahead: everything after a bar is replaced, nothing before may move."""
+"""The check that a function of a market never looks ahead: replace all bars after t, and nothing before may move."""
 
 from __future__ import annotations
 
@@ -70,6 +70,8 @@ def assert_causal(fn: Callable[[MarketData], Any], market: MarketData, t: int, k
             assert before.shape[0] == market.n_bars, f"{name} has no leading time axis: {before.shape}"
             differs = (before != after) & ~((before != before) & (after != after))
             early = np.argwhere(differs[: t + 1])
-            assert not len(early), f"{name} looks ahead: {early[0].tolist()} of {len(early)} values changed by bars > {t}"
+            assert not len(early), (
+                f"{name} looks ahead: {early[0].tolist()} of {len(early)} values changed by bars > {t}"
+            )
             moved |= bool(differs[t + 1 :].any())
     assert moved, f"no value after bar {t} depends on the bars after it"

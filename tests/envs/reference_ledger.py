@@ -1,108 +1,115 @@
-"""The accounting written the plain way: a float64 cash ledger, `cash -= fill * price + fees`, one bar after another.
+"""The accounting written the plain way: a float64 cash ledger, `cash -= fill * price + fees`, one asset after another.
 
 It is the oracle of `envs.portfolio` and `envs.execution`, and shares no code and no formula with them: money is kept as
 cash, equity is derived from it, and the costs that move the price (spread, slippage, impact) are paid through it.
+Python floats, which are float64 and, for a handful of assets, faster than NumPy arrays.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 ROUNDING = 1e-8  # shares; far above what float64 leaves of cancelled orders, far below what anybody trades
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`a - b`, exactly zero where they are the same number up to rounding."""
-    return np.where(np.abs(a - b) < ROUNDING, 0.0, a - b)
+def _difference(a: float, b: float) -> float:
+    """`a - b`, exactly zero where they are the same number of shares up to rounding."""
+    return 0.0 if abs(a - b) < ROUNDING else a - b
 
 
 @dataclasses.dataclass
 class Ledger:
-    """One account, changed in place.
+    """One account, changed in place; lists have one entry per asset.
 
     Attributes:
-      costs: cost parameters by the names of `envs.execution.Costs`, floats.
+      costs: cost parameters by the names of `envs.execution.Costs`.
       cash: currency, negative when borrowed.
-      shares: `[A]` signed positions.
-      close: `[A]` last closes.
-      working: `[A]` shares of due orders that are still to be filled.
-      queue: orders `[A]` not yet due, oldest first.
-      latency_bars: bars from decision to fill.
+      shares: signed positions.
+      close: last closes.
+      working: shares of due orders that are still to be filled.
+      queue: orders not yet due, oldest first, each a list over assets.
       carry: work the unfilled part of an order in the following bars.
       fill_at_decision_close: fill at the last close, not at the next open.
     """
 
     costs: dict[str, float]
     cash: float
-    shares: np.ndarray
-    close: np.ndarray
-    working: np.ndarray
-    queue: list[np.ndarray]
-    latency_bars: int
+    shares: list[float]
+    close: list[float]
+    working: list[float]
+    queue: list[list[float]]
     carry: bool
     fill_at_decision_close: bool
 
-    @property
     def equity(self) -> float:
         """Cash plus the market value of the positions."""
-        return self.cash + float(self.shares @ self.close)
+        return self.cash + sum(n * price for n, price in zip(self.shares, self.close, strict=True))
 
-    def decide(self, weights: np.ndarray, hold: np.ndarray) -> None:
+    def decide(self, weights: list[float], hold: list[bool]) -> None:
         """Sends the orders that lead to the target weights once everything on its way has filled."""
-        equity = max(self.equity, 0.0)
-        expected = self.shares + self.working + sum(self.queue)
-        free = self.costs["max_leverage"] * equity - np.abs(expected * self.close)[hold].sum()
-        gross = np.abs(weights * equity)[~hold].sum()
-        shrink = max(free, 0.0) / gross if gross > max(free, 0.0) else 1.0
-        order = _difference(weights * shrink * equity / self.close, expected)
-        self.queue.append(np.where(hold, 0.0, order))
+        equity = max(self.equity(), 0.0)
+        assets = range(len(weights))
+        expected = [self.shares[i] + self.working[i] + sum(order[i] for order in self.queue) for i in assets]
+        held = sum(abs(expected[i]) * self.close[i] for i in assets if hold[i])
+        free = max(self.costs["max_leverage"] * equity - held, 0.0)
+        gross = sum(abs(weights[i]) * equity for i in assets if not hold[i])
+        shrink = free / gross if gross > free else 1.0
+        targets = [weights[i] * shrink * equity / self.close[i] for i in assets]
+        self.queue.append([0.0 if hold[i] else _difference(targets[i], expected[i]) for i in assets])
 
-    def live(self, bar: np.ndarray) -> dict[str, object]:
-        """Goes from one close to the next through `bar` `[7, A]` (fields of `envs.execution.Bar`, in their order)."""
+    def live(self, bar: list[list[float]]) -> dict[str, object]:
+        """Goes from one close to the next through `bar` (fields of `envs.execution.Bar`, in their order)."""
         opened, close, volume, half_spread, volatility, normal_volume, years = bar
-        borrowed = np.minimum(self.shares * self.close, 0.0) @ years
-        debt = min(self.cash, 0.0) * years[0]
-        financing = -borrowed * self.costs["borrow_rate"] - debt * self.costs["margin_rate"]
+        assets = range(len(close))
+        financing = -min(self.cash, 0.0) * self.costs["margin_rate"] * years[0]
+        for i in assets:
+            financing += max(-self.shares[i], 0.0) * self.close[i] * self.costs["borrow_rate"] * years[i]
         self.cash -= financing
 
-        mid = self.close if self.fill_at_decision_close else opened
-        wanted = _difference(self.queue.pop(0), -self.working)
-        most = np.where(volume > 0, volume * self.costs["participation_limit"], 0.0)
-        fill = np.sign(wanted) * np.minimum(np.abs(wanted), most)
-        conditions = (half_spread, volatility, normal_volume)
-        paid = self._trade(fill, mid, *conditions)
-        self.working = _difference(wanted, fill) if self.carry else np.zeros_like(fill)
+        due, fills, paid = self.queue.pop(0), [], []
+        for i in assets:
+            wanted = _difference(due[i], -self.working[i])
+            most = volume[i] * self.costs["participation_limit"] if volume[i] > 0 else 0.0
+            fill = math.copysign(min(abs(wanted), most), wanted)
+            mid = self.close[i] if self.fill_at_decision_close else opened[i]
+            paid.append(self._trade(i, fill, mid, half_spread[i], volatility[i], normal_volume[i]))
+            self.working[i] = _difference(wanted, fill) if self.carry else 0.0
+            fills.append(fill)
         self.close = close
 
-        gross = np.abs(self.shares * close).sum()
-        liquidated = self.equity < self.costs["maintenance_margin"] * gross
-        closed = -self.shares if liquidated else np.zeros_like(fill)
-        paid += self._trade(closed, close, *conditions)
+        gross = sum(abs(self.shares[i]) * close[i] for i in assets)
+        liquidated = self.equity() < self.costs["maintenance_margin"] * gross
         if liquidated:
-            self.working = np.zeros_like(fill)
-            self.queue = [np.zeros_like(fill) for _ in self.queue]
+            for i in assets:
+                rest = -self.shares[i]
+                paid[i] += self._trade(i, rest, close[i], half_spread[i], volatility[i], normal_volume[i])
+            self.working = [0.0 for _ in assets]
+            self.queue = [[0.0 for _ in assets] for _ in self.queue]
         return {
-            "equity": self.equity,
+            "equity": self.equity(),
             "cash": self.cash,
-            "shares": self.shares.copy(),
-            "quantity": fill,
+            "shares": list(self.shares),
+            "quantity": fills,
             "paid": paid,
             "financing": financing,
             "liquidated": liquidated,
         }
 
-    def _trade(self, fill, mid, half_spread, volatility, normal_volume) -> np.ndarray:
-        """Buys or sells at an adverse price plus commission; returns `[A]` what that cost against the mid price."""
-        costs = self.costs
-        impact = 2 / 3 * costs["impact"] * volatility * np.sqrt(np.abs(fill) / normal_volume)
-        against = costs["spread_multiplier"] * half_spread + costs["slippage"] * volatility + impact
-        price = mid * (1.0 + np.sign(fill) * against)
-        proportional = costs["commission_rate"] * np.abs(fill * mid) + costs["commission_per_share"] * np.abs(fill)
-        commission = np.where(fill != 0, np.maximum(proportional, costs["commission_minimum"]), 0.0)
-        self.cash -= float(fill @ price) + commission.sum()
-        self.shares = _difference(self.shares, -fill)
+    def _trade(self, i: int, fill: float, mid: float, half_spread: float, volatility: float, volume: float) -> float:
+        """Buys or sells asset i at an adverse price plus commission; returns what that cost against the mid price."""
+        if fill == 0:
+            return 0.0
+        costs, size = self.costs, abs(fill)
+        peak = costs["impact"] * volatility * math.sqrt(size / volume)
+        against = costs["spread_multiplier"] * half_spread + costs["slippage"] * volatility + peak * 2 / 3
+        price = mid * (1 + against) if fill > 0 else mid * (1 - against)
+        commission = size * mid * costs["commission_rate"] + size * costs["commission_per_share"]
+        commission = max(commission, costs["commission_minimum"])
+        self.cash -= fill * price + commission
+        self.shares[i] = _difference(self.shares[i], -fill)
         return fill * (price - mid) + commission
 
 
@@ -130,15 +137,23 @@ def run_ledger(
       fill_at_decision_close: fill at the last close, not at the next open.
 
     Returns:
-      Columns of what `Ledger.live` reports, `[T - 1, ...]`, for bars 1 to T - 1.
+      Columns of what `Ledger.live` reports, `[T - 1, ...]` float64, for bars 1 to T - 1.
     """
     bars = np.asarray(bars, np.float64)
-    zeros = np.zeros(bars.shape[-1])
-    queue = [zeros.copy() for _ in range(latency_bars - 1)]
-    modes = (latency_bars, carry, fill_at_decision_close)
-    ledger = Ledger(dict(costs), float(cash), zeros.copy(), bars[0, 1], zeros.copy(), queue, *modes)
+    n_assets = bars.shape[-1]
+    ledger = Ledger(
+        costs=dict(costs),
+        cash=float(cash),
+        shares=[0.0] * n_assets,
+        close=bars[0, 1].tolist(),
+        working=[0.0] * n_assets,
+        queue=[[0.0] * n_assets for _ in range(latency_bars - 1)],
+        carry=carry,
+        fill_at_decision_close=fill_at_decision_close,
+    )
     rows = []
-    for bar, target, held in zip(bars[1:], np.asarray(weights, np.float64), np.asarray(hold), strict=True):
+    decisions = (np.asarray(weights, np.float64).tolist(), np.asarray(hold).tolist())
+    for bar, target, held in zip(bars[1:].tolist(), *decisions, strict=True):
         ledger.decide(target, held)
         rows.append(ledger.live(bar))
     return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}

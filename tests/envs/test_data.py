@@ -253,9 +253,22 @@ def test_columns_in_every_spelling(tmp_path, name):
             np.testing.assert_array_equal(getattr(market, field), getattr(reference, field))
 
 
+def test_numbers_as_people_write_them(tmp_path):
+    rows = [
+        "Date,Price,Open,High,Low,Vol.,Change %",
+        '01/23/2024,"1,010.5",$999,"1,011.25",990,1.2M,1%',
+        "01/22/2024,999,990,999,990,850K,",
+    ]
+    (tmp_path / "x.csv").write_text("\n".join(rows))
+    market = load_market(tmp_path / "x.csv")
+    np.testing.assert_array_equal(market.close[:, 0], [999, 1010.5])
+    np.testing.assert_array_equal(market.high[:, 0], [999, 1011.25])
+    np.testing.assert_array_equal(market.volume[:, 0], np.float32([850e3, 1.2e6]))
+
+
 def test_a_ticker_called_na_is_a_ticker(tmp_path):
-    panel(5, symbols=("NA", "TRUE")).to_csv(tmp_path / "x.csv", index=False)
-    assert load_market(tmp_path / "x.csv").info.symbols == ("NA", "TRUE")
+    panel(5, symbols=("000001", "NA", "TRUE")).to_csv(tmp_path / "x.csv", index=False)
+    assert load_market(tmp_path / "x.csv").info.symbols == ("000001", "NA", "TRUE")
 
 
 @given(seed=st.integers(0, 10**6), shuffle=st.randoms(use_true_random=False))
@@ -371,6 +384,7 @@ REFUSALS = {
     ),
     "option": (single(), {"on_bad_rows": "ignore"}, "on_bad_rows='ignore' is not one of 'error', 'drop'"),
     "range": (single(), {"spread_window": 2}, "spread_window=2 must be at least 3"),
+    "symbol twice": (panel(), {"symbols": ["AAA", "AAA"]}, "symbols names 'AAA' more than once"),
     "floor": (single(), {"min_half_spread": 1.0}, "min_half_spread=1.0 is a fraction of the price"),
     "no rows": (single().iloc[:0], {}, "data frame: the table has no rows"),
     "type": (42, {}, "prices must be a path, a list of paths or a pandas DataFrame, not int"),

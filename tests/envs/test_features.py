@@ -133,7 +133,10 @@ def test_no_feature_looks_ahead(market, t):
 
     def everything(market):
         table = table_of(market)
-        forecasts = {"volatility": features.ewma_volatility(market, 20.0), "volume": features.average_volume(market, 20.0)}
+        forecasts = {
+            "volatility": features.ewma_volatility(market, 20.0),
+            "volume": features.average_volume(market, 20.0),
+        }
         return {name: table[..., i] for i, name in enumerate(NAMES)} | forecasts
 
     assert_causal(everything, market, t, key)
@@ -201,7 +204,7 @@ def test_missing_bars_leave_the_features_of_the_own_bars_alone():
 
 
 def test_the_listing_is_no_return_from_the_placeholder():
-    """The first bar of an asset at 50 after a placeholder at 1.0: no value in the raw features is anywhere near log 50."""
+    """The first bar at about 50 after a placeholder at 1.0: no raw feature is anywhere near log 50."""
     market = ragged_market()
     bars = features.own_bars(market.tradable)
     raw = features._price(market, bars)
@@ -293,10 +296,12 @@ def test_forecasts_on_halts_and_before_the_listing():
     market = with_missing_bars(market_of(), tradable)
     market = market.replace(volume_known=jnp.array([True, True, False]))
     volatility, volume = features.ewma_volatility(market, 3.0), features.average_volume(market, 3.0)
-    high, low, close, traded = (np.asarray(x, np.float64)[:, 0] for x in (market.high, market.low, market.close, market.volume))
+    high, low, close, traded = (
+        np.asarray(x, np.float64)[:, 0] for x in (market.high, market.low, market.close, market.volume)
+    )
     start = math.log(high[2] / low[2]) ** 2 / (4 * math.log(2))
     jump = math.log(close[6] / close[2]) ** 2 / 4
-    np.testing.assert_array_equal(volatility[:2, 0], np.float32(features.UNLISTED_VOLATILITY))
+    np.testing.assert_array_equal(volatility[:2, 0], np.float32(features.UNKNOWN_VOLATILITY))
     np.testing.assert_allclose(volatility[2:6, 0], math.sqrt(start), rtol=1e-5)
     # span 3: the older of two observations weighs half as much as the newer
     np.testing.assert_allclose(volatility[6, 0], math.sqrt((jump + 0.5 * start) / 1.5), rtol=1e-4)
@@ -304,6 +309,8 @@ def test_forecasts_on_halts_and_before_the_listing():
     np.testing.assert_allclose(volume[2:7, 0], [traded[2]] * 4 + [(traded[6] + 0.5 * traded[2]) / 1.5], rtol=1e-5)
     np.testing.assert_array_equal(volume[:, 2], np.float32(features.MINIMUM_VOLUME))
     assert (volatility > 0).all()
+    pegged = market.replace(**dict.fromkeys(("open", "high", "low", "close"), jnp.ones_like(market.close)))
+    np.testing.assert_array_equal(features.ewma_volatility(pegged, 3.0), np.float32(features.UNKNOWN_VOLATILITY))
 
 
 def test_a_long_table_costs_seconds_at_most():

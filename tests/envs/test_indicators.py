@@ -51,11 +51,11 @@ def assert_equal_once_formed(actual, expected, *, first: int, atol: float):
 
 
 def test_technical_indicators_equal_talib(bars):
-    """Float32 against TA-Lib's float64 on the same prices, from TA-Lib's first bar on; the unit is that of the feature."""
+    """Float32 against TA-Lib's float64 on the same prices, from TA-Lib's first bar on, in the feature's unit."""
     exact = {name: values.astype(np.float64) for name, values in bars.items()}
     high, low, close = exact["high"], exact["low"], exact["close"]
     line, signal, histogram = talib.MACD(close)
-    upper, middle, lower = talib.BBANDS(close, 20, 2, 2)
+    upper, middle, _ = talib.BBANDS(close, 20, 2, 2)
     top, bottom = talib.MAX(high, 21), talib.MIN(low, 21)
     with np.errstate(invalid="ignore"):
         bollinger = np.where(upper > middle, (close - middle) / (upper - middle), 0 * middle)
@@ -68,9 +68,7 @@ def test_technical_indicators_equal_talib(bars):
     assert_equal_once_formed(our_signal / c, signal / close, first=33, atol=3e-6)
     assert_equal_once_formed((our_line - our_signal) / c, histogram / close, first=33, atol=3e-6)
     assert_equal_once_formed(indicators.bollinger_position(c), bollinger, first=19, atol=3e-4)
-    assert_equal_once_formed(
-        indicators.average_distance(c, 63), close / talib.SMA(close, 63) - 1, first=62, atol=1e-6
-    )
+    assert_equal_once_formed(indicators.average_distance(c, 63), close / talib.SMA(close, 63) - 1, first=62, atol=1e-6)
     assert_equal_once_formed(
         indicators.channel_position(h, l, c, 21), (2 * close - top - bottom) / (top - bottom), first=20, atol=1e-6
     )
@@ -111,7 +109,7 @@ def test_ewma_equals_pandas(bars):
 
 
 def test_hand_computed_numbers():
-    """Worked on paper: an RSI of window 2, an Amihud with an empty bar, a close location, Yang-Zhang's published weight."""
+    """Worked on paper: an RSI of window 2, an Amihud with an empty bar, a close location, a Yang-Zhang of two gaps."""
     close = jnp.array([10.0, 11.0, 10.0, 12.0])
     # changes 1, -1, 2; seed at bar 2: gain 1/2, loss 1/2; then gain (1/2 + 2) / 2, loss 1/4.
     np.testing.assert_allclose(indicators.rsi(close, 2)[2:], [50.0, 100 * 1.25 / 1.5], rtol=1e-6)

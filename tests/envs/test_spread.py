@@ -17,7 +17,7 @@ def random_bars(seed: int, n: int, tick: float) -> tuple[np.ndarray, ...]:
     return trades[:, 0], trades.max(axis=1), trades.min(axis=1), trades[:, -1]
 
 
-@given(seed=st.integers(0, 10**6), window=st.integers(3, 30), tick=st.sampled_from([0.0001, 0.25, 2.0]))
+@given(seed=st.integers(0, 10**6), window=st.integers(4, 30), tick=st.sampled_from([0.0001, 0.25, 2.0]))
 @settings(max_examples=25, deadline=None)
 def test_equals_the_authors_estimator_on_every_window(seed, window, tick):
     """Where theirs is well-conditioned: the spread of prices in another currency must be the same."""

@@ -1,0 +1,188 @@
+"""Action distributions against enumeration, rlax, scipy and numerical integration."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rlax
+import scipy.integrate
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
+
+from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+
+LARGEST_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+log_prob = jax.jit(lambda d, a: d.log_prob(a))
+sample = jax.jit(lambda d, u: d.sample(u))
+log_probabilities = jax.jit(lambda d: d.log_probabilities())
+entropy = jax.jit(lambda d: d.entropy())
+
+
+def categorical(logits, mask) -> MaskedCategorical:
+    return MaskedCategorical(jnp.asarray(logits, jnp.float32), jnp.asarray(mask, bool))
+
+
+@st.composite
+def categoricals(draw, n_assets=2, n_actions=5, scale=30.0):
+    """Logits of any size up to `scale`, and masks with at least one allowed action per asset."""
+    shape = (n_assets, n_actions)
+    logits = draw(hypothesis_numpy.arrays(np.float32, shape, elements=st.floats(-scale, scale, width=32)))
+    mask = draw(hypothesis_numpy.arrays(bool, shape))
+    mask[np.arange(n_assets), draw(st.lists(st.integers(0, n_actions - 1), min_size=n_assets, max_size=n_assets))] = True
+    return categorical(logits, mask)
+
+
+@settings(max_examples=50, deadline=None)
+@given(categoricals(n_actions=4))
+def test_the_joint_probabilities_of_the_allowed_actions_sum_to_one(distribution):
+    actions = jnp.asarray(list(itertools.product(range(4), repeat=2)), jnp.int32)
+    allowed = np.asarray(distribution.mask)[np.arange(2)[None], np.asarray(actions)].all(axis=1)
+    batched = jax.tree.map(lambda x: jnp.broadcast_to(x, (16, *x.shape)), distribution)
+    probability = np.exp(np.asarray(log_prob(batched, actions), np.float64))
+    assert probability[allowed].sum() == pytest.approx(1, abs=1e-5)
+    assert np.all(probability[~allowed] == 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(categoricals(), st.integers(0, 2**31 - 1))
+def test_equal_to_rlax_on_the_allowed_actions_and_to_scipy(distribution, seed):
+    mask, logits = np.asarray(distribution.mask), np.asarray(distribution.logits)
+    softmax = rlax.softmax()
+    joint, total = 0.0, 0.0
+    action = [np.random.default_rng(seed).choice(np.flatnonzero(row)) for row in mask]
+    for asset in range(2):
+        kept = jnp.asarray(logits[asset][mask[asset]])
+        joint += float(softmax.logprob(jnp.asarray(mask[asset][: action[asset]].sum()), kept))
+        total += scipy.stats.entropy(scipy.special.softmax(logits[asset][mask[asset]].astype(np.float64)))
+    assert float(log_prob(distribution, jnp.asarray(action, jnp.int32))) == pytest.approx(joint, rel=1e-5, abs=1e-5)
+    assert float(entropy(distribution)) == pytest.approx(total, rel=1e-4, abs=1e-5)
+
+
+def test_a_masked_action_is_never_sampled_whatever_the_uniform():
+    """Many masks and uniforms, among them 0, the largest below 1 and the neighbours of every step of the distribution."""
+    rng = np.random.default_rng(0)
+    n, n_actions = 4000, 12
+    logits = rng.normal(0, 3, (n, 1, n_actions)).astype(np.float32)
+    mask = rng.random((n, 1, n_actions)) < 0.5
+    mask[np.arange(n), 0, rng.integers(0, n_actions, n)] = True
+    distribution = categorical(logits, mask)
+    probability = np.where(mask, np.exp(np.asarray(log_probabilities(distribution))), 0)
+    steps = np.clip(np.cumsum(probability, axis=-1), 0, LARGEST_BELOW_ONE).astype(np.float32)
+    around = np.concatenate([np.nextafter(steps, np.float32(0)), steps, np.nextafter(steps, np.float32(1))], axis=-1)
+    uniforms = np.concatenate([around[:, 0], np.zeros((n, 1)), np.full((n, 1), LARGEST_BELOW_ONE)], axis=1)
+    uniforms = np.minimum(uniforms, LARGEST_BELOW_ONE).astype(np.float32)
+    for u in uniforms.T:
+        action = np.asarray(sample(distribution, jnp.asarray(u)[:, None]))[:, 0]
+        assert np.all((action >= 0) & (action < n_actions))
+        assert mask[np.arange(n), 0, action].all()
+
+
+def test_the_extreme_uniforms_give_the_first_and_the_last_allowed_action():
+    distribution = categorical(np.zeros((1, 6)), [[False, True, False, True, True, False]])
+    assert sample(distribution, jnp.zeros(1)).tolist() == [1]
+    assert sample(distribution, jnp.asarray([LARGEST_BELOW_ONE])).tolist() == [4]
+
+
+def test_samples_have_the_probabilities():
+    logits, mask = np.array([[0.3, 5.0, -1.0, 0.9], [2.0, 0.0, 0.0, -9.0]]), [[1, 0, 1, 1], [1, 1, 1, 1]]
+    n = 200_000
+    distribution = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), categorical(logits, mask))
+    drawn = np.asarray(sample(distribution, jax.random.uniform(jax.random.key(0), (n, 2))))
+    for asset in range(2):
+        weight = np.where(mask[asset], np.exp(logits[asset]), 0)
+        expected = n * weight / weight.sum()
+        seen = np.bincount(drawn[:, asset], minlength=4)
+        kept = expected > 0
+        assert np.all(seen[~kept] == 0)
+        assert scipy.stats.chisquare(seen[kept], expected[kept]).pvalue > 1e-4
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.01
+
+
+def test_a_masked_action_has_no_gradient_and_a_single_allowed_action_no_nan():
+    mask = jnp.asarray([[True, False, True, True], [False, True, False, False]])
+    logits = jnp.asarray([[1.0, 80.0, -2.0, 0.5], [-60.0, -70.0, 80.0, 3.0]])
+    action = jnp.asarray([2, 1], jnp.int32)
+    for function in (lambda d: d.log_prob(action), lambda d: d.entropy(), lambda d: d.log_prob(action) * d.entropy()):
+        value, gradient = jax.value_and_grad(lambda x, f=function: f(MaskedCategorical(x, mask)))(logits)
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradient))
+        assert np.all(np.asarray(gradient)[~np.asarray(mask)] == 0)
+        assert np.all(np.asarray(gradient)[1] == 0)
+    assert np.any(np.asarray(gradient)[0] != 0)
+
+
+def test_the_mode_is_the_most_probable_allowed_action():
+    distribution = categorical([[1, 9, 3], [0, -1, -2]], [[1, 0, 1], [0, 1, 1]])
+    assert distribution.mode().tolist() == [2, 1]
+
+
+# The squashed Gaussian.
+
+LOW, HIGH = -0.5, 1.0
+
+
+def gaussian(mean: float, log_std: float) -> SquashedGaussian:
+    return SquashedGaussian(jnp.asarray([mean], jnp.float32), jnp.asarray([log_std], jnp.float32), LOW, HIGH)
+
+
+def density_of_squashed(distribution: SquashedGaussian, weight: np.ndarray) -> np.ndarray:
+    """The density that `log_prob` claims at squashed actions `[n]`, unsquashed here in float64."""
+    unsquashed = np.arctanh(2 * (weight - LOW) / (HIGH - LOW) - 1)
+    batched = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(weight), 1)), distribution)
+    return np.exp(np.asarray(log_prob(batched, jnp.asarray(unsquashed, jnp.float32)[:, None]), np.float64))
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (0.7, 0.0), (-1.5, -1.2), (0.0, -2.0)])
+def test_the_squashed_density_is_the_slope_of_the_distribution_function_and_integrates_to_one(mean, log_std):
+    distribution = gaussian(mean, log_std)
+    weight = np.linspace(LOW, HIGH, 200_001)[1:-1]
+    density = density_of_squashed(distribution, weight)
+    assert scipy.integrate.trapezoid(density, weight) == pytest.approx(1, abs=2e-4)
+
+    def below(x: np.ndarray) -> np.ndarray:
+        return scipy.stats.norm(mean, np.exp(log_std)).cdf(np.arctanh(2 * (x - LOW) / (HIGH - LOW) - 1))
+
+    inner = np.linspace(LOW, HIGH, 60)[2:-2]
+    slope = (below(inner + 1e-6) - below(inner - 1e-6)) / 2e-6
+    np.testing.assert_allclose(density_of_squashed(distribution, inner), slope, rtol=1e-3, atol=1e-6)
+
+
+def test_gaussian_samples_follow_their_distribution_and_stay_inside():
+    n = 20_000
+    mean, log_std = 0.4, -0.3
+    distribution = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, 1)), gaussian(mean, log_std))
+    drawn = sample(distribution, jax.random.uniform(jax.random.key(1), (n, 1)))
+    assert scipy.stats.kstest(np.asarray(drawn)[:, 0], scipy.stats.norm(mean, np.exp(log_std)).cdf).pvalue > 1e-3
+    squashed = np.asarray(distribution.squash(drawn))
+    assert squashed.min() >= LOW
+    assert squashed.max() <= HIGH
+    assert float(gaussian(mean, log_std).entropy()) == pytest.approx(scipy.stats.norm(mean, np.exp(log_std)).entropy())
+    assert gaussian(mean, log_std).mode().tolist() == [pytest.approx(mean)]
+
+
+def test_extreme_actions_and_uniforms_are_finite():
+    for mean, log_std in ((0.0, -0.5), (30.0, -3.0), (-30.0, 1.0)):
+        for uniform in (0.0, LARGEST_BELOW_ONE):
+            distribution = gaussian(mean, log_std)
+            action = sample(distribution, jnp.asarray([uniform], jnp.float32))
+            value, gradient = jax.value_and_grad(
+                lambda m, s, a=action: SquashedGaussian(m, s, LOW, HIGH).log_prob(a), argnums=(0, 1)
+            )(distribution.mean, distribution.log_std)
+            assert np.isfinite(value)
+            assert np.all(np.isfinite(gradient))
+            assert LOW <= float(distribution.squash(action)[0]) <= HIGH
+
+
+def test_a_joint_density_is_the_product_over_assets():
+    both = SquashedGaussian(jnp.asarray([0.1, -0.6]), jnp.asarray([-0.5, 0.2]), LOW, HIGH)
+    action = jnp.asarray([0.3, -1.1])
+    apart = sum(
+        float(SquashedGaussian(both.mean[i : i + 1], both.log_std[i : i + 1], LOW, HIGH).log_prob(action[i : i + 1]))
+        for i in range(2)
+    )
+    assert float(both.log_prob(action)) == pytest.approx(apart, rel=1e-6)
