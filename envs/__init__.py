@@ -2,7 +2,7 @@
 
 from envs import datasets, features, indicators, simulators
 from envs.adapters import to_gymnasium
-from envs.data import load_market
+from envs.data import format_report, load_market
 from envs.data_rows import DataError
 from envs.execution import Costs, make_costs
 from envs.market import MarketData, MarketInfo, slice_bars
@@ -23,6 +23,7 @@ __all__ = [
     "TradingEnv",
     "datasets",
     "features",
+    "format_report",
     "indicators",
     "load_market",
     "make_costs",

@@ -36,7 +36,7 @@ SPELLINGS = {
     "high": ["high", "highprice", "pricehigh", "2high", "h", "max"],
     "low": ["low", "lowprice", "pricelow", "3low", "l", "min"],
     "close": ["close", "closeprice", "priceclose", "4close", "closelast", "last", "price", "c"],
-    "volume": ["volume", "vol", "5volume", "6volume", "tickvolume", "sharevolume", "v"],
+    "volume": ["volume", "vol", "5volume", "6volume", "tickvolume", "tickvol", "sharevolume", "v"],
     "bid": ["bid", "bidprice", "bidclose", "closebid", "closingbid"],
     "ask": ["ask", "askprice", "askclose", "closeask", "closingask", "offer", "ofr"],
     "adj_close": ["adjclose", "adjustedclose", "closeadj", "5adjustedclose", "adjcloseprice"],

@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -97,6 +98,8 @@ def _from_file(path: pathlib.Path) -> list[Table]:
         return _from_text(data, path.name, _stem(path.name))
     except DataError:
         raise
+    except pd.errors.ParserWarning:
+        raise DataError(f"{path.name}: cannot be read: rows have more cells than the header") from None
     except (
         OSError,
         EOFError,
@@ -169,24 +172,29 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
     if header + 1 < len(head) and column_key(_cells(head[header + 1], separator)[0]) == "ticker":
         return _two_level_header(text, name, header)
     labels = _cells(head[header], separator)
+    first = head[header + 1].rstrip("\r\n") if header + 1 < len(head) else ""
+    if first.endswith(separator) and first.count(separator) == len(labels):
+        labels.append("trailing separator")
     missing = {label: MISSING for label in labels if column_key(label) not in SYMBOL_SPELLINGS}
     kept_as_text = {label: str for label in labels if label not in missing}
-    decimal = "," if separator == ";" and header + 1 < len(head) and re.search(r"\d,\d", head[header + 1]) else "."
-    frame = pd.read_csv(
-        io.StringIO(text),
-        sep=separator,
-        header=0,
-        names=_unique(labels),
-        skiprows=header,
-        index_col=False,
-        dtype=kept_as_text,
-        keep_default_na=False,
-        na_values=missing,
-        skip_blank_lines=False,
-        skipinitialspace=True,
-        low_memory=False,
-        decimal=decimal,
-    )
+    decimal = "," if separator == ";" and re.search(r"\d,\d", first) else "."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            header=0,
+            names=_unique(labels),
+            skiprows=header,
+            index_col=False,
+            dtype=kept_as_text,
+            keep_default_na=False,
+            na_values=missing,
+            skip_blank_lines=False,
+            skipinitialspace=True,
+            low_memory=False,
+            decimal=decimal,
+        )
     rows = np.arange(len(frame)) + header + 2
     written = ~(frame.isna() | (frame == "")).all(axis=1).to_numpy()
     if not written.any():

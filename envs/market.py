@@ -41,9 +41,9 @@ class MarketInfo:
 class MarketData:
     """Bars of `A` assets on one time axis of `T` bars (leading batch axes are allowed under `vmap`).
 
-    Prices are adjusted for splits and dividends, strictly positive and finite everywhere. Where `tradable` is False the
-    asset had no (usable) bar: its four prices repeat the last known close (1.0 before its first bar), its volume is 0
-    and nothing can be filled.
+    Prices are adjusted for splits and dividends, strictly positive and finite everywhere. Where `tradable` is False
+    nothing can be filled: either the asset had no bar, and its four prices repeat the last known close (1.0 before its
+    first bar), or it had one in which nobody traded, and the prices are those quoted.
 
     Attributes:
       open: `[T, A]` price, currency per share.
@@ -52,7 +52,7 @@ class MarketData:
       close: `[T, A]` price; also the price at which positions are marked.
       volume: `[T, A]` shares traded in the bar; 0 where unknown.
       half_spread: `[T, A]` half of the bid-ask spread as a fraction of the mid price, >= 0, known at the close of bar t.
-      tradable: `[T, A]` bool, the asset printed a bar.
+      tradable: `[T, A]` bool, the asset printed a bar and somebody traded.
       volume_known: `[A]` bool; False means volume is not reported at all (spot FX), not that nobody traded.
       minute_of_day: `[T]` int32 in [0, 1440), start of the bar, exchange time; 0 for daily bars.
       session: `[T]` int32, non-decreasing id of the trading session.

@@ -28,8 +28,9 @@ class Observation:
 
     Attributes:
       bar: `[]` int32, t: an index into the feature table, for policies that read the market once per chunk.
-      asset: `[A, 3]` position weight, outstanding order as a weight, tradable (0 or 1).
-      account: `[3]` gross exposure, net exposure (fractions of equity), drawdown.
+      asset: `[A, 3]` position and outstanding order in units of the position limit, tradable (0 or 1).
+      account: `[3]` gross exposure and net exposure as fractions of the largest possible one (`A` times the position
+        limit), drawdown.
       mask: `[A, n_actions]` bool, allowed actions; action 0 (hold) always is.
     """
 
@@ -251,10 +252,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     def observe_portfolio(self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array) -> Observation:
         """`Observation` of a portfolio at the close of `bar`; `tradable` is `[A]` of that bar."""
-        weights = portfolio_weights(portfolio)
+        weights = portfolio_weights(portfolio) / self.position_limit
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
-        orders = outstanding(portfolio) * portfolio.price / equity
-        account = jnp.stack([jnp.sum(jnp.abs(weights)), jnp.sum(weights), drawdown(portfolio)])
+        orders = outstanding(portfolio) * portfolio.price / (equity * self.position_limit)
+        account = jnp.stack([jnp.mean(jnp.abs(weights)), jnp.mean(weights), drawdown(portfolio)])
         return Observation(
             bar=bar,
             asset=jnp.stack([weights, orders, tradable.astype(jnp.float32)], axis=-1),

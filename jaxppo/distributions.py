@@ -31,10 +31,14 @@ class MaskedCategorical:
         return jnp.where(self.mask, masked, lowest)
 
     def sample(self, uniform: jax.Array) -> jax.Array:
-        """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): int32 `[..., A]`."""
-        cumulative = jnp.cumsum(jnp.where(self.mask, jnp.exp(self.log_probabilities()), 0.0), axis=-1)
-        threshold = uniform[..., None] * cumulative[..., -1:]
-        return jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)
+        """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): int32 `[..., A]`, always allowed actions.
+
+        Only the sums at allowed actions count: a parallel sum may differ in its last digit where nothing is added.
+        """
+        probability = jnp.where(self.mask, jnp.exp(self.log_probabilities()), 0.0)
+        cumulative = jnp.where(self.mask, jnp.cumsum(probability, axis=-1), 0.0)
+        threshold = uniform[..., None] * cumulative.max(axis=-1, keepdims=True)
+        return jnp.argmax(cumulative > threshold, axis=-1).astype(jnp.int32)
 
     def mode(self) -> jax.Array:
         """Most probable action of each asset, int32 `[..., A]`."""

@@ -155,7 +155,7 @@ def run_baselines(
         tradable = seen.asset[:, 2]
         gross = jnp.minimum(target_volatility / (volatility * periods**0.5), params.costs.max_leverage)
         weights = gross * tradable / jnp.maximum(tradable.sum(), 1.0)
-        close_enough = jnp.abs(weights - seen.asset[:, 0]) < 0.1 * weights
+        close_enough = jnp.abs(weights - weights_of(portfolio)) < 0.1 * weights
         return weights, close_enough | (tradable == 0)
 
     forecast = jax.lax.dynamic_slice_in_dim(equal_weight_volatility(params.market), first, n_bars)

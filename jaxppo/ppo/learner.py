@@ -186,14 +186,15 @@ def _learning_rate(config: PPOConfig, progress: jax.Array) -> jax.Array:
 
 
 def _rollout_metrics(rollout: Rollout) -> dict[str, jax.Array]:
-    """Means over all portfolios and devices: log return per bar and its spread, turnover, costs, liquidations."""
+    """Means over all portfolios and devices: log return per bar and its spread, turnover, costs, liquidations, and the share of
+    the largest possible exposure that is taken."""
     mean = jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)
     variance = jax.lax.pmean(jnp.square(rollout.reward - mean).mean(), DATA_AXIS)
     others = {
         "turnover": rollout.turnover.mean(),
         "costs": rollout.costs.mean(),
         "liquidations": rollout.terminated.astype(jnp.float32).sum(),
-        "gross_exposure": rollout.seen.account[..., 0].mean(),
+        "exposure": rollout.seen.account[..., 0].mean(),
     }
     others = jax.lax.pmean(others, DATA_AXIS)
     others["liquidations"] = others["liquidations"] * jax.lax.axis_size(DATA_AXIS)

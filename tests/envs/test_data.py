@@ -1,8 +1,7 @@
-"""Loading prices: formats, times, adjustment, ragged panels, refusals, and what must not matter."""
+"""Loading prices: ragged panels, adjustment, refusals, repairs, sessions, and what must not matter."""
 
 import gzip
 import json
-import pathlib
 import zipfile
 
 import numpy as np
@@ -10,49 +9,24 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from price_tables import panel, refusal, same, single
 
 from envs import datasets
-from envs.data import DataError, format_report, load_market
+from envs.data import format_report, load_market
 
 FIELDS = (
-    "open high low close volume half_spread tradable minute_of_day session day_of_week seconds_since_previous".split()  # noqa: SIM905
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "half_spread",
+    "tradable",
+    "minute_of_day",
+    "session",
+    "day_of_week",
+    "seconds_since_previous",
 )
-
-
-def panel(seed: int = 0, n: int = 40, symbols=("AAA", "BBB"), missing: float = 0.2, freq: str = "h") -> pd.DataFrame:
-    """A ragged long table of clean random bars."""
-    rng = np.random.default_rng(seed)
-    times = pd.date_range("2024-01-02 14:00", periods=n, freq=freq, tz="UTC").as_unit("ns")
-    if freq == "B":
-        times = times.normalize()
-    parts = []
-    for symbol in symbols:
-        trades = (50 * np.exp(np.cumsum(rng.normal(0, 0.002, n * 4)))).reshape(n, 4).round(4)
-        frame = pd.DataFrame({"timestamp": times, "symbol": symbol, "open": trades[:, 0], "high": trades.max(axis=1)})
-        frame = frame.assign(low=trades.min(axis=1), close=trades[:, 3], volume=rng.integers(1, 1000, n).astype(float))
-        keep = rng.random(n) >= missing
-        keep[rng.integers(n)] = True
-        parts.append(frame[keep])
-    return pd.concat(parts, ignore_index=True)
-
-
-def single(**columns) -> pd.DataFrame:
-    """Six daily bars of one asset; keyword arguments replace columns."""
-    close = np.array([10.0, 10.5, 10.2, 10.4, 10.3, 10.6])
-    frame = pd.DataFrame({"Date": [f"2024-01-0{d}" for d in (2, 3, 4, 5, 8, 9)], "Open": close - 0.1})
-    return frame.assign(High=close + 0.2, Low=close - 0.3, Close=close, Volume=100.0).assign(**columns)
-
-
-def same(one, other) -> bool:
-    return one.info.report["fingerprint"] == other.info.report["fingerprint"]
-
-
-def refusal(source, **options) -> str:
-    with pytest.raises(DataError) as caught:
-        load_market(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_ragged_panel_by_hand():
@@ -63,7 +37,7 @@ def test_ragged_panel_by_hand():
         ("2024-01-04", "B", 20.0, 22.0, 20.0, 21.0, 7.0),
         ("2024-01-05", "B", 21.0, 21.0, 21.0, 21.0, 8.0),
     ]
-    market = load_market(pd.DataFrame(rows, columns="date symbol open high low close volume".split()))  # noqa: SIM905
+    market = load_market(pd.DataFrame(rows, columns=["date", "symbol", *"ohlcv"]))
     assert market.info.symbols == ("A", "B")
     np.testing.assert_array_equal(market.open, [[10, 1], [11, 20], [11, 20], [12, 21]])
     np.testing.assert_array_equal(market.high, [[12, 1], [11, 21], [13, 22], [12, 21]])
@@ -133,142 +107,6 @@ def test_report_is_json_and_reads_well():
     assert "data: data frame" in text
     assert "2 asset(s) x" in text
     assert len(text.splitlines()) < 15
-
-
-def test_one_symbol_per_file_and_every_container(tmp_path):
-    long = panel(1)
-    reference = load_market(long)
-    files = {symbol: group.drop(columns="symbol") for symbol, group in long.groupby("symbol")}
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    files["AAA"].to_csv(folder / "AAA.csv.gz", index=False)
-    files["BBB"].to_parquet(folder / "BBB.parquet")
-    (folder / "notes.md").write_text("not prices")
-    assert same(load_market(folder), reference)
-    assert same(load_market([folder / "BBB.parquet", str(folder / "AAA.csv.gz")]), reference)
-    assert same(load_market(files), reference)
-    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
-        for symbol, frame in files.items():
-            archive.writestr(f"deep/{symbol}.csv", frame.to_csv(index=False))
-    assert same(load_market(tmp_path / "both.zip"), reference)
-    wide = long.pivot(index="timestamp", columns="symbol", values=["open", "high", "low", "close", "volume"])
-    assert same(load_market(wide), reference)
-    assert same(load_market(wide.swaplevel(axis=1)), reference)
-    wide.columns.names, wide.index.name = ["Price", "Ticker"], "Datetime"
-    wide.to_csv(tmp_path / "yfinance.csv")
-    assert same(load_market(tmp_path / "yfinance.csv"), reference)
-    assert same(load_market(long.set_index(["timestamp", "symbol"])), reference)
-    assert same(load_market(long.set_index("timestamp")), reference)
-
-
-def written(times: pd.Series, notation: str) -> list:
-    nanoseconds = times.astype("datetime64[ns, UTC]").astype("int64")
-    units = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-    if notation in units:
-        return (nanoseconds // units[notation]).tolist()
-    if notation == "new york":
-        return [t.isoformat() for t in times.dt.tz_convert("America/New_York")]
-    return times.dt.strftime(notation).tolist()
-
-
-NOTATIONS = [
-    "s",
-    "ms",
-    "us",
-    "ns",
-    "new york",
-    "%Y-%m-%dT%H:%M:%SZ",
-    "%Y-%m-%d %H:%M:%S+00:00",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%d %I-%p",
-    "%m/%d/%Y %H:%M",
-    "%d.%m.%Y %H:%M:%S",
-    "%m/%d/%y %I:%M %p",
-    "%Y%m%d %H:%M",
-    "%Y%m%d %H%M%S",
-    "%Y.%m.%d %H:%M",
-    "%d %b %Y %H:%M",
-    "%b %d, %Y %H:%M",
-    "%Y/%m/%d %H:%M:%S.%f",
-    "%Y%m%dT%H%M%SZ",
-    "%d-%b-%Y %H:%M",
-]
-
-
-@pytest.mark.parametrize("notation", NOTATIONS)
-def test_times_are_read_in_every_notation(tmp_path, notation):
-    long = panel(2, n=500, symbols=("AAA",))
-    reference = load_market(long)
-    spelled = long.assign(timestamp=written(long["timestamp"], notation))
-    assert same(load_market(spelled), reference)
-    spelled.to_csv(tmp_path / "prices.csv", index=False)
-    assert same(load_market(tmp_path / "prices.csv"), reference)
-
-
-def test_naive_times_of_an_exchange():
-    long = panel(3, n=200, symbols=("AAA",), missing=0)
-    local = long["timestamp"].dt.tz_convert("America/New_York")
-    market = load_market(long.assign(timestamp=local.dt.tz_localize(None)), timezone="America/New_York")
-    assert same(market, load_market(long, timezone="America/New_York"))
-    np.testing.assert_array_equal(market.minute_of_day, (local.dt.hour * 60).to_numpy())
-    np.testing.assert_array_equal(market.day_of_week, local.dt.dayofweek.to_numpy())
-    np.testing.assert_array_equal(np.diff(market.session), np.diff(local.dt.date.to_numpy()) > pd.Timedelta(0))
-    np.testing.assert_array_equal(market.info.timestamps, long["timestamp"].dt.tz_localize(None).to_numpy())
-
-
-@pytest.mark.parametrize("zone", ["Europe/London", "America/New_York", "Asia/Tokyo"])
-def test_daily_dates_do_not_depend_on_the_zone(zone):
-    frame = panel(4, n=250, symbols=("AAA",), freq="B")
-    reference = load_market(frame)
-    dates = frame["timestamp"].dt.tz_localize(None)
-    assert same(load_market(frame.assign(timestamp=dates.dt.strftime("%Y-%m-%d"))), reference)
-    local = dates.dt.tz_localize(zone)
-    assert same(load_market(frame.assign(timestamp=local)), reference)
-    assert same(load_market(frame.assign(timestamp=[str(t) for t in local])), reference)
-    assert same(load_market(frame.assign(timestamp=local.dt.tz_convert("UTC")), timezone=zone), reference)
-    assert same(load_market(frame.assign(timestamp=dates.dt.strftime("%Y%m%d").astype(int)), timezone=zone), reference)
-
-
-SPELLED = {
-    "plain.csv": "Date,Open,High,Low,Close,Volume\n",
-    "shout.csv": "\ufeffTIMESTAMP, OPEN, HIGH, LOW, CLOSE, VOL\n",
-    "metatrader.csv": "<DATE>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\n",
-    "alpha.csv": "timestamp,1. open,2. high,3. low,4. close,5. volume\n",
-    "preamble.csv": "from a vendor\n\ntime,o,h,l,c,v\n",
-    "none.csv": "",
-    "semicolon.csv": "Date;Open;High;Low;Close;Volume\n",
-    "indexed.csv": ",Open,High,Low,Close,Volume\n",
-}
-
-
-@pytest.mark.parametrize("name", sorted(SPELLED))
-def test_columns_in_every_spelling(tmp_path, name):
-    header = SPELLED[name]
-    separator = ";" if ";" in header else "\t" if "\t" in header else ","
-    body = single().to_csv(index=False, header=False, sep=separator, decimal="," if separator == ";" else ".")
-    (tmp_path / name).write_text(header + body, encoding="utf-8")
-    market, reference = load_market(tmp_path / name, symbols=[pathlib.Path(name).stem]), load_market(single())
-    for field in FIELDS:
-        if field not in ("volume", "half_spread") or name != "metatrader.csv":
-            np.testing.assert_array_equal(getattr(market, field), getattr(reference, field))
-
-
-def test_numbers_as_people_write_them(tmp_path):
-    rows = [
-        "Date,Price,Open,High,Low,Vol.,Change %",
-        '01/23/2024,"1,010.5",$999,"1,011.25",990,1.2M,1%',
-        "01/22/2024,999,990,999,990,850K,",
-    ]
-    (tmp_path / "x.csv").write_text("\n".join(rows))
-    market = load_market(tmp_path / "x.csv")
-    np.testing.assert_array_equal(market.close[:, 0], [999, 1010.5])
-    np.testing.assert_array_equal(market.high[:, 0], [999, 1011.25])
-    np.testing.assert_array_equal(market.volume[:, 0], np.float32([850e3, 1.2e6]))
-
-
-def test_a_ticker_called_na_is_a_ticker(tmp_path):
-    panel(5, symbols=("000001", "NA", "TRUE")).to_csv(tmp_path / "x.csv", index=False)
-    assert load_market(tmp_path / "x.csv").info.symbols == ("000001", "NA", "TRUE")
 
 
 @given(seed=st.integers(0, 10**6), shuffle=st.randoms(use_true_random=False))
@@ -473,7 +311,7 @@ def test_files_that_cannot_be_read(tmp_path):
         "empty.csv": "the file is empty", "header.csv": "the file has a header but no rows",
         "prose.csv": "no header line with open, high, low, close", "broken.parquet": "cannot be read",
         "broken.zip": "cannot be read", "broken.csv.gz": "cannot be read", "binary.csv": "is it really a CSV file",
-        "prices.xlsx": "cannot read this kind of file, only .csv", "wide.csv": "is not a time",
+        "prices.xlsx": "cannot read this kind of file, only .csv", "wide.csv": "rows have more cells than the header",
     }  # fmt: skip
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)

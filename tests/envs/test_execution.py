@@ -117,7 +117,9 @@ rates = st.floats(0, 0.125, width=32, allow_subnormal=False)
     price=st.floats(2.0**-13, 1e6, width=32),
     volumes=st.tuples(st.sampled_from([1.0, 1e3, 1e9, math.inf]), st.sampled_from([0.0, 1e-3, 1e6, math.inf])),
     conditions=st.tuples(rates, rates),
-    parameters=st.tuples(rates, amounts, amounts, st.sampled_from([0.0, 1.0, 10.0]), rates, st.sampled_from([0.0, 0.6, 2.0])),
+    parameters=st.tuples(
+        rates, amounts, amounts, st.sampled_from([0.0, 1.0, 10.0]), rates, st.sampled_from([0.0, 0.6, 2.0])
+    ),
 )
 def test_costs_are_finite_never_negative_and_the_same_for_both_sides(quantity, price, volumes, conditions, parameters):
     names = ("commission_bps", "commission_per_share", "commission_minimum", "spread_multiplier", "slippage", "impact")

@@ -1,4 +1,4 @@
-"""Generative markets: valid bars, known moments within their error, martingales, the known factor's Sharpe ratio."""
+"""Generative markets: valid bars, known moments within their error, martingales."""
 
 import math
 
@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import signal, stats
+from moments import ERRORS, assert_mean
+from scipy import stats
 
-from envs import features, simulators
-from envs.bootstrap import stationary_indices
-from envs.factor_market import _with_factor, filter_variance
-from envs.market import MarketData, MarketInfo, slice_bars
+from envs import simulators
+from envs.market import MarketData, MarketInfo
 from envs.simulated_bars import bridge_extremes, business_days
 
 GENERATORS = {
@@ -23,10 +22,6 @@ GENERATORS = {
 }
 BARS, ASSETS = 2000, 50
 """One shape for most tests, so that every generator is compiled once; 100,000 returns."""
-
-FACTOR_BARS = 200_000
-ERRORS = 4.5
-"""Standard errors that a moment may be off; the keys are fixed, so a pass stays a pass."""
 
 
 CHAIN = {"transition": ((0.0, 1.0), (1.0, 0.0)), "correlation": 0.0}
@@ -40,11 +35,6 @@ SMOOTH = {
     "correlation": 0.0,
 }
 """Tests pass the same arguments in full, because a jitted simulator compiles again for another set of them."""
-
-
-def source_market(seed: int) -> MarketData:
-    """400 bars of 2 correlated assets to draw from."""
-    return simulators.gbm(jax.random.key(seed), 400, 2, correlation=0.5)
 
 
 def bootstrapped(key: jax.Array, n_bars: int, n_assets: int, half_spread: jax.Array) -> MarketData:
@@ -61,13 +51,6 @@ def body_and_gap(market: MarketData) -> tuple[np.ndarray, np.ndarray]:
     """Log returns open to close and previous close to open, rows 1 to T - 1."""
     open_, close = (np.log(np.asarray(x, np.float64)) for x in (market.open, market.close))
     return (close - open_)[1:], open_[1:] - close[:-1]
-
-
-def assert_mean(sample: np.ndarray, expected: float):
-    """The mean of independent draws lies within `ERRORS` standard errors of the expected one."""
-    sample = np.asarray(sample, np.float64).ravel()
-    score = (sample.mean() - expected) / (sample.std(ddof=1) / math.sqrt(sample.size))
-    assert abs(score) < ERRORS, f"mean {sample.mean():.6g} is {score:.1f} standard errors from {expected:.6g}"
 
 
 @pytest.mark.parametrize("name", [*GENERATORS, "block_bootstrap"])
@@ -253,153 +236,3 @@ def test_jumps_have_their_rate_and_size_and_fall_in_the_gap():
     assert_mean(gap[jumps], -0.05 - compensation)
     assert_mean((gap[jumps] + 0.05 + compensation) ** 2, 0.01**2)
     assert np.abs(body).max() < 0.001
-
-
-def factor_market(**parameters: float) -> tuple[MarketData, np.ndarray]:
-    """One asset of `predictable_factor` with the factor that it hides."""
-    defaults = {
-        "strength": 0.2,
-        "persistence": 0.9,
-        "signal_noise": 0.0,
-        "volatility": 0.01,
-        "gap_share": 0.2,
-        "half_spread": 0.0,
-        "start_price": 100.0,
-        "median_volume": 1e6,
-        "volume_scale": 0.5,
-    }
-    market, factor = _with_factor(jax.random.key(15), FACTOR_BARS, 1, **(defaults | parameters))
-    return market, np.asarray(factor, np.float64)[:, 0]
-
-
-def test_the_factor_predicts_the_body_and_only_the_body():
-    market, factor = factor_market()
-    open_, close = (np.asarray(x, np.float64)[:, 0] for x in (market.open, market.close))
-    body, gap = close[1:] / open_[1:] - 1, open_[1:] / close[:-1] - 1
-    f = factor[:-1]
-    assert_mean(f * (body - 0.2 * 0.01 * f), 0.0)
-    assert_mean(f * body, 0.2 * 0.01 * np.mean(f**2))
-    assert_mean(f * gap, 0.0)
-    assert_mean((open_[2:] / open_[1:-1] - 1 - 0.002 * f[:-1]) ** 2, 0.01**2)
-    innovations = factor[1:] - 0.9 * factor[:-1]
-    assert_mean(innovations**2, 1 - 0.81)
-    np.testing.assert_allclose(np.log(np.asarray(market.volume)[:, 0] / 1e6), 0.5 * factor, atol=1e-4)
-    public = simulators.predictable_factor(jax.random.key(15), FACTOR_BARS, strength=0.2)
-    np.testing.assert_array_equal(public.close, market.close)
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.7])
-def test_sharpe_formula_against_simulation(noise):
-    """Decide at the close on the filtered volume, hold from the next open to the one after."""
-    strength, persistence, n_bars = 0.3, 0.9, FACTOR_BARS
-    market, _ = factor_market(strength=strength, signal_noise=noise, volatility=0.02)
-    open_ = np.asarray(market.open, np.float64)[:, 0]
-    earned = open_[2:] / open_[1:-1] - 1
-    observed = np.log(np.asarray(market.volume, np.float64)[:, 0] / 1e6) / 0.5
-    unknown = 1.0
-    for _ in range(500):
-        predicted = persistence**2 * unknown + 1 - persistence**2
-        gain = predicted / (predicted + noise**2)
-        unknown = (1 - gain) * predicted
-    assert filter_variance(persistence, noise) == pytest.approx(unknown, abs=1e-12)
-    filtered = signal.lfilter([gain], [1, -(1 - gain) * persistence], observed)[:-2]
-    second_moment = math.expm1(0.02**2) + (strength * 0.02) ** 2 * (filtered**2 + unknown)
-    positions = {"linear": filtered, "sign": np.sign(filtered), "optimal": filtered / second_moment}
-    ratios = {}
-    for policy, position in positions.items():
-        profit = position * earned
-        ratios[policy] = simulators.predictable_factor_sharpe(
-            strength, persistence, noise, volatility=0.02, policy=policy
-        )
-        assert profit.mean() / profit.std() == pytest.approx(ratios[policy], abs=ERRORS / math.sqrt(n_bars))
-    assert ratios["optimal"] > ratios["linear"] > ratios["sign"] > 0.15
-
-
-def test_sharpe_formula_limits():
-    """Small strength: s without noise, s sqrt(2 / pi) for the sign; a memoryless factor: s / sqrt(1 + noise^2)."""
-    sharpe = simulators.predictable_factor_sharpe
-    assert sharpe(0.01, volatility=1e-3) == pytest.approx(0.01, rel=2e-4)
-    assert sharpe(0.01, volatility=1e-3, policy="sign") == pytest.approx(0.01 * math.sqrt(2 / math.pi), rel=2e-4)
-    assert sharpe(0.01, 0.0, 1.5, volatility=1e-3) == pytest.approx(0.01 / math.sqrt(1 + 1.5**2), rel=2e-4)
-    assert sharpe(0.3, volatility=1e-4) == pytest.approx(0.3 / math.sqrt(1 + 2 * 0.3**2), rel=1e-5)
-    assert sharpe(0.1, n_assets=4) == pytest.approx(2 * sharpe(0.1))
-    assert sharpe(-0.1, policy="optimal") == pytest.approx(-sharpe(0.1, policy="optimal"), rel=2e-3)
-    assert filter_variance(0.9, 0.0) == 0
-    with pytest.raises(ValueError, match="best"):
-        sharpe(0.1, policy="best")
-    with pytest.raises(ValueError, match="persistence"):
-        sharpe(0.1, persistence=1.0)
-
-
-def test_the_features_reveal_the_factor():
-    """Persistence 0.9, window 252: the normalised volume keeps a correlation of about 0.956 with the factor."""
-    market, factor = factor_market()
-    market, factor = slice_bars(market, 0, 20_000), factor[:20_000]
-    table = features.compute_features(market, groups=("volume",), normalisation_window=252)
-    column = features.feature_names(("volume",)).index("relative_volume")
-    formed = slice(features.warmup(("volume",), 252) + 252, None)
-    assert np.corrcoef(np.asarray(table)[formed, 0, column], factor[formed])[0, 1] > 0.95
-
-
-def test_stationary_indices_by_hand_and_against_arch():
-    starts = jnp.array([3, 0, 1, 4, 2, 0], jnp.int32)
-    draws = jnp.array([0.9, 0.5, 0.1, 0.8, 0.9, 0.2])
-    index, fresh = stationary_indices(starts, draws, 0.2, 5)
-    np.testing.assert_array_equal(index, [3, 4, 1, 2, 3, 0])
-    np.testing.assert_array_equal(fresh, [True, False, True, False, False, True])
-    samplers = pytest.importorskip("arch.bootstrap._samplers_python")
-    rng = np.random.default_rng(0)
-    starts, draws = rng.integers(0, 50, 50), rng.uniform(size=50)
-    ours, _ = stationary_indices(jnp.asarray(starts, jnp.int32), jnp.asarray(draws), 0.1, 50)
-    expected = samplers.stationary_bootstrap_sample_python(starts.copy(), draws, 0.1)
-    np.testing.assert_array_equal(ours, expected)
-
-
-def test_bootstrap_keeps_bars_whole_and_blocks_in_order():
-    """The spread column numbers the source bars, so every drawn bar can be traced back and compared in full."""
-    n_source, n_bars, block = 400, 3000, 15.0
-    source = source_market(16)
-    numbers = jnp.arange(n_source, dtype=jnp.float32)[:, None]
-    source = source.replace(half_spread=jnp.broadcast_to(numbers, (n_source, 2)))
-    drawn = simulators.block_bootstrap(jax.random.key(17), source, n_bars, block)
-    row = np.asarray(drawn.half_spread).astype(int)
-    np.testing.assert_array_equal(row[:, 0], row[:, 1])
-    row = row[:, 0]
-    assert row.min() >= 1
-    for name in ("volume", "tradable"):
-        np.testing.assert_array_equal(getattr(drawn, name), np.asarray(getattr(source, name))[row])
-    np.testing.assert_array_equal(drawn.day_of_week, np.asarray(source.day_of_week)[row])
-    for name in ("open", "high", "low", "close"):
-        ours = np.asarray(getattr(drawn, name), np.float64)[1:] / np.asarray(drawn.close, np.float64)[:-1]
-        close = np.asarray(source.close, np.float64)
-        theirs = np.asarray(getattr(source, name), np.float64)[row[1:]] / close[row[1:] - 1]
-        np.testing.assert_allclose(ours, theirs, rtol=5e-6)
-    follows = row[1:] == np.where(row[:-1] == n_source - 1, 1, row[:-1] + 1)
-    assert_mean(~follows, (1 - 1 / (n_source - 1)) / block)
-
-
-def test_bootstrap_of_a_ragged_market_keeps_the_contract():
-    """Late listing and missing bars: stale prices where not tradable, 1.0 before the first bar, no jump from 1.0."""
-    source = source_market(18)
-    bar = np.arange(400)
-    tradable = np.stack([bar >= 240, bar % 4 != 1], axis=1)
-    latest = np.maximum.accumulate(np.where(tradable, bar[:, None], -1), axis=0)
-    close = np.take_along_axis(np.asarray(source.close), np.maximum(latest, 0), axis=0)
-    stale = np.where(latest < 0, 1.0, close)
-    prices = {
-        name: jnp.asarray(np.where(tradable, getattr(source, name), stale)) for name in ("open", "high", "low", "close")
-    }
-    source = source.replace(**prices, tradable=jnp.asarray(tradable), volume=source.volume * tradable)
-    drawn = simulators.block_bootstrap(jax.random.key(19), source, 3000, 8.0)
-    on, listed = np.asarray(drawn.tradable), np.cumsum(np.asarray(drawn.tradable), axis=0) > 0
-    assert 0.2 < on[:, 0].mean() < 0.6
-    for name in ("open", "high", "low", "close"):
-        values = np.asarray(getattr(drawn, name))
-        np.testing.assert_array_equal(values[~listed], 1.0)
-        halted = ~on[1:] & listed[:-1]
-        np.testing.assert_array_equal(values[1:][halted], np.asarray(drawn.close)[:-1][halted])
-    assert (np.asarray(drawn.volume)[~on] == 0).all()
-    moves = np.abs(np.diff(np.log(np.asarray(drawn.close)), axis=0))[listed[:-1]]
-    assert moves.max() < 0.1
-    with pytest.raises(ValueError, match="at least 2 bars"):
-        simulators.block_bootstrap(jax.random.key(20), slice_bars(source, 0, 1), 10, 5.0)

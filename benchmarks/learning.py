@@ -1,0 +1,132 @@
+"""Does it learn, and does the chunk pass learn as well as a window per step?
+
+    python -m benchmarks.learning factor|flat|designs [--seeds 3]
+
+`factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets in % of
+the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with costs; the
+agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk against window.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.recording import record
+from benchmarks.windowed import make_window_policy
+from envs import features, simulators
+from envs.execution import Costs, make_costs
+from envs.market import MarketData
+from envs.trading import TradingEnv
+from jaxppo.backtest import run_policy
+from jaxppo.config import PPOConfig
+from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
+from jaxppo.ppo import data_mesh, make_learner
+
+FACTOR = {"strength": 0.15, "persistence": 0.9, "signal_noise": 0.5, "volatility": 0.01}
+LIMIT = 15.0
+TRAIN_BARS, TEST_BARS, TEST_MARKETS = 200_000, 3_000, 8
+LEVELS = tuple(float(level) for level in np.linspace(-1.0, 1.0, 7))
+
+
+def encoder_config(window: int) -> EncoderConfig:
+    """Two layers, width 32, four heads."""
+    sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
+    return EncoderConfig("transformer", sizes, 32, 2, 4, window, 2, True, jnp.dtype("float32"))
+
+
+def train_and_test(
+    design: str, train: MarketData, tests: list[MarketData], costs: Costs, limit: float, config: PPOConfig, steps: int, seed: int
+) -> dict[str, float]:
+    """Trains for `steps` environment steps; per-bar Sharpe, turnover and exposure over the test markets.
+
+    Sliding windows of 16 bars give the chunk pass a context of 31 bars; the window design reads exactly those 31.
+    """
+    encoder = encoder_config(16)
+    env = TradingEnv(observation="index", window=encoder.context, start="random", levels=LEVELS, position_limit=limit)
+    action = ActionConfig(env.actions, env.num_actions, -1.0, 1.0)
+    key = jax.random.key(seed)
+    if design == "chunk":
+        policy, net = make_policy(encoder, action, key)
+    else:
+        policy, net = make_window_policy(encoder_config(encoder.context), action, key, last_query=True)
+    learner = make_learner(policy, env, config, data_mesh(jax.devices()[:1]))
+    params = learner.replicate(env.make_params(train, costs, episode_bars=4 * config.chunk))
+    state = learner.init(net, seed, params)
+    started = time.perf_counter()
+    iterations = -(-steps // learner.steps_per_iteration)
+    for i in range(iterations):
+        state, metrics = learner.iterate(state, params, jnp.float32(i / iterations))
+    jax.block_until_ready(metrics)
+    seconds = time.perf_counter() - started
+    first = env.first_decision
+    ledgers = [
+        run_policy(policy, env, state.params, env.make_params(test, costs), jnp.int32(first), test.n_bars - 1 - first)
+        for test in tests
+    ]
+    returns = np.concatenate([ledger.returns for ledger in ledgers])
+    return {
+        "seed": seed,
+        "sharpe_per_bar": float(returns.mean() / max(returns.std(), 1e-12)),
+        "mean_return_per_bar": float(returns.mean()),
+        "turnover_per_bar": float(np.mean([np.mean(ledger.turnover) for ledger in ledgers])),
+        "gross_exposure": float(np.mean([np.abs(ledger.weights).sum(axis=-1).mean() for ledger in ledgers])),
+        "env_steps": iterations * learner.steps_per_iteration,
+        "seconds_with_compilation": seconds,
+    }
+
+
+def factor_score(design: str, seed: int, steps: int, config: PPOConfig) -> dict[str, float]:
+    """One agent on the factor market; `score` is the share of the best achievable Sharpe ratio."""
+    train = simulators.predictable_factor(jax.random.key(1000 + seed), TRAIN_BARS, **FACTOR)
+    tests = [simulators.predictable_factor(jax.random.key(2000 + i), TEST_BARS, **FACTOR) for i in range(TEST_MARKETS)]
+    costs = make_costs(max_leverage=LIMIT, maintenance_margin=0.05)
+    result = train_and_test(design, train, tests, costs, LIMIT, config, steps, seed)
+    best = simulators.predictable_factor_sharpe(
+        FACTOR["strength"], FACTOR["persistence"], FACTOR["signal_noise"], volatility=FACTOR["volatility"]
+    )
+    return {**result, "best_sharpe_per_bar": best, "score": result["sharpe_per_bar"] / best}
+
+
+def flat_score(seed: int, steps: int, config: PPOConfig) -> dict[str, float]:
+    """One agent on a driftless geometric random walk that charges 10 basis points per trade."""
+    train = simulators.gbm(jax.random.key(3000 + seed), TRAIN_BARS)
+    tests = [simulators.gbm(jax.random.key(4000 + i), TEST_BARS) for i in range(TEST_MARKETS)]
+    return train_and_test("chunk", train, tests, make_costs(commission_bps=10.0), 1.0, config, steps, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=("factor", "flat", "designs"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1_500_000)
+    chosen = parser.parse_args()
+    config = PPOConfig(
+        paths=64, portfolios=8, chunk=64, micro_batch=4, learning_rate=1e-3, gamma=0.9, gae_lambda=0.9, reward_scale=10.0
+    )
+    rows: dict[str, list[dict[str, float]]] = {}
+    if chosen.experiment == "flat":
+        rows["flat"] = [flat_score(seed, chosen.steps, config) for seed in range(chosen.seeds)]
+    else:
+        designs = ("chunk",) if chosen.experiment == "factor" else ("chunk", "window")
+        for design in designs:
+            rows[design] = [factor_score(design, seed, chosen.steps, config) for seed in range(chosen.seeds)]
+    key = "turnover_per_bar" if chosen.experiment == "flat" else "score"
+    summary = {}
+    for name, runs in rows.items():
+        values = [run[key] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        summary[name] = {f"{key}_mean": statistics.mean(values), f"{key}_standard_deviation": spread}
+        for run in runs:
+            print(name, {k: round(v, 5) for k, v in run.items()})
+        print(name, summary[name])
+    print(f"wrote {record(f'learning_{chosen.experiment}', {'ppo': config.model_dump(), 'summary': summary, 'runs': rows})}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Environment steps per second: one encoder pass per chunk against a window per step, and the environment against peers.
+
+    python -m benchmarks.throughput [--window 64] [--width 64] [--skip-peers]
+
+End to end means rollout, advantages and 4 epochs x 4 minibatches of updates, 64 paths x 128 bars, one asset, all costs on,
+by the same learner; every design takes the micro-batch that suits it best. Run it alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.recording import record
+from benchmarks.windowed import make_window_policy
+from envs import features, simulators
+from envs.execution import Costs, make_costs
+from envs.trading import TradingEnv
+from jaxppo.config import PPOConfig
+from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
+from jaxppo.ppo import data_mesh, make_learner
+
+PATHS, CHUNK, LAYERS, HEADS = 64, 128, 2, 8
+MICRO_BATCHES = (1, 2, 4, 8)
+
+
+def all_costs() -> Costs:
+    """Every cost that the environment knows, switched on."""
+    return make_costs(
+        commission_bps=1.0,
+        commission_per_share=0.001,
+        commission_minimum=0.01,
+        slippage=0.02,
+        impact=0.6,
+        participation_limit=0.1,
+        borrow_rate=0.01,
+        margin_rate=0.05,
+    )
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median wall time of `run` after one warm-up call."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int, repeats: int, paths: int) -> float:
+    """Environment steps per second of `Learner.iterate`; `design` is "chunk", "window" or "window, last query"."""
+    sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
+    encoder = EncoderConfig("transformer", sizes, width, LAYERS, HEADS, window, 2, True, jnp.dtype("float32"))
+    env = TradingEnv(observation="index", window=encoder.context, start="random")
+    action = ActionConfig(env.actions, env.num_actions, -1.0, 1.0)
+    if design == "chunk":
+        policy, net = make_policy(encoder, action, jax.random.key(0))
+    else:
+        policy, net = make_window_policy(encoder, action, jax.random.key(0), last_query=design != "window")
+    config = PPOConfig(paths=paths, portfolios=portfolios, chunk=CHUNK, micro_batch=micro)
+    learner = make_learner(policy, env, config, data_mesh(jax.devices()[:1]))
+    market = simulators.gbm(jax.random.key(1), 4000, 1)
+    params = learner.replicate(env.make_params(market, all_costs(), episode_bars=2 * CHUNK))
+    state = [learner.init(net, 0, params)]
+
+    def iterate() -> object:
+        state[0], metrics = learner.iterate(state[0], params, jnp.float32(0.0))
+        return metrics
+
+    return learner.steps_per_iteration / median_seconds(iterate, repeats)
+
+
+def best_micro_batch(design: str, window: int, width: int, portfolios: int, repeats: int) -> dict[str, float]:
+    """The fastest micro-batch of a design, found on a quarter of the paths, measured on all of them."""
+    trial = {m: end_to_end(design, window, width, portfolios, m, 1, PATHS // 4) for m in MICRO_BATCHES if m <= PATHS // 16}
+    micro = max(trial, key=trial.get)
+    candidates = {micro, min(2 * micro, PATHS // 4)} if micro == max(trial) else {micro}
+    measured = {m: end_to_end(design, window, width, portfolios, m, repeats, PATHS) for m in sorted(candidates)}
+    micro = max(measured, key=measured.get)
+    return {"steps_per_second": measured[micro], "micro_batch": micro, "portfolios": portfolios}
+
+
+def environment_only(n_assets: int, n_envs: int, n_steps: int, repeats: int) -> float:
+    """Steps per second of `TradingEnv.step` with automatic resets, random actions drawn inside, all costs on."""
+    env = TradingEnv(n_assets=n_assets, observation="index", window=1)
+    market = simulators.gbm(jax.random.key(1), 4000, n_assets)
+    params = env.make_params(market, all_costs(), episode_bars=256)
+    space = env.action_space(params)
+
+    @jax.jit
+    def run(key: jax.Array) -> jax.Array:
+        def one(carry, key):
+            states, total = carry
+            key_action, key_step = jax.random.split(key)
+            actions = jax.vmap(space.sample)(jax.random.split(key_action, n_envs))
+            keys = jax.random.split(key_step, n_envs)
+            _, states, reward, _, _, _ = jax.vmap(env.step, in_axes=(0, 0, 0, None))(keys, states, actions, params)
+            return (states, total + reward), None
+
+        key_reset, key_steps = jax.random.split(key)
+        _, states = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key_reset, n_envs), params)
+        (_, total), _ = jax.lax.scan(one, (states, jnp.zeros(n_envs)), jax.random.split(key_steps, n_steps))
+        return total
+
+    seconds = median_seconds(lambda: run(jax.random.key(0)), repeats)
+    return n_envs * n_steps / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--skip-peers", action="store_true")
+    chosen = parser.parse_args()
+    rows = {
+        "a: window, every step": best_micro_batch("window", chosen.window, chosen.width, 1, 1),
+        "a: window, last query only": best_micro_batch("window, last query", chosen.window, chosen.width, 1, 1),
+        "b: chunk, K=1": best_micro_batch("chunk", chosen.window, chosen.width, 1, chosen.repeats),
+        "c: chunk, K=8": best_micro_batch("chunk", chosen.window, chosen.width, 8, chosen.repeats),
+    }
+    for name, row in rows.items():
+        row["times_window"] = row["steps_per_second"] / rows["a: window, every step"]["steps_per_second"]
+        row["times_best_window"] = row["steps_per_second"] / rows["a: window, last query only"]["steps_per_second"]
+        print(f"{name:30}{row['steps_per_second']:>12,.0f}/s{row['times_window']:>8.1f}x{row['times_best_window']:>8.1f}x")
+    env_rows = {
+        "jaxppo, 1 asset": environment_only(1, 8192, 256, chosen.repeats),
+        "jaxppo, 30 assets": environment_only(30, 1024, 256, chosen.repeats),
+    }
+    if not chosen.skip_peers:
+        env_rows |= peers.measure(seconds=3.0)
+    for name, value in env_rows.items():
+        print(f"{name:30}{value:>12,.0f}/s")
+    content = {"window": chosen.window, "width": chosen.width, "paths": PATHS, "chunk": CHUNK, "layers": LAYERS}
+    path = record("throughput", {**content, "heads": HEADS, "end_to_end": rows, "environment_only": env_rows})
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()

@@ -1,0 +1,214 @@
+"""The chunk pass against recomputation from one window per bar; receptive field; symmetries; precision."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxppo.distributions import SquashedGaussian
+from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
+
+LENGTH = 37  # several attention blocks, the last one cut short
+CONFIG = tiny.encoder_config(width=16, layers=2, window=5)
+CONTEXT = 9
+N_FEATURES = sum(CONFIG.groups)
+
+
+@functools.cache
+def built(**changes) -> tuple[Policy, Params]:
+    """The two-block network, in another precision or of another kind if asked."""
+    config = tiny.encoder_config(width=16, layers=2, window=5, **changes)
+    return make_policy(config, tiny.ACTION, jax.random.key(3))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(policy: Policy, net: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
+    return policy.encode(net, features, listed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def act(policy: Policy, net: Params, prepared: jax.Array, seen):
+    return policy.act(net, prepared, seen)
+
+
+def table(n_assets: int, n_bars: int = CONTEXT - 1 + LENGTH, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Random features `[T, A, F]` and listing `[T, A]`; half of the assets come in late."""
+    rng = np.random.default_rng(seed)
+    first = np.where(np.arange(n_assets) % 2, rng.integers(1, n_bars, n_assets), 0)
+    listed = np.arange(n_bars)[:, None] >= first
+    features = rng.normal(size=(n_bars, n_assets, N_FEATURES)).astype(np.float32)
+    return features * listed[..., None], listed
+
+
+def chunk_pass(built_policy: tuple[Policy, Params], features, listed) -> np.ndarray:
+    """`[S, A, 2 D]` from one pass."""
+    return np.asarray(encode(*built_policy, jnp.asarray(features)[None], jnp.asarray(listed)[None])[0])
+
+
+def window_passes(built_policy: tuple[Policy, Params], features, listed) -> np.ndarray:
+    """The same, every bar from a window of exactly `CONTEXT` bars of its own."""
+    bars = np.arange(len(features) - CONTEXT + 1)[:, None] + np.arange(CONTEXT)
+    return np.asarray(encode(*built_policy, jnp.asarray(features[bars]), jnp.asarray(listed[bars]))[:, 0])
+
+
+def test_the_context_is_the_receptive_field():
+    assert built()[0].context == CONFIG.context == CONTEXT
+    assert tiny.encoder_config(kind="mlp").context == 1
+
+
+@pytest.mark.parametrize("n_assets", [1, 3])
+def test_the_chunk_pass_equals_recomputation_from_a_window_at_every_bar(n_assets):
+    features, listed = table(n_assets)
+    chunk, windows = chunk_pass(built(), features, listed), window_passes(built(), features, listed)
+    assert chunk.shape == windows.shape == (LENGTH, n_assets, 2 * CONFIG.width)
+    assert np.abs(windows).max() > 0.5
+    np.testing.assert_allclose(chunk, windows, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_parity_and_distance_to_float32():
+    """Rotary phases differ by where the chunk begins, which bfloat16 rounds: 2 % of a memory's size."""
+    features, listed = table(3)
+    short = built(dtype=jnp.dtype("bfloat16"))
+    chunk, windows, exact = chunk_pass(short, features, listed), window_passes(short, features, listed), None
+    exact = chunk_pass(built(), features, listed)
+    scale = np.sqrt(np.mean(exact**2))
+    assert np.sqrt(np.mean((chunk - windows) ** 2)) < 0.02 * scale
+    assert 1e-4 * scale < np.sqrt(np.mean((chunk - exact) ** 2)) < 0.03 * scale
+
+
+def test_a_bar_has_the_same_memory_wherever_in_the_chunk_it_falls():
+    features, listed = table(3, CONTEXT - 1 + LENGTH + 11)
+    early = chunk_pass(built(), features[:-11], listed[:-11])
+    late = chunk_pass(built(), features[11:], listed[11:])
+    np.testing.assert_allclose(early[11:], late[:-11], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("t", [0, 9, 16, 36])
+def test_a_memory_depends_on_exactly_its_context(t):
+    """Index t of the chunk is row `t + CONTEXT - 1` of the table; its context begins at row t."""
+    features, _ = table(3)
+    listed = np.ones(features.shape[:2], bool)
+    before = chunk_pass(built(), features, listed)[t]
+    outside = np.random.default_rng(1).normal(0, 30, features.shape).astype(np.float32)
+    outside[t : t + CONTEXT] = features[t : t + CONTEXT]
+    np.testing.assert_array_equal(chunk_pass(built(), outside, listed)[t], before)
+    for edge in (t, t + CONTEXT - 1):
+        inside = features.copy()
+        inside[edge, 0] += 1
+        assert np.abs(chunk_pass(built(), inside, listed)[t, 0] - before[0]).max() > 1e-5
+
+
+def test_a_listing_that_is_still_to_come_changes_nothing():
+    features, listed = table(3)
+    later = listed.copy()
+    later[20:] = ~later[20:]
+    changed = chunk_pass(built(), features, later)
+    expected = chunk_pass(built(), features, listed)
+    np.testing.assert_array_equal(changed[: 20 - CONTEXT + 1], expected[: 20 - CONTEXT + 1])
+    assert np.abs(changed - expected).max() > 1e-3
+
+
+def test_a_permutation_of_the_assets_permutes_memory_and_logits_and_leaves_the_value():
+    order = np.array([2, 0, 3, 1])
+    features, listed = table(4)
+    memory = chunk_pass(built(), features, listed)
+    permuted = chunk_pass(built(), features[:, order], listed[:, order])
+    np.testing.assert_allclose(permuted, memory[:, order], rtol=1e-4, atol=1e-5)
+    seen = tiny.observation(0, LENGTH, n_assets=4)
+    moved = seen.replace(asset=seen.asset[:, order], mask=seen.mask[:, order])
+    distribution, value = act(*built(), jnp.asarray(memory), seen)
+    other, same_value = act(*built(), jnp.asarray(memory[:, order]), moved)
+    np.testing.assert_allclose(other.logits, distribution.logits[:, order], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(same_value, value, rtol=1e-4, atol=1e-6)
+    assert np.asarray(value).std() > 0.01
+
+
+def test_other_assets_matter_only_once_they_are_listed():
+    features, _ = table(3)
+    listed = np.ones(features.shape[:2], bool)
+    listed[:20, 2] = False
+    other = features.copy()
+    other[:, 2] = np.random.default_rng(2).normal(size=other[:, 2].shape)
+    before, after = chunk_pass(built(), features, listed), chunk_pass(built(), other, listed)
+    first = 20 - CONTEXT + 1
+    np.testing.assert_array_equal(after[:first, :2], before[:first, :2])
+    assert np.abs(after[first:, :2] - before[first:, :2]).max() > 1e-3
+
+
+def test_the_same_weights_take_any_number_of_assets():
+    features, _ = table(5)
+    listed = np.ones(features.shape[:2], bool)
+    listed[:, 2:] = False
+    five = chunk_pass(built(), features, listed)
+    two = chunk_pass(built(), features[:, :2], listed[:, :2])
+    np.testing.assert_allclose(five[:, :2], two, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_logits_and_values_are_float32():
+    features, listed = table(3)
+    policy, net = built(dtype=jnp.dtype("bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(net)} == {jnp.dtype("float32")}
+    memory = encode(policy, net, jnp.asarray(features, jnp.bfloat16)[None], jnp.asarray(listed)[None])
+    distribution, value = act(policy, net, memory, tiny.observation(0, 1, LENGTH, n_assets=3))
+    assert memory.dtype == distribution.logits.dtype == value.dtype == jnp.float32
+    assert value.shape == (1, LENGTH)
+
+
+def test_the_portfolios_of_a_path_share_its_memory():
+    """Memory `[S, 1, A, 2 D]` against observations `[S, K]` is the same as one portfolio at a time."""
+    features, listed = table(3)
+    memory = jnp.asarray(chunk_pass(built(), features, listed))
+    seen = tiny.observation(4, LENGTH, 3, n_assets=3)
+    distribution, value = act(*built(), memory[:, None], seen)
+    for k in range(3):
+        alone, its_value = act(*built(), memory, jax.tree.map(lambda x, k=k: x[:, k], seen))
+        np.testing.assert_allclose(distribution.logits[:, k], alone.logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(value[:, k], its_value, rtol=1e-5, atol=1e-6)
+    assert np.asarray(value).std(axis=1).min() > 1e-3
+
+
+def test_an_asset_that_is_never_listed_leaves_the_gradient_its_size():
+    features, _ = table(2)
+    policy, net = built()
+
+    @jax.jit
+    def gradient(listed: jax.Array) -> Params:
+        rows = jnp.asarray(features)[None] * listed[..., None]
+        return jax.grad(lambda p: jnp.sum(jnp.square(policy.encode(p, rows, listed))))(net)
+
+    listed = jnp.ones((1, *features.shape[:2]), bool)
+    with_both, with_one = (
+        float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient(mask)))))
+        for mask in (listed, listed.at[..., 1].set(False))
+    )
+    assert np.isfinite(with_one)
+    assert with_one < 10 * with_both
+
+
+def test_the_perceptron_reads_the_current_bar_only():
+    policy, net = built(kind="mlp")
+    features, listed = table(2, 12)
+    before = chunk_pass((policy, net), features, listed)
+    assert before.shape == (12, 2, 2 * CONFIG.width)
+    features[5] += 1
+    changed = np.abs(chunk_pass((policy, net), features, listed) - before).max(axis=(1, 2))
+    assert np.flatnonzero(changed).tolist() == [5]
+
+
+def test_a_continuous_head_gives_a_squashed_gaussian_per_asset():
+    policy, net = make_policy(tiny.encoder_config(kind="mlp"), ActionConfig("continuous", 3, -0.5, 1.0), jax.random.key(0))
+    memory = jnp.zeros((4, 3, 16))
+    distribution, value = act(policy, net, memory, tiny.observation(0, 4, n_assets=3))
+    assert isinstance(distribution, SquashedGaussian)
+    assert distribution.mean.shape == distribution.log_std.shape == (4, 3)
+    assert (distribution.low, distribution.high, value.shape) == (-0.5, 1.0, (4,))
+
+
+def test_impossible_shapes_are_refused():
+    with pytest.raises(ValueError, match="width 10 must be a multiple of twice the number of heads"):
+        tiny.encoder_config(width=10)
+    with pytest.raises(ValueError, match="'transformer' or 'mlp'"):
+        tiny.encoder_config(kind="lstm")
