@@ -76,6 +76,7 @@ class Fills:
       costs: currency per asset, by kind; includes the costs of a liquidation.
       financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
+        Stays true while equity is negative.
       liquidation: `[A]` shares closed by a liquidation, signed.
     """
 
@@ -110,8 +111,8 @@ def outstanding(portfolio: Portfolio) -> jax.Array:
 def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
     """Orders that bring the portfolio from where its outstanding orders leave it to the target weights.
 
-    If the gross target exceeds `costs.max_leverage`, the weights of the assets that are not held are scaled down to what
-    the held ones leave free; a held position is never touched.
+    If the gross target exceeds `costs.max_leverage`, the weights of the assets that are not held are scaled down to
+    what the held ones leave free; a held position is never touched.
 
     Args:
       portfolio: at the close of the decision bar.
@@ -120,7 +121,7 @@ def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, 
       costs: cost parameters.
 
     Returns:
-      `[A]` shares, signed; all zero once equity is gone.
+      `[A]` shares, signed; exactly 0 where only rounding is left to trade. Without equity they close what is not held.
     """
     expected = portfolio.shares + outstanding(portfolio)
     equity = jnp.maximum(portfolio.equity, 0.0)
@@ -137,8 +138,9 @@ def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, 
 def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:
     """Takes one portfolio from one close to the next.
 
-    In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts and
-    volume allow, at a cost; the book is marked at the close; equity below the maintenance margin is liquidated there.
+    In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts
+    and volume allow, at a cost; the book is marked at the close; equity below the maintenance margin is liquidated
+    there, halted or not and whatever the volume, so that the account ends with the bar.
 
     `equity' = equity + shares (p - mark) + shares' (close - p) - costs - financing`, `p` the fill price.
 
@@ -221,7 +223,7 @@ def _rounding(*shares: jax.Array) -> jax.Array:
 
 
 def _snap(shares: jax.Array, rounding: jax.Array) -> jax.Array:
-    """`shares` without dust: 0 where they are rounding, which would be held, traded and charged a minimum commission."""
+    """`shares`, exactly 0 where they are rounding: dust would be held, traded and charged a minimum commission."""
     return jnp.where(jnp.abs(shares) <= rounding, 0.0, shares)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -263,8 +264,11 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             mask=self.action_mask(tradable),
         )
 
-    def start_portfolio(self, key: jax.Array, price: jax.Array, tradable: jax.Array, params: EnvParams) -> Portfolio:
-        """The account at the start of an episode; positions only in assets `[A]` that are tradable. Consumes `key`."""
+    def start_portfolio(self, key: jax.Array | None, price: jax.Array, tradable: jax.Array, params: EnvParams) -> Portfolio:
+        """The account at the start of an episode; positions only in assets `[A]` that are tradable.
+
+        Consumes `key`, which may be None for `start="flat"`.
+        """
         portfolio = open_portfolio(price, params.initial_cash, self.fill_rule)
         if self.start == "flat":
             return portfolio
@@ -277,13 +281,35 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
         """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length. Consumes `key`."""
         latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
-        return jax.random.randint(key, (), params.first_bar, latest + 1)
+        choices = latest - params.first_bar + 1
+        drawn = (jax.random.uniform(key) * choices).astype(jnp.int32)
+        return params.first_bar + jnp.minimum(drawn, choices - 1)
 
     # The gymnax interface.
 
+    @partial(jax.jit, static_argnames=("self",))
+    def step(
+        self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams | None = None
+    ) -> tuple[Any, EnvState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """One decision and one bar, then an automatic reset if the episode ended. Consumes `key` for the reset.
+
+        gymnax's contract; the transition itself is deterministic, so the key is not split, which would cost more than
+        the step.
+        """
+        params = self.default_params if params is None else params
+        observed, stepped, reward, terminated, info = self.step_env(key, state, action, params)
+        truncated = self.is_truncated(stepped, params)
+        ended = terminated | truncated
+        fresh_observation, fresh = self.reset_env(key, params)
+        observation, state = jax.tree.map(
+            lambda new, old: jnp.where(ended, new, old), (fresh_observation, fresh), (observed, stepped)
+        )
+        info |= {"terminated": terminated, "truncated": truncated, "final_observation": observed}
+        return observation, state, reward, terminated, truncated, info
+
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
         """Starts an episode at a random bar. Consumes `key`."""
-        key_start, key_portfolio = jax.random.split(key)
+        key_start, key_portfolio = (key, None) if self.start == "flat" else jax.random.split(key)
         bar = self.draw_start(key_start, params)
         price, tradable = params.market.close[bar], params.market.tradable[bar]
         portfolio = self.start_portfolio(key_portfolio, price, tradable, params)

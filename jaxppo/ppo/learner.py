@@ -125,15 +125,19 @@ def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh)
         new = TrainState(params=net, opt_state=opt_state, paths=paths, iteration=state.iteration + 1, seed=state.seed)
         return new, {**metrics, **_rollout_metrics(rollout), "learning_rate": _learning_rate(config, progress)}
 
+    @jax.jit
+    def begin(params: EnvParams, path: jax.Array, keys: jax.Array) -> PathState:
+        return jax.vmap(lambda p, k: start_paths(env, params, config.portfolios, p, k))(path, keys)
+
     def init(net: Params, seed: int, params: EnvParams) -> TrainState:
+        net = jax.tree.map(jnp.copy, net)  # `iterate` donates its state, never the caller's arrays
         key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
         path = jnp.arange(config.paths, dtype=jnp.int32)
-        start = jax.vmap(lambda p, k: start_paths(env, params, config.portfolios, p, k))
         return place(
             TrainState(
                 params=net,
                 opt_state=optimiser.init(net),
-                paths=jax.jit(start)(path, _path_keys(key, path)),
+                paths=begin(params, path, _path_keys(key, path)),
                 iteration=jnp.zeros((), jnp.int32),
                 seed=jnp.asarray(seed, jnp.uint32),
             )

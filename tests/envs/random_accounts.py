@@ -8,9 +8,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from envs.execution import Costs, unpack_bar
-from envs.portfolio import Fills, FillRule, Portfolio, open_portfolio, orders_to_target, step
 from scipy.signal import lfilter
+
+from envs.execution import Costs, unpack_bar
+from envs.portfolio import FillRule, Fills, Portfolio, open_portfolio, orders_to_target, step
 
 
 def random_bars(seed: int, n_bars: int, n_assets: int, *, volatility: float = 0.004, depth: float = 3e6) -> np.ndarray:

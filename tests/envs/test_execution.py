@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from envs.execution import BAR_FIELDS, Bar, fillable, make_costs, pack_bars, trade_costs, unpack_bar
-from envs.market import SECONDS_PER_YEAR, MarketData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from envs.execution import BAR_FIELDS, Bar, fillable, make_costs, pack_bars, trade_costs, unpack_bar
+from envs.market import SECONDS_PER_YEAR, MarketData
 
 KINDS = ("commission", "spread", "slippage", "impact")
 

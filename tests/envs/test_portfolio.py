@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from envs.execution import Bar, make_costs
 from envs.portfolio import (
     FillRule,

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from causality import assert_causal
-from envs.execution import BAR_FIELDS, Costs, make_costs, pack_bars, unpack_bar
-from envs.market import MarketData
-from envs.portfolio import FillRule, open_portfolio, orders_to_target, outstanding, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_accounts import as_float64, costs_as_floats, random_bars, random_decisions, run_account
+
+from envs.execution import BAR_FIELDS, Costs, make_costs, pack_bars, unpack_bar
+from envs.market import MarketData
+from envs.portfolio import FillRule, open_portfolio, orders_to_target, outstanding, step
 
 N_BARS, N_ASSETS = 40, 3
 RULES = [FillRule(), FillRule(latency_bars=3), FillRule(unfilled="drop"), FillRule(price="decision_close")]

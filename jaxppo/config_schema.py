@@ -1,0 +1,303 @@
+"""Every key of a run configuration: type, range, default, meaning. Reading files and options is `jaxppo.config`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+LARGEST = 1e15
+"""Bound of every number: float32 arithmetic on larger ones overflows."""
+LONGEST_EPISODE = 2**30
+BUDGETS = ("steps", "episodes", "minutes")
+PERIODS = ("train", "validation", "test")
+
+
+
+def _whole(value: Any) -> Any:
+    """Accepts `1e6` where a whole number is asked for."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Positive = Annotated[int, Field(ge=1, le=2**20)]
+Bars = Annotated[int, Field(ge=0, le=2**20)]
+Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0, le=LARGEST)]
+Above = Annotated[float, Field(gt=0.0, le=LARGEST)]
+Text = Annotated[str, Field(min_length=1)]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?)?$")]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+GROUPS = Literal["price", "volume", "technical", "volatility", "calendar"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Where prices come from and how they are checked; see `envs.load_market`."""
+
+    path: Text | Annotated[tuple[Text, ...], Field(min_length=1)] = "us5_1d"
+    """Price file, folder, list of files, or the name of a shipped data set."""
+    symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Symbols to use, in this order; all of the file if absent."""
+    calendar: Text | None = None
+    """Exchange calendar (XNYS, 24/5, ...) for sessions, the exchange's clock and missing days."""
+    timezone: Text | None = None
+    """Time zone of times without an offset, and the exchange's clock if no calendar is named; absent: UTC."""
+    day_first: bool | None = None
+    """Whether 01/02/2020 is the first of February; absent: decided from the whole column."""
+    adjust: bool = True
+    """Adjust prices and volume by the file's adjustment column, if it has one."""
+    on_bad_rows: Literal["error", "drop"] = "error"
+    """Rows that cannot be right: refuse the file, or drop and count them."""
+    on_duplicates: Literal["error", "first", "last"] = "error"
+    """Differing rows for one time: refuse the file, or keep one."""
+    on_crossed_quotes: Literal["error", "estimate"] = "error"
+    """Bid above ask: refuse the file, or estimate the spread there."""
+    on_off_session: Literal["keep", "drop", "error"] = "keep"
+    """Bars that no session of the calendar touches."""
+    range_tolerance: NonNegative = 1e-4
+    """Relative excess of open or close over [low, high] that widens the bar instead of refusing it."""
+    max_log_jump: Above = 1.25
+    """Largest accepted empty space between the ranges of two bars, log price."""
+    max_log_range: Above = 3.5
+    """Largest accepted log(high / low) of a bar."""
+    split_tolerance: NonNegative = 0.04
+    """How near a gap must be to a whole ratio, log price, to count as an unadjusted split; 0 turns the search off."""
+    max_hole_days: Above = 120.0
+    """Longest accepted time between two bars of an asset, days."""
+    zero_volume_tradable: bool = False
+    """Whether bars with zero or missing volume can be traded."""
+    min_half_spread: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-4
+    """Floor of the estimated half-spread, fraction of the price; quotes are taken as they are."""
+    spread_window: Annotated[int, Field(ge=3, le=2**20)] = 63
+    """Bars per estimate of the spread."""
+    train: Share | tuple[Day, Day] = 0.6
+    """Training period: share of the bars, or [first, last] dates, both included."""
+    validation: Share | tuple[Day, Day] = 0.2
+    """Validation period (checkpoint selection): share of the bars, or [first, last] dates."""
+    test: Share | tuple[Day, Day] | None = None
+    """Test period (never looked at before the end): share, dates, or absent for the rest."""
+    purge_bars: Bars = 5
+    """Bars left out between one period and the next."""
+
+
+class FeaturesConfig(_Section):
+    """What the encoder reads."""
+
+    groups: Annotated[tuple[GROUPS, ...], Field(min_length=1)] = ("price", "volume", "technical", "volatility", "calendar")
+    """Feature groups, each with its own embedding."""
+    normalisation_window: Annotated[int, Field(ge=10, le=2**20)] = 252
+    """Span in bars of the causal normalisation."""
+
+
+class EnvConfig(_Section):
+    """The trading environment; see `envs.TradingEnv`."""
+
+    actions: Literal["discrete", "continuous"] = "discrete"
+    """Discrete target levels per asset, or a continuous box of target weights."""
+    levels: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Target levels in units of `position_limit`; a continuous action spans their range."""
+    position_limit: Above | None = None
+    """Largest absolute weight per asset, fraction of equity; absent: 1 / number of assets."""
+    initial_cash: Above = 1_000_000.0
+    """Starting capital, currency of the prices."""
+    episode_chunks: Positive = 2
+    """Length of a training episode in rollout chunks."""
+    start: Literal["flat", "random"] = "random"
+    """Positions at the start of a training episode; evaluation starts flat."""
+    latency_bars: Positive = 1
+    """Bars from decision to fill; 1 fills at the next open."""
+    unfilled: Literal["carry", "drop"] = "carry"
+    """What happens to the part of an order that a bar could not absorb."""
+    fill_price: Literal["next_open", "decision_close"] = "next_open"
+    """Price of fills; "decision_close" uses a price the decision has already seen: for research on its own bias only."""
+
+
+class CostsConfig(_Section):
+    """Costs of trading and holding; see `envs.execution.Costs`."""
+
+    commission_bps: NonNegative = 1.0
+    """Commission, basis points of notional."""
+    commission_per_share: NonNegative = 0.0
+    """Commission, currency per share."""
+    commission_minimum: NonNegative = 0.0
+    """Smallest commission of a filled order, currency."""
+    spread_multiplier: NonNegative = 1.0
+    """Share of the half-spread that a fill pays."""
+    slippage: NonNegative = 0.02
+    """Adverse move of each fill, multiples of per-bar volatility."""
+    impact: NonNegative = 0.6
+    """Y of the square-root impact law."""
+    participation_limit: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.1
+    """Largest share of a bar's volume per fill; null for no limit."""
+    borrow_rate: NonNegative = 0.01
+    """Borrow fee on short positions, per year."""
+    margin_rate: NonNegative = 0.05
+    """Interest on negative cash, per year."""
+    max_leverage: Above = 1.0
+    """Largest gross exposure an order may aim at, multiple of equity."""
+    maintenance_margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
+    """Equity below this share of gross exposure is liquidated."""
+
+
+class PolicyConfig(_Section):
+    """The network; see `jaxppo.networks`."""
+
+    kind: Literal["transformer", "mlp"] = "transformer"
+    """Transformer over bars and assets, or a perceptron on the current bar."""
+    width: Positive = 64
+    """Model width."""
+    layers: Positive = 2
+    """Number of blocks."""
+    heads: Positive = 8
+    """Attention heads; twice their number must divide the width."""
+    window: Annotated[int, Field(ge=2, le=2**20)] = 32
+    """Bars that one attention layer sees."""
+    expansion: Positive = 2
+    """Hidden width of the feed-forward part, multiples of the width."""
+    asset_attention: bool = True
+    """Attend across assets at each bar."""
+
+
+class PPOConfig(_Section):
+    """Learning; see `jaxppo.ppo`."""
+
+    paths: Positive = 32
+    """Market paths P rolled out at once."""
+    portfolios: Positive = 8
+    """Portfolios K on each path."""
+    chunk: Positive = 64
+    """Bars S of a rollout."""
+    epochs: Positive = 4
+    """Passes over a rollout."""
+    minibatches: Positive = 4
+    """Minibatches a pass; must divide `paths`."""
+    micro_batch: Positive | None = None
+    """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed, not results."""
+    learning_rate: Above = 3e-4
+    """Adam step size at the start."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the step size falls to zero over the budget."""
+    gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+    """Discount per bar."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of generalised advantage estimation."""
+    clip: Above = 0.2
+    """Clip range of the importance ratio."""
+    value_coefficient: NonNegative = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: NonNegative = 0.01
+    """Weight of the entropy bonus."""
+    max_grad_norm: Above = 0.5
+    """Global gradient-norm clip."""
+    reward_scale: Above = 100.0
+    """Multiplier of the log-return reward; 100 counts in percent."""
+
+
+class TrainingConfig(_Section):
+    """The host loop."""
+
+    steps: Budget | None = None
+    """Budget in environment steps (portfolio bars)."""
+    episodes: Budget | None = None
+    """Budget in training episodes, of `env.episode_chunks * ppo.chunk` steps each."""
+    minutes: Above | None = None
+    """Budget in minutes of wall time, compilation included."""
+    evaluate_every: Positive = 10
+    """Iterations between evaluations on the validation period."""
+    checkpoint_every: Positive = 10
+    """Iterations between checkpoints."""
+    devices: Positive | None = None
+    """Devices to train on; absent: all."""
+
+
+class EvaluationConfig(_Section):
+    """Out-of-sample evaluation and the report."""
+
+    bootstrap_resamples: Annotated[int, Field(ge=100, le=2**20)] = 2000
+    """Resamples of the stationary block bootstrap behind every interval."""
+    level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the intervals."""
+    target_volatility: Above = 0.10
+    """Annual volatility of the volatility-targeted baseline."""
+
+
+class Config(_Section):
+    """Everything that defines a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of all randomness."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to run; an absent device is an error."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype of the network; auto is bfloat16 on GPU and TPU, float32 on CPU."""
+    data: DataConfig = DataConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    env: EnvConfig = EnvConfig()
+    costs: CostsConfig = CostsConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PPOConfig = PPOConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Config:
+        if self.ppo.paths % self.ppo.minibatches:
+            raise ValueError(f"ppo.paths {self.ppo.paths} must be a multiple of ppo.minibatches {self.ppo.minibatches}")
+        if self.policy.width % (2 * self.policy.heads):
+            raise ValueError(
+                f"policy.width {self.policy.width} must be a multiple of 2 * policy.heads = {2 * self.policy.heads}"
+            )
+        if self.env.episode_chunks * self.ppo.chunk > LONGEST_EPISODE:
+            raise ValueError(
+                f"env.episode_chunks {self.env.episode_chunks} times ppo.chunk {self.ppo.chunk} is an episode of more than "
+                f"{LONGEST_EPISODE} bars"
+            )
+        if len(set(self.features.groups)) != len(self.features.groups):
+            raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
+        return self
+
+    @model_validator(mode="after")
+    def _trading_is_possible(self) -> Config:
+        levels = self.env.levels
+        if list(levels) != sorted(set(levels)) or max(map(abs, levels)) > 1.0:
+            raise ValueError(f"env.levels {list(levels)} must be increasing, distinct and within [-1, 1]")
+        if self.env.actions == "continuous" and len(levels) < 2:
+            raise ValueError(f"env.levels {list(levels)} must span a range for env.actions continuous")
+        if self.env.fill_price == "decision_close" and self.env.latency_bars != 1:
+            raise ValueError(
+                f"env.latency_bars is {self.env.latency_bars}; env.fill_price decision_close needs env.latency_bars 1"
+            )
+        if self.costs.maintenance_margin * self.costs.max_leverage >= 1.0:
+            raise ValueError(
+                f"costs.maintenance_margin {self.costs.maintenance_margin} times costs.max_leverage "
+                f"{self.costs.max_leverage} must be < 1, or a fully invested portfolio is liquidated at once"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Config:
+        given = [name for name in BUDGETS if getattr(self.training, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"training.{name}" for name in given) or "none of them"
+            raise ValueError(f"exactly one of training.steps, .episodes and .minutes must be set, not {found}")
+        return self
+
+    @model_validator(mode="after")
+    def _periods_fit(self) -> Config:
+        periods = {name: getattr(self.data, name) for name in PERIODS}
+        given = {name: period for name, period in periods.items() if period is not None}
+        shares = {name: share for name, share in given.items() if isinstance(share, float)}
+        if shares and len(shares) != len(given):
+            raise ValueError(f"data.{', data.'.join(given)} must be all shares or all [first, last] dates")
+        if not shares and self.data.test is None:
+            raise ValueError("data.test must name its [first, last] dates, as data.train does")
+        total = sum(shares.values())
+        if total > 1.0 + 1e-9 or (self.data.test is None and total >= 1.0 - 1e-9):
+            listed = " + ".join(f"data.{name} {share:g}" for name, share in shares.items())
+            limit = "at most 1" if self.data.test is not None else "below 1, which leaves the rest to data.test"
+            raise ValueError(f"{listed} = {total:g} must be {limit}")
+        return self
