@@ -2,9 +2,10 @@
 
     python -m benchmarks.learning factor|flat|designs [--seeds 3]
 
-`factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets in % of
-the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with costs; the
-agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk against window.
+`factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets
+in % of the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with
+costs; the agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk
+against window.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ def encoder_config(window: int) -> EncoderConfig:
 
 
 def train_and_test(
-    design: str, train: MarketData, tests: list[MarketData], costs: Costs, limit: float, config: PPOConfig, steps: int, seed: int
+    design: str,
+    train: MarketData,
+    tests: list[MarketData],
+    costs: Costs,
+    limit: float,
+    config: PPOConfig,
+    steps: int,
+    seed: int,
 ) -> dict[str, float]:
     """Trains for `steps` environment steps; per-bar Sharpe, turnover and exposure over the test markets.
 
@@ -107,7 +115,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_500_000)
     chosen = parser.parse_args()
     config = PPOConfig(
-        paths=64, portfolios=8, chunk=64, micro_batch=4, learning_rate=1e-3, gamma=0.9, gae_lambda=0.9, reward_scale=10.0
+        paths=64,
+        portfolios=8,
+        chunk=64,
+        micro_batch=4,
+        learning_rate=1e-3,
+        gamma=0.9,
+        gae_lambda=0.9,
+        reward_scale=10.0,
     )
     rows: dict[str, list[dict[str, float]]] = {}
     if chosen.experiment == "flat":
@@ -125,7 +140,8 @@ def main() -> None:
         for run in runs:
             print(name, {k: round(v, 5) for k, v in run.items()})
         print(name, summary[name])
-    print(f"wrote {record(f'learning_{chosen.experiment}', {'ppo': config.model_dump(), 'summary': summary, 'runs': rows})}")
+    content = {"ppo": config.model_dump(), "summary": summary, "runs": rows}
+    print(f"wrote {record(f'learning_{chosen.experiment}', content)}")
 
 
 if __name__ == "__main__":

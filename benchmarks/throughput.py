@@ -1,9 +1,10 @@
-"""Environment steps per second: one encoder pass per chunk against a window per step, and the environment against peers.
+"""Environment steps per second: one encoder pass per chunk against a window per step, and the environment against
+peers.
 
     python -m benchmarks.throughput [--window 64] [--width 64] [--skip-peers]
 
-End to end means rollout, advantages and 4 epochs x 4 minibatches of updates, 64 paths x 128 bars, one asset, all costs on,
-by the same learner; every design takes the micro-batch that suits it best. Run it alone on the machine.
+End to end means rollout, advantages and 4 epochs x 4 minibatches of updates, 64 paths x 128 bars, one asset, all
+costs on, by the same learner; every design takes the micro-batch that suits it best. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int
 
 def best_micro_batch(design: str, window: int, width: int, portfolios: int, repeats: int) -> dict[str, float]:
     """The fastest micro-batch of a design, found on a quarter of the paths, measured on all of them."""
-    trial = {m: end_to_end(design, window, width, portfolios, m, 1, PATHS // 4) for m in MICRO_BATCHES if m <= PATHS // 16}
+    trial = {
+        m: end_to_end(design, window, width, portfolios, m, 1, PATHS // 4) for m in MICRO_BATCHES if m <= PATHS // 16
+    }
     micro = max(trial, key=trial.get)
     candidates = {micro, min(2 * micro, PATHS // 4)} if micro == max(trial) else {micro}
     measured = {m: end_to_end(design, window, width, portfolios, m, repeats, PATHS) for m in sorted(candidates)}
@@ -133,7 +136,9 @@ def main() -> None:
     for name, row in rows.items():
         row["times_window"] = row["steps_per_second"] / rows["a: window, every step"]["steps_per_second"]
         row["times_best_window"] = row["steps_per_second"] / rows["a: window, last query only"]["steps_per_second"]
-        print(f"{name:30}{row['steps_per_second']:>12,.0f}/s{row['times_window']:>8.1f}x{row['times_best_window']:>8.1f}x")
+        print(
+            f"{name:30}{row['steps_per_second']:>12,.0f}/s{row['times_window']:>8.1f}x{row['times_best_window']:>8.1f}x"
+        )
     env_rows = {
         "jaxppo, 1 asset": environment_only(1, 16384, 256, chosen.repeats),
         "jaxppo, 30 assets": environment_only(30, 1024, 256, chosen.repeats),

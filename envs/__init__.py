@@ -6,7 +6,7 @@ from envs.data import format_report, load_market
 from envs.data_rows import DataError
 from envs.execution import Costs, make_costs
 from envs.market import MarketData, MarketInfo, slice_bars
-from envs.portfolio import Fills, FillRule, Portfolio
+from envs.portfolio import FillRule, Fills, Portfolio
 from envs.trading import EnvParams, EnvState, Observation, TradingEnv
 
 __all__ = [

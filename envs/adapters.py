@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
@@ -50,7 +50,7 @@ def _space(space: spaces.Space) -> gym_spaces.Space:
 class _SingleView(gymnasium.Env):
     """One environment; episodes end at their final observation, the caller resets."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's convention)
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
     render_mode = None
 
     def __init__(self, env: TradingEnv, params: EnvParams):

@@ -18,7 +18,8 @@ class MarketInfo:
 
     Rides on `MarketData` as static metadata. All instances compare equal on purpose: nothing here may reach
     compiled code, so a market with other names or dates but the same shape must not recompile. For the same reason a
-    jitted function that *returns* a `MarketData` returns the info of the call that compiled it: slice and rename outside.
+    jitted function that *returns* a `MarketData` returns the info of the call that compiled it: slice and rename
+    outside.
 
     Attributes:
       symbols: one name per asset, in column order; empty for an unnamed (simulated) market.
@@ -51,7 +52,8 @@ class MarketData:
       low: `[T, A]` price.
       close: `[T, A]` price; also the price at which positions are marked.
       volume: `[T, A]` shares traded in the bar; 0 where unknown.
-      half_spread: `[T, A]` half of the bid-ask spread as a fraction of the mid price, >= 0, known at the close of bar t.
+      half_spread: `[T, A]` half of the bid-ask spread as a fraction of the mid price, >= 0, known at the close of
+        bar t.
       tradable: `[T, A]` bool, the asset printed a bar and somebody traded.
       volume_known: `[A]` bool; False means volume is not reported at all (spot FX), not that nobody traded.
       minute_of_day: `[T]` int32 in [0, 1440), start of the bar, exchange time; 0 for daily bars.
@@ -87,7 +89,7 @@ class MarketData:
 
 
 def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
-    """Bars `start <= t < stop` of an unbatched market, times included. Host-side: `start` and `stop` are Python ints."""
+    """Bars `start <= t < stop` (Python ints) of an unbatched market, times included; host-side."""
     info = dataclasses.replace(market.info, timestamps=market.info.timestamps[start:stop])
     per_asset = {"volume_known"}
     arrays = {

@@ -13,7 +13,7 @@ from gymnax.environments import environment, spaces
 from envs import features, simulators
 from envs.execution import Costs, make_costs, pack_bars, unpack_bar
 from envs.market import MarketData
-from envs.portfolio import Fills, FillRule, Portfolio, drawdown, open_portfolio, orders_to_target, outstanding, step
+from envs.portfolio import FillRule, Fills, Portfolio, drawdown, open_portfolio, orders_to_target, outstanding, step
 from envs.portfolio import weights_of as portfolio_weights
 from envs.spaces import MultiDiscrete
 
@@ -91,8 +91,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     - Observation: `observation="window"`: `[window * A * F + 3 A + 3]` float32, the features of the last `window` bars
       (oldest first), then `Observation.asset` and `Observation.account`, all flattened, for third-party trainers.
       `observation="index"`: an `Observation`, for policies that read the feature table themselves.
-    - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1` targets
-      the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
+    - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1`
+      targets the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
       `[min(levels), max(levels)]`, times `position_limit`.
     - Reward: `log(equity_{t+1} / equity_t)`; a loss beyond 99.9 % in one bar counts as 99.9 %.
     - Terminated: the portfolio was liquidated (equity below the maintenance margin). Truncated: `max_steps_in_episode`
@@ -123,7 +123,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         position_limit: float | None = None,
         observation: Literal["window", "index"] = "window",
         window: int = 32,
-        fill_rule: FillRule = FillRule(),  # noqa: B008 (frozen)
+        fill_rule: FillRule = FillRule(),
         start: Literal["flat", "random"] = "flat",
         groups: tuple[str, ...] = features.GROUPS,
         normalisation_window: int = 252,
@@ -264,7 +264,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             mask=self.action_mask(tradable),
         )
 
-    def start_portfolio(self, key: jax.Array | None, price: jax.Array, tradable: jax.Array, params: EnvParams) -> Portfolio:
+    def start_portfolio(
+        self, key: jax.Array | None, price: jax.Array, tradable: jax.Array, params: EnvParams
+    ) -> Portfolio:
         """The account at the start of an episode; positions only in assets `[A]` that are tradable.
 
         Consumes `key`, which may be None for `start="flat"`.
@@ -279,7 +281,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         return portfolio.replace(shares=weights * scale * params.initial_cash / price)
 
     def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
-        """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length. Consumes `key`."""
+        """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length.
+
+        Consumes `key`.
+        """
         latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
         choices = latest - params.first_bar + 1
         drawn = (jax.random.uniform(key) * choices).astype(jnp.int32)

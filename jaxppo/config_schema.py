@@ -13,13 +13,13 @@ BUDGETS = ("steps", "episodes", "minutes")
 PERIODS = ("train", "validation", "test")
 
 
-
 def _whole(value: Any) -> Any:
     """Accepts `1e6` where a whole number is asked for."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Positive = Annotated[int, Field(ge=1, le=2**20)]
+Few = Annotated[int, Field(ge=1, le=256)]
 Bars = Annotated[int, Field(ge=0, le=2**20)]
 Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -28,11 +28,13 @@ Above = Annotated[float, Field(gt=0.0, le=LARGEST)]
 Text = Annotated[str, Field(min_length=1)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?)?$")]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-GROUPS = Literal["price", "volume", "technical", "volatility", "calendar"]
+Groups = Annotated[tuple[Literal["price", "volume", "technical", "volatility", "calendar"], ...], Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(_Section):
@@ -87,7 +89,7 @@ class DataConfig(_Section):
 class FeaturesConfig(_Section):
     """What the encoder reads."""
 
-    groups: Annotated[tuple[GROUPS, ...], Field(min_length=1)] = ("price", "volume", "technical", "volatility", "calendar")
+    groups: Groups = ("price", "volume", "technical", "volatility", "calendar")
     """Feature groups, each with its own embedding."""
     normalisation_window: Annotated[int, Field(ge=10, le=2**20)] = 252
     """Span in bars of the causal normalisation."""
@@ -108,12 +110,12 @@ class EnvConfig(_Section):
     """Length of a training episode in rollout chunks."""
     start: Literal["flat", "random"] = "random"
     """Positions at the start of a training episode; evaluation starts flat."""
-    latency_bars: Positive = 1
+    latency_bars: Few = 1
     """Bars from decision to fill; 1 fills at the next open."""
     unfilled: Literal["carry", "drop"] = "carry"
     """What happens to the part of an order that a bar could not absorb."""
     fill_price: Literal["next_open", "decision_close"] = "next_open"
-    """Price of fills; "decision_close" uses a price the decision has already seen: for research on its own bias only."""
+    """Price of fills; "decision_close" is a price the decision has already seen: for research on that bias only."""
 
 
 class CostsConfig(_Section):
@@ -150,13 +152,13 @@ class PolicyConfig(_Section):
     """Transformer over bars and assets, or a perceptron on the current bar."""
     width: Positive = 64
     """Model width."""
-    layers: Positive = 2
+    layers: Few = 2
     """Number of blocks."""
     heads: Positive = 8
     """Attention heads; twice their number must divide the width."""
     window: Annotated[int, Field(ge=2, le=2**20)] = 32
     """Bars that one attention layer sees."""
-    expansion: Positive = 2
+    expansion: Few = 2
     """Hidden width of the feed-forward part, multiples of the width."""
     asset_attention: bool = True
     """Attend across assets at each bar."""
@@ -176,7 +178,7 @@ class PPOConfig(_Section):
     minibatches: Positive = 4
     """Minibatches a pass; must divide `paths`."""
     micro_batch: Positive | None = None
-    """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed, not results."""
+    """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed only."""
     learning_rate: Above = 3e-4
     """Adam step size at the start."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -253,8 +255,8 @@ class Config(_Section):
             )
         if self.env.episode_chunks * self.ppo.chunk > LONGEST_EPISODE:
             raise ValueError(
-                f"env.episode_chunks {self.env.episode_chunks} times ppo.chunk {self.ppo.chunk} is an episode of more than "
-                f"{LONGEST_EPISODE} bars"
+                f"env.episode_chunks {self.env.episode_chunks} times ppo.chunk {self.ppo.chunk} is an episode of more "
+                f"than {LONGEST_EPISODE} bars"
             )
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
@@ -282,8 +284,8 @@ class Config(_Section):
     def _one_budget(self) -> Config:
         given = [name for name in BUDGETS if getattr(self.training, name) is not None]
         if len(given) != 1:
-            found = " and ".join(f"training.{name}" for name in given) or "none of them"
-            raise ValueError(f"exactly one of training.steps, .episodes and .minutes must be set, not {found}")
+            found = " and ".join(f"training.{name}" for name in given) or "none"
+            raise ValueError(f"set exactly one of training.steps, training.episodes, training.minutes; set: {found}")
         return self
 
     @model_validator(mode="after")

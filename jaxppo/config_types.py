@@ -7,7 +7,6 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -72,23 +71,26 @@ def _describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return " or ".join(_describe(option) for option in arguments)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"[first, last], each a {_describe(arguments[0])}"
     if origin is tuple:
-        repeated = arguments[-1] is Ellipsis
-        return f"list of {_describe(arguments[0])}" if repeated else f"list of {len(arguments)}: {_describe(arguments[0])}"
+        filled = "non-empty " if _bound(metadata, "min_length") else ""
+        return f"{filled}list of {_describe(arguments[0]).removeprefix('one of ')}"
+    if annotation is str and _bound(metadata, "min_length"):
+        return "non-empty text"
     return SCALARS[annotation] + _range(metadata)
 
 
 def _range(metadata: tuple[Any, ...]) -> str:
     """The range that constraints leave, for example ` in [0, 1)`; nothing where there is none."""
+    low, above, high, below = (_bound(metadata, name) for name in ("ge", "gt", "le", "lt"))
+    if low is above is None:
+        return ""
+    return f" in {f'({above}' if low is None else f'[{low}'}, {f'{below})' if high is None else f'{high}]'}"
+
+
+def _bound(metadata: tuple[Any, ...], name: str) -> str | None:
+    """The constraint of that name as text, or None."""
     flat = [limit for entry in metadata for limit in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
-    low = next((f"[{_number(limit.ge)}" for limit in flat if isinstance(limit, Ge)), None)
-    low = low or next((f"({_number(limit.gt)}" for limit in flat if isinstance(limit, Gt)), None)
-    high = next((f"{_number(limit.le)}]" for limit in flat if isinstance(limit, Le)), None)
-    high = high or next((f"{_number(limit.lt)})" for limit in flat if isinstance(limit, Lt)), None)
-    if low and high:
-        return f" in {low}, {high}"
-    return " that is not empty" if any(isinstance(limit, MinLen) for limit in flat) else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    value = next((getattr(limit, name) for limit in flat if hasattr(limit, name)), None)
+    return f"{value:g}" if isinstance(value, float) else None if value is None else str(value)

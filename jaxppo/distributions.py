@@ -31,7 +31,8 @@ class MaskedCategorical:
         return jnp.where(self.mask, masked, lowest)
 
     def sample(self, uniform: jax.Array) -> jax.Array:
-        """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): int32 `[..., A]`, always allowed actions.
+        """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): int32 `[..., A]`, always allowed
+        actions.
 
         Only the sums at allowed actions count: a parallel sum may differ in its last digit where nothing is added.
         """
@@ -91,11 +92,14 @@ class SquashedGaussian:
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Joint log-density `[...]` of the squashed action, given unsquashed `[..., A]`.
 
-        `log N(u) - log(1 - tanh(u)^2) - log((high - low) / 2)`, with `log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))`.
+        `log N(u) - log(1 - tanh(u)^2) - log((high - low) / 2)`, with `log(1 - tanh(u)^2) = 2 (log 2 - u -
+        softplus(-2u))`.
         """
         z = (action - self.mean) * jnp.exp(-self.log_std)
         density = -0.5 * z**2 - self.log_std - 0.5 * math.log(2.0 * math.pi)
-        jacobian = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action)) + math.log((self.high - self.low) / 2.0)
+        jacobian = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action)) + math.log(
+            (self.high - self.low) / 2.0
+        )
         return (density - jacobian).sum(axis=-1)
 
     def entropy(self) -> jax.Array:

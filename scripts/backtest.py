@@ -1,4 +1,4 @@
-"""Repeats a run's evaluation: python scripts/backtest.py --run runs/NAME [--data PATH] [--output DIR] [--costs.impact 1.0 ...]"""
+"""Repeats a run's evaluation: python scripts/backtest.py --run runs/NAME [--data PATH] [--costs.impact 1.0 ...]"""
 
 import sys
 from collections.abc import Sequence

@@ -9,8 +9,12 @@ from jaxppo.cli import OneLineParser, run
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = OneLineParser(description=__doc__, epilog="Any key of the config is an option, for example --data.path FILE.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML run configuration")
+    parser = OneLineParser(
+        description=__doc__, epilog="Any key of the config is an option, for example --data.path FILE."
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML run configuration (with --resume: default that of the run)"
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="N", help="train for N minutes of wall time")
     budget.add_argument("--episodes", metavar="N", help="train for N episodes")
@@ -24,8 +28,12 @@ def main(arguments: Sequence[str]) -> None:
             overrides += [f"--training.{key}", getattr(known, key)]
     if known.seed is not None:
         overrides += ["--seed", known.seed]
-    config = jaxppo.load_config(known.config, overrides)
-    result = jaxppo.train(config, output=known.output, name=pathlib.Path(known.config).stem, resume=known.resume)
+    if known.config is None and not (known.resume and known.output):
+        parser.error("--config is required, for example --config configs/quickstart.yaml")
+    path = known.config if known.config is not None else pathlib.Path(known.output, "config.yaml")
+    config = jaxppo.load_config(path, overrides)
+    name = pathlib.Path(path).stem
+    result = jaxppo.train(config, output=known.output, name=name, resume=known.resume)
     if result.summary is not None:
         print(jaxppo.backtest.describe(result.summary["out_of_sample"]))
         print(f"report: {result.folder / 'report.html'}")

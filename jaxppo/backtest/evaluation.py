@@ -33,7 +33,7 @@ class Evaluation:
 
 
 def quick_score(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, float]:
-    """Annual Sharpe ratio, total return and turnover of the policy over a period; a policy that never trades scores 0."""
+    """Annual Sharpe ratio, total return and turnover of the policy over a period; one that never trades scores 0."""
     where = setup.periods[period]
     ledger = jax.device_get(run_policy(policy, setup.env, net, setup.params, jnp.int32(where.first), where.n_bars))
     returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
@@ -77,7 +77,9 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
     return Evaluation({**figures["agent"], **span, "baseline": baseline}, ledgers, times)
 
 
-def report(setup: Setup, result: Evaluation, training: list[dict[str, Any]], config_yaml: str, path: pathlib.Path) -> None:
+def report(
+    setup: Setup, result: Evaluation, training: list[dict[str, Any]], config_yaml: str, path: pathlib.Path
+) -> None:
     """Writes `report.html`."""
     figures = {"agent": result.summary, **result.summary["baseline"]}
     names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "total_return", "turnover", "costs")

@@ -20,13 +20,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 MAX_POINTS = 4000
 MAX_COLUMNS = 1000
 MAX_LINES = 10
-MAX_PANELS = 12
+MAX_PANELS = 15
 
 _X_KEYS = ("env_steps", "iteration", "step")
 _CURVES = (
-    "episode_return", "return", "reward", "sharpe", "validation_sharpe", "validation_return", "policy_loss",
-    "value_loss", "entropy", "approx_kl", "kl", "clip_fraction", "explained_variance", "gradient_norm",
-    "learning_rate", "turnover", "steps_per_second",
+    "reward", "sharpe", "validation_sharpe", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
+    "clip_fraction", "explained_variance", "learning_rate", "gradient_norm", "turnover", "exposure", "steps_per_second",
 )  # fmt: skip
 
 
@@ -80,13 +79,16 @@ def equity_figure(times: np.ndarray, equity: Mapping[str, np.ndarray]) -> tuple[
             line.update(legendgroup=str(rank), showlegend=row == 1)
             line.update(hovertemplate="%{y:,.2f}" if row == 1 else "%{y:.2%}")
             figure.add_trace(line, row=row, col=1)
-    figure.update_yaxes(title_text="Equity", tickformat="~s", row=1, col=1)
-    figure.update_yaxes(title_text="Drawdown", tickformat=".0%", rangemode="tozero", row=2, col=1)
+    values = np.concatenate([np.ravel(series) for series in equity.values()])
+    logarithmic = bool((values > 0).all()) and values.max() > 10 * values.min()
+    figure.update_yaxes(title_text="Equity", tickformat="~s", type="log" if logarithmic else "linear", row=1, col=1)
+    figure.update_yaxes(title_text="Drawdown", tickformat=".1~%", maxallowed=0, row=2, col=1)
     _finish(figure, times, height=560, last_row=2)
     caption = (
         "Equity after all costs, marked at the close of each bar; below, the distance from its highest value so far."
     )
-    return figure, caption + _thinned(len(times), "point")
+    scale = " Equity is on a logarithmic scale." if logarithmic else ""
+    return figure, caption + scale + _thinned(len(times), "point")
 
 
 def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> tuple[go.Figure, str]:
@@ -101,28 +103,26 @@ def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[s
       The figure and its caption.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    n, n_assets = weights.shape
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
+    n_assets = len(symbols)
+    many = n_assets > MAX_LINES
+    height = min(1500, 320 + 15 * n_assets) if many else 520
+    below = 150 / height
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, row_heights=[1 - below, below], vertical_spacing=40 / height
+    )
     x = _axis_values(times)
-    if n_assets <= MAX_LINES:
-        for rank, symbol in enumerate(symbols):
-            points = drawn_points(weights[:, rank])
-            line = _line(rank, symbol, x[points], weights[points, rank], width=1.6)
-            line.update(line_shape="hv", hovertemplate="%{y:.1%}")
-            figure.add_trace(line, row=1, col=1)
-        caption = "Weight of each asset as a fraction of equity, negative when short." + _thinned(n, "bar")
-        figure.update_yaxes(title_text="Weight", tickformat=".0%", row=1, col=1)
-        height = 520
-    else:
-        caption = _add_heat_map(figure, x, weights, symbols)
-        height = min(1500, 320 + 15 * n_assets)
+    add_weights = _add_heat_map if many else _add_weight_lines
+    caption = add_weights(figure, x, weights, symbols)
     for rank, (name, series) in enumerate((("gross", np.abs(weights).sum(axis=1)), ("net", weights.sum(axis=1)))):
         points = drawn_points(series)
         line = _line(0, name, x[points], series[points], width=1.4)
-        line.update(line_color=("#374151", "#9ca3af")[rank], line_shape="hv", hovertemplate="%{y:.1%}")
+        line.update(
+            line_color=("#374151", "#9ca3af")[rank], line_shape="hv", hovertemplate="%{y:.1%}", legend="legend2"
+        )
         figure.add_trace(line, row=2, col=1)
     figure.update_yaxes(title_text="Exposure", tickformat=".0%", rangemode="tozero", row=2, col=1)
     _finish(figure, times, height=height, last_row=2)
+    figure.update_layout(legend2={"orientation": "h", "x": 0, "y": below, "yanchor": "bottom"})
     return figure, caption + " Gross exposure is the sum of the absolute weights, net exposure their sum."
 
 
@@ -139,9 +139,10 @@ def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go
     figure = go.Figure()
     x = _axis_values(times)
     cumulative = {kind: np.cumsum(np.asarray(paid, dtype=np.float64)) for kind, paid in costs.items()}
-    points = drawn_points(np.sum(list(cumulative.values()), axis=0))
+    shared = drawn_points(np.sum(list(cumulative.values()), axis=0))
     stacked = all((np.asarray(paid) >= 0).all() for paid in costs.values())
     for rank, (kind, total) in enumerate(cumulative.items()):
+        points = shared if stacked else drawn_points(total)
         line = _line(rank, kind, x[points], total[points], width=1.2)
         line.update(hovertemplate="%{y:,.2f}", stackgroup="costs" if stacked else None)
         figure.add_trace(line)
@@ -194,6 +195,17 @@ def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] 
     return figure, caption
 
 
+def _add_weight_lines(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> str:
+    """Adds `[n, A]` weights as one stepped line per asset to the first row; returns the caption."""
+    for rank, symbol in enumerate(symbols):
+        points = drawn_points(weights[:, rank])
+        line = _line(rank, symbol, x[points], weights[points, rank], width=1.6)
+        line.update(line_shape="hv", hovertemplate="%{y:.1%}")
+        figure.add_trace(line, row=1, col=1)
+    figure.update_yaxes(title_text="Weight", tickformat=".0%", row=1, col=1)
+    return "Weight of each asset as a fraction of equity, negative when short." + _thinned(len(x), "bar")
+
+
 def _add_heat_map(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> str:
     """Adds `[n, A]` weights as a heat map to the first row; returns the caption."""
     n, n_assets = weights.shape
@@ -231,7 +243,9 @@ def _finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int,
     figure.update_layout(
         template="plotly_white", height=height, hovermode="x unified",
         font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": "#1f2937"},
-        margin={"l": 64, "r": 24, "t": 40, "b": 44}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        margin={"l": 64, "r": 24, "t": 56, "b": 44},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9ca3af", "activecolor": COLOURS[0]},
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
     )  # fmt: skip
     figure.update_xaxes(showgrid=True, gridcolor="#eef0f3", zeroline=False, linecolor="#cbd5e1", showline=True)

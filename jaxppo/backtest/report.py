@@ -32,7 +32,8 @@ _METRICS: dict[str, tuple[str, str]] = {
     "var_95": ("Value at risk 95 %, per bar", "percent"),
     "cvar_95": ("Conditional value at risk 95 %, per bar", "percent"),
     "win_rate": ("Bars won", "percent"),
-    "turnover": ("Turnover", "ratio"),
+    "turnover": ("Turnover, times equity per year", "ratio"),
+    "costs": ("Costs, of starting equity", "percent"),
     "n_bars": ("Bars", "count"),
 }
 # Probabilities made from a Sharpe ratio, which are themselves statements of confidence.
@@ -40,6 +41,13 @@ _NOT_A_SHARPE = ("probabilistic_sharpe", "deflated_sharpe")
 _MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _MAX_LIST = 50
+# Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
+_FIGURE_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
+}
 _STYLE = pathlib.Path(__file__).with_name("report.css")
 
 
@@ -91,10 +99,12 @@ class ReportData:
         lengths = {f"equity[{name!r}]": len(values) for name, values in self.equity.items()}
         if len(self.timestamps):
             lengths["timestamps"] = len(self.timestamps)
-        wrong = [f"{name} has {length}" for name, length in lengths.items() if length != n + 1]
-        wrong += [f"costs[{kind!r}] has {len(paid) + 1} - 1" for kind, paid in self.costs.items() if len(paid) != n]
+        wrong = [f"{name} has {length} points, not {n + 1}" for name, length in lengths.items() if length != n + 1]
+        wrong += [
+            f"costs[{kind!r}] has {len(paid)} bars, not {n}" for kind, paid in self.costs.items() if len(paid) != n
+        ]
         if wrong:
-            raise ValueError(f"weights have {n} bars, so {n + 1} points are expected, but {'; '.join(wrong)}")
+            raise ValueError(f"the weights have {n} bars, but {'; '.join(wrong)}")
         if len(self.symbols) != n_assets:
             raise ValueError(f"weights have {n_assets} assets but there are {len(self.symbols)} symbols")
         for strategy, values in self.metrics.items():
@@ -159,14 +169,18 @@ def verdict(data: ReportData) -> tuple[str, ...]:
       Sentences; the first is about the Sharpe ratio of the agent and its interval.
     """
     sentences = [_sharpe_verdict(data)]
-    for baseline, (low, high) in data.sharpe_differences.items():
-        low, high = _float(low), _float(high)
-        if low > 0:
-            sentences.append(f"Its Sharpe ratio is above that of {baseline} by more than luck explains.")
-        elif high < 0:
-            sentences.append(f"Its Sharpe ratio is below that of {baseline} by more than luck explains.")
-        elif not math.isnan(low + high):
-            sentences.append(f"Whether it is better or worse than {baseline} cannot be told from this period.")
+    judged: dict[str, list[str]] = {"above": [], "below": [], "open": []}
+    for baseline, ends in data.sharpe_differences.items():
+        low, high = map(_float, ends)
+        if not math.isnan(low + high):
+            judged["above" if low > 0 else "below" if high < 0 else "open"].append(baseline)
+    for side in ("above", "below"):
+        if judged[side]:
+            names = " and ".join(judged[side])
+            sentences.append(f"Its Sharpe ratio is {side} that of {names} by more than luck explains.")
+    if judged["open"]:
+        names = " or ".join(judged["open"])
+        sentences.append(f"Whether it is better or worse than {names} cannot be told from this period.")
     growth = {name: _float(values[-1]) / _float(values[0]) - 1 for name, values in data.equity.items()}
     others = [f"{_percent(gain)} for {name}" for name, gain in growth.items() if name != data.agent]
     against = f", against {' and '.join(others)}" if others else ""
@@ -201,7 +215,7 @@ def _header(data: ReportData) -> str:
     assets = ", ".join(data.symbols[:6]) + (f" and {n_assets - 6} more" if n_assets > 6 else "")
     low, high = map(_float, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
-    subtitle = f"{period}{n:,} bars · {_text(assets)}"
+    subtitle = f"{period}{n:,} bar{'s' if n > 1 else ''} · {_text(assets)}"
     parts = [f'<header>\n<h1>{_text(data.title)}</h1>\n<p class="subtitle">{subtitle}</p>\n</header>']
     if data.warnings:
         items = "".join(f"<li>{_text(warning)}</li>" for warning in data.warnings)
@@ -240,10 +254,10 @@ def _metric_table(data: ReportData) -> str:
     if data.sharpe_differences:
         given = (data.sharpe_differences.get(name) for name in strategies)
         cells = (f"<td>{_interval(interval, 'ratio') if interval else ''}</td>" for interval in given)
-        rows.append(f'<tr><th scope="row">Sharpe ratio, agent less this one</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr><th scope="row">Sharpe ratio of the agent less this</th>{"".join(cells)}</tr>')
     note = (
-        f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. Everything net of costs. "
-        f"A loss is a positive number; {_MISSING} is undefined."
+        f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. "
+        f"Everything net of costs. A loss is a positive number; {_MISSING} is undefined."
     )
     table = f'<table class="metrics"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
@@ -284,9 +298,7 @@ def _figure_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
     if drawn is None:
         return '<p class="caption">Nothing was recorded.</p>'
     figure, caption = drawn
-    division = plotly.io.to_html(
-        figure, full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
-    )
+    division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=_FIGURE_CONFIG)
     return f'<div class="figure">{division}</div>\n<p class="caption">{_text(caption)}</p>'
 
 
@@ -313,15 +325,16 @@ def _format(value: float | None, kind: str) -> str:
         return "∞" if number > 0 else f"{_MINUS}∞"
     if kind == "percent":
         return _percent(number)
-    text = {"ratio": f"{number:.2f}", "count": f"{number:,.0f}", "number": f"{number:,.4g}"}[kind]
+    text = {"ratio": f"{number:z.2f}", "count": f"{number:,.0f}", "number": f"{number:,.4g}"}[kind]
     return text.replace("-", _MINUS)
 
 
 def _percent(fraction: float) -> str:
-    """A fraction as per cent with two decimals, one from 1,000 % on."""
+    """A fraction as per cent: two decimals, one from 1,000 % on, three digits from 1,000,000 % on; no negative zero."""
     if not math.isfinite(fraction):
         return _MISSING
-    return f"{100 * fraction:,.{1 if abs(fraction) >= 10 else 2}f} %".replace("-", _MINUS)
+    precision = ".2f" if abs(fraction) < 10 else ",.1f" if abs(fraction) < 1e4 else ".2e"
+    return f"{100 * round(fraction, 10) + 0.0:z{precision}} %".replace("-", _MINUS)
 
 
 def _flat(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -334,7 +347,7 @@ def _flat(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             more = f" … and {len(value) - _MAX_LIST} more" if len(value) > _MAX_LIST else ""
             rows.append((f"{prefix}{name}", ", ".join(map(str, value[:_MAX_LIST])) + more or _MISSING))
         else:
-            rows.append((f"{prefix}{name}", f"{value:,}" if isinstance(value, int) else str(value)))
+            rows.append((f"{prefix}{name}", f"{value:,}" if type(value) is int else str(value)))
     return rows
 
 

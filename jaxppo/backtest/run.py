@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 
+from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, report
-from jaxppo.config import dump_config, load_config
+from jaxppo.config import Config, dump_config, load_config
 from jaxppo.networks.policy import make_policy
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.training.setup import build, load_data
+from jaxppo.training.setup import build, load_data, select_devices
 
 
 def run(
@@ -22,6 +23,7 @@ def run(
     data: str | pathlib.Path | None = None,
     output: str | pathlib.Path | None = None,
     overrides: Sequence[str] = (),
+    market: MarketData | None = None,
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint of a run.
 
@@ -30,6 +32,7 @@ def run(
       data: another price file, evaluated as a whole, all symbols; default: the run's own test period.
       output: folder for summary.json and report.html; None writes nothing.
       overrides: dotted keys, as for `load_config`, for example other costs.
+      market: prices to use instead of the configured file: those of a run that was trained on a market given in Python.
 
     Returns:
       The `out_of_sample` entry of a summary.
@@ -38,23 +41,33 @@ def run(
       ConfigError: not a run, or a setting that does not fit it.
       envs.DataError: the prices cannot be used.
     """
-    folder, _ = run_folder.open_folder(folder)
+    folder, saved = run_folder.open_folder(folder)
+    run_folder.check_output(output)
     if data is not None:
         overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
-    config = load_config(folder / "config.yaml", overrides)
-    setup = build(config, load_data(config), split=data is None)
-    target = None if output is None else run_folder.choose_folder(output, "backtest")
-    policy, net = make_policy(setup.encoder, setup.action, jax.random.key(config.seed))
-    best = Checkpoints(folder / "checkpoints" / "best", 1)
-    try:
-        net = best.restore({"params": net})[0]["params"]
-    finally:
-        best.close()
-    result = evaluate(setup, policy, net)
-    if target is not None:
+    config = _on_one_device(load_config(folder / "config.yaml", overrides))
+    with jax.default_device(select_devices(config)[0]):
+        market = load_data(config) if market is None else market
+        if saved.data == config.data:
+            run_folder.check_same_data(folder, market)
+        setup = build(config, market, split=data is None)
+        policy, net = make_policy(setup.encoder, setup.action, jax.random.key(config.seed))
+        best = Checkpoints(folder / "checkpoints" / "best", 1)
+        try:
+            net = best.restore({"params": net})[0]["params"]
+        finally:
+            best.close()
+        result = evaluate(setup, policy, net)
+    if output is not None:
+        target = run_folder.make_folder(output, "backtest")
         run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary})
         report(setup, result, [], dump_config(config), target / "report.html")
     return result.summary
+
+
+def _on_one_device(config: Config) -> Config:
+    """An evaluation needs one device, however many the run was trained on."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"devices": 1})})
 
 
 def describe(summary: dict[str, Any]) -> str:

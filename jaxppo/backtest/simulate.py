@@ -14,7 +14,7 @@ from flax import struct
 from envs.execution import TradeCosts
 from envs.features import ewma_volatility
 from envs.market import MarketData
-from envs.portfolio import Portfolio, open_portfolio, weights_of
+from envs.portfolio import Portfolio, open_portfolio, outstanding, weights_of
 from envs.trading import EnvParams, Observation, TradingEnv
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.rollout import encode_paths
@@ -49,9 +49,10 @@ class Ledger:
 
     @property
     def returns(self) -> np.ndarray:
-        """Simple returns per bar, `[n]` float64, host-side."""
+        """Simple returns per bar, `[n]` float64, host-side; 0 once nothing is left (a debt does not earn)."""
         equity = np.asarray(self.equity, np.float64)
-        return equity[1:] / equity[:-1] - 1.0
+        alive = equity[:-1] > 0
+        return np.where(alive, equity[1:] / np.where(alive, equity[:-1], 1.0) - 1.0, 0.0)
 
 
 def simulate(decide: Decide, inputs: Any, env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int) -> Ledger:
@@ -97,10 +98,8 @@ def simulate(decide: Decide, inputs: Any, env: TradingEnv, params: EnvParams, fi
     return lines.replace(equity=equity, liquidated=dead)
 
 
-def prepare_bars(
-    policy: Policy, net: Params, params: EnvParams, first: jax.Array, n_bars: int
-) -> jax.Array:
-    """`Policy.encode` of `n_bars` consecutive bars in blocks, so that memory does not grow with the period: `[n_bars, A, 2 D]`."""
+def prepare_bars(policy: Policy, net: Params, params: EnvParams, first: jax.Array, n_bars: int) -> jax.Array:
+    """`Policy.encode` of `n_bars` consecutive bars, `[n_bars, A, 2 D]`; in blocks, so that its memory is bounded."""
     block = min(BLOCK, n_bars)
     n_blocks = -(-n_bars // block)
     starts = np.minimum(np.arange(n_blocks) * block, n_bars - block)
@@ -129,7 +128,8 @@ def run_baselines(
 ) -> dict[str, Ledger]:
     """Rules that need no learning, under the same costs and fills.
 
-    - `buy_and_hold`: equal weights in the assets that are tradable at the first decision, never touched again.
+    - `buy_and_hold`: equal weights in the assets that are tradable at the first decision (or, if none is, at the first
+      one with any), never touched again.
     - `flat`: no position.
     - `volatility_target`: equal weights, scaled so that the forecast volatility of the equal-weight portfolio is the
       target, within the leverage limit; an asset is traded when it is off its target by a tenth or more.
@@ -143,15 +143,18 @@ def run_baselines(
       target_volatility: `[]` per year.
     """
 
-    def buy_and_hold(portfolio: Portfolio, seen: Observation, age: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def buy_and_hold(portfolio: Portfolio, seen: Observation, own: None) -> tuple[jax.Array, jax.Array]:
         tradable = seen.asset[:, 2]
         weights = tradable / jnp.maximum(tradable.sum(), 1.0)
-        return weights, jnp.broadcast_to(age > 0, weights.shape)
+        bought = jnp.any((portfolio.shares != 0) | (outstanding(portfolio) != 0))
+        return weights, bought | (tradable == 0)
 
-    def flat(portfolio: Portfolio, seen: Observation, age: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def flat(portfolio: Portfolio, seen: Observation, own: None) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros_like(portfolio.shares), jnp.ones(portfolio.shares.shape, bool)
 
-    def volatility_target(portfolio: Portfolio, seen: Observation, volatility: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def volatility_target(
+        portfolio: Portfolio, seen: Observation, volatility: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         tradable = seen.asset[:, 2]
         gross = jnp.minimum(target_volatility / (volatility * periods**0.5), params.costs.max_leverage)
         weights = gross * tradable / jnp.maximum(tradable.sum(), 1.0)
@@ -159,7 +162,7 @@ def run_baselines(
         return weights, close_enough | (tradable == 0)
 
     forecast = jax.lax.dynamic_slice_in_dim(equal_weight_volatility(params.market), first, n_bars)
-    rules = {"buy_and_hold": (buy_and_hold, jnp.arange(n_bars)), "flat": (flat, jnp.arange(n_bars))}
+    rules = {"buy_and_hold": (buy_and_hold, None), "flat": (flat, None)}
     rules["volatility_target"] = (volatility_target, forecast)
     return {name: simulate(rule, own, env, params, first, n_bars) for name, (rule, own) in rules.items()}
 
@@ -172,7 +175,13 @@ def equal_weight_volatility(market: MarketData, span: int = 63) -> jax.Array:
     mean = change.sum(axis=-1) / jnp.maximum(listed.sum(axis=-1), 1)
     level = jnp.exp(jnp.cumsum(jnp.log1p(mean)))[:, None]
     index = market.replace(
-        open=level, high=level, low=level, close=level, volume=jnp.ones_like(level), half_spread=jnp.zeros_like(level),
-        tradable=jnp.ones(level.shape, bool), volume_known=jnp.zeros(1, bool),
+        open=level,
+        high=level,
+        low=level,
+        close=level,
+        volume=jnp.ones_like(level),
+        half_spread=jnp.zeros_like(level),
+        tradable=jnp.ones(level.shape, bool),
+        volume_known=jnp.zeros(1, bool),
     )
     return ewma_volatility(index, span)[:, 0]

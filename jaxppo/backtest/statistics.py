@@ -283,7 +283,7 @@ def _block_length(series: np.ndarray, circular: bool) -> float:
     scale = (4.0 / 3.0 if circular else 2.0) * spectrum**2
     if scale == 0.0:
         return 1.0
-    length = (2.0 * slope**2 / scale) ** (1.0 / 3.0) * n ** (1.0 / 3.0)
+    length = float((2.0 * slope**2 / scale) ** (1.0 / 3.0) * n ** (1.0 / 3.0))
     return max(1.0, min(length, math.ceil(min(3.0 * math.sqrt(n), n / 3.0))))
 
 

@@ -12,7 +12,7 @@ def sliding_window_attention(
 ) -> jax.Array:
     """Each query attends to its own bar and the `window - 1` bars before it.
 
-    Keys start `window - 1` bars before the first query ("valid" padding), so nothing is ever padded with an absent past:
+    Keys start `window - 1` bars before the first query ("valid" padding), so nothing is padded with an absent past:
     query `i` reads keys `i .. i + window - 1`. Computed in blocks of queries, cost and memory `O(S (window + block))`.
 
     Args:
@@ -64,7 +64,7 @@ def _overlapping(x: jax.Array, n_blocks: int, reach: int) -> jax.Array:
 
 
 def _masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | jax.Array) -> jax.Array:
-    """Softmax attention over the last two axes; `mask` broadcasts to `[..., Q, K]` and allows at least one key per query."""
+    """Softmax attention over the last two axes; `mask` broadcasts to `[..., Q, K]`, every query has a key."""
     scale = query.shape[-1] ** -0.5
     logits = jnp.einsum("...qd,...kd->...qk", query * scale, key, preferred_element_type=jnp.float32)
     mask = jnp.asarray(mask).reshape((1,) * (logits.ndim - mask.ndim) + mask.shape)

@@ -94,7 +94,11 @@ class Policy:
     context: int
 
     def encode(self, params: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
-        """`[P, context - 1 + S, A, F]` features and `[P, context - 1 + S, A]` listing to what the head needs, `[P, S, A, 2 D]`."""
+        """Features `[P, context - 1 + S, A, F]` and listing `[P, context - 1 + S, A]` to what the head needs.
+
+        Returns:
+          `[P, S, A, 2 D]` float32.
+        """
         model = nnx.merge(self.graph, params)
         return model.head.prepare(model.encoder(features, listed))
 

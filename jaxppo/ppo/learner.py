@@ -46,8 +46,8 @@ class Learner:
 
     Attributes:
       init: `(params, seed, env_params) -> TrainState`.
-      iterate: `(state, env_params, progress) -> (state, metrics)`; compiled, donates `state`. `progress` in [0, 1] is the
-        share of the budget that is spent, for the learning-rate schedule.
+      iterate: `(state, env_params, progress) -> (state, metrics)`; compiled, donates `state`. `progress` in [0, 1]
+        is the share of the budget that is spent, for the learning-rate schedule.
       replicate: puts an `EnvParams` (or any pytree) on every device of the mesh.
       place: puts a host copy of a `TrainState` on the mesh.
       steps_per_iteration: environment steps, P * K * S.
@@ -98,7 +98,9 @@ def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh)
     n_groups = shuffle_groups(config, n_devices)
     local = config.paths // config.minibatches // n_devices
     if config.micro_batch is not None and local % config.micro_batch and config.micro_batch < local:
-        raise ValueError(f"ppo.micro_batch {config.micro_batch} must divide the {local} paths of a minibatch on a device")
+        raise ValueError(
+            f"ppo.micro_batch {config.micro_batch} must divide the {local} paths of a minibatch on a device"
+        )
     if env.window < policy.context:
         raise ValueError(f"env.window {env.window} is shorter than the policy's context of {policy.context} bars")
     optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
@@ -108,9 +110,7 @@ def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh)
     def iterate(state: TrainState, params: EnvParams, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(state.seed), state.iteration)
         key_act, key_start, key_shuffle = jax.random.split(key, 3)
-        prepared = encode_paths(
-            policy, state.params, params, state.paths.bar, config.chunk + 1, config.micro_batch
-        )
+        prepared = encode_paths(policy, state.params, params, state.paths.bar, config.chunk + 1, config.micro_batch)
         keys = _path_keys(key_act, state.paths.path)
         moved, rollout = jax.vmap(
             lambda path, ready, k: collect_path(policy, env, state.params, params, path, ready, k, config.chunk)
@@ -119,8 +119,16 @@ def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh)
         shard = jax.lax.axis_index(DATA_AXIS)
         groups = shard * (n_groups // n_devices) + jnp.arange(n_groups // n_devices)
         net, opt_state, metrics = update(
-            state.params, state.opt_state, optimiser, _learning_rate(config, progress), policy, params, rollout, config,
-            key_shuffle, groups,
+            state.params,
+            state.opt_state,
+            optimiser,
+            _learning_rate(config, progress),
+            policy,
+            params,
+            rollout,
+            config,
+            key_shuffle,
+            groups,
         )
         new = TrainState(params=net, opt_state=opt_state, paths=paths, iteration=state.iteration + 1, seed=state.seed)
         return new, {**metrics, **_rollout_metrics(rollout), "learning_rate": _learning_rate(config, progress)}
@@ -190,8 +198,10 @@ def _learning_rate(config: PPOConfig, progress: jax.Array) -> jax.Array:
 
 
 def _rollout_metrics(rollout: Rollout) -> dict[str, jax.Array]:
-    """Means over all portfolios and devices: log return per bar and its spread, turnover, costs, liquidations, and the share of
-    the largest possible exposure that is taken."""
+    """Means over all portfolios and devices.
+
+    Log return per bar and its spread, turnover, costs, liquidations, and the share of the largest possible exposure.
+    """
     mean = jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)
     variance = jax.lax.pmean(jnp.square(rollout.reward - mean).mean(), DATA_AXIS)
     others = {

@@ -14,7 +14,8 @@ def generalised_advantage_estimation(
     `A_{t-1} = delta_t + discount_t lambda trace_t A_t`, `delta_t = r_t + discount_t v_t - v_{t-1}`.
 
     Values before and after each transition are separate arguments: a truncated transition bootstraps from the value of
-    its *final* observation in `v_t` with `trace_t = 0`, which the value of the next episode's first state cannot stand in for.
+    its *final* observation in `v_t` with `trace_t = 0`, which the value of the next episode's first state cannot
+    stand in for.
 
     Args:
       r_t: `[S]` rewards.

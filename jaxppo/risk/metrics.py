@@ -264,7 +264,7 @@ def value_at_risk(
         return _undefined(returns, axis)
     if method == "linear":
         return -jnp.quantile(returns, 1.0 - level, axis=axis)
-    return -_ascending(returns, axis)[..., min(math.floor(tail), n - 1)]
+    return _largest_losses(returns, axis)[..., min(math.floor(tail), n - 1)]
 
 
 def conditional_value_at_risk(
@@ -302,11 +302,11 @@ def conditional_value_at_risk(
         return deviation * norm.pdf(norm.ppf(level)) / (1.0 - level) - mean
     if n == 0:
         return _undefined(returns, axis)
-    ordered = _ascending(returns, axis)
+    losses = _largest_losses(returns, axis)
     if method == "lowest":
-        return -jnp.mean(ordered[..., : int((n - 1) * (1.0 - level)) + 1], axis=-1)
+        return jnp.mean(losses[..., : int((n - 1) * (1.0 - level)) + 1], axis=-1)
     whole = math.ceil(tail) - 1
-    return -(jnp.sum(ordered[..., :whole], axis=-1) + (tail - whole) * ordered[..., whole]) / tail
+    return (jnp.sum(losses[..., :whole], axis=-1) + (tail - whole) * losses[..., whole]) / tail
 
 
 def win_rate(returns: jax.Array, *, axis: int = -1, count_flat: bool = False) -> jax.Array:
@@ -345,10 +345,10 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(zero, undefined, numerator / jnp.where(zero, 1.0, denominator))
 
 
-def _ascending(returns: jax.Array, axis: int) -> jax.Array:
-    """`[..., n]` sorted along `axis`, which becomes the last; all NaN where one value is."""
+def _largest_losses(returns: jax.Array, axis: int) -> jax.Array:
+    """`[..., n]` losses `-returns`, largest first along the last axis, no negative zeros; all NaN where one is."""
     ordered = jnp.sort(jnp.moveaxis(returns, axis, -1), axis=-1)
-    return jnp.where(jnp.isnan(ordered[..., -1:]), jnp.nan, ordered)
+    return jnp.where(jnp.isnan(ordered[..., -1:]), jnp.nan, 0.0 - ordered)
 
 
 def _undefined(returns: jax.Array, axis: int) -> jax.Array:

@@ -16,13 +16,14 @@ class Checkpoints:
     """Checkpoints under one folder, the newest `keep` of them.
 
     Args:
-      folder: where to keep them.
-      keep: how many.
+      folder: where they are; made when the first one is saved.
+      keep: how many to keep.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=False)
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -30,33 +31,46 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
-        """Saves a pytree of arrays and a JSON-serialisable dict as checkpoint number `step`, replacing one of that number."""
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
+        """Saves a pytree of arrays and a JSON-serialisable dict as checkpoint `step`; deletes any later ones first."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.discard_after(step - 1)
         arrays = jax.tree.map(np.asarray, jax.device_get(state))
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host))
-        self._manager.save(step, args=items)
+        self._manager.save(step, args=items, force=True)
         self._manager.wait_until_finished()
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The newest checkpoint as NumPy arrays in the structure of `like`, and its dict.
+    def discard_after(self, step: int) -> None:
+        """Deletes the checkpoints with higher numbers: what an interrupted run did and its continuation does again."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """A checkpoint as NumPy arrays in the structure of `like`, and its dict.
+
+        Args:
+          like: pytree of arrays or of their shapes and dtypes.
+          step: which one; default the newest.
 
         Raises:
-          ConfigError: there is none, or it holds a network or batch of another shape.
+          ConfigError: there is none, it is damaged, or it holds a network or batch of another shape.
         """
-        step = self.latest
-        if step is None:
-            raise ConfigError(f"{self._manager.directory}: no checkpoint found")
+        known = self._manager.all_steps()
+        step = self.latest if step is None else step
+        if step not in known:
+            raise ConfigError(f"{self._folder}: no checkpoint found{'' if step is None else f' with number {step}'}")
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=items)
-        except ValueError as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"{self._manager.directory}: checkpoint {step} does not fit this run: {first}") from None
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ConfigError(
+                f"{self._folder / str(step)}: damaged, or saved by a run of another shape: {first}"
+            ) from None
         shapes = jax.tree.map(lambda have, want: have.shape == want.shape, restored["state"], target)
         if not jax.tree.all(shapes):
-            raise ConfigError(f"{self._manager.directory}: checkpoint {step} holds arrays of other shapes than this run")
+            raise ConfigError(f"{self._folder / str(step)}: holds arrays of other shapes than this run")
         return restored["state"], restored["host"]
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import tensorboardX
 import tqdm
 
+from jaxppo.training.run_folder import read_metrics
+
 
 class MetricsLog:
     """Appends rows to `metrics.jsonl` and TensorBoard.
@@ -20,14 +22,12 @@ class MetricsLog:
     """
 
     def __init__(self, folder: pathlib.Path, iteration: int):
-        path = folder / "metrics.jsonl"
-        kept = []
-        if path.exists():
-            rows = path.read_text(encoding="utf-8").splitlines()
-            kept = [row for row in rows if row.strip() and json.loads(row)["iteration"] <= iteration]
-        path.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+        path, draft = folder / "metrics.jsonl", folder / "metrics.jsonl.part"
+        kept = [row for row in read_metrics(folder) if row["iteration"] <= iteration]
+        draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        draft.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=iteration or None)
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers that are not finite become null."""
@@ -56,7 +56,9 @@ class Progress:
     def __init__(self, steps: int | None, minutes: float | None, enabled: bool):
         self._by_steps = steps is not None
         total, unit = (steps, "step") if self._by_steps else (round(60 * minutes, 1), "s")
-        self._bar = tqdm.tqdm(total=total, unit=unit, unit_scale=self._by_steps, disable=not enabled, dynamic_ncols=True)
+        self._bar = tqdm.tqdm(
+            total=total, unit=unit, unit_scale=self._by_steps, disable=not enabled, dynamic_ncols=True
+        )
 
     def update(self, steps: int, seconds: float, **shown: str) -> None:
         """Moves to `steps` done and `seconds` elapsed and shows figures."""

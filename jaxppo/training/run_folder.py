@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
+import itertools
 import json
+import os
 import pathlib
 import platform
 import subprocess
 from typing import Any
 
 import jax
-import yaml
+import numpy as np
 
+from envs.data_report import fingerprint
+from envs.market import MarketData
 from jaxppo.config import Config, ConfigError, dump_config, load_config
+from jaxppo.config_types import keys
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
+MAY_CHANGE = ("training", "evaluation", "device")
 
 
-def choose_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
+def check_output(output: str | pathlib.Path | None) -> None:
+    """Refuses an output folder that cannot be used, before there is anything to write; touches nothing.
+
+    Raises:
+      ConfigError: `output` is not empty, is not a folder, or cannot be made.
+    """
+    if output is None:
+        return
+    if not str(output):
+        raise ConfigError("--output is empty; give a folder such as runs/first")
+    folder = pathlib.Path(output)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(
+                f"--output {folder} is not empty; give another folder, or --resume to continue a run in it"
+            )
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be used: {error.strerror}") from None
+    if not existing.is_dir():
+        raise ConfigError(f"--output {folder} cannot be made: {existing} is a file; a folder is expected")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output {folder} cannot be made: {existing} must be writable")
+
+
+def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
     """The folder of a new run: `output`, or the first unused of `runs/name`, `runs/name-2`, ...
 
     Raises:
-      ConfigError: `output` holds a run already, or cannot be made.
+      ConfigError: it cannot be made.
     """
-    if output is None:
-        number = 1
-        while (folder := pathlib.Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
-            number += 1
-    else:
-        folder = pathlib.Path(output)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"--output {folder} exists and is not empty; use --resume to continue it, or another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be made: {error.strerror}") from None
-    return folder
+    numbered = (pathlib.Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    for folder in [pathlib.Path(output)] if output is not None else numbered:
+        try:
+            folder.mkdir(parents=True, exist_ok=output is not None)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"--output {folder} cannot be made: {error.strerror}") from None
+        return folder
+    raise ConfigError(f"--output {output} is a file; a folder is expected")
 
 
 def open_folder(folder: str | pathlib.Path) -> tuple[pathlib.Path, Config]:
@@ -45,24 +74,51 @@ def open_folder(folder: str | pathlib.Path) -> tuple[pathlib.Path, Config]:
       ConfigError: there is no run there.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "config.yaml").is_file():
+    try:
+        found = (folder / "config.yaml").is_file()
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
+    if not found:
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
     return folder, load_config(folder / "config.yaml")
 
 
 def check_same_run(saved: Config, given: Config) -> None:
-    """A resumed run must be the same run: only `training` (its budget and cadence) may change.
+    """A resumed run must be the same run: only what does not shape its parameters may change.
 
     Raises:
       ConfigError: names the first key that differs.
     """
-    for section, value in saved.model_dump().items():
-        new = given.model_dump()[section]
-        if section == "training" or value == new:
-            continue
-        key = next((k for k in value if value[k] != new[k]), None) if isinstance(value, dict) else None
-        name, old, new = (f"{section}.{key}", value[key], new[key]) if key else (section, value, new)
-        raise ConfigError(f"--resume: {name} is {new!r} but the run was started with {old!r}; only training.* may change")
+    old, new = saved.model_dump(), given.model_dump()
+    for key, _ in keys():
+        section, _, name = key.rpartition(".")
+        before, after = (old[section][name], new[section][name]) if section else (old[name], new[name])
+        if before != after and (section or name) not in MAY_CHANGE:
+            raise ConfigError(
+                f"--resume: {key} is {after!r} but the run was started with {before!r}; only {', '.join(MAY_CHANGE)} "
+                "may change"
+            )
+
+
+def check_same_data(folder: pathlib.Path, market: MarketData) -> None:
+    """The prices must be those that the run was started with.
+
+    Raises:
+      ConfigError: they are not, or the run does not say which it was started with.
+    """
+    path = folder / "metadata.json"
+    try:
+        started_with = json.loads(path.read_text(encoding="utf-8"))["data"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it"
+        ) from None
+    found = data_report(market)["fingerprint"]
+    if found != started_with:
+        raise ConfigError(
+            f"{folder}: the prices are not those that the run was started with (fingerprint {found[:12]}, expected "
+            f"{started_with[:12]})"
+        )
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:
@@ -77,29 +133,46 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def provenance(config: Config, report: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
+def provenance(config: Config, market: MarketData, devices: list[jax.Device]) -> dict[str, Any]:
     """What is needed to say where a result came from: versions, commit, data, devices, seed."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "commit": _commit(),
-        "data": report,
+        "data": data_report(market),
         "devices": [str(device.device_kind) for device in devices],
         "platform": devices[0].platform,
         "seed": config.seed,
     }
 
 
+def data_report(market: MarketData) -> dict[str, Any]:
+    """The loader's report; of a market that no loader has seen, its fingerprint."""
+    if market.info.report:
+        return market.info.report
+    arrays = {
+        field.name: np.asarray(getattr(market, field.name))
+        for field in dataclasses.fields(market)
+        if field.name != "info"
+    }
+    times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
+    return {"fingerprint": fingerprint(market.info.symbols, times, arrays)}
+
+
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of `metrics.jsonl`; none if there is no such file."""
+    """Rows of `metrics.jsonl`; none if there is no such file. A last row that was never finished is left out.
+
+    Raises:
+      ConfigError: another row cannot be read.
+    """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def read_yaml_text(folder: pathlib.Path) -> str:
-    """The run's configuration as text, for the report."""
-    return yaml.safe_dump(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), sort_keys=False)
+    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+    del unfinished
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged: {error}") from None
 
 
 def _version(name: str) -> str | None:
@@ -110,10 +183,15 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree the package was imported from; None outside a checkout."""
-    here = pathlib.Path(__file__).resolve().parent
+    """Commit of the source tree that the package was imported from, `-dirty` if changed; None outside a checkout."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
+
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        if pathlib.Path(git("rev-parse", "--show-toplevel") or ".") != root:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None

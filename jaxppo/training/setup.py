@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from envs.execution import make_costs
 from envs.market import MarketData, periods_per_year
 from envs.portfolio import FillRule
 from envs.trading import EnvParams, TradingEnv
-from jaxppo.config import Config, ConfigError, PPOConfig
+from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig
 from jaxppo.ppo.learner import shuffle_groups
@@ -61,11 +62,28 @@ def load_data(config: Config) -> MarketData:
     """The configured market.
 
     Raises:
-      envs.DataError: the prices cannot be used as they are.
+      envs.DataError: the prices cannot be used as they are; names the keys of the configuration that would allow them.
+      ConfigError: `data.path` cannot be looked up at all.
     """
-    own = {"path", "train", "validation", "test", "purge_bars"}
+    own = {"path", *PERIODS, "purge_bars"}
+    options = config.data.model_dump(exclude=own)
     path = config.data.path
-    return envs.load_market(list(path) if isinstance(path, tuple) else path, **config.data.model_dump(exclude=own))
+    try:
+        return envs.load_market(list(path) if isinstance(path, tuple) else path, **options)
+    except envs.DataError as error:
+        raise envs.DataError(_with_keys(str(error), tuple(options))) from None
+    except OSError as error:
+        raise ConfigError(f"data.path is {path!r}, which cannot be read: {error.strerror}") from None
+
+
+def _with_keys(message: str, options: tuple[str, ...]) -> str:
+    """`message` with arguments of `envs.load_market` (`on_bad_rows='drop'`) as options (`--data.on_bad_rows drop`)."""
+
+    def option(found: re.Match) -> str:
+        value = found["value"].strip("'")
+        return f"--data.{found['name']} {value.lower() if value in ('True', 'False') else value}"
+
+    return re.sub(rf"\b(?P<name>{'|'.join(options)})=(?P<value>'[^']*'|[^\s,;)]+)", option, message)
 
 
 def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
@@ -134,13 +152,22 @@ def select_devices(config: Config) -> list[jax.Device]:
     """
     try:
         devices = jax.devices() if config.device == "auto" else jax.devices(config.device)
-    except RuntimeError:
-        present = sorted({device.platform for device in jax.devices()})
-        raise ConfigError(f"device is {config.device!r}; this machine has {', '.join(present)}") from None
+    except RuntimeError as error:
+        raise ConfigError(f"device is {config.device!r}; {_present(error)}") from None
     wanted = config.training.devices
     if wanted is not None and wanted > len(devices):
-        raise ConfigError(f"training.devices is {wanted}; this machine has {len(devices)} of kind {devices[0].platform}")
+        raise ConfigError(
+            f"training.devices is {wanted}; this machine has {len(devices)} of kind {devices[0].platform}"
+        )
     return list(devices[:wanted])
+
+
+def _present(error: RuntimeError) -> str:
+    """What there is instead of a device that JAX cannot use."""
+    try:
+        return f"this machine has {', '.join(sorted({device.platform for device in jax.devices()}))}"
+    except RuntimeError:
+        return f"JAX finds no device: {error}"
 
 
 def step_budget(config: Config) -> int | None:
@@ -176,7 +203,7 @@ def _ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
     try:
         shuffle_groups(ppo, len(devices))
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{error}; change them or training.devices") from None
     local = ppo.paths // ppo.minibatches // len(devices)
     micro = ppo.micro_batch
     if micro is None and devices[0].platform == "cpu":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
+import os
 import pathlib
 import signal
 import sys
@@ -13,16 +15,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from envs.data import format_report
 from envs.market import MarketData
-from jaxppo.config import Config
+from jaxppo.backtest.evaluation import evaluate, quick_score, report
+from jaxppo.config import Config, ConfigError, dump_config
 from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.backtest.evaluation import evaluate, quick_score, report
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.setup import Setup, build, load_data, step_budget
+from jaxppo.training.setup import Setup, build, load_data, select_devices, step_budget
+
+STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,14 @@ class TrainResult:
 class _Progressed:
     """Host-side progress, saved with every checkpoint.
 
-    `seconds` excludes compilation, `elapsed` is the whole wall time and what a budget in minutes counts.
+    Attributes:
+      iteration: iterations done.
+      seconds: wall time in iterations alone, without compilation and evaluation.
+      compile_seconds: wall time of compiling the iteration.
+      elapsed: whole wall time since `train` was called, over all resumes; what a budget in minutes counts.
+      best_score: highest Sharpe ratio on the validation period so far, None before the first evaluation.
+      best_iteration: iteration of that score.
+      looks: evaluations on the validation period.
     """
 
     iteration: int = 0
@@ -56,6 +69,41 @@ class _Progressed:
     best_score: float | None = None
     best_iteration: int = 0
     looks: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first iteration to the last.
+
+    Attributes:
+      setup: the objects of the run.
+      policy: the policy.
+      learner: the compiled iteration.
+      folder: the run folder.
+      last: checkpoints of the whole state.
+      best: parameters that were best on validation.
+      started: clock at the start of the run, as if it had never been interrupted, seconds.
+    """
+
+    setup: Setup
+    policy: Policy
+    learner: Learner
+    folder: pathlib.Path
+    last: Checkpoints
+    best: Checkpoints
+    started: float
+
+    @property
+    def elapsed(self) -> float:
+        """Wall time of the run so far, seconds."""
+        return time.monotonic() - self.started
+
+    def spent(self, done: _Progressed) -> float:
+        """Share of the budget that is used up."""
+        steps = step_budget(self.setup.config)
+        if steps is not None:
+            return done.iteration * self.learner.steps_per_iteration / steps
+        return done.elapsed / (60.0 * self.setup.config.training.minutes)
 
 
 def train(
@@ -69,147 +117,181 @@ def train(
 ) -> TrainResult:
     """Trains, validates, and evaluates once on the test period.
 
+    At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one.
+
     Args:
       config: the run.
       output: run folder; default `runs/NAME`, numbered so that nothing is overwritten.
       name: NAME of the default folder.
-      resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run.
+      resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run. If
+        its budget is spent, only the evaluation is repeated.
       market: prices to use instead of `config.data.path`.
-      progress: show a progress bar on stderr.
+      progress: report progress on stderr.
 
     Raises:
-      ConfigError: the configuration cannot be run, or `output` does not allow it.
+      ConfigError: the configuration cannot be run, `output` does not allow it, or training diverges.
       envs.DataError: the prices cannot be used.
     """
-    if resume:
-        if output is None:
-            raise run_folder.ConfigError("--resume needs --output: the folder of the run to continue")
-        folder, saved = run_folder.open_folder(output)
-        run_folder.check_same_run(saved, config)
-    market = load_data(config) if market is None else market
-    setup = build(config, market)
+    began = time.monotonic()
     if not resume:
-        folder = run_folder.choose_folder(output, name)
-    run_folder.write_config(folder, config)
-    metadata = run_folder.provenance(config, market.info.report, setup.devices)
-    run_folder.write_json(folder / "metadata.json", metadata)
+        run_folder.check_output(output)
+    elif output is None:
+        raise ConfigError("--resume needs --output: the folder of the run to continue")
+    else:
+        run_folder.check_same_run(run_folder.open_folder(output)[1], config)
+    with jax.default_device(select_devices(config)[0]):
+        market = load_data(config) if market is None else market
+        setup = build(config, market)
+        if resume:
+            run_folder.check_same_data(pathlib.Path(output), market)
+        run, net, state, done = _start(setup, output, name, resume, began)
+        try:
+            return _train(run, net, state, done, progress)
+        finally:
+            run.last.close()
+            run.best.close()
 
-    policy, net = make_policy(setup.encoder, setup.action, jax.random.key(config.seed))
+
+def _start(
+    setup: Setup, output: str | pathlib.Path | None, name: str, resume: bool, began: float
+) -> tuple[_Run, Params, TrainState, _Progressed]:
+    """Builds or restores the state; the run folder is not touched before that has worked."""
+    policy, net = make_policy(setup.encoder, setup.action, jax.random.key(setup.config.seed))
     learner = make_learner(policy, setup.env, setup.ppo, data_mesh(setup.devices))
-    state = learner.init(net, config.seed, setup.period_params("train"))
-    last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 1)
-    done = _Progressed()
+    state, done = learner.init(net, setup.config.seed, setup.period_params("train")), _Progressed()
+    folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
+    last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     if resume and last.latest is not None:
         arrays, host = last.restore(state)
         state, done = learner.place(arrays), _Progressed(**host)
-    try:
-        with _stop_requested() as stop:
-            state, done = _loop(setup, policy, learner, state, done, folder, last, best, stop, progress)
-        if stop:
-            print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
-            return TrainResult(folder, state.params, state.params, None)
-        net, _ = best.restore({"params": state.params})
-        summary = finish(setup, policy, net["params"], learner, done, folder)
-        run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
-        return TrainResult(folder, net["params"], state.params, summary)
-    finally:
-        last.close()
-        best.close()
+    best.discard_after(done.best_iteration)
+    run_folder.write_config(folder, setup.config)
+    return _Run(setup, policy, learner, folder, last, best, began - done.elapsed), net, state, done
 
 
-def finish(
-    setup: Setup, policy: Policy, net: Params, learner: Learner, done: _Progressed, folder: pathlib.Path
-) -> dict[str, Any]:
+def _train(run: _Run, net: Params, state: TrainState, done: _Progressed, progress: bool) -> TrainResult:
+    """The loop, then the one look at the test period."""
+    setup, folder = run.setup, run.folder
+    metadata = run_folder.provenance(setup.config, setup.market, setup.devices)
+    run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
+    if progress and setup.market.info.report:
+        print(format_report(setup.market.info.report), file=sys.stderr)
+    with _stop_requested() as stop:
+        state, done = _loop(run, state, done, stop, progress)
+    run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
+    if stop:
+        print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
+        return TrainResult(folder, state.params, state.params, None)
+    net = run.best.restore({"params": net}, done.best_iteration)[0]["params"]
+    return TrainResult(folder, net, state.params, _finish(run, net, done))
+
+
+def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
     """Evaluates on the test period; writes summary.json and report.html."""
-    result = evaluate(setup, policy, net)
-    steps = done.iteration * learner.steps_per_iteration
+    setup = run.setup
+    result = evaluate(setup, run.policy, net)
+    steps = done.iteration * run.learner.steps_per_iteration
     training = {
         "env_steps": steps,
         "market_bars": done.iteration * setup.ppo.paths * setup.ppo.chunk,
         "seconds": done.seconds,
-        "steps_per_second": steps / max(done.seconds, 1e-9),
+        "steps_per_second": steps / done.seconds,
         "compile_seconds": done.compile_seconds,
         "iterations": done.iteration,
     }
     validation = {"best_iteration": done.best_iteration, "best_sharpe": done.best_score, "looks": done.looks}
     summary = {"train": training, "validation": validation, "out_of_sample": result.summary}
-    run_folder.write_json(folder / "summary.json", summary)
-    rows = run_folder.read_metrics(folder)
-    report(setup, result, rows, run_folder.read_yaml_text(folder), folder / "report.html")
+    run_folder.write_json(run.folder / "summary.json", summary)
+    rows = run_folder.read_metrics(run.folder)
+    report(setup, result, rows, dump_config(setup.config), run.folder / "report.html")
     return summary
 
 
 def _loop(
-    setup: Setup,
-    policy: Policy,
-    learner: Learner,
-    state: TrainState,
-    done: _Progressed,
-    folder: pathlib.Path,
-    last: Checkpoints,
-    best: Checkpoints,
-    stop: list[int],
-    show: bool,
+    run: _Run, state: TrainState, done: _Progressed, stop: list[int], show: bool
 ) -> tuple[TrainState, _Progressed]:
     """Iterates until the budget is spent or a signal asks to stop; leaves a checkpoint of its last state either way."""
-    cadence, minutes, steps = setup.config.training, setup.config.training.minutes, step_budget(setup.config)
-    params = learner.replicate(setup.period_params("train"))
-    log, bar = MetricsLog(folder, done.iteration), Progress(steps, minutes, show)
-    began, shown, compiled = time.monotonic() - done.elapsed, {}, False
+    cadence, annual = run.setup.config.training, run.setup.periods_per_year
+    params = run.learner.replicate(run.setup.period_params("train"))
+    log, bar = MetricsLog(run.folder, done.iteration), Progress(step_budget(run.setup.config), cadence.minutes, show)
+    iterate, shown = _compile(run, state, params, done), {}
     try:
-        while not stop and (spent := _spent(done, learner, steps, minutes)) < 1.0:
+        while not stop and (done.looks == 0 or run.spent(done) < 1.0):
+            spent = run.spent(done) if done.iteration else 0.0
             started = time.monotonic()
-            state, metrics = learner.iterate(state, params, jnp.float32(spent))
+            state, metrics = iterate(state, params, jnp.float32(spent))
             row = {name: float(value) for name, value in jax.device_get(metrics).items()}
             took = time.monotonic() - started
-            done.iteration += 1
-            if compiled:
-                done.seconds += took
-            else:
-                done.compile_seconds, compiled = done.compile_seconds + took, True
-            annual = setup.periods_per_year
+            done.iteration, done.seconds, done.elapsed = done.iteration + 1, done.seconds + took, run.elapsed
             row["sharpe"] = row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5
-            finished = _spent(done, learner, steps, minutes) >= 1.0
-            if done.iteration % cadence.evaluate_every == 0 or finished or stop:
-                row |= _validate(setup, policy, state, done, best)
-            done.elapsed = time.monotonic() - began
-            if done.iteration % cadence.checkpoint_every == 0 or finished or stop:
-                last.save(done.iteration, state, dataclasses.asdict(done))
-            env_steps = done.iteration * learner.steps_per_iteration
-            speed = learner.steps_per_iteration / took
+            finite = all(map(math.isfinite, row.values()))
+            if finite and (done.iteration % cadence.evaluate_every == 0 or run.spent(done) >= 1.0):
+                row |= _validate(run, state, done)
+                done.elapsed = run.elapsed
+            env_steps = done.iteration * run.learner.steps_per_iteration
+            speed = run.learner.steps_per_iteration / took
             log.write({"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row})
-            shown |= {"steps/s": f"{speed:,.0f}", "return": f"{row['reward'] * annual:+.1%}/y"}
-            shown |= {"sharpe": f"{row['sharpe']:+.2f}"}
-            if "validation_sharpe" in row:
-                shown["validation"] = f"{row['validation_sharpe']:+.2f}"
+            _check_finite(run, done, row)
+            if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
+                run.last.save(done.iteration, state, dataclasses.asdict(done))
+            shown |= _shown(row, speed, annual)
             bar.update(env_steps, done.elapsed, **shown)
-        done.elapsed = time.monotonic() - began
-        if done.iteration and last.latest != done.iteration:
-            last.save(done.iteration, state, dataclasses.asdict(done))
+        if done.iteration and run.last.latest != done.iteration:
+            run.last.save(done.iteration, state, dataclasses.asdict(done))
     finally:
         bar.close()
         log.close()
+    done.elapsed = run.elapsed
     return state, done
 
 
-def _validate(
-    setup: Setup, policy: Policy, state: TrainState, done: _Progressed, best: Checkpoints
-) -> dict[str, float]:
+def _compile(run: _Run, state: TrainState, params: Any, done: _Progressed) -> Any:
+    """The iteration, compiled ahead of time so that its cost is known; as it is if there is nothing left to train."""
+    if done.looks and run.spent(done) >= 1.0:
+        return run.learner.iterate
+    started = time.monotonic()
+    compiled = run.learner.iterate.lower(state, params, jnp.float32(0.0)).compile()
+    done.compile_seconds += time.monotonic() - started
+    return compiled
+
+
+def _validate(run: _Run, state: TrainState, done: _Progressed) -> dict[str, float]:
     """Scores the current policy on the validation period and keeps it if it is the best so far."""
     net = jax.device_get(state.params)
-    score = quick_score(setup, policy, net, "validation")
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net)):
+        return {"validation_sharpe": math.nan}
+    score = quick_score(run.setup, run.policy, net, "validation")
     done.looks += 1
     if done.best_score is None or score["sharpe"] > done.best_score:
         done.best_score, done.best_iteration = score["sharpe"], done.iteration
-        best.save(done.iteration, {"params": net}, {"iteration": done.iteration, **score})
+        run.best.save(done.iteration, {"params": net}, {"iteration": done.iteration, **score})
     return {f"validation_{name}": value for name, value in score.items()}
 
 
-def _spent(done: _Progressed, learner: Learner, steps: int | None, minutes: float | None) -> float:
-    """Share of the budget that is used up."""
-    if steps is not None:
-        return done.iteration * learner.steps_per_iteration / steps
-    return done.elapsed / (60.0 * minutes)
+def _check_finite(run: _Run, done: _Progressed, row: dict[str, float]) -> None:
+    """Ends a run whose numbers are no longer numbers; its checkpoints are from before that.
+
+    Raises:
+      ConfigError: one of this iteration's metrics, or the network, is not finite.
+    """
+    bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
+    if bad is not None:
+        raise ConfigError(
+            f"training diverged in iteration {done.iteration}: {bad} is {row[bad]}; ppo.learning_rate is "
+            f"{run.setup.ppo.learning_rate:g}, try a smaller one"
+        )
+
+
+def _shown(row: dict[str, float], speed: float, annual: float) -> dict[str, str]:
+    """Figures beside the progress bar."""
+    shown = {
+        "steps/s": f"{speed:,.0f}",
+        "return": f"{row['reward'] * annual:+.1%}/y",
+        "sharpe": f"{row['sharpe']:+.2f}",
+    }
+    if "validation_sharpe" in row:
+        shown["validation"] = f"{row['validation_sharpe']:+.2f}"
+    return shown
 
 
 @contextlib.contextmanager
@@ -220,6 +302,7 @@ def _stop_requested() -> Iterator[list[int]]:
 
     def handle(number: int, frame: Any) -> None:
         received.append(number)
+        os.write(2, STOPPING)
         for known, handler in previous.items():
             signal.signal(known, handler)
 

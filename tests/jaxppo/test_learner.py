@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec
 
 from envs.market import MarketInfo
 from envs.trading import TradingEnv
-from jaxppo.networks.policy import make_policy
 from jaxppo.ppo.learner import data_mesh, make_learner, shuffle_groups
 from jaxppo.ppo.rollout import Rollout, encode_paths
 from jaxppo.ppo.update import DATA_AXIS, Targets, loss_and_gradient, make_targets, ppo_loss, shuffled_minibatches
@@ -175,10 +174,10 @@ def test_the_train_state_is_donated_and_the_first_parameters_are_not():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, params, tiny.policy()[1])))
 
 
-def jumping_market(every: int = 4):
-    """Prices double and halve by turns: a short position is liquidated by a doubling."""
+def jumping_market():
+    """Prices go up fivefold and back by turns, every other bar: that liquidates whoever is short."""
     calm = tiny.market(3, volatility=0.001)
-    level = jnp.where((jnp.arange(tiny.N_BARS) // every) % 2 == 1, 2.0, 1.0)[:, None]
+    level = jnp.where((jnp.arange(tiny.N_BARS) // 2) % 2 == 1, 5.0, 1.0)[:, None]
     return calm.replace(**{name: getattr(calm, name) * level for name in ("open", "high", "low", "close")})
 
 
@@ -234,43 +233,38 @@ def test_a_batch_that_cannot_be_split_is_refused():
 # Problems with a known answer.
 
 
-def test_in_a_market_that_only_rises_the_agent_learns_to_be_fully_long():
+@functools.cache
+def trained_on_a_rise():
+    """The train state and history of an agent in a market that rises by 1 % in every bar, without costs."""
     params = tiny.env_params(tiny.market(drift=UP, volatility=0.0, half_spread=0.0))
-    _, history = tiny.train(params, 60)
+    return params, *tiny.train(params, 60)
+
+
+def test_in_a_market_that_only_rises_the_agent_learns_to_be_fully_long():
+    _, _, history = trained_on_a_rise()
     assert abs(history["reward"][0]) < 0.2 * UP
-    assert history["reward"][-5:].mean() > 0.95 * UP
+    assert history["reward"][-5:].mean() > 0.97 * UP
     assert history["reward"].max() < 1.001 * UP
+    assert history["gross_exposure"][-1] > 0.9
+
+
+def test_once_every_bar_pays_the_same_the_value_is_the_sum_of_its_discounts():
+    """Every bar pays `r = 100 log 1.01` to a portfolio that is fully long: r / (1 - gamma), episodes' ends included."""
+    params, state, _ = trained_on_a_rise()
+
+    @jax.jit
+    def value_of(net):
+        policy = tiny.policy()[0]
+        prepared = encode_paths(policy, net, params, state.paths.bar, 1, None)
+        see = jax.vmap(jax.vmap(tiny.env().observe_portfolio, in_axes=(None, 0, None)))
+        seen = see(state.paths.bar, state.paths.portfolio, params.market.tradable[state.paths.bar])
+        return policy.act(net, prepared, seen)[1]
+
+    expected = tiny.PPO.reward_scale * UP / (1 - tiny.PPO.gamma)
+    np.testing.assert_allclose(value_of(state.params), expected, rtol=0.05)
 
 
 def test_where_trading_costs_more_than_any_price_moves_the_agent_learns_to_leave_its_money_alone():
     params = tiny.env_params(tiny.market(volatility=1e-5), commission_bps=100.0)
     _, history = tiny.train(params, 60)
     assert history["turnover"][-5:].mean() < 0.1 * history["turnover"][0]
-
-
-class ConstantReward(TradingEnv):
-    """Pays 0.01 for every bar, whatever is done."""
-
-    def settle(self, *args):
-        after, fills, _ = super().settle(*args)
-        return after, fills, jnp.float32(0.01)
-
-
-def test_the_value_of_a_constant_reward_is_the_sum_of_its_discounts():
-    env = ConstantReward(
-        n_assets=tiny.N_ASSETS, observation="index", window=1, groups=tiny.GROUPS, normalisation_window=10
-    )
-    policy, net = make_policy(tiny.encoder_config(kind="mlp"), tiny.ACTION, jax.random.key(0))
-    learner = make_learner(policy, env, tiny.PPO, data_mesh(jax.devices()[:1]))
-    params = learner.replicate(env.make_params(tiny.market(), episode_bars=tiny.PPO.chunk))
-    state = learner.init(net, 0, params)
-    for _ in range(60):
-        state, metrics = learner.iterate(state, params, jnp.float32(0))
-    prepared = encode_paths(policy, state.params, params, state.paths.bar, 1, None)
-    seen = jax.vmap(jax.vmap(env.observe_portfolio, in_axes=(None, 0, None)))(
-        state.paths.bar, state.paths.portfolio, params.market.tradable[state.paths.bar]
-    )
-    _, value = policy.act(state.params, prepared, seen)
-    reward = 0.01 * tiny.PPO.reward_scale
-    np.testing.assert_allclose(value, np.full(value.shape, reward / (1 - tiny.PPO.gamma)), rtol=0.05)
-    assert float(metrics["reward"]) == pytest.approx(0.01)

@@ -3,10 +3,12 @@
 import json
 import math
 
+import arch.bootstrap
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arch.bootstrap._samplers_python import stationary_bootstrap_sample_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
@@ -43,7 +45,10 @@ def test_indices_follow_the_recursion(start: np.ndarray, uniform: np.ndarray, pr
     expected = [int(start[0])]
     for fresh, u in zip(start[1:], uniform[1:], strict=True):
         expected.append(int(fresh) if u <= probability else (expected[-1] + 1) % 17)
-    np.testing.assert_array_equal(statistics.stationary_indices(start, uniform, probability), expected)
+    indices = statistics.stationary_indices(start, uniform, probability)
+    np.testing.assert_array_equal(indices, expected)
+    # The same from the sampler of arch, which overwrites its argument.
+    np.testing.assert_array_equal(indices, stationary_bootstrap_sample_python(start.copy(), uniform, probability))
 
 
 def test_blocks_have_the_mean_length_and_bars_are_equally_likely() -> None:
@@ -59,21 +64,15 @@ def test_blocks_have_the_mean_length_and_bars_are_equally_likely() -> None:
     np.testing.assert_allclose(counts, 1 / n, rtol=0.1)
 
 
-# arch 8.0.0, `arch.bootstrap.optimal_block_length(autoregression(coefficient, 2000))`: stationary, circular.
-ARCH_BLOCK_LENGTHS = {
-    0.5: (14.25022642, 16.31243714),
-    0.9: (60.51326586, 69.2703973),
-    -0.5: (15.88574944, 18.18464364),
-}
-
-
-@pytest.mark.parametrize("coefficient", ARCH_BLOCK_LENGTHS)
-def test_block_length_equals_arch(coefficient: float) -> None:
-    series = autoregression(coefficient, 2000)
-    stationary, circular = ARCH_BLOCK_LENGTHS[coefficient]
-    assert statistics.optimal_block_length(series) == pytest.approx(stationary, rel=1e-8)
-    assert statistics.optimal_block_length(series, circular=True) == pytest.approx(circular, rel=1e-8)
-    assert statistics.optimal_block_length(3.0 - 0.01 * series) == pytest.approx(stationary, rel=1e-8)
+@pytest.mark.parametrize("coefficient", [-0.5, 0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("n", [250, 2000])
+def test_block_length_equals_arch(coefficient: float, n: int) -> None:
+    """On long series: arch scales autocorrelations by truncated sums, which can move the window of a short one by a lag."""
+    series = autoregression(coefficient, n)
+    stationary, circular = arch.bootstrap.optimal_block_length(series).to_numpy()[0]
+    assert statistics.optimal_block_length(series) == pytest.approx(max(1.0, stationary), rel=1e-10)
+    assert statistics.optimal_block_length(series, circular=True) == pytest.approx(max(1.0, circular), rel=1e-10)
+    assert statistics.optimal_block_length(3.0 - 0.01 * series) == pytest.approx(max(1.0, stationary), rel=1e-8)
 
 
 def test_block_length_of_a_panel_and_of_next_to_nothing() -> None:

@@ -74,9 +74,12 @@ def env() -> TradingEnv:
     )
 
 
-def market(seed: int = 0, **parameters: Any) -> MarketData:
-    """A simulated market; `parameters` are those of `simulators.gbm`."""
-    return simulators.gbm(jax.random.key(seed), N_BARS, N_ASSETS, **parameters)
+def market(
+    seed: int = 0, *, drift: float = 0.0, volatility: float = 0.01, half_spread: float = 1e-4
+) -> MarketData:
+    """A simulated market; the parameters are those of `simulators.gbm`."""
+    key = jax.random.key(seed)
+    return simulators.gbm(key, N_BARS, N_ASSETS, drift=drift, volatility=volatility, half_spread=half_spread)
 
 
 def env_params(prices: MarketData, **costs: float) -> EnvParams:
