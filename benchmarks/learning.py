@@ -5,14 +5,17 @@
 `factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets
 in % of the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with
 costs; the agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk
-against window.
+against window. The first seed of a design includes its compilation in `seconds`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +30,7 @@ from envs.trading import TradingEnv
 from jaxppo.backtest import run_policy
 from jaxppo.config import PPOConfig
 from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
-from jaxppo.ppo import data_mesh, make_learner
+from jaxppo.ppo import Learner, data_mesh, make_learner
 
 FACTOR = {"strength": 0.15, "persistence": 0.9, "signal_noise": 0.5, "volatility": 0.01}
 LIMIT = 15.0
@@ -41,32 +44,40 @@ def encoder_config(window: int) -> EncoderConfig:
     return EncoderConfig("transformer", sizes, 32, 2, 4, window, 2, True, jnp.dtype("float32"))
 
 
-def train_and_test(
-    design: str,
-    train: MarketData,
-    tests: list[MarketData],
-    costs: Costs,
-    limit: float,
-    config: PPOConfig,
-    steps: int,
-    seed: int,
-) -> dict[str, float]:
-    """Trains for `steps` environment steps; per-bar Sharpe, turnover and exposure over the test markets.
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A compiled learner that all seeds share; `fresh` draws initial parameters from a key."""
 
-    Sliding windows of 16 bars give the chunk pass a context of 31 bars; the window design reads exactly those 31.
-    """
+    policy: Any
+    env: TradingEnv
+    learner: Learner
+    fresh: Callable[[jax.Array], Any]
+
+
+def build(design: str, limit: float, config: PPOConfig) -> Design:
+    """Sliding windows of 16 bars give the chunk pass a context of 31 bars; the window design reads exactly those 31."""
     encoder = encoder_config(16)
     env = TradingEnv(observation="index", window=encoder.context, start="random", levels=LEVELS, position_limit=limit)
     action = ActionConfig(env.actions, env.num_actions, -1.0, 1.0)
-    key = jax.random.key(seed)
-    if design == "chunk":
-        policy, net = make_policy(encoder, action, key)
-    else:
-        policy, net = make_window_policy(encoder_config(encoder.context), action, key, last_query=True)
+
+    def both(key: jax.Array) -> tuple[Any, Any]:
+        if design == "chunk":
+            return make_policy(encoder, action, key)
+        return make_window_policy(encoder_config(encoder.context), action, key, last_query=True)
+
+    policy, _ = both(jax.random.key(0))
     learner = make_learner(policy, env, config, data_mesh(jax.devices()[:1]))
-    params = learner.replicate(env.make_params(train, costs, episode_bars=4 * config.chunk))
-    state = learner.init(net, seed, params)
+    return Design(policy, env, learner, lambda key: both(key)[1])
+
+
+def train_and_test(
+    design: Design, train: MarketData, tests: list[MarketData], costs: Costs, chunk: int, steps: int, seed: int
+) -> dict[str, float]:
+    """Trains for `steps` environment steps; per-bar Sharpe, turnover and exposure over the test markets."""
+    policy, env, learner = design.policy, design.env, design.learner
     started = time.perf_counter()
+    params = learner.replicate(env.make_params(train, costs, episode_bars=4 * chunk))
+    state = learner.init(design.fresh(jax.random.key(seed)), seed, params)
     iterations = -(-steps // learner.steps_per_iteration)
     for i in range(iterations):
         state, metrics = learner.iterate(state, params, jnp.float32(i / iterations))
@@ -85,27 +96,27 @@ def train_and_test(
         "turnover_per_bar": float(np.mean([np.mean(ledger.turnover) for ledger in ledgers])),
         "gross_exposure": float(np.mean([np.abs(ledger.weights).sum(axis=-1).mean() for ledger in ledgers])),
         "env_steps": iterations * learner.steps_per_iteration,
-        "seconds_with_compilation": seconds,
+        "seconds": seconds,
     }
 
 
-def factor_score(design: str, seed: int, steps: int, config: PPOConfig) -> dict[str, float]:
+def factor_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str, float]:
     """One agent on the factor market; `score` is the share of the best achievable Sharpe ratio."""
     train = simulators.predictable_factor(jax.random.key(1000 + seed), TRAIN_BARS, **FACTOR)
     tests = [simulators.predictable_factor(jax.random.key(2000 + i), TEST_BARS, **FACTOR) for i in range(TEST_MARKETS)]
     costs = make_costs(max_leverage=LIMIT, maintenance_margin=0.05)
-    result = train_and_test(design, train, tests, costs, LIMIT, config, steps, seed)
+    result = train_and_test(design, train, tests, costs, chunk, steps, seed)
     best = simulators.predictable_factor_sharpe(
         FACTOR["strength"], FACTOR["persistence"], FACTOR["signal_noise"], volatility=FACTOR["volatility"]
     )
     return {**result, "best_sharpe_per_bar": best, "score": result["sharpe_per_bar"] / best}
 
 
-def flat_score(seed: int, steps: int, config: PPOConfig) -> dict[str, float]:
+def flat_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str, float]:
     """One agent on a driftless geometric random walk that charges 10 basis points per trade."""
     train = simulators.gbm(jax.random.key(3000 + seed), TRAIN_BARS)
     tests = [simulators.gbm(jax.random.key(4000 + i), TEST_BARS) for i in range(TEST_MARKETS)]
-    return train_and_test("chunk", train, tests, make_costs(commission_bps=10.0), 1.0, config, steps, seed)
+    return train_and_test(design, train, tests, make_costs(commission_bps=10.0), chunk, steps, seed)
 
 
 def main() -> None:
@@ -124,13 +135,11 @@ def main() -> None:
         gae_lambda=0.9,
         reward_scale=10.0,
     )
+    one_run, limit = (flat_score, 1.0) if chosen.experiment == "flat" else (factor_score, LIMIT)
     rows: dict[str, list[dict[str, float]]] = {}
-    if chosen.experiment == "flat":
-        rows["flat"] = [flat_score(seed, chosen.steps, config) for seed in range(chosen.seeds)]
-    else:
-        designs = ("chunk",) if chosen.experiment == "factor" else ("chunk", "window")
-        for design in designs:
-            rows[design] = [factor_score(design, seed, chosen.steps, config) for seed in range(chosen.seeds)]
+    for name in ("chunk", "window") if chosen.experiment == "designs" else ("chunk",):
+        design = build(name, limit, config)
+        rows[name] = [one_run(design, seed, chosen.steps, config.chunk) for seed in range(chosen.seeds)]
     key = "turnover_per_bar" if chosen.experiment == "flat" else "score"
     summary = {}
     for name, runs in rows.items():

@@ -310,6 +310,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             lambda new, old: jnp.where(ended, new, old), (fresh_observation, fresh), (observed, stepped)
         )
         info |= {"terminated": terminated, "truncated": truncated, "final_observation": observed}
+        info["action_mask"] = self.action_mask(params.market.tradable[state.bar])
         return observation, state, reward, terminated, truncated, info
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
@@ -374,8 +375,15 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """See the class docstring."""
         del params
         if self.observation == "index":
-            real = {"asset": (self.n_assets, N_ASSET_FEATURES), "account": (N_ACCOUNT_FEATURES,)}
-            return spaces.Dict({name: spaces.Box(-jnp.inf, jnp.inf, shape) for name, shape in real.items()})
+            n_masked = self.num_actions if self.actions == "discrete" else 1
+            return spaces.Dict(
+                {
+                    "bar": spaces.Box(0, jnp.iinfo(jnp.int32).max, (), jnp.int32),
+                    "asset": spaces.Box(-jnp.inf, jnp.inf, (self.n_assets, N_ASSET_FEATURES)),
+                    "account": spaces.Box(-jnp.inf, jnp.inf, (N_ACCOUNT_FEATURES,)),
+                    "mask": spaces.Box(False, True, (self.n_assets, n_masked), jnp.bool_),
+                }
+            )
         n_features = len(features.feature_names(self.groups))
         size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))

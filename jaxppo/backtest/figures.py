@@ -186,10 +186,10 @@ def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] 
         figure.add_trace(line, row=position // 3 + 1, col=position % 3 + 1)
     figure.update_annotations(font_size=12)
     figure.update_xaxes(tickformat="~s", nticks=5)
-    figure.update_yaxes(tickformat=".3~g", nticks=5)
+    figure.update_yaxes(nticks=5)
     _finish(figure, np.arange(len(rows)), height=90 + 190 * n_rows, last_row=n_rows, x_title=None)
     axis = (x_key or "row").replace("_", " ")
-    caption = f"Metrics of the training run against {axis}: diagnostics on the training data, not results."
+    caption = f"Metrics of the training run against {axis}: diagnostics of learning, not results."
     if left_out:
         caption += f" Not drawn, but in metrics.jsonl: {', '.join(left_out)}."
     return figure, caption

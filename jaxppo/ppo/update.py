@@ -154,7 +154,7 @@ def update(
         gradient, metrics = loss_and_gradient(net, policy, params, *batch, config)
         direction, opt_state = optimiser.update(gradient, opt_state, net)
         net = jax.tree.map(lambda p, d: p - learning_rate * d, net, direction)
-        return (net, opt_state), {**metrics, "gradient_norm": optax.global_norm(gradient)}
+        return (net, opt_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
 
     keys = jax.random.split(key, config.epochs)
     order = jax.vmap(lambda k: shuffled_minibatches(k, groups, group_size, config.minibatches))(keys)

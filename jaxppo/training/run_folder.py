@@ -162,7 +162,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Rows of `metrics.jsonl`; none if there is no such file. A last row that was never finished is left out.
 
     Raises:
-      ConfigError: another row cannot be read.
+      ConfigError: another row cannot be read, or the rows are out of order.
     """
     path = folder / "metrics.jsonl"
     if not path.exists():
@@ -170,9 +170,13 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
     del unfinished
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ConfigError(f"{path}: damaged: {error}") from None
+        rows = [json.loads(line) for line in lines]
+        iterations = [row["iteration"] for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: damaged: a row is no JSON object with an iteration ({error!r})") from None
+    if iterations != sorted(set(iterations)):
+        raise ConfigError(f"{path}: damaged: its iterations do not increase from row to row")
+    return rows
 
 
 def _version(name: str) -> str | None:

@@ -119,8 +119,8 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
     else:
         if market.n_bars - 1 - env.first_decision < 2:
             raise ConfigError(
-                f"data.path has {market.n_bars} bars; features and window need {env.first_decision} before the first "
-                "decision and two more to evaluate"
+                f"data.path is {config.data.path!r}, which has {market.n_bars} bars; features and window need "
+                f"{env.first_decision} before the first decision, and an evaluation three more"
             )
         periods = {"test": Period(env.first_decision, market.n_bars - 1)}
     params = env.make_params(

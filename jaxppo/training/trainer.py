@@ -161,6 +161,7 @@ def _start(
     state, done = learner.init(net, setup.config.seed, setup.period_params("train")), _Progressed()
     folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
+    run_folder.read_metrics(folder)
     if resume and last.latest is not None:
         arrays, host = last.restore(state)
         state, done = learner.place(arrays), _Progressed(**host)

@@ -18,7 +18,7 @@ def normals(seed: int, *shape: int) -> np.ndarray:
 
 
 def dense(query: np.ndarray, key: np.ndarray, value: np.ndarray, window: int) -> np.ndarray:
-    """Query i, at bar `i + window - 1` of the keys, sees that bar and the `window - 1` before it; one query at a time."""
+    """Query i, at bar `i + window - 1` of the keys, sees that bar and the `window - 1` before it, one at a time."""
     query, key, value = (x.astype(np.float64) for x in (query, key, value))
     out = np.empty((*query.shape[:3], value.shape[-1]))
     for i in range(query.shape[2]):

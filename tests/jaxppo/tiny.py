@@ -74,9 +74,7 @@ def env() -> TradingEnv:
     )
 
 
-def market(
-    seed: int = 0, *, drift: float = 0.0, volatility: float = 0.01, half_spread: float = 1e-4
-) -> MarketData:
+def market(seed: int = 0, *, drift: float = 0.0, volatility: float = 0.01, half_spread: float = 1e-4) -> MarketData:
     """A simulated market; the parameters are those of `simulators.gbm`."""
     key = jax.random.key(seed)
     return simulators.gbm(key, N_BARS, N_ASSETS, drift=drift, volatility=volatility, half_spread=half_spread)
@@ -100,7 +98,7 @@ def policy() -> tuple[Policy, Params]:
 
 
 @functools.cache
-def learner(n_devices: int = 1) -> Learner:
+def learner(n_devices: int) -> Learner:
     """Compiled at its first iteration, then shared by all tests of the process."""
     return make_learner(policy()[0], env(), PPO, data_mesh(jax.devices()[:n_devices]))
 
