@@ -108,6 +108,7 @@ class _VectorView(VectorEnv):
         """Starts an episode in every environment."""
         super().reset(seed=seed if not isinstance(seed, list) else seed[0])
         self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        self._count = 0
         observation, self._states = self._reset(self._keys(), self._params)
         return np.asarray(observation), {}
 
@@ -123,5 +124,5 @@ class _VectorView(VectorEnv):
         if done.any():
             boxed = np.empty(self.num_envs, dtype=object)
             boxed[:] = [row if ended else None for row, ended in zip(final, done, strict=True)]
-            info |= {"final_obs": boxed, "_final_obs": done}
+            info |= {"final_obs": boxed, "_final_obs": done, "final_info": dict(info), "_final_info": done}
         return np.asarray(observation), np.asarray(reward), terminated, truncated, info

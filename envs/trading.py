@@ -134,8 +134,13 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         _check_choice("start", start, ("flat", "random"))
         if n_assets < 1 or window < 1:
             raise ValueError(f"n_assets ({n_assets}) and window ({window}) must be >= 1")
-        if not levels or list(levels) != sorted(set(levels)) or max(map(abs, levels)) > 1:
+        if not levels or list(levels) != sorted(set(levels)) or not all(-1 <= level <= 1 for level in levels):
             raise ValueError(f"levels {tuple(levels)} must be increasing, distinct and within [-1, 1]")
+        if actions == "continuous" and len(levels) < 2:
+            raise ValueError(f"levels {tuple(levels)} must span a range for continuous actions")
+        if normalisation_window < 2:
+            raise ValueError(f"normalisation_window is {normalisation_window}; it must be >= 2 bars")
+        features.feature_names(groups)
         self.n_assets = n_assets
         self.actions = actions
         self.levels = tuple(float(level) for level in levels)
@@ -225,6 +230,20 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
         action = jnp.reshape(action, (self.n_assets,))
         return weights[action], action == HOLD
+
+    def expected_target(self, probabilities: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
+        """Mean target weights `[A]` of random discrete actions, and hold flags `[A]`.
+
+        Holding counts as the present weight, so a policy that mostly holds moves part of the way to its target. An asset
+        that can only be held is held.
+
+        Args:
+          probabilities: `[A, num_actions]`.
+          portfolio: at the close of the decision bar.
+        """
+        levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
+        moved = probabilities[:, HOLD + 1 :] @ levels
+        return probabilities[:, HOLD] * portfolio_weights(portfolio) + moved, probabilities[:, HOLD] == 1.0
 
     def settle(
         self, portfolio: Portfolio, weights: jax.Array, hold: jax.Array, row: jax.Array, costs: Costs

@@ -195,7 +195,7 @@ class PPOConfig(_Section):
     """Weight of the entropy bonus."""
     max_grad_norm: Above = 0.5
     """Global gradient-norm clip."""
-    reward_scale: Above = 100.0
+    reward_scale: Above = 20.0
     """Multiplier of the log-return reward; 100 counts in percent."""
 
 
@@ -219,6 +219,8 @@ class TrainingConfig(_Section):
 class EvaluationConfig(_Section):
     """Out-of-sample evaluation and the report."""
 
+    decision: Literal["mode", "mean"] = "mode"
+    """How the policy acts without randomness: its most probable target, or the mean of its targets."""
     bootstrap_resamples: Annotated[int, Field(ge=100, le=2**20)] = 2000
     """Resamples of the stationary block bootstrap behind every interval."""
     level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95

@@ -30,14 +30,17 @@ class MaskedCategorical:
         masked = jax.nn.log_softmax(jnp.where(self.mask, self.logits, lowest), axis=-1)
         return jnp.where(self.mask, masked, lowest)
 
+    def probabilities(self) -> jax.Array:
+        """`[..., A, n]`; exactly 0 where masked."""
+        return jnp.where(self.mask, jnp.exp(self.log_probabilities()), 0.0)
+
     def sample(self, uniform: jax.Array) -> jax.Array:
         """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): int32 `[..., A]`, always allowed
         actions.
 
         Only the sums at allowed actions count: a parallel sum may differ in its last digit where nothing is added.
         """
-        probability = jnp.where(self.mask, jnp.exp(self.log_probabilities()), 0.0)
-        cumulative = jnp.where(self.mask, jnp.cumsum(probability, axis=-1), 0.0)
+        cumulative = jnp.where(self.mask, jnp.cumsum(self.probabilities(), axis=-1), 0.0)
         threshold = uniform[..., None] * cumulative.max(axis=-1, keepdims=True)
         return jnp.argmax(cumulative > threshold, axis=-1).astype(jnp.int32)
 

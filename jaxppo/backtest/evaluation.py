@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxppo.backtest.report import ReportData, write_report
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
-from jaxppo.backtest.statistics import summarise
+from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.training.setup import Setup
 
@@ -33,24 +33,29 @@ class Evaluation:
 
 
 def quick_score(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, float]:
-    """Annual Sharpe ratio, total return and turnover of the policy over a period; one that never trades scores 0."""
-    where = setup.periods[period]
-    ledger = jax.device_get(run_policy(policy, setup.env, net, setup.params, jnp.int32(where.first), where.n_bars))
+    """Annual Sharpe ratio, total return and annual turnover of the policy; one that never trades scores 0."""
+    ledger = jax.device_get(_run(setup, policy, net, period))
     returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
     spread = returns.std(ddof=1)
     sharpe = returns.mean() / spread * setup.periods_per_year**0.5 if spread > 0 else 0.0
     return {
         "sharpe": float(sharpe),
         "total_return": float(ledger.equity[-1] / ledger.equity[0] - 1.0),
-        "turnover": float(turnover.mean()),
+        "turnover": float(turnover.mean()) * setup.periods_per_year,
     }
+
+
+def _run(setup: Setup, policy: Policy, net: Params, period: str) -> Ledger:
+    where = setup.periods[period]
+    first, decision = jnp.int32(where.first), setup.config.evaluation.decision
+    return run_policy(policy, setup.env, net, setup.params, first, where.n_bars, decision)
 
 
 def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") -> Evaluation:
     """The policy and the baselines over a period, with intervals."""
     where, chosen = setup.periods[period], setup.config.evaluation
     first = jnp.int32(where.first)
-    agent = run_policy(policy, setup.env, net, setup.params, first, where.n_bars)
+    agent = _run(setup, policy, net, period)
     baselines = run_baselines(
         setup.env, setup.params, first, where.n_bars, setup.periods_per_year, jnp.float32(chosen.target_volatility)
     )
@@ -70,6 +75,10 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
             "costs": float(_total_costs(ledger).sum()) / float(ledger.equity[0]),
             "liquidated": bool(ledger.liquidated),
         }
+    for number, name in enumerate(baselines):
+        figures[name]["sharpe_difference_ci"] = _sharpe_difference(
+            setup, ledgers["agent"], ledgers[name], jax.random.fold_in(key, len(ledgers) + number)
+        )
     times = setup.market.info.timestamps
     times = times[where.first : where.last + 1] if len(times) else times
     span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
@@ -97,6 +106,12 @@ def report(
             training=training,
             metrics={who: {name: row[name] for name in names} for who, row in figures.items()},
             intervals={who: {"sharpe": tuple(row["sharpe_ci"])} for who, row in figures.items()},
+            sharpe_differences={
+                name: tuple(row["sharpe_difference_ci"])
+                for name, row in result.summary["baseline"].items()
+                if None not in row["sharpe_difference_ci"]
+            },
+            level=setup.config.evaluation.level,
             data_report=setup.market.info.report,
             config_yaml=config_yaml,
             warnings=_warnings(setup, result),
@@ -115,6 +130,20 @@ def _warnings(setup: Setup, result: Evaluation) -> tuple[str, ...]:
     if result.ledgers["agent"].liquidated:
         found.append("The agent's account was liquidated; it stays out of the market from then on.")
     return tuple(found)
+
+
+def _sharpe_difference(setup: Setup, agent: Ledger, baseline: Ledger, key: jax.Array) -> list[float | None]:
+    """Interval of the agent's annual Sharpe ratio minus the baseline's, on the same resampled bars. Consumes `key`."""
+    chosen = setup.config.evaluation
+    ends = bootstrap_difference_interval(
+        key,
+        agent.returns,
+        baseline.returns,
+        sharpe_per_bar,
+        level=chosen.level,
+        n_resamples=chosen.bootstrap_resamples,
+    )
+    return [float(end) * setup.periods_per_year**0.5 if np.isfinite(end) else None for end in ends]
 
 
 def _total_costs(ledger: Ledger) -> np.ndarray:

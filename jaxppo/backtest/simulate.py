@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -108,15 +108,33 @@ def prepare_bars(policy: Policy, net: Params, params: EnvParams, first: jax.Arra
     return jnp.concatenate([full, prepared[-1, n_blocks * block - n_bars :]])
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "n_bars"))
+@partial(jax.jit, static_argnames=("policy", "env", "n_bars", "decision"))
 def run_policy(
-    policy: Policy, env: TradingEnv, net: Params, params: EnvParams, first: jax.Array, n_bars: int
+    policy: Policy,
+    env: TradingEnv,
+    net: Params,
+    params: EnvParams,
+    first: jax.Array,
+    n_bars: int,
+    decision: Literal["mode", "mean"] = "mode",
 ) -> Ledger:
-    """The deterministic policy (most probable action) over `n_bars` bars from `first`; compiled once per `n_bars`."""
+    """The policy without its randomness over `n_bars` bars from `first`; compiled once per `n_bars`.
+
+    Args:
+      policy: the policy.
+      env: the environment.
+      net: the policy's parameters.
+      params: the market and its costs.
+      first: `[]` int32, first decision bar.
+      n_bars: number of decisions.
+      decision: "mode" takes the most probable action; "mean" the probability-weighted mean of the discrete targets, see
+        `TradingEnv.expected_target`. Continuous actions take the squashed mean either way.
+    """
 
     def decide(portfolio: Portfolio, seen: Observation, prepared: jax.Array) -> tuple[jax.Array, jax.Array]:
-        del portfolio
         distribution, _ = policy.act(net, prepared, seen)
+        if decision == "mean" and env.actions == "discrete":
+            return env.expected_target(distribution.probabilities(), portfolio)
         return env.decode(distribution.squash(distribution.mode()))
 
     return simulate(decide, prepare_bars(policy, net, params, first, n_bars), env, params, first, n_bars)

@@ -197,7 +197,7 @@ def summarise(
       ValueError: for an empty series.
     """
     returns = jnp.asarray(returns)
-    interval = bootstrap_interval(key, returns, _sharpe_per_bar, level=level, n_resamples=n_resamples)
+    interval = bootstrap_interval(key, returns, sharpe_per_bar, level=level, n_resamples=n_resamples)
     figures = jax.device_get(_figures(returns, periods=float(periods)))
     scale = math.sqrt(periods)
     return {
@@ -209,7 +209,7 @@ def summarise(
     }
 
 
-def _sharpe_per_bar(returns: jax.Array) -> jax.Array:
+def sharpe_per_bar(returns: jax.Array) -> jax.Array:
     """Sharpe ratio that is not annualised, so that one compiled bootstrap serves every bar length."""
     return metrics.sharpe(returns, periods=1.0)
 

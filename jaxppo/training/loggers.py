@@ -27,7 +27,8 @@ class MetricsLog:
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         draft.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+        file = {"filename_suffix": f".{iteration:08d}"}  # files are named by the second; a quick resume has its own
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1, **file)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers that are not finite become null."""

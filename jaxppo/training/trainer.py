@@ -196,7 +196,7 @@ def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
         "env_steps": steps,
         "market_bars": done.iteration * setup.ppo.paths * setup.ppo.chunk,
         "seconds": done.seconds,
-        "steps_per_second": steps / done.seconds,
+        "steps_per_second": steps / max(done.seconds, 1e-9),
         "compile_seconds": done.compile_seconds,
         "iterations": done.iteration,
     }
@@ -230,7 +230,7 @@ def _loop(
                 row |= _validate(run, state, done)
                 done.elapsed = run.elapsed
             env_steps = done.iteration * run.learner.steps_per_iteration
-            speed = run.learner.steps_per_iteration / took
+            speed = run.learner.steps_per_iteration / max(took, 1e-9)
             log.write({"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row})
             _check_finite(run, done, row)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:

@@ -10,9 +10,9 @@ import yaml
 from tiny_run import (
     TINY,
     command,
-    compilation_cache,  # noqa: F401
     merged,
     prices,
+    quick_compilation,  # noqa: F401
     snapshot,
     write_config,
     write_prices,

@@ -176,6 +176,39 @@ def test_the_train_state_is_donated_and_the_first_parameters_are_not():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, params, tiny.policy()[1])))
 
 
+def test_no_decision_and_no_reward_depends_on_later_bars():
+    """The same paths through two markets that part after bar t: all is equal that was known by then, nothing later is."""
+    t = 160
+    before, other = tiny.market(), tiny.market(9, volatility=0.03)
+    parted = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[: t + 1], b[t + 1 :]]) if a.shape[0] == tiny.N_BARS else a, before, other
+    )
+    (_, _, one), (_, _, two) = (
+        jax.tree.map(np.asarray, tiny.roll_out(tiny.policy()[1], tiny.env_params(prices), jax.random.key(2)))
+        for prices in (before, parted)
+    )
+    np.testing.assert_array_equal(one.seen.bar, two.seen.bar)
+    known = one.seen.bar <= t
+    assert 0.1 < known.mean() < 0.9
+    for name in ("action", "log_prob", "value"):
+        np.testing.assert_array_equal(getattr(one, name)[known], getattr(two, name)[known], err_msg=name)
+        assert np.any(getattr(one, name)[~known] != getattr(two, name)[~known])
+    paid = one.seen.bar + 1 <= t
+    np.testing.assert_array_equal(one.reward[paid], two.reward[paid])
+    assert np.mean(one.reward[~paid] != two.reward[~paid]) > 0.9
+
+
+def test_a_memory_is_that_of_the_bars_up_to_its_own():
+    """The rows that `encode_paths` cuts out of the feature table: bar t and the `context - 1` before it."""
+    (policy, net), params = tiny.policy(), tiny.shared_params()
+    bars = np.array([100, 137, 204])
+    memory = jax.jit(lambda b: encode_paths(policy, net, params, b, 2, None))(jnp.asarray(bars))
+    for offset in range(2):
+        rows = (bars + offset)[:, None] + np.arange(-policy.context + 1, 1)
+        expected = policy.encode(net, params.features[rows], params.listed[rows])
+        np.testing.assert_allclose(memory[:, offset], expected[:, 0], rtol=1e-4, atol=1e-5)
+
+
 def jumping_market():
     """Prices go up fivefold and back by turns, every other bar: that liquidates whoever is short."""
     calm = tiny.market(3, volatility=0.001)

@@ -1,6 +1,7 @@
 """Periods: in order, apart, and inside the data."""
 
 import dataclasses
+import itertools
 
 import hypothesis.strategies as st
 import jax
@@ -72,15 +73,14 @@ def test_periods_are_apart_and_inside_the_data(n_bars, train, validation, test, 
     chosen = config(train=train, validation=validation, test=test, purge_bars=purge)
     try:
         periods = split_periods(market(n_bars), chosen, first, 8)
-    except ConfigError as refusal:
-        assert "usable" in str(refusal)
+    except ConfigError:
         return
     assert list(periods) == ["train", "validation", "test"]
     ordered = list(periods.values())
     assert ordered[0].first >= first
     assert ordered[-1].last <= n_bars - 1
     assert ordered[0].n_bars >= 8
-    for earlier, later in zip(ordered, ordered[1:], strict=False):
+    for earlier, later in itertools.pairwise(ordered):
         assert later.first - earlier.last > purge, "the last mark of one and the first decision of the next"
 
 

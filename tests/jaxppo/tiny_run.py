@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
 import json
 import pathlib
@@ -14,17 +16,21 @@ import pandas as pd
 import pytest
 import yaml
 
+from envs.market import MarketData
 from jaxppo import Config
 from jaxppo.cli import run
-from jaxppo.config import validate_config
+from jaxppo.config import EvaluationConfig, validate_config
+from jaxppo.ppo.learner import make_learner
+from jaxppo.training import setup, trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 TINY = {
+    "seed": 7,
     "data": {"path": "prices.csv", "validation": 0.15},
     "features": {"groups": ["price"], "normalisation_window": 20},
     "env": {"levels": [-0.5, 0.0, 0.5, 1.0]},
-    "policy": {"width": 16, "layers": 1, "heads": 2, "window": 4},
+    "policy": {"kind": "mlp", "width": 16, "layers": 1, "heads": 2, "window": 4},
     "ppo": {
         "paths": 8,
         "portfolios": 2,
@@ -41,16 +47,58 @@ STEPS_PER_ITERATION = 8 * 2 * 8
 N_BARS = 420
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Every run builds its own functions; those that are the same program are compiled once."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.getbasetemp() / "compiled"), 0.1), strict=True):
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(tmp_path_factory):
+    """Every run builds its own functions: those that are the same program are compiled once, and with little effort."""
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
         jax.config.update(name, value)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture
+def shared_builds(monkeypatch):
+    """Runs that differ in nothing but their budget or their seed share tables and compiled functions."""
+    monkeypatch.setattr(trainer, "load_data", lambda config: _market(config.data))
+    monkeypatch.setattr(trainer, "make_learner", _learner)
+
+    def build(config, market):
+        training = config.training.model_copy(update=NO_BUDGET)
+        same = config.model_copy(update={"seed": 0, "training": training, "evaluation": EvaluationConfig()})
+        return dataclasses.replace(_setup(same, _Same(market)), config=config)
+
+    monkeypatch.setattr(trainer, "build", build)
+
+
+NO_BUDGET = {"steps": 1, "episodes": None, "minutes": None, "evaluate_every": 1, "checkpoint_every": 1}
+_market = functools.cache(lambda data: setup.load_data(tiny_config().model_copy(update={"data": data})))
+_learner = functools.cache(make_learner)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Same:
+    """A market as a cache key: the same object."""
+
+    market: MarketData
+
+    def __eq__(self, other):
+        return self.market is other.market
+
+    def __hash__(self):
+        return id(self.market)
+
+
+@functools.cache
+def _setup(config, same):
+    return setup.build(config, same.market)
 
 
 def load(path: str) -> types.ModuleType:
