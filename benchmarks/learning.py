@@ -84,10 +84,10 @@ def train_and_test(
     jax.block_until_ready(metrics)
     seconds = time.perf_counter() - started
     first = env.first_decision
-    ledgers = [
-        run_policy(policy, env, state.params, env.make_params(test, costs), jnp.int32(first), test.n_bars - 1 - first)
-        for test in tests
-    ]
+    ledgers = []
+    for test in tests:
+        where = (env.make_params(test, costs), jnp.int32(first), test.n_bars - 1 - first)
+        ledgers.append(run_policy(policy, env, state.params, *where, "mean"))
     returns = np.concatenate([ledger.returns for ledger in ledgers])
     return {
         "seed": seed,
@@ -104,7 +104,7 @@ def factor_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str,
     """One agent on the factor market; `score` is the share of the best achievable Sharpe ratio."""
     train = simulators.predictable_factor(jax.random.key(1000 + seed), TRAIN_BARS, **FACTOR)
     tests = [simulators.predictable_factor(jax.random.key(2000 + i), TEST_BARS, **FACTOR) for i in range(TEST_MARKETS)]
-    costs = make_costs(max_leverage=LIMIT, maintenance_margin=0.05)
+    costs = make_costs(max_leverage=LIMIT, maintenance_margin=0.0)
     result = train_and_test(design, train, tests, costs, chunk, steps, seed)
     best = simulators.predictable_factor_sharpe(
         FACTOR["strength"], FACTOR["persistence"], FACTOR["signal_noise"], volatility=FACTOR["volatility"]
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=("factor", "flat", "designs"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1_500_000)
+    parser.add_argument("--steps", type=int, default=2_000_000)
     chosen = parser.parse_args()
     config = PPOConfig(
         paths=64,

@@ -21,7 +21,13 @@ from jaxppo.config import Config, ConfigError, dump_config, load_config
 from jaxppo.config_types import keys
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
-MAY_CHANGE = ("training", "evaluation", "device")
+MAY_CHANGE = (
+    "training",
+    "device",
+    "evaluation.bootstrap_resamples",
+    "evaluation.level",
+    "evaluation.target_volatility",
+)
 
 
 def check_output(output: str | pathlib.Path | None) -> None:
@@ -93,7 +99,7 @@ def check_same_run(saved: Config, given: Config) -> None:
     for key, _ in keys():
         section, _, name = key.rpartition(".")
         before, after = (old[section][name], new[section][name]) if section else (old[name], new[name])
-        if before != after and (section or name) not in MAY_CHANGE:
+        if before != after and not {section, key} & {*MAY_CHANGE}:
             raise ConfigError(
                 f"--resume: {key} is {after!r} but the run was started with {before!r}; only {', '.join(MAY_CHANGE)} "
                 "may change"

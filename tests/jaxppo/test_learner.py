@@ -177,7 +177,7 @@ def test_the_train_state_is_donated_and_the_first_parameters_are_not():
 
 
 def test_no_decision_and_no_reward_depends_on_later_bars():
-    """The same paths through two markets that part after bar t: all is equal that was known by then, nothing later is."""
+    """The same paths through two markets that part after bar t: what was known by then is equal."""
     t = 160
     before, other = tiny.market(), tiny.market(9, volatility=0.03)
     parted = jax.tree.map(

@@ -48,14 +48,9 @@ N_BARS = 420
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation(tmp_path_factory):
-    """Every run builds its own functions: those that are the same program are compiled once, and with little effort."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.05,
-        "jax_disable_most_optimizations": True,
-    }
+def quick_compilation():
+    """Every run builds its own functions: they are compiled with little effort, and kept in the session's cache."""
+    settings = {"jax_persistent_cache_min_compile_time_secs": 0.05, "jax_disable_most_optimizations": True}
     before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)

@@ -1,0 +1,119 @@
+"""Repeating an evaluation: the same numbers, other costs, other prices."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_run import (
+    N_BARS,
+    SHARED_DATA,
+    STEPS_PER_ITERATION,
+    command,
+    prices,
+    quick_compilation,  # noqa: F401
+    snapshot,
+    write_config,
+    write_prices,
+)
+
+from jaxppo import backtest
+from jaxppo.config import load_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of three iterations."""
+    folder = tmp_path_factory.mktemp("run")
+    config = write_config(folder, training={"steps": 3 * STEPS_PER_ITERATION})
+    assert command("train", "--config", config, "--output", folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def summary(run):
+    return json.loads((run / "summary.json").read_text())["out_of_sample"]
+
+
+def test_the_numbers_repeat_exactly_and_the_run_is_left_alone(run, summary):
+    before = snapshot(run)
+    assert backtest.run(run) == summary
+    assert snapshot(run) == before
+
+
+def test_with_an_output_folder(run, summary, tmp_path, capfd):
+    assert command("backtest", "--run", run, "--output", tmp_path / "again") == 0
+    assert json.loads((tmp_path / "again" / "summary.json").read_text())["out_of_sample"] == summary
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"summary.json", "report.html"}
+    printed = capfd.readouterr().out
+    assert printed == backtest.describe(summary) + "\n"
+    assert f"{summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}" in printed
+    assert all(name in printed for name in ("agent", "buy_and_hold", "flat", "volatility_target"))
+
+
+def test_the_number_of_devices_does_not_matter(run, summary, tmp_path):
+    """A run of 64 devices can be evaluated on a laptop."""
+    text = (run / "config.yaml").read_text()
+    assert load_config(run / "config.yaml").training.devices == 1
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for path in run.iterdir():
+        (copy / path.name).symlink_to(path)
+    (copy / "config.yaml").unlink()
+    (copy / "config.yaml").write_text(text.replace("devices: 1", "devices: 64"))
+    assert backtest.run(copy) == summary
+
+
+def test_other_costs(run, summary):
+    free = [f"--costs.{name}=0" for name in ("commission_bps", "spread_multiplier", "slippage", "impact")]
+    without = backtest.run(run, overrides=[*free, "--costs.borrow_rate", "0", "--costs.margin_rate", "0"])
+    assert without["costs"] == 0
+    holding, free_holding = summary["baseline"]["buy_and_hold"], without["baseline"]["buy_and_hold"]
+    assert holding["costs"] > 0 == free_holding["costs"]
+    assert free_holding["total_return"] > holding["total_return"]
+    dear = backtest.run(run, overrides=["--costs.commission-bps", "100"])["baseline"]["buy_and_hold"]
+    assert dear["costs"] - holding["costs"] == pytest.approx(0.0099 * 1.0, rel=0.02), "1 % instead of 1 bp, once"
+
+
+def test_a_fill_at_a_price_already_seen_is_in_red(run, tmp_path):
+    options = ["--env.fill-price", "decision_close"]
+    backtest.run(run, overrides=options, output=tmp_path / "again")
+    assert "not attainable" in (tmp_path / "again" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("symbols", [("SOLO",), ("AAA", "BBB", "CCC", "DDD")])
+def test_other_prices_are_evaluated_as_a_whole(symbols, run, tmp_path):
+    """Other symbols, and another number of them; from the first bar that has its history to the last."""
+    path = write_prices(tmp_path / "other.csv", symbols=symbols, seed=5)
+    result = backtest.run(run, data=path)
+    assert result["last_bar"][:10] == prices()["date"].iloc[-1]
+    first = prices()["date"].iloc[N_BARS - 1 - result["n_bars"]]
+    assert result["first_bar"][:10] == first
+    assert result["n_bars"] > 300
+    holding = result["baseline"]["buy_and_hold"]
+    table = prices(symbols=symbols, seed=5).pivot(index="date", columns="symbol", values="close")
+    plain = (table.iloc[-1] / table.loc[first]).mean() - 1
+    assert holding["total_return"] == pytest.approx(plain, abs=0.03)
+
+
+def test_another_period_of_the_same_prices(run, summary):
+    """Periods may be given anew; the network does not change."""
+    result = backtest.run(run, overrides=["--data.validation", "0.1", "--data.train", "0.5"])
+    assert result["n_bars"] > summary["n_bars"]
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "us88_1d.parquet").exists(), reason="the folder of external data is absent")
+def test_many_real_stocks(run):
+    result = backtest.run(
+        run, data=SHARED_DATA / "us88_1d.parquet", overrides=["--evaluation.bootstrap-resamples", "100"]
+    )
+    assert result["n_bars"] > 1000
+    assert result["baseline"]["buy_and_hold"]["sharpe"] > 0
+    assert np.isfinite(result["total_return"])
+
+
+def test_figures_that_do_not_exist_are_said_to_be_undefined(summary):
+    flat = summary["baseline"]["flat"]
+    assert flat["sharpe"] is None
+    line = next(line for line in backtest.describe(summary).splitlines() if line.startswith("flat"))
+    assert "undefined (undefined .. undefined)" in line
+    assert "0.0%" in line
