@@ -234,8 +234,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def expected_target(self, probabilities: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
         """Mean target weights `[A]` of random discrete actions, and hold flags `[A]`.
 
-        Holding counts as the present weight, so a policy that mostly holds moves part of the way to its target. An asset
-        that can only be held is held.
+        Holding counts as the present weight, so a policy that mostly holds moves part of the way to its target. An
+        asset that can only be held is held.
 
         Args:
           probabilities: `[A, num_actions]`.

@@ -1,6 +1,7 @@
 """The simulator: blocks, baselines against independent arithmetic, no look-ahead, ruin."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,12 @@ import envs
 from envs import simulators
 from envs.features import group_slices
 from envs.market import periods_per_year
-from jaxppo.backtest import simulate as module
 from jaxppo.backtest.simulate import equal_weight_volatility, prepare_bars, run_baselines, run_policy, simulate
 from jaxppo.backtest.statistics import summarise
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig, make_policy
 
+module = importlib.import_module("jaxppo.backtest.simulate")
 FREE = {"spread_multiplier": 0.0}
 PAID = {"commission_bps": 2.0, "spread_multiplier": 1.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1}
 GROUPS = ("price",)
@@ -106,7 +107,7 @@ def all_ledgers(trader, env, params, n_bars):
 
 @pytest.mark.parametrize("kept", [1, 20, 59])
 def test_nothing_looks_ahead(kept, env, market, params, trader):
-    """New prices after a bar: the ledger up to that bar is the same to the last bit, for the policy and every baseline."""
+    """New prices after a bar: the ledger up to that bar is the same to the last bit, for policy and baselines."""
     n_bars, first = 60, env.first_decision
     scramble = load("tests/envs/causality.py").randomise_after
     other = env.make_params(scramble(market, first + kept, jax.random.key(5)), params.costs)
@@ -189,33 +190,33 @@ def test_baselines_pay_the_same_costs(shipped):
     assert commission == pytest.approx(2e-4 * traded, rel=1e-5)
 
 
-@pytest.mark.parametrize(("volatility", "target"), [(0.02, 0.10), (0.02, 0.20), (0.004, 0.05)])
-def test_volatility_target_hits_its_target(volatility, target):
-    prices = simulators.gbm(jax.random.key(7), 1500, 2, volatility=volatility)
-    own = environment()
-    params = own.make_params(prices, envs.make_costs(**FREE))
-    ledger = run_baselines(own, params, jnp.int32(own.first_decision), 1400, 252.0, jnp.float32(target))
-    realised = ledger["volatility_target"].returns.std() * 252**0.5
-    assert realised == pytest.approx(target, rel=0.1)
-    assert np.abs(rows(ledger["volatility_target"])["weights"]).sum(axis=1).max() < 1.1
+@pytest.mark.parametrize(("volatility", "target"), [(0.02, 0.10), (0.02, 0.20), (0.01, 0.05)])
+def test_volatility_target_hits_its_target(volatility, target, env):
+    ledger = volatility_targeted(env, volatility, target)
+    assert ledger.returns.std() * 252**0.5 == pytest.approx(target, rel=0.1)
+    assert np.abs(rows(ledger)["weights"]).sum(axis=1).max() < 1.1
 
 
-def test_volatility_target_stays_within_the_leverage_limit():
-    prices = simulators.gbm(jax.random.key(7), 400, 2, volatility=0.001)
-    own = environment()
-    params = own.make_params(prices, envs.make_costs(**FREE))
-    ledger = run_baselines(own, params, jnp.int32(own.first_decision), 300, 252.0, jnp.float32(0.5))
-    gross = np.abs(rows(ledger["volatility_target"])["weights"]).sum(axis=1)
+def test_volatility_target_stays_within_the_leverage_limit(env):
+    gross = np.abs(rows(volatility_targeted(env, 0.001, 0.5))["weights"]).sum(axis=1)
     assert gross.max() < 1.02
     assert gross[1:].min() > 0.85
 
 
-def test_equal_weight_volatility_is_the_deviation_of_the_average_return(market):
+def volatility_targeted(env, volatility, target):
+    """1400 bars of two independent assets without costs."""
+    prices = simulators.gbm(jax.random.key(7), 1500, 2, volatility=volatility)
+    params = env.make_params(prices, envs.make_costs(**FREE))
+    ledger = run_baselines(env, params, jnp.int32(env.first_decision), 1400, 252.0, jnp.float32(target))
+    return ledger["volatility_target"]
+
+
+def test_equal_weight_volatility_is_the_deviation_of_the_average_return():
     """After many bars of a stationary market the EWMA agrees with the plain deviation of the cross-sectional mean."""
-    prices = simulators.gbm(jax.random.key(9), 3000, 2, volatility=0.02)
+    prices = simulators.gbm(jax.random.key(9), 1500, 2, volatility=0.02)
     close = np.asarray(prices.close, np.float64)
     plain = (close[1:] / close[:-1] - 1).mean(axis=1).std()
-    assert np.asarray(equal_weight_volatility(prices))[500:].mean() == pytest.approx(plain, rel=0.03)
+    assert np.asarray(equal_weight_volatility(prices))[500:].mean() == pytest.approx(plain, rel=0.05)
 
 
 def test_buy_and_hold_waits_for_something_to_buy(env, market):
@@ -254,4 +255,4 @@ def test_a_liquidated_account_stays_out(factor, market):
     assert (returns[at] < -1) == (factor < 0.5)
     assert np.prod(1 + returns) == pytest.approx(lines["equity"][at] / 1e6, rel=1e-6)
     figures = summarise(returns, periods=periods_per_year(market), key=jax.random.key(0), n_resamples=100)
-    assert figures["total_return"] == pytest.approx(lines["equity"][at] / 1e6 - 1, rel=1e-4)
+    assert figures["total_return"] == pytest.approx(max(lines["equity"][at] / 1e6, 0.0) - 1, rel=1e-4)
