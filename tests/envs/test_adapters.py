@@ -18,7 +18,7 @@ EPISODE = 6
 
 
 @functools.cache
-def environment(n_assets: int = 2, actions: str = "discrete", observation: str = "window") -> TradingEnv:
+def environment(n_assets: int = 3, actions: str = "discrete", observation: str = "window") -> TradingEnv:
     return TradingEnv(
         n_assets=n_assets,
         actions=actions,
@@ -30,13 +30,13 @@ def environment(n_assets: int = 2, actions: str = "discrete", observation: str =
 
 
 @functools.cache
-def parameters(n_assets: int = 2):
+def parameters(n_assets: int = 3):
     market = simulators.gbm(jax.random.key(0), 160, n_assets)
     return environment(n_assets).make_params(market, make_costs(commission_bps=1.0), episode_bars=EPISODE)
 
 
 @functools.cache
-def vector_view(num_envs: int = 3):
+def vector_view(num_envs: int = 4):
     return to_gymnasium(environment(), parameters(), num_envs=num_envs)
 
 
@@ -69,7 +69,7 @@ def test_an_episode_ends_at_its_final_observation_and_repeats_from_its_seed():
         seen, ended = [observation], False
         actions = np.random.default_rng(0)
         while not ended:
-            observation, reward, terminated, truncated, info = view.step(actions.integers(0, 6, 2))
+            observation, reward, terminated, truncated, info = view.step(actions.integers(0, 6, 3))
             assert type(reward) is float
             assert type(terminated) is type(truncated) is bool
             assert observation in view.observation_space
@@ -90,7 +90,7 @@ def test_the_view_pays_what_the_environment_pays():
     view = to_gymnasium(env, params)
     view.reset(seed=1)
     state = view._state
-    for action in ([5, 0], [0, 1], [3, 3]):
+    for action in ([5, 0, 2], [0, 1, 4], [3, 3, 0]):
         observation, reward, *_ = view.step(np.array(action))
         expected, state, expected_reward, *_ = env.step_env(jax.random.key(0), state, np.array(action), params)
         assert reward == pytest.approx(float(expected_reward), rel=1e-4, abs=1e-8)
@@ -101,21 +101,21 @@ def test_the_vector_view_resets_in_the_same_step():
     view = vector_view()
     observation, _ = view.reset(seed=0)
     assert view.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-    assert observation.shape == view.observation_space.shape == (3, *view.single_observation_space.shape)
-    assert view.action_space.shape == (3, 2)
-    hold = np.zeros((3, 2), int)
+    assert observation.shape == view.observation_space.shape == (4, *view.single_observation_space.shape)
+    assert view.action_space.shape == (4, 3)
+    hold = np.zeros((4, 3), int)
     for i in range(EPISODE):
         observation, reward, terminated, truncated, info = view.step(hold)
         assert (observation.shape, reward.shape, terminated.dtype) == (
-            (3, view.single_observation_space.shape[0]),
-            (3,),
+            (4, view.single_observation_space.shape[0]),
+            (4,),
             bool,
         )
-        assert info["equity"].shape == (3,)
+        assert info["equity"].shape == (4,)
         assert not terminated.any()
-        assert truncated.tolist() == [i == EPISODE - 1] * 3
+        assert truncated.tolist() == [i == EPISODE - 1] * 4
         assert ("final_obs" in info) == (i == EPISODE - 1)
-    assert info["_final_obs"].tolist() == info["_final_info"].tolist() == [True] * 3
+    assert info["_final_obs"].tolist() == info["_final_info"].tolist() == [True] * 4
     assert np.all(info["final_info"]["equity"] == 1e6)
     for final, fresh in zip(info["final_obs"], observation, strict=True):
         assert final.shape == fresh.shape
@@ -127,11 +127,11 @@ def test_the_copies_of_a_vector_view_differ_and_repeat_from_their_seed():
     view = vector_view()
     first, _ = view.reset(seed=5)
     assert np.any(first[0] != first[1])
-    run = [view.step(np.full((3, 2), 5))[:2] for _ in range(EPISODE + 2)]
+    run = [view.step(np.full((4, 3), 5))[:2] for _ in range(EPISODE + 2)]
     again, _ = view.reset(seed=5)
     np.testing.assert_array_equal(first, again)
     for observation, reward in run:
-        same = view.step(np.full((3, 2), 5))
+        same = view.step(np.full((4, 3), 5))
         np.testing.assert_array_equal(observation, same[0])
         np.testing.assert_array_equal(reward, same[1])
     assert np.any(view.reset(seed=6)[0] != first)

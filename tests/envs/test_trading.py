@@ -11,7 +11,7 @@ from causality import assert_causal, randomise_after
 
 from envs import simulators
 from envs.execution import make_costs
-from envs.market import MarketData
+from envs.market import MarketData, slice_bars
 from envs.portfolio import FillRule
 from envs.spaces import MultiDiscrete
 from envs.trading import EnvParams, EnvState, TradingEnv
@@ -28,14 +28,14 @@ def environment(**changes) -> TradingEnv:
 
 
 @functools.cache
-def market(seed: int = 0, n_assets: int = N_ASSETS) -> MarketData:
-    return simulators.gbm(jax.random.key(seed), N_BARS, n_assets)
+def market(seed: int = 0) -> MarketData:
+    return simulators.gbm(jax.random.key(seed), N_BARS, N_ASSETS)
 
 
 @functools.cache
 def parameters(env: TradingEnv, seed: int = 0) -> EnvParams:
     """Costless."""
-    return env.make_params(market(seed, env.n_assets), make_costs(spread_multiplier=0.0), episode_bars=EPISODE)
+    return env.make_params(market(seed), make_costs(spread_multiplier=0.0), episode_bars=EPISODE)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -126,12 +126,17 @@ def test_a_liquidation_terminates_and_is_no_truncation():
     assert float(state.portfolio.equity) == float(params.initial_cash)
 
 
-def test_default_parameters_run_and_the_spaces_describe_what_comes_out():
-    market_ = environment(n_assets=1).default_params.market
+def test_default_parameters_run():
+    env = environment(n_assets=1)
+    observation, state = reset(env, jax.random.key(0), env.default_params)
+    assert env.observation_space().contains(observation)
+    assert float(state.portfolio.equity) == 1e6
+
+
+def test_the_spaces_describe_what_goes_in_and_comes_out():
     for changes in ({}, {"actions": "continuous"}, {"observation": "index"}):
-        env = environment(n_assets=1, **changes)
-        params = env.make_params(market_)
-        observation, state = reset(env, jax.random.key(0), params)
+        env = environment(**changes)
+        observation, state, params = begin(env)
         action = env.action_space(params).sample(jax.random.key(1))
         assert env.action_space(params).contains(action)
         assert env.observation_space(params).contains(observation)
@@ -291,15 +296,16 @@ def test_continuous_actions_are_weights_within_the_levels():
 
 
 def test_the_reward_is_the_log_return_of_an_account_filled_at_the_next_open():
-    env = environment(n_assets=1)
+    """Half of the money goes into the first asset, the other half stays cash."""
+    env = environment()
     _, state, params = begin(env)
     open_, close = (np.asarray(x, np.float64)[:, 0] for x in (params.market.open, params.market.close))
     t = int(state.bar)
-    _, state, reward, *_ = step(env, jax.random.key(0), state, jnp.int32(4), params)
-    first = 1 + (close[t + 1] - open_[t + 1]) / close[t]
+    _, state, reward, *_ = step(env, jax.random.key(0), state, jnp.asarray([4, 0], jnp.int32), params)
+    first = 1 + 0.5 * (close[t + 1] - open_[t + 1]) / close[t]
     assert float(reward) == pytest.approx(np.log(first), rel=1e-4)
-    _, state, reward, *_ = step(env, jax.random.key(0), state, jnp.int32(0), params)
-    second = first + (close[t + 2] - close[t + 1]) / close[t]
+    _, state, reward, *_ = step(env, jax.random.key(0), state, jnp.zeros(2, jnp.int32), params)
+    second = first + 0.5 * (close[t + 2] - close[t + 1]) / close[t]
     assert float(reward) == pytest.approx(np.log(second / first), rel=1e-4)
     assert float(state.portfolio.equity) == pytest.approx(1e6 * second, rel=1e-6)
 
@@ -438,7 +444,6 @@ def test_wrong_parameters_are_named_in_one_line(arguments, message):
 
 def test_a_market_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="the market has 1 assets, the environment 2"):
-        environment().make_params(market(0, 1))
-    brief = simulators.gbm(jax.random.key(0), 40, N_ASSETS)
+        environment().make_params(market().replace(close=market().close[:, :1]))
     with pytest.raises(ValueError, match=r"the period \[\d+, 39\] must hold a step"):
-        environment().make_params(brief)
+        environment().make_params(slice_bars(market(), 0, 40))

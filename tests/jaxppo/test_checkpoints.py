@@ -86,6 +86,7 @@ def test_another_shape_is_refused(checkpoints, other):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("pattern", ["state/manifest.ocdbt", "state/d/*", "state/_METADATA", "host/metadata"])
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_damage_is_refused_in_one_line(checkpoints, tmp_path, pattern, how):

@@ -132,7 +132,7 @@ def curve(n_devices: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {**history, "parameters": jax.tree.map(np.asarray, state.params)}
 
 
-@pytest.mark.parametrize("n_devices", [2, 4])
+@pytest.mark.parametrize("n_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_learning_curve_is_that_of_one_device(n_devices):
     many, one = curve(n_devices), curve(1)
     for name in ("loss", "reward", "turnover", "entropy", "value_loss", "gradient_norm", "liquidations", "reward_std"):
@@ -201,11 +201,12 @@ def test_no_decision_and_no_reward_depends_on_later_bars():
 def test_a_memory_is_that_of_the_bars_up_to_its_own():
     """The rows that `encode_paths` cuts out of the feature table: bar t and the `context - 1` before it."""
     (policy, net), params = tiny.policy(), tiny.shared_params()
+    encode = jax.jit(policy.encode)
     bars = np.array([100, 137, 204])
     memory = jax.jit(lambda b: encode_paths(policy, net, params, b, 2, None))(jnp.asarray(bars))
     for offset in range(2):
         rows = (bars + offset)[:, None] + np.arange(-policy.context + 1, 1)
-        expected = policy.encode(net, params.features[rows], params.listed[rows])
+        expected = encode(net, params.features[rows], params.listed[rows])
         np.testing.assert_allclose(memory[:, offset], expected[:, 0], rtol=1e-4, atol=1e-5)
 
 
