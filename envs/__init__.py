@@ -7,7 +7,8 @@ from envs.data_rows import DataError
 from envs.execution import Costs, make_costs
 from envs.market import MarketData, MarketInfo, slice_bars
 from envs.portfolio import FillRule, Fills, Portfolio
-from envs.trading import EnvParams, EnvState, Observation, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams, EnvState, Observation
 
 __all__ = [
     "Costs",

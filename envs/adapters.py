@@ -13,7 +13,8 @@ from gymnasium.vector.utils import batch_space
 from gymnax.environments import spaces
 
 from envs.spaces import MultiDiscrete
-from envs.trading import EnvParams, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams
 
 
 def to_gymnasium(

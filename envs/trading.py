@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from gymnax.environments import environment, spaces
 
 from envs import features, simulators
@@ -16,70 +15,10 @@ from envs.market import MarketData
 from envs.portfolio import FillRule, Fills, Portfolio, drawdown, open_portfolio, orders_to_target, outstanding, step
 from envs.portfolio import weights_of as portfolio_weights
 from envs.spaces import MultiDiscrete
+from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
 
 HOLD = 0
 LARGEST_LOSS = 0.999
-N_ASSET_FEATURES = 3
-N_ACCOUNT_FEATURES = 3
-
-
-@struct.dataclass
-class Observation:
-    """What the agent sees at the close of bar t.
-
-    Attributes:
-      bar: `[]` int32, t: an index into the feature table, for policies that read the market once per chunk.
-      asset: `[A, 3]` position and outstanding order in units of the position limit, tradable (0 or 1).
-      account: `[3]` gross exposure and net exposure as fractions of the largest possible one (`A` times the position
-        limit), drawdown.
-      mask: `[A, n_actions]` bool, allowed actions; action 0 (hold) always is.
-    """
-
-    bar: jax.Array
-    asset: jax.Array
-    account: jax.Array
-    mask: jax.Array
-
-
-@struct.dataclass
-class EnvState(environment.EnvState):
-    """State of one portfolio on one path.
-
-    Attributes:
-      time: `[]` int32 steps since reset.
-      bar: `[]` int32, last bar seen.
-      portfolio: the account at the close of that bar.
-    """
-
-    bar: jax.Array
-    portfolio: Portfolio
-
-
-@struct.dataclass(kw_only=True)
-class EnvParams(environment.EnvParams):
-    """Everything that may change without recompiling; build with `TradingEnv.make_params`.
-
-    Attributes:
-      max_steps_in_episode: `[]` int32 bars per episode, then truncated.
-      market: the bars.
-      table: `[T, fields, A]` packed bars, see `envs.execution.pack_bars`.
-      features: `[T, A, F]` causal features.
-      listed: `[T, A]` bool, the asset has had a bar by then.
-      costs: trading and holding costs.
-      initial_cash: `[]` currency.
-      first_bar: `[]` int32, earliest decision bar.
-      last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached.
-    """
-
-    max_steps_in_episode: jax.Array
-    market: MarketData
-    table: jax.Array
-    features: jax.Array
-    listed: jax.Array
-    costs: Costs
-    initial_cash: jax.Array
-    first_bar: jax.Array
-    last_bar: jax.Array
 
 
 class TradingEnv(environment.Environment[EnvState, EnvParams]):

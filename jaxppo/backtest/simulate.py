@@ -15,7 +15,8 @@ from envs.execution import TradeCosts
 from envs.features import ewma_volatility
 from envs.market import MarketData
 from envs.portfolio import Portfolio, open_portfolio, outstanding, weights_of
-from envs.trading import EnvParams, Observation, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams, Observation
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.rollout import encode_paths
 

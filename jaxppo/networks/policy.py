@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from envs.trading import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
+from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
 from jaxppo.distributions import MaskedCategorical, SquashedGaussian
 from jaxppo.networks.encoder import Encoder, EncoderConfig
 

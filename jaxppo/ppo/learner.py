@@ -14,7 +14,8 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from envs.trading import EnvParams, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams
 from jaxppo.config import PPOConfig
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.rollout import PathState, Rollout, collect_path, encode_paths, start_paths

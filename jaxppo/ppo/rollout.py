@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs.portfolio import FillRule, Portfolio, open_portfolio
-from envs.trading import EnvParams, Observation, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams, Observation
 from jaxppo.networks.policy import Params, Policy
 
 

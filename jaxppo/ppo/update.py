@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from envs.trading import EnvParams
+from envs.types import EnvParams
 from jaxppo.config import PPOConfig
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo import losses

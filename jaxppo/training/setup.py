@@ -14,7 +14,8 @@ from envs import features
 from envs.execution import make_costs
 from envs.market import MarketData, periods_per_year
 from envs.portfolio import FillRule
-from envs.trading import EnvParams, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig

@@ -14,7 +14,8 @@ from envs.execution import make_costs
 from envs.market import MarketData, slice_bars
 from envs.portfolio import FillRule
 from envs.spaces import MultiDiscrete
-from envs.trading import EnvParams, EnvState, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams, EnvState
 
 N_BARS, N_ASSETS, WINDOW = 160, 2, 3
 EPISODE = 10

@@ -15,7 +15,8 @@ from envs import simulators
 from envs.execution import make_costs
 from envs.features import group_slices
 from envs.market import MarketData
-from envs.trading import EnvParams, Observation, TradingEnv
+from envs.trading import TradingEnv
+from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
