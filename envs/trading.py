@@ -33,9 +33,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1`
       targets the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
       `[min(levels), max(levels)]`, times `position_limit`.
-    - Reward: `log(equity_{t+1} / equity_t)`; a loss beyond 99.9 % in one bar counts as 99.9 %.
-    - Terminated: the portfolio was liquidated (equity below the maintenance margin). Truncated: `max_steps_in_episode`
-      steps, or the last bar of the period.
+    - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t` and the relative risk aversion
+      `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %.
+    - Terminated: the portfolio was liquidated (equity below the maintenance margin), or its drawdown exceeds the limit.
+      Truncated: `max_steps_in_episode` steps, or the last bar of the period.
 
     Args:
       n_assets: A.
@@ -115,6 +116,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         costs: Costs | None = None,
         *,
         initial_cash: float = 1e6,
+        risk_aversion: float = 1.0,
+        drawdown_limit: float | None = None,
         episode_bars: int = 256,
         first_bar: int | None = None,
         last_bar: int | None = None,
@@ -126,6 +129,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           market: unbatched, `n_assets` assets.
           costs: default: the market's half-spread and nothing else.
           initial_cash: currency, > 0.
+          risk_aversion: relative risk aversion of the reward, >= 0; 1 is log utility.
+          drawdown_limit: in (0, 1); an episode terminates beyond it. Default: never.
           episode_bars: steps until truncation, >= 1.
           first_bar: earliest decision bar; default and minimum: `first_decision`.
           last_bar: last bar of the period; default: the last of the market.
@@ -146,6 +151,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             raise ValueError(f"the period [{first}, {last}] must hold a step and end before bar {market.n_bars}")
         if episode_bars < 1 or not initial_cash > 0:
             raise ValueError(f"episode_bars ({episode_bars}) must be >= 1 and initial_cash ({initial_cash}) > 0")
+        if not risk_aversion >= 0:
+            raise ValueError(f"risk_aversion is {risk_aversion}; it must be >= 0")
+        if drawdown_limit is not None and not 0 < drawdown_limit < 1:
+            raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
         table = features.compute_features(market, groups=self.groups, normalisation_window=self.normalisation_window)
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
@@ -155,6 +164,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             listed=jnp.cumsum(market.tradable, axis=0) > 0,
             costs=make_costs() if costs is None else costs,
             initial_cash=jnp.asarray(initial_cash, jnp.float32),
+            risk_aversion=jnp.asarray(risk_aversion, jnp.float32),
+            drawdown_limit=jnp.asarray(jnp.inf if drawdown_limit is None else drawdown_limit, jnp.float32),
             first_bar=jnp.asarray(first, jnp.int32),
             last_bar=jnp.asarray(last, jnp.int32),
         )
@@ -203,6 +214,16 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))
+
+    def utility(self, log_growth: jax.Array, params: EnvParams) -> jax.Array:
+        """Reward of the log growth of the equity over one bar, any shape; see the class docstring."""
+        power = 1.0 - params.risk_aversion
+        safe = jnp.where(power == 0.0, 1.0, power)
+        return jnp.where(power == 0.0, log_growth, jnp.expm1(safe * log_growth) / safe)
+
+    def ruined(self, portfolio: Portfolio, fills: Fills, params: EnvParams) -> jax.Array:
+        """Whether the episode of a portfolio `[]` ends with these fills: liquidated, or beyond the drawdown limit."""
+        return fills.liquidated | (drawdown(portfolio) > params.drawdown_limit)
 
     def action_mask(self, tradable: jax.Array) -> jax.Array:
         """Allowed actions `[A, num_actions]`: an asset without a bar at t can only be held."""
@@ -287,15 +308,16 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         del key
         weights, hold = self.decode(action)
         row = params.table[state.bar + 1]
-        portfolio, fills, reward = self.settle(state.portfolio, weights, hold, row, params.costs)
+        portfolio, fills, log_growth = self.settle(state.portfolio, weights, hold, row, params.costs)
+        ended, reward = self.ruined(portfolio, fills, params), self.utility(log_growth, params)
         state = EnvState(time=state.time + 1, bar=state.bar + 1, portfolio=portfolio)
         info = {
-            "discount": jnp.where(fills.liquidated, 0.0, 1.0),
+            "discount": jnp.where(ended, 0.0, 1.0),
             "equity": portfolio.equity,
             "costs": jnp.sum(fills.costs.total()) + fills.financing,
             "action_mask": self.action_mask(params.market.tradable[state.bar]),
         }
-        return self._observe(state, params), state, reward, fills.liquidated, info
+        return self._observe(state, params), state, reward, ended, info
 
     def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """The account is gone. (A liquidation that leaves money is reported by the step that causes it.)"""

@@ -58,6 +58,8 @@ class EnvParams(environment.EnvParams):
       listed: `[T, A]` bool, the asset has had a bar by then.
       costs: trading and holding costs.
       initial_cash: `[]` currency.
+      risk_aversion: `[]` relative risk aversion of the reward, >= 0.
+      drawdown_limit: `[]` an episode terminates at the close where the drawdown exceeds it; infinity for never.
       first_bar: `[]` int32, earliest decision bar.
       last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached.
     """
@@ -69,5 +71,7 @@ class EnvParams(environment.EnvParams):
     listed: jax.Array
     costs: Costs
     initial_cash: jax.Array
+    risk_aversion: jax.Array
+    drawdown_limit: jax.Array
     first_bar: jax.Array
     last_bar: jax.Array
