@@ -30,7 +30,7 @@ from envs.trading import TradingEnv
 from jaxppo.backtest import run_policy
 from jaxppo.config import PPOConfig
 from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
-from jaxppo.ppo import Learner, data_mesh, make_learner
+from jaxppo.ppo import Learner, data_mesh, make_learner, trading_task
 
 FACTOR = {"strength": 0.15, "persistence": 0.9, "signal_noise": 0.5, "volatility": 0.01}
 LIMIT = 15.0
@@ -66,7 +66,7 @@ def build(design: str, limit: float, config: PPOConfig) -> Design:
         return make_window_policy(encoder_config(encoder.context), action, key, last_query=True)
 
     policy, _ = both(jax.random.key(0))
-    learner = make_learner(policy, env, config, data_mesh(jax.devices()[:1]))
+    learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
     return Design(policy, env, learner, lambda key: both(key)[1])
 
 

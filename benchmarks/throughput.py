@@ -27,7 +27,7 @@ from envs.execution import Costs, make_costs
 from envs.trading import TradingEnv
 from jaxppo.config import PPOConfig
 from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
-from jaxppo.ppo import data_mesh, make_learner
+from jaxppo.ppo import data_mesh, make_learner, trading_task
 
 PATHS, WINDOW_PATHS, CHUNK, LAYERS, HEADS = 64, 16, 128, 2, 8
 
@@ -68,7 +68,7 @@ def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int
     else:
         policy, net = make_window_policy(encoder, action, jax.random.key(0), last_query=design != "window")
     config = PPOConfig(paths=paths, portfolios=portfolios, chunk=CHUNK, micro_batch=micro)
-    learner = make_learner(policy, env, config, data_mesh(jax.devices()[:1]))
+    learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
     market = simulators.gbm(jax.random.key(1), 4000, 1)
     params = learner.replicate(env.make_params(market, all_costs(), episode_bars=2 * CHUNK))
     state = [learner.init(net, 0, params)]

@@ -84,6 +84,8 @@ class WindowPolicy:
     graph: nnx.GraphDef
     context: int
     last_query: bool
+    hindsight: bool = False
+    value_layer: tuple[str, ...] = ("head", "value")
 
     def encode(self, params: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
         """`[P, W - 1 + S, 1, F]` to `[P, S, 1, 2 D]`, every window on its own."""
@@ -96,9 +98,13 @@ class WindowPolicy:
         memory = model.encoder(windows, self.last_query).reshape(n_paths, n_steps, 1, -1)
         return model.head.prepare(memory)
 
-    def act(self, params: Params, prepared: jax.Array, seen):
+    def act(self, params: Params, prepared: jax.Array, seen, hindsight: jax.Array | None = None):
         """See `jaxppo.networks.Policy.act`."""
-        return nnx.merge(self.graph, params).head(prepared, seen)
+        return nnx.merge(self.graph, params).head(prepared, seen, hindsight)
+
+    def distribution(self, params: Params, prepared: jax.Array, seen):
+        """See `jaxppo.networks.Policy.distribution`."""
+        return self.act(params, prepared, seen)[0]
 
 
 def make_window_policy(

@@ -33,7 +33,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1`
       targets the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
       `[min(levels), max(levels)]`, times `position_limit`.
-    - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t` and the relative risk aversion
+    - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t`, with relative risk aversion
       `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %.
     - Terminated: the portfolio was liquidated (equity below the maintenance margin), or its drawdown exceeds the limit.
       Truncated: `max_steps_in_episode` steps, or the last bar of the period.

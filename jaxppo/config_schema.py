@@ -183,20 +183,66 @@ class PPOConfig(_Section):
     """Adam step size at the start."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the step size falls to zero over the budget."""
-    gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
-    """Discount per bar."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    """Discount per step."""
     gae_lambda: Fraction = 0.95
     """Lambda of generalised advantage estimation."""
-    clip: Above = 0.2
-    """Clip range of the importance ratio."""
+    n_steps: Positive = 5
+    """Transitions of the n-step returns that the two mixtures use."""
+    advantage_n_step: Fraction = 0.0
+    """Weight of the n-step advantage; the rest is generalised advantage estimation."""
+    target_lambda: Fraction | None = None
+    """Lambda of the value target's lambda-return; absent: `gae_lambda`."""
+    target_n_step: Fraction = 0.0
+    """Weight of the n-step return in the value target; the rest is the lambda-return."""
+    control_variate: bool = True
+    """Subtract the mean advantage of the other portfolios on the path at the same bar; without effect for one."""
+    hindsight_critic: bool = False
+    """Show the critic the rest of the chunk's market returns (in training only; the actor never sees them)."""
+    clip: Above | None = 0.2
+    """Clip range of the importance ratio; null for no clip."""
+    dual_clip: Annotated[float, Field(gt=1.0, le=LARGEST)] | None = None
+    """Bound of the loss where the advantage is negative, multiples of the advantage; null for none."""
+    kl_penalty: Literal["none", "doubling", "integral"] = "none"
+    """Penalty on KL(old || new) whose coefficient follows `kl_target`: doubled or halved, or an integral rule."""
+    kl_target: Above = 0.01
+    """Mean KL per iteration that the penalty aims at, nats."""
+    kl_coefficient: Above = 1.0
+    """Coefficient of the penalty at the start."""
+    kl_stop: Above | None = None
+    """Mean KL of a minibatch beyond which the rest of the iteration is skipped, nats; null for never."""
+    kl_limit: Above | None = None
+    """Largest accepted mean KL of an iteration: a line search shortens its step until it holds; null for none."""
+    line_search_steps: Few = 10
+    """Halvings that the line search tries before it rejects the step."""
+    direction: Literal["adam", "natural"] = "adam"
+    """Minibatch Adam on the loss, or one natural-gradient step of length `kl_limit` an iteration."""
+    conjugate_gradient_steps: Few = 10
+    """Conjugate-gradient iterations of the natural gradient."""
+    fisher_damping: NonNegative = 0.1
+    """Multiple of the identity that is added to the Fisher matrix."""
     value_coefficient: NonNegative = 0.5
     """Weight of the value loss."""
+    value_loss: Literal["squared", "clipped", "huber"] = "squared"
+    """Value error: squared, squared with a clip around the value in the rollout, or Huber."""
+    value_clip: Above = 0.2
+    """Clip range of `value_loss: clipped`, in (normalised) values."""
+    huber_delta: Above = 1.0
+    """Where `value_loss: huber` turns linear, in (normalised) values."""
+    value_normalisation: Literal["none", "running", "popart"] = "none"
+    """Learn values in units of the targets' running spread; popart rescales the last layer to preserve its output."""
+    value_statistics_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    """Weight of an iteration's targets in those running statistics."""
     entropy_coefficient: NonNegative = 0.01
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus at the start."""
+    entropy_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the weight of the entropy bonus goes to `entropy_final` over the budget."""
+    entropy_final: NonNegative = 0.0
+    """Weight of the entropy bonus at the end, unless the schedule is constant."""
     max_grad_norm: Above = 0.5
     """Global gradient-norm clip."""
     reward_scale: Above = 20.0
-    """Multiplier of the log-return reward; 100 counts in percent."""
+    """Multiplier of the reward; 100 counts log returns in percent."""
 
 
 class TrainingConfig(_Section):
@@ -260,6 +306,8 @@ class Config(_Section):
                 f"env.episode_chunks {self.env.episode_chunks} times ppo.chunk {self.ppo.chunk} is an episode of more "
                 f"than {LONGEST_EPISODE} bars"
             )
+        if self.ppo.direction == "natural" and self.ppo.kl_limit is None:
+            raise ValueError("ppo.direction natural needs ppo.kl_limit, the length of its steps (0.01 is usual)")
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
         return self

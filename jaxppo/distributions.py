@@ -62,6 +62,11 @@ class MaskedCategorical:
         log_p = self.log_probabilities()
         return -jnp.where(self.mask, jnp.exp(log_p) * log_p, 0.0).sum(axis=(-2, -1))
 
+    def kl(self, other: MaskedCategorical) -> jax.Array:
+        """KL(self || other) `[...]`, nats, of two distributions with the same mask."""
+        log_p, log_q = self.log_probabilities(), other.log_probabilities()
+        return jnp.where(self.mask, jnp.exp(log_p) * (log_p - log_q), 0.0).sum(axis=(-2, -1))
+
 
 @struct.dataclass
 class SquashedGaussian:
@@ -108,3 +113,9 @@ class SquashedGaussian:
     def entropy(self) -> jax.Array:
         """Entropy of the Gaussian before squashing `[...]`, nats: the squashed one has no closed form."""
         return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(axis=-1)
+
+    def kl(self, other: SquashedGaussian) -> jax.Array:
+        """KL(self || other) `[...]`, nats: that of the Gaussians before squashing, which is a bijection."""
+        difference = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
+        log_ratio = self.log_std - other.log_std
+        return (0.5 * (jnp.exp(2.0 * log_ratio) + difference - 1.0) - log_ratio).sum(axis=-1)

@@ -11,10 +11,9 @@ import jax
 from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, report
 from jaxppo.config import Config, dump_config, load_config
-from jaxppo.networks.policy import make_policy
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.training.setup import build, load_data, select_devices
+from jaxppo.training.setup import build, first_policy, load_data, select_devices
 
 
 def run(
@@ -51,7 +50,7 @@ def run(
         if saved.data == config.data:
             run_folder.check_same_data(folder, market)
         setup = build(config, market, split=data is None)
-        policy, net = make_policy(setup.encoder, setup.action, jax.random.key(config.seed))
+        policy, net = first_policy(setup)
         best = Checkpoints(folder / "checkpoints" / "best", 1)
         try:
             net = best.restore({"params": net})[0]["params"]

@@ -18,7 +18,7 @@ from envs.portfolio import Portfolio, open_portfolio, outstanding, weights_of
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.networks.policy import Params, Policy
-from jaxppo.ppo.rollout import encode_paths
+from jaxppo.ppo.trading_task import encode_paths
 
 Decide = Callable[[Portfolio, Observation, Any], tuple[jax.Array, jax.Array]]
 BLOCK = 256

@@ -13,6 +13,8 @@ from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
 from jaxppo.distributions import MaskedCategorical, SquashedGaussian
 from jaxppo.networks.encoder import Encoder, EncoderConfig
 
+N_HINDSIGHT = 2
+
 Params = Any
 
 
@@ -39,7 +41,7 @@ class Head(nnx.Module):
     The first layer is split: its memory half is computed once per path and bar and shared by the K portfolios.
     """
 
-    def __init__(self, config: EncoderConfig, action: ActionConfig, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
         width = config.width
         n_out = action.n_actions if action.kind == "discrete" else 1
         n_portfolio = N_ASSET_FEATURES + N_ACCOUNT_FEATURES
@@ -50,6 +52,7 @@ class Head(nnx.Module):
         self.actor = nnx.Linear(width, n_out, kernel_init=small, rngs=rngs)
         self.critic = nnx.Linear(width, width, rngs=rngs)
         self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
+        self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
         if action.kind == "continuous":
             self.log_std = nnx.Param(jnp.full((), -0.5))
 
@@ -57,15 +60,22 @@ class Head(nnx.Module):
         """Memory `[..., A, D]` to the half of the first layer that all portfolios share, `[..., A, 2 D]` float32."""
         return self.memory(memory).astype(jnp.float32)
 
-    def __call__(self, prepared: jax.Array, seen: Observation) -> tuple[Any, jax.Array]:
-        """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`."""
+    def __call__(
+        self, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
+        """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`.
+
+        `hindsight` `[..., A, 2]` reaches the value alone; a critic that was built for it takes None as nothing ahead.
+        """
         account = jnp.broadcast_to(seen.account[..., None, :], (*seen.asset.shape[:-1], seen.account.shape[-1]))
         portfolio = self.portfolio(jnp.concatenate([seen.asset, account], axis=-1))
-        hidden = jax.nn.gelu(jnp.broadcast_to(prepared, portfolio.shape) + portfolio)
+        hidden = jnp.broadcast_to(prepared, portfolio.shape) + portfolio
         for_actor, for_critic = jnp.split(hidden, 2, axis=-1)
-        pooled = jax.nn.gelu(self.critic(for_critic.mean(axis=-2)))
+        if hindsight is not None:
+            for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
+        pooled = jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2)))
         value = self.value(pooled)[..., 0]
-        out = self.actor(for_actor)
+        out = self.actor(jax.nn.gelu(for_actor))
         if self.action.kind == "discrete":
             return MaskedCategorical(out, seen.mask), value
         mean = out[..., 0]
@@ -76,9 +86,9 @@ class Head(nnx.Module):
 class ActorCritic(nnx.Module):
     """Encoder and head."""
 
-    def __init__(self, config: EncoderConfig, action: ActionConfig, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
         self.encoder = Encoder(config, rngs)
-        self.head = Head(config, action, rngs)
+        self.head = Head(config, action, hindsight, rngs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +98,14 @@ class Policy:
     Attributes:
       graph: static structure of the module.
       context: bars of features that one memory depends on.
+      hindsight: whether the critic can read the market's future (in training).
+      value_layer: path of the critic's last layer in the parameters.
     """
 
     graph: nnx.GraphDef
     context: int
+    hindsight: bool = False
+    value_layer: tuple[str, ...] = ("head", "value")
 
     def encode(self, params: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
         """Features `[P, context - 1 + S, A, F]` and listing `[P, context - 1 + S, A]` to what the head needs.
@@ -102,16 +116,30 @@ class Policy:
         model = nnx.merge(self.graph, params)
         return model.head.prepare(model.encoder(features, listed))
 
-    def act(self, params: Params, prepared: jax.Array, seen: Observation) -> tuple[Any, jax.Array]:
+    def act(
+        self, params: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
+    ) -> tuple[Any, jax.Array]:
         """Distribution over actions and value `[...]`, from `encode`'s result and observations of any batch shape."""
-        return nnx.merge(self.graph, params).head(prepared, seen)
+        return nnx.merge(self.graph, params).head(prepared, seen, hindsight)
+
+    def distribution(self, params: Params, prepared: jax.Array, seen: Observation) -> Any:
+        """Distribution over actions alone."""
+        return self.act(params, prepared, seen)[0]
 
 
-def make_policy(config: EncoderConfig, action: ActionConfig, key: jax.Array) -> tuple[Policy, Params]:
+def make_policy(
+    config: EncoderConfig, action: ActionConfig, key: jax.Array, *, hindsight: bool = False
+) -> tuple[Policy, Params]:
     """Builds the network. Consumes `key`.
+
+    Args:
+      config: shape of the encoder.
+      action: what the head parameterises.
+      key: randomness of the first parameters.
+      hindsight: whether the critic can read the market's future.
 
     Returns:
       The policy and its initial parameters, a nested dict of float32 arrays.
     """
-    graph, state = nnx.split(ActorCritic(config, action, nnx.Rngs(key)), nnx.Param)
-    return Policy(graph, config.context), nnx.to_pure_dict(state)
+    graph, state = nnx.split(ActorCritic(config, action, hindsight, nnx.Rngs(key)), nnx.Param)
+    return Policy(graph, config.context, hindsight), nnx.to_pure_dict(state)

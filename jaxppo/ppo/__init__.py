@@ -1,15 +1,19 @@
-"""Proximal policy optimisation on batches of P market paths and K portfolios."""
+"""Proximal policy optimisation on batches of P paths and K portfolios."""
 
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
-from jaxppo.ppo.returns import generalised_advantage_estimation
-from jaxppo.ppo.rollout import PathState, Rollout
+from jaxppo.ppo.returns import generalised_advantage_estimation, lambda_returns, n_step_returns
+from jaxppo.ppo.task import Rollout, Task
+from jaxppo.ppo.trading_task import trading_task
 
 __all__ = [
     "Learner",
-    "PathState",
     "Rollout",
+    "Task",
     "TrainState",
     "data_mesh",
     "generalised_advantage_estimation",
+    "lambda_returns",
     "make_learner",
+    "n_step_returns",
+    "trading_task",
 ]

@@ -1,4 +1,4 @@
-"""The compiled training iteration: rollout, advantages, update, on one mesh axis."""
+"""The compiled training iteration: rollout, targets, update, on one mesh axis."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from envs.trading import TradingEnv
-from envs.types import EnvParams
 from jaxppo.config import PPOConfig
-from jaxppo.networks.policy import Params, Policy
-from jaxppo.ppo.rollout import PathState, Rollout, collect_path, encode_paths, start_paths
-from jaxppo.ppo.update import DATA_AXIS, update
+from jaxppo.ppo import losses
+from jaxppo.ppo.targets import ValueStatistics, make_targets, no_statistics, preserve_outputs
+from jaxppo.ppo.task import DATA_AXIS, Params, Task
+from jaxppo.ppo.update import Batch, Coefficients, update
+
+INTEGRAL_GAIN = 0.3
+"""Of the integral rule of the KL coefficient, per iteration."""
 
 
 @struct.dataclass
@@ -29,14 +31,18 @@ class TrainState:
     Attributes:
       params: network parameters, replicated.
       opt_state: optimiser state, replicated.
-      paths: `[P]` market paths and their portfolios, sharded over `data`.
+      paths: `[P]` states of the task, sharded over `data`.
+      values: scale of the critic's values, replicated.
+      kl_coefficient: `[]` weight of the KL penalty.
       iteration: `[]` int32; keys are folded from (seed, iteration), so a resumed run draws the same numbers.
       seed: `[]` uint32.
     """
 
     params: Params
     opt_state: optax.OptState
-    paths: PathState
+    paths: Any
+    values: ValueStatistics
+    kl_coefficient: jax.Array
     iteration: jax.Array
     seed: jax.Array
 
@@ -48,14 +54,16 @@ class Learner:
     Attributes:
       init: `(params, seed, env_params) -> TrainState`.
       iterate: `(state, env_params, progress) -> (state, metrics)`; compiled, donates `state`. `progress` in [0, 1]
-        is the share of the budget that is spent, for the learning-rate schedule.
-      replicate: puts an `EnvParams` (or any pytree) on every device of the mesh.
+        is the share of the budget that is spent, for the schedules.
+      step: `iterate` before `jax.jit`, to be wrapped in `vmap` over seeds or `scan` over iterations.
+      replicate: puts the environment's parameters (or any pytree) on every device of the mesh.
       place: puts a host copy of a `TrainState` on the mesh.
       steps_per_iteration: environment steps, P * K * S.
     """
 
-    init: Callable[[Params, int, EnvParams], TrainState]
-    iterate: Callable[[TrainState, EnvParams, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+    init: Callable[[Params, int | jax.Array, Any], TrainState]
+    iterate: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     replicate: Callable[[Any], Any]
     place: Callable[[TrainState], TrainState]
     steps_per_iteration: int
@@ -83,17 +91,16 @@ def shuffle_groups(config: PPOConfig, n_devices: int) -> int:
     return groups
 
 
-def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh) -> Learner:
+def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
     """Builds the training iteration.
 
     Args:
-      policy: the policy.
-      env: the environment, `observation="index"`, `window` at least the policy's context.
+      task: what is learned.
       config: hyper-parameters; `micro_batch` must divide the paths of a minibatch on one device.
       mesh: one axis named "data".
 
     Raises:
-      ValueError: the batch cannot be split over the mesh, or the environment keeps too little history.
+      ValueError: the batch cannot be split over the mesh.
     """
     n_devices = mesh.devices.size
     n_groups = shuffle_groups(config, n_devices)
@@ -102,51 +109,57 @@ def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh)
         raise ValueError(
             f"ppo.micro_batch {config.micro_batch} must divide the {local} paths of a minibatch on a device"
         )
-    if env.window < policy.context:
-        raise ValueError(f"env.window {env.window} is shorter than the policy's context of {policy.context} bars")
     optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
     replicated, sharded = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    specs = TrainState(params=replicated, opt_state=replicated, paths=sharded, iteration=replicated, seed=replicated)
+    specs = TrainState(
+        params=replicated,
+        opt_state=replicated,
+        paths=sharded,
+        values=replicated,
+        kl_coefficient=replicated,
+        iteration=replicated,
+        seed=replicated,
+    )
 
-    def iterate(state: TrainState, params: EnvParams, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(state.seed), state.iteration)
-        key_act, key_start, key_shuffle = jax.random.split(key, 3)
-        prepared = encode_paths(policy, state.params, params, state.paths.bar, config.chunk + 1, config.micro_batch)
-        keys = _path_keys(key_act, state.paths.path)
-        moved, rollout = jax.vmap(
-            lambda path, ready, k: collect_path(policy, env, state.params, params, path, ready, k, config.chunk)
-        )(state.paths, prepared, keys)
-        paths = _restart_ended(env, params, config, moved, _path_keys(key_start, state.paths.path))
-        shard = jax.lax.axis_index(DATA_AXIS)
+    def iterate(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        key_collect, key_shuffle = jax.random.split(_iteration_key(state.seed, state.iteration))
+        shard, n_local = jax.lax.axis_index(DATA_AXIS), config.paths // n_devices
+        keys = _path_keys(key_collect, shard * n_local + jnp.arange(n_local))
+        paths, rollout = task.collect(state.params, params, state.paths, keys)
+        targets, values, target_metrics = make_targets(rollout, config, state.values)
+        net = state.params
+        if config.value_normalisation == "popart":
+            net = preserve_outputs(net, task.value_layer, state.values, values)
+        coefficients = _coefficients(config, progress, state.kl_coefficient)
         groups = shard * (n_groups // n_devices) + jnp.arange(n_groups // n_devices)
-        net, opt_state, metrics = update(
-            state.params,
-            state.opt_state,
-            optimiser,
-            _learning_rate(config, progress),
-            policy,
-            params,
-            rollout,
-            config,
-            key_shuffle,
-            groups,
+        where = (task, params, Batch(rollout, targets), coefficients, config, key_shuffle, groups)
+        net, opt_state, metrics = update(net, state.opt_state, optimiser, *where)
+        new = TrainState(
+            params=net,
+            opt_state=opt_state,
+            paths=paths,
+            values=values,
+            kl_coefficient=_followed(config, state.kl_coefficient, metrics),
+            iteration=state.iteration + 1,
+            seed=state.seed,
         )
-        new = TrainState(params=net, opt_state=opt_state, paths=paths, iteration=state.iteration + 1, seed=state.seed)
-        return new, {**metrics, **_rollout_metrics(rollout), "learning_rate": _learning_rate(config, progress)}
+        weights = {"learning_rate": coefficients.learning_rate, "entropy_coefficient": coefficients.entropy}
+        if config.kl_penalty != "none":
+            weights["kl_coefficient"] = coefficients.kl
+        return new, {**metrics, **target_metrics, **task.metrics(rollout), **weights}
 
-    @jax.jit
-    def begin(params: EnvParams, path: jax.Array, keys: jax.Array) -> PathState:
-        return jax.vmap(lambda p, k: start_paths(env, params, config.portfolios, p, k))(path, keys)
+    begin = jax.jit(task.start)
 
-    def init(net: Params, seed: int, params: EnvParams) -> TrainState:
+    def init(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
         net = jax.tree.map(jnp.copy, net)  # `iterate` donates its state, never the caller's arrays
-        key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-        path = jnp.arange(config.paths, dtype=jnp.int32)
+        keys = _path_keys(_iteration_key(seed, 2**31 - 1), jnp.arange(config.paths))
         return place(
             TrainState(
                 params=net,
                 opt_state=optimiser.init(net),
-                paths=begin(params, path, _path_keys(key, path)),
+                paths=begin(params, keys),
+                values=no_statistics(),
+                kl_coefficient=jnp.asarray(config.kl_coefficient, jnp.float32),
                 iteration=jnp.zeros((), jnp.int32),
                 seed=jnp.asarray(seed, jnp.uint32),
             )
@@ -160,17 +173,19 @@ def make_learner(policy: Policy, env: TradingEnv, config: PPOConfig, mesh: Mesh)
             }
         )
 
-    compiled = jax.jit(
-        jax.shard_map(iterate, mesh=mesh, in_specs=(specs, replicated, replicated), out_specs=(specs, replicated)),
-        donate_argnums=0,
-    )
+    step = jax.shard_map(iterate, mesh=mesh, in_specs=(specs, replicated, replicated), out_specs=(specs, replicated))
     return Learner(
         init=init,
-        iterate=compiled,
+        iterate=jax.jit(step, donate_argnums=0),
+        step=step,
         replicate=lambda tree: jax.device_put(tree, NamedSharding(mesh, replicated)),
         place=place,
         steps_per_iteration=config.paths * config.portfolios * config.chunk,
     )
+
+
+def _iteration_key(seed: int | jax.Array, iteration: int | jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), iteration)
 
 
 def _path_keys(key: jax.Array, path: jax.Array) -> jax.Array:
@@ -178,39 +193,24 @@ def _path_keys(key: jax.Array, path: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, path)
 
 
-def _restart_ended(
-    env: TradingEnv, params: EnvParams, config: PPOConfig, paths: PathState, keys: jax.Array
-) -> PathState:
-    """Starts a new episode on the paths whose episode is truncated or whose period has no room for another chunk."""
-
-    def one(path: PathState, key: jax.Array) -> PathState:
-        ended = (path.time >= params.max_steps_in_episode) | (path.bar + config.chunk > params.last_bar)
-        fresh = start_paths(env, params, config.portfolios, path.path, key)
-        return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, path)
-
-    return jax.vmap(one)(paths, keys)
+def _coefficients(config: PPOConfig, progress: jax.Array, kl: jax.Array) -> Coefficients:
+    """Step size and weights after a share `progress` of the budget."""
+    entropy = config.entropy_final + (config.entropy_coefficient - config.entropy_final) * _left(
+        config.entropy_schedule, progress
+    )
+    return Coefficients(config.learning_rate * _left(config.schedule, progress), entropy, kl)
 
 
-def _learning_rate(config: PPOConfig, progress: jax.Array) -> jax.Array:
-    """Step size after a share `progress` of the budget."""
+def _left(schedule: str, progress: jax.Array) -> jax.Array:
+    """What a schedule from 1 to 0 leaves after a share `progress` of the budget."""
     left = jnp.clip(1.0 - progress, 0.0, 1.0)
-    factor = {"constant": jnp.ones_like(left), "linear": left, "cosine": 0.5 * (1.0 - jnp.cos(jnp.pi * left))}
-    return config.learning_rate * factor[config.schedule]
+    return {"constant": jnp.ones_like(left), "linear": left, "cosine": 0.5 * (1.0 - jnp.cos(jnp.pi * left))}[schedule]
 
 
-def _rollout_metrics(rollout: Rollout) -> dict[str, jax.Array]:
-    """Means over all portfolios and devices.
-
-    Log return per bar and its spread, turnover, costs, liquidations, and the share of the largest possible exposure.
-    """
-    mean = jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)
-    variance = jax.lax.pmean(jnp.square(rollout.reward - mean).mean(), DATA_AXIS)
-    others = {
-        "turnover": rollout.turnover.mean(),
-        "costs": rollout.costs.mean(),
-        "liquidations": rollout.terminated.astype(jnp.float32).sum(),
-        "exposure": rollout.seen.account[..., 0].mean(),
-    }
-    others = jax.lax.pmean(others, DATA_AXIS)
-    others["liquidations"] = others["liquidations"] * jax.lax.axis_size(DATA_AXIS)
-    return {"reward": mean, "reward_std": jnp.sqrt(variance), **others}
+def _followed(config: PPOConfig, coefficient: jax.Array, metrics: dict[str, jax.Array]) -> jax.Array:
+    """The KL coefficient of the next iteration."""
+    if config.kl_penalty == "doubling":
+        return losses.doubled_or_halved(coefficient, metrics["kl_after"], config.kl_target)
+    if config.kl_penalty == "integral":
+        return losses.log_integral(coefficient, metrics["kl_after"], config.kl_target, INTEGRAL_GAIN)
+    return coefficient

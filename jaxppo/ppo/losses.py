@@ -1,4 +1,4 @@
-"""PPO's losses, for batches of any shape."""
+"""PPO's losses, per sample, for batches of any shape."""
 
 from __future__ import annotations
 
@@ -6,31 +6,76 @@ import jax
 import jax.numpy as jnp
 
 
-def clipped_surrogate(log_ratio: jax.Array, advantage: jax.Array, clip: float) -> jax.Array:
-    """`-min(rho A, clip(rho, 1 - eps, 1 + eps) A)` per sample, `rho = exp(log_ratio)`.
+def surrogate(
+    log_ratio: jax.Array, advantage: jax.Array, clip: float | None = None, dual_clip: float | None = None
+) -> jax.Array:
+    """`-min(rho A, clip(rho, 1 - eps, 1 + eps) A)`, `rho = exp(log_ratio)`; for `A < 0` at most `-c A`.
 
     Args:
       log_ratio: `[...]` log-probability of the action now minus when it was taken.
       advantage: `[...]`.
-      clip: eps > 0.
+      clip: eps > 0; None for the plain surrogate `-rho A`.
+      dual_clip: c > 1; None for no second bound.
 
     References:
       Schulman et al. (2017), eq. 7. https://arxiv.org/abs/1707.06347
+      Ye et al. (2020), eq. 5, the dual clip. https://arxiv.org/abs/1912.09729
     """
     ratio = jnp.exp(log_ratio)
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+    gain = ratio * advantage
+    if clip is not None:
+        gain = jnp.minimum(gain, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+    if dual_clip is not None:
+        gain = jnp.where(advantage < 0, jnp.maximum(gain, dual_clip * advantage), gain)
+    return -gain
 
 
 def squared_value_error(value: jax.Array, target: jax.Array) -> jax.Array:
-    """`(v - target)^2 / 2` per sample."""
+    """`(v - target)^2 / 2`."""
     return 0.5 * jnp.square(value - target)
 
 
+def clipped_value_error(value: jax.Array, target: jax.Array, old_value: jax.Array, clip: float) -> jax.Array:
+    """The larger of the squared errors of `v` and of `v` kept within `clip` of its value in the rollout.
+
+    References:
+      Engstrom et al. (2020), section 3. https://arxiv.org/abs/2005.12729
+    """
+    near = old_value + jnp.clip(value - old_value, -clip, clip)
+    return jnp.maximum(squared_value_error(value, target), squared_value_error(near, target))
+
+
+def huber_value_error(value: jax.Array, target: jax.Array, delta: float) -> jax.Array:
+    """`e^2 / 2` for `|e| <= delta`, then `delta (|e| - delta / 2)`."""
+    error = jnp.abs(value - target)
+    return jnp.where(error <= delta, 0.5 * jnp.square(error), delta * (error - 0.5 * delta))
+
+
 def kl_estimate(log_ratio: jax.Array) -> jax.Array:
-    """`rho - 1 - log rho` per sample: unbiased for KL(old || new), never negative (Schulman's k3)."""
+    """`rho - 1 - log rho`: unbiased for KL(old || new), never negative (Schulman's k3)."""
     return jnp.expm1(log_ratio) - log_ratio
 
 
 def clipped_fraction(log_ratio: jax.Array, clip: float) -> jax.Array:
-    """1 where the ratio is outside the clip range, else 0, per sample."""
+    """1 where the ratio is outside the clip range, else 0."""
     return (jnp.abs(jnp.expm1(log_ratio)) > clip).astype(jnp.float32)
+
+
+def doubled_or_halved(coefficient: jax.Array, kl: jax.Array, target: float) -> jax.Array:
+    """Twice the coefficient where `kl > 1.5 target`, half of it where `kl < target / 1.5`.
+
+    References:
+      Schulman et al. (2017), section 4. https://arxiv.org/abs/1707.06347
+    """
+    factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
+    return jnp.clip(coefficient * factor, *COEFFICIENT_RANGE)
+
+
+def log_integral(coefficient: jax.Array, kl: jax.Array, target: float, gain: float) -> jax.Array:
+    """`log c <- log c + gain * clip(log(kl / target), -1, 1)`: integral control of the logarithm."""
+    error = jnp.clip(jnp.log(jnp.maximum(kl, 1e-12) / target), -1.0, 1.0)
+    return jnp.clip(coefficient * jnp.exp(gain * error), *COEFFICIENT_RANGE)
+
+
+COEFFICIENT_RANGE = (1e-6, 1e6)
+"""A penalty coefficient stays within it."""

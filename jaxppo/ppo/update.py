@@ -1,7 +1,8 @@
-"""Epochs of minibatch updates on one rollout."""
+"""The update of one iteration: epochs of minibatches, or a natural-gradient step, within a trust region."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,91 +10,145 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from envs.types import EnvParams
 from jaxppo.config import PPOConfig
-from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo import losses
-from jaxppo.ppo.returns import generalised_advantage_estimation
-from jaxppo.ppo.rollout import Rollout, encode_paths
+from jaxppo.ppo.targets import Targets
+from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
+from jaxppo.ppo.trust_region import line_search, natural_step
 
-DATA_AXIS = "data"
+RATIO_BOUND = 0.2
+"""Ratios beyond `1 +- RATIO_BOUND` count as clipped where nothing is clipped."""
 
 
 @struct.dataclass
-class Targets:
-    """What the losses compare with. Leading axis P.
+class Coefficients:
+    """What changes from one iteration to the next.
 
     Attributes:
-      advantage: `[P, S, K]` normalised over the whole batch, all devices.
-      value: `[P, S, K]` value targets, in scaled reward.
+      learning_rate: `[]` Adam step size.
+      entropy: `[]` weight of the entropy bonus.
+      kl: `[]` weight of the KL penalty; ignored without one.
     """
 
-    advantage: jax.Array
-    value: jax.Array
+    learning_rate: jax.Array
+    entropy: jax.Array
+    kl: jax.Array
 
 
-def make_targets(rollout: Rollout, config: PPOConfig) -> Targets:
-    """Advantages and value targets of a rollout; runs under `shard_map` and normalises across `DATA_AXIS`."""
+@struct.dataclass
+class Batch:
+    """Paths and what their losses compare with; leading axis P."""
 
-    def one(r_t: jax.Array, terminated: jax.Array, value: jax.Array, final_value: jax.Array) -> jax.Array:
-        going = 1.0 - terminated
-        after = jnp.concatenate([value[1:], final_value[None]])
-        return generalised_advantage_estimation(
-            r_t * config.reward_scale, config.gamma * going, value, after, going, config.gae_lambda
-        )
+    rollout: Rollout
+    targets: Targets
 
-    per_portfolio = jax.vmap(jax.vmap(one, in_axes=(1, 1, 1, 0), out_axes=1))
-    terminated = rollout.terminated.astype(jnp.float32)
-    advantage = per_portfolio(rollout.reward, terminated, rollout.value, rollout.final_value)
-    mean = jax.lax.pmean(advantage.mean(), DATA_AXIS)
-    variance = jax.lax.pmean(jnp.square(advantage - mean).mean(), DATA_AXIS)
-    return Targets(advantage=(advantage - mean) / (jnp.sqrt(variance) + 1e-8), value=advantage + rollout.value)
+
+def policy_loss(
+    distribution: Any, batch: Batch, coefficients: Coefficients, config: PPOConfig
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Surrogate, entropy bonus and KL penalty of a batch, and the figures to watch; this device's mean."""
+    log_ratio = distribution.log_prob(batch.rollout.action) - batch.rollout.log_prob
+    surrogate = losses.surrogate(log_ratio, batch.targets.advantage, config.clip, config.dual_clip).mean()
+    entropy, kl = distribution.entropy().mean(), batch.rollout.behaviour.kl(distribution).mean()
+    loss = surrogate - coefficients.entropy * entropy
+    if config.kl_penalty != "none":
+        loss = loss + coefficients.kl * kl
+    still = jax.lax.stop_gradient(log_ratio)
+    ratio = jnp.exp(still)
+    return loss, {
+        "policy_loss": surrogate,
+        "entropy": entropy,
+        "kl": kl,
+        "kl_k3": losses.kl_estimate(still).mean(),
+        "clip_fraction": losses.clipped_fraction(still, config.clip or RATIO_BOUND).mean(),
+        "ratio_mean": ratio.mean(),
+        "ratio_square": jnp.square(ratio).mean(),
+        "ratio_max": jax.lax.pmax(ratio.max(), DATA_AXIS),
+        "ratio_min": jax.lax.pmin(ratio.min(), DATA_AXIS),
+    }
+
+
+def value_loss(value: jax.Array, targets: Targets, config: PPOConfig) -> jax.Array:
+    """Mean value error of a batch, network units; this device's mean."""
+    if config.value_loss == "clipped":
+        error = losses.clipped_value_error(value, targets.value, targets.old_value, config.value_clip)
+    elif config.value_loss == "huber":
+        error = losses.huber_value_error(value, targets.value, config.huber_delta)
+    else:
+        error = losses.squared_value_error(value, targets.value)
+    return error.mean()
 
 
 def ppo_loss(
-    net: Params, policy: Policy, params: EnvParams, rollout: Rollout, targets: Targets, config: PPOConfig
+    net: Params,
+    task: Task,
+    params: Any,
+    batch: Batch,
+    coefficients: Coefficients,
+    config: PPOConfig,
+    with_policy: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of a minibatch of paths; the mean over `DATA_AXIS` is inside, so that its gradient is the global one."""
-    chunk = rollout.log_prob.shape[1]
-    prepared = encode_paths(policy, net, params, rollout.bar, chunk, None)
-    distribution, value = policy.act(net, prepared[:, :, None], rollout.seen)
-    log_ratio = distribution.log_prob(rollout.action) - rollout.log_prob
-    entropy = distribution.entropy().mean()
-    actor = losses.clipped_surrogate(log_ratio, targets.advantage, config.clip).mean()
-    critic = losses.squared_value_error(value, targets.value).mean()
-    loss = actor + config.value_coefficient * critic - config.entropy_coefficient * entropy
-    metrics = {
-        "loss": loss,
-        "policy_loss": actor,
-        "value_loss": critic,
-        "entropy": entropy,
-        "kl": losses.kl_estimate(log_ratio).mean(),
-        "clip_fraction": losses.clipped_fraction(log_ratio, config.clip).mean(),
-    }
-    return jax.lax.pmean((loss, metrics), DATA_AXIS)
+    """Loss of a minibatch of paths; the mean over `DATA_AXIS` is inside, so that its gradient is the global one.
+
+    Args:
+      net: parameters.
+      task: the task.
+      params: parameters of its environment.
+      batch: paths.
+      coefficients: weights of the terms.
+      config: hyper-parameters.
+      with_policy: False leaves the value loss alone.
+    """
+    distribution, value = task.predict(net, params, batch.rollout)
+    actor, metrics = policy_loss(distribution, batch, coefficients, config)
+    critic = value_loss(value, batch.targets, config)
+    loss = config.value_coefficient * critic + (actor if with_policy else 0.0)
+    return jax.lax.pmean((loss, {**metrics, "loss": loss, "value_loss": critic}), DATA_AXIS)
 
 
 def loss_and_gradient(
-    net: Params, policy: Policy, params: EnvParams, rollout: Rollout, targets: Targets, config: PPOConfig
+    net: Params,
+    task: Task,
+    params: Any,
+    batch: Batch,
+    coefficients: Coefficients,
+    config: PPOConfig,
+    with_policy: bool = True,
 ) -> tuple[Params, dict[str, jax.Array]]:
-    """Gradient of `ppo_loss`, accumulated over `config.micro_batch` paths at a time, and the mean metrics."""
-    n_paths = rollout.bar.shape[0]
+    """Gradient of `ppo_loss`, accumulated over `config.micro_batch` paths at a time, and its metrics."""
+
+    def gradient(piece: Batch) -> tuple[Params, dict[str, jax.Array]]:
+        return jax.grad(ppo_loss, has_aux=True)(net, task, params, piece, coefficients, config, with_policy)
+
+    return _accumulate(gradient, batch, config)
+
+
+def _accumulate(compute: Callable[[Batch], Any], batch: Batch, config: PPOConfig) -> Any:
+    """Mean of `compute` over pieces of `config.micro_batch` paths; extremes of ratios stay extremes."""
+    n_paths = batch.rollout.log_prob.shape[0]
     micro = n_paths if config.micro_batch is None else min(config.micro_batch, n_paths)
-
-    def gradient(piece: tuple[Rollout, Targets]) -> tuple[Params, dict[str, jax.Array]]:
-        return jax.grad(ppo_loss, has_aux=True)(net, policy, params, *piece, config)
-
     if micro == n_paths:
-        return gradient((rollout, targets))
-    pieces = jax.tree.map(lambda x: x.reshape(n_paths // micro, micro, *x.shape[1:]), (rollout, targets))
+        return compute(batch)
+    pieces = jax.tree.map(lambda x: x.reshape(n_paths // micro, micro, *x.shape[1:]), batch)
+    shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], pieces))
+    start = jax.tree.map_with_path(lambda path, s: jnp.full(s.shape, _STARTS.get(_name(path), 0.0), s.dtype), shapes)
 
-    def add(total: Any, piece: tuple[Rollout, Targets]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(piece)), None
+    def add(total: Any, piece: Batch) -> tuple[Any, None]:
+        return jax.tree.map_with_path(
+            lambda path, a, b: _JOIN.get(_name(path), jnp.add)(a, b), total, compute(piece)
+        ), None
 
-    shape = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], pieces))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
-    total, _ = jax.lax.scan(add, zeros, pieces)
-    return jax.tree.map(lambda x: x * (micro / n_paths), total)
+    total, _ = jax.lax.scan(add, start, pieces)
+    share = micro / n_paths
+    return jax.tree.map_with_path(lambda path, x: x if _name(path) in _JOIN else x * share, total)
+
+
+_JOIN = {"ratio_max": jnp.maximum, "ratio_min": jnp.minimum}
+_STARTS = {"ratio_max": -jnp.inf, "ratio_min": jnp.inf}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return str(getattr(path[-1], "key", "")) if path else ""
 
 
 def shuffled_minibatches(key: jax.Array, groups: jax.Array, group_size: int, n_minibatches: int) -> jax.Array:
@@ -120,48 +175,140 @@ def update(
     net: Params,
     opt_state: optax.OptState,
     optimiser: optax.GradientTransformation,
-    learning_rate: jax.Array,
-    policy: Policy,
-    params: EnvParams,
-    rollout: Rollout,
+    task: Task,
+    params: Any,
+    batch: Batch,
+    coefficients: Coefficients,
     config: PPOConfig,
     key: jax.Array,
     groups: jax.Array,
 ) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
-    """`epochs * minibatches` steps of clipped PPO. Runs under `shard_map`. Consumes `key`.
+    """One iteration's update. Runs under `shard_map`. Consumes `key`.
 
     Args:
-      net: parameters.
+      net: parameters that the rollout was collected with.
       opt_state: state of `optimiser`.
       optimiser: gradient to direction; the step size is applied here.
-      learning_rate: `[]` step size of this iteration.
-      policy: the policy.
-      params: the market that the rollout came from.
-      rollout: this shard's paths.
+      task: the task.
+      params: parameters of its environment.
+      batch: this shard's paths.
+      coefficients: step size and weights of this iteration.
       config: hyper-parameters.
       key: randomness of the shuffles, the same on every device.
       groups: `[G]` global indices of this shard's shuffle groups.
 
     Returns:
-      New parameters, optimiser state, and metrics averaged over the steps.
+      New parameters, optimiser state, and metrics: means over the minibatch steps, extremes of ratios, KL over the last
+      epoch; `kl_after` the measured KL of the whole iteration where the configuration asks for it.
     """
-    targets = make_targets(rollout, config)
-    group_size = rollout.bar.shape[0] // groups.shape[0]
+    natural = config.direction == "natural"
+    where = (task, params, coefficients, config)
+    proposed, opt_state, metrics = _epochs(net, opt_state, optimiser, batch, *where, key, groups, not natural)
+    if natural:
+        step = _natural_direction(net, batch, *where)
+        proposed = jax.tree.map(jnp.add, proposed, step)
 
-    def one_step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        net, opt_state = carry
-        batch = jax.tree.map(lambda x: x[index], (rollout, targets))
-        gradient, metrics = loss_and_gradient(net, policy, params, *batch, config)
-        direction, opt_state = optimiser.update(gradient, opt_state, net)
-        net = jax.tree.map(lambda p, d: p - learning_rate * d, net, direction)
-        return (net, opt_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
+    def evaluate(net: Params) -> tuple[jax.Array, jax.Array]:
+        return _accumulate(lambda piece: _surrogate_and_kl(net, piece, *where), batch, config)
+
+    if config.kl_limit is not None:
+        found = line_search(evaluate, net, proposed, config.kl_limit, config.line_search_steps)
+        proposed, metrics = found.net, {**metrics, "line_search_step": found.step, "kl_after": found.kl}
+    elif config.kl_penalty != "none":
+        metrics["kl_after"] = evaluate(proposed)[1]
+    metrics["update_norm"] = optax.tree.norm(jax.tree.map(jnp.subtract, proposed, net))
+    return proposed, opt_state, metrics
+
+
+def _epochs(
+    net: Params,
+    opt_state: optax.OptState,
+    optimiser: optax.GradientTransformation,
+    batch: Batch,
+    task: Task,
+    params: Any,
+    coefficients: Coefficients,
+    config: PPOConfig,
+    key: jax.Array,
+    groups: jax.Array,
+    with_policy: bool,
+) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
+    """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them."""
+
+    def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        net, opt_state, _ = carry
+        piece = jax.tree.map(lambda x: x[index], batch)
+        gradient, metrics = loss_and_gradient(net, task, params, piece, coefficients, config, with_policy)
+        direction, moved_state = optimiser.update(gradient, opt_state, net)
+        moved = jax.tree.map(lambda p, d: p - coefficients.learning_rate * d, net, direction)
+        metrics |= {"gradient_norm": optax.tree.norm(gradient)}
+        if config.kl_stop is None:
+            return (moved, moved_state, jnp.zeros((), bool)), metrics
+        far = metrics["kl"] > config.kl_stop
+        stay, go = (net, opt_state), (moved, moved_state)
+        return (*jax.tree.map(lambda a, b: jnp.where(far, a, b), stay, go), far), metrics
+
+    def step_unless_stopped(carry: Any, index: jax.Array) -> tuple[Any, Any]:
+        shapes = jax.eval_shape(lambda: step(carry, index)[1])
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        carry, metrics = jax.lax.cond(carry[-1], lambda: (carry, nothing), lambda: step(carry, index))
+        return carry, metrics
 
     keys = jax.random.split(key, config.epochs)
+    group_size = batch.rollout.log_prob.shape[0] // groups.shape[0]
     order = jax.vmap(lambda k: shuffled_minibatches(k, groups, group_size, config.minibatches))(keys)
-    (net, opt_state), metrics = jax.lax.scan(one_step, (net, opt_state), order.reshape(-1, order.shape[-1]))
-    residual = jnp.square(targets.value - rollout.value)
-    error = jax.lax.pmean(residual.mean(), DATA_AXIS)
-    mean = jax.lax.pmean(targets.value.mean(), DATA_AXIS)
-    spread = jax.lax.pmean(jnp.square(targets.value - mean).mean(), DATA_AXIS)
-    averaged = jax.tree.map(jnp.mean, metrics)
-    return net, opt_state, {**averaged, "explained_variance": 1.0 - error / jnp.maximum(spread, 1e-12)}
+    order = order.reshape(-1, order.shape[-1])
+    start = (net, opt_state, jnp.zeros((), bool))
+    if config.kl_stop is None:
+        (net, opt_state, _), rows = jax.lax.scan(step, start, order)
+        return net, opt_state, _summarise(rows, jnp.ones(order.shape[0]), config)
+    (net, opt_state, _), rows = jax.lax.scan(step_unless_stopped, start, order)
+    done = (rows["ratio_max"] > 0).astype(jnp.float32)
+    return net, opt_state, {**_summarise(rows, done, config), "minibatch_steps": done.sum()}
+
+
+def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
+    """Metrics of an iteration from those of its steps `[epochs * minibatches]`; `done` is 0 for skipped ones."""
+    means = {name: jnp.sum(row * done) / done.sum() for name, row in rows.items()}
+    last = done * (jnp.cumsum(done) > done.sum() - config.minibatches)
+    for name in ("kl", "kl_k3"):
+        means[name] = jnp.sum(rows[name] * last) / last.sum()
+    mean, square = means.pop("ratio_mean"), means.pop("ratio_square")
+    means["effective_sample_size"] = jnp.square(mean) / square
+    means["ratio_max"] = rows["ratio_max"].max()
+    means["ratio_min"] = jnp.min(jnp.where(done > 0, rows["ratio_min"], jnp.inf))
+    return means
+
+
+def _surrogate_and_kl(
+    net: Params, batch: Batch, task: Task, params: Any, coefficients: Coefficients, config: PPOConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Surrogate loss and exact mean KL(old || new), over all devices."""
+    distribution, _ = task.predict(net, params, batch.rollout)
+    metrics = policy_loss(distribution, batch, coefficients, config)[1]
+    return jax.lax.pmean((metrics["policy_loss"], metrics["kl"]), DATA_AXIS)
+
+
+def _natural_direction(
+    net: Params, batch: Batch, task: Task, params: Any, coefficients: Coefficients, config: PPOConfig
+) -> Params:
+    """The natural-gradient step of the policy loss on the whole batch."""
+
+    def actor_loss(net: Params, piece: Batch) -> jax.Array:
+        distribution, _ = task.predict(net, params, piece.rollout)
+        return jax.lax.pmean(policy_loss(distribution, piece, coefficients, config)[0], DATA_AXIS)
+
+    def mean_kl(net: Params, piece: Batch) -> jax.Array:
+        distribution, _ = task.predict(net, params, piece.rollout)
+        return jax.lax.pmean(piece.rollout.behaviour.kl(distribution).mean(), DATA_AXIS)
+
+    def fisher_product(x: Params) -> Params:
+        def of(piece: Batch) -> Params:
+            return jax.jvp(lambda net: jax.grad(mean_kl)(net, piece), (net,), (x,))[1]
+
+        return _accumulate(of, batch, config)
+
+    gradient = _accumulate(lambda piece: jax.grad(actor_loss)(net, piece), batch, config)
+    return natural_step(
+        gradient, fisher_product, config.kl_limit, config.fisher_damping, config.conjugate_gradient_steps
+    )

@@ -18,7 +18,7 @@ from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
-from jaxppo.networks.policy import ActionConfig
+from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 from jaxppo.ppo.learner import shuffle_groups
 from jaxppo.training.periods import Period, split_periods
 
@@ -143,6 +143,12 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
         ppo=ppo,
         devices=devices,
     )
+
+
+def first_policy(setup: Setup) -> tuple[Policy, Params]:
+    """The run's policy, and its parameters before any training."""
+    key = jax.random.key(setup.config.seed)
+    return make_policy(setup.encoder, setup.action, key, hindsight=setup.ppo.hindsight_critic)
 
 
 def select_devices(config: Config) -> list[jax.Device]:

@@ -21,12 +21,13 @@ from envs.data import format_report
 from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, quick_score, report
 from jaxppo.config import Config, ConfigError, dump_config
-from jaxppo.networks.policy import Params, Policy, make_policy
+from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
+from jaxppo.ppo.trading_task import trading_task
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.setup import Setup, build, load_data, select_devices, step_budget
+from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
@@ -156,8 +157,8 @@ def _start(
     setup: Setup, output: str | pathlib.Path | None, name: str, resume: bool, began: float
 ) -> tuple[_Run, Params, TrainState, _Progressed]:
     """Builds or restores the state; the run folder is not touched before that has worked."""
-    policy, net = make_policy(setup.encoder, setup.action, jax.random.key(setup.config.seed))
-    learner = make_learner(policy, setup.env, setup.ppo, data_mesh(setup.devices))
+    policy, net = first_policy(setup)
+    learner = make_learner(trading_task(policy, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices))
     state, done = learner.init(net, setup.config.seed, setup.period_params("train")), _Progressed()
     folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)

@@ -15,19 +15,24 @@ from jax.sharding import PartitionSpec
 from envs.market import MarketInfo
 from envs.trading import TradingEnv
 from jaxppo.ppo.learner import data_mesh, make_learner, shuffle_groups
-from jaxppo.ppo.rollout import Rollout, encode_paths
-from jaxppo.ppo.update import DATA_AXIS, Targets, loss_and_gradient, make_targets, ppo_loss, shuffled_minibatches
+from jaxppo.ppo.targets import make_targets, no_statistics
+from jaxppo.ppo.task import DATA_AXIS
+from jaxppo.ppo.trading_task import encode_paths, trading_task
+from jaxppo.ppo.update import Batch, Coefficients, loss_and_gradient, ppo_loss, shuffled_minibatches
 
 UP = math.log(1.01)
 
 
+COEFFICIENTS = Coefficients(jnp.float32(0), jnp.float32(tiny.PPO.entropy_coefficient), jnp.float32(0))
+
+
 @functools.cache
-def batch() -> tuple[Rollout, Targets]:
+def batch() -> Batch:
     """A rollout of the first policy and targets that differ from its values."""
     _, _, rollout = tiny.roll_out(tiny.policy()[1], tiny.shared_params(), jax.random.key(7))
-    on_one_device = jax.vmap(lambda r: make_targets(r, tiny.PPO), axis_name=DATA_AXIS)
+    on_one_device = jax.vmap(lambda r: make_targets(r, tiny.PPO, no_statistics())[0], axis_name=DATA_AXIS)
     targets = on_one_device(jax.tree.map(lambda x: x[None], rollout))
-    return rollout, jax.tree.map(lambda x: x[0], targets)
+    return Batch(rollout, jax.tree.map(lambda x: x[0], targets))
 
 
 @functools.cache
@@ -44,14 +49,12 @@ def gradient_on(n_devices: int, micro_batch: int | None):
     config = tiny.PPO.model_copy(update={"micro_batch": micro_batch})
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     compute = jax.shard_map(
-        lambda net, params, rollout, targets: loss_and_gradient(
-            net, tiny.policy()[0], params, rollout, targets, config
-        ),
+        lambda net, params, batch: loss_and_gradient(net, tiny.task(), params, batch, COEFFICIENTS, config),
         mesh=data_mesh(jax.devices()[:n_devices]),
-        in_specs=(whole, whole, split, split),
+        in_specs=(whole, whole, split),
         out_specs=(whole, whole),
     )
-    return jax.tree.map(np.asarray, jax.jit(compute)(moved_parameters(), tiny.shared_params(), *batch()))
+    return jax.tree.map(np.asarray, jax.jit(compute)(moved_parameters(), tiny.shared_params(), batch()))
 
 
 @pytest.mark.parametrize(("n_devices", "micro_batch"), [(4, None), (2, 2), (1, 4)])
@@ -65,13 +68,14 @@ def test_the_gradient_does_not_depend_on_devices_or_micro_batches(n_devices, mic
 
 def test_the_gradient_is_that_of_the_textbook_loss():
     """Written once more with rlax's surrogate, probabilities instead of log-probabilities, and one sample at a time."""
-    (policy, _), (rollout, targets), config = tiny.policy(), batch(), tiny.PPO
+    policy, config = tiny.policy()[0], tiny.PPO
+    rollout, targets, seen = batch().rollout, batch().targets, batch().rollout.inputs
 
     @jax.jit
     def textbook(net):
-        prepared = encode_paths(policy, net, tiny.shared_params(), rollout.bar, config.chunk, None)
-        distribution, value = policy.act(net, prepared[:, :, None], rollout.seen)
-        allowed = jnp.exp(distribution.logits) * rollout.seen.mask
+        prepared = encode_paths(policy, net, tiny.shared_params(), seen.bar, config.chunk, None)
+        distribution, value = policy.act(net, prepared[:, :, None], seen.portfolio)
+        allowed = jnp.exp(distribution.logits) * seen.portfolio.mask
         probability = allowed / allowed.sum(axis=-1, keepdims=True)
         chosen = jnp.take_along_axis(probability, rollout.action[..., None], axis=-1)[..., 0].prod(axis=-1)
         ratio = chosen / jnp.exp(rollout.log_prob)
@@ -86,18 +90,16 @@ def test_the_gradient_is_that_of_the_textbook_loss():
 
 def test_before_the_first_step_every_importance_ratio_is_one():
     """The update reads chunks of S bars, the rollout read S + 1: the log-ratio is round-off."""
-    rollout, targets = batch()
 
     @functools.partial(jax.vmap, axis_name=DATA_AXIS)
-    def worst(rollout: Rollout, targets: Targets):
-        policy, net = tiny.policy()
-        prepared = encode_paths(policy, net, tiny.shared_params(), rollout.bar, tiny.PPO.chunk, None)
-        distribution, value = policy.act(net, prepared[:, :, None], rollout.seen)
-        _, metrics = ppo_loss(net, policy, tiny.shared_params(), rollout, targets, tiny.PPO)
+    def worst(batch: Batch):
+        rollout = batch.rollout
+        distribution, value = tiny.task().predict(tiny.policy()[1], tiny.shared_params(), rollout)
+        _, metrics = ppo_loss(tiny.policy()[1], tiny.task(), tiny.shared_params(), batch, COEFFICIENTS, tiny.PPO)
         drift = jnp.abs(distribution.log_prob(rollout.action) - rollout.log_prob).max()
         return drift, jnp.abs(value - rollout.value).max(), metrics
 
-    drift, value_drift, metrics = jax.jit(worst)(*jax.tree.map(lambda x: x[None], (rollout, targets)))
+    drift, value_drift, metrics = jax.jit(worst)(jax.tree.map(lambda x: x[None], batch()))
     assert float(drift[0]) < 1e-5
     assert float(value_drift[0]) < 1e-5
     assert abs(float(metrics["kl"][0])) < 1e-6
@@ -187,13 +189,14 @@ def test_no_decision_and_no_reward_depends_on_later_bars():
         jax.tree.map(np.asarray, tiny.roll_out(tiny.policy()[1], tiny.env_params(prices), jax.random.key(2)))
         for prices in (before, parted)
     )
-    np.testing.assert_array_equal(one.seen.bar, two.seen.bar)
-    known = one.seen.bar <= t
+    bar = one.inputs.portfolio.bar
+    np.testing.assert_array_equal(bar, two.inputs.portfolio.bar)
+    known = bar <= t
     assert 0.1 < known.mean() < 0.9
     for name in ("action", "log_prob", "value"):
         np.testing.assert_array_equal(getattr(one, name)[known], getattr(two, name)[known], err_msg=name)
         assert np.any(getattr(one, name)[~known] != getattr(two, name)[~known])
-    paid = one.seen.bar + 1 <= t
+    paid = bar + 1 <= t
     np.testing.assert_array_equal(one.reward[paid], two.reward[paid])
     assert np.mean(one.reward[~paid] != two.reward[~paid]) > 0.9
 
@@ -224,11 +227,14 @@ def test_a_liquidated_portfolio_restarts_flat_in_place():
     assert 0.02 < gone.mean() < 0.5
     assert gone[:, :-1].any(axis=2).sum() > (gone[:, :-1].all(axis=2)).sum()
     bars = before.bar[:, None, None] + np.arange(tiny.PPO.chunk)[:, None]
-    np.testing.assert_array_equal(rollout.seen.bar, np.broadcast_to(bars, rollout.seen.bar.shape))
+    seen = rollout.inputs.portfolio
+    np.testing.assert_array_equal(seen.bar, np.broadcast_to(bars, seen.bar.shape))
+    going_on = after.time > 0
+    assert going_on.all()
     np.testing.assert_array_equal(after.bar, before.bar + tiny.PPO.chunk)
-    restarted, going = rollout.seen.account[:, 1:][gone[:, :-1]], rollout.seen.account[:, 1:][~gone[:, :-1]]
+    restarted, going = seen.account[:, 1:][gone[:, :-1]], seen.account[:, 1:][~gone[:, :-1]]
     assert np.all(restarted == 0)
-    assert np.all(rollout.seen.asset[:, 1:][gone[:, :-1]][..., :2] == 0)
+    assert np.all(seen.asset[:, 1:][gone[:, :-1]][..., :2] == 0)
     assert np.mean(going[:, 0] > 0) > 0.9
     log_equity = np.zeros(gone.shape[::2])
     for s in range(tiny.PPO.chunk):
@@ -260,11 +266,13 @@ def test_a_batch_that_cannot_be_split_is_refused():
     config = tiny.PPO.model_copy(update={"paths": 12})
     with pytest.raises(ValueError, match="= 6 must be a multiple of 4 to be split over 4 devices"):
         shuffle_groups(config, 4)
-    build = functools.partial(make_learner, tiny.policy()[0], mesh=data_mesh(jax.devices()[:1]))
+    wrong = tiny.PPO.model_copy(update={"micro_batch": 3})
     with pytest.raises(ValueError, match="micro_batch 3 must divide the 8 paths"):
-        build(env=tiny.env(), config=tiny.PPO.model_copy(update={"micro_batch": 3}))
+        make_learner(tiny.task(), wrong, data_mesh(jax.devices()[:1]))
     with pytest.raises(ValueError, match="window 2 is shorter than the policy's context of 4 bars"):
-        build(env=TradingEnv(n_assets=2, observation="index", window=2), config=tiny.PPO)
+        trading_task(tiny.policy()[0], TradingEnv(n_assets=2, observation="index", window=2), tiny.PPO)
+    with pytest.raises(ValueError, match="hindsight_critic is True, the policy was built with the opposite"):
+        trading_task(tiny.policy()[0], tiny.env(), tiny.PPO.model_copy(update={"hindsight_critic": True}))
 
 
 # Problems with a known answer.

@@ -39,6 +39,7 @@ from jaxppo.backtest.simulate import simulate
 from jaxppo.config import ConfigError, load_config
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo.learner import data_mesh, make_learner
+from jaxppo.ppo.trading_task import trading_task
 from jaxppo.training import trainer
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.loggers import MetricsLog
@@ -84,7 +85,7 @@ def state_of(folder, config):
     """The last checkpoint of a run: arrays and progress."""
     setup = build(config, load_data(config))
     policy, net = make_policy(setup.encoder, setup.action, jax.random.key(0))
-    learner = make_learner(policy, setup.env, setup.ppo, data_mesh(setup.devices))
+    learner = make_learner(trading_task(policy, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices))
     opened = Checkpoints(folder / "checkpoints" / "last", 2)
     return opened.restore(jax.eval_shape(lambda: learner.init(net, 0, setup.period_params("train"))))
 
@@ -521,7 +522,9 @@ def test_nothing_is_earned_on_a_market_without_structure():
         params = setup.env.make_params(market, setup.params.costs, episode_bars=16)
         setup = dataclasses.replace(setup, market=market, params=params)
         policy, net = make_policy(setup.encoder, setup.action, jax.random.key(seed))
-        learner = learner or make_learner(policy, setup.env, setup.ppo, data_mesh(setup.devices))
+        learner = learner or make_learner(
+            trading_task(policy, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices)
+        )
         state = learner.init(net, seed, setup.period_params("train"))
         for _ in range(15):
             state, _ = learner.iterate(state, learner.replicate(setup.period_params("train")), jnp.float32(0.0))

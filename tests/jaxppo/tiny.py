@@ -21,7 +21,8 @@ from jaxppo.config import PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
-from jaxppo.ppo.rollout import PathState, Rollout, collect_path, encode_paths, start_paths
+from jaxppo.ppo.task import Rollout, Task
+from jaxppo.ppo.trading_task import PathState, trading_task
 
 GROUPS = ("price", "volume")
 N_BARS = 300
@@ -99,9 +100,15 @@ def policy() -> tuple[Policy, Params]:
 
 
 @functools.cache
+def task() -> Task:
+    """`policy()` trading in `env()`."""
+    return trading_task(policy()[0], env(), PPO)
+
+
+@functools.cache
 def learner(n_devices: int) -> Learner:
     """Compiled at its first iteration, then shared by all tests of the process."""
-    return make_learner(policy()[0], env(), PPO, data_mesh(jax.devices()[:n_devices]))
+    return make_learner(task(), PPO, data_mesh(jax.devices()[:n_devices]))
 
 
 def start(params: EnvParams, *, seed: int = 0, n_devices: int = 1) -> tuple[TrainState, EnvParams]:
@@ -126,14 +133,8 @@ def train(
 def roll_out(net: Params, params: EnvParams, key: jax.Array) -> tuple[PathState, PathState, Rollout]:
     """The paths of `PPO` before and after one chunk, and what happened. Consumes `key`."""
     key_start, key_act = jax.random.split(key)
-    path = jnp.arange(PPO.paths, dtype=jnp.int32)
-    begin = jax.vmap(lambda p, k: start_paths(env(), params, PPO.portfolios, p, k))
-    states = begin(path, jax.random.split(key_start, PPO.paths))
-    prepared = encode_paths(policy()[0], net, params, states.bar, PPO.chunk + 1, None)
-    moved, rollout = jax.vmap(
-        lambda state, ready, k: collect_path(policy()[0], env(), net, params, state, ready, k, PPO.chunk)
-    )(states, prepared, jax.random.split(key_act, PPO.paths))
-    return states, moved, rollout
+    states = task().start(params, jax.random.split(key_start, PPO.paths))
+    return states, *task().collect(net, params, states, jax.random.split(key_act, PPO.paths))
 
 
 def observation(seed: int, *shape: int, n_assets: int = N_ASSETS, n_actions: int = N_ACTIONS) -> Observation:

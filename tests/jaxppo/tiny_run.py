@@ -21,6 +21,7 @@ from jaxppo import Config
 from jaxppo.cli import run
 from jaxppo.config import EvaluationConfig, validate_config
 from jaxppo.ppo.learner import make_learner
+from jaxppo.ppo.trading_task import trading_task
 from jaxppo.training import setup, trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -64,6 +65,7 @@ def shared_builds(monkeypatch):
     """Runs that differ in nothing but their budget or their seed share tables and compiled functions."""
     monkeypatch.setattr(trainer, "load_data", lambda config: _market(config.data))
     monkeypatch.setattr(trainer, "make_learner", _learner)
+    monkeypatch.setattr(trainer, "trading_task", _task)
 
     def build(config, market):
         training = config.training.model_copy(update=NO_BUDGET)
@@ -76,6 +78,7 @@ def shared_builds(monkeypatch):
 NO_BUDGET = {"steps": 1, "episodes": None, "minutes": None, "evaluate_every": 1, "checkpoint_every": 1}
 _market = functools.cache(lambda data: setup.load_data(tiny_config().model_copy(update={"data": data})))
 _learner = functools.cache(make_learner)
+_task = functools.cache(trading_task)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,281 @@
+"""PPO's view of a `TradingEnv`: P market paths with K portfolios each, the market encoded once per chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from envs.portfolio import FillRule, Portfolio, open_portfolio
+from envs.trading import TradingEnv
+from envs.types import EnvParams, Observation
+from jaxppo.config import PPOConfig
+from jaxppo.networks.policy import Params, Policy
+from jaxppo.ppo.returns import discounted_future
+from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
+
+
+@struct.dataclass
+class Seen:
+    """What the network reads of a rollout.
+
+    Attributes:
+      bar: `[P]` int32, bar of the first decision.
+      portfolio: `[P, S, K]` observations.
+    """
+
+    bar: jax.Array
+    portfolio: Observation
+
+
+@struct.dataclass
+class PathState:
+    """Where a path and its portfolios stand between two iterations. Leading axis P under `vmap`.
+
+    Attributes:
+      bar: `[]` int32, next decision bar, shared by the portfolios.
+      time: `[]` int32, bars since the episode began.
+      portfolio: `[K]` accounts.
+    """
+
+    bar: jax.Array
+    time: jax.Array
+    portfolio: Portfolio
+
+
+def trading_task(policy: Policy, env: TradingEnv, config: PPOConfig) -> Task:
+    """Trading as a `Task`.
+
+    Args:
+      policy: the policy.
+      env: the environment, `observation="index"`, `window` at least the policy's context.
+      config: hyper-parameters.
+
+    Raises:
+      ValueError: the environment keeps too little history, or the policy's critic and `config.hindsight_critic` differ.
+    """
+    if env.window < policy.context:
+        raise ValueError(f"env.window {env.window} is shorter than the policy's context of {policy.context} bars")
+    if policy.hindsight != config.hindsight_critic:
+        raise ValueError(f"ppo.hindsight_critic is {config.hindsight_critic}, the policy was built with the opposite")
+    at_once = config.micro_batch or max(config.paths // config.minibatches, 1)
+
+    def start(params: EnvParams, keys: jax.Array) -> PathState:
+        return jax.vmap(lambda key: start_path(env, params, config.portfolios, key))(keys)
+
+    def collect(net: Params, params: EnvParams, states: PathState, keys: jax.Array) -> tuple[PathState, Rollout]:
+        key_act, key_start = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
+        prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch)
+        moved, seen, out = jax.vmap(
+            lambda state, ready, key: collect_path(policy, env, net, params, state, ready, key, config.chunk)
+        )(states, prepared, key_act)
+        hindsight = market_ahead(params, states.bar, config) if config.hindsight_critic else None
+        value = _values(policy, net, prepared, seen, hindsight, at_once)
+        states = jax.vmap(lambda path, key: _restarted(env, params, config, path, key))(moved, key_start)
+        seen = jax.tree.map(lambda x: x[:, :-1], seen)
+        hindsight = None if hindsight is None else hindsight[:, :-1]
+        rollout = Rollout(
+            inputs=Seen(moved.bar - config.chunk, seen),
+            hindsight=hindsight,
+            value=value[:, :-1],
+            value_after=value[:, 1:],
+            truncated=jnp.zeros_like(out["terminated"]),
+            **out,
+        )
+        return states, rollout
+
+    def predict(net: Params, params: EnvParams, rollout: Rollout) -> tuple[Any, jax.Array]:
+        prepared = encode_paths(policy, net, params, rollout.inputs.bar, config.chunk, None)
+        return policy.act(net, prepared[:, :, None], rollout.inputs.portfolio, rollout.hindsight)
+
+    return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
+
+
+def start_path(env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array) -> PathState:
+    """A fresh episode of one path. Consumes `key`."""
+    key_start, key_portfolio = jax.random.split(key)
+    bar = env.draw_start(key_start, params)
+    price, tradable = params.market.close[bar], params.market.tradable[bar]
+    keys = jax.random.split(key_portfolio, n_portfolios)
+    portfolio = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None))(keys, price, tradable, params)
+    return PathState(bar=bar, time=jnp.zeros((), jnp.int32), portfolio=portfolio)
+
+
+def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Array:
+    """What the hindsight critic reads at the S + 1 bars of a chunk: the market's future inside it.
+
+    `h_t = sum_{j >= t} gamma^{j - t} log(close_{j+1} / close_j)` per asset, in scaled reward, and the share of the
+    chunk that is left. At its last bar, whose value is the bootstrap, nothing is left of either.
+
+    Args:
+      params: the market.
+      bar: `[P]` int32, first bars.
+      config: chunk, discount, reward scale.
+
+    Returns:
+      `[P, S + 1, 1, A, 2]`.
+
+    References:
+      Mao et al. (2018), section 4. https://arxiv.org/abs/1807.02264
+    """
+    left = jnp.arange(config.chunk, -1, -1) / config.chunk
+
+    def one(bar: jax.Array) -> jax.Array:
+        close = jax.lax.dynamic_slice_in_dim(params.market.close, bar, config.chunk + 1)
+        change = config.reward_scale * jnp.diff(jnp.log(close), axis=0)
+        ahead = discounted_future(change, jnp.ones((1, 1)), config.gamma)
+        ahead = jnp.concatenate([ahead, jnp.zeros_like(ahead[:1])])
+        return jnp.stack([ahead, jnp.broadcast_to(left[:, None], ahead.shape)], axis=-1)[:, None]
+
+    return jax.vmap(one)(bar)
+
+
+def chunk_features(params: EnvParams, bar: jax.Array, context: int, length: int) -> tuple[jax.Array, jax.Array]:
+    """Features and listing of the bars `bar - context + 1 .. bar + length - 1`: what `length` memories depend on."""
+    start, n_bars = bar - context + 1, context - 1 + length
+    features = jax.lax.dynamic_slice_in_dim(params.features, start, n_bars)
+    return features, jax.lax.dynamic_slice_in_dim(params.listed, start, n_bars)
+
+
+def encode_paths(
+    policy: Policy, net: Params, params: EnvParams, bar: jax.Array, length: int, micro_batch: int | None
+) -> jax.Array:
+    """One encoder pass per path: what the head needs at the bars `bar .. bar + length - 1`.
+
+    Args:
+      policy: the policy.
+      net: its parameters.
+      params: the market.
+      bar: `[P]` int32.
+      length: bars per path.
+      micro_batch: paths at a time; None takes all at once.
+
+    Returns:
+      `[P, length, A, 2 D]` float32.
+    """
+
+    def encode(bars: jax.Array) -> jax.Array:
+        features, listed = jax.vmap(lambda b: chunk_features(params, b, policy.context, length))(bars)
+        return policy.encode(net, features, listed)
+
+    if micro_batch is None or micro_batch >= bar.shape[0]:
+        return encode(bar)
+    prepared = jax.lax.map(encode, bar.reshape(-1, micro_batch))
+    return prepared.reshape(-1, *prepared.shape[2:])
+
+
+def collect_path(
+    policy: Policy,
+    env: TradingEnv,
+    net: Params,
+    params: EnvParams,
+    state: PathState,
+    prepared: jax.Array,
+    key: jax.Array,
+    chunk: int,
+) -> tuple[PathState, Observation, dict[str, Any]]:
+    """Steps the K portfolios of one path through a chunk. Consumes `key`.
+
+    A liquidated portfolio restarts flat at the same bar, so the K stay aligned.
+
+    Args:
+      policy: the policy.
+      env: the environment.
+      net: the policy's parameters.
+      params: the market and its costs.
+      state: where the path stands.
+      prepared: `[chunk + 1, A, 2 D]` from `encode_paths`.
+      key: randomness of this path in this iteration.
+      chunk: S.
+
+    Returns:
+      The path after the chunk, what its portfolios saw `[S + 1, K]`, and the `[S, K]` fields of `Rollout` that need no
+      value.
+    """
+    n_portfolios, n_assets = state.portfolio.shares.shape
+    uniform = jax.random.uniform(key, (chunk, n_portfolios, n_assets))
+    rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
+    tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
+    see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None))
+    settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None))
+
+    def one_bar(portfolio: Portfolio, xs: Any) -> tuple[Portfolio, Any]:
+        offset, ready, tradable_now, row, u = xs
+        seen = see(state.bar + offset, portfolio, tradable_now)
+        distribution = policy.distribution(net, ready[None], seen)
+        action = distribution.sample(u)
+        weights, hold = jax.vmap(env.decode)(distribution.squash(action))
+        after, fills, log_growth = settle(portfolio, weights, hold, row, params.costs)
+        equity = jnp.maximum(portfolio.equity, 1.0)
+        ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
+        restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)
+        info = {
+            "log_growth": log_growth,
+            "turnover": jnp.sum(jnp.abs(fills.quantity) * fills.price, axis=-1) / equity,
+            "costs": (jnp.sum(fills.costs.total(), axis=-1) + fills.financing) / equity,
+            "exposure": seen.account[..., 0],
+        }
+        out = {
+            "action": action,
+            "behaviour": distribution,
+            "log_prob": distribution.log_prob(action),
+            "reward": env.utility(log_growth, params),
+            "terminated": ended,
+            "info": info,
+        }
+        return restarted, (seen, out)
+
+    xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, uniform)
+    portfolio, (seen, out) = jax.lax.scan(one_bar, state.portfolio, xs)
+    last = see(state.bar + chunk, portfolio, tradable[-1])
+    seen = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, last)
+    return state.replace(bar=state.bar + chunk, time=state.time + chunk, portfolio=portfolio), seen, out
+
+
+def _values(
+    policy: Policy, net: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None, at_once: int
+) -> jax.Array:
+    """Values `[P, S + 1, K]`, of `at_once` paths at a time: the head's hidden layer of a whole rollout is large."""
+
+    def some(xs: tuple[jax.Array, Observation, jax.Array | None]) -> jax.Array:
+        ready, seen, ahead = xs
+        return policy.act(net, ready[:, :, None], seen, ahead)[1]
+
+    n_paths = prepared.shape[0]
+    if n_paths <= at_once or n_paths % at_once:
+        return some((prepared, seen, hindsight))
+    pieces = jax.tree.map(lambda x: x.reshape(n_paths // at_once, at_once, *x.shape[1:]), (prepared, seen, hindsight))
+    return jax.lax.map(some, pieces).reshape(n_paths, *seen.bar.shape[1:])
+
+
+def _replaced(portfolio: Portfolio, gone: jax.Array, cash: jax.Array, rule: FillRule) -> Portfolio:
+    """Flat accounts in place of those that are gone, `[K]`."""
+
+    def one(old: Portfolio, gone: jax.Array) -> Portfolio:
+        fresh = open_portfolio(old.price, cash, rule)
+        return jax.tree.map(lambda new, kept: jnp.where(gone, new, kept), fresh, old)
+
+    return jax.vmap(one)(portfolio, gone)
+
+
+def _restarted(env: TradingEnv, params: EnvParams, config: PPOConfig, path: PathState, key: jax.Array) -> PathState:
+    """A new episode if that of the path is truncated or its period has no room for another chunk. Consumes `key`."""
+    ended = (path.time >= params.max_steps_in_episode) | (path.bar + config.chunk > params.last_bar)
+    fresh = start_path(env, params, config.portfolios, key)
+    return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, path)
+
+
+def _metrics(rollout: Rollout) -> dict[str, jax.Array]:
+    """Over all portfolios and devices.
+
+    Mean and spread of the log return per bar, means of turnover, costs, and the share of the largest possible exposure,
+    number of liquidations.
+    """
+    growth = rollout.info["log_growth"]
+    mean = jax.lax.pmean(growth.mean(), DATA_AXIS)
+    variance = jax.lax.pmean(jnp.square(growth - mean).mean(), DATA_AXIS)
+    means = jax.lax.pmean({name: rollout.info[name].mean() for name in ("turnover", "costs", "exposure")}, DATA_AXIS)
+    ended = jax.lax.psum(rollout.terminated.astype(jnp.float32).sum(), DATA_AXIS)
+    return {"reward": mean, "reward_std": jnp.sqrt(variance), **means, "liquidations": ended}

@@ -1,0 +1,89 @@
+"""Steps that keep the new policy near the old one: backtracking line search and the natural gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxppo.ppo.task import Params
+
+
+class LineSearchResult(NamedTuple):
+    """Outcome of `line_search`.
+
+    Attributes:
+      net: accepted parameters; the old ones where no step was accepted.
+      step: `[]` accepted fraction of the proposed step, 0 where none was.
+      kl: `[]` mean KL(old || new) at `net`, measured.
+    """
+
+    net: Params
+    step: jax.Array
+    kl: jax.Array
+
+
+def line_search(
+    evaluate: Callable[[Params], tuple[jax.Array, jax.Array]], old: Params, proposed: Params, limit: float, n_steps: int
+) -> LineSearchResult:
+    """Halves the step from `old` to `proposed` until `kl <= limit` and the surrogate loss is no worse than at `old`.
+
+    Takes a zero step if `n_steps` trials do not find one, or where the proposal is not finite.
+
+    Args:
+      evaluate: parameters to (surrogate loss `[]`, mean KL from the behaviour policy `[]`).
+      old: parameters that the rollout was collected with.
+      proposed: parameters that an optimiser arrived at.
+      limit: delta > 0, nats.
+      n_steps: trials, >= 1; the first is the whole step.
+
+    References:
+      Schulman et al. (2015), appendix C. https://arxiv.org/abs/1502.05477
+    """
+    loss_before, kl_before = evaluate(old)
+
+    def at(step: jax.Array) -> Params:
+        return jax.tree.map(lambda a, b: a + step * (b - a), old, proposed)
+
+    def searching(carry: tuple[jax.Array, ...]) -> jax.Array:
+        trial, _, accepted, _ = carry
+        return ~accepted & (trial < n_steps)
+
+    def shorten(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        trial, _, _, _ = carry
+        step = 0.5 ** trial.astype(jnp.float32)
+        loss, kl = evaluate(at(step))
+        return trial + 1, step, (kl <= limit) & (loss <= loss_before), kl
+
+    start = (jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool), kl_before)
+    _, step, accepted, kl = jax.lax.while_loop(searching, shorten, start)
+    net = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), at(step), old)
+    return LineSearchResult(net, jnp.where(accepted, step, 0.0), jnp.where(accepted, kl, kl_before))
+
+
+def natural_step(
+    gradient: Params, fisher_product: Callable[[Params], Params], limit: float, damping: float, n_iterations: int
+) -> Params:
+    """`-sqrt(2 delta / x'Fx) x` with `F x = g`: the steepest descent of a given KL, to second order.
+
+    Args:
+      gradient: of the loss.
+      fisher_product: `x -> F x`, the Hessian of the mean KL at the old policy.
+      limit: delta > 0, nats.
+      damping: multiple of the identity that is added to F.
+      n_iterations: of conjugate gradients.
+
+    References:
+      Schulman et al. (2015), appendix C. https://arxiv.org/abs/1502.05477
+    """
+
+    def damped(x: Params) -> Params:
+        return jax.tree.map(lambda f, x: f + damping * x, fisher_product(x), x)
+
+    direction, _ = jax.scipy.sparse.linalg.cg(damped, gradient, tol=1e-10, maxiter=n_iterations)
+    curvature = optax.tree.vdot(direction, damped(direction))
+    scale = jnp.sqrt(2.0 * limit / jnp.maximum(curvature, 1e-12))
+    return jax.tree.map(lambda x: -scale * x, direction)
