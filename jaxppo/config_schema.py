@@ -162,6 +162,8 @@ class PolicyConfig(_Section):
     """Hidden width of the feed-forward part, multiples of the width."""
     asset_attention: bool = True
     """Attend across assets at each bar."""
+    action_std: Above = 0.6
+    """Standard deviation of a continuous action before squashing, at the start."""
 
 
 class PPOConfig(_Section):

@@ -23,16 +23,20 @@ class ActionConfig:
     """What the head must parameterise (static).
 
     Attributes:
-      kind: "discrete" (one masked categorical per asset) or "continuous" (one squashed Gaussian per asset).
-      n_actions: choices per asset; ignored by "continuous".
+      kind: "discrete" (masked categoricals) or "continuous" (squashed Gaussians), one per asset or component.
+      n_actions: choices of each; ignored by "continuous".
       low: smallest continuous action.
       high: largest continuous action.
+      std: standard deviation of a continuous action before squashing, at the start.
+      n_components: components of an action that is not per asset.
     """
 
     kind: str
     n_actions: int
     low: float
     high: float
+    std: float = 0.6
+    n_components: int = 1
 
 
 class Head(nnx.Module):
@@ -54,7 +58,7 @@ class Head(nnx.Module):
         self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
         self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
         if action.kind == "continuous":
-            self.log_std = nnx.Param(jnp.full((), -0.5))
+            self.log_std = nnx.Param(jnp.log(jnp.full((), action.std)))
 
     def prepare(self, memory: jax.Array) -> jax.Array:
         """Memory `[..., A, D]` to the half of the first layer that all portfolios share, `[..., A, 2 D]` float32."""

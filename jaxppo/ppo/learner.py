@@ -52,16 +52,18 @@ class Learner:
     """Built by `make_learner`.
 
     Attributes:
-      init: `(params, seed, env_params) -> TrainState`.
+      init: `(params, seed, env_params) -> TrainState`, on the mesh.
+      fresh: `init` without placement, to be wrapped like `step`.
       iterate: `(state, env_params, progress) -> (state, metrics)`; compiled, donates `state`. `progress` in [0, 1]
         is the share of the budget that is spent, for the schedules.
-      step: `iterate` before `jax.jit`, to be wrapped in `vmap` over seeds or `scan` over iterations.
+      step: `iterate` on one device, without a mesh and not compiled: to be wrapped in `vmap` over seeds and `scan`.
       replicate: puts the environment's parameters (or any pytree) on every device of the mesh.
       place: puts a host copy of a `TrainState` on the mesh.
       steps_per_iteration: environment steps, P * K * S.
     """
 
     init: Callable[[Params, int | jax.Array, Any], TrainState]
+    fresh: Callable[[Params, int | jax.Array, Any], TrainState]
     iterate: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     replicate: Callable[[Any], Any]
@@ -150,20 +152,21 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
 
     begin = jax.jit(task.start)
 
-    def init(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
-        net = jax.tree.map(jnp.copy, net)  # `iterate` donates its state, never the caller's arrays
+    def fresh(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
         keys = _path_keys(_iteration_key(seed, 2**31 - 1), jnp.arange(config.paths))
-        return place(
-            TrainState(
-                params=net,
-                opt_state=optimiser.init(net),
-                paths=begin(params, keys),
-                values=no_statistics(),
-                kl_coefficient=jnp.asarray(config.kl_coefficient, jnp.float32),
-                iteration=jnp.zeros((), jnp.int32),
-                seed=jnp.asarray(seed, jnp.uint32),
-            )
+        return TrainState(
+            params=net,
+            opt_state=optimiser.init(net),
+            paths=begin(params, keys),
+            values=no_statistics(),
+            kl_coefficient=jnp.asarray(config.kl_coefficient, jnp.float32),
+            iteration=jnp.zeros((), jnp.int32),
+            seed=jnp.asarray(seed, jnp.uint32),
         )
+
+    def init(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
+        copied = jax.tree.map(jnp.copy, net)  # `iterate` donates its state, never the caller's arrays
+        return place(fresh(copied, seed, params))
 
     def place(state: TrainState) -> TrainState:
         return TrainState(
@@ -173,10 +176,17 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
             }
         )
 
-    step = jax.shard_map(iterate, mesh=mesh, in_specs=(specs, replicated, replicated), out_specs=(specs, replicated))
+    def step(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        alone = jax.vmap(lambda state: iterate(state, params, progress), axis_name=DATA_AXIS, axis_size=1)
+        return jax.tree.map(lambda x: x[0], alone(jax.tree.map(lambda x: x[None], state)))
+
+    sharded_step = jax.shard_map(
+        iterate, mesh=mesh, in_specs=(specs, replicated, replicated), out_specs=(specs, replicated)
+    )
     return Learner(
         init=init,
-        iterate=jax.jit(step, donate_argnums=0),
+        fresh=fresh,
+        iterate=jax.jit(sharded_step, donate_argnums=0),
         step=step,
         replicate=lambda tree: jax.device_put(tree, NamedSharding(mesh, replicated)),
         place=place,

@@ -139,7 +139,7 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
         periods=periods,
         periods_per_year=periods_per_year(market),
         encoder=encoder,
-        action=ActionConfig(env.actions, env.num_actions, env.levels[0], env.levels[-1]),
+        action=ActionConfig(env.actions, env.num_actions, env.levels[0], env.levels[-1], std=config.policy.action_std),
         ppo=ppo,
         devices=devices,
     )

@@ -1,0 +1,123 @@
+"""Actor-critic perceptron for environments whose observation is an array."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.networks.policy import ActionConfig, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPConfig:
+    """Shape of the network (static).
+
+    Attributes:
+      n_inputs: length of the flattened observation.
+      n_hindsight: length of what the critic reads of the future in training; 0 for none.
+      width: hidden units per layer.
+      layers: hidden layers, >= 1.
+    """
+
+    n_inputs: int
+    n_hindsight: int
+    width: int
+    layers: int
+
+
+class Perceptron(nnx.Module):
+    """`layers` of tanh and a linear output, plus a linear map of the input: linear answers need no hidden layer."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, config: MLPConfig, scale: float, rngs: nnx.Rngs):
+        sizes = [n_inputs] + [config.width] * config.layers
+        wide = nnx.initializers.orthogonal(2.0**0.5)
+        self.hidden = nnx.List([nnx.Linear(a, b, kernel_init=wide, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        self.skip = nnx.Linear(n_inputs, n_outputs, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.out = nnx.Linear(config.width, n_outputs, kernel_init=nnx.initializers.orthogonal(scale), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., n_inputs]` to `[..., n_outputs]`."""
+        hidden = x
+        for layer in self.hidden:
+            hidden = jnp.tanh(layer(hidden))
+        return self.out(hidden) + self.skip(x)
+
+
+class Critic(nnx.Module):
+    """Value of an observation: hidden layers, then one linear layer of everything."""
+
+    def __init__(self, n_inputs: int, config: MLPConfig, rngs: nnx.Rngs):
+        self.features = Perceptron(n_inputs, config.width, config, 2.0**0.5, rngs)
+        self.value = nnx.Linear(config.width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., n_inputs]` to `[...]`."""
+        return self.value(self.features(x))[..., 0]
+
+
+class MLPActorCritic(nnx.Module):
+    """Two perceptrons that share nothing."""
+
+    def __init__(self, config: MLPConfig, action: ActionConfig, rngs: nnx.Rngs):
+        n_outputs = action.n_components * (action.n_actions if action.kind == "discrete" else 1)
+        self.action = action
+        self.n_hindsight = config.n_hindsight
+        self.actor = Perceptron(config.n_inputs, n_outputs, config, 0.01, rngs)
+        self.critic = Critic(config.n_inputs + config.n_hindsight, config, rngs)
+        if action.kind == "continuous":
+            self.log_std = nnx.Param(jnp.full((action.n_components,), jnp.log(action.std)))
+
+    def distribution(self, x: jax.Array) -> Any:
+        """Action distribution, batch `[...]` with `n_components` components."""
+        out = self.actor(x)
+        if self.action.kind == "discrete":
+            logits = out.reshape(*x.shape[:-1], self.action.n_components, self.action.n_actions)
+            return MaskedCategorical(logits, jnp.ones(logits.shape, bool))
+        log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
+        return SquashedGaussian(out, log_std, self.action.low, self.action.high)
+
+    def value(self, x: jax.Array, hindsight: jax.Array | None) -> jax.Array:
+        """Value `[...]`; `hindsight` None stands for nothing ahead."""
+        if self.n_hindsight:
+            ahead = jnp.zeros((*x.shape[:-1], self.n_hindsight)) if hindsight is None else hindsight
+            x = jnp.concatenate([x, ahead], axis=-1)
+        return self.critic(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPPolicy:
+    """Pure functions of the network's parameters; build with `make_mlp_policy`.
+
+    Attributes:
+      graph: static structure of the module.
+      hindsight: whether the critic can read the future (in training).
+      value_layer: path of the critic's last layer in the parameters.
+    """
+
+    graph: nnx.GraphDef
+    hindsight: bool
+    value_layer: tuple[str, ...] = ("critic", "value")
+
+    def distribution(self, params: Params, observation: jax.Array) -> Any:
+        """Distribution over actions, from observations `[..., n_inputs]`."""
+        return nnx.merge(self.graph, params).distribution(observation)
+
+    def value(self, params: Params, observation: jax.Array, hindsight: jax.Array | None = None) -> jax.Array:
+        """Value `[...]`, network units."""
+        return nnx.merge(self.graph, params).value(observation, hindsight)
+
+
+def make_mlp_policy(config: MLPConfig, action: ActionConfig, key: jax.Array) -> tuple[MLPPolicy, Params]:
+    """Builds the network. Consumes `key`.
+
+    Returns:
+      The policy and its initial parameters, a nested dict of float32 arrays.
+    """
+    graph, state = nnx.split(MLPActorCritic(config, action, nnx.Rngs(key)), nnx.Param)
+    return MLPPolicy(graph, config.n_hindsight > 0), nnx.to_pure_dict(state)

@@ -1,0 +1,204 @@
+"""PPO's view of any gymnax environment: P paths with K portfolios each that meet the same noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from jaxppo.config import PPOConfig
+from jaxppo.networks.mlp import MLPPolicy
+from jaxppo.networks.policy import ActionConfig
+from jaxppo.ppo.returns import discounted_future
+from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
+
+
+@struct.dataclass
+class PathState:
+    """Where the K environments of a path stand. Leading axis P under `vmap`.
+
+    Attributes:
+      observation: `[K, n]` float32, flattened.
+      env: `[K]` environment states.
+      episode_return: `[K]` rewards of the running episode.
+      last_return: `[K]` return of the last finished episode, 0 before the first.
+    """
+
+    observation: jax.Array
+    env: Any
+    episode_return: jax.Array
+    last_return: jax.Array
+
+
+def n_inputs(env: environment.Environment, params: Any) -> int:
+    """Length of the flattened observation.
+
+    Raises:
+      ValueError: the observation is not one array.
+    """
+    space = env.observation_space(params)
+    if not isinstance(space, spaces.Box | spaces.Discrete):
+        raise ValueError(f"{env.name} observes a {type(space).__name__}; only arrays can be learned from")
+    return int(np.prod(space.shape, dtype=int))
+
+
+def action_config(env: environment.Environment, params: Any, std: float) -> ActionConfig:
+    """What the head must parameterise for the environment's actions; boxes are squashed into [-1, 1].
+
+    Raises:
+      ValueError: neither discrete nor a bounded box.
+    """
+    space = env.action_space(params)
+    if isinstance(space, spaces.Discrete):
+        return ActionConfig("discrete", int(space.n), -1.0, 1.0)
+    if isinstance(space, spaces.Box) and np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high)):
+        n = int(np.prod(space.shape, dtype=int))
+        return ActionConfig("continuous", 1, -1.0, 1.0, n_components=n, std=std)
+    raise ValueError(
+        f"{env.name} acts in a {type(space).__name__}; only Discrete and bounded Box spaces can be learned"
+    )
+
+
+def n_market(env: environment.Environment, params: Any) -> int:
+    """Length of `info["market"]`, the exogenous input of a step; 0 where there is none."""
+
+    def one_step(key: jax.Array) -> Any:
+        _, state = env.reset(key, params)
+        action = jnp.zeros(env.action_space(params).shape, env.action_space(params).dtype)
+        return env.step(key, state, action, params)[-1].get("market", jnp.zeros(0))
+
+    return int(np.prod(jax.eval_shape(one_step, jax.random.key(0)).shape, dtype=int))
+
+
+def to_env_action(env: environment.Environment, params: Any, action: jax.Array) -> jax.Array:
+    """What one environment takes for `distribution.squash(action)` `[n_components]`."""
+    space = env.action_space(params)
+    if isinstance(space, spaces.Discrete):
+        return action[0]
+    unit = 0.5 * (action.reshape(space.shape) + 1.0)
+    return space.low + (space.high - space.low) * unit
+
+
+def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, config: PPOConfig) -> Task:
+    """An environment as a `Task`.
+
+    The K environments of a path get the same keys: where a step's noise does not depend on state and action, they meet
+    the same exogenous input and differ in their actions alone.
+
+    Args:
+      policy: the policy.
+      env: the environment.
+      params: its parameters; the task's functions take others of the same shapes.
+      config: hyper-parameters.
+
+    Raises:
+      ValueError: `config.hindsight_critic` for an environment that does not show its exogenous input.
+    """
+    n_components = action_config(env, params, 1.0).n_components
+    if config.hindsight_critic and not n_market(env, params):
+        raise ValueError(f"ppo.hindsight_critic needs info['market'], which {env.name} does not have")
+
+    def start(params: Any, keys: jax.Array) -> PathState:
+        def one(key: jax.Array) -> PathState:
+            observation, state = env.reset(key, params)
+            zero = jnp.zeros(())
+            return PathState(_flat(observation), state, zero, zero)
+
+        def repeated(x: jax.Array) -> jax.Array:
+            return jnp.repeat(x[:, None], config.portfolios, axis=1)
+
+        return jax.tree.map(repeated, jax.vmap(one)(keys))
+
+    def collect(net: Params, params: Any, states: PathState, keys: jax.Array) -> tuple[PathState, Rollout]:
+        key_act, key_env = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
+        shape = (config.chunk, config.portfolios, n_components)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, shape), out_axes=1)(key_act)
+        step_keys = jax.vmap(lambda key: jax.random.split(key, config.chunk), out_axes=1)(key_env)
+        act = jax.vmap(jax.vmap(lambda action: to_env_action(env, params, action)))
+        over_portfolios = jax.vmap(env.step, in_axes=(None, 0, 0, None))
+        over_paths = jax.vmap(over_portfolios, in_axes=(0, 0, 0, None))
+
+        def one_step(states: PathState, xs: tuple[jax.Array, jax.Array]) -> tuple[PathState, dict[str, Any]]:
+            u, key = xs
+            distribution = policy.distribution(net, states.observation)
+            action = distribution.sample(u)
+            chosen = act(distribution.squash(action))
+            observation, state, reward, terminated, truncated, info = over_paths(key, states.env, chosen, params)
+            reward, ended = reward.astype(jnp.float32), terminated | truncated
+            total = states.episode_return + reward
+            out = {
+                "observation": states.observation,
+                "final_observation": _flat(info["final_observation"], 2),
+                "action": action,
+                "behaviour": distribution,
+                "log_prob": distribution.log_prob(action),
+                "reward": reward,
+                "terminated": terminated,
+                "truncated": truncated & ~terminated,
+                "market": _flat(info["market"], 2) if config.hindsight_critic else None,
+            }
+            last = jnp.where(ended, total, states.last_return)
+            return PathState(_flat(observation, 2), state, jnp.where(ended, 0.0, total), last), out
+
+        states, out = jax.lax.scan(one_step, states, (uniform, step_keys))
+        out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
+        return states, _rollout(policy, net, states, out, config)
+
+    def predict(net: Params, params: Any, rollout: Rollout) -> tuple[Any, jax.Array]:
+        del params
+        value = policy.value(net, rollout.inputs, rollout.hindsight)
+        return policy.distribution(net, rollout.inputs), value
+
+    return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
+
+
+def _flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
+    """`[*batch, ...]` to `[*batch, n]` float32."""
+    return observation.astype(jnp.float32).reshape(*observation.shape[:batch_dims], -1)
+
+
+def _rollout(policy: MLPPolicy, net: Params, states: PathState, out: dict[str, Any], config: PPOConfig) -> Rollout:
+    """Adds the values; those of final observations are computed only if an episode was truncated."""
+    observation, final, market = out.pop("observation"), out.pop("final_observation"), out.pop("market")
+    ended = out["terminated"] | out["truncated"]
+    ahead = _ahead(market, ended, config) if config.hindsight_critic else None
+    following = jnp.concatenate([observation, states.observation[:, None]], axis=1)
+    value = policy.value(net, following, ahead)
+    after = value[:, 1:]
+    after = jax.lax.cond(
+        out["truncated"].any(),
+        lambda: jnp.where(out["truncated"], policy.value(net, final), after),
+        lambda: after,
+    )
+    return Rollout(
+        inputs=observation,
+        hindsight=None if ahead is None else ahead[:, :-1],
+        value=value[:, :-1],
+        value_after=after,
+        info={"last_return": states.last_return},
+        **out,
+    )
+
+
+def _ahead(market: jax.Array, ended: jax.Array, config: PPOConfig) -> jax.Array:
+    """Discounted exogenous inputs to the end of the chunk or episode and the share of the chunk that is left.
+
+    `[P, S, K, m]` to `[P, S + 1, K, m + 1]`; see `jaxppo.ppo.trading_task.market_ahead`.
+    """
+    going = 1.0 - ended[..., None]
+    one = jnp.full_like(market[..., :1], config.chunk**-0.5)
+    inputs = jnp.concatenate([market, one], axis=-1) * config.chunk**-0.5
+    ahead = jax.vmap(lambda x, trace: discounted_future(x, trace, config.gamma))(inputs, going)
+    return jnp.concatenate([ahead, jnp.zeros_like(ahead[:, :1])], axis=1)
+
+
+def _metrics(rollout: Rollout) -> dict[str, jax.Array]:
+    """Mean reward per step and its spread, and the mean of every environment's last finished episode."""
+    mean = jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)
+    variance = jax.lax.pmean(jnp.square(rollout.reward - mean).mean(), DATA_AXIS)
+    returns = jax.lax.pmean(rollout.info["last_return"].mean(), DATA_AXIS)
+    return {"reward": mean, "reward_std": jnp.sqrt(variance), "episode_return": returns}

@@ -1,0 +1,70 @@
+"""Training several seeds at once, in one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxppo.config import PPOConfig
+from jaxppo.ppo.learner import data_mesh, make_learner
+from jaxppo.ppo.task import Params, Task
+
+
+def train_population(
+    task: Task,
+    config: PPOConfig,
+    first_net: Callable[[jax.Array], Params],
+    params: Any,
+    seeds: Sequence[int],
+    n_iterations: int,
+    *,
+    refresh: Callable[[jax.Array], Any] | None = None,
+    watch: Callable[[Params], Any] | None = None,
+    every: int = 1,
+) -> tuple[Params, dict[str, jax.Array], Any]:
+    """Trains one agent per seed: a scan over iterations under a vmap over seeds.
+
+    Args:
+      task: what is learned.
+      config: hyper-parameters.
+      first_net: key to first parameters; the key is drawn from the seed.
+      params: parameters of the environment.
+      seeds: N integers.
+      n_iterations: iterations of each agent, a multiple of `every`.
+      refresh: key to fresh environment parameters for the next `every` iterations; default: always `params`.
+      watch: parameters to figures that are wanted on the way, evaluated after each `every` iterations.
+      every: iterations between two calls of `refresh` and of `watch`.
+
+    Returns:
+      Parameters `[N, ...]`, the learner's metrics `[N, n_iterations]`, and `watch`'s figures
+      `[N, n_iterations // every, ...]`, None without `watch`.
+
+    Raises:
+      ValueError: `n_iterations` is not a multiple of `every`.
+    """
+    if n_iterations % every:
+        raise ValueError(f"n_iterations is {n_iterations}; it must be a multiple of every = {every}")
+    learner = make_learner(task, config, data_mesh(jax.devices()[:1]))
+
+    def one_agent(net: Params, seed: jax.Array) -> Any:
+        key_data = jax.random.fold_in(jax.random.key(seed), 2)
+        state = learner.fresh(net, seed, params)
+
+        def block(state: Any, start: jax.Array) -> Any:
+            data = params if refresh is None else refresh(jax.random.fold_in(key_data, start))
+
+            def iterate(state: Any, offset: jax.Array) -> Any:
+                return learner.step(state, data, (start + offset) / n_iterations)
+
+            state, metrics = jax.lax.scan(iterate, state, jnp.arange(every))
+            return state, (metrics, None if watch is None else watch(state.params))
+
+        state, (metrics, seen) = jax.lax.scan(block, state, jnp.arange(0, n_iterations, every))
+        return state.params, jax.tree.map(lambda x: x.reshape(n_iterations), metrics), seen
+
+    nets = [first_net(jax.random.fold_in(jax.random.key(seed), 1)) for seed in seeds]
+    nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
+    return jax.jit(jax.vmap(one_agent))(nets, jnp.asarray(seeds))
