@@ -96,8 +96,10 @@ class FeaturesConfig(_Section):
 
 
 class EnvConfig(_Section):
-    """The trading environment; see `envs.TradingEnv`."""
+    """The trading environment; see `envs.TradingEnv`. Or any gymnax environment, with the MLP policy."""
 
+    name: Text = "trading"
+    """`trading`, or the id of a gymnax environment such as CartPole-v1; then no other key of this section counts."""
     actions: Literal["discrete", "continuous"] = "discrete"
     """Discrete target levels per asset, or a continuous box of target weights."""
     levels: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -108,6 +110,10 @@ class EnvConfig(_Section):
     """Starting capital, currency of the prices."""
     episode_chunks: Positive = 2
     """Length of a training episode in rollout chunks."""
+    risk_aversion: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    """Relative risk aversion of the training reward; 1 is the log return."""
+    drawdown_limit: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """A training episode of a portfolio terminates beyond this drawdown; null for never."""
     start: Literal["flat", "random"] = "random"
     """Positions at the start of a training episode; evaluation starts flat."""
     latency_bars: Few = 1

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     name = pathlib.Path(path).stem
     result = jaxppo.train(config, output=known.output, name=name, resume=known.resume)
     if result.summary is not None:
-        print(jaxppo.backtest.describe(result.summary["out_of_sample"]))
+        print(result.text)
         print(f"report: {result.folder / 'report.html'}")
 
 

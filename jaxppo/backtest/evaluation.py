@@ -119,6 +119,24 @@ def report(
     )
 
 
+def describe(summary: dict[str, Any]) -> str:
+    """The out-of-sample figures as a short table; takes the `out_of_sample` entry."""
+    lines = [f"out of sample, {summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}"]
+    lines.append(f"{'':18}{'Sharpe (interval)':>28}{'return':>10}{'drawdown':>10}{'turnover/y':>12}{'costs':>9}")
+    for name, row in {"agent": summary, **summary["baseline"]}.items():
+        low, high = row["sharpe_ci"]
+        sharpe = f"{_number(row['sharpe'])} ({_number(low)} .. {_number(high)})"
+        lines.append(
+            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>10.1%}"
+            f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
 def _warnings(setup: Setup, result: Evaluation) -> tuple[str, ...]:
     """What a reader must know before believing the figures."""
     found = []

@@ -149,13 +149,35 @@ def render(data: ReportData) -> str:
         ("Data", _data_table(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
     )
-    body = "\n".join(f"<section><h2>{title}</h2>\n{content}\n</section>" for title, content in sections)
-    title = _text(data.title)
+    return _page(data.title, _header(data), sections)
+
+
+def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
+    """The report of a run that is not about trading, as HTML text: figures, training curves, configuration.
+
+    Args:
+      title: of the run.
+      summary: what summary.json says, nested mappings of figures.
+      rows: rows of `metrics.jsonl`.
+      config_yaml: the resolved configuration.
+    """
+    sections = (
+        ("Results", _data_table(summary)),
+        ("Training", _figure_html("training", figures.training_figure(rows))),
+        ("Configuration", _configuration(config_yaml)),
+    )
+    return _page(title, f"<header>\n<h1>{_text(title)}</h1>\n</header>", sections)
+
+
+def _page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
+    """A self-contained page of titled sections."""
+    body = "\n".join(f"<section><h2>{name}</h2>\n{content}\n</section>" for name, content in sections)
+    title = _text(title)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
         f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
-        f"{_header(data)}\n{body}\n</main>\n</body>\n</html>\n"
+        f"{header}\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 

@@ -48,7 +48,7 @@ def run(
     with jax.default_device(select_devices(config)[0]):
         market = load_data(config) if market is None else market
         if saved.data == config.data:
-            run_folder.check_same_data(folder, market)
+            run_folder.check_same_data(folder, run_folder.data_report(market))
         setup = build(config, market, split=data is None)
         policy, net = first_policy(setup)
         best = Checkpoints(folder / "checkpoints" / "best", 1)
@@ -67,21 +67,3 @@ def run(
 def _on_one_device(config: Config) -> Config:
     """An evaluation needs one device, however many the run was trained on."""
     return config.model_copy(update={"training": config.training.model_copy(update={"devices": 1})})
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """The out-of-sample figures as a short table; takes the `out_of_sample` entry."""
-    lines = [f"out of sample, {summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}"]
-    lines.append(f"{'':18}{'Sharpe (interval)':>28}{'return':>10}{'drawdown':>10}{'turnover/y':>12}{'costs':>9}")
-    for name, row in {"agent": summary, **summary["baseline"]}.items():
-        low, high = row["sharpe_ci"]
-        sharpe = f"{_number(row['sharpe'])} ({_number(low)} .. {_number(high)})"
-        lines.append(
-            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>10.1%}"
-            f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
-        )
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"

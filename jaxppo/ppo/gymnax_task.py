@@ -106,7 +106,7 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
         def one(key: jax.Array) -> PathState:
             observation, state = env.reset(key, params)
             zero = jnp.zeros(())
-            return PathState(_flat(observation), state, zero, zero)
+            return PathState(flat(observation), state, zero, zero)
 
         def repeated(x: jax.Array) -> jax.Array:
             return jnp.repeat(x[:, None], config.portfolios, axis=1)
@@ -132,17 +132,17 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
             total = states.episode_return + reward
             out = {
                 "observation": states.observation,
-                "final_observation": _flat(info["final_observation"], 2),
+                "final_observation": flat(info["final_observation"], 2),
                 "action": action,
                 "behaviour": distribution,
                 "log_prob": distribution.log_prob(action),
                 "reward": reward,
                 "terminated": terminated,
                 "truncated": truncated & ~terminated,
-                "market": _flat(info["market"], 2) if config.hindsight_critic else None,
+                "market": flat(info["market"], 2) if config.hindsight_critic else None,
             }
             last = jnp.where(ended, total, states.last_return)
-            return PathState(_flat(observation, 2), state, jnp.where(ended, 0.0, total), last), out
+            return PathState(flat(observation, 2), state, jnp.where(ended, 0.0, total), last), out
 
         states, out = jax.lax.scan(one_step, states, (uniform, step_keys))
         out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
@@ -156,7 +156,7 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
     return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
 
 
-def _flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
+def flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
     """`[*batch, ...]` to `[*batch, n]` float32."""
     return observation.astype(jnp.float32).reshape(*observation.shape[:batch_dims], -1)
 

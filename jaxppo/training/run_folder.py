@@ -106,8 +106,8 @@ def check_same_run(saved: Config, given: Config) -> None:
             )
 
 
-def check_same_data(folder: pathlib.Path, market: MarketData) -> None:
-    """The prices must be those that the run was started with.
+def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
+    """The data must be those that the run was started with; `data` is their report.
 
     Raises:
       ConfigError: they are not, or the run does not say which it was started with.
@@ -119,7 +119,7 @@ def check_same_data(folder: pathlib.Path, market: MarketData) -> None:
         raise ConfigError(
             f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it"
         ) from None
-    found = data_report(market)["fingerprint"]
+    found = data["fingerprint"]
     if found != started_with:
         raise ConfigError(
             f"{folder}: the prices are not those that the run was started with (fingerprint {found[:12]}, expected "
@@ -139,12 +139,12 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def provenance(config: Config, market: MarketData, devices: list[jax.Device]) -> dict[str, Any]:
+def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
     """What is needed to say where a result came from: versions, commit, data, devices, seed."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "commit": _commit(),
-        "data": data_report(market),
+        "data": data,
         "devices": [str(device.device_kind) for device in devices],
         "platform": devices[0].platform,
         "seed": config.seed,

@@ -22,6 +22,9 @@ from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 from jaxppo.ppo.learner import shuffle_groups
 from jaxppo.training.periods import Period, split_periods
 
+TRADING = "trading"
+"""`env.name` of a `TradingEnv`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
@@ -114,7 +117,7 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
         normalisation_window=config.features.normalisation_window,
     )
     costs = make_costs(**config.costs.model_dump())
-    ppo = _ppo_for_devices(config, devices)
+    ppo = ppo_for_devices(config, devices)
     if split:
         periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
     else:
@@ -128,6 +131,8 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
         market,
         costs,
         initial_cash=config.env.initial_cash,
+        risk_aversion=config.env.risk_aversion,
+        drawdown_limit=config.env.drawdown_limit,
         episode_bars=config.env.episode_chunks * ppo.chunk,
         feature_dtype=encoder.dtype,
     )
@@ -204,7 +209,7 @@ def _encoder_config(config: Config, platform: str) -> EncoderConfig:
     )
 
 
-def _ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
+def ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
     """Fills in `micro_batch`: one path at a time keeps a CPU's working set in cache, accelerators take all at once."""
     ppo = config.ppo
     try:

@@ -19,15 +19,15 @@ import numpy as np
 
 from envs.data import format_report
 from envs.market import MarketData
-from jaxppo.backtest.evaluation import evaluate, quick_score, report
-from jaxppo.config import Config, ConfigError, dump_config
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.config import Config, ConfigError
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
-from jaxppo.ppo.trading_task import trading_task
+from jaxppo.ppo.task import Params
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
+from jaxppo.training.experiment import Experiment, trading_experiment
+from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices, step_budget
+from jaxppo.training.setup import TRADING, build, load_data, select_devices, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
@@ -41,12 +41,14 @@ class TrainResult:
       params: network parameters of the checkpoint that was best on validation.
       last_params: network parameters after the last iteration.
       summary: content of summary.json; None if training was stopped early by a signal.
+      text: the summary's results in a few lines; empty without a summary.
     """
 
     folder: pathlib.Path
     params: Params
     last_params: Params
     summary: dict[str, Any] | None
+    text: str
 
 
 @dataclasses.dataclass
@@ -58,9 +60,9 @@ class _Progressed:
       seconds: wall time in iterations alone, without compilation and evaluation.
       compile_seconds: wall time of compiling the iteration.
       elapsed: whole wall time since `train` was called, over all resumes; what a budget in minutes counts.
-      best_score: highest Sharpe ratio on the validation period so far, None before the first evaluation.
+      best_score: highest validation score so far, None before the first evaluation.
       best_iteration: iteration of that score.
-      looks: evaluations on the validation period.
+      looks: evaluations on validation.
     """
 
     iteration: int = 0
@@ -77,8 +79,7 @@ class _Run:
     """What stays the same from the first iteration to the last.
 
     Attributes:
-      setup: the objects of the run.
-      policy: the policy.
+      experiment: what is trained.
       learner: the compiled iteration.
       folder: the run folder.
       last: checkpoints of the whole state.
@@ -86,8 +87,7 @@ class _Run:
       started: clock at the start of the run, as if it had never been interrupted, seconds.
     """
 
-    setup: Setup
-    policy: Policy
+    experiment: Experiment
     learner: Learner
     folder: pathlib.Path
     last: Checkpoints
@@ -101,10 +101,10 @@ class _Run:
 
     def spent(self, done: _Progressed) -> float:
         """Share of the budget that is used up."""
-        steps = step_budget(self.setup.config)
+        steps = step_budget(self.experiment.config)
         if steps is not None:
             return done.iteration * self.learner.steps_per_iteration / steps
-        return done.elapsed / (60.0 * self.setup.config.training.minutes)
+        return done.elapsed / (60.0 * self.experiment.config.training.minutes)
 
 
 def train(
@@ -141,25 +141,27 @@ def train(
     else:
         run_folder.check_same_run(run_folder.open_folder(output)[1], config)
     with jax.default_device(select_devices(config)[0]):
-        market = load_data(config) if market is None else market
-        setup = build(config, market)
+        if config.env.name == TRADING:
+            market = load_data(config) if market is None else market
+            experiment = trading_experiment(build(config, market))
+        else:
+            market, experiment = None, gymnax_experiment(config)
         if resume:
-            run_folder.check_same_data(pathlib.Path(output), market)
-        run, net, state, done = _start(setup, output, name, resume, began)
+            run_folder.check_same_data(pathlib.Path(output), experiment.data)
+        run, state, done = _start(experiment, output, name, resume, began)
         try:
-            return _train(run, net, state, done, progress)
+            return _train(run, state, done, market, progress)
         finally:
             run.last.close()
             run.best.close()
 
 
 def _start(
-    setup: Setup, output: str | pathlib.Path | None, name: str, resume: bool, began: float
-) -> tuple[_Run, Params, TrainState, _Progressed]:
+    experiment: Experiment, output: str | pathlib.Path | None, name: str, resume: bool, began: float
+) -> tuple[_Run, TrainState, _Progressed]:
     """Builds or restores the state; the run folder is not touched before that has worked."""
-    policy, net = first_policy(setup)
-    learner = make_learner(trading_task(policy, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices))
-    state, done = learner.init(net, setup.config.seed, setup.period_params("train")), _Progressed()
+    learner = make_learner(experiment.task, experiment.ppo, data_mesh(experiment.devices))
+    state, done = learner.init(experiment.net, experiment.config.seed, experiment.params), _Progressed()
     folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
@@ -167,45 +169,45 @@ def _start(
         arrays, host = last.restore(state)
         state, done = learner.place(arrays), _Progressed(**host)
     best.discard_after(done.best_iteration)
-    run_folder.write_config(folder, setup.config)
-    return _Run(setup, policy, learner, folder, last, best, began - done.elapsed), net, state, done
+    run_folder.write_config(folder, experiment.config)
+    return _Run(experiment, learner, folder, last, best, began - done.elapsed), state, done
 
 
-def _train(run: _Run, net: Params, state: TrainState, done: _Progressed, progress: bool) -> TrainResult:
-    """The loop, then the one look at the test period."""
-    setup, folder = run.setup, run.folder
-    metadata = run_folder.provenance(setup.config, setup.market, setup.devices)
+def _train(run: _Run, state: TrainState, done: _Progressed, market: MarketData | None, progress: bool) -> TrainResult:
+    """The loop, then the one look at what was never trained or selected on."""
+    experiment, folder = run.experiment, run.folder
+    metadata = run_folder.provenance(experiment.config, experiment.data, experiment.devices)
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
-    if progress and setup.market.info.report:
-        print(format_report(setup.market.info.report), file=sys.stderr)
+    if progress and market is not None and market.info.report:
+        print(format_report(market.info.report), file=sys.stderr)
     with _stop_requested() as stop:
         state, done = _loop(run, state, done, stop, progress)
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
     if stop:
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
-        return TrainResult(folder, state.params, state.params, None)
-    net = run.best.restore({"params": net}, done.best_iteration)[0]["params"]
-    return TrainResult(folder, net, state.params, _finish(run, net, done))
+        return TrainResult(folder, state.params, state.params, None, "")
+    net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
+    summary = _finish(run, net, done)
+    return TrainResult(folder, net, state.params, summary, experiment.describe(summary))
 
 
 def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
-    """Evaluates on the test period; writes summary.json and report.html."""
-    setup = run.setup
-    result = evaluate(setup, run.policy, net)
+    """Evaluates; writes summary.json and report.html."""
+    experiment = run.experiment
     steps = done.iteration * run.learner.steps_per_iteration
     training = {
         "env_steps": steps,
-        "market_bars": done.iteration * setup.ppo.paths * setup.ppo.chunk,
+        "market_bars": done.iteration * experiment.ppo.paths * experiment.ppo.chunk,
         "seconds": done.seconds,
         "steps_per_second": steps / max(done.seconds, 1e-9),
         "compile_seconds": done.compile_seconds,
         "iterations": done.iteration,
     }
-    validation = {"best_iteration": done.best_iteration, "best_sharpe": done.best_score, "looks": done.looks}
-    summary = {"train": training, "validation": validation, "out_of_sample": result.summary}
-    run_folder.write_json(run.folder / "summary.json", summary)
+    best = {"best_iteration": done.best_iteration, f"best_{experiment.criterion}": done.best_score}
+    summary = {"train": training, "validation": {**best, "looks": done.looks}}
     rows = run_folder.read_metrics(run.folder)
-    report(setup, result, rows, dump_config(setup.config), run.folder / "report.html")
+    summary |= experiment.finish(net, summary, rows, run.folder)
+    run_folder.write_json(run.folder / "summary.json", summary)
     return summary
 
 
@@ -213,9 +215,10 @@ def _loop(
     run: _Run, state: TrainState, done: _Progressed, stop: list[int], show: bool
 ) -> tuple[TrainState, _Progressed]:
     """Iterates until the budget is spent or a signal asks to stop; leaves a checkpoint of its last state either way."""
-    cadence, annual = run.setup.config.training, run.setup.periods_per_year
-    params = run.learner.replicate(run.setup.period_params("train"))
-    log, bar = MetricsLog(run.folder, done.iteration), Progress(step_budget(run.setup.config), cadence.minutes, show)
+    experiment, cadence = run.experiment, run.experiment.config.training
+    params = run.learner.replicate(experiment.params)
+    log = MetricsLog(run.folder, done.iteration)
+    bar = Progress(step_budget(experiment.config), cadence.minutes, show)
     iterate, shown = _compile(run, state, params, done), {}
     try:
         while not stop and (done.looks == 0 or run.spent(done) < 1.0):
@@ -225,7 +228,7 @@ def _loop(
             row = {name: float(value) for name, value in jax.device_get(metrics).items()}
             took = time.monotonic() - started
             done.iteration, done.seconds, done.elapsed = done.iteration + 1, done.seconds + took, run.elapsed
-            row["sharpe"] = row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5
+            row |= experiment.derive(row)
             finite = all(map(math.isfinite, row.values()))
             if finite and (done.iteration % cadence.evaluate_every == 0 or run.spent(done) >= 1.0):
                 row |= _validate(run, state, done)
@@ -236,7 +239,7 @@ def _loop(
             _check_finite(run, done, row)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
                 run.last.save(done.iteration, state, dataclasses.asdict(done))
-            shown |= _shown(row, speed, annual)
+            shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
             bar.update(env_steps, done.elapsed, **shown)
         if done.iteration and run.last.latest != done.iteration:
             run.last.save(done.iteration, state, dataclasses.asdict(done))
@@ -258,14 +261,14 @@ def _compile(run: _Run, state: TrainState, params: Any, done: _Progressed) -> An
 
 
 def _validate(run: _Run, state: TrainState, done: _Progressed) -> dict[str, float]:
-    """Scores the current policy on the validation period and keeps it if it is the best so far."""
-    net = jax.device_get(state.params)
+    """Scores the current policy on validation and keeps it if it is the best so far."""
+    criterion, net = run.experiment.criterion, jax.device_get(state.params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net)):
-        return {"validation_sharpe": math.nan}
-    score = quick_score(run.setup, run.policy, net, "validation")
+        return {f"validation_{criterion}": math.nan}
+    score = run.experiment.score(net)
     done.looks += 1
-    if done.best_score is None or score["sharpe"] > done.best_score:
-        done.best_score, done.best_iteration = score["sharpe"], done.iteration
+    if done.best_score is None or score[criterion] >= done.best_score:
+        done.best_score, done.best_iteration = score[criterion], done.iteration
         run.best.save(done.iteration, {"params": net}, {"iteration": done.iteration, **score})
     return {f"validation_{name}": value for name, value in score.items()}
 
@@ -280,20 +283,8 @@ def _check_finite(run: _Run, done: _Progressed, row: dict[str, float]) -> None:
     if bad is not None:
         raise ConfigError(
             f"training diverged in iteration {done.iteration}: {bad} is {row[bad]}; ppo.learning_rate is "
-            f"{run.setup.ppo.learning_rate:g}, try a smaller one"
+            f"{run.experiment.ppo.learning_rate:g}, try a smaller one"
         )
-
-
-def _shown(row: dict[str, float], speed: float, annual: float) -> dict[str, str]:
-    """Figures beside the progress bar."""
-    shown = {
-        "steps/s": f"{speed:,.0f}",
-        "return": f"{row['reward'] * annual:+.1%}/y",
-        "sharpe": f"{row['sharpe']:+.2f}",
-    }
-    if "validation_sharpe" in row:
-        shown["validation"] = f"{row['validation_sharpe']:+.2f}"
-    return shown
 
 
 @contextlib.contextmanager

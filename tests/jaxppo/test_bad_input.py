@@ -19,7 +19,7 @@ from tiny_run import (
 )
 
 from envs import features
-from jaxppo.training import trainer
+from jaxppo.training import setup, trainer
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def nothing_compiles(monkeypatch):
         raise AssertionError("a user's mistake must be found before anything is compiled")
 
     monkeypatch.setattr(trainer, "make_learner", reached)
-    monkeypatch.setattr(trainer, "make_policy", reached)
+    monkeypatch.setattr(setup, "make_policy", reached)
     monkeypatch.setattr(features, "compute_features", reached)
 
 
@@ -118,13 +118,13 @@ VALUES = {
     "a fraction for a count": ({"ppo": {"paths": 8.5}}, ["ppo.paths is 8.5", "whole number in [1,"]),
     "true for a count": ({"ppo": {"paths": True}}, ["ppo.paths is true", "whole number"]),
     "a number for true or false": ({"data": {"adjust": 1}}, ["data.adjust is 1", "true or false"]),
-    "nothing for a number": ({"ppo": {"gamma": None}}, ["ppo.gamma is null", "number in (0, 1)"]),
+    "nothing for a number": ({"ppo": {"gamma": None}}, ["ppo.gamma is null", "number in (0, 1]"]),
     "a number for text": ({"data": {"path": 3}}, ["data.path is 3", "text"]),
     "a number for a section": ({"ppo": 3}, ["ppo is 3", "section"]),
     "a list for a section": ({"data": ["us5_1d"]}, ['data is ["us5_1d"]', "section"]),
     "a section for a number": ({"seed": {"a": 1}}, ['seed is {"a": 1}', "whole number"]),
     "below its range": ({"ppo": {"clip": -0.1}}, ["ppo.clip is -0.1", "(0,"]),
-    "above its range": ({"ppo": {"gamma": 1.0}}, ["ppo.gamma is 1.0", "(0, 1)"]),
+    "above its range": ({"ppo": {"gamma": 1.5}}, ["ppo.gamma is 1.5", "(0, 1]"]),
     "too many layers": ({"policy": {"layers": 10**6}}, ["policy.layers is 1000000", "[1, 256]"]),
     "more than float32 holds": ({"env": {"initial_cash": 1e39}}, ["env.initial_cash is 1e+39", "1e+15]"]),
     "not a number": ({"ppo": {"learning_rate": float("nan")}}, ["ppo.learning_rate is NaN", "number in (0,"]),

@@ -22,7 +22,7 @@ from jaxppo.cli import run
 from jaxppo.config import EvaluationConfig, validate_config
 from jaxppo.ppo.learner import make_learner
 from jaxppo.ppo.trading_task import trading_task
-from jaxppo.training import setup, trainer
+from jaxppo.training import experiment, setup, trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -65,7 +65,7 @@ def shared_builds(monkeypatch):
     """Runs that differ in nothing but their budget or their seed share tables and compiled functions."""
     monkeypatch.setattr(trainer, "load_data", lambda config: _market(config.data))
     monkeypatch.setattr(trainer, "make_learner", _learner)
-    monkeypatch.setattr(trainer, "trading_task", _task)
+    monkeypatch.setattr(experiment, "trading_task", _task)
 
     def build(config, market):
         training = config.training.model_copy(update=NO_BUDGET)

@@ -1,0 +1,91 @@
+"""What the host loop trains: a task, how it is scored on the way, and what happens at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxppo.backtest.evaluation import describe, evaluate, quick_score, report
+from jaxppo.config import Config, PPOConfig, dump_config
+from jaxppo.ppo.task import Params, Task
+from jaxppo.ppo.trading_task import trading_task
+from jaxppo.training.run_folder import data_report
+from jaxppo.training.setup import Setup, first_policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What `jaxppo.training.trainer` needs of a run; everything else about markets and environments is behind it.
+
+    Attributes:
+      config: the resolved configuration.
+      ppo: hyper-parameters with the device's choices filled in.
+      devices: devices to train on.
+      task: what is learned.
+      net: the network's first parameters.
+      params: parameters of the training environment.
+      data: report on the data, for metadata.json; has a `fingerprint`.
+      criterion: the figure of `score` that selects the best checkpoint; higher is better.
+      score: `net -> figures`, on what is not trained on.
+      derive: `row -> figures`, derived from an iteration's metrics.
+      show: `row -> texts`, figures beside the progress bar.
+      finish: `(net, summary so far, metrics rows, folder) -> figures` for summary.json; writes the report.
+      describe: those figures as text.
+    """
+
+    config: Config
+    ppo: PPOConfig
+    devices: list[jax.Device]
+    task: Task
+    net: Params
+    params: Any
+    data: dict[str, Any]
+    criterion: str
+    score: Callable[[Params], dict[str, float]]
+    derive: Callable[[dict[str, float]], dict[str, float]]
+    show: Callable[[dict[str, float]], dict[str, str]]
+    finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
+    describe: Callable[[dict[str, Any]], str]
+
+
+def trading_experiment(setup: Setup) -> Experiment:
+    """Trading: the Sharpe ratio on the validation period selects; the test period is evaluated once, at the end."""
+    policy, net = first_policy(setup)
+    annual = setup.periods_per_year
+
+    def derive(row: dict[str, float]) -> dict[str, float]:
+        return {"sharpe": row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5}
+
+    def show(row: dict[str, float]) -> dict[str, str]:
+        shown = {"return": f"{row['reward'] * annual:+.1%}/y", "sharpe": f"{row['sharpe']:+.2f}"}
+        if "validation_sharpe" in row:
+            shown["validation"] = f"{row['validation_sharpe']:+.2f}"
+        return shown
+
+    def finish(
+        net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path
+    ) -> dict[str, Any]:
+        del summary
+        result = evaluate(setup, policy, net)
+        report(setup, result, list(rows), dump_config(setup.config), folder / "report.html")
+        return {"out_of_sample": result.summary}
+
+    return Experiment(
+        config=setup.config,
+        ppo=setup.ppo,
+        devices=setup.devices,
+        task=trading_task(policy, setup.env, setup.ppo),
+        net=net,
+        params=setup.period_params("train"),
+        data=data_report(setup.market),
+        criterion="sharpe",
+        score=lambda net: quick_score(setup, policy, net, "validation"),
+        derive=derive,
+        show=show,
+        finish=finish,
+        describe=lambda summary: describe(summary["out_of_sample"]),
+    )
