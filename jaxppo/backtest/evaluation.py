@@ -125,7 +125,8 @@ def describe(summary: dict[str, Any]) -> str:
     lines.append(f"{'':18}{'Sharpe (interval)':>28}{'return':>10}{'drawdown':>10}{'turnover/y':>12}{'costs':>9}")
     for name, row in {"agent": summary, **summary["baseline"]}.items():
         low, high = row["sharpe_ci"]
-        sharpe = f"{_number(row['sharpe'])} ({_number(low)} .. {_number(high)})"
+        interval = "" if low is None or high is None else f" ({_number(low)} .. {_number(high)})"
+        sharpe = f"{_number(row['sharpe'])}{interval}"
         lines.append(
             f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>10.1%}"
             f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"

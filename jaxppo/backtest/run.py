@@ -10,10 +10,13 @@ import jax
 
 from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, report
-from jaxppo.config import Config, dump_config, load_config
+from jaxppo.config import Config, ConfigError, dump_config, load_config
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.setup import build, first_policy, load_data, select_devices
+
+LEARNED = ("policy", "ppo", "features", "training")
+"""Sections that are settled once a run is trained."""
 
 
 def run(
@@ -44,7 +47,9 @@ def run(
     run_folder.check_output(output)
     if data is not None:
         overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
-    config = _on_one_device(load_config(folder / "config.yaml", overrides))
+    config = load_config(folder / "config.yaml", overrides)
+    _check_overrides(saved, config)
+    config = _on_one_device(config)
     with jax.default_device(select_devices(config)[0]):
         market = load_data(config) if market is None else market
         if saved.data == config.data:
@@ -62,6 +67,22 @@ def run(
         run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary})
         report(setup, result, [], dump_config(config), target / "report.html")
     return result.summary
+
+
+def _check_overrides(saved: Config, config: Config) -> None:
+    """An evaluation can change prices, costs, rules of trading and statistics, but not what was learned.
+
+    Raises:
+      ConfigError: an option that belongs to the training of the run.
+    """
+    for name in LEARNED:
+        before, after = getattr(saved, name), getattr(config, name)
+        changed = next((key for key in type(before).model_fields if getattr(before, key) != getattr(after, key)), None)
+        if changed is not None:
+            raise ConfigError(
+                f"--{name}.{changed} is {getattr(after, changed)!r}, but the run was trained with "
+                f"{getattr(before, changed)!r}; an evaluation cannot change {', '.join(LEARNED)}"
+            )
 
 
 def _on_one_device(config: Config) -> Config:

@@ -32,33 +32,20 @@ class MLPConfig:
 
 
 class Perceptron(nnx.Module):
-    """`layers` of tanh and a linear output, plus a linear map of the input: linear answers need no hidden layer."""
+    """`layers` of tanh, then a linear map of the last one and of the input: linear answers need no hidden layer."""
 
     def __init__(self, n_inputs: int, n_outputs: int, config: MLPConfig, scale: float, rngs: nnx.Rngs):
         sizes = [n_inputs] + [config.width] * config.layers
-        wide = nnx.initializers.orthogonal(2.0**0.5)
+        wide, last = nnx.initializers.orthogonal(2.0**0.5), nnx.initializers.orthogonal(scale)
         self.hidden = nnx.List([nnx.Linear(a, b, kernel_init=wide, rngs=rngs) for a, b in itertools.pairwise(sizes)])
-        self.skip = nnx.Linear(n_inputs, n_outputs, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.out = nnx.Linear(config.width, n_outputs, kernel_init=nnx.initializers.orthogonal(scale), rngs=rngs)
+        self.out = nnx.Linear(config.width + n_inputs, n_outputs, kernel_init=last, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., n_inputs]` to `[..., n_outputs]`."""
         hidden = x
         for layer in self.hidden:
             hidden = jnp.tanh(layer(hidden))
-        return self.out(hidden) + self.skip(x)
-
-
-class Critic(nnx.Module):
-    """Value of an observation: hidden layers, then one linear layer of everything."""
-
-    def __init__(self, n_inputs: int, config: MLPConfig, rngs: nnx.Rngs):
-        self.features = Perceptron(n_inputs, config.width, config, 2.0**0.5, rngs)
-        self.value = nnx.Linear(config.width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., n_inputs]` to `[...]`."""
-        return self.value(self.features(x))[..., 0]
+        return self.out(jnp.concatenate([hidden, x], axis=-1))
 
 
 class MLPActorCritic(nnx.Module):
@@ -69,7 +56,7 @@ class MLPActorCritic(nnx.Module):
         self.action = action
         self.n_hindsight = config.n_hindsight
         self.actor = Perceptron(config.n_inputs, n_outputs, config, 0.01, rngs)
-        self.critic = Critic(config.n_inputs + config.n_hindsight, config, rngs)
+        self.critic = Perceptron(config.n_inputs + config.n_hindsight, 1, config, 1.0, rngs)
         if action.kind == "continuous":
             self.log_std = nnx.Param(jnp.full((action.n_components,), jnp.log(action.std)))
 
@@ -87,7 +74,7 @@ class MLPActorCritic(nnx.Module):
         if self.n_hindsight:
             ahead = jnp.zeros((*x.shape[:-1], self.n_hindsight)) if hindsight is None else hindsight
             x = jnp.concatenate([x, ahead], axis=-1)
-        return self.critic(x)
+        return self.critic(x)[..., 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +89,7 @@ class MLPPolicy:
 
     graph: nnx.GraphDef
     hindsight: bool
-    value_layer: tuple[str, ...] = ("critic", "value")
+    value_layer: tuple[str, ...] = ("critic", "out")
 
     def distribution(self, params: Params, observation: jax.Array) -> Any:
         """Distribution over actions, from observations `[..., n_inputs]`."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxppo.ppo.task import Params
+
+SMALLEST_RESIDUAL = 1e-7
+"""Of conjugate gradients, relative to the right-hand side."""
 
 
 class LineSearchResult(NamedTuple):
@@ -44,6 +47,7 @@ def line_search(
       Schulman et al. (2015), appendix C. https://arxiv.org/abs/1502.05477
     """
     loss_before, kl_before = evaluate(old)
+    finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(proposed)]).all()
 
     def at(step: jax.Array) -> Params:
         return jax.tree.map(lambda a, b: a + step * (b - a), old, proposed)
@@ -56,7 +60,7 @@ def line_search(
         trial, _, _, _ = carry
         step = 0.5 ** trial.astype(jnp.float32)
         loss, kl = evaluate(at(step))
-        return trial + 1, step, (kl <= limit) & (loss <= loss_before), kl
+        return trial + 1, step, finite & (kl <= limit) & (loss <= loss_before), kl
 
     start = (jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool), kl_before)
     _, step, accepted, kl = jax.lax.while_loop(searching, shorten, start)
@@ -83,7 +87,40 @@ def natural_step(
     def damped(x: Params) -> Params:
         return jax.tree.map(lambda f, x: f + damping * x, fisher_product(x), x)
 
-    direction, _ = jax.scipy.sparse.linalg.cg(damped, gradient, tol=1e-10, maxiter=n_iterations)
-    curvature = optax.tree.vdot(direction, damped(direction))
+    direction = conjugate_gradients(damped, gradient, n_iterations)
+    curvature = optax.tree.vdot(direction, gradient)  # the residual is orthogonal to the solution
     scale = jnp.sqrt(2.0 * limit / jnp.maximum(curvature, 1e-12))
     return jax.tree.map(lambda x: -scale * x, direction)
+
+
+def conjugate_gradients(product: Callable[[Params], Params], right: Params, n_iterations: int) -> Params:
+    """`x` with `A x = right`, from zero; stops early where the residual is round-off.
+
+    `jax.scipy.sparse.linalg.cg` loses track, under `shard_map`, of its result being equal on all devices.
+
+    Args:
+      product: `x -> A x`, symmetric and positive definite.
+      right: pytree.
+      n_iterations: at most.
+
+    References:
+      Hestenes and Stiefel (1952); Nocedal and Wright (2006), algorithm 5.2.
+    """
+    enough = SMALLEST_RESIDUAL**2 * optax.tree.vdot(right, right)
+
+    def unsolved(carry: tuple[Any, ...]) -> jax.Array:
+        iteration, _, _, _, square = carry
+        return (iteration < n_iterations) & (square > enough)
+
+    def improve(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        iteration, x, residual, direction, square = carry
+        image = product(direction)
+        length = square / optax.tree.vdot(direction, image)
+        x = jax.tree.map(lambda x, d: x + length * d, x, direction)
+        residual = jax.tree.map(lambda r, a: r - length * a, residual, image)
+        after = optax.tree.vdot(residual, residual)
+        direction = jax.tree.map(lambda r, d: r + after / square * d, residual, direction)
+        return iteration + 1, x, residual, direction, after
+
+    start = (jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, right), right, right, optax.tree.vdot(right, right))
+    return jax.lax.while_loop(unsolved, improve, start)[1]

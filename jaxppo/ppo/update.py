@@ -199,7 +199,8 @@ def update(
 
     Returns:
       New parameters, optimiser state, and metrics: means over the minibatch steps, extremes of ratios, KL over the last
-      epoch; `kl_after` the measured KL of the whole iteration where the configuration asks for it.
+      epoch; `kl_after` the measured KL of the whole iteration and `minibatch_steps` the number of steps taken where the
+      configuration asks for them.
     """
     natural = config.direction == "natural"
     where = (task, params, coefficients, config)
@@ -245,6 +246,7 @@ def _epochs(
         if config.kl_stop is None:
             return (moved, moved_state, jnp.zeros((), bool)), metrics
         far = metrics["kl"] > config.kl_stop
+        metrics |= {"minibatch_steps": 1.0 - far}
         stay, go = (net, opt_state), (moved, moved_state)
         return (*jax.tree.map(lambda a, b: jnp.where(far, a, b), stay, go), far), metrics
 
@@ -264,7 +266,8 @@ def _epochs(
         return net, opt_state, _summarise(rows, jnp.ones(order.shape[0]), config)
     (net, opt_state, _), rows = jax.lax.scan(step_unless_stopped, start, order)
     done = (rows["ratio_max"] > 0).astype(jnp.float32)
-    return net, opt_state, {**_summarise(rows, done, config), "minibatch_steps": done.sum()}
+    taken = rows.pop("minibatch_steps").sum()
+    return net, opt_state, {**_summarise(rows, done, config), "minibatch_steps": taken}
 
 
 def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,7 +62,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         return {"sharpe": row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5}
 
     def show(row: dict[str, float]) -> dict[str, str]:
-        shown = {"return": f"{row['reward'] * annual:+.1%}/y", "sharpe": f"{row['sharpe']:+.2f}"}
+        shown = {"return": f"{math.expm1(min(row['reward'] * annual, 20.0)):+.1%}/y", "sharpe": f"{row['sharpe']:+.2f}"}
         if "validation_sharpe" in row:
             shown["validation"] = f"{row['validation_sharpe']:+.2f}"
         return shown

@@ -15,9 +15,10 @@ from jaxppo.backtest.report import render_training
 from jaxppo.config import Config, ConfigError, dump_config
 from jaxppo.networks.mlp import MLPConfig, MLPPolicy, make_mlp_policy
 from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs, n_market, to_env_action
+from jaxppo.ppo.learner import shuffle_groups
 from jaxppo.ppo.task import Params
 from jaxppo.training.experiment import Experiment
-from jaxppo.training.setup import ppo_for_devices, select_devices
+from jaxppo.training.setup import select_devices
 
 VALIDATION_EPISODES, TEST_EPISODES = 32, 256
 LONGEST_EPISODE = 100_000
@@ -31,8 +32,9 @@ def gymnax_experiment(config: Config) -> Experiment:
     """
     env, params = _make(config)
     devices = select_devices(config)
-    ppo = ppo_for_devices(config, devices)
+    ppo = config.ppo
     try:
+        shuffle_groups(ppo, len(devices))
         action = action_config(env, params, config.policy.action_std)
         ahead = n_market(env, params) + 1 if config.ppo.hindsight_critic else 0
         shape = MLPConfig(n_inputs(env, params), ahead, config.policy.width, config.policy.layers)

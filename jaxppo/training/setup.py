@@ -22,6 +22,8 @@ from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 from jaxppo.ppo.learner import shuffle_groups
 from jaxppo.training.periods import Period, split_periods
 
+GIVEN_IN_PYTHON = "(a market given in Python)"
+"""`data.path` of a run whose prices were an argument."""
 TRADING = "trading"
 """`env.name` of a `TradingEnv`."""
 
@@ -72,6 +74,11 @@ def load_data(config: Config) -> MarketData:
     own = {"path", *PERIODS, "purge_bars"}
     options = config.data.model_dump(exclude=own)
     path = config.data.path
+    if path == GIVEN_IN_PYTHON:
+        raise ConfigError(
+            "data.path: the prices of this run were given in Python; give them again as market= in Python, or evaluate "
+            "on a file with --data FILE"
+        )
     try:
         return envs.load_market(list(path) if isinstance(path, tuple) else path, **options)
     except envs.DataError as error:
@@ -117,7 +124,7 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
         normalisation_window=config.features.normalisation_window,
     )
     costs = make_costs(**config.costs.model_dump())
-    ppo = ppo_for_devices(config, devices)
+    ppo = _ppo_for_devices(config, devices)
     if split:
         periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
     else:
@@ -209,7 +216,7 @@ def _encoder_config(config: Config, platform: str) -> EncoderConfig:
     )
 
 
-def ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
+def _ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
     """Fills in `micro_batch`: one path at a time keeps a CPU's working set in cache, accelerators take all at once."""
     ppo = config.ppo
     try:

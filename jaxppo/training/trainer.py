@@ -27,7 +27,7 @@ from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.setup import TRADING, build, load_data, select_devices, step_budget
+from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, build, load_data, select_devices, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
@@ -126,7 +126,8 @@ def train(
       name: NAME of the default folder.
       resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run. If
         its budget is spent, only the evaluation is repeated.
-      market: prices to use instead of `config.data.path`.
+      market: prices to use instead of `config.data.path`; the run then remembers that they were given in Python, and
+        resuming or backtesting it takes them again.
       progress: report progress on stderr.
 
     Raises:
@@ -134,6 +135,8 @@ def train(
       envs.DataError: the prices cannot be used.
     """
     began = time.monotonic()
+    if market is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
     if not resume:
         run_folder.check_output(output)
     elif output is None:

@@ -413,8 +413,12 @@ def test_a_market_given_in_python_needs_no_times(config, tmp_path):
     again = jaxppo.backtest.run(tmp_path / "run", market=market)
     assert again == out
     assert "320 to 419" in jaxppo.backtest.describe(again)
-    with pytest.raises(ConfigError, match="prices are not those"):
+    with pytest.raises(ConfigError, match="the prices of this run were given in Python; give them again"):
         jaxppo.backtest.run(tmp_path / "run")
+    other = simulators.gbm(jax.random.key(4), N_BARS, 2)
+    with pytest.raises(ConfigError, match="prices are not those"):
+        jaxppo.backtest.run(tmp_path / "run", market=other)
+    assert "a market given in Python" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_run_without_a_name_overwrites_nothing(config, tmp_path, monkeypatch):
