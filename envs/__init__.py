@@ -1,6 +1,6 @@
 """The market side: data, features, simulators, execution, accounting, environment."""
 
-from envs import datasets, features, indicators, simulators
+from envs import datasets, features, indicators, reference, simulators
 from envs.adapters import to_gymnasium
 from envs.data import format_report, load_market
 from envs.data_rows import DataError
@@ -28,6 +28,7 @@ __all__ = [
     "indicators",
     "load_market",
     "make_costs",
+    "reference",
     "simulators",
     "slice_bars",
     "to_gymnasium",

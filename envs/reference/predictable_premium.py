@@ -1,0 +1,223 @@
+"""Kim-Omberg: terminal utility from a stock whose risk premium mean-reverts, with its hedging demand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem, count_steps, require, utility_increment
+
+
+@struct.dataclass
+class PremiumState(environment.EnvState):
+    """State of one portfolio.
+
+    Attributes:
+      time: `[]` int32 steps since reset.
+      premium: `[]` X, expected excess return per unit of volatility, per unit of time.
+      log_wealth: `[]` log of wealth, 0 at reset.
+    """
+
+    premium: jax.Array
+    log_wealth: jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class PremiumParams(environment.EnvParams):
+    """Parameters of `PremiumEnv`, all `[]`; `KimOmberg.params` builds them.
+
+    Attributes:
+      max_steps_in_episode: int32, steps to maturity.
+      law: `[10]` float32, the fields of `StepLaw` in order.
+      rate: riskless rate per unit of time.
+      volatility: of the stock, per square root of a unit of time.
+      power: `1 - risk_aversion`.
+      position_limit: fraction of wealth in the stock at action 1.
+      reward_scale: reward of one unit of utility.
+      wealth_scale: log wealth that is observed as 1.
+    """
+
+    law: jax.Array
+    rate: jax.Array
+    volatility: jax.Array
+    power: jax.Array
+    position_limit: jax.Array
+    reward_scale: jax.Array
+    wealth_scale: jax.Array
+
+
+class PremiumEnv(environment.Environment[PremiumState, PremiumParams]):
+    """The environment of `KimOmberg`; see there.
+
+    Args:
+      parameters: default parameters.
+    """
+
+    def __init__(self, parameters: PremiumParams):
+        super().__init__()
+        self._default = parameters
+
+    @property
+    def default_params(self) -> PremiumParams:
+        """The parameters that the problem was built with."""
+        return self._default
+
+    @property
+    def num_actions(self) -> int:
+        """Dimension of the action."""
+        return 1
+
+    def reset_env(self, key: jax.Array, params: PremiumParams) -> tuple[jax.Array, PremiumState]:
+        """Draws the premium from its stationary law; wealth is 1. Consumes `key`."""
+        law = StepLaw(*params.law)
+        premium = law.stationary_mean + law.stationary_deviation * jax.random.normal(key)
+        state = PremiumState(time=jnp.zeros((), jnp.int32), premium=premium, log_wealth=jnp.zeros(()))
+        return self._observe(state, params), state
+
+    def step_env(
+        self, key: jax.Array, state: PremiumState, action: jax.Array, params: PremiumParams
+    ) -> tuple[jax.Array, PremiumState, jax.Array, jax.Array, dict[str, Any]]:
+        """One step with the chosen fraction of wealth in the stock. Consumes `key`."""
+        law = StepLaw(*params.law)
+        shock = jax.random.normal(key, (2,))
+        driver = law.return_shift + law.return_slope * state.premium
+        driver = driver + law.common_noise * shock[0] + law.own_noise * shock[1]
+        exposure = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit * params.volatility
+        log_growth = params.rate * law.dt + exposure * driver - exposure**2 * law.dt / 2
+        reward = params.reward_scale * utility_increment(state.log_wealth, log_growth, params.power)
+        state = PremiumState(
+            time=state.time + 1,
+            premium=law.premium_shift + law.decay * state.premium + law.premium_noise * shock[0],
+            log_wealth=state.log_wealth + log_growth,
+        )
+        terminated = self.is_terminated(state, params)
+        market = jnp.stack([driver / jnp.hypot(law.common_noise, law.own_noise), shock[0]])
+        info = {"discount": jnp.where(terminated, 0.0, 1.0), "market": market}
+        return self._observe(state, params), state, reward, terminated, info
+
+    def is_terminated(self, state: PremiumState, params: PremiumParams) -> jax.Array:
+        """Maturity is reached."""
+        return jnp.asarray(state.time >= params.max_steps_in_episode)
+
+    def is_truncated(self, state: PremiumState, params: PremiumParams) -> jax.Array:
+        """Never: the problem ends at maturity."""
+        del params
+        return jnp.zeros_like(state.time, dtype=bool)
+
+    def observe(self, key: jax.Array, state: PremiumState, action: Any, params: PremiumParams) -> jax.Array:
+        """Observation of a state."""
+        del key, action
+        return self._observe(state, params)
+
+    def _observe(self, state: PremiumState, params: PremiumParams) -> jax.Array:
+        law = StepLaw(*params.law)
+        remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
+        premium = (state.premium - law.stationary_mean) / law.stationary_deviation
+        return jnp.stack([remaining, premium, state.log_wealth / params.wealth_scale])
+
+    def action_space(self, params: PremiumParams | None = None) -> spaces.Box:
+        """Share of the position limit."""
+        del params
+        return spaces.Box(-1.0, 1.0, (1,), jnp.float32)
+
+    def observation_space(self, params: PremiumParams | None = None) -> spaces.Box:
+        """Unbounded, of order one."""
+        del params
+        return spaces.Box(-jnp.inf, jnp.inf, (3,), jnp.float32)
+
+
+class KimOmberg(TerminalWealthProblem):
+    """Invests for CRRA utility of terminal wealth when the risk premium of the stock mean-reverts.
+
+    Model, in units of time (years): `dS / S = (rate + volatility X) dt + volatility dB`, and
+    `dX = premium_reversion (mean_premium - X) dt + premium_volatility dZ`, `dB dZ = correlation dt`. Every `dt` the
+    agent chooses the fraction w of wealth in the stock and keeps it over the step, so that wealth is positive whatever
+    the return: `log G = rate dt + w volatility Y - (w volatility)^2 dt / 2`, `Y = int X ds + dB`. The pair `(Y, X')`
+    is drawn from its exact Gaussian law given X. The optimum is thus the best piecewise constant policy of the
+    continuous model, and tends to the solution of Kim and Omberg from below as `dt -> 0`.
+
+    - Criterion: `E[U(W_T)]`, `U(W) = (W^(1-a) - 1) / (1-a)` with `a = risk_aversion`, undiscounted, `W_0 = 1`.
+    - Observation `[3]`: share of the time that remains, premium in stationary standard deviations from its mean, log
+      wealth in units of its typical spread at maturity.
+    - Action `[1]` in [-1, 1]: w over `position_limit`, the largest |optimal w| within four standard deviations of X.
+    - Reward: increment of utility times `reward_scale`, one over the spread of a step's growth under the myopic
+      policy. It telescopes to `reward_scale * U(W_T)`.
+    - `info["market"]` `[2]`: `Y` and the shock of X, in standard deviations of the step.
+    - Start: `W = 1`, X from its stationary law. Terminated at maturity, never truncated.
+
+    Optimum: the log certainty equivalent is quadratic in X and the optimal weight linear, `solve_quadratic`; exact
+    for any `dt`. The weight is the sum of the myopic weight, which maximises the utility of one step, and the hedging
+    demand, which vanishes at the last step, for uncorrelated shocks (as `dt -> 0`) and for log utility.
+
+    Args:
+      rate: riskless rate, per unit of time.
+      volatility: of the stock, > 0.
+      mean_premium: mean of X (Sharpe ratio per unit of time).
+      premium_reversion: > 0.
+      premium_volatility: > 0.
+      correlation: of the shocks of stock and premium, in [-1, 1].
+      risk_aversion: > 0; below 1 the problem may have no finite value, which raises.
+      maturity: > 0, a whole number of `dt`.
+      dt: length of a step, > 0.
+
+    Raises:
+      ValueError: a parameter outside its range, or an infinite expected utility.
+
+    Reference: Kim and Omberg (1996), "Dynamic nonmyopic portfolio behavior", Review of Financial Studies 9(1),
+      equations 17-23. The defaults are those of the incomplete-market benchmark of CGDPO.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: float = 0.03,
+        volatility: float = 0.2,
+        mean_premium: float = 0.45,
+        premium_reversion: float = 1.0,
+        premium_volatility: float = 0.5,
+        correlation: float = 0.5,
+        risk_aversion: float = 2.0,
+        maturity: float = 5.0,
+        dt: float = 0.05,
+    ):
+        require("rate", rate, True, "finite")
+        require("volatility", volatility, volatility > 0, "finite and > 0")
+        require("mean_premium", mean_premium, True, "finite")
+        require("premium_reversion", premium_reversion, premium_reversion > 0, "finite and > 0")
+        require("premium_volatility", premium_volatility, premium_volatility > 0, "finite and > 0")
+        require("correlation", correlation, -1 <= correlation <= 1, "in [-1, 1]")
+        require("risk_aversion", risk_aversion, risk_aversion > 0, "finite and > 0")
+        n_steps = count_steps(maturity, dt)
+        law = StepLaw.exact(premium_reversion, mean_premium, premium_volatility, correlation, maturity / n_steps)
+        super().__init__(law, float(risk_aversion), float(rate), n_steps)
+        self._optimal = jnp.asarray(self._optimum.exposures / volatility, jnp.float32)
+        self._myopic = jnp.asarray(self._optimum.myopic / volatility, jnp.float32)
+        self.params = PremiumParams(
+            **self._shared_params(),
+            law=jnp.asarray(dataclasses.astuple(law), jnp.float32),
+            rate=jnp.asarray(rate, jnp.float32),
+            volatility=jnp.asarray(volatility, jnp.float32),
+            position_limit=jnp.asarray(self._optimum.largest / volatility, jnp.float32),
+        )
+        self.env = PremiumEnv(self.params)
+
+    def optimal_weight(self, state: PremiumState) -> jax.Array:
+        """`[]` optimal fraction of wealth in the stock."""
+        return self._optimal[state.time, 0] + self._optimal[state.time, 1] * state.premium
+
+    def myopic_weight(self, state: PremiumState) -> jax.Array:
+        """`[]` fraction of wealth that maximises the expected utility of the next step alone."""
+        return self._myopic[0] + self._myopic[1] * state.premium
+
+    def hedging_demand(self, state: PremiumState) -> jax.Array:
+        """`[]` optimal less myopic weight: the hedge of changes of the premium."""
+        return self.optimal_weight(state) - self.myopic_weight(state)
+
+    def optimal_action(self, state: PremiumState) -> jax.Array:
+        """`[1]` optimal weight over the position limit, within the box."""
+        return jnp.clip(self.optimal_weight(state) / self.params.position_limit, -1.0, 1.0)[None]

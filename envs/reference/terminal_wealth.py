@@ -1,0 +1,259 @@
+"""CRRA utility of terminal wealth in a Gaussian market: certainty equivalents and the exact discrete-time optimum."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs.reference.problem import Problem
+
+LARGEST_EXPONENT = 80.0
+BOX_DEVIATIONS = 4.0
+
+
+def require(name: str, value: float, condition: bool, allowed: str) -> None:
+    """Raises ValueError, naming parameter, value and what is allowed, unless `condition` and the value is finite."""
+    if not (condition and math.isfinite(value)):
+        raise ValueError(f"{name} is {value}; it must be {allowed}")
+
+
+def count_steps(maturity: float, dt: float) -> int:
+    """Number of steps of length `dt` in `maturity`.
+
+    Raises:
+      ValueError: either is not positive, or the maturity is no whole number of steps.
+    """
+    require("maturity", maturity, maturity > 0, "finite and > 0")
+    require("dt", dt, dt > 0, "finite and > 0")
+    n_steps = round(maturity / dt)
+    if n_steps < 1 or abs(maturity / dt - n_steps) > 1e-6 * n_steps:
+        raise ValueError(f"dt is {dt}; it must divide maturity ({maturity}) into a whole number of steps, >= 1")
+    return n_steps
+
+
+def utility_increment(log_wealth: jax.Array, log_growth: jax.Array, power: jax.Array) -> jax.Array:
+    """`U(W G) - U(W)` of `U(W) = (W^power - 1) / power`, the logarithm for power 0, any shape.
+
+    The exponent `power * log W` is capped at 80, so that a ruinous policy loses a finite float32 utility.
+    """
+    safe = jnp.where(power == 0.0, 1.0, power)
+    before = jnp.minimum(safe * log_wealth, LARGEST_EXPONENT)
+    after = jnp.minimum(safe * (log_wealth + log_growth), LARGEST_EXPONENT)
+    return jnp.where(power == 0.0, log_growth, jnp.exp(before) * jnp.expm1(after - before) / safe)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepLaw:
+    """Joint Gaussian law of one step of the premium `X` and of the stock's driving shock `Y = int X ds + dB`.
+
+    `X' = premium_shift + decay X + premium_noise z_0`, and
+    `Y = return_shift + return_slope X + common_noise z_0 + own_noise z_1`, with independent standard normal z.
+
+    Attributes:
+      dt: length of the step.
+      decay: autocorrelation of X.
+      premium_shift: see above, as the next four.
+      premium_noise: > 0.
+      return_shift: of Y.
+      return_slope: of Y.
+      common_noise: of Y.
+      own_noise: of Y, >= 0.
+      stationary_mean: of X.
+      stationary_deviation: of X.
+    """
+
+    dt: float
+    decay: float
+    premium_shift: float
+    premium_noise: float
+    return_shift: float
+    return_slope: float
+    common_noise: float
+    own_noise: float
+    stationary_mean: float
+    stationary_deviation: float
+
+    @classmethod
+    def exact(cls, reversion: float, mean: float, volatility: float, correlation: float, dt: float) -> StepLaw:
+        """Integrates `dX = reversion (mean - X) dt + volatility dZ`, `dZ dB = correlation dt`, over `dt`."""
+        slope = -math.expm1(-reversion * dt) / reversion
+        squared_decay = -math.expm1(-2 * reversion * dt) / (2 * reversion)
+        if reversion * dt < 1.0:  # the closed forms below cancel
+            node, weight = np.polynomial.legendre.leggauss(16)
+            response = -np.expm1(-reversion * dt * (node + 1.0) / 2) / reversion
+            integral, squared_integral = (float(np.sum(weight * response**n)) * dt / 2 for n in (1, 2))
+        else:
+            integral = (dt - slope) / reversion
+            squared_integral = (dt - 2 * slope + squared_decay) / reversion**2
+        return_variance = dt + 2 * correlation * volatility * integral + volatility**2 * squared_integral
+        premium_noise = volatility * math.sqrt(squared_decay)
+        common = volatility * (correlation * slope + volatility * slope**2 / 2) / premium_noise
+        return cls(
+            dt=dt,
+            decay=math.exp(-reversion * dt),
+            premium_shift=mean * -math.expm1(-reversion * dt),
+            premium_noise=premium_noise,
+            return_shift=mean * reversion * integral,
+            return_slope=slope,
+            common_noise=common,
+            own_noise=math.sqrt(max(return_variance - common**2, 0.0)),
+            stationary_mean=mean,
+            stationary_deviation=volatility / math.sqrt(2 * reversion),
+        )
+
+    @property
+    def return_variance(self) -> float:
+        """Variance of `Y` given the premium."""
+        return self.common_noise**2 + self.own_noise**2
+
+
+class QuadraticOptimum(NamedTuple):
+    """Solution of `solve_quadratic`. Exposure is weight times volatility, of the driver `Y`.
+
+    Attributes:
+      exposures: `[n_steps, 2]` intercept and slope in X of the optimal exposure, by step.
+      myopic: `[2]` the same of the exposure that maximises the expected utility of the next step alone.
+      log_growth: log certainty equivalent at the start of wealth at the end, X drawn from its stationary law.
+      largest: largest |optimal exposure| over the steps within four stationary deviations of X.
+      typical: root mean square of the myopic exposure.
+    """
+
+    exposures: np.ndarray
+    myopic: np.ndarray
+    log_growth: float
+    largest: float
+    typical: float
+
+
+def solve_quadratic(law: StepLaw, risk_aversion: float, rate: float, n_steps: int) -> QuadraticOptimum:
+    """Optimal exposures for CRRA utility of terminal wealth, `log G = rate dt + P Y - P^2 dt / 2` for exposure P.
+
+    Backward recursion of the log certainty equivalent `A + B x + C x^2 / 2` of one unit of wealth. With
+    `q = 1 - risk_aversion`, s^2 the variance of X', k its covariance with Y, f + phi x the mean of X', m_0 + m_1 x
+    that of Y and V its variance: `D = 1 - q C s^2`, `Lambda = dt - q V - q^2 C k^2 / D`,
+    `L_0 = m_0 + q k (B + C f) / D`, `L_1 = m_1 + q k C phi / D`, and `P = (L_0 + L_1 x) / Lambda`.
+
+    Raises:
+      ArithmeticError: the expected utility of some policy is infinite.
+    """
+    power = 1.0 - risk_aversion
+    f, phi, variance = law.premium_shift, law.decay, law.premium_noise**2
+    hedge = power * law.common_noise * law.premium_noise
+    exposures, a, b, c = np.zeros((n_steps, 2)), 0.0, 0.0, 0.0
+    for step in reversed(range(n_steps)):
+        slope = _positive(1.0 - power * c * variance)
+        curvature = _positive(law.dt - power * law.return_variance - hedge**2 * c / slope)
+        constant = law.return_shift + hedge * (b + c * f) / slope
+        linear = law.return_slope + hedge * c * phi / slope
+        exposures[step] = constant / curvature, linear / curvature
+        a = _certainty(power, a, b, c, f, variance) + rate * law.dt + constant**2 / (2 * curvature)
+        b = phi * (b + c * f) / slope + constant * linear / curvature
+        c = c * phi**2 / slope + linear**2 / curvature
+    mean, deviation = law.stationary_mean, law.stationary_deviation
+    edges = mean + BOX_DEVIATIONS * deviation * np.array([-1.0, 1.0])
+    myopic = np.array([law.return_shift, law.return_slope]) / (law.dt - power * law.return_variance)
+    return QuadraticOptimum(
+        exposures=exposures,
+        myopic=myopic,
+        log_growth=_certainty(power, a, b, c, mean, deviation**2),
+        largest=float(np.max(np.abs(exposures[:, :1] + exposures[:, 1:] * edges))),
+        typical=math.hypot(myopic[0] + myopic[1] * mean, myopic[1] * deviation),
+    )
+
+
+def _certainty(power: float, a: float, b: float, c: float, mean: float, variance: float) -> float:
+    """`log E[exp(q (a + b X + c X^2 / 2))] / q` of a normal X, the mean of the bracket for `q = power = 0`."""
+    slope = _positive(1.0 - power * c * variance)
+    spread = c * variance / 2 if power == 0.0 else -math.log1p(-power * c * variance) / (2 * power)
+    return a + spread + (b * mean + c * mean**2 / 2 + power * b**2 * variance / 2) / slope
+
+
+def _positive(divisor: float) -> float:
+    if not divisor > 0:
+        raise ArithmeticError("the expected utility is infinite")
+    return divisor
+
+
+class TerminalWealthProblem(Problem):
+    """A problem whose episode return is `reward_scale * U(W_T)`, `U(W) = (W^(1 - a) - 1) / (1 - a)`, `W_0 = 1`.
+
+    Values are compared by their certainty equivalent, the constant rate of growth that is worth as much.
+
+    Attributes:
+      risk_aversion: a, relative risk aversion; 1 is the logarithm.
+      maturity: T, in units of time.
+      rate: riskless growth per unit of time.
+      reward_scale: reward of one unit of utility, one over the spread of a step's growth under the myopic policy.
+      optimal_rate: certainty equivalent of the optimal policy, per unit of time, log growth.
+
+    Args:
+      law: of a step.
+      risk_aversion: > 0.
+      rate: per unit of time.
+      n_steps: to maturity.
+
+    Raises:
+      ValueError: the expected utility is infinite or beyond float32, which takes a risk aversion below 1.
+    """
+
+    discount = 1.0
+
+    def __init__(self, law: StepLaw, risk_aversion: float, rate: float, n_steps: int):
+        self.risk_aversion, self.rate = risk_aversion, rate
+        self.horizon, self.maturity = n_steps, n_steps * law.dt
+        try:
+            self._optimum = solve_quadratic(law, risk_aversion, rate, n_steps)
+        except ArithmeticError as error:
+            raise ValueError(
+                f"risk_aversion is {risk_aversion}; over {n_steps} steps of {law.dt} the expected utility is infinite: "
+                "it must be larger, or the maturity shorter"
+            ) from error
+        if (1.0 - risk_aversion) * self._optimum.log_growth > LARGEST_EXPONENT / 2:
+            raise ValueError(f"maturity is {self.maturity}; the expected utility is too large for float32, shorten it")
+        self.optimal_rate = self._optimum.log_growth / self.maturity
+        self.reward_scale = 1.0 / (self._optimum.typical * math.sqrt(law.dt))
+
+    def _shared_params(self) -> dict[str, jax.Array]:
+        """Parameters that every environment of this kind has."""
+        return {
+            "max_steps_in_episode": jnp.asarray(self.horizon, jnp.int32),
+            "power": jnp.asarray(1.0 - self.risk_aversion, jnp.float32),
+            "reward_scale": jnp.asarray(self.reward_scale, jnp.float32),
+            "wealth_scale": jnp.asarray(self._optimum.typical * math.sqrt(self.maturity), jnp.float32),
+        }
+
+    def certainty_equivalent_rate(self, value: float) -> float:
+        """Riskless log growth per unit of time that is worth `value`, a mean of episode returns.
+
+        Raises:
+          ValueError: no distribution of terminal wealth has this value.
+        """
+        power, utility = 1.0 - self.risk_aversion, float(value) / self.reward_scale
+        if power == 0.0:
+            return utility / self.maturity
+        if not power * utility > -1.0:
+            limit = -self.reward_scale / power
+            raise ValueError(f"value is {value}; it must be {'>' if power > 0 else '<'} {limit}, the bound of utility")
+        return math.log1p(power * utility) / (power * self.maturity)
+
+    def value_of_rate(self, rate: float) -> float:
+        """Value of the criterion of a riskless log growth `rate` per unit of time."""
+        power, growth = 1.0 - self.risk_aversion, rate * self.maturity
+        return self.reward_scale * (growth if power == 0.0 else math.expm1(power * growth) / power)
+
+    def optimal_value(self) -> float:
+        """Exact expected episode return of the optimal policy, from the law of `reset_env`."""
+        return self.value_of_rate(self.optimal_rate)
+
+    def percent_of_optimum(self, value: float) -> float:
+        """Share of the attainable certainty equivalent in excess of the riskless rate, in per cent.
+
+        `100 (CE(value) - rate) / (CE* - rate)`: 0 is holding cash, 100 the optimum. Unlike the ratio of utilities it
+        does not depend on where utility is zero.
+        """
+        return 100.0 * (self.certainty_equivalent_rate(value) - self.rate) / (self.optimal_rate - self.rate)
