@@ -67,9 +67,10 @@ def n_market(env: environment.Environment, params: Any) -> int:
     """Length of `info["market"]`, the exogenous input of a step; 0 where there is none."""
 
     def one_step(key: jax.Array) -> Any:
-        _, state = env.reset(key, params)
+        key_reset, key_step = jax.random.split(key)
+        _, state = env.reset(key_reset, params)
         action = jnp.zeros(env.action_space(params).shape, env.action_space(params).dtype)
-        return env.step(key, state, action, params)[-1].get("market", jnp.zeros(0))
+        return env.step(key_step, state, action, params)[-1].get("market", jnp.zeros(0))
 
     return int(np.prod(jax.eval_shape(one_step, jax.random.key(0)).shape, dtype=int))
 
@@ -117,13 +118,13 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
         key_act, key_env = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
         shape = (config.chunk, config.portfolios, n_components)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, shape), out_axes=1)(key_act)
-        step_keys = jax.vmap(lambda key: jax.random.split(key, config.chunk), out_axes=1)(key_env)
         act = jax.vmap(jax.vmap(lambda action: to_env_action(env, params, action)))
         over_portfolios = jax.vmap(env.step, in_axes=(None, 0, 0, None))
         over_paths = jax.vmap(over_portfolios, in_axes=(0, 0, 0, None))
 
         def one_step(states: PathState, xs: tuple[jax.Array, jax.Array]) -> tuple[PathState, dict[str, Any]]:
-            u, key = xs
+            u, step = xs
+            key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_env, step)
             distribution = policy.distribution(net, states.observation)
             action = distribution.sample(u)
             chosen = act(distribution.squash(action))
@@ -144,7 +145,7 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
             last = jnp.where(ended, total, states.last_return)
             return PathState(flat(observation, 2), state, jnp.where(ended, 0.0, total), last), out
 
-        states, out = jax.lax.scan(one_step, states, (uniform, step_keys))
+        states, out = jax.lax.scan(one_step, states, (uniform, jnp.arange(config.chunk)))
         out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
         return states, _rollout(policy, net, states, out, config)
 
