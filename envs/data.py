@@ -40,6 +40,7 @@ def load_market(
     range_tolerance: float = 1e-4,
     max_log_jump: float = 1.25,
     max_log_range: float = 3.5,
+    max_log_spike: float = 1.1,
     split_tolerance: float = 0.04,
     max_hole_days: float = 120.0,
     zero_volume_tradable: bool = False,
@@ -77,8 +78,8 @@ def load_market(
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
       day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
       adjust: False leaves prices and volume as they are.
-      on_bad_rows: `"error"` or `"drop"` rows with unreadable times, missing, non-positive or inconsistent prices, or
-        negative volume.
+      on_bad_rows: `"error"` or `"drop"` rows with unreadable times, without symbol, with missing, non-positive or
+        inconsistent prices, negative volume, prices outside [1e-20, 1e20] or volume above 1e18, and repeated headers.
       on_duplicates: `"error"`, or keep the `"first"` or the `"last"` (in file order) of differing rows for one time.
       on_crossed_quotes: `"error"`, or `"estimate"` the spread where bid is above ask.
       on_off_session: `"keep"`, `"drop"`, or `"error"` for bars that no session of the calendar touches.
@@ -86,8 +87,11 @@ def load_market(
         0.
       max_log_jump: largest accepted empty space between the ranges of two bars, log price, > 0.
       max_log_range: largest accepted log(high / low) of a bar, > 0.
+      max_log_spike: how far open and close may leave the level of the asset and be back within three bars, log price,
+        > 0: beyond, and beyond ten usual moves, it is a bad print. In daily bars also how far high and low may lie
+        beyond every open and close of the bar and its neighbours.
       split_tolerance: how near, in log price, a gap into a quiet bar must be to 2:1, 3:1, ... or to a split that the
-        data states to count as an unadjusted split; 0 turns the search off.
+        data states to count as an unadjusted split; at 3:2 and 5:2 the report warns; 0 turns the search off.
       max_hole_days: longest accepted time between two bars of an asset, days, > 0.
       zero_volume_tradable: True makes bars with zero or missing volume tradable too.
       min_half_spread: floor of the estimated half spread, fraction of the price, in [0, 1); quotes are taken as they
@@ -101,10 +105,10 @@ def load_market(
       DataError: one line on what is wrong and where.
     """
     options = LoadOptions(
-        (symbols,) if isinstance(symbols, str) else tuple(symbols) if symbols else None,
+        (symbols,) if isinstance(symbols, str) else None if symbols is None else tuple(symbols),
         calendar, timezone, day_first, adjust, on_bad_rows, on_duplicates, on_crossed_quotes, on_off_session,
-        range_tolerance, max_log_jump, max_log_range, split_tolerance, max_hole_days, zero_volume_tradable,
-        min_half_spread, spread_window,
+        range_tolerance, max_log_jump, max_log_range, max_log_spike, split_tolerance, max_hole_days,
+        zero_volume_tradable, min_half_spread, spread_window,
     )  # fmt: skip
     check_timezone(timezone)
     rows = canonical_rows(read_tables(path_or_frame), options)
@@ -119,7 +123,7 @@ def load_market(
     if schedule is not None:
         _apply_calendar(rows, daily, bar_length, schedule, options)
     _require_every_symbol(rows)
-    data_history.check_history(rows, options)
+    data_history.check_history(rows, daily, options)
     market = _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options)
     logger.info("%s", format_report(market.info.report))
     return market
@@ -225,7 +229,7 @@ def _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options) -> M
         "adjusted_by": adjusted_by,
         "repairs": dict(rows.repairs),
         "symbols": reports,
-        "warnings": data_report.warnings(reports),
+        "warnings": [*rows.suspicions, *data_report.warnings(reports, options.calendar)],
         "fingerprint": data_report.fingerprint(names, times, arrays),
     }
     info = MarketInfo(names, times.astype("datetime64[ns]"), report)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from envs.data_rows import PRICES, LoadOptions, Rows
+from envs.data_times import DAY, states_zone
+
+PRICE_LIMITS = (1e-20, 1e20)
+"""Smallest and largest price: with these, products of price, volume and cash stay within float32."""
+LARGEST_VOLUME = 1e18
 
 
 def drop_repeats(rows: Rows) -> None:
@@ -26,7 +32,7 @@ def drop_repeats(rows: Rows) -> None:
 
 
 def check_rows(rows: Rows, options: LoadOptions) -> None:
-    """Faults that a row shows on its own: missing, non-positive or inconsistent prices, negative volume."""
+    """Faults that a row shows on its own: missing, non-positive, huge or inconsistent prices, negative volume."""
     prices = rows.frame[list(PRICES)].to_numpy()
 
     def describe_missing(row) -> str:
@@ -41,6 +47,7 @@ def check_rows(rows: Rows, options: LoadOptions) -> None:
         return f"{name} is {row[name]:g}, prices must be above 0"
 
     rows.drop_or_refuse((prices <= 0).any(axis=1), "price not above 0", describe_sign, options.on_bad_rows)
+    rows.drop_or_refuse(beyond_float32(rows.frame), "beyond 32-bit numbers", describe_size, options.on_bad_rows)
     volume = rows.frame["volume"].to_numpy()
     bad_volume = (volume < 0) | np.isinf(volume)
     rows.drop_or_refuse(bad_volume, "bad volume", lambda row: f"volume is {row['volume']:g}", options.on_bad_rows)
@@ -51,6 +58,22 @@ def check_rows(rows: Rows, options: LoadOptions) -> None:
         inverted, "high below low", lambda row: f"high {row['high']:g} is below low {row['low']:g}", options.on_bad_rows
     )
     _check_open_and_close(rows, options)
+
+
+def beyond_float32(frame: pd.DataFrame) -> np.ndarray:
+    """`[N]` bool: a finite price or volume is outside the limits of this file."""
+    prices, volume = frame[list(PRICES)].to_numpy(), frame["volume"].to_numpy()
+    smallest, largest = PRICE_LIMITS
+    return ((prices < smallest) | (prices > largest)).any(axis=1) | ((volume > LARGEST_VOLUME) & np.isfinite(volume))
+
+
+def describe_size(row: pd.Series) -> str:
+    """What is beyond the limits in a row that `beyond_float32` marks."""
+    smallest, largest = PRICE_LIMITS
+    name = next((name for name in PRICES if not smallest <= row[name] <= largest), None)
+    if name is None:
+        return f"volume is {row['volume']:g}, above {LARGEST_VOLUME:g}: give it in a larger unit"
+    return f"{name} is {row[name]:g}, outside [{smallest:g}, {largest:g}]: give prices in another unit"
 
 
 def _check_open_and_close(rows: Rows, options: LoadOptions) -> None:
@@ -91,9 +114,27 @@ def check_duplicates(rows: Rows, options: LoadOptions) -> None:
             f"(close {before['close']:g} and {row['close']:g})"
         )
         way_out = "pass on_duplicates='first' or 'last' (order of the file) to keep one of them"
+        if options.timezone is None and _clocks_set_back(frame["utc"].to_numpy()[repeated]) and _is_naive(rows, row):
+            finding = f"{finding}, as when clocks are set back"
+            way_out = (
+                "pass on_bad_rows='drop' and the zone that the times are written in (timezone='America/New_York', for "
+                f"example) to leave the repeated hour out, or {way_out}"
+            )
         raise rows.refuse(at, finding, way_out, int(repeated.sum()))
     rows.count("conflicting duplicate rows dropped", repeated.sum())
     rows.frame = frame[~repeated].reset_index(drop=True)
+
+
+def _clocks_set_back(times: np.ndarray) -> bool:
+    """Whether all times lie in the first three hours of Sundays, where the hour that clocks repeat is nearly always."""
+    return bool(np.all((times % DAY < 3 * DAY // 24) & (times // DAY % 7 == 3) & (times % DAY != 0)))
+
+
+def _is_naive(rows: Rows, row: pd.Series) -> bool:
+    """Whether the source gives no zone with the time of this row."""
+    table = rows.tables[row["table"]]
+    column = [str(label) for label in table.frame.columns].index(table.columns["time"])
+    return not states_zone(table.frame.iloc[np.flatnonzero(table.rows == row["row"]), column])
 
 
 def check_quotes(rows: Rows, options: LoadOptions) -> None:

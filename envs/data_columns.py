@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from envs.data_numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
 from envs.data_reading import column_key
 from envs.data_rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, DataError, LoadOptions, Rows, Table
 from envs.data_times import DAY, NOT_A_TIME, AmbiguousDates, parse_times
@@ -102,34 +103,29 @@ def _check_symbols(wanted: tuple[str, ...] | None, available: set[str], tables: 
 
 
 def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> tuple[pd.DataFrame, set[str]]:
-    raw = table.frame
-    found = recognise(list(raw.columns))
+    found = recognise(list(table.frame.columns))
     if "time" not in found and table.unnamed is not None:
         found["time"] = table.unnamed
     _require_columns(found, table)
+    raw = _one_column_for_each(found, table)
+    keep = _rows_of_symbols(raw, found, table, rows, options)
     if "symbol" in found:
-        symbols = raw[found["symbol"]]
-        if symbols.isna().any():
-            at = int(np.flatnonzero(symbols.isna())[0])
-            raise DataError(f"{table.name}: {table.place(table.rows[at])}: the column {found['symbol']} is empty")
-        if isinstance(symbols.dtype, pd.CategoricalDtype):
-            symbols = symbols.cat.rename_categories([str(c).strip() for c in symbols.cat.categories])
-        symbols = symbols.astype(str).str.strip()
-        names = set(symbols.unique())
+        symbols = _symbol_names(raw[found["symbol"]])
+        names = set(symbols[keep].unique())
     else:
         name = table.symbol or (options.symbols[0] if options.symbols and len(options.symbols) == 1 else "asset")
         symbols, names = pd.Series(name, index=raw.index, dtype=object), {name}
     if options.symbols and names - set(options.symbols):
-        keep = symbols.isin(options.symbols).to_numpy()
-        raw, symbols, row = raw[keep], symbols[keep], table.rows[keep]
-    else:
-        row = table.rows
+        keep = keep & symbols.isin(options.symbols).to_numpy()
+    row = table.rows
+    if not keep.all():
+        raw, symbols, row = raw[keep], symbols[keep], row[keep]
     _name_volume(found, raw, symbols)
     table.columns = {name: str(label) for name, label in found.items()}
     part = pd.DataFrame({"symbol": symbols.to_numpy(), "table": index, "row": row})
     part["utc"], part["written"] = _times(table, raw, found, part, rows, options)
     texts = {name: raw[found[name]] for name in (*NUMBERS, *_QUOTE_BARS) if name in found}
-    numbers = {name: _numbers(column) for name, column in texts.items()}
+    numbers = _numbers(table, texts, raw[found["time"]])
     for name, values in numbers.items():
         _refuse_text(name, texts[name], values, part, table, options)
     _quote_bars(numbers)
@@ -139,6 +135,63 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     unread = part["utc"].to_numpy() == NOT_A_TIME
     rows.count("dropped: unreadable time", unread.sum())
     return part[~unread], names
+
+
+def _one_column_for_each(found: dict, table: Table) -> pd.DataFrame:
+    """The table without columns that repeat a used one; columns of one name and different values cannot both be right.
+
+    Of labels that repeat exactly, readers of CSV number the later ones: `close, close.1`.
+    """
+    labels = [str(label) for label in table.frame.columns]
+    stems = [re.sub(r"\.\d+$", "", label) for label in labels]
+    labels = [stem if stem in labels else label for stem, label in zip(stems, labels, strict=True)]
+    keys = [column_key(label) for label in labels]
+    used = {column_key(label) for label in found.values()}
+    repeats = [at for at, key in enumerate(keys) if key in used and keys.index(key) < at]
+    for at in repeats:
+        first = keys.index(keys[at])
+        one, other = (table.frame.iloc[:, i].astype(str).to_numpy() for i in (first, at))
+        if not np.array_equal(one, other):
+            both = f"{labels[first]!r} and {labels[at]!r} (columns {first + 1} and {at + 1})"
+            raise DataError(f"{table.name}: {both} have one meaning and different values; rename or remove one of them")
+    return table.frame.drop(columns=table.frame.columns[repeats]) if repeats else table.frame
+
+
+def _symbol_names(column: pd.Series) -> pd.Series:
+    """Symbols as text without spaces around it; empty where there is none."""
+    codes, unique = pd.factorize(column)
+    return pd.Series(np.array([*(str(name).strip() for name in unique), ""], object)[codes], index=column.index)
+
+
+def _rows_of_symbols(raw: pd.DataFrame, found: dict, table: Table, rows: Rows, options: LoadOptions) -> np.ndarray:
+    """`[N]` bool: the rows that repeat no header line, as joined files do, and that say whose they are."""
+    keep = ~np.all([_repeats_label(raw[found[name]]) for name in ("time", "close") if name in found], axis=0)
+    _drop_or_refuse_lines(table, ~keep, "repeated header", lambda row: "the header line is repeated", rows, options)
+    if "symbol" not in found:
+        return keep
+
+    def describe(row: pd.Series) -> str:
+        cells = [str(cell) for cell in row if pd.notna(cell) and str(cell).strip()]
+        return f"the column {found['symbol']} is empty" + (f" (the row begins with {cells[0]!r})" if cells else "")
+
+    empty = keep & (_symbol_names(raw[found["symbol"]]) == "").to_numpy()
+    _drop_or_refuse_lines(table, empty, "no symbol", describe, rows, options)
+    return keep & ~empty
+
+
+def _repeats_label(column: pd.Series) -> np.ndarray:
+    """`[N]` bool: the cell is the label of its column."""
+    if is_number_column(column) or pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return np.zeros(len(column), bool)
+    return (column.astype(object).astype(str).str.strip() == str(column.name).strip()).to_numpy()
+
+
+def _drop_or_refuse_lines(table: Table, bad: np.ndarray, reason: str, describe, rows: Rows, options: LoadOptions):
+    """Counts the rows in the mask as dropped, or refuses the first one; for rows whose symbol is not known."""
+    if bad.any() and options.on_bad_rows == "error":
+        at = int(np.flatnonzero(bad)[0])
+        raise table.refuse("", table.rows[at], describe(table.frame.iloc[at]), DROP_ROWS, int(bad.sum()))
+    rows.count(f"dropped: {reason}", bad.sum())
 
 
 def _require_columns(found: dict, table: Table) -> None:
@@ -184,22 +237,22 @@ def _times(table, raw, found, part, rows, options) -> tuple[np.ndarray, np.ndarr
     return utc, written
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
-    """float64; text in the notations `1234.5`, `$1,234.50` and `1.2M`, NaN where there is no number."""
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return column.to_numpy(np.float64, na_value=np.nan)
-    text = column.astype("string").str.strip().str.removeprefix("$")
-    thousands = text.str.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d*)?").fillna(False)
-    text = text.where(~thousands, text.str.replace(",", ""))
-    parts = text.str.extract(r"^(.*\d)([KMB])$")
-    unit = parts[1].map({"K": 1e3, "M": 1e6, "B": 1e9}).fillna(1.0).to_numpy(np.float64)
-    text = text.where(parts[0].isna(), parts[0])
-    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan) * unit
+def _numbers(table: Table, texts: dict[str, pd.Series], times: pd.Series) -> dict[str, np.ndarray]:
+    """The columns as float64. Between semicolons the comma may mark decimals, and a dot may mean either thing."""
+    prices = [texts[name] for name in (*PRICES, *_QUOTE_BARS) if name in texts and not is_number_column(texts[name])]
+    decimal_comma = table.separator == ";" and has_decimal_comma(prices)
+    if table.separator == ";" and not decimal_comma and prices:
+        unclear = dots_may_group_thousands(prices)
+        continental = times.astype("string").str.match(r"\s*\d{1,2}\.\d{1,2}\.\d{2}").fillna(False).mean() > 0.5
+        if unclear is not None and continental:
+            way_out = "write them with a decimal comma (2006,0), or without a separator of thousands (2006)"
+            raise DataError(f"{table.name}: prices such as {unclear} read as a fraction and as thousands; {way_out}")
+    return {name: parse_numbers(column, decimal_comma=decimal_comma) for name, column in texts.items()}
 
 
 def _refuse_text(name, column, values, part, table, options) -> None:
     """A price or volume that is text is an error, not a missing value."""
-    if pd.api.types.is_numeric_dtype(column.dtype) or name in ("split", "dividend"):
+    if is_number_column(column) or name in ("split", "dividend"):
         return
     given = column.notna().to_numpy() & (column.astype("string").str.strip().fillna("").to_numpy() != "")
     bad = np.flatnonzero(given & np.isnan(values) & (part["utc"].to_numpy() != NOT_A_TIME))

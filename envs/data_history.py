@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from envs.data_rows import PRICES, LoadOptions, Rows
+from envs.data_checks import beyond_float32, describe_size
+from envs.data_rows import PRICES, LoadOptions, Rows, time_text
+from envs.data_spikes import USUAL_MOVES, check_spikes, typical_move
 from envs.data_times import DAY
 
 SPLIT_RATIOS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
+DOUBTFUL_RATIOS = {"3:2": 1.5, "5:2": 2.5}
+"""Splits that are seldom and near enough to real losses that the report warns and nothing is refused."""
 ADJUSTED = "give adjusted prices (a column adj_close or adj_factor), or pass split_tolerance=0 if it is real"
 RESTATED = "pass adjust=False to use the prices as they are"
 
@@ -46,6 +50,12 @@ def adjust_prices(rows: Rows, options: LoadOptions) -> str | None:
     _check_dividends(rows, factor)
     scaled = {column: frame[column] * factor for column in (*PRICES, "bid", "ask")}
     rows.frame = frame.assign(**scaled, volume=frame["volume"] / factor)
+    _refuse_first(
+        rows,
+        beyond_float32(rows.frame),
+        lambda i: f"after adjustment by {used[symbols[i]]}, {describe_size(rows.frame.iloc[i])}",
+        lambda i: RESTATED,
+    )
     names = "/".join(sorted(set(used.values())))
     n_symbols = len(np.unique(symbols))
     return names if len(used) == n_symbols else f"{names} for {len(used)} of {n_symbols} symbols"
@@ -81,8 +91,8 @@ def _follows(rows: Rows) -> np.ndarray:
     return np.append(False, np.diff(rows.frame["symbol"].cat.codes.to_numpy()) == 0)
 
 
-def check_history(rows: Rows, options: LoadOptions) -> None:
-    """Holes that suggest another company under the same ticker, and jumps that suggest splits or unit errors."""
+def check_history(rows: Rows, daily: bool, options: LoadOptions) -> None:
+    """Holes that suggest another company under the same ticker; jumps that suggest splits, unit errors, bad prints."""
     frame = rows.frame
     follows = _follows(rows)
     hole = np.append(0, np.diff(frame["utc"].to_numpy())) / DAY
@@ -113,8 +123,12 @@ def check_history(rows: Rows, options: LoadOptions) -> None:
     )
     if options.split_tolerance > 0:
         quiet = np.maximum(span, np.roll(span, 1)) < np.abs(gap) / 3
-        _check_gaps(rows, gap, follows & quiet & (np.abs(empty) > np.abs(gap) / 2), options.split_tolerance)
+        suspect = follows & quiet & (np.abs(empty) > np.abs(gap) / 2)
+        _check_gaps(rows, gap, suspect, options.split_tolerance)
         _check_stated_splits(rows, move, follows, options.split_tolerance)
+        far = (-gap > USUAL_MOVES * typical_move(frame)) & (hole < max(6.0, 2.5 * np.median(hole)))
+        _note_doubtful_gaps(rows, gap, suspect & far, options.split_tolerance)
+    check_spikes(rows, daily, options)
 
 
 def _check_gaps(rows: Rows, gap: np.ndarray, suspect: np.ndarray, tolerance: float) -> None:
@@ -129,6 +143,20 @@ def _check_gaps(rows: Rows, gap: np.ndarray, suspect: np.ndarray, tolerance: flo
         return f"the open is {np.exp(gap[i]):.3g} times the previous close: it looks like an unadjusted {name} split"
 
     _refuse_first(rows, suspect & (off < tolerance), describe, lambda i: ADJUSTED)
+
+
+def _note_doubtful_gaps(rows: Rows, gap: np.ndarray, suspect: np.ndarray, tolerance: float) -> None:
+    """Falls without a hole between quiet bars, far beyond the usual moves, at a ratio of splits that is no whole one.
+
+    Rises are left out: takeover bids lift prices by a half to another quiet level, and splits of 2:3 hardly occur.
+    """
+    for name, ratio in DOUBTFUL_RATIOS.items():
+        for i in np.flatnonzero(suspect & (np.abs(gap + np.log(ratio)) < tolerance)):
+            row = rows.frame.iloc[i]
+            rows.suspicions.append(
+                f"{row['symbol']}: the open of {time_text(row['written'])} is {np.exp(gap[i]):.3g} times the previous "
+                f"close: it looks like an unadjusted {name} split"
+            )
 
 
 def _check_stated_splits(rows: Rows, move: np.ndarray, follows: np.ndarray, tolerance: float) -> None:

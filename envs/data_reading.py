@@ -175,16 +175,16 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
     first = head[header + 1].rstrip("\r\n") if header + 1 < len(head) else ""
     if first.endswith(separator) and first.count(separator) == len(labels):
         labels.append("trailing separator")
-    missing = {label: MISSING for label in labels if column_key(label) not in SYMBOL_SPELLINGS}
-    kept_as_text = {label: str for label in labels if label not in missing}
-    decimal = "," if separator == ";" and re.search(r"\d,\d", first) else "."
+    names = _unique(labels)
+    missing = {label: MISSING for label in names if column_key(label) not in SYMBOL_SPELLINGS}
+    kept_as_text = {label: str for label in names if label not in missing or separator == ";"}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(
             io.StringIO(text),
             sep=separator,
             header=0,
-            names=_unique(labels),
+            names=names,
             skiprows=header,
             index_col=False,
             dtype=kept_as_text,
@@ -193,14 +193,13 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
             skip_blank_lines=False,
             skipinitialspace=True,
             low_memory=False,
-            decimal=decimal,
         )
     rows = np.arange(len(frame)) + header + 2
     written = ~(frame.isna() | (frame == "")).all(axis=1).to_numpy()
     if not written.any():
         raise DataError(f"{name}: the file has a header but no rows")
     unnamed = "" if labels[0] == "" else None
-    return [Table(frame[written].reset_index(drop=True), name, rows[written], symbol, unnamed, in_lines=True)]
+    return [Table(frame[written].reset_index(drop=True), name, rows[written], symbol, unnamed, True, separator)]
 
 
 def _unique(labels: list[str]) -> list[str]:

@@ -14,6 +14,9 @@ from envs.data_times import DAY
 WIDE_BAR = 0.7
 """Log range of a bar, and log size of a gap, from which the report warns (a factor of two)."""
 
+OFF_SESSION_SHARE = 0.05
+"""Share of an asset's bars outside the sessions of the calendar from which the report warns."""
+
 
 def fingerprint(symbols: tuple[str, ...], times: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
     """sha256 of the content that is used, whatever file and order of rows it came in.
@@ -95,15 +98,21 @@ def _extreme(values: np.ndarray, times: np.ndarray) -> dict[str, Any] | None:
     return {"value": float(values[at]), "at": time_text(times[at])}
 
 
-def warnings(symbols: dict[str, dict[str, Any]]) -> list[str]:
-    """What a careful reader should look at although the data was accepted."""
-    lines = []
+def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
+    """What a careful reader should look at although the data was accepted.
+
+    Args:
+      symbols: counts of every symbol, as `symbol_report` makes them.
+      calendar: name of the exchange's calendar, if one was given.
+    """
+    lines = _about_the_panel(symbols, calendar)
     for name, counts in symbols.items():
         wide, move = counts["largest_log_range"], counts["largest_log_move"]
         if counts["wide_bars"]:
             widest = f"the widest {np.exp(wide['value']):.3g}x at {wide['at']}"
             n = counts["wide_bars"]
-            lines.append(f"{name}: {n} bar(s) with high more than twice low, {widest}: bad prints, or a split inside?")
+            suspicion = "bad prints, or a split inside (see max_log_range)?"
+            lines.append(f"{name}: {n} bar(s) with high more than twice low, {widest}: {suspicion}")
         if move and abs(move["value"]) > WIDE_BAR:
             factor = np.exp(move["value"])
             lines.append(
@@ -122,6 +131,27 @@ def warnings(symbols: dict[str, dict[str, Any]]) -> list[str]:
     if floored:
         shown = ", ".join(floored[:5]) + (", ..." if len(floored) > 5 else "")
         lines.append(f"half spread at its floor in most bars of {len(floored)} of {len(symbols)} symbols: {shown}")
+    return lines
+
+
+def _about_the_panel(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
+    """Symbols that differ only in case, and a calendar that does not fit the bars."""
+    lines = []
+    spelled: dict[str, list[str]] = {}
+    for name in symbols:
+        spelled.setdefault(name.casefold(), []).append(name)
+    for names in spelled.values():
+        if len(names) > 1:
+            lines.append(f"{' and '.join(names)} differ only in case: one asset in two spellings?")
+    shares = {name: counts.get("off_session_bars", 0) / counts["bars"] for name, counts in symbols.items()}
+    outside = [name for name, share in shares.items() if share > OFF_SESSION_SHARE]
+    if outside:
+        worst = max(outside, key=shares.get)
+        lines.append(
+            f"{100 * shares[worst]:.0f} % of the bars of {worst} lie outside every session of {calendar}, as more than "
+            f"{100 * OFF_SESSION_SHARE:.0f} % do in {len(outside)} of {len(symbols)} symbol(s): another calendar, "
+            "another timezone, or extended hours?"
+        )
     return lines
 
 

@@ -40,6 +40,7 @@ class LoadOptions:
     range_tolerance: float
     max_log_jump: float
     max_log_range: float
+    max_log_spike: float
     split_tolerance: float
     max_hole_days: float
     zero_volume_tradable: bool
@@ -57,11 +58,16 @@ class LoadOptions:
             if getattr(self, name) not in values:
                 raise DataError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, values))}")
         lowest = {"range_tolerance": 0, "split_tolerance": 0, "min_half_spread": 0, "spread_window": 3}
-        positive = {"max_log_jump": 0, "max_log_range": 0, "max_hole_days": 0}
+        positive = dict.fromkeys(("max_log_jump", "max_log_range", "max_log_spike", "max_hole_days"), 0)
         for name, bound in (lowest | positive).items():
             value = getattr(self, name)
             if not value >= bound or (name in positive and value == 0):
                 raise DataError(f"{name}={value!r} must be {'above' if name in positive else 'at least'} {bound}")
+        if self.symbols == ():
+            raise DataError("symbols is empty: name at least one symbol, or pass None for all of them")
+        other = [name for name in self.symbols or () if not isinstance(name, str)]
+        if other:
+            raise DataError(f"symbols must be text such as '{other[0]}', not {other[0]!r}")
         repeated = [name for name in self.symbols or () if self.symbols.count(name) > 1]
         if repeated:
             raise DataError(f"symbols names {repeated[0]!r} more than once")
@@ -80,6 +86,7 @@ class Table:
       symbol: name of the asset if the table has no column for it; empty if there is none.
       unnamed: label of an unnamed first column, a candidate for times.
       in_lines: whether `rows` counts lines of a file.
+      separator: of the cells of a file of text; empty elsewhere. Between semicolons numbers may have decimal commas.
       price_scale: multiplies the prices (Lean writes US equities in 1/10,000 of a dollar).
       columns: which column was used for what; filled in while reading.
     """
@@ -90,6 +97,7 @@ class Table:
     symbol: str = ""
     unnamed: object = None
     in_lines: bool = False
+    separator: str = ""
     price_scale: float = 1.0
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -101,7 +109,7 @@ class Table:
         """The error that one row of the table causes.
 
         Args:
-          symbol: whose row it is.
+          symbol: whose row it is; empty if the row does not say.
           row: entry of `rows`.
           finding: what is wrong.
           way_out: what the user can do.
@@ -110,7 +118,8 @@ class Table:
         """
         when = f" ({time})" if time else ""
         more = f" ({n} such rows)" if n > 1 else ""
-        return DataError(f"{self.name}: {symbol}, {self.place(row)}{when}: {finding}{more}; {way_out}")
+        whose = f"{symbol}, " if symbol else ""
+        return DataError(f"{self.name}: {whose}{self.place(row)}{when}: {finding}{more}; {way_out}")
 
 
 @dataclasses.dataclass
@@ -122,11 +131,13 @@ class Rows:
         `ask`, `adj_close`, `adj_factor`, `split`, `dividend` (float64, NaN where not given), `table` and `row` (int).
       tables: the tables that `table` counts through.
       repairs: how many rows each repair touched.
+      suspicions: lines for the reader of the report on what was accepted and may be wrong.
     """
 
     frame: pd.DataFrame
     tables: list[Table]
     repairs: dict[str, int] = dataclasses.field(default_factory=dict)
+    suspicions: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, repair: str, n: int) -> None:
         """Adds `n` rows to a repair's count; nothing is recorded for none."""

@@ -55,6 +55,17 @@ def parse_times(
     return np.append(utc, missing)[codes], np.append(written, missing)[codes]
 
 
+def states_zone(values: pd.Series) -> bool:
+    """Whether the times say which instants they are: epochs, or a zone or UTC offset in all of them."""
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return True
+    if pd.api.types.is_datetime64_dtype(values.dtype):
+        return False
+    texts = values.astype("string").str.strip()
+    numbers = pd.to_numeric(texts, errors="coerce").fillna(0.0)
+    return bool((texts.str.fullmatch(_OFFSET).fillna(False) | (numbers >= _EPOCH_UNITS[0][1])).all())
+
+
 def _nanoseconds(values: pd.Series) -> np.ndarray:
     return values.to_numpy().astype("datetime64[ns]").astype(np.int64)
 

@@ -103,13 +103,29 @@ def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
 def periods_per_year(market: MarketData) -> float:
     """Bars per calendar year, counted on the market's own time axis (about 252 for daily US equities).
 
-    Uses `info.timestamps` where known, else `seconds_since_previous`; 252 for a market without any time.
+    Uses `info.timestamps` where known, else `seconds_since_previous`; 252 for a market without any time. Intraday bars
+    are counted as bars per session times sessions per year, so that a file of a few sessions does not miss the night or
+    weekend after its last bar.
     """
     times = market.info.timestamps
     if len(times) > 1:
+        _, starts, bars = np.unique(np.asarray(market.session), return_index=True, return_counts=True)
+        if len(starts) < market.n_bars / 2:
+            per_session = float(bars[1:-1].mean()) if len(bars) > 2 else float(bars.max())
+            return per_session * _sessions_per_year(times[starts])
         seconds = float((times[-1] - times[0]) / np.timedelta64(1, "s"))
     else:
         seconds = float(np.asarray(market.seconds_since_previous, dtype=np.float64).sum())
     if seconds <= 0:
         return 252.0
     return (market.n_bars - 1) / (seconds / SECONDS_PER_YEAR)
+
+
+def _sessions_per_year(starts: np.ndarray) -> float:
+    """From the start times `[n]` of consecutive sessions; without one on a weekend, as a share of the weekdays."""
+    days = starts.astype("datetime64[D]")
+    if np.all(np.is_busday(days)):
+        weekdays = int(np.busday_count(days[0], days[-1]))
+        return SECONDS_PER_YEAR / 86400.0 * 5.0 / 7.0 * ((len(days) - 1) / weekdays if weekdays else 1.0)
+    elapsed = float((starts[-1] - starts[0]) / np.timedelta64(1, "s"))
+    return SECONDS_PER_YEAR * ((len(days) - 1) / elapsed if elapsed else 1.0 / 86400.0)

@@ -15,6 +15,9 @@ from flax import struct
 
 from envs.execution import Bar, Costs, TradeCosts, fillable, trade_costs
 
+LEVERAGE_ROUNDING = 1e-5
+"""Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FillRule:
@@ -138,9 +141,9 @@ def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, 
 def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:
     """Takes one portfolio from one close to the next.
 
-    In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts
-    and volume allow, at a cost; the book is marked at the close; equity below the maintenance margin is liquidated
-    there, halted or not and whatever the volume, so that the account ends with the bar.
+    In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts,
+    volume and the leverage limit allow, at a cost; the book is marked at the close; equity below the maintenance margin
+    is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
 
     `equity' = equity + shares (p - mark) + shares' (close - p) - costs - financing`, `p` the fill price.
 
@@ -158,7 +161,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
     wanted = _snap(due + portfolio.unfilled, rounding)
     goal = _snap(portfolio.shares + wanted, rounding)
-    quantity = fillable(wanted, bar, costs)
+    quantity = _within_leverage(portfolio, fillable(wanted, bar, costs), costs)
     price = bar.open if rule.price == "next_open" else portfolio.price
     shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
     paid = trade_costs(quantity, price, bar, costs)
@@ -191,6 +194,24 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         liquidation=liquidation,
     )
     return new, fills
+
+
+def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) -> jax.Array:
+    """Scales fills that add exposure to what `max_leverage` leaves after those that reduce it, `[A]`.
+
+    Measured at the last marks, at which orders are sized: it binds where a reduction that was to pay for an addition
+    did not fill, or an old order is worked after prices have moved. Reductions are never touched.
+    """
+    opposite = portfolio.shares * quantity < 0
+    closing = jnp.minimum(jnp.abs(quantity), jnp.abs(portfolio.shares))
+    reducing = jnp.where(opposite, jnp.sign(quantity) * closing, 0.0)
+    adding = quantity - reducing
+    kept = jnp.sum(jnp.abs(portfolio.shares + reducing) * portfolio.price)
+    added = jnp.sum(jnp.abs(adding) * portfolio.price)
+    limit = costs.max_leverage * jnp.maximum(portfolio.equity, 0.0)
+    room = jnp.where(limit - kept > LEVERAGE_ROUNDING * limit, limit - kept, 0.0)
+    scale = room / jnp.maximum(added, jnp.finfo(jnp.float32).tiny)
+    return jnp.where(added > room * (1.0 + LEVERAGE_ROUNDING), reducing + scale * adding, quantity)
 
 
 def weights_of(portfolio: Portfolio) -> jax.Array:

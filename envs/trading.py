@@ -184,8 +184,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def expected_target(self, probabilities: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
         """Mean target weights `[A]` of random discrete actions, and hold flags `[A]`.
 
-        Holding counts as the present weight, so a policy that mostly holds moves part of the way to its target. An
-        asset that can only be held is held.
+        Holding counts as the present weight with outstanding orders filled, so a policy that mostly holds moves part of
+        the way to its target. An asset that can only be held is held.
 
         Args:
           probabilities: `[A, num_actions]`.
@@ -193,24 +193,34 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """
         levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
         moved = probabilities[:, HOLD + 1 :] @ levels
-        return probabilities[:, HOLD] * portfolio_weights(portfolio) + moved, probabilities[:, HOLD] == 1.0
+        expected = portfolio.replace(shares=portfolio.shares + outstanding(portfolio))
+        return probabilities[:, HOLD] * portfolio_weights(expected) + moved, probabilities[:, HOLD] == 1.0
 
     def settle(
-        self, portfolio: Portfolio, weights: jax.Array, hold: jax.Array, row: jax.Array, costs: Costs
+        self,
+        portfolio: Portfolio,
+        weights: jax.Array,
+        hold: jax.Array,
+        tradable: jax.Array,
+        row: jax.Array,
+        costs: Costs,
     ) -> tuple[Portfolio, Fills, jax.Array]:
         """Turns targets into orders and lives through the next bar.
+
+        An asset without a bar at the decision has no price to size an order at: whatever the action, it is held.
 
         Args:
           portfolio: at the close of the decision bar.
           weights: `[A]` target weights.
           hold: `[A]` bool, assets to leave alone.
+          tradable: `[A]` bool, assets with a bar at the decision.
           row: `[fields, A]` packed next bar.
           costs: cost parameters.
 
         Returns:
           The next portfolio, its fills, and the log return `[]` of the equity.
         """
-        order = orders_to_target(portfolio, weights, hold, costs)
+        order = orders_to_target(portfolio, weights, hold | ~tradable, costs)
         after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))
@@ -308,7 +318,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         del key
         weights, hold = self.decode(action)
         row = params.table[state.bar + 1]
-        portfolio, fills, log_growth = self.settle(state.portfolio, weights, hold, row, params.costs)
+        portfolio, fills, log_growth = self.settle(
+            state.portfolio, weights, hold, params.market.tradable[state.bar], row, params.costs
+        )
         ended, reward = self.ruined(portfolio, fills, params), self.utility(log_growth, params)
         state = EnvState(time=state.time + 1, bar=state.bar + 1, portfolio=portfolio)
         info = {

@@ -66,6 +66,8 @@ class DataConfig(_Section):
     """Largest accepted empty space between the ranges of two bars, log price."""
     max_log_range: Above = 3.5
     """Largest accepted log(high / low) of a bar."""
+    max_log_spike: Above = 1.1
+    """Largest accepted excursion of open or close (of daily bars also high or low) that reverts within three bars."""
     split_tolerance: NonNegative = 0.04
     """How near a gap must be to a whole ratio, log price, to count as an unadjusted split; 0 turns the search off."""
     max_hole_days: Above = 120.0

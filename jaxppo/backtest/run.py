@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, report
@@ -31,7 +32,8 @@ def run(
 
     Args:
       folder: the run.
-      data: another price file, evaluated as a whole, all symbols; default: the run's own test period.
+      data: another price file, all symbols; evaluated as a whole, or, if it shares a symbol with the run, after the
+        last bar that the run was trained or selected on. Default: the run's own test period.
       output: folder for summary.json and report.html; None writes nothing.
       overrides: dotted keys, as for `load_config`, for example other costs.
       market: prices to use instead of the configured file: those of a run that was trained on a market given in Python.
@@ -54,7 +56,8 @@ def run(
         market = load_data(config) if market is None else market
         if saved.data == config.data:
             run_folder.check_same_data(folder, run_folder.data_report(market))
-        setup = build(config, market, split=data is None)
+        first = 0 if data is None else _first_unseen(folder, market, config)
+        setup = build(config, market, split=data is None, first=first)
         policy, net = first_policy(setup)
         best = Checkpoints(folder / "checkpoints" / "best", 1)
         try:
@@ -67,6 +70,27 @@ def run(
         run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary})
         report(setup, result, [], dump_config(config), target / "report.html")
     return result.summary
+
+
+def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> int:
+    """First bar after what the run was trained and selected on, where the prices share a symbol with it; else 0.
+
+    Raises:
+      ConfigError: the run has seen every bar.
+    """
+    seen = run_folder.read_data(folder).get("learned_from", {})
+    common = sorted(set(seen.get("symbols", ())) & set(market.info.symbols))
+    if not common or seen.get("last") is None or not len(market.info.timestamps):
+        return 0
+    first = int(np.searchsorted(market.info.timestamps, np.datetime64(seen["last"]), side="right"))
+    if first:
+        first += config.data.purge_bars
+    if first >= market.n_bars - 2:
+        raise ConfigError(
+            f"--data {config.data.path}: the run was trained and selected on {', '.join(common[:5])} up to "
+            f"{seen['last'][:10]}; give later prices or other symbols"
+        )
+    return first
 
 
 def _check_overrides(saved: Config, config: Config) -> None:

@@ -76,7 +76,7 @@ def simulate(decide: Decide, inputs: Any, env: TradingEnv, params: EnvParams, fi
         offset, row, tradable_now, own = xs
         seen = env.observe_portfolio(first + offset, portfolio, tradable_now)
         weights, hold = decide(portfolio, seen, own)
-        after, fills, _ = env.settle(portfolio, weights, hold | dead, row, params.costs)
+        after, fills, _ = env.settle(portfolio, weights, hold | dead, tradable_now, row, params.costs)
         dead = dead | fills.liquidated
         before = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         quantity = fills.quantity + fills.liquidation
@@ -189,9 +189,10 @@ def run_baselines(
 def equal_weight_volatility(market: MarketData, span: int = 63) -> jax.Array:
     """Per-bar EWMA volatility `[T]` of the equal-weight portfolio of the tradable assets, known at each close."""
     previous = jnp.concatenate([market.close[:1], market.close[:-1]])
-    listed = jnp.cumsum(market.tradable, axis=0) > 1
-    change = jnp.where(listed, market.close / previous - 1.0, 0.0)
-    mean = change.sum(axis=-1) / jnp.maximum(listed.sum(axis=-1), 1)
+    traded_before = jnp.cumsum(market.tradable, axis=0) > 1
+    counted = market.tradable & traded_before
+    change = jnp.where(counted, market.close / previous - 1.0, 0.0)
+    mean = change.sum(axis=-1) / jnp.maximum(counted.sum(axis=-1), 1)
     level = jnp.exp(jnp.cumsum(jnp.log1p(mean)))[:, None]
     index = market.replace(
         open=level,

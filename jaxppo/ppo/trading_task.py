@@ -199,7 +199,7 @@ def collect_path(
     rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
     see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None))
-    settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None))
+    settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None))
 
     def one_bar(portfolio: Portfolio, xs: Any) -> tuple[Portfolio, Any]:
         offset, ready, tradable_now, row, u = xs
@@ -207,7 +207,7 @@ def collect_path(
         distribution = policy.distribution(net, ready[None], seen)
         action = distribution.sample(u)
         weights, hold = jax.vmap(env.decode)(distribution.squash(action))
-        after, fills, log_growth = settle(portfolio, weights, hold, row, params.costs)
+        after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs)
         equity = jnp.maximum(portfolio.equity, 1.0)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
         restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)

@@ -53,6 +53,12 @@ class Experiment:
     describe: Callable[[dict[str, Any]], str]
 
 
+def learned_from(setup: Setup) -> dict[str, Any]:
+    """Symbols, and the time of the last bar that training or selection has seen; None for a market without times."""
+    times, last = setup.market.info.timestamps, setup.periods["validation"].last
+    return {"symbols": list(setup.market.info.symbols), "last": str(times[last]) if len(times) else None}
+
+
 def trading_experiment(setup: Setup) -> Experiment:
     """Trading: the Sharpe ratio on the validation period selects; the test period is evaluated once, at the end."""
     policy, net = first_policy(setup)
@@ -82,7 +88,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         task=trading_task(policy, setup.env, setup.ppo),
         net=net,
         params=setup.period_params("train"),
-        data=data_report(setup.market),
+        data={**data_report(setup.market), "learned_from": learned_from(setup)},
         criterion="sharpe",
         score=lambda net: quick_score(setup, policy, net, "validation"),
         derive=derive,

@@ -112,19 +112,31 @@ def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
     Raises:
       ConfigError: they are not, or the run does not say which it was started with.
     """
-    path = folder / "metadata.json"
     try:
-        started_with = json.loads(path.read_text(encoding="utf-8"))["data"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it"
-        ) from None
+        started_with = read_data(folder)["fingerprint"]
+    except KeyError:
+        raise ConfigError(f"{folder / 'metadata.json'}: damaged; it has no fingerprint of the run's prices") from None
     found = data["fingerprint"]
     if found != started_with:
         raise ConfigError(
             f"{folder}: the prices are not those that the run was started with (fingerprint {found[:12]}, expected "
             f"{started_with[:12]})"
         )
+
+
+def read_data(folder: pathlib.Path) -> dict[str, Any]:
+    """The report on the data that a run was started with, from `metadata.json`.
+
+    Raises:
+      ConfigError: it is not there.
+    """
+    path = folder / "metadata.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it"
+        ) from None
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:

@@ -97,13 +97,14 @@ def _with_keys(message: str, options: tuple[str, ...]) -> str:
     return re.sub(rf"\b(?P<name>{'|'.join(options)})=(?P<value>'[^']*'|[^\s,;)]+)", option, message)
 
 
-def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
+def build(config: Config, market: MarketData, *, split: bool = True, first: int = 0) -> Setup:
     """Builds a run's objects.
 
     Args:
       config: the configuration.
       market: its prices.
       split: False for an evaluation of the whole market: the only period is then `test`.
+      first: earliest decision bar of that evaluation.
 
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
@@ -128,12 +129,13 @@ def build(config: Config, market: MarketData, *, split: bool = True) -> Setup:
     if split:
         periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
     else:
-        if market.n_bars - 1 - env.first_decision < 2:
+        first = max(first, env.first_decision)
+        if market.n_bars - 1 - first < 2:
             raise ConfigError(
                 f"data.path is {config.data.path!r}, which has {market.n_bars} bars; features and window need "
-                f"{env.first_decision} before the first decision, and an evaluation three more"
+                f"{env.first_decision} before the first decision, and an evaluation three more after bar {first}"
             )
-        periods = {"test": Period(env.first_decision, market.n_bars - 1)}
+        periods = {"test": Period(first, market.n_bars - 1)}
     params = env.make_params(
         market,
         costs,

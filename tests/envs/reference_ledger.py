@@ -64,16 +64,33 @@ class Ledger:
         """Goes from one close to the next through `bar` (fields of `envs.execution.Bar`, in their order)."""
         opened, close, volume, half_spread, volatility, normal_volume, years = bar
         assets = range(len(close))
+        equity_at_marks = self.equity()
         financing = -min(self.cash, 0.0) * self.costs["margin_rate"] * years[0]
         for i in assets:
             financing += max(-self.shares[i], 0.0) * self.close[i] * self.costs["borrow_rate"] * years[i]
         self.cash -= financing
 
-        due, fills, paid = self.queue.pop(0), [], []
+        due, fills, paid, possible = self.queue.pop(0), [], [], []
+        for i in assets:
+            most = volume[i] * self.costs["participation_limit"] if volume[i] > 0 else 0.0
+            ordered = _difference(due[i], -self.working[i])
+            possible.append(math.copysign(min(abs(ordered), most), ordered))
+        limit = free = self.costs["max_leverage"] * max(equity_at_marks, 0.0)
+        extra = 0.0
+        for i in assets:  # the part of each fill that takes the position further from zero must fit under the limit
+            after = self.shares[i] + possible[i]
+            same_side = after * self.shares[i] > 0
+            kept = min(abs(after), abs(self.shares[i])) if same_side or after == 0 else 0.0
+            free -= kept * self.close[i]
+            extra += (abs(after) - kept) * self.close[i]
+        free = free if free > 1e-5 * limit else 0.0
+        cut = free / extra if extra > free * (1 + 1e-5) else 1.0
         for i in assets:
             wanted = _difference(due[i], -self.working[i])
-            most = volume[i] * self.costs["participation_limit"] if volume[i] > 0 else 0.0
-            fill = math.copysign(min(abs(wanted), most), wanted)
+            after = self.shares[i] + possible[i]
+            same_side = after * self.shares[i] > 0
+            kept = min(abs(after), abs(self.shares[i])) if same_side or after == 0 else 0.0
+            fill = _difference(possible[i], math.copysign((abs(after) - kept) * (1 - cut), after))
             mid = self.close[i] if self.fill_at_decision_close else opened[i]
             paid.append(self._trade(i, fill, mid, half_spread[i], volatility[i], normal_volume[i]))
             self.working[i] = _difference(wanted, fill) if self.carry else 0.0

@@ -210,7 +210,7 @@ def test_equity_at_the_maintenance_margin_is_left_alone():
 
 
 def test_equity_below_the_maintenance_margin_is_liquidated_at_the_close():
-    after, fills = fill(leveraged(), 5, bar(80, 49.9375, half_spread=1e-3), commission_bps=10.0)
+    after, fills = fill(leveraged(), 5, bar(80, 49.9375, half_spread=1e-3), commission_bps=10.0, max_leverage=3.0)
     paid_at_open = 5 * 80 * 2e-3
     equity = 1000 + 16 * -20 + 21 * (49.9375 - 80) - paid_at_open
     paid_at_close = 21 * 49.9375 * 2e-3
@@ -291,3 +291,22 @@ def test_peak_equity_is_the_running_maximum():
 def test_bad_fill_rules_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         FillRule(**arguments)
+
+
+def test_what_a_thin_market_did_not_sell_is_not_spent_again():
+    """All of 1000 in A, rotate into B: A can sell 1 of 10 shares, so B gets 100 and not 1000."""
+    portfolio, costs = account([10, 0], [100, 100], 1000), {"max_leverage": 1.0, "participation_limit": 0.1}
+    order = decide(portfolio, jnp.array([0.0, 1.0]), jnp.zeros(2, bool), make_costs())
+    np.testing.assert_allclose(order, [-10, 10])
+    after, fills = fill(portfolio, order, bar(100, [100, 100], volume=[10.0, 1e9]), **costs)
+    np.testing.assert_allclose(fills.quantity, [-1, 1], rtol=1e-6)
+    np.testing.assert_allclose(after.unfilled, [-9, 9], rtol=1e-6)
+    assert float(jnp.sum(jnp.abs(weights_of(after)))) == approx(1.0)
+    _, fills = fill(portfolio, order, bar(100, [100, 100]), **costs)
+    np.testing.assert_allclose(fills.quantity, [-10, 10])
+
+
+@pytest.mark.parametrize("shares", [10.0, -10.0])
+def test_a_reduction_fills_whatever_the_leverage(shares):
+    _, fills = fill(account([shares], [100], 100), -shares / 2, bar(100, 100), max_leverage=1.0, maintenance_margin=0.0)
+    assert float(fills.quantity[0]) == -shares / 2

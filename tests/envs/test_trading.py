@@ -448,3 +448,54 @@ def test_a_market_that_does_not_fit_is_refused():
         environment().make_params(market().replace(close=market().close[:, :1]))
     with pytest.raises(ValueError, match=r"the period \[\d+, 39\] must hold a step"):
         environment().make_params(slice_bars(market(), 0, 40))
+
+
+@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+def test_no_action_orders_an_asset_that_has_no_price_yet(actions):
+    """Prices before a listing are placeholders: sized at 1, a share of 100 would be a hundredfold position."""
+    env = environment(actions=actions, position_limit=0.5)
+    listing = env.first_decision + 5
+    listed = jnp.arange(N_BARS)[:, None] >= jnp.array([[0, listing]])
+    prices = {name: jnp.where(listed, getattr(market(), name), 1.0) for name in ("open", "high", "low", "close")}
+    ragged = market().replace(tradable=listed, **prices)
+    params = env.make_params(ragged, make_costs(spread_multiplier=0.0), first_bar=env.first_decision, episode_bars=50)
+    params = params.replace(last_bar=params.first_bar + 50)
+    _, state, _ = begin(env, params=params)
+    most = jnp.ones(N_ASSETS) if actions == "continuous" else jnp.full(N_ASSETS, env.num_actions - 1)
+    while int(state.bar) < listing + 3:
+        before = int(state.bar)
+        _, state, _, terminated, info = step_env(env, jax.random.key(0), state, most, params)
+        assert not terminated
+        gross = float(jnp.sum(jnp.abs(state.portfolio.shares) * state.portfolio.price)) / float(info["equity"])
+        assert gross < 1.1
+        assert (float(state.portfolio.shares[1]) > 0) == (before >= listing)
+
+
+def test_a_policy_that_nearly_holds_leaves_its_working_orders_alone():
+    """The mean target of holding with probability p tends to holding as p tends to 1, orders on the way included."""
+    env = environment()
+    _, state, _ = begin(env)
+    working = jnp.array([3000.0, 0.0])
+    portfolio = state.portfolio.replace(shares=jnp.array([100.0, 50.0]), unfilled=working)
+    nearly = jnp.zeros((N_ASSETS, env.num_actions)).at[:, 0].set(1 - 1e-6).at[:, 2].set(1e-6)
+    weights, hold = env.expected_target(nearly, portfolio)
+    expected = (portfolio.shares + working) * portfolio.price / portfolio.equity
+    assert not hold.any()
+    np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_risk_aversion_and_the_drawdown_limit_of_an_episode():
+    env = environment()
+    params = env.make_params(market(), make_costs(), risk_aversion=3.0, drawdown_limit=0.1)
+    growth = jnp.log(jnp.array([0.9, 1.0, 1.2]))
+    np.testing.assert_allclose(env.utility(growth, params), (np.array([0.9, 1.0, 1.2]) ** -2 - 1) / -2, rtol=1e-5)
+    log_utility = params.replace(risk_aversion=jnp.float32(1.0))
+    np.testing.assert_array_equal(env.utility(growth, log_utility), growth)
+    _, state, _ = begin(env, params=params)
+    for peak, ended in ((1.05, False), (1.5, True)):
+        high = state.replace(portfolio=state.portfolio.replace(peak_equity=state.portfolio.equity * peak))
+        _, _, _, terminated, info = step_env(env, jax.random.key(0), high, jnp.zeros(N_ASSETS, jnp.int32), params)
+        assert (bool(terminated), float(info["discount"])) == (ended, 0.0 if ended else 1.0)
+    for name, value in (("risk_aversion", -1.0), ("drawdown_limit", 1.0)):
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            env.make_params(market(), **{name: value})

@@ -120,3 +120,14 @@ def test_figures_that_do_not_exist_are_said_to_be_undefined(summary):
     assert "undefined" in line
     assert ".." not in line
     assert "0.0%" in line
+
+
+def test_bars_that_the_run_has_learned_from_are_not_evaluated(run, summary, tmp_path):
+    """The run's own file again: what is left begins after validation and the purge, as its own test period does."""
+    path = write_prices(tmp_path / "same.csv")
+    result = backtest.run(run, data=path)
+    assert (result["first_bar"], result["n_bars"]) == (summary["first_bar"], summary["n_bars"])
+    early = prices().groupby("symbol").head(N_BARS * 7 // 10)
+    early.to_csv(tmp_path / "early.csv", index=False)
+    with pytest.raises(ConfigError, match=r"the run was trained and selected on .* give later prices or other symbols"):
+        backtest.run(run, data=tmp_path / "early.csv")

@@ -21,6 +21,7 @@ log_prob = jax.jit(lambda d, a: d.log_prob(a))
 sample = jax.jit(lambda d, u: d.sample(u))
 log_probabilities = jax.jit(lambda d: d.log_probabilities())
 entropy = jax.jit(lambda d: d.entropy())
+kl = jax.jit(lambda d, other: d.kl(other))
 
 
 def categorical(logits, mask) -> MaskedCategorical:
@@ -135,6 +136,54 @@ def test_a_masked_action_has_no_gradient_and_a_single_allowed_action_no_nan():
     assert np.any(np.asarray(gradient)[0] != 0)
 
 
+@settings(max_examples=20, deadline=None)
+@given(categoricals(scale=15.0), st.integers(0, 2**31 - 1))
+def test_the_divergence_is_that_of_distrax_on_the_allowed_actions_and_never_negative(one, seed):
+    logits = np.random.default_rng(seed).normal(0, 3, one.logits.shape).astype(np.float32)
+    other, total = categorical(logits, one.mask), 0.0
+    for asset, kept in enumerate(np.asarray(one.mask)):
+        p, q = (distrax.Softmax(jnp.asarray(np.asarray(d.logits)[asset][kept])) for d in (one, other))
+        total += float(p.kl_divergence(q))
+    assert float(kl(one, other)) == pytest.approx(total, rel=1e-4, abs=1e-5)
+    assert float(kl(one, other)) >= -1e-6
+    assert float(kl(one, one)) == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(categoricals(), hypothesis_numpy.arrays(np.float32, (2, 5), elements=st.floats(-60, 60, width=32)))
+def test_the_divergence_and_its_gradient_are_finite_and_do_not_see_masked_logits(one, logits):
+    other = categorical(logits, one.mask)
+    spoiled = categorical(np.where(one.mask, logits, 99.0), one.mask)
+    assert float(kl(one, other)) == float(kl(one, spoiled))
+    value, gradient = kl_and_gradient(other, one)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.asarray(gradient)[~np.asarray(one.mask)] == 0)
+
+
+@jax.jit
+def kl_and_gradient(other, one):
+    return jax.value_and_grad(lambda logits: one.kl(other.replace(logits=logits)))(other.logits)
+
+
+def mean_log_ratio(one, other, shape) -> tuple[float, float]:
+    """Mean of `log p - log q` over samples of the first, and its standard error."""
+    batched, against = (jax.tree.map(lambda x: jnp.broadcast_to(x, (shape[0], *x.shape)), d) for d in (one, other))
+    action = sample(batched, jax.random.uniform(jax.random.key(3), shape))
+    ratio = np.asarray(log_prob(batched, action) - log_prob(against, action), np.float64)
+    return ratio.mean(), ratio.std() / len(ratio) ** 0.5
+
+
+def test_the_divergence_is_the_mean_log_ratio_of_samples():
+    mask = [[1, 0, 1, 1], [1, 1, 1, 1]]
+    one = categorical([[0.3, 5.0, -1.0, 0.9], [2.0, 0.0, 0.0, -2.0]], mask)
+    other = categorical([[0.8, 5.0, -0.5, 0.0], [1.0, 0.5, 0.0, -1.0]], mask)
+    for first, second in ((one, other), (other, one)):
+        mean, error = mean_log_ratio(first, second, (100_000, 2))
+        assert error < 0.02 * mean
+        assert abs(float(kl(first, second)) - mean) < 4 * error
+
+
 def test_the_mode_is_the_most_probable_allowed_action():
     distribution = categorical([[1, 9, 3], [0, -1, -2]], [[1, 0, 1], [0, 1, 1]])
     assert distribution.mode().tolist() == [2, 1]
@@ -205,3 +254,35 @@ def test_a_joint_density_is_the_product_over_assets():
         for i in range(2)
     )
     assert float(both.log_prob(action)) == pytest.approx(apart, rel=1e-6)
+
+
+gaussians = st.tuples(*(st.tuples(st.floats(-3, 3), st.floats(-2, 1)) for _ in range(2)))
+
+
+def two_assets(parameters) -> SquashedGaussian:
+    mean, log_std = jnp.asarray(parameters, jnp.float32).T
+    return SquashedGaussian(mean, log_std, LOW, HIGH)
+
+
+@settings(max_examples=30, deadline=None)
+@given(gaussians, gaussians)
+def test_the_divergence_of_gaussians_is_that_of_distrax(p, q):
+    one, other = two_assets(p), two_assets(q)
+    theirs = _gaussian_kl(one.mean, jnp.exp(one.log_std), other.mean, jnp.exp(other.log_std))
+    assert float(kl(one, other)) == pytest.approx(float(theirs), rel=1e-4, abs=1e-5)
+    assert float(kl(one, other)) >= -1e-5
+    assert float(kl(one, one)) == pytest.approx(0, abs=1e-6)
+
+
+@jax.jit
+def _gaussian_kl(mean, std, other_mean, other_std):
+    one, other = (distrax.MultivariateNormalDiag(*x) for x in ((mean, std), (other_mean, other_std)))
+    return one.kl_divergence(other)
+
+
+def test_the_divergence_of_gaussians_is_the_mean_log_ratio_of_squashed_samples():
+    one, other = two_assets([(0.1, -0.5), (-0.6, 0.2)]), two_assets([(0.4, -0.3), (-0.5, -0.1)])
+    for first, second in ((one, other), (other, one)):
+        mean, error = mean_log_ratio(first, second, (100_000, 2))
+        assert error < 0.02 * mean
+        assert abs(float(kl(first, second)) - mean) < 4 * error

@@ -14,7 +14,7 @@ import envs
 from envs import simulators
 from envs.features import group_slices
 from envs.market import periods_per_year
-from jaxppo.backtest.simulate import prepare_bars, run_baselines, run_policy, simulate
+from jaxppo.backtest.simulate import equal_weight_volatility, prepare_bars, run_baselines, run_policy, simulate
 from jaxppo.backtest.statistics import summarise
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig, make_policy
@@ -250,3 +250,16 @@ def test_a_liquidated_account_stays_out(factor, market):
     assert np.prod(1 + returns) == pytest.approx(lines["equity"][at] / 1e6, rel=1e-6)
     figures = summarise(returns, periods=periods_per_year(market), key=jax.random.key(0), n_resamples=100)
     assert figures["total_return"] == pytest.approx(max(lines["equity"][at] / 1e6, 0.0) - 1, rel=1e-4)
+
+
+def test_the_forecast_of_the_equal_weight_portfolio_counts_assets_while_they_trade():
+    """After three of four delist, the volatility is that of the fourth alone."""
+    full = simulators.gbm(jax.random.key(8), 800, 4, volatility=0.01)
+    gone = jnp.arange(800)[:, None] >= jnp.array([[400, 400, 400, 10_000]])
+    frozen = {
+        name: jnp.where(gone, getattr(full, name)[399:400], getattr(full, name))
+        for name in ("open", "high", "low", "close")
+    }
+    forecast = np.asarray(equal_weight_volatility(full.replace(tradable=~gone, **frozen)))
+    assert forecast[390] == pytest.approx(0.005, rel=0.3)
+    assert forecast[-1] == pytest.approx(0.01, rel=0.3)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from envs import simulators
 from envs.execution import make_costs
@@ -19,9 +20,10 @@ from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
+from jaxppo.networks.mlp import MLPConfig, MLPPolicy, make_mlp_policy
 from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
-from jaxppo.ppo.task import Rollout, Task
+from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
 from jaxppo.ppo.trading_task import PathState, trading_task
 
 GROUPS = ("price", "volume")
@@ -126,7 +128,7 @@ def train(
     for _ in range(iterations):
         state, metrics = learner(n_devices).iterate(state, placed, jnp.float32(0))
         history.append(metrics)
-    return state, jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *history)
+    return state, stacked(history)
 
 
 @jax.jit
@@ -148,6 +150,108 @@ def observation(seed: int, *shape: int, n_assets: int = N_ASSETS, n_actions: int
         account=jnp.asarray(rng.normal(size=(*shape, 3)), jnp.float32),
         mask=jnp.asarray(mask),
     )
+
+
+# A contextual bandit: everything that PPO needs of a task, compiled in a second.
+
+BANDIT_PPO = PPO.model_copy(
+    update={"paths": 32, "portfolios": 2, "chunk": 4, "reward_scale": 1.0, "max_grad_norm": 1e3, "epochs": 4}
+)
+
+
+@struct.dataclass
+class BanditParams:
+    """Reward `mean + spread * (x_0 + payoff[action] x_1 + noise)` of the context `x` ~ N(0, I), noise ~ N(0, noise^2).
+
+    Attributes:
+      payoff: `[3]`.
+      mean: `[]`.
+      spread: `[]`.
+      noise: `[]`.
+    """
+
+    payoff: jax.Array
+    mean: jax.Array
+    spread: jax.Array
+    noise: jax.Array
+
+
+def bandit_params(payoff=(-1.0, 0.0, 1.0), mean=0.0, spread=1.0, noise=0.5) -> BanditParams:
+    """`BanditParams` from numbers."""
+    return BanditParams(*(jnp.asarray(x, jnp.float32) for x in (payoff, mean, spread, noise)))
+
+
+@functools.cache
+def bandit_policy() -> tuple[MLPPolicy, Params]:
+    """Three actions on contexts of two numbers."""
+    return make_mlp_policy(MLPConfig(2, 0, 8, 1), ActionConfig("discrete", 3, -1.0, 1.0), jax.random.key(0))
+
+
+@functools.cache
+def bandit_task(config: PPOConfig = BANDIT_PPO) -> Task:
+    """Every step is an episode: it terminates."""
+    policy = bandit_policy()[0]
+    shape = (config.chunk, config.portfolios)
+
+    def one_path(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        key_context, key_act, key_noise = jax.random.split(key, 3)
+        uniform = jax.random.uniform(key_act, (*shape, 1))
+        return jax.random.normal(key_context, (*shape, 2)), uniform, jax.random.normal(key_noise, shape)
+
+    def collect(net: Params, params: BanditParams, states: jax.Array, keys: jax.Array) -> tuple[jax.Array, Rollout]:
+        context, uniform, noise = jax.vmap(one_path)(keys)
+        distribution, value = policy.distribution(net, context), policy.value(net, context)
+        action = distribution.sample(uniform)
+        gain = context[..., 0] + params.payoff[action[..., 0]] * context[..., 1] + params.noise * noise
+        rollout = Rollout(
+            inputs=context,
+            hindsight=None,
+            action=action,
+            behaviour=distribution,
+            log_prob=distribution.log_prob(action),
+            value=value,
+            value_after=jnp.zeros_like(value),
+            reward=params.mean + params.spread * gain,
+            terminated=jnp.ones(value.shape, bool),
+            truncated=jnp.zeros(value.shape, bool),
+            info={},
+        )
+        return states, rollout
+
+    def predict(net: Params, params: BanditParams, rollout: Rollout) -> tuple[Any, jax.Array]:
+        return policy.distribution(net, rollout.inputs), policy.value(net, rollout.inputs)
+
+    def metrics(rollout: Rollout) -> dict[str, jax.Array]:
+        return {"reward": jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)}
+
+    return Task(lambda params, keys: jnp.zeros(keys.shape), collect, predict, metrics, policy.value_layer, config.chunk)
+
+
+@functools.cache
+def learner_of(kind: str, n_devices: int = 1, **changes: Any) -> Learner:
+    """A learner of the "bandit" or of "trading", with changes of its configuration; shared by all tests."""
+    task_of, config = {"bandit": (bandit_task, BANDIT_PPO), "trading": (lambda _: task(), PPO)}[kind]
+    config = config.model_copy(update=changes)
+    return make_learner(task_of(config), config, data_mesh(jax.devices()[:n_devices]))
+
+
+@functools.cache
+def _collect(kind: str, config: PPOConfig) -> Any:
+    task_of = {"bandit": bandit_task, "trading": lambda _: task()}[kind]
+    return jax.jit(task_of(config).collect)
+
+
+def next_rollout(kind: str, state: TrainState, params: Any, config: PPOConfig | None = None) -> Rollout:
+    """What the next iteration of `learner_of(kind)` on `state` will see: keys are those of (seed, iteration, path)."""
+    config = config or {"bandit": BANDIT_PPO, "trading": PPO}[kind]
+    key_collect, _ = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.iteration))
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_collect, jnp.arange(config.paths))
+    return _collect(kind, config)(state.params, params, state.paths, keys)[1]
+
+
+def stacked(history: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
+    """Metrics of several iterations."""
+    return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *history)
 
 
 def relative_distance(actual: Any, expected: Any) -> float:

@@ -1,0 +1,294 @@
+"""Grossman-Zhou: the fastest growth of wealth that never loses more than a given share of its running maximum."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from envs.portfolio import drawdown
+from envs.reference.merton import RUIN_DEVIATIONS, LognormalProblem, checked
+from envs.types import EnvState
+
+N_NODES = 64
+DEEPEST = 10.0
+SHALLOWEST = 4.0
+"""Values are represented down to a cushion of `exp(-10)` of wealth, at least `exp(-4)` of the largest cushion."""
+
+ITERATIONS = 50
+TOLERANCE = 1e-9
+BISECTIONS = 60
+TABLE_SIZE = 512
+BOX_MARGIN = 2.0
+"""Position limit over the largest optimal weight, where an account survives so large a position."""
+
+
+class _FloorProgram:
+    """Policy iteration for the long-run growth of wealth above the floor, over the states of the cushion.
+
+    With wealth W, maximum M and floor `alpha M`, the state is `y = log((W - alpha M) / ((1 - alpha) M)) <= 0`. A weight
+    `m (W - alpha M) / W` multiplies the cushion by `C = 1 + m (e^R - 1)`, so that `y' = min(y + log C, 0)`: what
+    exceeds 0 raises the maximum. Growth g and relative value h solve `g + h(y) = max_m E[log(W'/W) + h(y')]`.
+    Far below the maximum, growth comes only from filling the cushion as fast as possible: `h' = g / E[log C]`.
+
+    Args:
+      growth: mean of the log return R of a bar.
+      deviation: its standard deviation.
+      floor: alpha, in (0, 1).
+    """
+
+    def __init__(self, growth: float, deviation: float, floor: float):
+        self.growth, self.deviation, self.floor = growth, deviation, floor
+        self.largest = 1.0 / -math.expm1(growth - RUIN_DEVIATIONS * deviation)
+        self._rule = np.polynomial.legendre.leggauss(48)
+        self.kelly = self._kelly_multiple()
+        # The policy bends within a few bars' moves of the maximum: nodes are dense there, logarithmic farther away.
+        self._scale = 2 * self.kelly * deviation
+        self.deepest = max(DEEPEST + math.log((1 - floor) / floor), SHALLOWEST)
+        self._span = math.asinh(self.deepest / self._scale)
+        angle = (np.arange(N_NODES)[::-1] + 0.5) * np.pi / N_NODES
+        self.nodes = self._depth(np.cos(angle))
+        self._fit = chebyshev.chebvander(np.cos(angle), N_NODES - 1).T * (2.0 / N_NODES)
+        self._fit[0] /= 2
+
+    def solve(self) -> bool:
+        """Sets the optimal multiples on the nodes and the growth of wealth per bar; whether they converged."""
+        self.multiples, growth = np.full(N_NODES, self.kelly), 0.0
+        for _ in range(ITERATIONS):
+            self.evaluate()
+            if abs(self.growth_of_wealth - growth) <= TOLERANCE * self.growth_of_wealth:
+                return True
+            growth, self.multiples = self.growth_of_wealth, self._improve()
+        return False
+
+    def evaluate(self) -> None:
+        """Growth and relative value of the present multiples: a linear system in (h on the nodes, g).
+
+        The value is 0 at the maximum. Multiples that let the cushion dwindle have no growth in the long run.
+        """
+        _, log_cushion, weight = self._outcomes(self.nodes, self.multiples)
+        after = np.minimum(self.nodes[:, None] + log_cushion, 0.0)
+        self.filling = float(self._step(np.array([-np.inf]), self.multiples[:1])[0][0])
+        _, self._reward = self._step(self.nodes, self.multiples)
+        self._transition = np.einsum("mk,mkn->mn", weight, self._basis(after))
+        beyond = np.sum(weight * np.minimum(after + self.deepest, 0.0), axis=1) / self.filling
+        system = np.zeros((N_NODES + 1, N_NODES + 1))
+        system[:-1, :-1] = np.eye(N_NODES) - self._transition
+        system[:-1, -1] = 1.0 - beyond
+        system[-1, :-1] = self._basis(np.zeros(1))[0]
+        *value, growth = np.linalg.solve(system, np.append(self._reward, 0.0))
+        self.value, self.growth_of_wealth = np.array(value), float(growth) if self.filling > 0 else 0.0
+
+    def multiple(self, y: np.ndarray) -> np.ndarray:
+        """Optimal multiple of the cushion at any y, `[m]`."""
+        return np.minimum(chebyshev.chebval(self._coordinate(y), self._fit @ self.multiples), self.largest)
+
+    def relative_value(self, y: np.ndarray) -> np.ndarray:
+        """h at any y, `[m]`."""
+        slope = self.growth_of_wealth / self.filling
+        return self._basis(y) @ self.value + slope * np.minimum(y + self.deepest, 0.0)
+
+    def log_growth(self, n_bars: int) -> float:
+        """Expected log growth of wealth over `n_bars` that start at the maximum."""
+        total = np.zeros(N_NODES)
+        for _ in range(n_bars):
+            total = self._reward + self._transition @ total
+        return float(self._basis(np.zeros(1))[0] @ total)
+
+    def _depth(self, coordinate: np.ndarray) -> np.ndarray:
+        """y of Chebyshev's coordinate in [-1, 1]: 1 is the maximum, -1 the deepest."""
+        return -self._scale * np.sinh(self._span * (1 - coordinate) / 2)
+
+    def _coordinate(self, y: np.ndarray) -> np.ndarray:
+        """Inverse of `_depth`; constant below the deepest."""
+        return np.maximum(1 - 2 * np.arcsinh(-y / self._scale) / self._span, -1.0)
+
+    def _basis(self, y: np.ndarray) -> np.ndarray:
+        """Matrix `[..., N_NODES]` that interpolates node values at y `[...]`."""
+        return chebyshev.chebvander(self._coordinate(y), N_NODES - 1) @ self._fit
+
+    def cushion_share(self, y: np.ndarray) -> np.ndarray:
+        """`(W - alpha M) / W` at y, any shape."""
+        cushion = (1 - self.floor) * np.exp(y)
+        return cushion / (self.floor + cushion)
+
+    def _outcomes(self, y: np.ndarray, multiple: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Quadrature of one bar in two panels that meet where wealth reaches its maximum.
+
+        Returns of `RUIN_DEVIATIONS` and more below the mean, which would breach the floor, are left out.
+
+        Returns:
+          `[m, K]` simple return of the asset, log C, and probabilities; the first half of K stays below the maximum.
+        """
+        y, multiple = y[:, None], np.maximum(multiple, 1e-9)[:, None]
+        with np.errstate(over="ignore"):
+            needed = np.log1p(np.expm1(-y) / multiple)
+        crossing = np.clip((needed - self.growth) / self.deviation, -RUIN_DEVIATIONS, RUIN_DEVIATIONS)
+        ends = np.concatenate([np.full_like(crossing, -RUIN_DEVIATIONS), crossing], axis=1)
+        half = (np.concatenate([crossing, np.full_like(crossing, RUIN_DEVIATIONS)], axis=1) - ends)[..., None] / 2
+        shock = (ends[..., None] + half * (self._rule[0] + 1)).reshape(len(y), -1)
+        weight = (half * self._rule[1]).reshape(len(y), -1) * np.exp(-(shock**2) / 2) / math.sqrt(2 * math.pi)
+        simple = np.expm1(self.growth + self.deviation * shock)
+        return simple, np.log1p(multiple * simple), weight
+
+    def _step(self, y: np.ndarray, multiple: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean growth of the log cushion without a maximum, and of log wealth, `[m]` each."""
+        simple, log_cushion, weight = self._outcomes(y, multiple)
+        exposure = (self.cushion_share(y) * multiple)[:, None]
+        return np.sum(weight * log_cushion, axis=1), np.sum(weight * np.log1p(exposure * simple), axis=1)
+
+    def _kelly_multiple(self) -> float:
+        """Multiple under which the log cushion grows fastest when the maximum is far: a root of the marginal growth."""
+        first, last = 0.0, self.largest
+        for _ in range(BISECTIONS):
+            middle = (first + last) / 2
+            simple, log_cushion, weight = self._outcomes(np.array([-np.inf]), np.array([middle]))
+            rising = np.sum(weight * simple * np.exp(-log_cushion)) > 0
+            first, last = (middle, last) if rising else (first, middle)
+        return (first + last) / 2
+
+    def _improve(self) -> np.ndarray:
+        """Multiples `[N_NODES]` at which the derivative of `E[log(W'/W) + h(y')]` vanishes."""
+        first, last = np.zeros(N_NODES), np.full(N_NODES, self.largest)
+        slope = chebyshev.chebder(self._fit @ self.value)
+        share = self.cushion_share(self.nodes)[:, None]
+        for _ in range(BISECTIONS):
+            middle = (first + last) / 2
+            simple, log_cushion, weight = self._outcomes(self.nodes, middle)
+            after = self.nodes[:, None] + log_cushion
+            per_depth = 2 / (self._span * np.hypot(self._scale, after))
+            inside = chebyshev.chebval(self._coordinate(np.minimum(after, 0.0)), slope) * per_depth
+            pull = np.where(after < -self.deepest, self.growth_of_wealth / self.filling, inside) * (after < 0)
+            gain = share / (1 + share * middle[:, None] * simple) + pull * np.exp(-log_cushion)
+            rising = np.sum(weight * simple * gain, axis=1) > 0
+            first, last = np.where(rising, middle, first), np.where(rising, last, middle)
+        return (first + last) / 2
+
+
+class GrossmanZhou(LognormalProblem):
+    """Chooses the weight of one lognormal asset for the fastest growth of wealth above a floor under its maximum.
+
+    Model: see `LognormalProblem`; no cost. Wealth W is compared at each close with `floor` times its running maximum
+    M, and the episode terminates where it is below.
+
+    - Criterion: `E[sum_t log(W_{t+1} / W_t)]`, undiscounted, among the policies whose floor survives any bar within
+      eight standard deviations of the mean (a breach is rarer than one bar in 10^15).
+    - State: `W / M`. Observation of `TradingEnv(observation="index")`: `account[2]` is the drawdown `1 - W / M`.
+    - Action `[1]` in [0, 1]: weight over `position_limit`, which is twice the largest optimal weight, or less
+      where one bar could ruin an account at twice that.
+    - Reward: the log return of the account; `TradingEnv` does not scale it.
+    - Start: flat, at the maximum. Truncated after `horizon` bars; terminated at a breach, which nothing punishes but
+      the growth that is forgone: a policy that plans for a discounted future may gain by breaching.
+
+    Optimum: the stationary policy of the fastest long-run growth, for bars of this length, by policy iteration;
+    `growth_rate` is that growth, `optimal_value` the exact expected log growth over `horizon` bars from the maximum.
+    The latter is larger at first, and larger still for bolder policies, which spend the cushion that the future needs
+    (at the defaults this lasts beyond 20 years): compare policies by `growth_rate`, or add `tail_value` of the last
+    state. The optimum holds `multiple(W / M) (W - floor M)` in the asset. In continuous time the multiple is constant,
+    `drift / volatility^2`, and the growth `(1 - floor) drift^2 / (2 volatility^2)`. Watched at closes only, the maximum
+    is exceeded by whole bars, growth is somewhat higher, and the optimum leans out a little further near the maximum.
+
+    Args:
+      drift: excess log of the expected gross return, per unit of time, > 0.
+      volatility: per square root of a unit of time, > 0.
+      floor: share of the running maximum that is never lost, alpha, in (0, 1).
+      dt: length of a bar, > 0.
+      horizon: bars of an episode.
+      n_bars: bars of a table.
+
+    Raises:
+      ValueError: a parameter outside its range, or bars so long that the optimum cannot hold the floor.
+
+    Reference: Grossman and Zhou (1993), Optimal investment strategies for controlling drawdowns, Math. Finance 3,
+    eq. 16; Cvitanic and Karatzas (1995), On portfolio optimization under "drawdown" constraints, IMA 65, section 6.
+    """
+
+    discount = 1.0
+
+    def __init__(
+        self,
+        *,
+        drift: float = 0.08,
+        volatility: float = 0.2,
+        floor: float = 0.5,
+        dt: float = 1 / 12,
+        horizon: int = 240,
+        n_bars: int | None = None,
+    ):
+        drift = checked("drift", drift, drift > 0, "finite and > 0")
+        volatility = checked("volatility", volatility, volatility > 0, "finite and > 0")
+        self.floor = checked("floor", floor, 0 < floor < 1, "in (0, 1)")
+        super().__init__(
+            np.array([drift]),
+            np.array([volatility]),
+            np.eye(1),
+            risk_aversion=1.0,
+            dt=dt,
+            horizon=horizon,
+            n_bars=n_bars,
+        )
+        self._program = _FloorProgram(float(self.growth[0]), float(self.deviation[0]), self.floor)
+        holds = self._program.kelly < 0.9 * self._program.largest and self._program.solve()
+        if not holds:
+            raise ValueError(
+                f"dt is {dt}; it must be shorter: a bar of {RUIN_DEVIATIONS:.0f} standard deviations must not cost the "
+                f"whole cushion, which caps its multiple at {self._program.largest:.3g}, and the optimum needs more"
+            )
+        grid = np.append(-np.geomspace(self._program.deepest, 1e-5, TABLE_SIZE), 0.0)
+        multiple = self._program.multiple(grid)
+        largest = float(np.max(multiple * self._program.cushion_share(grid)))
+        limit = max(largest, min(BOX_MARGIN * largest, 0.99 * self._program.largest))
+        self._depths, self._multiples = jnp.asarray(grid, jnp.float32), jnp.asarray(multiple, jnp.float32)
+        self._values = jnp.asarray(self._program.relative_value(grid), jnp.float32)
+        self.trade(levels=(0.0, 1.0), position_limit=limit, start="flat", drawdown_limit=1.0 - self.floor)
+
+    def multiple(self, share_of_maximum: jax.Array) -> jax.Array:
+        """Optimal position over the cushion `W - floor M`, any shape, at `W / M` in [floor, 1]."""
+        return jnp.interp(self._depth(share_of_maximum), self._depths, self._multiples)
+
+    def optimal_action(self, state: EnvState) -> jax.Array:
+        """`[1]` optimal weight over the position limit; 0 below the floor."""
+        kept = 1.0 - drawdown(state.portfolio)
+        weight = self.multiple(kept) * jnp.maximum(1.0 - self.floor / kept, 0.0)
+        return (weight / self.position_limit)[None]
+
+    def optimal_value(self) -> float:
+        """Expected log growth of wealth over `horizon` bars of the optimal policy, from the maximum."""
+        return self._program.log_growth(self.horizon)
+
+    def tail_value(self, state: EnvState) -> jax.Array:
+        """`[]` log wealth that the cushion of `state` is worth in the long run, against one at the maximum; <= 0.
+
+        With it, `E[sum of rewards + tail_value(end)]` is largest for the optimum over every horizon, and equals
+        `growth_rate() dt horizon` for it from a start at the maximum.
+        """
+        return jnp.interp(self._depth(1.0 - drawdown(state.portfolio)), self._depths, self._values)
+
+    def growth_rate(self, weight: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
+        """Exact long-run growth of log wealth per unit of time, of the optimum or of any policy of the drawdown.
+
+        Simulation needs centuries for this number.
+
+        Args:
+          weight: of the asset `[n]` at `W / M` `[n]`, float64, >= 0; it is capped, where necessary, at what the floor
+            survives. Default: the optimal policy.
+        """
+        program = self._program
+        if weight is not None:
+            program = copy.copy(program)
+            cushion = (1.0 - self.floor) * np.exp(program.nodes)
+            share = cushion / (self.floor + cushion)
+            multiples = np.asarray(weight(self.floor + cushion), np.float64) / share
+            program.multiples = np.clip(multiples, 0.0, 0.999 * program.largest)
+            program.evaluate()
+        return program.growth_of_wealth / self.dt
+
+    def _depth(self, share_of_maximum: jax.Array) -> jax.Array:
+        """y of the present cushion, any shape."""
+        cushion = (share_of_maximum - self.floor) / (1.0 - self.floor)
+        return jnp.log(jnp.maximum(cushion, jnp.finfo(jnp.float32).tiny))
