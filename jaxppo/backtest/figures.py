@@ -24,7 +24,7 @@ MAX_PANELS = 15
 
 _X_KEYS = ("env_steps", "iteration", "step")
 _CURVES = (
-    "reward", "sharpe", "validation_sharpe", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
+    "reward", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
     "clip_fraction", "explained_variance", "learning_rate", "gradient_norm", "turnover", "exposure", "steps_per_second",
 )  # fmt: skip
 
@@ -156,7 +156,8 @@ def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] 
     """One small panel per training metric.
 
     Args:
-      rows: the rows of `metrics.jsonl`, one per iteration; what is not a number is left out.
+      rows: the rows of `metrics.jsonl`, one per iteration; what is not a number is left out, and so are Sharpe ratios,
+        which would stand without an interval.
 
     Returns:
       The figure and its caption, or None when there is no number to draw.
@@ -166,7 +167,9 @@ def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] 
         name: [_number(row.get(name)) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
     }
     curves = {
-        name: values for name, values in curves.items() if name not in _X_KEYS and any(v is not None for v in values)
+        name: values
+        for name, values in curves.items()
+        if name not in _X_KEYS and "sharpe" not in name and any(v is not None for v in values)
     }
     if not curves:
         return None

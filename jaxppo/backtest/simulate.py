@@ -129,7 +129,7 @@ def run_policy(
       first: `[]` int32, first decision bar.
       n_bars: number of decisions.
       decision: "mode" takes the most probable action; "mean" the probability-weighted mean of the discrete targets, see
-        `TradingEnv.expected_target`. Continuous actions take the squashed mean either way.
+        `TradingEnv.expected_target`. Continuous actions take the squashed mean of the Gaussian, its median, either way.
     """
 
     def decide(portfolio: Portfolio, seen: Observation, prepared: jax.Array) -> tuple[jax.Array, jax.Array]:

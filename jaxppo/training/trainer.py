@@ -124,8 +124,8 @@ def train(
       config: the run.
       output: run folder; default `runs/NAME`, numbered so that nothing is overwritten.
       name: NAME of the default folder.
-      resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run. If
-        its budget is spent, only the evaluation is repeated.
+      resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run
+        (with a budget in steps; one in minutes depends on the clock). If it is spent, only the evaluation is repeated.
       market: prices to use instead of `config.data.path`; the run then remembers that they were given in Python, and
         resuming or backtesting it takes them again.
       progress: report progress on stderr.

@@ -336,12 +336,12 @@ def test_costs_are_cumulative() -> None:
 
 def test_training_curves_skip_what_is_missing_or_not_a_number() -> None:
     rows = [{"iteration": i, "env_steps": 10 * i, "loss": 1.0 / (1 + i), "note": "x", "done": True} for i in range(6)]
-    rows[2] |= {"validation_sharpe": 0.5}
-    rows[4] |= {"validation_sharpe": 0.7, "loss": math.nan}
+    rows[2] |= {"validation_total_return": 0.5, "validation_sharpe": 0.5}
+    rows[4] |= {"validation_total_return": 0.7, "validation_sharpe": 0.9, "loss": math.nan}
     figure, caption = figures.training_figure(rows)
     curves = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
-    assert set(curves) == {"loss", "validation_sharpe"}
-    assert curves["validation_sharpe"] == ([20.0, 40.0], [0.5, 0.7])
+    assert set(curves) == {"loss", "validation_total_return"}
+    assert curves["validation_total_return"] == ([20.0, 40.0], [0.5, 0.7])
     assert curves["loss"][0] == [0.0, 10.0, 20.0, 30.0, 50.0]
     assert "env steps" in caption
     assert figures.training_figure([]) is None
