@@ -29,8 +29,9 @@ from envs.market import MarketData
 from envs.trading import TradingEnv
 from jaxppo.backtest import run_policy
 from jaxppo.config import PPOConfig
-from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
+from jaxppo.networks import EncoderConfig, make_policy
 from jaxppo.ppo import Learner, data_mesh, make_learner, trading_task
+from jaxppo.ppo.trading_task import action_config
 
 FACTOR = {"strength": 0.15, "persistence": 0.9, "signal_noise": 0.5, "volatility": 0.01}
 LIMIT = 15.0
@@ -58,7 +59,7 @@ def build(design: str, limit: float, config: PPOConfig) -> Design:
     """Sliding windows of 16 bars give the chunk pass a context of 31 bars; the window design reads exactly those 31."""
     encoder = encoder_config(16)
     env = TradingEnv(observation="index", window=encoder.context, start="random", levels=LEVELS, position_limit=limit)
-    action = ActionConfig(env.actions, env.num_actions, -1.0, 1.0)
+    action = action_config(env, 0.6)
 
     def both(key: jax.Array) -> tuple[Any, Any]:
         if design == "chunk":

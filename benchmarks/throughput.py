@@ -26,8 +26,9 @@ from envs import features, simulators
 from envs.execution import Costs, make_costs
 from envs.trading import TradingEnv
 from jaxppo.config import PPOConfig
-from jaxppo.networks import ActionConfig, EncoderConfig, make_policy
+from jaxppo.networks import EncoderConfig, make_policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
+from jaxppo.ppo.trading_task import action_config
 
 PATHS, WINDOW_PATHS, CHUNK, LAYERS, HEADS = 64, 16, 128, 2, 8
 
@@ -62,7 +63,7 @@ def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, width, LAYERS, HEADS, window, 2, True, jnp.dtype("float32"))
     env = TradingEnv(observation="index", window=encoder.context, start="random")
-    action = ActionConfig(env.actions, env.num_actions, -1.0, 1.0)
+    action = action_config(env, 0.6)
     if design == "chunk":
         policy, net = make_policy(encoder, action, jax.random.key(0))
     else:

@@ -32,7 +32,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       `observation="index"`: an `Observation`, for policies that read the feature table themselves.
     - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1`
       targets the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
-      `[min(levels), max(levels)]`, times `position_limit`.
+      `[min(levels), max(levels)]`, times `position_limit`. `actions="band"`: float32 `[A, 2]`, two such weights per
+      asset in either order, the edges of a no-trade band: a position outside is traded to the nearest edge, one inside
+      is held.
     - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t`, with relative risk aversion
       `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %.
     - Terminated: the portfolio was liquidated (equity below the maintenance margin), or its drawdown exceeds the limit.
@@ -40,7 +42,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     Args:
       n_assets: A.
-      actions: "discrete" or "continuous".
+      actions: "discrete", "continuous" or "band".
       levels: target levels in units of `position_limit`, within [-1, 1].
       position_limit: largest absolute target weight per asset; default `1 / A`.
       observation: "window" or "index".
@@ -58,7 +60,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         self,
         *,
         n_assets: int = 1,
-        actions: Literal["discrete", "continuous"] = "discrete",
+        actions: Literal["discrete", "continuous", "band"] = "discrete",
         levels: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0),
         position_limit: float | None = None,
         observation: Literal["window", "index"] = "window",
@@ -69,15 +71,15 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         normalisation_window: int = 252,
     ):
         super().__init__()
-        _check_choice("actions", actions, ("discrete", "continuous"))
+        _check_choice("actions", actions, ("discrete", "continuous", "band"))
         _check_choice("observation", observation, ("window", "index"))
         _check_choice("start", start, ("flat", "random"))
         if n_assets < 1 or window < 1:
             raise ValueError(f"n_assets ({n_assets}) and window ({window}) must be >= 1")
         if not levels or list(levels) != sorted(set(levels)) or not all(-1 <= level <= 1 for level in levels):
             raise ValueError(f"levels {tuple(levels)} must be increasing, distinct and within [-1, 1]")
-        if actions == "continuous" and len(levels) < 2:
-            raise ValueError(f"levels {tuple(levels)} must span a range for continuous actions")
+        if actions != "discrete" and len(levels) < 2:
+            raise ValueError(f"levels {tuple(levels)} must span a range for {actions} actions")
         if normalisation_window < 2:
             raise ValueError(f"normalisation_window is {normalisation_window}; it must be >= 2 bars")
         features.feature_names(groups)
@@ -101,8 +103,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     @property
     def num_actions(self) -> int:
-        """Choices per asset: hold, then one per level. For continuous actions, the number of assets."""
-        return 1 + len(self.levels) if self.actions == "discrete" else self.n_assets
+        """Choices per asset: hold, then one per level. For other actions, their numbers: one or two per asset."""
+        return {"discrete": 1 + len(self.levels), "continuous": self.n_assets, "band": 2 * self.n_assets}[self.actions]
 
     @property
     def default_params(self) -> EnvParams:
@@ -172,11 +174,20 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     # The pieces that every caller shares: one decision, one bar.
 
-    def decode(self, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Target weights `[A]` and hold flags `[A]` of an action."""
-        if self.actions == "continuous":
-            bounded = jnp.clip(action, self.levels[0], self.levels[-1])
-            return bounded * self.position_limit, jnp.zeros(bounded.shape, bool)
+    def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
+        """Target weights `[A]` and hold flags `[A]` of an action.
+
+        Args:
+          action: see the class docstring; a band's edges may also come flat, `[2 A]`, those of an asset side by side.
+          portfolio: at the close of the decision bar; a band counts its outstanding orders as filled.
+        """
+        if self.actions != "discrete":
+            weights = jnp.clip(action, self.levels[0], self.levels[-1]) * self.position_limit
+            if self.actions == "continuous":
+                return weights, jnp.zeros(weights.shape, bool)
+            edges, present = jnp.reshape(weights, (self.n_assets, 2)), _expected_weights(portfolio)
+            target = jnp.clip(present, edges.min(axis=-1), edges.max(axis=-1))
+            return target, target == present
         weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
         action = jnp.reshape(action, (self.n_assets,))
         return weights[action], action == HOLD
@@ -193,8 +204,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """
         levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
         moved = probabilities[:, HOLD + 1 :] @ levels
-        expected = portfolio.replace(shares=portfolio.shares + outstanding(portfolio))
-        return probabilities[:, HOLD] * portfolio_weights(expected) + moved, probabilities[:, HOLD] == 1.0
+        return probabilities[:, HOLD] * _expected_weights(portfolio) + moved, probabilities[:, HOLD] == 1.0
 
     def settle(
         self,
@@ -316,7 +326,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """One decision and one bar; the transition is deterministic."""
         del key
-        weights, hold = self.decode(action)
+        weights, hold = self.decode(action, state.portfolio)
         row = params.table[state.bar + 1]
         portfolio, fills, log_growth = self.settle(
             state.portfolio, weights, hold, params.market.tradable[state.bar], row, params.costs
@@ -357,8 +367,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def action_space(self, params: EnvParams | None = None) -> spaces.Space:
         """See the class docstring."""
         del params
-        if self.actions == "continuous":
-            return spaces.Box(self.levels[0], self.levels[-1], (self.n_assets,), jnp.float32)
+        if self.actions != "discrete":
+            shape = (self.n_assets,) if self.actions == "continuous" else (self.n_assets, 2)
+            return spaces.Box(self.levels[0], self.levels[-1], shape, jnp.float32)
         if self.n_assets == 1:
             return spaces.Discrete(self.num_actions)
         return MultiDiscrete((self.num_actions,) * self.n_assets)
@@ -379,6 +390,11 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         n_features = len(features.feature_names(self.groups))
         size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))
+
+
+def _expected_weights(portfolio: Portfolio) -> jax.Array:
+    """Position weights `[A]` once the outstanding orders are filled."""
+    return portfolio_weights(portfolio.replace(shares=portfolio.shares + outstanding(portfolio)))
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -102,10 +102,10 @@ class EnvConfig(_Section):
 
     name: Text = "trading"
     """`trading`, or the id of a gymnax environment such as CartPole-v1; then no other key of this section counts."""
-    actions: Literal["discrete", "continuous"] = "discrete"
-    """Discrete target levels per asset, or a continuous box of target weights."""
+    actions: Literal["discrete", "continuous", "band"] = "discrete"
+    """Per asset: discrete target levels, a continuous target weight, or the two edges of a no-trade band."""
     levels: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Target levels in units of `position_limit`; a continuous action spans their range."""
+    """Target levels in units of `position_limit`; continuous and band actions span their range."""
     position_limit: Above | None = None
     """Largest absolute weight per asset, fraction of equity; absent: 1 / number of assets."""
     initial_cash: Above = 1_000_000.0
@@ -327,8 +327,8 @@ class Config(_Section):
         levels = self.env.levels
         if list(levels) != sorted(set(levels)) or max(map(abs, levels)) > 1.0:
             raise ValueError(f"env.levels {list(levels)} must be increasing, distinct and within [-1, 1]")
-        if self.env.actions == "continuous" and len(levels) < 2:
-            raise ValueError(f"env.levels {list(levels)} must span a range for env.actions continuous")
+        if self.env.actions != "discrete" and len(levels) < 2:
+            raise ValueError(f"env.levels {list(levels)} must span a range for env.actions {self.env.actions}")
         if self.env.fill_price == "decision_close" and self.env.latency_bars != 1:
             raise ValueError(
                 f"env.latency_bars is {self.env.latency_bars}; env.fill_price decision_close needs env.latency_bars 1"

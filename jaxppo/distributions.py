@@ -69,11 +69,11 @@ class MaskedCategorical:
 
 
 @struct.dataclass
-class SquashedGaussian:
-    """Gaussian per asset, squashed into `[low, high]` by tanh. Actions are stored before squashing.
+class Gaussian:
+    """One Gaussian per asset or component; `[low, high]` is what the environment takes.
 
     Attributes:
-      mean: `[..., A]` before squashing.
+      mean: `[..., A]`.
       log_std: `[..., A]`.
       low: smallest action.
       high: largest action.
@@ -85,37 +85,61 @@ class SquashedGaussian:
     high: float = struct.field(pytree_node=False)
 
     def sample(self, uniform: jax.Array) -> jax.Array:
-        """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): unsquashed `[..., A]`."""
+        """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): unbounded `[..., A]`."""
         inside = jnp.clip(uniform, 1e-6, 1.0 - 1e-6)
         return self.mean + jnp.exp(self.log_std) * math.sqrt(2.0) * jax.scipy.special.erfinv(2.0 * inside - 1.0)
 
     def mode(self) -> jax.Array:
-        """The squashed mean is the decision of the deterministic policy; unsquashed `[..., A]`."""
+        """The mean, which is the decision of the deterministic policy; unbounded `[..., A]`."""
         return self.mean
 
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Joint log-density `[...]` of unbounded actions `[..., A]`."""
+        return self._log_density(action).sum(axis=-1)
+
+    def _log_density(self, action: jax.Array) -> jax.Array:
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return -0.5 * z**2 - self.log_std - 0.5 * math.log(2.0 * math.pi)
+
+    def entropy(self) -> jax.Array:
+        """Joint entropy `[...]` of the unbounded action, nats."""
+        return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(axis=-1)
+
+    def kl(self, other: Gaussian) -> jax.Array:
+        """KL(self || other) `[...]`, nats, of the unbounded actions."""
+        difference = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
+        log_ratio = self.log_std - other.log_std
+        return (0.5 * (jnp.exp(2.0 * log_ratio) + difference - 1.0) - log_ratio).sum(axis=-1)
+
+
+@struct.dataclass
+class ClippedGaussian(Gaussian):
+    """A Gaussian whose actions the environment takes clipped: a linear decision rule stays linear inside the box."""
+
     def squash(self, action: jax.Array) -> jax.Array:
-        """Unsquashed to `[low, high]`."""
+        """Unbounded to `[low, high]`."""
+        return jnp.clip(action, self.low, self.high)
+
+
+@struct.dataclass
+class SquashedGaussian(Gaussian):
+    """A Gaussian squashed into `[low, high]` by tanh, which is a bijection: the divergence is that of the Gaussians.
+
+    The entropy stays that before squashing, since the squashed one has no closed form: a bonus on it widens the
+    Gaussian without end, so keep its weight small.
+    """
+
+    def squash(self, action: jax.Array) -> jax.Array:
+        """Unbounded to `[low, high]`."""
         return self.low + (self.high - self.low) * 0.5 * (jnp.tanh(action) + 1.0)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
-        """Joint log-density `[...]` of the squashed action, given unsquashed `[..., A]`.
+        """Joint log-density `[...]` of the squashed action, given unbounded `[..., A]`.
 
         `log N(u) - log(1 - tanh(u)^2) - log((high - low) / 2)`, with `log(1 - tanh(u)^2) = 2 (log 2 - u -
         softplus(-2u))`.
         """
-        z = (action - self.mean) * jnp.exp(-self.log_std)
-        density = -0.5 * z**2 - self.log_std - 0.5 * math.log(2.0 * math.pi)
         jacobian = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action)) + math.log(
             (self.high - self.low) / 2.0
         )
-        return (density - jacobian).sum(axis=-1)
-
-    def entropy(self) -> jax.Array:
-        """Entropy of the Gaussian before squashing `[...]`, nats: the squashed one has no closed form."""
-        return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(axis=-1)
-
-    def kl(self, other: SquashedGaussian) -> jax.Array:
-        """KL(self || other) `[...]`, nats: that of the Gaussians before squashing, which is a bijection."""
-        difference = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
-        log_ratio = self.log_std - other.log_std
-        return (0.5 * (jnp.exp(2.0 * log_ratio) + difference - 1.0) - log_ratio).sum(axis=-1)
+        return (self._log_density(action) - jacobian).sum(axis=-1)

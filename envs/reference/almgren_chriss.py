@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
-from envs.reference.ar1 import checked, counted
+from envs.reference.environment import ReferenceEnv
+from envs.reference.parameters import checked, counted, positive
 from envs.reference.problem import Problem
 
 
@@ -57,7 +58,7 @@ class LiquidationParams(environment.EnvParams):
     price_scale: jax.Array
 
 
-class LiquidationEnv(environment.Environment[LiquidationState, LiquidationParams]):
+class LiquidationEnv(ReferenceEnv):
     """The environment of `AlmgrenChriss`; see there.
 
     Args:
@@ -65,25 +66,14 @@ class LiquidationEnv(environment.Environment[LiquidationState, LiquidationParams
     """
 
     def __init__(self, parameters: LiquidationParams):
-        super().__init__()
-        self._default = parameters
-
-    @property
-    def default_params(self) -> LiquidationParams:
-        """The parameters that the problem was built with."""
-        return self._default
-
-    @property
-    def num_actions(self) -> int:
-        """Dimension of the action."""
-        return 1
+        super().__init__(parameters, n_inputs=3, ends=True, lowest=0.0)
 
     def reset_env(self, key: jax.Array, params: LiquidationParams) -> tuple[jax.Array, LiquidationState]:
         """The whole block is left; nothing is random."""
         del key
         zero = jnp.zeros(())
         state = LiquidationState(time=jnp.zeros((), jnp.int32), inventory=params.shares + zero, price=zero)
-        return self._observe(state, params), state
+        return self.see(state, params), state
 
     def step_env(
         self, key: jax.Array, state: LiquidationState, action: jax.Array, params: LiquidationParams
@@ -98,38 +88,13 @@ class LiquidationEnv(environment.Environment[LiquidationState, LiquidationParams
         cost = sold * (params.half_spread + params.temporary_slope * sold)
         reward = inventory * move - cost - params.risk_penalty * inventory**2
         state = LiquidationState(time=state.time + 1, inventory=inventory, price=state.price + move)
-        terminated = self.is_terminated(state, params)
-        info = {"discount": jnp.where(terminated, 0.0, 1.0), "market": shock[None]}
-        return self._observe(state, params), state, params.reward_scale * reward, terminated, info
+        return self.outcome(state, reward, shock[None], params)
 
-    def is_terminated(self, state: LiquidationState, params: LiquidationParams) -> jax.Array:
-        """The last slice is over."""
-        return jnp.asarray(state.time >= params.max_steps_in_episode)
-
-    def is_truncated(self, state: LiquidationState, params: LiquidationParams) -> jax.Array:
-        """Never: the problem ends with the last slice."""
-        del params
-        return jnp.zeros_like(state.time, dtype=bool)
-
-    def observe(self, key: jax.Array, state: LiquidationState, action: Any, params: LiquidationParams) -> jax.Array:
-        """Observation of a state."""
-        del key, action
-        return self._observe(state, params)
-
-    def _observe(self, state: LiquidationState, params: LiquidationParams) -> jax.Array:
+    def see(self, state: LiquidationState, params: LiquidationParams) -> jax.Array:
+        """See the problem."""
         remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
         scaled = (state.inventory / params.inventory_scale, state.price / params.price_scale)
         return jnp.stack([remaining, *scaled]).astype(jnp.float32)
-
-    def action_space(self, params: LiquidationParams | None = None) -> spaces.Box:
-        """Fraction of the inventory to sell."""
-        del params
-        return spaces.Box(0.0, 1.0, (1,), jnp.float32)
-
-    def observation_space(self, params: LiquidationParams | None = None) -> spaces.Box:
-        """Unbounded, of order one."""
-        del params
-        return spaces.Box(-jnp.inf, jnp.inf, (3,), jnp.float32)
 
 
 def held_ratios(rate: float, n_slices: int) -> np.ndarray:
@@ -205,10 +170,10 @@ class AlmgrenChriss(Problem):
         temporary_impact: float = 2.5e-6,
         risk_aversion: float = 1e-6,
     ):
-        self.shares = checked("shares", shares, shares > 0, "finite and > 0")
-        maturity = checked("maturity", maturity, maturity > 0, "finite and > 0")
+        self.shares = positive("shares", shares)
+        maturity = positive("maturity", maturity)
         self.horizon = counted("n_slices", n_slices)
-        self.volatility = checked("volatility", volatility, volatility > 0, "finite and > 0")
+        self.volatility = positive("volatility", volatility)
         self.half_spread = checked("half_spread", half_spread, half_spread >= 0, "finite and >= 0")
         self.permanent_impact = checked("permanent_impact", permanent_impact, permanent_impact >= 0, "finite and >= 0")
         self.risk_aversion = checked("risk_aversion", risk_aversion, risk_aversion >= 0, "finite and >= 0")

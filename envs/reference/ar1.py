@@ -9,28 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
+from envs.reference.environment import ReferenceEnv
 from envs.reference.no_trade_band import BandValue, solve_band
+from envs.reference.parameters import BOX_DEVIATIONS, checked, counted, positive
 from envs.reference.problem import Problem
-
-BOX_DEVIATIONS = 4.0
-
-
-def checked(name: str, value: float, condition: bool, allowed: str) -> float:
-    """Returns `value` as a float.
-
-    Raises:
-      ValueError: the condition does not hold, or the value is not finite.
-    """
-    if not (condition and math.isfinite(value)):
-        raise ValueError(f"{name} is {value}; it must be {allowed}")
-    return float(value)
-
-
-def counted(name: str, value: int) -> int:
-    """Returns `value` as an int; raises ValueError unless it is a whole number >= 1."""
-    return int(checked(name, value, value >= 1 and value % 1 == 0, "a whole number >= 1"))
 
 
 @struct.dataclass
@@ -75,70 +59,41 @@ class AR1Params(environment.EnvParams):
     reward_scale: jax.Array
 
 
-class AR1Env(environment.Environment[AR1State, AR1Params]):
+class AR1Env(ReferenceEnv):
     """The environment of `QuadraticCostAR1` and `ProportionalCostAR1`; see there.
 
     Args:
       parameters: default parameters.
+      bands: whether the action is a pair of edges to trade into, rather than a position.
     """
 
-    def __init__(self, parameters: AR1Params):
-        super().__init__()
-        self._default = parameters
-
-    @property
-    def default_params(self) -> AR1Params:
-        """The parameters that the problem was built with."""
-        return self._default
-
-    @property
-    def num_actions(self) -> int:
-        """Dimension of the action."""
-        return 1
+    def __init__(self, parameters: AR1Params, bands: bool):
+        super().__init__(parameters, n_inputs=2, n_actions=2 if bands else 1, ends=False)
+        self.bands = bands
 
     def reset_env(self, key: jax.Array, params: AR1Params) -> tuple[jax.Array, AR1State]:
         """Draws the signal from its stationary law; the position is 0. Consumes `key`."""
         signal = params.signal_scale * jax.random.normal(key)
         state = AR1State(time=jnp.zeros((), jnp.int32), signal=signal, position=jnp.zeros(()))
-        return self._observe(state, params), state
+        return self.see(state, params), state
 
     def step_env(
         self, key: jax.Array, state: AR1State, action: jax.Array, params: AR1Params
     ) -> tuple[jax.Array, AR1State, jax.Array, jax.Array, dict[str, Any]]:
         """Trades to the target position and holds it for one step. Consumes `key`."""
-        position = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit
+        bounded = jnp.clip(action, -1.0, 1.0) * params.position_limit
+        position = jnp.clip(state.position, bounded.min(), bounded.max())  # of one number: that number
         trade = position - state.position
         cost = params.quadratic_cost * trade**2 + params.proportional_cost * jnp.abs(trade)
         profit = state.signal * position - params.risk_penalty * position**2 - cost
         shock = jax.random.normal(key)
         signal = params.decay * state.signal + params.innovation * shock
         state = AR1State(time=state.time + 1, signal=signal, position=position)
-        info = {"discount": jnp.ones(()), "market": shock[None]}
-        terminated = self.is_terminated(state, params)
-        return self._observe(state, params), state, params.reward_scale * profit, terminated, info
+        return self.outcome(state, profit, shock[None], params)
 
-    def is_terminated(self, state: AR1State, params: AR1Params) -> jax.Array:
-        """Never: the problem has no end."""
-        del params
-        return jnp.zeros_like(state.time, dtype=bool)
-
-    def observe(self, key: jax.Array, state: AR1State, action: Any, params: AR1Params) -> jax.Array:
-        """Observation of a state."""
-        del key, action
-        return self._observe(state, params)
-
-    def _observe(self, state: AR1State, params: AR1Params) -> jax.Array:
+    def see(self, state: AR1State, params: AR1Params) -> jax.Array:
+        """See the problem."""
         return jnp.stack([state.signal / params.signal_scale, state.position / params.position_scale])
-
-    def action_space(self, params: AR1Params | None = None) -> spaces.Box:
-        """Share of the position limit."""
-        del params
-        return spaces.Box(-1.0, 1.0, (1,), jnp.float32)
-
-    def observation_space(self, params: AR1Params | None = None) -> spaces.Box:
-        """Unbounded, of order one."""
-        del params
-        return spaces.Box(-jnp.inf, jnp.inf, (2,), jnp.float32)
 
 
 class AR1Problem(Problem):
@@ -170,10 +125,10 @@ class AR1Problem(Problem):
         reversion = checked("reversion", reversion, 0 < reversion <= 1, "in (0, 1]")
         innovation = math.sqrt(2 * reversion) if innovation is None else innovation
         self.decay = 1.0 - reversion
-        self.innovation = checked("innovation", innovation, innovation > 0, "finite and > 0")
+        self.innovation = positive("innovation", innovation)
         self.signal_deviation = self.innovation / math.sqrt(reversion * (2.0 - reversion))
-        self.risk_penalty = checked("risk_penalty", risk_penalty, risk_penalty > 0, "finite and > 0")
-        self.trading_cost = checked("trading_cost", trading_cost, trading_cost > 0, "finite and > 0")
+        self.risk_penalty = positive("risk_penalty", risk_penalty)
+        self.trading_cost = positive("trading_cost", trading_cost)
         self.discount = checked("discount", discount, 0 < discount <= 1, "in (0, 1]")
         self.horizon = counted("max_steps_in_episode", max_steps_in_episode)
 
@@ -191,7 +146,7 @@ class AR1Problem(Problem):
             position_limit=jnp.asarray(position_limit, jnp.float32),
             reward_scale=jnp.asarray(self.reward_scale, jnp.float32),
         )
-        self.env = AR1Env(self.params)
+        self.env = AR1Env(self.params, bands=not quadratic)
 
 
 class QuadraticCostAR1(AR1Problem):
@@ -295,8 +250,9 @@ class ProportionalCostAR1(AR1Problem):
     to `x_t` and earns `p_t x_t - risk_penalty x_t^2 - trading_cost |x_t - x_{t-1}|`.
 
     - Criterion, observation, reward, market, start and end: as in `QuadraticCostAR1`.
-    - Action `[1]` in [-1, 1]: `x_t / position_limit`, the position that the optimum buys at a signal of four standard
-      deviations.
+    - Action `[2]` in [-1, 1]: the edges of the band, in either order, over `position_limit`, the position that the
+      optimum buys at a signal of four standard deviations. The trade is the least that leads into the band: two equal
+      edges are a target, and no target can hold a position without knowing it exactly.
 
     Optimum, of the problem without end (`discount = 1`: of the average reward): the nearest position in `band(p_t)`.
     The marginal value of every level of the position solves its own dynamic programme in the signal alone, by policy
@@ -366,6 +322,5 @@ class ProportionalCostAR1(AR1Problem):
         return self.reward_scale * self._profit_unit * value
 
     def optimal_action(self, state: AR1State) -> jax.Array:
-        """`[1]` optimal position over the position limit: the nearest in the band."""
-        low, high = self.band(state.signal)
-        return (jnp.clip(state.position, low, high) / self.params.position_limit)[None]
+        """`[2]` edges of the band over the position limit."""
+        return jnp.stack(self.band(state.signal)) / self.params.position_limit

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from envs.portfolio import weights_of
-from envs.reference.merton import LognormalProblem, checked, utility
+from envs.reference.lognormal import LognormalProblem, utility
+from envs.reference.parameters import checked, positive
 from envs.trading import LARGEST_LOSS
 from envs.types import EnvState
 
@@ -207,7 +208,7 @@ class DavisNorman(LognormalProblem):
     - Criterion: `E[sum_t discount^t u(G_t)]` over `horizon` bars, `u(G) = (G^(1-a) - 1) / (1-a)`, `a = risk_aversion`.
     - State: the weight before the trade. Observation of `TradingEnv(observation="index")`: `asset[0, 0]` is the weight
       in units of `position_limit`.
-    - Action `[1]` in [0, 1]: target weight over `position_limit`, which is 1.5 times the upper edge.
+    - Action `[1, 2]` in [0, 1]: the edges of a band over `position_limit`, which is 1.5 times the upper edge.
     - Reward: `u(G)` of the bar, about `w sigma sqrt(dt)`; `TradingEnv` does not scale it.
     - Start: the weight uniform in [0, position_limit], so that both edges are met. Truncated after `horizon` bars.
 
@@ -253,8 +254,8 @@ class DavisNorman(LognormalProblem):
         horizon: int = 120,
         n_bars: int | None = None,
     ):
-        drift = checked("drift", drift, drift > 0, "finite and > 0")
-        volatility = checked("volatility", volatility, volatility > 0, "finite and > 0")
+        drift = positive("drift", drift)
+        volatility = positive("volatility", volatility)
         self.cost = checked("cost", cost, SMALLEST_COST <= cost < 1, f"in [{SMALLEST_COST}, 1)")
         self.discount = checked("discount", discount, 0 < discount <= 1, "in (0, 1]")
         super().__init__(
@@ -280,7 +281,7 @@ class DavisNorman(LognormalProblem):
                 f"(0, {largest:.3g}) is worth trading to"
             )
         limit = min(BOX_MARGIN * self._program.high, largest)
-        self.trade(levels=(0.0, 1.0), position_limit=limit, start="random", commission_rate=self.cost)
+        self.trade(actions="band", levels=(0.0, 1.0), position_limit=limit, start="random", commission_rate=self.cost)
         self._weights, self._targets, self._values = self._tabulate()
 
     def band(self) -> tuple[float, float]:
@@ -297,12 +298,11 @@ class DavisNorman(LognormalProblem):
         return merton - half, merton + half
 
     def optimal_action(self, state: EnvState) -> jax.Array:
-        """`[1]` optimal target weight over the position limit; inside the band the weight as it is."""
-        weight = self._weight(state)
-        low, high = self.band()
-        inside = (weight > low) & (weight < high)
-        target = jnp.where(inside, weight, jnp.interp(weight, self._weights, self._targets))
-        return (target / self.position_limit)[None]
+        """`[1, 2]` edges of the band over the position limit; the target twice where the weight is outside."""
+        weight, edges = self._weight(state), jnp.asarray(self.band())
+        inside = (weight > edges[0]) & (weight < edges[1])
+        edges = jnp.where(inside, edges, jnp.interp(weight, self._weights, self._targets))
+        return (edges / self.position_limit)[None]
 
     def optimal_value(self) -> float:
         """Expected discounted sum of rewards over `horizon` bars, from the uniform law of the starting weight."""

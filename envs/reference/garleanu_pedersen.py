@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
-from envs.reference.ar1 import BOX_DEVIATIONS, checked, counted
+from envs.reference.environment import ReferenceEnv
+from envs.reference.parameters import BOX_DEVIATIONS, checked, counted, positive
 from envs.reference.problem import Problem
 
 SLOWEST_HALF_LIFE = 240.0
@@ -70,7 +71,7 @@ class FactorParams(environment.EnvParams):
     reward_scale: jax.Array
 
 
-class FactorEnv(environment.Environment[FactorState, FactorParams]):
+class FactorEnv(ReferenceEnv):
     """The environment of `GarleanuPedersen`; see there.
 
     Args:
@@ -78,25 +79,14 @@ class FactorEnv(environment.Environment[FactorState, FactorParams]):
     """
 
     def __init__(self, parameters: FactorParams):
-        super().__init__()
-        self._default = parameters
         self.n_assets, self.n_factors = parameters.loadings.shape
-
-    @property
-    def default_params(self) -> FactorParams:
-        """The parameters that the problem was built with."""
-        return self._default
-
-    @property
-    def num_actions(self) -> int:
-        """Dimension of the action."""
-        return self.n_assets
+        super().__init__(parameters, n_inputs=self.n_factors + self.n_assets, n_actions=self.n_assets, ends=False)
 
     def reset_env(self, key: jax.Array, params: FactorParams) -> tuple[jax.Array, FactorState]:
         """Draws the factors from their stationary law; the position is 0. Consumes `key`."""
         factors = params.start_root @ jax.random.normal(key, (self.n_factors,))
         state = FactorState(time=jnp.zeros((), jnp.int32), factors=factors, position=jnp.zeros((self.n_assets,)))
-        return self._observe(state, params), state
+        return self.see(state, params), state
 
     def step_env(
         self, key: jax.Array, state: FactorState, action: jax.Array, params: FactorParams
@@ -110,32 +100,11 @@ class FactorEnv(environment.Environment[FactorState, FactorParams]):
         profit = params.discount * (position @ returns - risk) - trade @ (params.trading_cost @ trade) / 2
         factors = params.transition @ state.factors + params.factor_root @ shock[self.n_assets :]
         state = FactorState(time=state.time + 1, factors=factors, position=position)
-        info = {"discount": jnp.ones(()), "market": shock}
-        terminated = self.is_terminated(state, params)
-        return self._observe(state, params), state, params.reward_scale * profit, terminated, info
+        return self.outcome(state, profit, shock, params)
 
-    def is_terminated(self, state: FactorState, params: FactorParams) -> jax.Array:
-        """Never: the problem has no end."""
-        del params
-        return jnp.zeros_like(state.time, dtype=bool)
-
-    def observe(self, key: jax.Array, state: FactorState, action: Any, params: FactorParams) -> jax.Array:
-        """Observation of a state."""
-        del key, action
-        return self._observe(state, params)
-
-    def _observe(self, state: FactorState, params: FactorParams) -> jax.Array:
+    def see(self, state: FactorState, params: FactorParams) -> jax.Array:
+        """See the problem."""
         return jnp.concatenate([state.factors / params.factor_scale, state.position / params.position_scale])
-
-    def action_space(self, params: FactorParams | None = None) -> spaces.Box:
-        """Shares of the position limits."""
-        del params
-        return spaces.Box(-1.0, 1.0, (self.n_assets,), jnp.float32)
-
-    def observation_space(self, params: FactorParams | None = None) -> spaces.Box:
-        """Unbounded, of order one."""
-        del params
-        return spaces.Box(-jnp.inf, jnp.inf, (self.n_factors + self.n_assets,), jnp.float32)
 
 
 def _sized(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -271,7 +240,7 @@ class GarleanuPedersen(Problem):
         n = counted("n_assets", n_assets)
         m = n if n_factors is None else counted("n_factors", n_factors)
         self.horizon = counted("max_steps_in_episode", max_steps_in_episode)
-        self.risk_aversion = checked("risk_aversion", risk_aversion, risk_aversion > 0, "finite and > 0")
+        self.risk_aversion = positive("risk_aversion", risk_aversion)
         self.discount = checked("discount", discount, 0 < discount <= 1, "in (0, 1]")
         self._transition, self._factor_noise = _factor_law(m, factor_reversion, factor_covariance)
         self._factor_covariance = stationary_covariance(self._transition, self._factor_noise)
@@ -280,7 +249,7 @@ class GarleanuPedersen(Problem):
         default = _default_loadings(np.sqrt(np.diag(self._sigma)), np.sqrt(np.diag(self._factor_covariance)))
         self._loadings = default if loadings is None else _sized("loadings", loadings, (n, m))
         if np.ndim(trading_cost) == 0:
-            trading_cost = self._sigma * checked("trading_cost", trading_cost, trading_cost > 0, "finite and > 0")
+            trading_cost = self._sigma * positive("trading_cost", trading_cost)
         self._cost = _covariance("trading_cost", trading_cost, n)
         self.position_gain, self.factor_gain = solve(
             self._loadings, self._transition, self.risk_aversion * self._sigma, self._cost, self.discount

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from envs.portfolio import drawdown
-from envs.reference.merton import RUIN_DEVIATIONS, LognormalProblem, checked
+from envs.reference.lognormal import RUIN_DEVIATIONS, LognormalProblem
+from envs.reference.parameters import checked, positive
 from envs.types import EnvState
 
 N_NODES = 64
@@ -220,8 +221,8 @@ class GrossmanZhou(LognormalProblem):
         horizon: int = 240,
         n_bars: int | None = None,
     ):
-        drift = checked("drift", drift, drift > 0, "finite and > 0")
-        volatility = checked("volatility", volatility, volatility > 0, "finite and > 0")
+        drift = positive("drift", drift)
+        volatility = positive("volatility", volatility)
         self.floor = checked("floor", floor, 0 < floor < 1, "in (0, 1)")
         super().__init__(
             np.array([drift]),

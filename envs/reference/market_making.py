@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
-from envs.reference.ar1 import checked, counted
+from envs.reference.environment import ReferenceEnv, utility_increment
+from envs.reference.parameters import checked, count_steps, counted, positive
 from envs.reference.problem import Problem
 from envs.reference.quoting import QuoteLaw, root_mean_squares, solve_quotes
-from envs.reference.terminal_wealth import LARGEST_EXPONENT, count_steps
 
 LEAST_GAIN = 1e-4
 
@@ -70,24 +70,13 @@ class MarketMakingParams(environment.EnvParams):
     wealth_scale: jax.Array
 
 
-def gain_in_utility(excess: jax.Array, gain: jax.Array, risk_aversion: jax.Array) -> jax.Array:
-    """`u(excess + gain) - u(excess)` of `u(x) = (1 - exp(-a x)) / a`, the identity for a = 0, any shape.
-
-    The exponent is capped at 80, so that a ruinous policy loses a finite float32 utility.
-    """
-    safe = jnp.where(risk_aversion == 0.0, 1.0, risk_aversion)
-    before = jnp.minimum(-safe * excess, LARGEST_EXPONENT)
-    after = jnp.minimum(-safe * (excess + gain), LARGEST_EXPONENT)
-    return jnp.where(risk_aversion == 0.0, gain, -jnp.exp(before) * jnp.expm1(after - before) / safe)
-
-
 def depth_of(action: jax.Array, scale: jax.Array) -> jax.Array:
     """`scale (1 + a) / (1 - a)` for an action clipped to [-1, 1], any shape: 0, `scale`, infinite at -1, 0, 1."""
     bounded = jnp.clip(action, -1.0, 1.0)
     return scale * (1.0 + bounded) / (1.0 - bounded)
 
 
-class MarketMakingEnv(environment.Environment[MarketMakingState, MarketMakingParams]):
+class MarketMakingEnv(ReferenceEnv):
     """The environment of `CarteaJaimungal` and `AvellanedaStoikov`; see there.
 
     Args:
@@ -96,26 +85,15 @@ class MarketMakingEnv(environment.Environment[MarketMakingState, MarketMakingPar
     """
 
     def __init__(self, parameters: MarketMakingParams, observes_account: bool):
-        super().__init__()
-        self._default = parameters
+        super().__init__(parameters, n_inputs=4 if observes_account else 2, n_actions=2, ends=True)
         self.observes_account = observes_account
-
-    @property
-    def default_params(self) -> MarketMakingParams:
-        """The parameters that the problem was built with."""
-        return self._default
-
-    @property
-    def num_actions(self) -> int:
-        """Dimension of the action."""
-        return 2
 
     def reset_env(self, key: jax.Array, params: MarketMakingParams) -> tuple[jax.Array, MarketMakingState]:
         """No inventory, no wealth; nothing is random."""
         del key
         time, zero = jnp.zeros((), jnp.int32), jnp.zeros(())
         state = MarketMakingState(time=time, inventory=time, price=zero, wealth=zero)
-        return self._observe(state, params), state
+        return self.see(state, params), state
 
     def step_env(
         self, key: jax.Array, state: MarketMakingState, action: jax.Array, params: MarketMakingParams
@@ -133,46 +111,22 @@ class MarketMakingEnv(environment.Environment[MarketMakingState, MarketMakingPar
         move = params.price_noise * shock
         gain = jnp.sum(jnp.where(filled, depths, 0.0)) + inventory * move
         excess = state.wealth - params.wealth_rate * state.time
-        growth = params.wealth_rate + gain_in_utility(excess, gain - params.wealth_rate, params.risk_aversion)
+        growth = params.wealth_rate + utility_increment(excess, gain - params.wealth_rate, -params.risk_aversion)
         price, wealth = state.price + move, state.wealth + gain
         state = MarketMakingState(time=state.time + 1, inventory=inventory, price=price, wealth=wealth)
-        terminated = self.is_terminated(state, params)
-        penalty = params.running_penalty + jnp.where(terminated, params.terminal_penalty, 0.0)
-        reward = params.reward_scale * (growth - penalty * inventory**2)
-        info = {"discount": jnp.where(terminated, 0.0, 1.0), "market": jnp.concatenate([reach, shock[None]])}
-        return self._observe(state, params), state, reward, terminated, info
+        last = self.is_terminated(state, params)
+        penalty = params.running_penalty + jnp.where(last, params.terminal_penalty, 0.0)
+        market = jnp.concatenate([reach, shock[None]])
+        return self.outcome(state, growth - penalty * inventory**2, market, params)
 
-    def is_terminated(self, state: MarketMakingState, params: MarketMakingParams) -> jax.Array:
-        """The last step is over."""
-        return jnp.asarray(state.time >= params.max_steps_in_episode)
-
-    def is_truncated(self, state: MarketMakingState, params: MarketMakingParams) -> jax.Array:
-        """Never: the problem ends with the last step."""
-        del params
-        return jnp.zeros_like(state.time, dtype=bool)
-
-    def observe(self, key: jax.Array, state: MarketMakingState, action: Any, params: MarketMakingParams) -> jax.Array:
-        """Observation of a state."""
-        del key, action
-        return self._observe(state, params)
-
-    def _observe(self, state: MarketMakingState, params: MarketMakingParams) -> jax.Array:
+    def see(self, state: MarketMakingState, params: MarketMakingParams) -> jax.Array:
+        """See the problem."""
         remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
         seen = [remaining, state.inventory / params.inventory_scale]
         if self.observes_account:
             excess = state.wealth - params.wealth_rate * state.time
             seen += [state.price / params.price_scale, excess / params.wealth_scale]
         return jnp.stack(seen).astype(jnp.float32)
-
-    def action_space(self, params: MarketMakingParams | None = None) -> spaces.Box:
-        """Bid and ask, see `depth_of`."""
-        del params
-        return spaces.Box(-1.0, 1.0, (2,), jnp.float32)
-
-    def observation_space(self, params: MarketMakingParams | None = None) -> spaces.Box:
-        """Unbounded, of order one."""
-        del params
-        return spaces.Box(-jnp.inf, jnp.inf, (4 if self.observes_account else 2,), jnp.float32)
 
 
 class MarketMakingProblem(Problem):
@@ -202,7 +156,7 @@ class MarketMakingProblem(Problem):
         inventory_limit: int,
     ):
         self.volatility = checked("volatility", volatility, volatility >= 0, "finite and >= 0")
-        self.fill_decay = checked("fill_decay", fill_decay, fill_decay > 0, "finite and > 0")
+        self.fill_decay = positive("fill_decay", fill_decay)
         self.inventory_limit = counted("inventory_limit", inventory_limit)
         self.horizon = count_steps(maturity, dt)
         allowed = f"> 0 and at most 1 / dt = {1 / dt:g}, so that a step sees one market order a side"
@@ -370,12 +324,12 @@ class AvellanedaStoikov(MarketMakingProblem):
         dt: float = 0.005,
         inventory_limit: int = 30,
     ):
-        checked("volatility", volatility, volatility > 0, "finite and > 0")
+        positive("volatility", volatility)
         super().__init__(
             volatility=volatility,
             arrival_rate=arrival_rate,
             fill_decay=fill_decay,
-            risk_aversion=checked("risk_aversion", risk_aversion, risk_aversion > 0, "finite and > 0"),
+            risk_aversion=positive("risk_aversion", risk_aversion),
             running_penalty=0.0,
             terminal_penalty=0.0,
             maturity=maturity,

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
-from envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem, count_steps, require, utility_increment
+from envs.reference.environment import ReferenceEnv, utility_increment
+from envs.reference.parameters import checked, count_steps, positive
+from envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem
 
 
 @struct.dataclass
@@ -51,7 +53,7 @@ class PremiumParams(environment.EnvParams):
     wealth_scale: jax.Array
 
 
-class PremiumEnv(environment.Environment[PremiumState, PremiumParams]):
+class PremiumEnv(ReferenceEnv):
     """The environment of `KimOmberg`; see there.
 
     Args:
@@ -59,25 +61,14 @@ class PremiumEnv(environment.Environment[PremiumState, PremiumParams]):
     """
 
     def __init__(self, parameters: PremiumParams):
-        super().__init__()
-        self._default = parameters
-
-    @property
-    def default_params(self) -> PremiumParams:
-        """The parameters that the problem was built with."""
-        return self._default
-
-    @property
-    def num_actions(self) -> int:
-        """Dimension of the action."""
-        return 1
+        super().__init__(parameters, n_inputs=3, ends=True)
 
     def reset_env(self, key: jax.Array, params: PremiumParams) -> tuple[jax.Array, PremiumState]:
         """Draws the premium from its stationary law; wealth is 1. Consumes `key`."""
         law = StepLaw(*params.law)
         premium = law.stationary_mean + law.stationary_deviation * jax.random.normal(key)
         state = PremiumState(time=jnp.zeros((), jnp.int32), premium=premium, log_wealth=jnp.zeros(()))
-        return self._observe(state, params), state
+        return self.see(state, params), state
 
     def step_env(
         self, key: jax.Array, state: PremiumState, action: jax.Array, params: PremiumParams
@@ -89,46 +80,21 @@ class PremiumEnv(environment.Environment[PremiumState, PremiumParams]):
         driver = driver + law.common_noise * shock[0] + law.own_noise * shock[1]
         exposure = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit * params.volatility
         log_growth = params.rate * law.dt + exposure * driver - exposure**2 * law.dt / 2
-        reward = params.reward_scale * utility_increment(state.log_wealth, log_growth, params.power)
+        utility = utility_increment(state.log_wealth, log_growth, params.power)
         state = PremiumState(
             time=state.time + 1,
             premium=law.premium_shift + law.decay * state.premium + law.premium_noise * shock[0],
             log_wealth=state.log_wealth + log_growth,
         )
-        terminated = self.is_terminated(state, params)
         market = jnp.stack([driver / jnp.hypot(law.common_noise, law.own_noise), shock[0]])
-        info = {"discount": jnp.where(terminated, 0.0, 1.0), "market": market}
-        return self._observe(state, params), state, reward, terminated, info
+        return self.outcome(state, utility, market, params)
 
-    def is_terminated(self, state: PremiumState, params: PremiumParams) -> jax.Array:
-        """Maturity is reached."""
-        return jnp.asarray(state.time >= params.max_steps_in_episode)
-
-    def is_truncated(self, state: PremiumState, params: PremiumParams) -> jax.Array:
-        """Never: the problem ends at maturity."""
-        del params
-        return jnp.zeros_like(state.time, dtype=bool)
-
-    def observe(self, key: jax.Array, state: PremiumState, action: Any, params: PremiumParams) -> jax.Array:
-        """Observation of a state."""
-        del key, action
-        return self._observe(state, params)
-
-    def _observe(self, state: PremiumState, params: PremiumParams) -> jax.Array:
+    def see(self, state: PremiumState, params: PremiumParams) -> jax.Array:
+        """See the problem."""
         law = StepLaw(*params.law)
         remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
         premium = (state.premium - law.stationary_mean) / law.stationary_deviation
         return jnp.stack([remaining, premium, state.log_wealth / params.wealth_scale])
-
-    def action_space(self, params: PremiumParams | None = None) -> spaces.Box:
-        """Share of the position limit."""
-        del params
-        return spaces.Box(-1.0, 1.0, (1,), jnp.float32)
-
-    def observation_space(self, params: PremiumParams | None = None) -> spaces.Box:
-        """Unbounded, of order one."""
-        del params
-        return spaces.Box(-jnp.inf, jnp.inf, (3,), jnp.float32)
 
 
 class KimOmberg(TerminalWealthProblem):
@@ -185,13 +151,13 @@ class KimOmberg(TerminalWealthProblem):
         maturity: float = 5.0,
         dt: float = 0.05,
     ):
-        require("rate", rate, True, "finite")
-        require("volatility", volatility, volatility > 0, "finite and > 0")
-        require("mean_premium", mean_premium, True, "finite")
-        require("premium_reversion", premium_reversion, premium_reversion > 0, "finite and > 0")
-        require("premium_volatility", premium_volatility, premium_volatility > 0, "finite and > 0")
-        require("correlation", correlation, -1 <= correlation <= 1, "in [-1, 1]")
-        require("risk_aversion", risk_aversion, risk_aversion > 0, "finite and > 0")
+        checked("rate", rate, True, "finite")
+        positive("volatility", volatility)
+        checked("mean_premium", mean_premium, True, "finite")
+        positive("premium_reversion", premium_reversion)
+        positive("premium_volatility", premium_volatility)
+        checked("correlation", correlation, -1 <= correlation <= 1, "in [-1, 1]")
+        positive("risk_aversion", risk_aversion)
         n_steps = count_steps(maturity, dt)
         law = StepLaw.exact(premium_reversion, mean_premium, premium_volatility, correlation, maturity / n_steps)
         super().__init__(law, float(risk_aversion), float(rate), n_steps)

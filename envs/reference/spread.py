@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
-from envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem, count_steps, require, utility_increment
+from envs.reference.environment import ReferenceEnv, utility_increment
+from envs.reference.parameters import count_steps, positive
+from envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem
 
 
 @struct.dataclass
@@ -51,7 +53,7 @@ class SpreadParams(environment.EnvParams):
     wealth_scale: jax.Array
 
 
-class SpreadEnv(environment.Environment[SpreadState, SpreadParams]):
+class SpreadEnv(ReferenceEnv):
     """The environment of `OUSpread`; see there.
 
     Args:
@@ -59,24 +61,13 @@ class SpreadEnv(environment.Environment[SpreadState, SpreadParams]):
     """
 
     def __init__(self, parameters: SpreadParams):
-        super().__init__()
-        self._default = parameters
-
-    @property
-    def default_params(self) -> SpreadParams:
-        """The parameters that the problem was built with."""
-        return self._default
-
-    @property
-    def num_actions(self) -> int:
-        """Dimension of the action."""
-        return 1
+        super().__init__(parameters, n_inputs=3, ends=True)
 
     def reset_env(self, key: jax.Array, params: SpreadParams) -> tuple[jax.Array, SpreadState]:
         """Draws the spread from its stationary law; wealth is 1. Consumes `key`."""
         spread = params.deviation * jax.random.normal(key)
         state = SpreadState(time=jnp.zeros((), jnp.int32), spread=spread, log_wealth=jnp.zeros(()))
-        return self._observe(state, params), state
+        return self.see(state, params), state
 
     def step_env(
         self, key: jax.Array, state: SpreadState, action: jax.Array, params: SpreadParams
@@ -86,39 +77,14 @@ class SpreadEnv(environment.Environment[SpreadState, SpreadParams]):
         change = (params.decay - 1.0) * state.spread + noise * jax.random.normal(key)
         units = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit
         log_growth = units * change - units**2 * params.quadratic_variation / 2
-        reward = params.reward_scale * utility_increment(state.log_wealth, log_growth, params.power)
+        utility = utility_increment(state.log_wealth, log_growth, params.power)
         state = SpreadState(time=state.time + 1, spread=state.spread + change, log_wealth=state.log_wealth + log_growth)
-        terminated = self.is_terminated(state, params)
-        info = {"discount": jnp.where(terminated, 0.0, 1.0), "market": (change / noise)[None]}
-        return self._observe(state, params), state, reward, terminated, info
+        return self.outcome(state, utility, (change / noise)[None], params)
 
-    def is_terminated(self, state: SpreadState, params: SpreadParams) -> jax.Array:
-        """Maturity is reached."""
-        return jnp.asarray(state.time >= params.max_steps_in_episode)
-
-    def is_truncated(self, state: SpreadState, params: SpreadParams) -> jax.Array:
-        """Never: the problem ends at maturity."""
-        del params
-        return jnp.zeros_like(state.time, dtype=bool)
-
-    def observe(self, key: jax.Array, state: SpreadState, action: Any, params: SpreadParams) -> jax.Array:
-        """Observation of a state."""
-        del key, action
-        return self._observe(state, params)
-
-    def _observe(self, state: SpreadState, params: SpreadParams) -> jax.Array:
+    def see(self, state: SpreadState, params: SpreadParams) -> jax.Array:
+        """See the problem."""
         remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
         return jnp.stack([remaining, state.spread / params.deviation, state.log_wealth / params.wealth_scale])
-
-    def action_space(self, params: SpreadParams | None = None) -> spaces.Box:
-        """Share of the position limit."""
-        del params
-        return spaces.Box(-1.0, 1.0, (1,), jnp.float32)
-
-    def observation_space(self, params: SpreadParams | None = None) -> spaces.Box:
-        """Unbounded, of order one."""
-        del params
-        return spaces.Box(-jnp.inf, jnp.inf, (3,), jnp.float32)
 
 
 class OUSpread(TerminalWealthProblem):
@@ -165,9 +131,9 @@ class OUSpread(TerminalWealthProblem):
         maturity: float = 1.0,
         dt: float = 0.01,
     ):
-        require("reversion", reversion, reversion > 0, "finite and > 0")
-        require("volatility", volatility, volatility > 0, "finite and > 0")
-        require("risk_aversion", risk_aversion, risk_aversion > 0, "finite and > 0")
+        positive("reversion", reversion)
+        positive("volatility", volatility)
+        positive("risk_aversion", risk_aversion)
         n_steps = count_steps(maturity, dt)
         law = StepLaw.exact(reversion, 0.0, reversion, -1.0, maturity / n_steps)
         super().__init__(law, float(risk_aversion), 0.0, n_steps)

@@ -10,41 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs.reference.environment import LARGEST_EXPONENT
+from envs.reference.parameters import BOX_DEVIATIONS
 from envs.reference.problem import Problem
-
-LARGEST_EXPONENT = 80.0
-BOX_DEVIATIONS = 4.0
-
-
-def require(name: str, value: float, condition: bool, allowed: str) -> None:
-    """Raises ValueError, naming parameter, value and what is allowed, unless `condition` and the value is finite."""
-    if not (condition and math.isfinite(value)):
-        raise ValueError(f"{name} is {value}; it must be {allowed}")
-
-
-def count_steps(maturity: float, dt: float) -> int:
-    """Number of steps of length `dt` in `maturity`.
-
-    Raises:
-      ValueError: either is not positive, or the maturity is no whole number of steps.
-    """
-    require("maturity", maturity, maturity > 0, "finite and > 0")
-    require("dt", dt, dt > 0, "finite and > 0")
-    n_steps = round(maturity / dt)
-    if n_steps < 1 or abs(maturity / dt - n_steps) > 1e-6 * n_steps:
-        raise ValueError(f"dt is {dt}; it must divide maturity ({maturity}) into a whole number of steps, >= 1")
-    return n_steps
-
-
-def utility_increment(log_wealth: jax.Array, log_growth: jax.Array, power: jax.Array) -> jax.Array:
-    """`U(W G) - U(W)` of `U(W) = (W^power - 1) / power`, the logarithm for power 0, any shape.
-
-    The exponent `power * log W` is capped at 80, so that a ruinous policy loses a finite float32 utility.
-    """
-    safe = jnp.where(power == 0.0, 1.0, power)
-    before = jnp.minimum(safe * log_wealth, LARGEST_EXPONENT)
-    after = jnp.minimum(safe * (log_wealth + log_growth), LARGEST_EXPONENT)
-    return jnp.where(power == 0.0, log_growth, jnp.exp(before) * jnp.expm1(after - before) / safe)
 
 
 @dataclasses.dataclass(frozen=True)

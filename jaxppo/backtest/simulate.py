@@ -136,7 +136,7 @@ def run_policy(
         distribution, _ = policy.act(net, prepared, seen)
         if decision == "mean" and env.actions == "discrete":
             return env.expected_target(distribution.probabilities(), portfolio)
-        return env.decode(distribution.squash(distribution.mode()))
+        return env.decode(distribution.squash(distribution.mode()), portfolio)
 
     return simulate(decide, prepare_bars(policy, net, params, first, n_bars), env, params, first, n_bars)
 

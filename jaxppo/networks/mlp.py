@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import ClippedGaussian, MaskedCategorical
 from jaxppo.networks.policy import ActionConfig, Params
 
 
@@ -67,7 +67,7 @@ class MLPActorCritic(nnx.Module):
             logits = out.reshape(*x.shape[:-1], self.action.n_components, self.action.n_actions)
             return MaskedCategorical(logits, jnp.ones(logits.shape, bool))
         log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
-        return SquashedGaussian(out, log_std, self.action.low, self.action.high)
+        return ClippedGaussian(out, log_std, self.action.low, self.action.high)
 
     def value(self, x: jax.Array, hindsight: jax.Array | None) -> jax.Array:
         """Value `[...]`; `hindsight` None stands for nothing ahead."""

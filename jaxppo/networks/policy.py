@@ -23,12 +23,12 @@ class ActionConfig:
     """What the head must parameterise (static).
 
     Attributes:
-      kind: "discrete" (masked categoricals) or "continuous" (squashed Gaussians), one per asset or component.
-      n_actions: choices of each; ignored by "continuous".
+      kind: "discrete" (masked categoricals) or "continuous" (Gaussians).
+      n_actions: choices of each component; ignored by "continuous".
       low: smallest continuous action.
       high: largest continuous action.
       std: standard deviation of a continuous action before squashing, at the start.
-      n_components: components of an action that is not per asset.
+      n_components: components of an action, for each asset where there are assets.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Head(nnx.Module):
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
         width = config.width
-        n_out = action.n_actions if action.kind == "discrete" else 1
+        n_out = action.n_actions if action.kind == "discrete" else action.n_components
         n_portfolio = N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         small = nnx.initializers.orthogonal(0.01)
         self.action = action
@@ -58,7 +58,7 @@ class Head(nnx.Module):
         self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
         self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
         if action.kind == "continuous":
-            self.log_std = nnx.Param(jnp.log(jnp.full((), action.std)))
+            self.log_std = nnx.Param(jnp.log(jnp.full((action.n_components,), action.std)))
 
     def prepare(self, memory: jax.Array) -> jax.Array:
         """Memory `[..., A, D]` to the half of the first layer that all portfolios share, `[..., A, 2 D]` float32."""
@@ -68,6 +68,8 @@ class Head(nnx.Module):
         self, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
     ) -> tuple[Any, jax.Array]:
         """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`.
+
+        Several components of an asset lie side by side: batch `[..., A n_components]`.
 
         `hindsight` `[..., A, 2]` reaches the value alone; a critic that was built for it takes None as nothing ahead.
         """
@@ -82,8 +84,8 @@ class Head(nnx.Module):
         out = self.actor(jax.nn.gelu(for_actor))
         if self.action.kind == "discrete":
             return MaskedCategorical(out, seen.mask), value
-        mean = out[..., 0]
-        log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * mean.ndim), mean.shape)
+        log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
+        mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
         return SquashedGaussian(mean, log_std, self.action.low, self.action.high), value
 
 

@@ -47,7 +47,7 @@ def n_inputs(env: environment.Environment, params: Any) -> int:
 
 
 def action_config(env: environment.Environment, params: Any, std: float) -> ActionConfig:
-    """What the head must parameterise for the environment's actions; boxes are squashed into [-1, 1].
+    """What the head must parameterise for the environment's actions; boxes are scaled to [-1, 1].
 
     Raises:
       ValueError: neither discrete nor a bounded box.

@@ -12,7 +12,7 @@ from envs.portfolio import FillRule, Portfolio, open_portfolio
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.networks.policy import ActionConfig, Params, Policy
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
 
@@ -91,6 +91,14 @@ def trading_task(policy: Policy, env: TradingEnv, config: PPOConfig) -> Task:
         return policy.act(net, prepared[:, :, None], rollout.inputs.portfolio, rollout.hindsight)
 
     return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
+
+
+def action_config(env: TradingEnv, std: float) -> ActionConfig:
+    """What the policy's head must parameterise for the actions of `env`; see `ActionConfig`."""
+    low, high = env.levels[0], env.levels[-1]
+    if env.actions == "discrete":
+        return ActionConfig("discrete", env.num_actions, low, high)
+    return ActionConfig("continuous", 1, low, high, std=std, n_components=env.num_actions // env.n_assets)
 
 
 def start_path(env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array) -> PathState:
@@ -195,7 +203,8 @@ def collect_path(
       value.
     """
     n_portfolios, n_assets = state.portfolio.shares.shape
-    uniform = jax.random.uniform(key, (chunk, n_portfolios, n_assets))
+    n_components = n_assets if env.actions == "discrete" else env.num_actions
+    uniform = jax.random.uniform(key, (chunk, n_portfolios, n_components))
     rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
     see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None))
@@ -206,7 +215,7 @@ def collect_path(
         seen = see(state.bar + offset, portfolio, tradable_now)
         distribution = policy.distribution(net, ready[None], seen)
         action = distribution.sample(u)
-        weights, hold = jax.vmap(env.decode)(distribution.squash(action))
+        weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio)
         after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs)
         equity = jnp.maximum(portfolio.equity, 1.0)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)

@@ -20,6 +20,7 @@ from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 from jaxppo.ppo.learner import shuffle_groups
+from jaxppo.ppo.trading_task import action_config
 from jaxppo.training.periods import Period, split_periods
 
 GIVEN_IN_PYTHON = "(a market given in Python)"
@@ -153,7 +154,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         periods=periods,
         periods_per_year=periods_per_year(market),
         encoder=encoder,
-        action=ActionConfig(env.actions, env.num_actions, env.levels[0], env.levels[-1], std=config.policy.action_std),
+        action=action_config(env, config.policy.action_std),
         ppo=ppo,
         devices=devices,
     )

@@ -135,7 +135,7 @@ def test_default_parameters_run():
 
 
 def test_the_spaces_describe_what_goes_in_and_comes_out():
-    for changes in ({}, {"actions": "continuous"}, {"observation": "index"}):
+    for changes in ({}, {"actions": "continuous"}, {"actions": "band"}, {"observation": "index"}):
         env = environment(**changes)
         observation, state, params = begin(env)
         action = env.action_space(params).sample(jax.random.key(1))
@@ -278,22 +278,43 @@ def test_the_mask_in_the_info_is_that_of_the_next_decision_after_a_reset_too():
 
 def test_discrete_actions_are_hold_then_one_per_level():
     env = environment(position_limit=0.4)
-    weights, hold = env.decode(jnp.asarray([0, 1], jnp.int32))
+    flat = begin(env)[1].portfolio
+    weights, hold = env.decode(jnp.asarray([0, 1], jnp.int32), flat)
     assert (weights.tolist(), hold.tolist()) == ([0.0, pytest.approx(-0.4)], [True, False])
-    weights, hold = env.decode(jnp.asarray([2, 3], jnp.int32))
+    weights, hold = env.decode(jnp.asarray([2, 3], jnp.int32), flat)
     assert (weights.tolist(), hold.tolist()) == ([0.0, pytest.approx(0.2)], [False, False])
     single = environment(n_assets=1)
-    weights, hold = single.decode(jnp.int32(4))
+    weights, hold = single.decode(jnp.int32(4), flat)
     assert (weights.tolist(), hold.tolist(), single.num_actions) == ([1.0], [False], 5)
 
 
 def test_continuous_actions_are_weights_within_the_levels():
     env = environment(actions="continuous", levels=(-0.5, 1.0))
-    weights, hold = env.decode(jnp.asarray([-3.0, 0.8]))
+    weights, hold = env.decode(jnp.asarray([-3.0, 0.8]), begin(env)[1].portfolio)
     assert weights.tolist() == pytest.approx([-0.25, 0.4])
     assert not hold.any()
     space = env.action_space()
     assert (space.low, space.high, space.shape, env.num_actions) == (-0.5, 1.0, (2,), 2)
+
+
+def test_band_actions_trade_to_the_nearest_edge_or_not_at_all():
+    """Positions of 10 % and -30 %, half of it on order: edges in either order, flat or per asset, beyond the levels."""
+    env = environment(actions="band", levels=(-0.5, 1.0), position_limit=1.0)
+    account = begin(env)[1].portfolio
+    share = account.equity / account.price
+    account = account.replace(shares=jnp.array([0.1, -0.15]) * share, unfilled=jnp.array([0.0, -0.15]) * share)
+    for edges, target, held in (
+        ([[0.0, 0.2], [-0.4, 0.0]], [0.1, -0.3], [True, True]),
+        ([[0.2, 0.5], [0.0, -0.2]], [0.2, -0.2], [False, False]),
+        ([[-0.2, 0.05], [-3.0, -0.4]], [0.05, -0.4], [False, False]),
+        ([[0.3, 0.3], [2.0, -2.0]], [0.3, -0.3], [False, True]),
+    ):
+        for action in (jnp.asarray(edges), jnp.asarray(edges).ravel(), jnp.asarray(edges)[:, ::-1]):
+            weights, hold = env.decode(action, account)
+            np.testing.assert_allclose(weights, target, rtol=1e-5)
+            assert hold.tolist() == held
+    space = env.action_space()
+    assert (space.low, space.high, space.shape, env.num_actions) == (-0.5, 1.0, (2, 2), 4)
 
 
 def test_the_reward_is_the_log_return_of_an_account_filled_at_the_next_open():
@@ -404,7 +425,7 @@ def test_the_start_of_an_episode_does_not_depend_on_the_prices():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"actions": "both"}, "actions is 'both'; it must be one of ('discrete', 'continuous')"),
+        ({"actions": "both"}, "actions is 'both'; it must be one of ('discrete', 'continuous', 'band')"),
         ({"observation": "image"}, "observation is 'image'; it must be one of ('window', 'index')"),
         ({"start": "long"}, "start is 'long'; it must be one of ('flat', 'random')"),
         ({"n_assets": 0}, "n_assets (0) and window (3) must be >= 1"),
@@ -418,6 +439,7 @@ def test_the_start_of_an_episode_does_not_depend_on_the_prices():
         ({"groups": ("prices",)}, "unknown feature group 'prices'"),
         ({"normalisation_window": 1}, "normalisation_window is 1; it must be >= 2 bars"),
         ({"actions": "continuous", "levels": (1.0,)}, "levels (1.0,) must span a range for continuous actions"),
+        ({"actions": "band", "levels": (1.0,)}, "levels (1.0,) must span a range for band actions"),
     ],
 )
 def test_a_wrong_argument_is_named_in_one_line(changes, message):
@@ -450,7 +472,7 @@ def test_a_market_that_does_not_fit_is_refused():
         environment().make_params(slice_bars(market(), 0, 40))
 
 
-@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+@pytest.mark.parametrize("actions", ["discrete", "continuous", "band"])
 def test_no_action_orders_an_asset_that_has_no_price_yet(actions):
     """Prices before a listing are placeholders: sized at 1, a share of 100 would be a hundredfold position."""
     env = environment(actions=actions, position_limit=0.5)
@@ -461,7 +483,7 @@ def test_no_action_orders_an_asset_that_has_no_price_yet(actions):
     params = env.make_params(ragged, make_costs(spread_multiplier=0.0), first_bar=env.first_decision, episode_bars=50)
     params = params.replace(last_bar=params.first_bar + 50)
     _, state, _ = begin(env, params=params)
-    most = jnp.ones(N_ASSETS) if actions == "continuous" else jnp.full(N_ASSETS, env.num_actions - 1)
+    most = jnp.full(N_ASSETS, env.num_actions - 1) if actions == "discrete" else jnp.ones(env.num_actions)
     while int(state.bar) < listing + 3:
         before = int(state.bar)
         _, state, _, terminated, info = step_env(env, jax.random.key(0), state, most, params)

@@ -198,13 +198,20 @@ def test_the_perceptron_reads_the_current_bar_only():
     assert np.flatnonzero(changed).tolist() == [5]
 
 
-def test_a_continuous_head_gives_a_squashed_gaussian_per_asset():
-    action = ActionConfig("continuous", 3, -0.5, 1.0)
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_a_continuous_head_gives_squashed_gaussians_per_asset(n_components):
+    """With two components those of an asset lie side by side: swapping assets swaps pairs."""
+    action = ActionConfig("continuous", 1, -0.5, 1.0, n_components=n_components)
     policy, net = make_policy(tiny.encoder_config(kind="mlp"), action, jax.random.key(0))
-    memory = jnp.zeros((4, 3, 16))
+    memory = jax.random.normal(jax.random.key(1), (4, 3, 16))
     distribution, value = act(policy, net, memory, tiny.observation(0, 4, n_assets=3))
     assert isinstance(distribution, SquashedGaussian)
-    assert distribution.mean.shape == distribution.log_std.shape == (4, 3)
+    assert distribution.mean.shape == distribution.log_std.shape == (4, 3 * n_components)
+    seen = tiny.observation(0, 4, n_assets=3)
+    turned = seen.replace(asset=seen.asset[:, ::-1], mask=seen.mask[:, ::-1])
+    swapped, _ = act(policy, net, memory[:, ::-1], turned)
+    pairs = distribution.mean.reshape(4, 3, n_components)
+    np.testing.assert_allclose(swapped.mean.reshape(4, 3, n_components), pairs[:, ::-1], rtol=1e-5, atol=1e-6)
     assert (distribution.low, distribution.high, value.shape) == (-0.5, 1.0, (4,))
 
 

@@ -17,7 +17,8 @@ from envs.market import periods_per_year
 from jaxppo.backtest.simulate import equal_weight_volatility, prepare_bars, run_baselines, run_policy, simulate
 from jaxppo.backtest.statistics import summarise
 from jaxppo.networks.encoder import EncoderConfig
-from jaxppo.networks.policy import ActionConfig, make_policy
+from jaxppo.networks.policy import make_policy
+from jaxppo.ppo.trading_task import action_config
 
 module = importlib.import_module("jaxppo.backtest.simulate")
 FREE = {"spread_multiplier": 0.0}
@@ -50,7 +51,7 @@ def trader(env):
     """A transformer that trades a lot: its output weights are not small."""
     sizes = tuple(columns.stop - columns.start for columns in group_slices(GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, 16, 1, 2, 4, 2, True, jnp.dtype("float32"))
-    action = ActionConfig(env.actions, env.num_actions, env.levels[0], env.levels[-1])
+    action = action_config(env, 0.6)
     policy, net = make_policy(encoder, action, jax.random.key(1))
     actor = {"kernel": jax.random.normal(jax.random.key(2), net["head"]["actor"]["kernel"].shape)}
     return policy, {**net, "head": {**net["head"], "actor": {**net["head"]["actor"], **actor}}}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.reference.merton import LognormalProblem
+from envs.reference.lognormal import LognormalProblem
 
 
 class Episodes(NamedTuple):

@@ -27,13 +27,13 @@ def gains(problem, perturbed, settings, key, n_paths):
     return difference.mean(axis=1) / (difference.std(axis=1) / np.sqrt(n_paths))
 
 
-def check_environment(problem, n_assets, n_observed, n_market):
+def check_environment(problem, n_actions, n_observed, n_market):
     """gymnax's contract, truncation without termination, exogenous market, scales of order one."""
     env, params = problem.env, problem.params
-    assert env.num_actions == n_assets
+    assert env.num_actions == n_actions
     assert problem.horizon == int(params.max_steps_in_episode)
     space = env.action_space(params)
-    assert space.shape == (n_assets,)
+    assert space.shape == (n_actions,)
     assert env.observation_space(params).shape == (n_observed,)
     keys = jax.random.split(jax.random.key(0), 400)
     observation, state = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))(keys, params)
@@ -67,12 +67,12 @@ def check_environment(problem, n_assets, n_observed, n_market):
     scale = np.sqrt(np.mean(seen[late] ** 2, axis=(0, 1)))
     assert np.all((scale > 0.5) & (scale < 2.0)), scale
     assert 0.1 < np.sqrt(np.mean(reward[late] ** 2)) < 10.0
-    assert np.mean(np.abs(action) > 1.0) < 1e-3
+    assert np.mean(np.abs(action).min(axis=-1) > 1.0) < 1e-3
     assert np.mean(np.abs(action)) > 0.02
     np.testing.assert_allclose(market.mean(axis=(0, 1)), 0.0, atol=0.1)
 
     one = jax.tree.map(lambda leaf: leaf[0], state)
-    actions = jnp.broadcast_to(jnp.asarray([[0.0], [0.5], [1.0], [3.0]]), (4, n_assets))
+    actions = jnp.broadcast_to(jnp.asarray([[0.0], [0.5], [1.0], [3.0]]), (4, n_actions))
     step_env = jax.vmap(env.step_env, in_axes=(None, None, 0, None))
     _, after, reward, _, info = step_env(jax.random.key(7), one, actions, params)
     exogenous = [info["market"], *(getattr(after, name) for name in ("signal", "factors") if hasattr(after, name))]

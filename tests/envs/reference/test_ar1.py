@@ -127,7 +127,7 @@ def test_no_perturbed_band_beats_the_proportional_optimum(case):
         scale, shift, width = setting
         low, high = problem.band(state.signal)
         middle, half = scale * (low + high) / 2 + shift * limit, width * (high - low) / 2
-        return (jnp.clip(state.position, middle - half, middle + half) / limit)[None]
+        return jnp.stack([middle - half, middle + half]) / limit
 
     small = [(0.9, 0, 1), (1.1, 0, 1), (1, 0.02, 1), (1, 0, 0.9), (1, 0, 1.1)]
     large = [(0.6, 0, 1), (1.4, 0, 1), (1, 0.2, 1), (1, 0, 0.5), (1, 0, 1.6), (1, 0, 0.02)]
@@ -136,7 +136,7 @@ def test_no_perturbed_band_beats_the_proportional_optimum(case):
     assert np.all(statistic[len(small) :] < -4.0), statistic
 
 
-def test_the_optimal_action_goes_to_the_nearest_edge():
+def test_the_optimal_action_leads_to_the_nearest_edge():
     problem = ProportionalCostAR1()
     limit = float(problem.params.position_limit)
     low, high = (float(edge) for edge in problem.band(jnp.asarray(0.8)))
@@ -146,7 +146,11 @@ def test_the_optimal_action_goes_to_the_nearest_edge():
     inside = (low + high) / 2
     for position, target in ((low - 1, low), (inside, inside), (high + 1, high)):
         state = AR1State(time=jnp.asarray(3), signal=jnp.asarray(0.8), position=jnp.asarray(position))
-        np.testing.assert_allclose(problem.optimal_action(state), [target / limit], rtol=1e-5)
+        edges = problem.optimal_action(state)
+        np.testing.assert_allclose(edges, [low / limit, high / limit], rtol=1e-5)
+        for action in (edges, edges[::-1]):
+            _, after, *_ = problem.env.step_env(jax.random.key(0), state, action, problem.params)
+            assert float(after.position) == pytest.approx(target, rel=1e-5)
 
 
 def test_the_problem_scales():
@@ -162,7 +166,7 @@ def test_a_step_by_hand():
     for kind, cost in ((QuadraticCostAR1, 0.5 * 2**2), (ProportionalCostAR1, 0.5 * 2)):
         problem = kind(trading_cost=0.5)
         state = AR1State(time=jnp.asarray(0), signal=jnp.asarray(2.0), position=jnp.asarray(1.0))
-        key, action = jax.random.key(0), jnp.full((1,), 3.0) / problem.params.position_limit
+        key, action = jax.random.key(0), jnp.full(problem.env.num_actions, 3.0) / problem.params.position_limit
         _, after, reward, _, info = problem.env.step_env(key, state, action, problem.params)
         assert float(reward) == pytest.approx(problem.reward_scale * (6 - 2.7 - cost), rel=1e-5)
         assert float(after.signal) == pytest.approx(0.9 * 2 + math.sqrt(0.2) * float(info["market"][0]), rel=1e-5)
@@ -172,7 +176,7 @@ def test_a_step_by_hand():
 @pytest.mark.parametrize("index", [0, 2, 3, 5])
 def test_the_environment(index):
     kind, case = ALL[index]
-    check_environment(kind(**case), n_assets=1, n_observed=2, n_market=1)
+    check_environment(kind(**case), n_actions=1 if kind is QuadraticCostAR1 else 2, n_observed=2, n_market=1)
 
 
 @pytest.mark.parametrize("kind", [QuadraticCostAR1, ProportionalCostAR1])

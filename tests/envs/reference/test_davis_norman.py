@@ -35,8 +35,7 @@ def episodes(name: str):
 
     def policy(state, variant):
         optimal, first, last = variant
-        weight = state.portfolio.shares * state.portfolio.price / state.portfolio.equity
-        return jnp.where(optimal > 0, davis_norman.optimal_action(state), jnp.clip(weight, first, last) / limit)
+        return jnp.where(optimal > 0, davis_norman.optimal_action(state), jnp.stack([first, last])[None] / limit)
 
     moved = [(0, low + a * width, high + b * width) for a, b in MOVED_EDGES.values()]
     return run(davis_norman, policy, [(1, 0, 0), (0, low, high), *moved, (0, 0, 9)], seed=2, n_paths=N_PATHS)
@@ -177,7 +176,7 @@ def test_the_account_pays_and_drifts_as_the_model_says():
     for target in (0.2, 0.7, 0.55):
         simple = price[int(state.bar) + 1] / price[int(state.bar)] - 1
         growth = 1 - 0.005 * abs(target - weight) + target * simple
-        action = jnp.asarray([target / davis_norman.position_limit], jnp.float32)
+        action = jnp.full((1, 2), target / davis_norman.position_limit)
         observation, state, reward, _, _ = env.step_env(None, state, action, params)
         weight = target * (1 + simple) / growth
         assert float(reward) == pytest.approx((growth**-4 - 1) / -4, abs=2e-6)
@@ -192,11 +191,12 @@ def test_the_environment_keeps_the_gymnax_contract():
     assert starts.min() < 0.02
     assert starts.max() > 0.98
     actions = np.asarray(jax.vmap(davis_norman.optimal_action)(states))
-    assert actions.shape == (500, 1)
+    assert actions.shape == (500, 1, 2)
     (low, high), limit = davis_norman.band(), davis_norman.position_limit
     inside = (starts * limit > low) & (starts * limit < high)
-    np.testing.assert_allclose(actions[inside, 0], starts[inside], rtol=1e-6)
-    assert np.all(np.abs(actions[~inside, 0] * limit - np.clip(starts[~inside] * limit, low, high)) < 0.003)
+    np.testing.assert_allclose(actions[inside, 0] * limit, np.broadcast_to([low, high], (inside.sum(), 2)), rtol=1e-6)
+    nearest = np.clip(starts[~inside] * limit, low, high)
+    assert np.all(np.abs(actions[~inside, 0] * limit - nearest[:, None]) < 0.003)
     _, state = env.reset(jax.random.key(1), params)
     for step in range(davis_norman.horizon):
         action = davis_norman.optimal_action(state)

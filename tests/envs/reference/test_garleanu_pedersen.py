@@ -177,7 +177,7 @@ def test_a_step_by_hand():
 def test_the_environment(index):
     problem = GarleanuPedersen(**CASES[index])
     n, m = problem.factor_gain.shape
-    check_environment(problem, n_assets=n, n_observed=n + m, n_market=n + m)
+    check_environment(problem, n_actions=n, n_observed=n + m, n_market=n + m)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from finite_episodes import check_environment
 from stationary_problem import gains, value_error
 
-from envs.reference.market_making import AvellanedaStoikov, CarteaJaimungal, depth_of, gain_in_utility
+from envs.reference.environment import utility_increment
+from envs.reference.market_making import AvellanedaStoikov, CarteaJaimungal, depth_of
 
 # A volatile mid-price, wide steps with many orders, a tight limit.
 CROWDED = {"volatility": 1.0, "arrival_rate": 45.0, "fill_decay": 4.0, "inventory_penalty": 0.3} | {
@@ -220,10 +221,10 @@ def test_a_step_by_hand():
 
 
 def test_ruin_costs_a_finite_utility():
-    value = gain_in_utility(jnp.array([-1e6, 0.0, 3.0]), jnp.array([-10.0, -1e6, 2.0]), jnp.ones(3))
+    value = utility_increment(jnp.array([-1e6, 0.0, 3.0]), jnp.array([-10.0, -1e6, 2.0]), -jnp.ones(3))
     assert np.all(np.isfinite(value))
     assert float(value[2]) == pytest.approx(math.exp(-3) - math.exp(-5), rel=1e-6)
-    assert float(gain_in_utility(jnp.ones(()), jnp.array(0.25), jnp.zeros(()))) == 0.25
+    assert float(utility_increment(jnp.ones(()), jnp.array(0.25), jnp.zeros(()))) == 0.25
 
 
 @pytest.mark.parametrize(
