@@ -342,9 +342,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         return self._observe(state, params), state, reward, ended, info
 
     def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
-        """The account is gone. (A liquidation that leaves money is reported by the step that causes it.)"""
-        del params
-        return state.portfolio.equity <= 0
+        """The account is gone or beyond the drawdown limit; a liquidation that leaves money only its step reports."""
+        return (state.portfolio.equity <= 0) | (drawdown(state.portfolio) > params.drawdown_limit)
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """End of the episode's length or of the period."""

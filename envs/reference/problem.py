@@ -42,7 +42,11 @@ class Problem(abc.ABC):
 
 
 def simulate(
-    problem: Problem, policy: Callable[[jax.Array, Any], jax.Array], key: jax.Array, n_paths: int
+    problem: Problem,
+    policy: Callable[[jax.Array, Any], jax.Array],
+    key: jax.Array,
+    n_paths: int,
+    tail: Callable[[Any], jax.Array] | None = None,
 ) -> jax.Array:
     """Criterion of a policy on independent episodes.
 
@@ -53,9 +57,10 @@ def simulate(
       policy: `(observation, state) -> action`, unbatched, jittable.
       key: randomness of resets and steps. Consumed.
       n_paths: episodes.
+      tail: what the last state is worth, `state -> []`; nothing where the episode terminates. Default: nothing.
 
     Returns:
-      `[n_paths]` discounted sums of rewards.
+      `[n_paths]` discounted sums of rewards, tail included.
     """
     env, params = problem.env, problem.params
 
@@ -64,16 +69,17 @@ def simulate(
         observation, state = env.reset_env(key_reset, params)
 
         def one_step(carry: Any, step: jax.Array) -> tuple[Any, None]:
-            observation, state, alive, total = carry
+            observation, state, over, total = carry
             action = policy(observation, state)
             key_step = jax.random.fold_in(key_steps, step)
             observation, state, reward, terminated, _ = env.step_env(key_step, state, action, params)
-            total = total + jnp.where(alive, problem.discount**step * reward, 0.0)
-            alive = alive & ~terminated & ~env.is_truncated(state, params)
-            return (observation, state, alive, total), None
+            total = total + jnp.where(over, 0.0, problem.discount**step * reward)
+            return (observation, state, over | terminated, total), None
 
-        start = (observation, state, jnp.asarray(True), jnp.zeros(()))
-        (*_, total), _ = jax.lax.scan(one_step, start, jnp.arange(problem.horizon))
-        return total
+        start = (observation, state, jnp.zeros((), bool), jnp.zeros(()))
+        (_, last, over, total), _ = jax.lax.scan(one_step, start, jnp.arange(problem.horizon))
+        if tail is None:
+            return total
+        return total + jnp.where(over, 0.0, problem.discount**problem.horizon * tail(last))
 
     return jax.jit(jax.vmap(episode))(jax.random.split(key, n_paths))

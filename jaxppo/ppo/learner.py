@@ -107,10 +107,9 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
     n_devices = mesh.devices.size
     n_groups = shuffle_groups(config, n_devices)
     local = config.paths // config.minibatches // n_devices
-    if config.micro_batch is not None and local % config.micro_batch and config.micro_batch < local:
-        raise ValueError(
-            f"ppo.micro_batch {config.micro_batch} must divide the {local} paths of a minibatch on a device"
-        )
+    for n_paths, of in ((local, "of a minibatch on a device"), (config.paths // n_devices, "of a device")):
+        if config.micro_batch is not None and n_paths % min(config.micro_batch, n_paths):
+            raise ValueError(f"ppo.micro_batch {config.micro_batch} must divide the {n_paths} paths {of}")
     optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
     replicated, sharded = PartitionSpec(), PartitionSpec(DATA_AXIS)
     specs = TrainState(
@@ -131,7 +130,9 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         targets, values, target_metrics = make_targets(rollout, config, state.values)
         net = state.params
         if config.value_normalisation == "popart":
-            net = preserve_outputs(net, task.value_layer, state.values, values)
+            preserved = preserve_outputs(net, task.value_layer, state.values, values)
+            # Without statistics yet, the first outputs mean nothing that is worth preserving.
+            net = jax.tree.map(lambda a, b: jnp.where(state.values.weight > 0, a, b), preserved, net)
         coefficients = _coefficients(config, progress, state.kl_coefficient)
         groups = shard * (n_groups // n_devices) + jnp.arange(n_groups // n_devices)
         where = (task, params, Batch(rollout, targets), coefficients, config, key_shuffle, groups)

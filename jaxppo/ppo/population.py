@@ -34,9 +34,10 @@ def train_population(
       params: parameters of the environment.
       seeds: N integers.
       n_iterations: iterations of each agent, a multiple of `every`.
-      refresh: key to fresh environment parameters for the next `every` iterations; default: always `params`.
+      refresh: key to fresh environment parameters, on which every iteration begins new episodes; default: `params`,
+        and episodes that go on.
       watch: parameters to figures that are wanted on the way, evaluated after each `every` iterations.
-      every: iterations between two calls of `refresh` and of `watch`.
+      every: iterations between two calls of `watch`.
 
     Returns:
       Parameters `[N, ...]`, the learner's metrics `[N, n_iterations]`, and `watch`'s figures
@@ -54,9 +55,12 @@ def train_population(
         state = learner.fresh(net, seed, params)
 
         def block(state: Any, start: jax.Array) -> Any:
-            data = params if refresh is None else refresh(jax.random.fold_in(key_data, start))
-
             def iterate(state: Any, offset: jax.Array) -> Any:
+                data = params
+                if refresh is not None:
+                    key_fresh, key_paths = jax.random.split(jax.random.fold_in(key_data, start + offset))
+                    data = refresh(key_fresh)
+                    state = state.replace(paths=task.start(data, jax.random.split(key_paths, config.paths)))
                 return learner.step(state, data, (start + offset) / n_iterations)
 
             state, metrics = jax.lax.scan(iterate, state, jnp.arange(every))

@@ -8,6 +8,7 @@ stand in for; a terminated one has `discount_t = 0` as well. After the last tran
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +32,7 @@ def generalised_advantage_estimation(
     References:
       Schulman et al. (2016), eq. 16. https://arxiv.org/abs/1506.02438
     """
+    chex.assert_rank([r_t, discount_t, v_tm1, v_t, trace_t], 1)
     delta_t = r_t + discount_t * v_t - v_tm1
 
     def backward(advantage: jax.Array, xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -82,6 +84,7 @@ def n_step_returns(r_t: jax.Array, discount_t: jax.Array, v_t: jax.Array, trace_
     References:
       Sutton and Barto (2018), eq. 7.1.
     """
+    chex.assert_rank([r_t, discount_t, v_t, trace_t], 1)
     if n < 1:
         raise ValueError(f"n is {n}; it must be >= 1")
     trace_t = trace_t.at[-1].set(0.0)

@@ -217,7 +217,7 @@ def collect_path(
         action = distribution.sample(u)
         weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio)
         after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs)
-        equity = jnp.maximum(portfolio.equity, 1.0)
+        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
         restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)
         info = {

@@ -204,7 +204,7 @@ def update(
     """
     natural = config.direction == "natural"
     where = (task, params, coefficients, config)
-    proposed, opt_state, metrics = _epochs(net, opt_state, optimiser, batch, *where, key, groups, not natural)
+    proposed, moved_state, metrics = _epochs(net, opt_state, optimiser, batch, *where, key, groups, not natural)
     if natural:
         step = _natural_direction(net, batch, *where)
         proposed = jax.tree.map(jnp.add, proposed, step)
@@ -214,11 +214,14 @@ def update(
 
     if config.kl_limit is not None:
         found = line_search(evaluate, net, proposed, config.kl_limit, config.line_search_steps)
+        # A proposal that is not finite leaves nothing behind, in the optimiser's moments neither.
+        finite = jnp.isfinite(optax.tree.norm(proposed))
+        moved_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved_state, opt_state)
         proposed, metrics = found.net, {**metrics, "line_search_step": found.step, "kl_after": found.kl}
     elif config.kl_penalty != "none":
         metrics["kl_after"] = evaluate(proposed)[1]
     metrics["update_norm"] = optax.tree.norm(jax.tree.map(jnp.subtract, proposed, net))
-    return proposed, opt_state, metrics
+    return proposed, moved_state, metrics
 
 
 def _epochs(

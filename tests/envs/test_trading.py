@@ -518,6 +518,7 @@ def test_risk_aversion_and_the_drawdown_limit_of_an_episode():
         high = state.replace(portfolio=state.portfolio.replace(peak_equity=state.portfolio.equity * peak))
         _, _, _, terminated, info = step_env(env, jax.random.key(0), high, jnp.zeros(N_ASSETS, jnp.int32), params)
         assert (bool(terminated), float(info["discount"])) == (ended, 0.0 if ended else 1.0)
+        assert bool(env.is_terminated(high, params)) == ended
     for name, value in (("risk_aversion", -1.0), ("drawdown_limit", 1.0)):
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             env.make_params(market(), **{name: value})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 import jaxppo
 from envs.reference import QuadraticCostAR1
@@ -156,6 +157,21 @@ def test_a_population_is_its_members_trained_one_by_one():
     assert seen[1, -1] == pytest.approx(float(nets["log_std"][1, 0]))
     with pytest.raises(ValueError, match="n_iterations is 5; it must be a multiple of every = 2"):
         train_population(task, config, lambda key: net, params, [3], 5, every=2)
+
+
+def test_every_iteration_of_a_population_can_have_its_own_parameters():
+    task, config, (_, net) = tiny.bandit_task(), tiny.BANDIT_PPO, tiny.bandit_policy()
+
+    def refresh(key):
+        return tiny.bandit_params(spread=0.0).replace(mean=jax.random.uniform(key))
+
+    _, metrics, _ = train_population(
+        task, config, lambda key: net, tiny.bandit_params(), [3, 5], 4, every=2, refresh=refresh
+    )
+    rewards = np.asarray(metrics["reward"])
+    assert rewards.shape == (2, 4)
+    assert len(np.unique(rewards)) == 8
+    assert np.all((rewards > 0) & (rewards < 1))
 
 
 def test_hindsight_needs_an_environment_that_shows_its_noise():

@@ -262,3 +262,18 @@ def test_with_a_scale_the_critic_learns_targets_of_1000_with_a_spread_of_50(norm
 
 def test_and_without_one_it_does_not():
     assert explained("none")[-1] < -100
+
+
+def test_outputs_are_preserved_once_there_are_statistics():
+    """Rescaling the first, meaningless outputs to rewards of a thousandth would blow them up a thousandfold."""
+    learner = tiny.learner_of("bandit", value_normalisation="popart", learning_rate=1e-12)
+    params, (_, net) = tiny.bandit_params(spread=1e-3), tiny.bandit_policy()
+    state = learner.init(net, 0, params)
+    state, _ = learner.iterate(state, params, jnp.float32(0))
+    kernel, first = (np.asarray(x["critic"]["out"]["kernel"]) for x in (state.params, net))
+    np.testing.assert_allclose(kernel, first, rtol=1e-5)
+    before = float(state.values.spread)
+    state, _ = learner.iterate(state, params, jnp.float32(0))
+    assert before < 0.01
+    expected = first * before / float(state.values.spread)
+    np.testing.assert_allclose(state.params["critic"]["out"]["kernel"], expected, rtol=1e-5)

@@ -283,3 +283,15 @@ def test_a_limit_that_no_trial_meets_leaves_the_parameters_alone():
     np.testing.assert_array_equal(moves, 0)
     np.testing.assert_allclose(measured, 0, atol=1e-9)
     jax.tree.map(np.testing.assert_array_equal, net, jax.device_get(tiny.bandit_policy()[1]))
+
+
+def test_a_rollout_of_nan_leaves_nothing_behind():
+    """Neither in the parameters nor in the optimiser's moments: the next good one is learned from."""
+    learner = tiny.learner_of("bandit", **ADAM)
+    _, net = tiny.bandit_policy()
+    state = learner.init(net, 0, tiny.bandit_params())
+    state, metrics = learner.iterate(state, tiny.bandit_params(noise=float("nan")), jnp.float32(0))
+    assert float(metrics["line_search_step"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), jax.device_get(net))
+    state, metrics = learner.iterate(state, tiny.bandit_params(), jnp.float32(0))
+    assert float(metrics["line_search_step"]) > 0

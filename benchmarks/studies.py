@@ -1,0 +1,349 @@
+"""How each reference problem is learned, and how far a learned policy is from the optimum."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs import reference
+from envs.features import feature_names, group_slices
+from envs.portfolio import drawdown
+from envs.trading import TradingEnv
+from envs.types import Observation
+from jaxppo.config import PPOConfig
+from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.ppo import Task, trading_task
+from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs, n_market, to_env_action
+from jaxppo.ppo.trading_task import action_config as trading_action_config
+
+TEST_PATHS = 2048
+TEST_TABLES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """How one problem is learned.
+
+    Attributes:
+      build: makes the problem.
+      ppo: hyper-parameters.
+      iterations: of each agent.
+      every: iterations between two points of the learning curve, and between two markets.
+      std: standard deviation of the actions at the start.
+    """
+
+    build: Callable[[], reference.Problem]
+    ppo: PPOConfig
+    iterations: int = 100
+    every: int = 5
+    std: float = 0.3
+
+
+class Learnable(NamedTuple):
+    """A problem, ready for `train_population`.
+
+    Attributes:
+      task: what is learned.
+      first_net: key to first parameters.
+      params: of the environment.
+      refresh: key to fresh parameters of the environment, or None.
+      score: parameters to figures, `percent` of the optimum among them.
+    """
+
+    task: Task
+    first_net: Callable[[jax.Array], Any]
+    params: Any
+    refresh: Callable[[jax.Array], Any] | None
+    score: Callable[[Any], dict[str, float]]
+
+
+def _ppo(**changes: Any) -> PPOConfig:
+    """Hyper-parameters that the studies share: 16,384 steps an iteration, 32 paths with 8 portfolios."""
+    shared = {
+        "paths": 32,
+        "portfolios": 8,
+        "chunk": 64,
+        "epochs": 4,
+        "minibatches": 8,
+        "learning_rate": 1e-3,
+        "schedule": "linear",
+        "gamma": 0.99,
+        "gae_lambda": 0.97,
+        "entropy_coefficient": 0.0,
+        "reward_scale": 1.0,
+        "value_normalisation": "popart",
+    }
+    return PPOConfig(**{**shared, **changes})
+
+
+FINITE = {"gamma": 1.0, "gae_lambda": 0.95}
+TRADED = {"portfolios": 4, "reward_scale": 20.0}
+"""Many bars of market and few portfolios: what is left to learn is the mean return."""
+MYOPIC = {"paths": 128, "chunk": 60, "gamma": 0.5, "gae_lambda": 0.5}
+SLOW = {"paths": 64, "chunk": 60, "gamma": 0.99, "gae_lambda": 1.0}
+LONG = {"paths": 16, "chunk": 240, "gamma": 0.998, "gae_lambda": 0.97}
+
+STUDIES: dict[str, Study] = {
+    "QuadraticCostAR1": Study(lambda: reference.QuadraticCostAR1(), _ppo(gamma=0.97, gae_lambda=0.9)),
+    "ProportionalCostAR1": Study(lambda: reference.ProportionalCostAR1(), _ppo(learning_rate=3e-3), 150),
+    "GarleanuPedersen": Study(lambda: reference.GarleanuPedersen(), _ppo(), std=0.2),
+    "KimOmberg": Study(lambda: reference.KimOmberg(), _ppo(**FINITE, chunk=100)),
+    "OUSpread": Study(lambda: reference.OUSpread(), _ppo(**FINITE, chunk=100)),
+    "AlmgrenChriss": Study(lambda: reference.AlmgrenChriss(), _ppo(**FINITE, chunk=10, paths=128)),
+    "CarteaJaimungal": Study(lambda: reference.CarteaJaimungal(), _ppo(**FINITE, chunk=100)),
+    "AvellanedaStoikov": Study(lambda: reference.AvellanedaStoikov(), _ppo(**FINITE, chunk=100)),
+    "Merton": Study(lambda: reference.Merton(n_bars=8192), _ppo(**TRADED, **MYOPIC), 400, every=20),
+    "DavisNorman": Study(lambda: reference.DavisNorman(), _ppo(**TRADED, **SLOW), 400, every=20, std=0.1),
+    "GrossmanZhou": Study(lambda: reference.GrossmanZhou(), _ppo(**TRADED, **LONG), 200, every=20),
+    "GarleanuPedersen10": Study(
+        lambda: reference.GarleanuPedersen(n_assets=10),
+        _ppo(hindsight_critic=True, paths=64, portfolios=16, minibatches=16),
+        150,
+        every=10,
+    ),
+}
+
+
+def learnable(study: Study, config: PPOConfig) -> Learnable:
+    """The problem of a study under these hyper-parameters."""
+    problem = study.build()
+    if isinstance(problem.env, TradingEnv):
+        return _traded(problem, study, config)
+    return _observed(problem, study, config)
+
+
+def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Learnable:
+    """A problem with a flat observation, learned by a perceptron."""
+    env, params = problem.env, problem.params
+    ahead = n_market(env, params) + 1 if config.hindsight_critic else 0
+    action, shape = action_config(env, params, study.std), MLPConfig(n_inputs(env, params), ahead, 64, 2)
+    policy, _ = make_mlp_policy(shape, action, jax.random.key(0))
+
+    def figures(net: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def act(observation: jax.Array, state: Any) -> jax.Array:
+            distribution = policy.distribution(net, observation)
+            return to_env_action(env, params, distribution.squash(distribution.mode()))
+
+        keys = [jax.random.key(10**6) for _ in range(3)]
+        gain = reference.simulate(problem, act, keys[0], TEST_PATHS) - reference.simulate(
+            problem, _optimum(problem), keys[1], TEST_PATHS
+        )
+        return gain.mean(), policy_errors(problem, act, keys[2])
+
+    compiled = jax.jit(figures)
+
+    def score(net: Any) -> dict[str, float]:
+        gain, errors = compiled(net)
+        percent = problem.percent_of_optimum(problem.optimal_value() + float(gain))
+        return {"percent": percent, **{name: float(x) for name, x in errors.items()}}
+
+    def first_net(key: jax.Array) -> Any:
+        return make_mlp_policy(shape, action, key)[1]
+
+    return Learnable(gymnax_task(policy, env, params, config), first_net, params, None, score)
+
+
+def policy_errors(problem: reference.Problem, act: Callable[..., jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    """Distance from the optimum, where the optimum goes, as a share: of its actions, of its band, of the block.
+
+    The Almgren-Chriss schedule is compared along the policy's own way, at its worst slice. Consumes `key`.
+    """
+    env, params, n_paths = problem.env, problem.params, TEST_PATHS // 8
+    execution = isinstance(problem, reference.AlmgrenChriss)
+
+    def episode(key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        key_reset, key_steps = jax.random.split(key)
+
+        def one_step(carry: Any, step: jax.Array) -> tuple[Any, Any]:
+            observation, state = carry
+            ours, best = act(observation, state), problem.optimal_action(state)
+            key_step = jax.random.fold_in(key_steps, step)
+            after = env.step_env(key_step, state, ours if execution else best, params)
+            return after[:2], (state, ours, best)
+
+        return jax.lax.scan(one_step, env.reset_env(key_reset, params), jnp.arange(problem.horizon))[1]
+
+    state, ours, best = jax.vmap(episode)(jax.random.split(key, n_paths))
+    if execution:
+        error = state.inventory / problem.shares - problem.schedule()[:-1] / problem.shares
+        return {"schedule_error": jnp.sqrt(jnp.mean(jnp.square(error), axis=0)).max()}
+    if isinstance(problem, reference.ProportionalCostAR1):
+        ours, width = jnp.sort(ours, axis=-1), best[..., 1] - best[..., 0]
+        errors = jnp.sqrt(jnp.mean(jnp.square(ours - best), axis=(0, 1))) / width.mean()
+        return {"lower_edge_error": errors[0], "upper_edge_error": errors[1]}
+    return {"policy_error": jnp.sqrt(jnp.mean(jnp.square(ours - best)) / jnp.mean(jnp.square(best)))}
+
+
+def _optimum(problem: reference.Problem) -> Callable[[jax.Array, Any], jax.Array]:
+    return lambda _, state: problem.optimal_action(state)
+
+
+def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
+    """A problem of `TradingEnv`, learned by the trading policy with an encoder that reads the current bar."""
+    env, limit = problem.env, problem.position_limit
+    sizes = tuple(columns.stop - columns.start for columns in group_slices(env.groups).values())
+    encoder = EncoderConfig("mlp", sizes, 32, 1, 4, 1, 2, False, jnp.dtype("float32"))
+    action = trading_action_config(env, study.std)
+    policy, _ = make_policy(encoder, action, jax.random.key(0), hindsight=config.hindsight_critic)
+    unknown = jnp.zeros((1, 1, env.n_assets, len(feature_names(env.groups))))
+    listed = jnp.ones(unknown.shape[:-1], bool)
+
+    def decide(net: Any, weight: jax.Array, loss: jax.Array) -> jax.Array:
+        """Action at these weights `[A]` and this drawdown `[]`, in weights."""
+        held = weight / limit
+        asset = jnp.stack([held, jnp.zeros_like(held), jnp.ones_like(held)], axis=-1)
+        account = jnp.stack([jnp.mean(jnp.abs(held)), jnp.mean(held), loss])
+        seen = Observation(jnp.zeros((), jnp.int32), asset, account, jnp.ones((env.n_assets, 1), bool))
+        distribution, _ = policy.act(net, policy.encode(net, unknown, listed)[0, 0], seen)
+        return limit * distribution.squash(distribution.mode())
+
+    kinds = {"Merton": _merton_score, "DavisNorman": _band_score, "GrossmanZhou": _floor_score}
+
+    def first_net(key: jax.Array) -> Any:
+        return make_policy(encoder, action, key, hindsight=config.hindsight_critic)[1]
+
+    return Learnable(
+        trading_task(policy, env, config),
+        first_net,
+        problem.params,
+        lambda key: problem.params_for(problem.market(key)),
+        kinds[type(problem).__name__](problem, decide),
+    )
+
+
+def _merton_score(problem: reference.Merton, decide: Callable[..., jax.Array]) -> Callable[[Any], dict[str, float]]:
+    """Root mean square error of the weights along the agent's episodes, and the certainty equivalent of their mean."""
+
+    def figures(net: Any) -> tuple[jax.Array, jax.Array]:
+        def visited(there: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def one_step(carry: Any, _: None) -> tuple[Any, jax.Array]:
+                observation, state = carry
+                held = observation.asset[:, 0] * problem.position_limit
+                weight = decide(net, held, drawdown(state.portfolio))
+                action = weight / problem.position_limit
+                return there.env.step_env(None, state, action, there.params)[:2], weight
+
+            start = there.env.reset_env(key, there.params)
+            weight = jax.lax.scan(one_step, start, None, length=problem.horizon)[1]
+            return weight.mean(axis=0), jnp.mean(jnp.sum(jnp.square(weight - jnp.asarray(problem.weights)), axis=-1))
+
+        return _on_markets(problem, visited)
+
+    compiled = jax.jit(figures)
+
+    def score(net: Any) -> dict[str, float]:
+        mean, square = compiled(net)
+        worth, best = (problem.certainty_equivalent(np.asarray(w, np.float64)) for w in (mean, problem.weights))
+        return {"percent": 100.0 * worth / best, "weight_error": float(square**0.5 / np.linalg.norm(problem.weights))}
+
+    return score
+
+
+def _settled(weight_after: Callable[[jax.Array], jax.Array], problem: Any) -> jax.Array:
+    """Weights `[A]` that a policy of its own weights settles at."""
+    return jax.lax.fori_loop(0, 8, lambda _, weight: weight_after(weight), jnp.zeros(problem.env.n_assets))
+
+
+def _band_score(problem: reference.DavisNorman, decide: Callable[..., jax.Array]) -> Callable[[Any], dict[str, float]]:
+    """Ends of the weights that the agent holds, at drawdowns up to 20 %: distance in widths of the optimal band."""
+    grid, losses = jnp.linspace(0.0, problem.position_limit, 2001), jnp.array([0.0, 0.1, 0.2])
+    (low, high), limit = problem.band(), problem.position_limit
+
+    def figures(net: Any) -> tuple[jax.Array, jax.Array]:
+        def act(observation: Observation, state: Any) -> jax.Array:
+            edges = decide(net, observation.asset[:, 0] * limit, drawdown(state.portfolio))
+            return edges.reshape(1, 2) / limit
+
+        edges = jax.vmap(lambda loss: jax.vmap(lambda w: decide(net, w[None], loss))(grid))(losses)
+        return edges, _gain(problem, act)
+
+    compiled = jax.jit(figures)
+
+    def score(net: Any) -> dict[str, float]:
+        edges, gain = compiled(net)
+        weight, errors = np.asarray(grid), []
+        for pair in np.sort(np.asarray(edges), axis=-1):
+            held = weight[(pair[:, 0] <= weight) & (weight <= pair[:, 1])]
+            first, last = (held[0], held[-1]) if len(held) else (pair.mean(), pair.mean())
+            errors.append([abs(first - low), abs(last - high)])
+        worst = np.max(errors, axis=0) / (high - low)
+        percent = problem.percent_of_optimum(problem.optimal_value() + float(gain))
+        return {"percent": percent, "lower_edge_error": float(worst[0]), "upper_edge_error": float(worst[1])}
+
+    return score
+
+
+def _floor_score(
+    problem: reference.GrossmanZhou, decide: Callable[..., jax.Array]
+) -> Callable[[Any], dict[str, float]]:
+    """Exact long-run growth of the agent's weights, their error, and the share of simulated episodes that breach."""
+    limit = problem.position_limit
+    weights = jax.jit(
+        lambda net, losses: jax.vmap(lambda loss: _settled(lambda w: decide(net, w, loss), problem))(losses)[:, 0]
+    )
+
+    def breaches(net: Any) -> jax.Array:
+        def act(observation: Observation, state: Any) -> jax.Array:
+            return decide(net, observation.asset[:, 0] * limit, drawdown(state.portfolio)) / limit
+
+        return _on_markets(problem, lambda there, key: _breached(there, act, key))
+
+    compiled = jax.jit(breaches)
+
+    def score(net: Any) -> dict[str, float]:
+        def held(kept: np.ndarray) -> np.ndarray:
+            return np.maximum(np.asarray(weights(net, jnp.asarray(1.0 - kept, jnp.float32)), np.float64), 0.0)
+
+        kept = np.linspace(problem.floor + 0.02, 1.0, 50)
+        best = np.asarray(problem.multiple(jnp.asarray(kept)), np.float64) * (1 - problem.floor / kept)
+        return {
+            "percent": 100.0 * problem.growth_rate(held) / problem.growth_rate(),
+            "weight_error": float(np.sqrt(np.mean((held(kept) - best) ** 2) / np.mean(best**2))),
+            "breaches": float(compiled(net)),
+        }
+
+    return score
+
+
+def _on_markets(problem: Any, measure: Callable[[Any, jax.Array], Any]) -> Any:
+    """Mean of `measure(problem on a market, key)` over `TEST_TABLES` markets."""
+
+    def one(key: jax.Array) -> jax.Array:
+        key_market, key_measure = jax.random.split(key)
+        return measure(problem.on_market(problem.market(key_market)), key_measure)
+
+    outcomes = jax.vmap(one)(jax.random.split(jax.random.key(10**6), TEST_TABLES))
+    return jax.tree.map(lambda x: x.mean(axis=0), outcomes)
+
+
+def _gain(problem: Any, act: Callable[..., jax.Array]) -> jax.Array:
+    """Mean gain over the optimum, both with the tail that they leave, on the same markets."""
+
+    def gain(there: Any, key: jax.Array) -> jax.Array:
+        ours = reference.simulate(there, act, key, TEST_PATHS // TEST_TABLES, tail=there.tail_value)
+        again = jax.random.clone(key)
+        best = reference.simulate(there, _optimum(there), again, TEST_PATHS // TEST_TABLES, tail=there.tail_value)
+        return (ours - best).mean()
+
+    return _on_markets(problem, gain)
+
+
+def _breached(problem: Any, act: Callable[..., jax.Array], key: jax.Array) -> jax.Array:
+    """Share of episodes that terminate. Consumes `key`."""
+
+    def episode(key: jax.Array) -> jax.Array:
+        def one_step(carry: Any, _: None) -> tuple[Any, None]:
+            observation, state, over = carry
+            after = problem.env.step_env(None, state, act(observation, state), problem.params)
+            return (*after[:2], over | after[3]), None
+
+        start = (*problem.env.reset_env(key, problem.params), jnp.zeros((), bool))
+        return jax.lax.scan(one_step, start, None, length=problem.horizon)[0][2]
+
+    return jax.vmap(episode)(jax.random.split(key, TEST_PATHS // TEST_TABLES)).mean()
