@@ -1,9 +1,10 @@
 """Agents in per cent of closed-form optima: trains on each reference problem, several seeds in one compiled program.
 
     python -m benchmarks.optimality table [--problems QuadraticCostAR1 ...] [--seeds 5]
-    python -m benchmarks.optimality ablation [--problem QuadraticCostAR1]
+    python -m benchmarks.optimality ablation --problems QuadraticCostAR1
 
-`table` trains with the defaults of each problem; `ablation` compares control variate and hindsight critic over K.
+`table` trains as in `benchmarks/studies.py`; `ablation` compares control variate and hindsight critic over K. One result
+file per problem.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ import numpy as np
 from benchmarks.recording import record
 from benchmarks.studies import STUDIES, learnable
 from jaxppo.ppo.population import train_population
+
+
+ABLATION = [
+    {"paths": 256 // k, "portfolios": k, "control_variate": variate, "hindsight_critic": hindsight}
+    for k in (1, 4, 16)
+    for variate in ((False, True) if k > 1 else (False,))
+    for hindsight in (False, True)
+]
+"""The same number of environment steps, from 256 / K paths with K portfolios each."""
 
 
 def study(name: str, seeds: int, **changes: Any) -> dict[str, Any]:
@@ -74,23 +84,16 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=tuple(STUDIES), default=tuple(STUDIES))
     parser.add_argument("--seeds", type=int, default=5)
     chosen = parser.parse_args()
-    rows = []
-    if chosen.experiment == "table":
-        runs = [(name, {}) for name in chosen.problems]
-    else:
-        runs = [
-            (name, {"paths": 256 // k, "portfolios": k, "control_variate": variate, "hindsight_critic": hindsight})
-            for name in chosen.problems
-            for k in (1, 4, 16)
-            for variate in ((False, True) if k > 1 else (False,))
-            for hindsight in (False, True)
-        ]
-    for name, changes in runs:
-        row = study(name, chosen.seeds, **changes)
-        rows.append(row)
-        path = record(f"optimality_{chosen.experiment}", {"seeds": chosen.seeds, "rows": rows})
-        print(f"{name:22} {changes} mean {row['mean']:.2f} % worst {row['worst']:.2f} %, {row['steps_to_95']} to 95 %")
-    print(path)
+    for name in chosen.problems:
+        runs = [{}] if chosen.experiment == "table" else ABLATION
+        rows = []
+        for changes in runs:
+            row = study(name, chosen.seeds, **changes)
+            rows.append(row)
+            print(
+                f"{name:20} {changes} mean {row['mean']:.2f} % worst {row['worst']:.2f} %, to 95 %: {row['steps_to_95']}"
+            )
+        print(record(f"optimality_{chosen.experiment}_{name}", {"seeds": chosen.seeds, "rows": rows}))
 
 
 if __name__ == "__main__":

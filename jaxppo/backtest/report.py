@@ -6,7 +6,6 @@ The same data always give the same bytes. Everything that a user wrote (symbols,
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 import os
 import pathlib
@@ -19,28 +18,19 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 
 from jaxppo.backtest import figures
+from jaxppo.backtest.formatting import (
+    METRICS,
+    MISSING,
+    escaped,
+    flat_rows,
+    interval_text,
+    is_sharpe,
+    metric_label,
+    number,
+    number_text,
+    percent,
+)
 
-# Label and format of the metrics the package computes; others are shown by their own name, as plain numbers.
-_METRICS: dict[str, tuple[str, str]] = {
-    "total_return": ("Total return", "percent"),
-    "annual_return": ("Annual return", "percent"),
-    "volatility": ("Annual volatility", "percent"),
-    "sharpe": ("Sharpe ratio, annual", "ratio"),
-    "sortino": ("Sortino ratio, annual", "ratio"),
-    "calmar": ("Calmar ratio", "ratio"),
-    "max_drawdown": ("Maximum drawdown", "percent"),
-    "var_95": ("Value at risk 95 %, per bar", "percent"),
-    "cvar_95": ("Conditional value at risk 95 %, per bar", "percent"),
-    "win_rate": ("Bars won", "percent"),
-    "turnover": ("Turnover, times equity per year", "ratio"),
-    "costs": ("Costs, of starting equity", "percent"),
-    "n_bars": ("Bars", "count"),
-}
-# Probabilities made from a Sharpe ratio, which are themselves statements of confidence.
-_NOT_A_SHARPE = ("probabilistic_sharpe", "deflated_sharpe")
-_MISSING = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
-_MAX_LIST = 50
 # Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
 _FIGURE_CONFIG = {
     "displaylogo": False,
@@ -108,7 +98,7 @@ class ReportData:
         if len(self.symbols) != n_assets:
             raise ValueError(f"weights have {n_assets} assets but there are {len(self.symbols)} symbols")
         for strategy, values in self.metrics.items():
-            bare = [name for name in values if _is_sharpe(name) and name not in self.intervals.get(strategy, {})]
+            bare = [name for name in values if is_sharpe(name) and name not in self.intervals.get(strategy, {})]
             if bare:
                 raise ValueError(f"{bare[0]} of {strategy!r} has no interval; no Sharpe ratio is shown without one")
 
@@ -166,13 +156,13 @@ def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mappi
         ("Training", _figure_html("training", figures.training_figure(rows))),
         ("Configuration", _configuration(config_yaml)),
     )
-    return _page(title, f"<header>\n<h1>{_text(title)}</h1>\n</header>", sections)
+    return _page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
 
 
 def _page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
     """A self-contained page of titled sections."""
     body = "\n".join(f"<section><h2>{name}</h2>\n{content}\n</section>" for name, content in sections)
-    title = _text(title)
+    title = escaped(title)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
@@ -193,7 +183,7 @@ def verdict(data: ReportData) -> tuple[str, ...]:
     sentences = [_sharpe_verdict(data)]
     judged: dict[str, list[str]] = {"above": [], "below": [], "open": []}
     for baseline, ends in data.sharpe_differences.items():
-        low, high = map(_float, ends)
+        low, high = map(number, ends)
         if not math.isnan(low + high):
             judged["above" if low > 0 else "below" if high < 0 else "open"].append(baseline)
     for side in ("above", "below"):
@@ -203,19 +193,19 @@ def verdict(data: ReportData) -> tuple[str, ...]:
     if judged["open"]:
         names = " or ".join(judged["open"])
         sentences.append(f"Whether it is better or worse than {names} cannot be told from this period.")
-    growth = {name: _float(values[-1]) / _float(values[0]) - 1 for name, values in data.equity.items()}
-    others = [f"{_percent(gain)} for {name}" for name, gain in growth.items() if name != data.agent]
+    growth = {name: number(values[-1]) / number(values[0]) - 1 for name, values in data.equity.items()}
+    others = [f"{percent(gain)} for {name}" for name, gain in growth.items() if name != data.agent]
     against = f", against {' and '.join(others)}" if others else ""
-    sentences.append(f"Over the period it returned {_percent(growth[data.agent])}{against}.")
+    sentences.append(f"Over the period it returned {percent(growth[data.agent])}{against}.")
     if data.costs:
-        sentences.append(f"Costs took {_percent(_total_costs(data) / _start(data))} of the starting equity.")
+        sentences.append(f"Costs took {percent(_total_costs(data) / _start(data))} of the starting equity.")
     return tuple(sentences)
 
 
 def _sharpe_verdict(data: ReportData) -> str:
     """The first sentence of the verdict."""
-    value = _float(data.metrics.get(data.agent, {}).get("sharpe"))
-    low, high = map(_float, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
+    value = number(data.metrics.get(data.agent, {}).get("sharpe"))
+    low, high = map(number, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
     if not math.isfinite(value):
         return "The agent has no Sharpe ratio (too few returns, or all equal), so nothing can be concluded."
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -235,16 +225,16 @@ def _header(data: ReportData) -> str:
         first, last = (np.datetime_as_string(data.timestamps[i], unit="D") for i in (0, -1))
         period = f"{first} to {last} · "
     assets = ", ".join(data.symbols[:6]) + (f" and {n_assets - 6} more" if n_assets > 6 else "")
-    low, high = map(_float, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
+    low, high = map(number, data.intervals.get(data.agent, {}).get("sharpe", (None, None)))
     tone = "good" if low > 0 else "bad" if high < 0 else "open"
-    subtitle = f"{period}{n:,} bar{'s' if n > 1 else ''} · {_text(assets)}"
-    parts = [f'<header>\n<h1>{_text(data.title)}</h1>\n<p class="subtitle">{subtitle}</p>\n</header>']
+    subtitle = f"{period}{n:,} bar{'s' if n > 1 else ''} · {escaped(assets)}"
+    parts = [f'<header>\n<h1>{escaped(data.title)}</h1>\n<p class="subtitle">{subtitle}</p>\n</header>']
     if data.warnings:
-        items = "".join(f"<li>{_text(warning)}</li>" for warning in data.warnings)
+        items = "".join(f"<li>{escaped(warning)}</li>" for warning in data.warnings)
         parts.append(f'<div class="warnings" role="alert"><strong>Warnings</strong><ul>{items}</ul></div>')
     first, *rest = verdict(data)
-    rest_text = f"<br>{_text(' '.join(rest))}" if rest else ""
-    parts.append(f'<p class="verdict {tone}"><strong>{_text(first)}</strong>{rest_text}</p>')
+    rest_text = f"<br>{escaped(' '.join(rest))}" if rest else ""
+    parts.append(f'<p class="verdict {tone}"><strong>{escaped(first)}</strong>{rest_text}</p>')
     parts.append(_cards(data))
     return "\n".join(parts)
 
@@ -254,7 +244,7 @@ def _cards(data: ReportData) -> str:
     values = data.metrics.get(data.agent, {})
     names = [name for name in ("sharpe", "total_return", "max_drawdown", "calmar", "win_rate") if name in values]
     cards = [
-        f'<div class="card"><span class="label">{_metric_label(name)}</span>{_cell(data, data.agent, name)}</div>'
+        f'<div class="card"><span class="label">{metric_label(name)}</span>{_cell(data, data.agent, name)}</div>'
         for name in names
     ]
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
@@ -265,21 +255,21 @@ def _metric_table(data: ReportData) -> str:
     strategies = [name for name in data.equity if name in data.metrics]
     strategies += [name for name in data.metrics if name not in strategies]
     names = dict.fromkeys(metric for strategy in strategies for metric in data.metrics[strategy])
-    order = [name for name in _METRICS if name in names] + [name for name in names if name not in _METRICS]
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in strategies)
+    order = [name for name in METRICS if name in names] + [name for name in names if name not in METRICS]
+    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in strategies)
     rows = [
-        f'<tr><th scope="row">{_metric_label(name)}</th>'
+        f'<tr><th scope="row">{metric_label(name)}</th>'
         + "".join(f"<td>{_cell(data, strategy, name)}</td>" for strategy in strategies)
         + "</tr>"
         for name in order
     ]
     if data.sharpe_differences:
         given = (data.sharpe_differences.get(name) for name in strategies)
-        cells = (f"<td>{_interval(interval, 'ratio') if interval else ''}</td>" for interval in given)
+        cells = (f"<td>{interval_text(interval, 'ratio') if interval else ''}</td>" for interval in given)
         rows.append(f'<tr><th scope="row">Sharpe ratio of the agent less this</th>{"".join(cells)}</tr>')
     note = (
         f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. "
-        f"Everything net of costs. A loss is a positive number; {_MISSING} is undefined."
+        f"Everything net of costs. A loss is a positive number; {MISSING} is undefined."
     )
     table = f'<table class="metrics"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
@@ -291,7 +281,7 @@ def _costs(data: ReportData) -> str:
         return '<p class="caption">No costs were charged.</p>'
     totals = {kind: float(np.sum(paid, dtype=np.float64)) for kind, paid in data.costs.items()}
     rows = [
-        f'<tr><th scope="row">{_text(kind)}</th><td>{amount:,.2f}</td><td>{_percent(amount / _start(data))}</td></tr>'
+        f'<tr><th scope="row">{escaped(kind)}</th><td>{amount:,.2f}</td><td>{percent(amount / _start(data))}</td></tr>'
         for kind, amount in {**totals, "total": sum(totals.values())}.items()
     ]
     head = "<tr><th></th><th>Paid</th><th>Of starting equity</th></tr>"
@@ -302,8 +292,8 @@ def _costs(data: ReportData) -> str:
 def _data_table(report: Mapping[str, Any]) -> str:
     """The data report, nested entries flattened to dotted names."""
     rows = [
-        f'<tr><th scope="row">{_text(name)}</th><td class="text">{_text(value)}</td></tr>'
-        for name, value in _flat(report)
+        f'<tr><th scope="row">{escaped(name)}</th><td class="text">{escaped(value)}</td></tr>'
+        for name, value in flat_rows(report)
     ]
     if not rows:
         return '<p class="caption">The market was simulated, or its loader reported nothing.</p>'
@@ -312,7 +302,7 @@ def _data_table(report: Mapping[str, Any]) -> str:
 
 def _configuration(config_yaml: str) -> str:
     """The resolved configuration, folded away."""
-    return f"<details><summary>Show the resolved configuration</summary><pre>{_text(config_yaml)}</pre></details>"
+    return f"<details><summary>Show the resolved configuration</summary><pre>{escaped(config_yaml)}</pre></details>"
 
 
 def _figure_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
@@ -321,66 +311,15 @@ def _figure_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
         return '<p class="caption">Nothing was recorded.</p>'
     figure, caption = drawn
     division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=_FIGURE_CONFIG)
-    return f'<div class="figure">{division}</div>\n<p class="caption">{_text(caption)}</p>'
+    return f'<div class="figure">{division}</div>\n<p class="caption">{escaped(caption)}</p>'
 
 
 def _cell(data: ReportData, strategy: str, name: str) -> str:
     """A value of the metric table, with its interval where it has one."""
-    kind = _METRICS.get(name, ("", "number"))[1]
-    value = f'<span class="value">{_format(data.metrics[strategy].get(name), kind)}</span>'
+    kind = METRICS.get(name, ("", "number"))[1]
+    value = f'<span class="value">{number_text(data.metrics[strategy].get(name), kind)}</span>'
     interval = data.intervals.get(strategy, {}).get(name)
-    return value if interval is None else f"{value} {_interval(interval, kind)}"
-
-
-def _interval(interval: tuple[float | None, float | None], kind: str) -> str:
-    """An interval in brackets."""
-    low, high = (_format(end, kind) for end in interval)
-    return f'<span class="interval">[{low}, {high}]</span>'
-
-
-def _format(value: float | None, kind: str) -> str:
-    """A number in the manner of its kind; a dash where it is undefined."""
-    number = _float(value)
-    if math.isnan(number):
-        return _MISSING
-    if math.isinf(number):
-        return "∞" if number > 0 else f"{_MINUS}∞"
-    if kind == "percent":
-        return _percent(number)
-    text = {"ratio": f"{number:z.2f}", "count": f"{number:,.0f}", "number": f"{number:,.4g}"}[kind]
-    return text.replace("-", _MINUS)
-
-
-def _percent(fraction: float) -> str:
-    """A fraction as per cent: two decimals, one from 1,000 % on, three digits from 1,000,000 % on; no negative zero."""
-    if not math.isfinite(fraction):
-        return _MISSING
-    precision = ".2f" if abs(fraction) < 10 else ",.1f" if abs(fraction) < 1e4 else ".2e"
-    return f"{100 * round(fraction, 10) + 0.0:z{precision}} %".replace("-", _MINUS)
-
-
-def _flat(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Dotted names and printed values of a nested mapping; long lists are cut, and say so."""
-    rows = []
-    for name, value in report.items():
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, (list, tuple)):
-            more = f" … and {len(value) - _MAX_LIST} more" if len(value) > _MAX_LIST else ""
-            rows.append((f"{prefix}{name}", ", ".join(map(str, value[:_MAX_LIST])) + more or _MISSING))
-        else:
-            rows.append((f"{prefix}{name}", f"{value:,}" if type(value) is int else str(value)))
-    return rows
-
-
-def _is_sharpe(name: str) -> bool:
-    """Whether a metric of this name may only be shown with an interval."""
-    return "sharpe" in name.lower() and name not in _NOT_A_SHARPE
-
-
-def _metric_label(name: str) -> str:
-    """What the reader sees instead of a metric's name."""
-    return _text(_METRICS.get(name, (name.replace("_", " ").capitalize(), ""))[0])
+    return value if interval is None else f"{value} {interval_text(interval, kind)}"
 
 
 def _total_costs(data: ReportData) -> float:
@@ -391,13 +330,3 @@ def _total_costs(data: ReportData) -> float:
 def _start(data: ReportData) -> float:
     """Starting equity of the agent, currency."""
     return float(data.equity[data.agent][0])
-
-
-def _float(value: Any) -> float:
-    """A float; None, which is how JSON says undefined, is NaN."""
-    return math.nan if value is None else float(value)
-
-
-def _text(value: Any) -> str:
-    """Text that a browser shows as it was written."""
-    return html.escape(str(value))

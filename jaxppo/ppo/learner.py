@@ -18,7 +18,7 @@ from jaxppo.config import PPOConfig
 from jaxppo.ppo import losses
 from jaxppo.ppo.targets import ValueStatistics, make_targets, no_statistics, preserve_outputs
 from jaxppo.ppo.task import DATA_AXIS, Params, Task
-from jaxppo.ppo.update import Batch, Coefficients, update
+from jaxppo.ppo.update import Batch, Coefficients, Objective, update
 
 INTEGRAL_GAIN = 0.3
 """Of the integral rule of the KL coefficient, per iteration."""
@@ -130,13 +130,14 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         targets, values, target_metrics = make_targets(rollout, config, state.values)
         net = state.params
         if config.value_normalisation == "popart":
-            preserved = preserve_outputs(net, task.value_layer, state.values, values)
-            # Without statistics yet, the first outputs mean nothing that is worth preserving.
-            net = jax.tree.map(lambda a, b: jnp.where(state.values.weight > 0, a, b), preserved, net)
+            # The outputs of the first network mean nothing: they are only kept from exceeding the targets' spread.
+            small = values.replace(mean=jnp.zeros(()), variance=jnp.maximum(values.variance, 1.0))
+            units = jax.tree.map(lambda a, b: jnp.where(state.values.weight > 0, a, b), values, small)
+            net = preserve_outputs(net, task.value_layer, state.values, units)
         coefficients = _coefficients(config, progress, state.kl_coefficient)
         groups = shard * (n_groups // n_devices) + jnp.arange(n_groups // n_devices)
-        where = (task, params, Batch(rollout, targets), coefficients, config, key_shuffle, groups)
-        net, opt_state, metrics = update(net, state.opt_state, optimiser, *where)
+        batch, objective = Batch(rollout, targets), Objective(task, params, coefficients, config)
+        net, opt_state, metrics = update(net, state.opt_state, optimiser, batch, objective, key_shuffle, groups)
         new = TrainState(
             params=net,
             opt_state=opt_state,

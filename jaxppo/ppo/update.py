@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,25 @@ class Batch:
     targets: Targets
 
 
-def policy_loss(
-    distribution: Any, batch: Batch, coefficients: Coefficients, config: PPOConfig
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+class Objective(NamedTuple):
+    """What the losses of an iteration depend on beside the network and the paths.
+
+    Attributes:
+      task: the task.
+      params: parameters of its environment.
+      coefficients: step size and weights of the terms.
+      config: hyper-parameters.
+    """
+
+    task: Task
+    params: Any
+    coefficients: Coefficients
+    config: PPOConfig
+
+
+def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Surrogate, entropy bonus and KL penalty of a batch, and the figures to watch; this device's mean."""
+    config, coefficients = objective.config, objective.coefficients
     log_ratio = distribution.log_prob(batch.rollout.action) - batch.rollout.log_prob
     surrogate = losses.surrogate(log_ratio, batch.targets.advantage, config.clip, config.dual_clip).mean()
     entropy, kl = distribution.entropy().mean(), batch.rollout.behaviour.kl(distribution).mean()
@@ -80,47 +95,32 @@ def value_loss(value: jax.Array, targets: Targets, config: PPOConfig) -> jax.Arr
 
 
 def ppo_loss(
-    net: Params,
-    task: Task,
-    params: Any,
-    batch: Batch,
-    coefficients: Coefficients,
-    config: PPOConfig,
-    with_policy: bool = True,
+    net: Params, batch: Batch, objective: Objective, with_policy: bool = True
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of a minibatch of paths; the mean over `DATA_AXIS` is inside, so that its gradient is the global one.
 
     Args:
       net: parameters.
-      task: the task.
-      params: parameters of its environment.
       batch: paths.
-      coefficients: weights of the terms.
-      config: hyper-parameters.
+      objective: what is minimised.
       with_policy: False leaves the value loss alone.
     """
-    distribution, value = task.predict(net, params, batch.rollout)
-    actor, metrics = policy_loss(distribution, batch, coefficients, config)
-    critic = value_loss(value, batch.targets, config)
-    loss = config.value_coefficient * critic + (actor if with_policy else 0.0)
+    distribution, value = objective.task.predict(net, objective.params, batch.rollout)
+    actor, metrics = policy_loss(distribution, batch, objective)
+    critic = value_loss(value, batch.targets, objective.config)
+    loss = objective.config.value_coefficient * critic + (actor if with_policy else 0.0)
     return jax.lax.pmean((loss, {**metrics, "loss": loss, "value_loss": critic}), DATA_AXIS)
 
 
 def loss_and_gradient(
-    net: Params,
-    task: Task,
-    params: Any,
-    batch: Batch,
-    coefficients: Coefficients,
-    config: PPOConfig,
-    with_policy: bool = True,
+    net: Params, batch: Batch, objective: Objective, with_policy: bool = True
 ) -> tuple[Params, dict[str, jax.Array]]:
     """Gradient of `ppo_loss`, accumulated over `config.micro_batch` paths at a time, and its metrics."""
 
     def gradient(piece: Batch) -> tuple[Params, dict[str, jax.Array]]:
-        return jax.grad(ppo_loss, has_aux=True)(net, task, params, piece, coefficients, config, with_policy)
+        return jax.grad(ppo_loss, has_aux=True)(net, piece, objective, with_policy)
 
-    return _accumulate(gradient, batch, config)
+    return _accumulate(gradient, batch, objective.config)
 
 
 def _accumulate(compute: Callable[[Batch], Any], batch: Batch, config: PPOConfig) -> Any:
@@ -175,11 +175,8 @@ def update(
     net: Params,
     opt_state: optax.OptState,
     optimiser: optax.GradientTransformation,
-    task: Task,
-    params: Any,
     batch: Batch,
-    coefficients: Coefficients,
-    config: PPOConfig,
+    objective: Objective,
     key: jax.Array,
     groups: jax.Array,
 ) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
@@ -189,11 +186,8 @@ def update(
       net: parameters that the rollout was collected with.
       opt_state: state of `optimiser`.
       optimiser: gradient to direction; the step size is applied here.
-      task: the task.
-      params: parameters of its environment.
       batch: this shard's paths.
-      coefficients: step size and weights of this iteration.
-      config: hyper-parameters.
+      objective: what is minimised.
       key: randomness of the shuffles, the same on every device.
       groups: `[G]` global indices of this shard's shuffle groups.
 
@@ -202,15 +196,14 @@ def update(
       epoch; `kl_after` the measured KL of the whole iteration and `minibatch_steps` the number of steps taken where the
       configuration asks for them.
     """
-    natural = config.direction == "natural"
-    where = (task, params, coefficients, config)
-    proposed, moved_state, metrics = _epochs(net, opt_state, optimiser, batch, *where, key, groups, not natural)
+    config, natural = objective.config, objective.config.direction == "natural"
+    proposed, moved_state, metrics = _epochs(net, opt_state, optimiser, batch, objective, key, groups, not natural)
     if natural:
-        step = _natural_direction(net, batch, *where)
+        step = _natural_direction(net, batch, objective)
         proposed = jax.tree.map(jnp.add, proposed, step)
 
     def evaluate(net: Params) -> tuple[jax.Array, jax.Array]:
-        return _accumulate(lambda piece: _surrogate_and_kl(net, piece, *where), batch, config)
+        return _accumulate(lambda piece: _surrogate_and_kl(net, piece, objective), batch, config)
 
     if config.kl_limit is not None:
         found = line_search(evaluate, net, proposed, config.kl_limit, config.line_search_steps)
@@ -229,27 +222,25 @@ def _epochs(
     opt_state: optax.OptState,
     optimiser: optax.GradientTransformation,
     batch: Batch,
-    task: Task,
-    params: Any,
-    coefficients: Coefficients,
-    config: PPOConfig,
+    objective: Objective,
     key: jax.Array,
     groups: jax.Array,
     with_policy: bool,
 ) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
     """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them."""
+    config, learning_rate = objective.config, objective.coefficients.learning_rate
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         net, opt_state, _ = carry
         piece = jax.tree.map(lambda x: x[index], batch)
-        gradient, metrics = loss_and_gradient(net, task, params, piece, coefficients, config, with_policy)
+        gradient, metrics = loss_and_gradient(net, piece, objective, with_policy)
         direction, moved_state = optimiser.update(gradient, opt_state, net)
-        moved = jax.tree.map(lambda p, d: p - coefficients.learning_rate * d, net, direction)
+        moved = jax.tree.map(lambda p, d: p - learning_rate * d, net, direction)
         metrics |= {"gradient_norm": optax.tree.norm(gradient)}
         if config.kl_stop is None:
             return (moved, moved_state, jnp.zeros((), bool)), metrics
         far = metrics["kl"] > config.kl_stop
-        metrics |= {"minibatch_steps": 1.0 - far}
+        metrics |= {"minibatch_steps": 1.0 - far, "evaluated": jnp.ones(())}
         stay, go = (net, opt_state), (moved, moved_state)
         return (*jax.tree.map(lambda a, b: jnp.where(far, a, b), stay, go), far), metrics
 
@@ -268,9 +259,8 @@ def _epochs(
         (net, opt_state, _), rows = jax.lax.scan(step, start, order)
         return net, opt_state, _summarise(rows, jnp.ones(order.shape[0]), config)
     (net, opt_state, _), rows = jax.lax.scan(step_unless_stopped, start, order)
-    done = (rows["ratio_max"] > 0).astype(jnp.float32)
-    taken = rows.pop("minibatch_steps").sum()
-    return net, opt_state, {**_summarise(rows, done, config), "minibatch_steps": taken}
+    evaluated, taken = rows.pop("evaluated"), rows.pop("minibatch_steps").sum()
+    return net, opt_state, {**_summarise(rows, evaluated, config), "minibatch_steps": taken}
 
 
 def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
@@ -286,23 +276,20 @@ def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -
     return means
 
 
-def _surrogate_and_kl(
-    net: Params, batch: Batch, task: Task, params: Any, coefficients: Coefficients, config: PPOConfig
-) -> tuple[jax.Array, jax.Array]:
+def _surrogate_and_kl(net: Params, batch: Batch, objective: Objective) -> tuple[jax.Array, jax.Array]:
     """Surrogate loss and exact mean KL(old || new), over all devices."""
-    distribution, _ = task.predict(net, params, batch.rollout)
-    metrics = policy_loss(distribution, batch, coefficients, config)[1]
+    distribution, _ = objective.task.predict(net, objective.params, batch.rollout)
+    metrics = policy_loss(distribution, batch, objective)[1]
     return jax.lax.pmean((metrics["policy_loss"], metrics["kl"]), DATA_AXIS)
 
 
-def _natural_direction(
-    net: Params, batch: Batch, task: Task, params: Any, coefficients: Coefficients, config: PPOConfig
-) -> Params:
+def _natural_direction(net: Params, batch: Batch, objective: Objective) -> Params:
     """The natural-gradient step of the policy loss on the whole batch."""
+    task, params, config = objective.task, objective.params, objective.config
 
     def actor_loss(net: Params, piece: Batch) -> jax.Array:
         distribution, _ = task.predict(net, params, piece.rollout)
-        return jax.lax.pmean(policy_loss(distribution, piece, coefficients, config)[0], DATA_AXIS)
+        return jax.lax.pmean(policy_loss(distribution, piece, objective)[0], DATA_AXIS)
 
     def mean_kl(net: Params, piece: Batch) -> jax.Array:
         distribution, _ = task.predict(net, params, piece.rollout)

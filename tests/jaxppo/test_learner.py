@@ -18,7 +18,7 @@ from jaxppo.ppo.learner import data_mesh, make_learner, shuffle_groups
 from jaxppo.ppo.targets import make_targets, no_statistics
 from jaxppo.ppo.task import DATA_AXIS
 from jaxppo.ppo.trading_task import encode_paths, trading_task
-from jaxppo.ppo.update import Batch, Coefficients, loss_and_gradient, ppo_loss, shuffled_minibatches
+from jaxppo.ppo.update import Batch, Coefficients, Objective, loss_and_gradient, ppo_loss, shuffled_minibatches
 
 UP = math.log(1.01)
 
@@ -49,7 +49,7 @@ def gradient_on(n_devices: int, micro_batch: int | None):
     config = tiny.PPO.model_copy(update={"micro_batch": micro_batch})
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     compute = jax.shard_map(
-        lambda net, params, batch: loss_and_gradient(net, tiny.task(), params, batch, COEFFICIENTS, config),
+        lambda net, params, batch: loss_and_gradient(net, batch, Objective(tiny.task(), params, COEFFICIENTS, config)),
         mesh=data_mesh(jax.devices()[:n_devices]),
         in_specs=(whole, whole, split),
         out_specs=(whole, whole),
@@ -95,7 +95,8 @@ def test_before_the_first_step_every_importance_ratio_is_one():
     def worst(batch: Batch):
         rollout = batch.rollout
         distribution, value = tiny.task().predict(tiny.policy()[1], tiny.shared_params(), rollout)
-        _, metrics = ppo_loss(tiny.policy()[1], tiny.task(), tiny.shared_params(), batch, COEFFICIENTS, tiny.PPO)
+        objective = Objective(tiny.task(), tiny.shared_params(), COEFFICIENTS, tiny.PPO)
+        _, metrics = ppo_loss(tiny.policy()[1], batch, objective)
         drift = jnp.abs(distribution.log_prob(rollout.action) - rollout.log_prob).max()
         return drift, jnp.abs(value - rollout.value).max(), metrics
 

@@ -15,7 +15,7 @@ from tiny_run import quick_compilation  # noqa: F401
 
 from jaxppo.ppo.targets import Targets
 from jaxppo.ppo.task import DATA_AXIS
-from jaxppo.ppo.update import Batch, Coefficients, policy_loss, value_loss
+from jaxppo.ppo.update import Batch, Coefficients, Objective, policy_loss, value_loss
 
 WATCHED = {
     *("loss", "policy_loss", "value_loss", "entropy", "kl", "kl_k3", "kl_after", "clip_fraction"),
@@ -97,7 +97,8 @@ def figures_of(config, kl_coefficient: float = 0.0):
     """Loss and figures of `moved_batch`."""
     weights = Coefficients(jnp.float32(0), jnp.float32(0.03), jnp.float32(kl_coefficient))
     batch, now = jax.tree.map(lambda x: x[None], moved_batch())
-    loss, figures = jax.vmap(lambda b, d: policy_loss(d, b, weights, config), axis_name=DATA_AXIS)(batch, now)
+    objective = Objective(tiny.bandit_task(), tiny.bandit_params(), weights, config)
+    loss, figures = jax.vmap(lambda b, d: policy_loss(d, b, objective), axis_name=DATA_AXIS)(batch, now)
     return float(loss[0]), {name: float(x[0]) for name, x in figures.items()}
 
 

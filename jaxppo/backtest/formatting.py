@@ -1,0 +1,91 @@
+"""How a report prints numbers, names and text."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# Label and format of the metrics the package computes; others are shown by their own name, as plain numbers.
+METRICS: dict[str, tuple[str, str]] = {
+    "total_return": ("Total return", "percent"),
+    "annual_return": ("Annual return", "percent"),
+    "volatility": ("Annual volatility", "percent"),
+    "sharpe": ("Sharpe ratio, annual", "ratio"),
+    "sortino": ("Sortino ratio, annual", "ratio"),
+    "calmar": ("Calmar ratio", "ratio"),
+    "max_drawdown": ("Maximum drawdown", "percent"),
+    "var_95": ("Value at risk 95 %, per bar", "percent"),
+    "cvar_95": ("Conditional value at risk 95 %, per bar", "percent"),
+    "win_rate": ("Bars won", "percent"),
+    "turnover": ("Turnover, times equity per year", "ratio"),
+    "costs": ("Costs, of starting equity", "percent"),
+    "n_bars": ("Bars", "count"),
+}
+# Probabilities made from a Sharpe ratio, which are themselves statements of confidence.
+NOT_A_SHARPE = ("probabilistic_sharpe", "deflated_sharpe")
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+LONGEST_LIST = 50
+
+
+def interval_text(interval: tuple[float | None, float | None], kind: str) -> str:
+    """An interval in brackets."""
+    low, high = (number_text(end, kind) for end in interval)
+    return f'<span class="interval">[{low}, {high}]</span>'
+
+
+def number_text(value: float | None, kind: str) -> str:
+    """A number in the manner of its kind; a dash where it is undefined."""
+    amount = number(value)
+    if math.isnan(amount):
+        return MISSING
+    if math.isinf(amount):
+        return "∞" if amount > 0 else f"{MINUS}∞"
+    if kind == "percent":
+        return percent(amount)
+    text = {"ratio": f"{amount:z.2f}", "count": f"{amount:,.0f}", "number": f"{amount:,.4g}"}[kind]
+    return text.replace("-", MINUS)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as per cent: two decimals, one from 1,000 % on, three digits from 1,000,000 % on; no negative zero."""
+    if not math.isfinite(fraction):
+        return MISSING
+    precision = ".2f" if abs(fraction) < 10 else ",.1f" if abs(fraction) < 1e4 else ".2e"
+    return f"{100 * round(fraction, 10) + 0.0:z{precision}} %".replace("-", MINUS)
+
+
+def flat_rows(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted names and printed values of a nested mapping; long lists are cut, and say so."""
+    rows = []
+    for name, value in report.items():
+        if isinstance(value, Mapping) and value:
+            rows += flat_rows(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            more = f" … and {len(value) - LONGEST_LIST} more" if len(value) > LONGEST_LIST else ""
+            rows.append((f"{prefix}{name}", ", ".join(map(str, value[:LONGEST_LIST])) + more or MISSING))
+        else:
+            rows.append((f"{prefix}{name}", f"{value:,}" if type(value) is int else str(value)))
+    return rows
+
+
+def is_sharpe(name: str) -> bool:
+    """Whether a metric of this name may only be shown with an interval."""
+    return "sharpe" in name.lower() and name not in NOT_A_SHARPE
+
+
+def metric_label(name: str) -> str:
+    """What the reader sees instead of a metric's name."""
+    return escaped(METRICS.get(name, (name.replace("_", " ").capitalize(), ""))[0])
+
+
+def number(value: Any) -> float:
+    """A float; None, which is how JSON says undefined, is NaN."""
+    return math.nan if value is None else float(value)
+
+
+def escaped(value: Any) -> str:
+    """Text that a browser shows as it was written."""
+    return html.escape(str(value))
