@@ -3,8 +3,8 @@
     python -m benchmarks.optimality table [--problems QuadraticCostAR1 ...] [--seeds 5]
     python -m benchmarks.optimality ablation --problems QuadraticCostAR1
 
-`table` trains as in `benchmarks/studies.py`; `ablation` compares control variate and hindsight critic over K. One result
-file per problem.
+`table` trains as in `benchmarks/studies.py`; `ablation` compares control variate and hindsight critic over K. Each
+problem has its own result file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 from benchmarks.recording import record
 from benchmarks.studies import STUDIES, learnable
 from jaxppo.ppo.population import train_population
-
 
 ABLATION = [
     {"paths": 256 // k, "portfolios": k, "control_variate": variate, "hindsight_critic": hindsight}
@@ -90,9 +89,8 @@ def main() -> None:
         for changes in runs:
             row = study(name, chosen.seeds, **changes)
             rows.append(row)
-            print(
-                f"{name:20} {changes} mean {row['mean']:.2f} % worst {row['worst']:.2f} %, to 95 %: {row['steps_to_95']}"
-            )
+            found = f"mean {row['mean']:.2f} % worst {row['worst']:.2f} %, steps to 95 %: {row['steps_to_95']}"
+            print(name, changes, found)
         print(record(f"optimality_{chosen.experiment}_{name}", {"seeds": chosen.seeds, "rows": rows}))
 
 
