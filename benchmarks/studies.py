@@ -91,7 +91,9 @@ LONG = {"paths": 16, "chunk": 240, "gamma": 0.998, "gae_lambda": 0.97}
 
 STUDIES: dict[str, Study] = {
     "QuadraticCostAR1": Study(lambda: reference.QuadraticCostAR1(), _ppo(gamma=0.97, gae_lambda=0.9)),
-    "ProportionalCostAR1": Study(lambda: reference.ProportionalCostAR1(), _ppo(learning_rate=3e-3), 150),
+    "ProportionalCostAR1": Study(
+        lambda: reference.ProportionalCostAR1(), _ppo(learning_rate=2e-3, hindsight_critic=True), 200, every=10, std=0.4
+    ),
     "GarleanuPedersen": Study(lambda: reference.GarleanuPedersen(), _ppo(), std=0.2),
     "KimOmberg": Study(lambda: reference.KimOmberg(), _ppo(**FINITE, chunk=100)),
     "OUSpread": Study(lambda: reference.OUSpread(), _ppo(**FINITE, chunk=100)),
