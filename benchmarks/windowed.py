@@ -68,7 +68,7 @@ class WindowActorCritic(nnx.Module):
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, rngs: nnx.Rngs):
         self.encoder = WindowEncoder(config, rngs)
-        self.head = Head(config, action, rngs)
+        self.head = Head(config, action, False, rngs)
 
 
 @dataclasses.dataclass(frozen=True)
