@@ -270,6 +270,9 @@ def test_a_batch_that_cannot_be_split_is_refused():
     wrong = tiny.PPO.model_copy(update={"micro_batch": 3})
     with pytest.raises(ValueError, match="micro_batch 3 must divide the 8 paths"):
         make_learner(tiny.task(), wrong, data_mesh(jax.devices()[:1]))
+    larger = tiny.PPO.model_copy(update={"micro_batch": 12})  # than a minibatch of 8, but no divisor of all 16 paths
+    with pytest.raises(ValueError, match="micro_batch 12 must divide the 16 paths of a device"):
+        make_learner(tiny.task(), larger, data_mesh(jax.devices()[:1]))
     with pytest.raises(ValueError, match="window 2 is shorter than the policy's context of 4 bars"):
         trading_task(tiny.policy()[0], TradingEnv(n_assets=2, observation="index", window=2), tiny.PPO)
     with pytest.raises(ValueError, match="hindsight_critic is True, the policy was built with the opposite"):
