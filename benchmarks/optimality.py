@@ -33,7 +33,7 @@ def study(name: str, seeds: int, **changes: Any) -> dict[str, Any]:
     """Trains `seeds` agents and scores them, and their learning curves, on episodes that none was trained on."""
     chosen = STUDIES[name]
     config = chosen.ppo.model_copy(update=changes)
-    task, first_net, params, refresh, score = learnable(chosen, config)
+    task, first_net, params, refresh, _, score = learnable(chosen, config)
     started = time.perf_counter()
     nets, metrics, snapshots = train_population(
         task,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import reference
-from envs.features import feature_names, group_slices
+from envs.features import group_slices
 from envs.portfolio import drawdown
 from envs.trading import TradingEnv
 from envs.types import Observation
@@ -24,6 +24,8 @@ from jaxppo.ppo.trading_task import action_config as trading_action_config
 
 TEST_PATHS = 2048
 TEST_TABLES = 64
+TEST_BARS = 7
+"""Bars over which a decision is averaged where it is asked for without a simulation: it may depend on the weekday."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Study:
       build: makes the problem.
       ppo: hyper-parameters.
       iterations: of each agent.
-      every: iterations between two points of the learning curve, and between two markets.
+      every: iterations between two points of the learning curve.
       std: standard deviation of the actions at the start.
     """
 
@@ -53,6 +55,7 @@ class Learnable(NamedTuple):
       first_net: key to first parameters.
       params: of the environment.
       refresh: key to fresh parameters of the environment, or None.
+      agent: `(parameters, problem) -> policy`, the decisions without randomness for `reference.simulate`.
       score: parameters to figures, `percent` of the optimum among them.
     """
 
@@ -60,6 +63,7 @@ class Learnable(NamedTuple):
     first_net: Callable[[jax.Array], Any]
     params: Any
     refresh: Callable[[jax.Array], Any] | None
+    agent: Callable[[Any, Any], Callable[[Any, Any], jax.Array]]
     score: Callable[[Any], dict[str, float]]
 
 
@@ -127,11 +131,15 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
     action, shape = action_config(env, params, study.std), MLPConfig(n_inputs(env, params), ahead, 64, 2)
     policy, _ = make_mlp_policy(shape, action, jax.random.key(0))
 
-    def figures(net: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def agent(net: Any, _: reference.Problem) -> Callable[[jax.Array, Any], jax.Array]:
         def act(observation: jax.Array, state: Any) -> jax.Array:
             distribution = policy.distribution(net, observation)
             return to_env_action(env, params, distribution.squash(distribution.mode()))
 
+        return act
+
+    def figures(net: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        act = agent(net, problem)
         keys = [jax.random.key(10**6) for _ in range(3)]
         gain = reference.simulate(problem, act, keys[0], TEST_PATHS) - reference.simulate(
             problem, _optimum(problem), keys[1], TEST_PATHS
@@ -148,7 +156,7 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
     def first_net(key: jax.Array) -> Any:
         return make_mlp_policy(shape, action, key)[1]
 
-    return Learnable(gymnax_task(policy, env, params, config), first_net, params, None, score)
+    return Learnable(gymnax_task(policy, env, params, config), first_net, params, None, agent, score)
 
 
 def policy_errors(problem: reference.Problem, act: Callable[..., jax.Array], key: jax.Array) -> dict[str, jax.Array]:
@@ -193,16 +201,15 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     encoder = EncoderConfig("mlp", sizes, 32, 1, 4, 1, 2, False, jnp.dtype("float32"))
     action = trading_action_config(env, study.std)
     policy, _ = make_policy(encoder, action, jax.random.key(0), hindsight=config.hindsight_critic)
-    unknown = jnp.zeros((1, 1, env.n_assets, len(feature_names(env.groups))))
-    listed = jnp.ones(unknown.shape[:-1], bool)
+    listed = jnp.ones((1, 1, env.n_assets), bool)
 
-    def decide(net: Any, weight: jax.Array, loss: jax.Array) -> jax.Array:
-        """Action at these weights `[A]` and this drawdown `[]`, in weights."""
+    def decide(net: Any, features: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
+        """Action at a bar with these features `[A, F]`, these weights `[A]` and this drawdown `[]`, in weights."""
         held = weight / limit
         asset = jnp.stack([held, jnp.zeros_like(held), jnp.ones_like(held)], axis=-1)
         account = jnp.stack([jnp.mean(jnp.abs(held)), jnp.mean(held), loss])
         seen = Observation(jnp.zeros((), jnp.int32), asset, account, jnp.ones((env.n_assets, 1), bool))
-        distribution, _ = policy.act(net, policy.encode(net, unknown, listed)[0, 0], seen)
+        distribution, _ = policy.act(net, policy.encode(net, features[None, None], listed)[0, 0], seen)
         return limit * distribution.squash(distribution.mode())
 
     kinds = {"Merton": _merton_score, "DavisNorman": _band_score, "GrossmanZhou": _floor_score}
@@ -215,6 +222,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
         first_net,
         problem.params,
         lambda key: problem.params_for(problem.market(key)),
+        lambda net, there: _act(there, decide, net),
         kinds[type(problem).__name__](problem, decide),
     )
 
@@ -224,12 +232,12 @@ def _merton_score(problem: reference.Merton, decide: Callable[..., jax.Array]) -
 
     def figures(net: Any) -> tuple[jax.Array, jax.Array]:
         def visited(there: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            act = _act(there, decide, net)
+
             def one_step(carry: Any, _: None) -> tuple[Any, jax.Array]:
-                observation, state = carry
-                held = observation.asset[:, 0] * problem.position_limit
-                weight = decide(net, held, drawdown(state.portfolio))
-                action = weight / problem.position_limit
-                return there.env.step_env(None, state, action, there.params)[:2], weight
+                action = act(*carry)
+                after = there.env.step_env(None, carry[1], action, there.params)
+                return after[:2], action * problem.position_limit
 
             start = there.env.reset_env(key, there.params)
             weight = jax.lax.scan(one_step, start, None, length=problem.horizon)[1]
@@ -255,48 +263,77 @@ def _settled(weight_after: Callable[[jax.Array], jax.Array], problem: Any) -> ja
 def _band_score(problem: reference.DavisNorman, decide: Callable[..., jax.Array]) -> Callable[[Any], dict[str, float]]:
     """Ends of the weights that the agent holds, at drawdowns up to 20 %: distance in widths of the optimal band."""
     grid, losses = jnp.linspace(0.0, problem.position_limit, 2001), jnp.array([0.0, 0.1, 0.2])
-    (low, high), limit = problem.band(), problem.position_limit
+    low, high = problem.band()
+    bars = _some_bars(problem)
 
     def figures(net: Any) -> tuple[jax.Array, jax.Array]:
-        def act(observation: Observation, state: Any) -> jax.Array:
-            edges = decide(net, observation.asset[:, 0] * limit, drawdown(state.portfolio))
-            return edges.reshape(1, 2) / limit
-
-        edges = jax.vmap(lambda loss: jax.vmap(lambda w: decide(net, w[None], loss))(grid))(losses)
-        return edges, _gain(problem, act)
+        over_weights = jax.vmap(lambda row, loss, w: decide(net, row, w[None], loss), in_axes=(None, None, 0))
+        over_losses = jax.vmap(over_weights, in_axes=(None, 0, None))
+        edges = jax.vmap(over_losses, in_axes=(0, None, None))(bars, losses, grid)
+        return edges, _gain(problem, lambda there: _act(there, decide, net))
 
     compiled = jax.jit(figures)
 
     def score(net: Any) -> dict[str, float]:
         edges, gain = compiled(net)
-        weight, errors = np.asarray(grid), []
-        for pair in np.sort(np.asarray(edges), axis=-1):
-            held = weight[(pair[:, 0] <= weight) & (weight <= pair[:, 1])]
-            first, last = (held[0], held[-1]) if len(held) else (pair.mean(), pair.mean())
-            errors.append([abs(first - low), abs(last - high)])
-        worst = np.max(errors, axis=0) / (high - low)
+        worst = band_errors(np.asarray(grid), np.asarray(edges), (low, high)).mean(axis=0).max(axis=0)
         percent = problem.percent_of_optimum(problem.optimal_value() + float(gain))
         return {"percent": percent, "lower_edge_error": float(worst[0]), "upper_edge_error": float(worst[1])}
 
     return score
 
 
+def band_errors(weight: np.ndarray, edges: np.ndarray, band: tuple[float, float]) -> np.ndarray:
+    """Distance of the ends of the weights that are held from those of a band, in widths of the band.
+
+    Args:
+      weight: `[n]`, increasing.
+      edges: `[..., n, 2]` asked for at each weight, in either order.
+      band: the edges to compare with.
+
+    Returns:
+      `[..., 2]`; where no weight is held, the distance of the mean of all edges.
+    """
+    low, high = edges.min(axis=-1), edges.max(axis=-1)
+    held = (low <= weight) & (weight <= high)
+    ends = np.stack([weight[held.argmax(axis=-1)], weight[::-1][held[..., ::-1].argmax(axis=-1)]], axis=-1)
+    ends = np.where(held.any(axis=-1)[..., None], ends, edges.mean(axis=(-2, -1))[..., None])
+    return np.abs(ends - np.asarray(band)) / (band[1] - band[0])
+
+
+def _some_bars(problem: Any) -> jax.Array:
+    """Features `[TEST_BARS, A, F]` of consecutive bars on which the problem is traded."""
+    first = problem.env.first_decision
+    return problem.params.features[first : first + TEST_BARS]
+
+
+def _act(there: Any, decide: Callable[..., jax.Array], net: Any) -> Callable[[Observation, Any], jax.Array]:
+    """The agent as a policy of `reference.simulate` on the market of `there`."""
+
+    def act(observation: Observation, state: Any) -> jax.Array:
+        held, limit = observation.asset[:, 0] * there.position_limit, there.position_limit
+        weights = decide(net, there.params.features[state.bar], held, drawdown(state.portfolio))
+        return weights.reshape(there.env.action_space().shape) / limit
+
+    return act
+
+
 def _floor_score(
     problem: reference.GrossmanZhou, decide: Callable[..., jax.Array]
 ) -> Callable[[Any], dict[str, float]]:
     """Exact long-run growth of the agent's weights, their error, and the share of simulated episodes that breach."""
-    limit = problem.position_limit
-    weights = jax.jit(
-        lambda net, losses: jax.vmap(lambda loss: _settled(lambda w: decide(net, w, loss), problem))(losses)[:, 0]
+    bars = _some_bars(problem)
+
+    @jax.jit
+    def weights(net: Any, losses: jax.Array) -> jax.Array:
+        def at(row: jax.Array, loss: jax.Array) -> jax.Array:
+            return _settled(lambda w: decide(net, row, w, loss), problem)[0]
+
+        return jax.vmap(lambda loss: jax.vmap(lambda row: at(row, loss))(bars).mean())(losses)
+
+    compiled = jax.jit(
+        lambda net: _on_markets(problem, lambda there, key: _breached(there, _act(there, decide, net), key))
     )
-
-    def breaches(net: Any) -> jax.Array:
-        def act(observation: Observation, state: Any) -> jax.Array:
-            return decide(net, observation.asset[:, 0] * limit, drawdown(state.portfolio)) / limit
-
-        return _on_markets(problem, lambda there, key: _breached(there, act, key))
-
-    compiled = jax.jit(breaches)
 
     def score(net: Any) -> dict[str, float]:
         def held(kept: np.ndarray) -> np.ndarray:
@@ -324,11 +361,11 @@ def _on_markets(problem: Any, measure: Callable[[Any, jax.Array], Any]) -> Any:
     return jax.tree.map(lambda x: x.mean(axis=0), outcomes)
 
 
-def _gain(problem: Any, act: Callable[..., jax.Array]) -> jax.Array:
+def _gain(problem: Any, act_on: Callable[[Any], Callable[..., jax.Array]]) -> jax.Array:
     """Mean gain over the optimum, both with the tail that they leave, on the same markets."""
 
     def gain(there: Any, key: jax.Array) -> jax.Array:
-        ours = reference.simulate(there, act, key, TEST_PATHS // TEST_TABLES, tail=there.tail_value)
+        ours = reference.simulate(there, act_on(there), key, TEST_PATHS // TEST_TABLES, tail=there.tail_value)
         again = jax.random.clone(key)
         best = reference.simulate(there, _optimum(there), again, TEST_PATHS // TEST_TABLES, tail=there.tail_value)
         return (ours - best).mean()

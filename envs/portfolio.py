@@ -106,6 +106,11 @@ def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) ->
     )
 
 
+def expected_weights(portfolio: Portfolio) -> jax.Array:
+    """Position weights `[A]` once the outstanding orders are filled."""
+    return weights_of(portfolio.replace(shares=portfolio.shares + outstanding(portfolio)))
+
+
 def outstanding(portfolio: Portfolio) -> jax.Array:
     """Shares `[A]` ordered and not yet filled."""
     return sum(portfolio.in_flight, start=portfolio.unfilled)

@@ -12,7 +12,17 @@ from gymnax.environments import environment, spaces
 from envs import features, simulators
 from envs.execution import Costs, make_costs, pack_bars, unpack_bar
 from envs.market import MarketData
-from envs.portfolio import FillRule, Fills, Portfolio, drawdown, open_portfolio, orders_to_target, outstanding, step
+from envs.portfolio import (
+    FillRule,
+    Fills,
+    Portfolio,
+    drawdown,
+    expected_weights,
+    open_portfolio,
+    orders_to_target,
+    outstanding,
+    step,
+)
 from envs.portfolio import weights_of as portfolio_weights
 from envs.spaces import MultiDiscrete
 from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
@@ -185,7 +195,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             weights = jnp.clip(action, self.levels[0], self.levels[-1]) * self.position_limit
             if self.actions == "continuous":
                 return weights, jnp.zeros(weights.shape, bool)
-            edges, present = jnp.reshape(weights, (self.n_assets, 2)), _expected_weights(portfolio)
+            edges, present = jnp.reshape(weights, (self.n_assets, 2)), expected_weights(portfolio)
             target = jnp.clip(present, edges.min(axis=-1), edges.max(axis=-1))
             return target, target == present
         weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
@@ -204,7 +214,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """
         levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
         moved = probabilities[:, HOLD + 1 :] @ levels
-        return probabilities[:, HOLD] * _expected_weights(portfolio) + moved, probabilities[:, HOLD] == 1.0
+        return probabilities[:, HOLD] * expected_weights(portfolio) + moved, probabilities[:, HOLD] == 1.0
 
     def settle(
         self,
@@ -389,11 +399,6 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         n_features = len(features.feature_names(self.groups))
         size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))
-
-
-def _expected_weights(portfolio: Portfolio) -> jax.Array:
-    """Position weights `[A]` once the outstanding orders are filled."""
-    return portfolio_weights(portfolio.replace(shares=portfolio.shares + outstanding(portfolio)))
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,48 @@
+"""What the benchmarks score is what was trained, and the distance of bands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.studies import STUDIES, band_errors, learnable
+from envs import reference
+from envs.types import EnvState
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("Merton", lambda: reference.Merton(n_bars=96)),
+        ("DavisNorman", lambda: reference.DavisNorman(n_bars=96, horizon=60)),
+    ],
+)
+def test_the_agent_that_is_scored_decides_as_in_its_rollouts(name, build):
+    """Features, position and drawdown included: the actor's weights are large, so that every input shows."""
+    study = STUDIES[name]
+    problem, config = build(), study.ppo.model_copy(update={"paths": 4, "minibatches": 1, "chunk": 8})
+    task, first_net, params, _, agent, _ = learnable(type(study)(lambda: problem, config), config)
+    net = first_net(jax.random.key(0))
+    actor = jax.random.normal(jax.random.key(1), net["head"]["actor"]["kernel"].shape)
+    net["head"]["actor"]["kernel"] = actor
+    states = task.start(params, jax.random.split(jax.random.key(2), 4))
+    _, rollout = jax.jit(task.collect)(net, params, states, jax.random.split(jax.random.key(3), 4))
+    behaviour = jax.tree.map(lambda x: x[:, 0, 0], rollout.behaviour)
+    expected = np.asarray(behaviour.squash(behaviour.mode()))
+
+    def act(bar, portfolio):
+        seen = problem.env.observe_portfolio(bar, portfolio, params.market.tradable[bar])
+        return agent(net, problem)(seen, EnvState(time=jnp.int32(0), bar=bar, portfolio=portfolio))
+
+    first = jax.tree.map(lambda x: x[:, 0], states.portfolio)
+    ours = np.asarray(jax.vmap(act)(states.bar, first)).reshape(4, -1)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-3
+
+
+def test_the_distance_of_bands():
+    weight = np.linspace(0.0, 1.0, 101)
+    constant = np.broadcast_to([0.7, 0.3], (2, 101, 2))
+    np.testing.assert_allclose(band_errors(weight, constant, (0.2, 0.6)), [[0.25, 0.25]] * 2, atol=0.03)
+    never = np.stack([np.clip(weight + 0.1, 0, 2)] * 2, axis=-1)
+    np.testing.assert_allclose(band_errors(weight, never, (0.6, 1.6)), [0.0, 1.0], atol=0.01)
