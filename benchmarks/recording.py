@@ -13,7 +13,20 @@ from typing import Any
 import jax
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "gymnax", "gym-trading-env", "gym-anytrading", "finrl", "numpy")
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "gymnax",
+    "gym-trading-env",
+    "gym-anytrading",
+    "finrl",
+    "stable-baselines3",
+    "torch",
+    "rejax",
+    "numpy",
+)
 
 
 def device_name() -> str:

@@ -138,8 +138,20 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
 
         return act
 
+    def first_net(key: jax.Array) -> Any:
+        return make_mlp_policy(shape, action, key)[1]
+
+    score = observed_score(problem, lambda net: agent(net, problem))
+    return Learnable(gymnax_task(policy, env, params, config), first_net, params, None, agent, score)
+
+
+def observed_score(
+    problem: reference.Problem, agent: Callable[[Any], Callable[[jax.Array, Any], jax.Array]]
+) -> Callable[[Any], dict[str, float]]:
+    """Parameters to per cent of the optimum and `policy_errors` of `agent(parameters)`, a policy of `simulate`."""
+
     def figures(net: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        act = agent(net, problem)
+        act = agent(net)
         keys = [jax.random.key(10**6) for _ in range(3)]
         gain = reference.simulate(problem, act, keys[0], TEST_PATHS) - reference.simulate(
             problem, _optimum(problem), keys[1], TEST_PATHS
@@ -153,10 +165,7 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
         percent = problem.percent_of_optimum(problem.optimal_value() + float(gain))
         return {"percent": percent, **{name: float(x) for name, x in errors.items()}}
 
-    def first_net(key: jax.Array) -> Any:
-        return make_mlp_policy(shape, action, key)[1]
-
-    return Learnable(gymnax_task(policy, env, params, config), first_net, params, None, agent, score)
+    return score
 
 
 def policy_errors(problem: reference.Problem, act: Callable[..., jax.Array], key: jax.Array) -> dict[str, jax.Array]:
@@ -204,7 +213,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     listed = jnp.ones((1, 1, env.n_assets), bool)
 
     def decide(net: Any, features: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
-        """Action at a bar with these features `[A, F]`, these weights `[A]` and this drawdown `[]`, in weights."""
+        """Action at a bar with these features `[A, F]`, these weights `[A]` and this drawdown `[]`, times the limit."""
         held = weight / limit
         asset = jnp.stack([held, jnp.zeros_like(held), jnp.ones_like(held)], axis=-1)
         account = jnp.stack([jnp.mean(jnp.abs(held)), jnp.mean(held), loss])
@@ -327,7 +336,8 @@ def _floor_score(
     @jax.jit
     def weights(net: Any, losses: jax.Array) -> jax.Array:
         def at(row: jax.Array, loss: jax.Array) -> jax.Array:
-            return _settled(lambda w: decide(net, row, w, loss), problem)[0]
+            share = jnp.maximum(1.0 - problem.floor / (1.0 - loss), 0.0)
+            return _settled(lambda w: share * decide(net, row, w, loss), problem)[0]
 
         return jax.vmap(lambda loss: jax.vmap(lambda row: at(row, loss))(bars).mean())(losses)
 

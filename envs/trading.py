@@ -313,23 +313,24 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         params = self.default_params if params is None else params
         observed, stepped, reward, terminated, info = self.step_env(key, state, action, params)
         truncated = self.is_truncated(stepped, params)
-        ended = terminated | truncated
-        fresh_observation, fresh = self.reset_env(key, params)
-        observation, state = jax.tree.map(
-            lambda new, old: jnp.where(ended, new, old), (fresh_observation, fresh), (observed, stepped)
-        )
+        fresh = self._fresh_state(key, params)
+        state = jax.tree.map(lambda new, old: jnp.where(terminated | truncated, new, old), fresh, stepped)
         info |= {"terminated": terminated, "truncated": truncated, "final_observation": observed}
         info["action_mask"] = self.action_mask(params.market.tradable[state.bar])
-        return observation, state, reward, terminated, truncated, info
+        return self._observe(state, params), state, reward, terminated, truncated, info
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
         """Starts an episode at a random bar. Consumes `key`."""
+        state = self._fresh_state(key, params)
+        return self._observe(state, params), state
+
+    def _fresh_state(self, key: jax.Array, params: EnvParams) -> EnvState:
+        """The first state of an episode. Consumes `key`."""
         key_start, key_portfolio = (key, None) if self.start == "flat" else jax.random.split(key)
         bar = self.draw_start(key_start, params)
         price, tradable = params.market.close[bar], params.market.tradable[bar]
         portfolio = self.start_portfolio(key_portfolio, price, tradable, params)
-        state = EnvState(time=jnp.zeros((), jnp.int32), bar=bar, portfolio=portfolio)
-        return self._observe(state, params), state
+        return EnvState(time=jnp.zeros((), jnp.int32), bar=bar, portfolio=portfolio)
 
     def step_env(
         self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams

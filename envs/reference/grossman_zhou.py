@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from envs.portfolio import drawdown
+from envs.portfolio import Portfolio, drawdown
 from envs.reference.lognormal import RUIN_DEVIATIONS, LognormalProblem
 from envs.reference.parameters import checked, positive
+from envs.trading import TradingEnv
 from envs.types import EnvState
 
 N_NODES = 64
@@ -26,7 +29,35 @@ TOLERANCE = 1e-9
 BISECTIONS = 60
 TABLE_SIZE = 512
 BOX_MARGIN = 2.0
-"""Position limit over the largest optimal weight, where an account survives so large a position."""
+"""Largest multiple of the cushion over the largest optimal one, where the floor survives so large a position."""
+
+
+class FloorEnv(TradingEnv):
+    """`TradingEnv` whose targets are multiples of the cushion: weight `target (W - floor M) / W`, 0 below the floor.
+
+    The floor then holds by construction, but for a bar that loses more than `1 / (multiple held)`.
+
+    Args:
+      floor: share of the running maximum of the equity that is never lost, in [0, 1).
+      **choices: of `TradingEnv`.
+
+    References:
+      Grossman and Zhou (1993), Optimal investment strategies for controlling drawdowns, Math. Finance 3, eq. 16.
+    """
+
+    def __init__(self, floor: float, **choices: Any):
+        super().__init__(**choices)
+        self.floor = checked("floor", floor, 0 <= floor < 1, "in [0, 1)")
+
+    def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
+        """See `TradingEnv.decode`."""
+        multiple, hold = super().decode(action, portfolio)
+        return multiple * cushion_share(portfolio, self.floor), hold
+
+
+def cushion_share(portfolio: Portfolio, floor: float) -> jax.Array:
+    """`(W - floor M) / W`, `[]` in [0, 1 - floor]: equity above the floor, over equity; 0 below the floor."""
+    return jnp.maximum(1.0 - floor / jnp.maximum(1.0 - drawdown(portfolio), floor), 0.0)
 
 
 class _FloorProgram:
@@ -180,11 +211,11 @@ class GrossmanZhou(LognormalProblem):
     - Criterion: `E[sum_t log(W_{t+1} / W_t)]`, undiscounted, among the policies whose floor survives any bar within
       eight standard deviations of the mean (a breach is rarer than one bar in 10^15).
     - State: `W / M`. Observation of `TradingEnv(observation="index")`: `account[2]` is the drawdown `1 - W / M`.
-    - Action `[1]` in [0, 1]: weight over `position_limit`, which is twice the largest optimal weight, or less
-      where one bar could ruin an account at twice that.
+    - Action `[1]` in [0, 1]: multiple of the cushion over `position_limit`, which is twice the largest optimal
+      multiple, or less where the floor would not survive any bar within eight standard deviations at twice that.
     - Reward: the log return of the account; `TradingEnv` does not scale it.
-    - Start: flat, at the maximum. Truncated after `horizon` bars; terminated at a breach, which nothing punishes but
-      the growth that is forgone: a policy that plans for a discounted future may gain by breaching.
+    - Start: flat, at the maximum. Truncated after `horizon` bars; terminated at a breach, which takes a bar that loses
+      more than eight standard deviations.
 
     Optimum: the stationary policy of the fastest long-run growth, for bars of this length, by policy iteration;
     `growth_rate` is that growth, `optimal_value` the exact expected log growth over `horizon` bars from the maximum.
@@ -242,21 +273,25 @@ class GrossmanZhou(LognormalProblem):
             )
         grid = np.append(-np.geomspace(self._program.deepest, 1e-5, TABLE_SIZE), 0.0)
         multiple = self._program.multiple(grid)
-        largest = float(np.max(multiple * self._program.cushion_share(grid)))
+        largest = float(np.max(multiple))
         limit = max(largest, min(BOX_MARGIN * largest, 0.99 * self._program.largest))
         self._depths, self._multiples = jnp.asarray(grid, jnp.float32), jnp.asarray(multiple, jnp.float32)
         self._values = jnp.asarray(self._program.relative_value(grid), jnp.float32)
-        self.trade(levels=(0.0, 1.0), position_limit=limit, start="flat", drawdown_limit=1.0 - self.floor)
+        self.trade(
+            levels=(0.0, 1.0),
+            position_limit=limit,
+            start="flat",
+            drawdown_limit=1.0 - self.floor,
+            make_env=functools.partial(FloorEnv, self.floor),
+        )
 
     def multiple(self, share_of_maximum: jax.Array) -> jax.Array:
         """Optimal position over the cushion `W - floor M`, any shape, at `W / M` in [floor, 1]."""
         return jnp.interp(self._depth(share_of_maximum), self._depths, self._multiples)
 
     def optimal_action(self, state: EnvState) -> jax.Array:
-        """`[1]` optimal weight over the position limit; 0 below the floor."""
-        kept = 1.0 - drawdown(state.portfolio)
-        weight = self.multiple(kept) * jnp.maximum(1.0 - self.floor / kept, 0.0)
-        return (weight / self.position_limit)[None]
+        """`[1]` optimal multiple of the cushion over the largest one."""
+        return (self.multiple(1.0 - drawdown(state.portfolio)) / self.position_limit)[None]
 
     def optimal_value(self) -> float:
         """Expected log growth of wealth over `horizon` bars of the optimal policy, from the maximum."""

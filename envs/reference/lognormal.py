@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,7 @@ class LognormalProblem(Problem):
         actions: str = "continuous",
         commission_rate: float = 0.0,
         drawdown_limit: float | None = None,
+        make_env: Callable[..., TradingEnv] = TradingEnv,
     ) -> None:
         """Builds `env` and `params`.
 
@@ -101,6 +103,7 @@ class LognormalProblem(Problem):
           actions: "continuous" or "band".
           commission_rate: cost per traded notional.
           drawdown_limit: the episode terminates beyond it.
+          make_env: builds the environment.
 
         Raises:
           ValueError: the tables are too short for an episode.
@@ -108,7 +111,7 @@ class LognormalProblem(Problem):
         n_assets = len(self.drift)
         self.position_limit, self._drawdown_limit = float(position_limit), drawdown_limit
         self._commission_rate = commission_rate
-        self.env = TradingEnv(
+        self.env = make_env(
             n_assets=n_assets,
             actions=actions,
             levels=levels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -42,10 +43,12 @@ class Perceptron(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., n_inputs]` to `[..., n_outputs]`."""
-        hidden = x
+        rows = x.reshape(-1, x.shape[-1])  # gradients of matrix products are faster without further axes
+        hidden = rows
         for layer in self.hidden:
             hidden = jnp.tanh(layer(hidden))
-        return self.out(jnp.concatenate([hidden, x], axis=-1))
+        out = self.out(jnp.concatenate([hidden, rows], axis=-1))
+        return out.reshape(*x.shape[:-1], -1)
 
 
 class MLPActorCritic(nnx.Module):
@@ -58,7 +61,7 @@ class MLPActorCritic(nnx.Module):
         self.actor = Perceptron(config.n_inputs, n_outputs, config, 0.01, rngs)
         self.critic = Perceptron(config.n_inputs + config.n_hindsight, 1, config, 1.0, rngs)
         if action.kind == "continuous":
-            self.log_std = nnx.Param(jnp.full((action.n_components,), jnp.log(action.std)))
+            self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
     def distribution(self, x: jax.Array) -> Any:
         """Action distribution, batch `[...]` with `n_components` components."""

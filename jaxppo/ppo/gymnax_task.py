@@ -110,7 +110,7 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
             return PathState(flat(observation), state, zero, zero)
 
         def repeated(x: jax.Array) -> jax.Array:
-            return jnp.repeat(x[:, None], config.portfolios, axis=1)
+            return jnp.repeat(x[:, None], config.portfolios, axis=1).astype(x.dtype)  # never a weak type
 
         return jax.tree.map(repeated, jax.vmap(one)(keys))
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxppo.config import PPOConfig
 from jaxppo.ppo import losses
 from jaxppo.ppo.targets import ValueStatistics, make_targets, no_statistics, preserve_outputs
-from jaxppo.ppo.task import DATA_AXIS, Params, Task
+from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
 from jaxppo.ppo.update import Batch, Coefficients, Objective, update
 
 INTEGRAL_GAIN = 0.3
@@ -122,11 +122,14 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         seed=replicated,
     )
 
-    def iterate(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        key_collect, key_shuffle = jax.random.split(_iteration_key(state.seed, state.iteration))
+    def collect(state: TrainState, params: Any) -> tuple[Any, Rollout]:
         shard, n_local = jax.lax.axis_index(DATA_AXIS), config.paths // n_devices
-        keys = _path_keys(key_collect, shard * n_local + jnp.arange(n_local))
-        paths, rollout = task.collect(state.params, params, state.paths, keys)
+        keys = _path_keys(_iteration_keys(state)[0], shard * n_local + jnp.arange(n_local))
+        return task.collect(state.params, params, state.paths, keys)
+
+    def learn(
+        state: TrainState, paths: Any, rollout: Rollout, params: Any, progress: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         targets, values, target_metrics = make_targets(rollout, config, state.values)
         net = state.params
         if config.value_normalisation == "popart":
@@ -135,9 +138,11 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
             units = jax.tree.map(lambda a, b: jnp.where(state.values.weight > 0, a, b), values, small)
             net = preserve_outputs(net, task.value_layer, state.values, units)
         coefficients = _coefficients(config, progress, state.kl_coefficient)
-        groups = shard * (n_groups // n_devices) + jnp.arange(n_groups // n_devices)
+        groups = jax.lax.axis_index(DATA_AXIS) * (n_groups // n_devices) + jnp.arange(n_groups // n_devices)
         batch, objective = Batch(rollout, targets), Objective(task, params, coefficients, config)
-        net, opt_state, metrics = update(net, state.opt_state, optimiser, batch, objective, key_shuffle, groups)
+        net, opt_state, metrics = update(
+            net, state.opt_state, optimiser, batch, objective, _iteration_keys(state)[1], groups
+        )
         new = TrainState(
             params=net,
             opt_state=opt_state,
@@ -179,21 +184,37 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         )
 
     def step(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        alone = jax.vmap(lambda state: iterate(state, params, progress), axis_name=DATA_AXIS, axis_size=1)
+        def one(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+            return learn(state, *collect(state, params), params, progress)
+
+        alone = jax.vmap(one, axis_name=DATA_AXIS, axis_size=1)
         return jax.tree.map(lambda x: x[0], alone(jax.tree.map(lambda x: x[None], state)))
 
-    sharded_step = jax.shard_map(
-        iterate, mesh=mesh, in_specs=(specs, replicated, replicated), out_specs=(specs, replicated)
+    # Environments are not ours to write: what varies over devices is tracked in the update only.
+    sharded_collect = jax.shard_map(
+        collect, mesh=mesh, in_specs=(specs, replicated), out_specs=(sharded, sharded), check_vma=False
     )
+    sharded_learn = jax.shard_map(
+        learn, mesh=mesh, in_specs=(specs, sharded, sharded, replicated, replicated), out_specs=(specs, replicated)
+    )
+
+    def iterate(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        return sharded_learn(state, *sharded_collect(state, params), params, progress)
+
     return Learner(
         init=init,
         fresh=fresh,
-        iterate=jax.jit(sharded_step, donate_argnums=0),
+        iterate=jax.jit(iterate, donate_argnums=0),
         step=step,
         replicate=lambda tree: jax.device_put(tree, NamedSharding(mesh, replicated)),
         place=place,
         steps_per_iteration=config.paths * config.portfolios * config.chunk,
     )
+
+
+def _iteration_keys(state: TrainState) -> jax.Array:
+    """Keys `[2]` of an iteration: of its rollout and of its shuffles."""
+    return jax.random.split(_iteration_key(state.seed, state.iteration))
 
 
 def _iteration_key(seed: int | jax.Array, iteration: int | jax.Array) -> jax.Array:

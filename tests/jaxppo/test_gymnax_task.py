@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 
+import chex
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from jaxppo.ppo.task import DATA_AXIS
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 PPO = PPOConfig(paths=8, portfolios=2, chunk=16, epochs=1, minibatches=2, reward_scale=1.0, learning_rate=1e-3)
 SHORT = 7
+KEY = jax.random.key(0)
 
 
 @functools.cache
@@ -252,3 +254,16 @@ def test_the_task_runs_under_a_mesh():
     found = jax.vmap(task.metrics, axis_name=DATA_AXIS)(batched)
     assert float(found["reward"][0]) == pytest.approx(1.0)
     assert float(found["episode_return"][0]) > 0
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Asterix-MinAtar"])
+def test_an_iteration_leaves_the_types_that_it_found(name):
+    """Else the second one compiles again. Asterix loops from a constant, which a mesh may refuse."""
+    env, params = gymnax.make(name)
+    policy, net = make_mlp_policy(MLPConfig(n_inputs(env, params), 0, 4, 1), action_config(env, params, 0.5), KEY)
+    learner = make_learner(gymnax_task(policy, env, params, PPO), PPO, data_mesh(jax.devices()[:2]))
+    state = learner.init(net, 0, params)
+    after, _ = jax.eval_shape(learner.iterate, state, params, jnp.float32(0.0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    for before, later in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert before.weak_type == later.weak_type

@@ -11,7 +11,7 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lognormal_episodes import differences, estimate, run
 
@@ -85,6 +85,7 @@ def test_the_loss_of_a_scaled_policy_is_the_computed_one(name):
     risk_aversion=st.floats(1.0, 8.0),
     bars_per_year=st.sampled_from([4, 12, 52, 252]),
 )
+@example(drift=-0.1484375, volatility=0.5, risk_aversion=5.0, bars_per_year=4)  # the outermost nodes are near ruin
 @settings(max_examples=12, deadline=None)
 def test_one_weight_solves_the_first_order_condition(drift, volatility, risk_aversion, bars_per_year):
     dt = 1 / bars_per_year
@@ -103,7 +104,7 @@ def test_one_weight_solves_the_first_order_condition(drift, volatility, risk_ave
 
     best = scipy.optimize.brentq(marginal, 0.7 * exact, 1.4 * exact, xtol=1e-9)
     merton = Merton(drift=drift, volatility=volatility, risk_aversion=risk_aversion, dt=dt, n_bars=N_BARS)
-    np.testing.assert_allclose(merton.weights, [best], rtol=1e-5)
+    np.testing.assert_allclose(merton.weights, [best], rtol=1e-4)
 
 
 def test_three_weights_maximise_utility_over_a_quasi_random_sample():
