@@ -43,11 +43,15 @@ class Perceptron(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., n_inputs]` to `[..., n_outputs]`."""
-        rows = x.reshape(-1, x.shape[-1])  # gradients of matrix products are faster without further axes
-        hidden = rows
-        for layer in self.hidden:
+        first, *others = self.hidden
+        width = first.out_features
+        through, past = jnp.split(self.out.kernel[...], [width])
+        # One product reads the input for the first layer and for the output; its gradient too has two axes only.
+        rows = x.reshape(-1, x.shape[-1]) @ jnp.concatenate([first.kernel[...], past], axis=1)
+        hidden = jnp.tanh(rows[:, :width] + first.bias[...][None])
+        for layer in others:
             hidden = jnp.tanh(layer(hidden))
-        out = self.out(jnp.concatenate([hidden, rows], axis=-1))
+        out = hidden @ through + rows[:, width:] + self.out.bias[...][None]
         return out.reshape(*x.shape[:-1], -1)
 
 

@@ -122,8 +122,10 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
         over_portfolios = jax.vmap(env.step, in_axes=(None, 0, 0, None))
         over_paths = jax.vmap(over_portfolios, in_axes=(0, 0, 0, None))
 
-        def one_step(states: PathState, xs: tuple[jax.Array, jax.Array]) -> tuple[PathState, dict[str, Any]]:
-            u, step = xs
+        def one_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, dict[str, Any]]:
+            (states, seen), (u, step) = carry, xs
+            # Written where it is read: observations may be large, and to transpose them costs as much as an epoch.
+            seen = jax.lax.dynamic_update_slice_in_dim(seen, states.observation[:, None], step, axis=1)
             key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_env, step)
             distribution = policy.distribution(net, states.observation)
             action = distribution.sample(u)
@@ -132,8 +134,7 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
             reward, ended = reward.astype(jnp.float32), terminated | truncated
             total = states.episode_return + reward
             out = {
-                "observation": states.observation,
-                "final_observation": flat(info["final_observation"], 2),
+                "final_value": _value_if(truncated.any(), policy, net, flat(info["final_observation"], 2)),
                 "action": action,
                 "behaviour": distribution,
                 "log_prob": distribution.log_prob(action),
@@ -143,11 +144,14 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
                 "market": flat(info["market"], 2) if config.hindsight_critic else None,
             }
             last = jnp.where(ended, total, states.last_return)
-            return PathState(flat(observation, 2), state, jnp.where(ended, 0.0, total), last), out
+            states = PathState(flat(observation, 2), state, jnp.where(ended, 0.0, total), last)
+            return (states, seen), out
 
-        states, out = jax.lax.scan(one_step, states, (uniform, jnp.arange(config.chunk)))
+        n_paths, *rest = states.observation.shape
+        carry = (states, jnp.zeros((n_paths, config.chunk, *rest)))
+        (states, seen), out = jax.lax.scan(one_step, carry, (uniform, jnp.arange(config.chunk)))
         out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
-        return states, _rollout(policy, net, states, out, config)
+        return states, _rollout(policy, net, states, {"observation": seen, **out}, config)
 
     def predict(net: Params, params: Any, rollout: Rollout) -> tuple[Any, jax.Array]:
         del params
@@ -162,24 +166,26 @@ def flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
     return observation.astype(jnp.float32).reshape(*observation.shape[:batch_dims], -1)
 
 
+def _value_if(wanted: jax.Array, policy: MLPPolicy, net: Params, observation: jax.Array) -> jax.Array:
+    """Values of observations `[P, K, n]`, or zeros where they are not wanted: few steps truncate an episode."""
+    zeros = jnp.zeros(observation.shape[:-1])
+    return jax.lax.cond(wanted, lambda: policy.value(net, observation), lambda: zeros)
+
+
 def _rollout(policy: MLPPolicy, net: Params, states: PathState, out: dict[str, Any], config: PPOConfig) -> Rollout:
-    """Adds the values; those of final observations are computed only if an episode was truncated."""
-    observation, final, market = out.pop("observation"), out.pop("final_observation"), out.pop("market")
+    """Adds the values, but those of final observations, which the steps computed."""
+    observation, market, final = out.pop("observation"), out.pop("market"), out.pop("final_value")
     ended = out["terminated"] | out["truncated"]
     ahead = _ahead(market, ended, config) if config.hindsight_critic else None
-    following = jnp.concatenate([observation, states.observation[:, None]], axis=1)
-    value = policy.value(net, following, ahead)
-    after = value[:, 1:]
-    after = jax.lax.cond(
-        out["truncated"].any(),
-        lambda: jnp.where(out["truncated"], policy.value(net, final), after),
-        lambda: after,
-    )
+    now = None if ahead is None else ahead[:, :-1]
+    last = policy.value(net, states.observation, None if ahead is None else ahead[:, -1])
+    value = policy.value(net, observation, now)
+    after = jnp.concatenate([value[:, 1:], last[:, None]], axis=1)
     return Rollout(
         inputs=observation,
-        hindsight=None if ahead is None else ahead[:, :-1],
-        value=value[:, :-1],
-        value_after=after,
+        hindsight=now,
+        value=value,
+        value_after=jnp.where(out["truncated"], final, after),
         info={"last_return": states.last_return},
         **out,
     )
