@@ -2,14 +2,16 @@
 
     python -m benchmarks.optimality table [--problems QuadraticCostAR1 ...] [--seeds 5]
     python -m benchmarks.optimality ablation --problems QuadraticCostAR1
+    python -m benchmarks.optimality divergence --problems QuadraticCostAR1
 
-`table` trains as in `benchmarks/studies.py`; `ablation` compares control variate and hindsight critic over K. Each
-problem has its own result file.
+`table` trains as in `benchmarks/studies.py`; `ablation` compares control variate and hindsight critic over K;
+`divergence` shows how close the adaptive penalties hold the KL to its target. Each problem has its own result file.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from typing import Any
 
@@ -17,21 +19,31 @@ import jax
 import numpy as np
 
 from benchmarks.recording import record
-from benchmarks.studies import STUDIES, learnable
+from benchmarks.studies import SMALL, STUDIES, learnable
 from jaxppo.ppo.population import train_population
 
 ABLATION = [
-    {"paths": 256 // k, "portfolios": k, "control_variate": variate, "hindsight_critic": hindsight}
+    {**SMALL, "paths": 64 // k, "portfolios": k, "control_variate": variate, "hindsight_critic": hindsight}
     for k in (1, 4, 16)
     for variate in ((False, True) if k > 1 else (False,))
     for hindsight in (False, True)
 ]
-"""The same number of environment steps, from 256 / K paths with K portfolios each."""
+"""The same number of environment steps, from 64 / K paths with K portfolios each."""
+
+DIVERGENCE = [
+    {"kl_penalty": rule, "kl_target": target, "schedule": "constant", "clip": None}
+    for rule in ("doubling", "integral")
+    for target in (0.003, 0.01)
+]
+"""Without clipping and at a constant step size, the penalty alone holds the policy back."""
+EXPERIMENTS = {"table": [{}], "ablation": ABLATION, "divergence": DIVERGENCE}
+EVERY = {"ablation": 2}
+"""Iterations between two points of the learning curves, where not those of the study."""
 
 
-def study(name: str, seeds: int, **changes: Any) -> dict[str, Any]:
+def study(name: str, seeds: int, every: int | None = None, **changes: Any) -> dict[str, Any]:
     """Trains `seeds` agents and scores them, and their learning curves, on episodes that none was trained on."""
-    chosen = STUDIES[name]
+    chosen = STUDIES[name] if every is None else dataclasses.replace(STUDIES[name], every=every)
     config = chosen.ppo.model_copy(update=changes)
     task, first_net, params, refresh, _, score = learnable(chosen, config)
     started = time.perf_counter()
@@ -59,10 +71,19 @@ def study(name: str, seeds: int, **changes: Any) -> dict[str, Any]:
     steps = config.paths * config.portfolios * config.chunk
     at = (np.arange(points) + 1) * chosen.every * steps
     reached = [int(at[np.argmax(row >= 95.0)]) if (row >= 95.0).any() else None for row in curves]
+    divergence = {}
+    if config.kl_penalty != "none":
+        ratio = np.asarray(metrics["kl_after"])[:, chosen.iterations // 2 :] / config.kl_target
+        divergence = {
+            "kl_over_target_in_last_half": ratio.mean(axis=1).tolist(),
+            "share_of_iterations_within_1.5": float(np.mean((ratio < 1.5) & (ratio > 1 / 1.5))),
+            "kl_over_target_quantiles_5_50_95": np.quantile(ratio, [0.05, 0.5, 0.95]).tolist(),
+        }
     return {
         "problem": name,
         "changes": changes,
         **{name: [row[name] for row in figures] for name in figures[0]},
+        **divergence,
         "mean": float(np.mean([row["percent"] for row in figures])),
         "worst": min(row["percent"] for row in figures),
         "steps_to_95": reached,
@@ -79,18 +100,17 @@ def study(name: str, seeds: int, **changes: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("table", "ablation"))
+    parser.add_argument("experiment", choices=tuple(EXPERIMENTS))
     parser.add_argument("--problems", nargs="+", choices=tuple(STUDIES), default=tuple(STUDIES))
     parser.add_argument("--seeds", type=int, default=5)
     chosen = parser.parse_args()
     for name in chosen.problems:
-        runs = [{}] if chosen.experiment == "table" else ABLATION
         rows = []
-        for changes in runs:
-            row = study(name, chosen.seeds, **changes)
+        for changes in EXPERIMENTS[chosen.experiment]:
+            row = study(name, chosen.seeds, EVERY.get(chosen.experiment), **changes)
             rows.append(row)
             found = f"mean {row['mean']:.2f} % worst {row['worst']:.2f} %, steps to 95 %: {row['steps_to_95']}"
-            print(name, changes, found)
+            print(name, changes, found, row.get("kl_over_target_in_last_half", ""), flush=True)
         print(record(f"optimality_{chosen.experiment}_{name}", {"seeds": chosen.seeds, "rows": rows}))
 
 
