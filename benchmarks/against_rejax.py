@@ -105,6 +105,7 @@ def cartpole(seeds: int, iterations: int) -> dict[str, Any]:
             def one_step(carry: Any, _: None) -> tuple[Any, jax.Array]:
                 observation, state, going = carry
                 chosen = policy.distribution(net, observation).mode()[0]
+                # CartPole moves without randomness: the key is only passed on.
                 observation, state, reward, terminated, _ = env.step_env(key, state, chosen, params)
                 return (observation, state, going & ~terminated), reward * going
 
@@ -129,11 +130,18 @@ def cartpole(seeds: int, iterations: int) -> dict[str, Any]:
         "seeds": seeds,
         "ppo": config.model_dump(),
         "env_steps": iterations * steps,
-        "steps_to_solved": [int(row.argmax() + 1) * 10 * steps if row.any() else None for row in solved],
+        "steps_to_solved": [_from_then_on(row, 10 * steps) for row in solved],
         "final_return": returns[:, -1].tolist(),
         "solved_at_the_end": int(solved[:, -1].sum()),
         "returns": returns.tolist(),
     }
+
+
+def _from_then_on(solved: np.ndarray, steps: int) -> int | None:
+    """Steps of the first of the points, `steps` apart, from which on all are solved."""
+    unsolved = np.flatnonzero(~solved)
+    first = 0 if unsolved.size == 0 else int(unsolved[-1]) + 1
+    return None if first == solved.size else (first + 1) * steps
 
 
 def _config(paths: int, chunk: int) -> PPOConfig:

@@ -173,7 +173,9 @@ def theirs(study: Study, label: str, seeds: int, steps: int, n_envs: int, **choi
         model = PPO("MlpPolicy", environments, seed=seed, device="cpu", **choices)
         model.learn(steps + clock.every, callback=clock)
         curves.append(scored(clock.seen, score))
-    shown = {name: value for name, value in choices.items() if isinstance(value, int | float)}
+    shown = {name: value for name, value in choices.items() if isinstance(value, int | float | dict)}
+    if "learning_rate" in choices:
+        shown["learning_rate"] = [choices["learning_rate"](left) for left in (1.0, 0.0)]
     return summary(label, curves, n_envs=n_envs, hyper_parameters=shown)
 
 

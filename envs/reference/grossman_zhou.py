@@ -35,10 +35,11 @@ BOX_MARGIN = 2.0
 class FloorEnv(TradingEnv):
     """`TradingEnv` whose targets are multiples of the cushion: weight `target (W - floor M) / W`, 0 below the floor.
 
-    The floor then holds by construction, but for a bar that loses more than `1 / (multiple held)`.
+    Where orders fill at once and in full, the floor then holds by construction, but for a bar that loses more than
+    `1 / (multiple held)`.
 
     Args:
-      floor: share of the running maximum of the equity that is never lost, in [0, 1).
+      floor: share of the running maximum of the equity that is never lost, in (0, 1).
       **choices: of `TradingEnv`.
 
     References:
@@ -47,7 +48,11 @@ class FloorEnv(TradingEnv):
 
     def __init__(self, floor: float, **choices: Any):
         super().__init__(**choices)
-        self.floor = checked("floor", floor, 0 <= floor < 1, "in [0, 1)")
+        if (self.actions, self.start) != ("continuous", "flat"):
+            raise ValueError(
+                f"actions is {self.actions!r}, start {self.start!r}; a floor needs 'continuous' and 'flat'"
+            )
+        self.floor = checked("floor", floor, 0 < floor < 1, "in (0, 1)")
 
     def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
         """See `TradingEnv.decode`."""
@@ -57,7 +62,7 @@ class FloorEnv(TradingEnv):
 
 def cushion_share(portfolio: Portfolio, floor: float) -> jax.Array:
     """`(W - floor M) / W`, `[]` in [0, 1 - floor]: equity above the floor, over equity; 0 below the floor."""
-    return jnp.maximum(1.0 - floor / jnp.maximum(1.0 - drawdown(portfolio), floor), 0.0)
+    return 1.0 - floor / jnp.maximum(1.0 - drawdown(portfolio), floor)
 
 
 class _FloorProgram:
@@ -290,7 +295,7 @@ class GrossmanZhou(LognormalProblem):
         return jnp.interp(self._depth(share_of_maximum), self._depths, self._multiples)
 
     def optimal_action(self, state: EnvState) -> jax.Array:
-        """`[1]` optimal multiple of the cushion over the largest one."""
+        """`[1]` optimal multiple of the cushion over `position_limit`."""
         return (self.multiple(1.0 - drawdown(state.portfolio)) / self.position_limit)[None]
 
     def optimal_value(self) -> float:

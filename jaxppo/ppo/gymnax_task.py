@@ -124,7 +124,7 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
 
         def one_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, dict[str, Any]]:
             (states, seen), (u, step) = carry, xs
-            # Written where it is read: observations may be large, and to transpose them costs as much as an epoch.
+            # Written in its final place: observations may be large, and to transpose them afterwards is slow.
             seen = jax.lax.dynamic_update_slice_in_dim(seen, states.observation[:, None], step, axis=1)
             key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_env, step)
             distribution = policy.distribution(net, states.observation)
@@ -167,7 +167,7 @@ def flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
 
 
 def _value_if(wanted: jax.Array, policy: MLPPolicy, net: Params, observation: jax.Array) -> jax.Array:
-    """Values of observations `[P, K, n]`, or zeros where they are not wanted: few steps truncate an episode."""
+    """Values of observations `[P, K, n]`, or zeros where they are not wanted; under `vmap` they are computed anyway."""
     zeros = jnp.zeros(observation.shape[:-1])
     return jax.lax.cond(wanted, lambda: policy.value(net, observation), lambda: zeros)
 

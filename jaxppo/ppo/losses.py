@@ -74,8 +74,9 @@ def doubled_or_halved(coefficient: jax.Array, kl: jax.Array, target: float) -> j
 def log_integral(coefficient: jax.Array, kl: jax.Array, target: float, gain: float) -> jax.Array:
     """`log c <- log c + gain * min(kl / target - 1, 3)`: integral control of the logarithm.
 
-    It rests where the mean divergence is the target. An error of `log(kl / target)` would rest where the mean logarithm
-    is, and the divergence of single iterations is so skewed that their mean would then lie far above.
+    It rests where the mean divergence, with single ones cut at four times the target, is the target. An error of
+    `log(kl / target)` would rest where the mean logarithm is, and the divergence of single iterations is so skewed that
+    their mean would then lie far above.
     """
     error = jnp.minimum(kl / target - 1.0, 3.0)
     return jnp.clip(coefficient * jnp.exp(gain * error), *COEFFICIENT_RANGE)
