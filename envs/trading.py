@@ -308,7 +308,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """One decision and one bar, then an automatic reset if the episode ended. Consumes `key` for the reset.
 
         gymnax's contract; the transition itself is deterministic, so the key is not split, which would cost more than
-        the step.
+        the step: a subclass must not draw from it in `step_env`, and changes `_fresh_state` and `_observe`.
         """
         params = self.default_params if params is None else params
         observed, stepped, reward, terminated, info = self.step_env(key, state, action, params)
