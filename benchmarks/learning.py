@@ -136,7 +136,9 @@ def main() -> None:
         gae_lambda=0.9,
         reward_scale=10.0,
     )
-    one_run, limit = (flat_score, 1.0) if chosen.experiment == "flat" else (factor_score, LIMIT)
+    one_run, limit = factor_score, LIMIT
+    if chosen.experiment == "flat":  # what a position costs without trades is small beside a bonus on entropy
+        one_run, limit, config = flat_score, 1.0, config.model_copy(update={"entropy_coefficient": 0.0})
     rows: dict[str, list[dict[str, float]]] = {}
     for name in ("chunk", "window") if chosen.experiment == "designs" else ("chunk",):
         design = build(name, limit, config)
