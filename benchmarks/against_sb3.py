@@ -1,6 +1,6 @@
 """Environment steps and seconds to 95 % of the optimum: this learner and stable-baselines3's PPO on the same problem.
 
-    python -m benchmarks.against_sb3 [--problems QuadraticCostAR1 ...] [--seeds 5] [--default-steps 204800]
+    python -m benchmarks.against_sb3 [--problems QuadraticCostAR1 ...] [--seeds 3] [--default-steps 204800]
 
 stable-baselines3 runs with its default hyper-parameters, and with those of `benchmarks/studies.py`, in iterations of
 2,048 steps as ours, as far as it has them. Its environments are steps of the same compiled program, one call for all of
@@ -25,18 +25,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.recording import record
-from benchmarks.studies import SMALL, STUDIES, Study, learnable, observed_score
+from benchmarks.studies import GOAL, SMALL, STUDIES, Study, learnable, observed_score
 from envs.reference import Problem
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import to_env_action
 
-GOAL = 95.0
+PROBLEMS = ("QuadraticCostAR1", "ProportionalCostAR1", "GarleanuPedersen")
+"""Those that are observed as flat arrays and last as long as a rollout or longer."""
 POINTS = 100
 """Points of a learning curve."""
 
 
 class Environments(VecEnv):
     """Copies of a problem for stable-baselines3; their actions are scaled to [-1, 1]."""
+
+    render_mode = None
 
     def __init__(self, problem: Problem, n_envs: int, seed: int):
         env, params = problem.env, problem.params
@@ -55,8 +58,6 @@ class Environments(VecEnv):
 
         self._key, self._step = jax.random.key(seed), jax.jit(step)
         self._start = jax.jit(lambda key: jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key, n_envs), params))
-
-    render_mode = None
 
     def reset(self) -> np.ndarray:
         self._key, key_start = jax.random.split(self._key)
@@ -84,10 +85,10 @@ class Environments(VecEnv):
         return [getattr(self, attr_name)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise NotImplementedError
+        raise AttributeError(f"{attr_name} cannot be set: the environments are steps of one compiled program")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        raise NotImplementedError
+        raise AttributeError(f"there is no {method_name}: the environments are steps of one compiled program")
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         return [False] * self.num_envs
@@ -106,18 +107,26 @@ class Clock(BaseCallback):
     def _on_rollout_start(self) -> None:
         now = time.perf_counter()
         if self.num_timesteps >= (len(self.seen) + 1) * self.every:
-            actor = [*self.model.policy.mlp_extractor.policy_net, self.model.policy.action_net]
-            layers = [x for x in actor if isinstance(x, torch.nn.Linear)]
-            net = [(x.weight.detach().numpy().T.copy(), x.bias.detach().numpy().copy()) for x in layers]
-            self.seen.append((self.num_timesteps, now - self.started - self.paused, net))
+            layers = actor_layers(self.model)
+            self.seen.append((self.num_timesteps, now - self.started - self.paused, layers))
             self.paused += time.perf_counter() - now
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
 
     def _on_step(self) -> bool:
         return True
 
 
+def actor_layers(model: PPO) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernels and biases of the actor of a "MlpPolicy" whose layers end in tanh, the last one without."""
+    actor = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
+    layers = [layer for layer in actor if isinstance(layer, torch.nn.Linear)]
+    return [(x.weight.detach().numpy().T.copy(), x.bias.detach().numpy().copy()) for x in layers]
+
+
 def torch_agent(problem: Problem, net: Any) -> Callable[[jax.Array, Any], jax.Array]:
-    """The kept actor as a policy of `envs.reference.simulate`, without randomness."""
+    """The layers of an actor as a policy of `envs.reference.simulate`, without randomness."""
 
     def act(observation: jax.Array, state: Any) -> jax.Array:
         del state
@@ -171,7 +180,7 @@ def theirs(study: Study, label: str, seeds: int, steps: int, n_envs: int, **choi
         environments.reset()
         environments.step(np.zeros((n_envs, *environments.action_space.shape), np.float32))
         model = PPO("MlpPolicy", environments, seed=seed, device="cpu", **choices)
-        model.learn(steps + clock.every, callback=clock)
+        model.learn(steps, callback=clock)
         curves.append(scored(clock.seen, score))
     shown = {name: value for name, value in choices.items() if isinstance(value, int | float | dict)}
     if "learning_rate" in choices:
@@ -209,8 +218,8 @@ def ours(study: Study, seeds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", nargs="+", default=("QuadraticCostAR1",))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS[:1])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--default-steps", type=int, default=204_800, help="of stable-baselines3's default settings")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     chosen = parser.parse_args()

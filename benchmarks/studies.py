@@ -13,6 +13,7 @@ import numpy as np
 from envs import reference
 from envs.features import group_slices
 from envs.portfolio import drawdown
+from envs.reference.grossman_zhou import cushion_share
 from envs.trading import TradingEnv
 from envs.types import Observation
 from jaxppo.config import PPOConfig
@@ -22,6 +23,8 @@ from jaxppo.ppo import Task, trading_task
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs, n_market, to_env_action
 from jaxppo.ppo.trading_task import action_config as trading_action_config
 
+GOAL = 95.0
+"""Per cent of the optimum up to which learners are timed."""
 TEST_PATHS = 2048
 TEST_TABLES = 64
 TEST_BARS = 7
@@ -346,7 +349,7 @@ def _floor_score(
     @jax.jit
     def weights(net: Any, losses: jax.Array) -> jax.Array:
         def at(row: jax.Array, loss: jax.Array) -> jax.Array:
-            share = jnp.maximum(1.0 - problem.floor / (1.0 - loss), 0.0)
+            share = cushion_share(loss, problem.floor)
             return _settled(lambda w: share * decide(net, row, w, loss), problem)[0]
 
         return jax.vmap(lambda loss: jax.vmap(lambda row: at(row, loss))(bars).mean())(losses)

@@ -22,8 +22,8 @@ from envs.portfolio import (
     orders_to_target,
     outstanding,
     step,
+    weights_of,
 )
-from envs.portfolio import weights_of as portfolio_weights
 from envs.spaces import MultiDiscrete
 from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
 
@@ -81,9 +81,11 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         normalisation_window: int = 252,
     ):
         super().__init__()
-        _check_choice("actions", actions, ("discrete", "continuous", "band"))
-        _check_choice("observation", observation, ("window", "index"))
-        _check_choice("start", start, ("flat", "random"))
+        choices = {"actions": ("discrete", "continuous", "band"), "observation": ("window", "index")}
+        choices["start"] = ("flat", "random")
+        for name, value in (("actions", actions), ("observation", observation), ("start", start)):
+            if value not in choices[name]:
+                raise ValueError(f"{name} is {value!r}; it must be one of {choices[name]}")
         if n_assets < 1 or window < 1:
             raise ValueError(f"n_assets ({n_assets}) and window ({window}) must be >= 1")
         if not levels or list(levels) != sorted(set(levels)) or not all(-1 <= level <= 1 for level in levels):
@@ -262,7 +264,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     def observe_portfolio(self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array) -> Observation:
         """`Observation` of a portfolio at the close of `bar`; `tradable` is `[A]` of that bar."""
-        weights = portfolio_weights(portfolio) / self.position_limit
+        weights = weights_of(portfolio) / self.position_limit
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         orders = outstanding(portfolio) * portfolio.price / (equity * self.position_limit)
         account = jnp.stack([jnp.mean(jnp.abs(weights)), jnp.mean(weights), drawdown(portfolio)])
@@ -308,7 +310,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """One decision and one bar, then an automatic reset if the episode ended. Consumes `key` for the reset.
 
         gymnax's contract; the transition itself is deterministic, so the key is not split, which would cost more than
-        the step: a subclass must not draw from it in `step_env`, and changes `_fresh_state` and `_observe`.
+        the step: a subclass must not draw from it in `step_env`; `decode`, `_fresh_state` and `_observe` may change.
         """
         params = self.default_params if params is None else params
         observed, stepped, reward, terminated, info = self.step_env(key, state, action, params)
@@ -400,8 +402,3 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         n_features = len(features.feature_names(self.groups))
         size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {allowed}")

@@ -15,6 +15,7 @@ from envs.types import EnvState
     [
         ("Merton", lambda: reference.Merton(n_bars=96)),
         ("DavisNorman", lambda: reference.DavisNorman(n_bars=96, horizon=60)),
+        ("GrossmanZhou", lambda: reference.GrossmanZhou(n_bars=96, horizon=60)),
     ],
 )
 def test_the_agent_that_is_scored_decides_as_in_its_rollouts(name, build):
@@ -38,6 +39,23 @@ def test_the_agent_that_is_scored_decides_as_in_its_rollouts(name, build):
     ours = np.asarray(jax.vmap(act)(states.bar, first)).reshape(4, -1)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 1e-3
+
+
+def test_stable_baselines3s_actor_is_scored_as_it_decides():
+    pytest.importorskip("stable_baselines3", reason="the bench extra is not installed: pip install 'jaxppo[bench]'")
+    from stable_baselines3 import PPO
+
+    from benchmarks.against_sb3 import Environments, actor_layers, torch_agent
+
+    problem = reference.GarleanuPedersen()
+    model = PPO("MlpPolicy", Environments(problem, 2, 0), seed=1, device="cpu", n_steps=8, batch_size=16)
+    model.policy.action_net.weight.data.mul_(1e3)  # so that actions differ, and some leave their box
+    observation = np.random.default_rng(0).normal(size=(64, *model.observation_space.shape)).astype(np.float32)
+    expected, _ = model.predict(observation, deterministic=True)
+    ours = jax.vmap(lambda seen: torch_agent(problem, actor_layers(model))(seen, None))(observation)
+    space = problem.env.action_space(problem.params)
+    np.testing.assert_allclose(ours, space.low + (space.high - space.low) * (expected + 1) / 2, rtol=1e-4, atol=1e-5)
+    assert 0 < np.mean(np.abs(expected) == 1.0) < 1
 
 
 def test_the_distance_of_bands():

@@ -57,12 +57,12 @@ class FloorEnv(TradingEnv):
     def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
         """See `TradingEnv.decode`."""
         multiple, hold = super().decode(action, portfolio)
-        return multiple * cushion_share(portfolio, self.floor), hold
+        return multiple * cushion_share(drawdown(portfolio), self.floor), hold
 
 
-def cushion_share(portfolio: Portfolio, floor: float) -> jax.Array:
-    """`(W - floor M) / W`, `[]` in [0, 1 - floor]: equity above the floor, over equity; 0 below the floor."""
-    return 1.0 - floor / jnp.maximum(1.0 - drawdown(portfolio), floor)
+def cushion_share(loss: jax.Array, floor: float) -> jax.Array:
+    """`(W - floor M) / W`, any shape, at a drawdown `1 - W / M`: equity above the floor, over equity; 0 below it."""
+    return 1.0 - floor / jnp.maximum(1.0 - loss, floor)
 
 
 class _FloorProgram:

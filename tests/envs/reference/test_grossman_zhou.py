@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 from lognormal_episodes import differences, estimate, run
 
-from envs.portfolio import weights_of
-from envs.reference.grossman_zhou import GrossmanZhou, cushion_share
+from envs.portfolio import drawdown, open_portfolio, weights_of
+from envs.reference.grossman_zhou import FloorEnv, GrossmanZhou, cushion_share
 from envs.reference.merton import Merton
 
 N_PATHS, N_BARS = 4096, 153
@@ -41,7 +41,7 @@ def episodes(name: str):
     def policy(state, variant):
         scale, weight, keeps = variant
         portfolio = state.portfolio
-        one = cushion_share(portfolio, grossman_zhou.floor) * limit
+        one = cushion_share(drawdown(portfolio), grossman_zhou.floor) * limit
         held = weights_of(portfolio) / one
         optimal = scale * grossman_zhou.optimal_action(state)
         stubborn = (keeps > 0) & (portfolio.equity < portfolio.peak_equity) & (held[0] > 0)
@@ -192,8 +192,32 @@ def test_the_floor_holds_in_a_steady_fall_and_only_a_crash_breaches_it():
         assert bool(terminated) == (bar == 10)
         assert float(info["discount"]) == 1.0 - (bar == 10)
     action = jnp.ones(1)
-    assert float(cushion_share(state.portfolio, 0.85)) == 0.0
+    assert float(cushion_share(drawdown(state.portfolio), 0.85)) == 0.0
     assert float(grossman_zhou.env.decode(action, state.portfolio)[0][0]) == 0.0
+
+
+def test_weights_of_several_assets_are_their_multiples_of_one_cushion():
+    env = FloorEnv(0.6, n_assets=3, actions="continuous", position_limit=2.0)
+    portfolio = open_portfolio(jnp.ones(3), 90.0, env.fill_rule).replace(peak_equity=jnp.float32(100.0))
+    weights, hold = env.decode(jnp.array([-0.5, 0.25, 3.0]), portfolio)
+    np.testing.assert_allclose(weights, np.array([-1.0, 0.5, 2.0]) * 30 / 90, rtol=1e-6)
+    assert not hold.any()
+
+
+@pytest.mark.parametrize(
+    ("floor", "change", "named"),
+    [
+        (0.5, {"actions": "discrete"}, "actions is 'discrete'"),
+        (0.5, {"actions": "band"}, "actions is 'band'"),
+        (0.5, {"start": "random"}, "start 'random'"),
+        (0.0, {}, "floor is 0"),
+        (1.0, {}, "floor is 1"),
+        (math.nan, {}, "floor is nan"),
+    ],
+)
+def test_what_a_floor_cannot_be_combined_with(floor, change, named):
+    with pytest.raises(ValueError, match=named):
+        FloorEnv(floor, **{"actions": "continuous", **change})
 
 
 @pytest.mark.parametrize(
