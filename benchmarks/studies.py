@@ -41,6 +41,8 @@ class Study:
       iterations: of each agent.
       every: iterations between two points of the learning curve.
       std: standard deviation of the actions at the start.
+      width: of the perceptron's layers.
+      episode: steps after which an episode is truncated in training; it is scored over its whole length.
     """
 
     build: Callable[[], reference.Problem]
@@ -48,6 +50,8 @@ class Study:
     iterations: int = 100
     every: int = 5
     std: float = 0.3
+    width: int = 64
+    episode: int | None = None
 
 
 class Learnable(NamedTuple):
@@ -104,6 +108,8 @@ MYOPIC = {
     "learning_rate": 2e-4,
 }
 SLOW = {"paths": 64, "chunk": 60, "gamma": 0.99, "gae_lambda": 1.0}
+NATURAL = {"direction": "natural", "kl_limit": 0.15, "clip": None}
+"""Many actions: the gradient must be measured against how much each parameter moves the policy."""
 LONG = {"paths": 16, "chunk": 240, "gamma": 0.9998, "gae_lambda": 0.99, "learning_rate": 5e-4}
 
 STUDIES: dict[str, Study] = {
@@ -122,9 +128,12 @@ STUDIES: dict[str, Study] = {
     "GrossmanZhou": Study(lambda: reference.GrossmanZhou(), _ppo(**TRADED, **LONG), 200, every=20, std=0.1),
     "GarleanuPedersen10": Study(
         lambda: reference.GarleanuPedersen(n_assets=10),
-        _ppo(hindsight_critic=True, paths=64, portfolios=16, minibatches=16),
-        150,
+        _ppo(**NATURAL, hindsight_critic=True, gae_lambda=0.99, paths=40, portfolios=16, chunk=100, minibatches=10),
+        200,
         every=10,
+        std=0.1,
+        width=128,
+        episode=100,
     ),
 }
 
@@ -141,7 +150,7 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
     """A problem with a flat observation, learned by a perceptron."""
     env, params = problem.env, problem.params
     ahead = n_market(env, params) + 1 if config.hindsight_critic else 0
-    action, shape = action_config(env, params, study.std), MLPConfig(n_inputs(env, params), ahead, 64, 2)
+    action, shape = action_config(env, params, study.std), MLPConfig(n_inputs(env, params), ahead, study.width, 2)
     policy, _ = make_mlp_policy(shape, action, jax.random.key(0))
 
     def agent(net: Any, _: reference.Problem) -> Callable[[jax.Array, Any], jax.Array]:
@@ -155,6 +164,8 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
         return make_mlp_policy(shape, action, key)[1]
 
     score = observed_score(problem, lambda net: agent(net, problem))
+    if study.episode is not None:
+        params = params.replace(max_steps_in_episode=jnp.asarray(study.episode, jnp.int32))
     return Learnable(gymnax_task(policy, env, params, config), first_net, params, None, agent, score)
 
 

@@ -192,7 +192,7 @@ class PPOConfig(_Section):
     learning_rate: Above = 3e-4
     """Adam step size at the start."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the step size falls to zero over the budget."""
+    """How the step size, and the length of natural-gradient steps, falls to zero over the budget."""
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
     """Discount per step."""
     gae_lambda: Fraction = 0.95
@@ -224,9 +224,9 @@ class PPOConfig(_Section):
     kl_limit: Above | None = None
     """Largest accepted mean KL of an iteration: a line search shortens its step until it holds; null for none."""
     line_search_steps: Few = 10
-    """Halvings that the line search tries before it rejects the step."""
+    """Lengths that the line search tries, each a fifth shorter, before it rejects the step."""
     direction: Literal["adam", "natural"] = "adam"
-    """Minibatch Adam on the loss, or one natural-gradient step of length `kl_limit` an iteration."""
+    """Minibatch Adam on the loss, or one natural-gradient step that aims at `kl_limit` an iteration."""
     conjugate_gradient_steps: Few = 10
     """Conjugate-gradient iterations of the natural gradient."""
     fisher_damping: NonNegative = 0.1

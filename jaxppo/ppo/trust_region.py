@@ -13,6 +13,8 @@ from jaxppo.ppo.task import Params
 
 SMALLEST_RESIDUAL = 1e-7
 """Of conjugate gradients, relative to the right-hand side."""
+SHORTER = 0.8
+"""Length of a trial of the line search over that of the trial before."""
 
 
 class LineSearchResult(NamedTuple):
@@ -32,7 +34,7 @@ class LineSearchResult(NamedTuple):
 def line_search(
     evaluate: Callable[[Params], tuple[jax.Array, jax.Array]], old: Params, proposed: Params, limit: float, n_steps: int
 ) -> LineSearchResult:
-    """Halves the step from `old` to `proposed` until `kl <= limit` and the surrogate loss is no worse than at `old`.
+    """Shortens the step from `old` to `proposed` until `kl <= limit` and the surrogate loss is no worse than at `old`.
 
     Takes a zero step if `n_steps` trials do not find one, or where the proposal is not finite.
 
@@ -41,7 +43,7 @@ def line_search(
       old: parameters that the rollout was collected with.
       proposed: parameters that an optimiser arrived at.
       limit: delta > 0, nats.
-      n_steps: trials, >= 1; the first is the whole step.
+      n_steps: trials, >= 1; the first is the whole step, each further one `SHORTER` times the one before.
 
     References:
       Schulman et al. (2015), appendix C. https://arxiv.org/abs/1502.05477
@@ -58,7 +60,7 @@ def line_search(
 
     def shorten(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         trial, _, _, _ = carry
-        step = 0.5 ** trial.astype(jnp.float32)
+        step = SHORTER ** trial.astype(jnp.float32)
         loss, kl = evaluate(at(step))
         return trial + 1, step, finite & (kl <= limit) & (loss <= loss_before), kl
 

@@ -284,7 +284,7 @@ def _surrogate_and_kl(net: Params, batch: Batch, objective: Objective) -> tuple[
 
 
 def _natural_direction(net: Params, batch: Batch, objective: Objective) -> Params:
-    """The natural-gradient step of the policy loss on the whole batch."""
+    """The natural-gradient step of the policy loss on the whole batch; its length follows the schedule."""
     task, params, config = objective.task, objective.params, objective.config
 
     def actor_loss(net: Params, piece: Batch) -> jax.Array:
@@ -302,6 +302,6 @@ def _natural_direction(net: Params, batch: Batch, objective: Objective) -> Param
         return _accumulate(of, batch, config)
 
     gradient = _accumulate(lambda piece: jax.grad(actor_loss)(net, piece), batch, config)
-    return natural_step(
-        gradient, fisher_product, config.kl_limit, config.fisher_damping, config.conjugate_gradient_steps
-    )
+    left = objective.coefficients.learning_rate / config.learning_rate
+    limit = config.kl_limit * jnp.square(left)  # the divergence of a step is quadratic in its length
+    return natural_step(gradient, fisher_product, limit, config.fisher_damping, config.conjugate_gradient_steps)
