@@ -17,6 +17,8 @@ from envs.spaces import MultiDiscrete
 from envs.trading import TradingEnv
 from envs.types import EnvParams, EnvState
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 N_BARS, N_ASSETS, WINDOW = 160, 2, 3
 EPISODE = 10
 LEVELS = (-1.0, 0.0, 0.5, 1.0)

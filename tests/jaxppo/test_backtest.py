@@ -10,7 +10,6 @@ from tiny_run import (
     STEPS_PER_ITERATION,
     command,
     prices,
-    quick_compilation,  # noqa: F401
     snapshot,
     write_config,
     write_prices,
@@ -18,6 +17,8 @@ from tiny_run import (
 
 from jaxppo import backtest
 from jaxppo.config import ConfigError, load_config
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

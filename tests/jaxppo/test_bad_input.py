@@ -12,7 +12,6 @@ from tiny_run import (
     command,
     merged,
     prices,
-    quick_compilation,  # noqa: F401
     snapshot,
     write_config,
     write_prices,
@@ -20,6 +19,8 @@ from tiny_run import (
 
 from envs import features
 from jaxppo.training import setup, trainer
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

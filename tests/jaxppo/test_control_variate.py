@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import scipy.special
 import tiny
-from tiny_run import quick_compilation  # noqa: F401
 
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo.targets import estimate, leave_one_out
 from jaxppo.ppo.task import Rollout
 from jaxppo.ppo.trading_task import market_ahead, trading_task
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BARS = 2
 RETURNS, ODDS = np.array([-1.0, 2.0]), np.array([0.6, 0.4])

@@ -11,6 +11,8 @@ import tiny
 from jaxppo.distributions import SquashedGaussian
 from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LENGTH = 37  # several attention blocks, the last one cut short
 CONFIG = tiny.encoder_config(width=16, layers=2, window=5)
 CONTEXT = 9

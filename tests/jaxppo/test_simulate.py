@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_run import load, quick_compilation  # noqa: F401
+from tiny_run import load
 
 import envs
 from envs import simulators
@@ -19,6 +19,8 @@ from jaxppo.backtest.statistics import summarise
 from jaxppo.networks.encoder import EncoderConfig
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo.trading_task import action_config
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 module = importlib.import_module("jaxppo.backtest.simulate")
 FREE = {"spread_multiplier": 0.0}

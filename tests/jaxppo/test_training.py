@@ -25,7 +25,6 @@ from tiny_run import (
     assert_trees_equal,
     command,
     load,
-    quick_compilation,  # noqa: F401
     shared_builds,  # noqa: F401
     snapshot,
     tiny_config,
@@ -45,7 +44,7 @@ from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.loggers import MetricsLog
 from jaxppo.training.setup import build, load_data
 
-pytestmark = pytest.mark.usefixtures("shared_builds")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "shared_builds")
 OUT_OF_SAMPLE = {
     "sharpe", "sharpe_ci", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "turnover", "total_return",
     "costs", "n_bars", "baseline",

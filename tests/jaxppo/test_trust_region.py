@@ -11,10 +11,11 @@ import tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from tiny_run import quick_compilation  # noqa: F401
 
 from jaxppo.distributions import MaskedCategorical
 from jaxppo.ppo.trust_region import line_search, natural_step
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TRIALS = 6
 

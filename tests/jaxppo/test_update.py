@@ -11,11 +11,12 @@ import pytest
 import scipy.stats
 import tiny
 from jax.flatten_util import ravel_pytree
-from tiny_run import quick_compilation  # noqa: F401
 
 from jaxppo.ppo.targets import Targets
 from jaxppo.ppo.task import DATA_AXIS
 from jaxppo.ppo.update import Batch, Coefficients, Objective, policy_loss, value_loss
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 WATCHED = {
     *("loss", "policy_loss", "value_loss", "entropy", "kl", "kl_k3", "kl_after", "clip_fraction"),

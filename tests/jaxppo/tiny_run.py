@@ -48,18 +48,6 @@ STEPS_PER_ITERATION = 8 * 2 * 8
 N_BARS = 420
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Every run builds its own functions: they are compiled with little effort, and kept in the session's cache."""
-    settings = {"jax_persistent_cache_min_compile_time_secs": 0.05, "jax_disable_most_optimizations": True}
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture
 def shared_builds(monkeypatch):
     """Runs that differ in nothing but their budget or their seed share tables and compiled functions."""
