@@ -14,6 +14,8 @@ from envs import simulators, to_gymnasium
 from envs.execution import make_costs
 from envs.trading import TradingEnv
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EPISODE = 6
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from jaxppo.networks.attention import attention_over_assets, rotate, sliding_window_attention
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 windowed = jax.jit(sliding_window_attention, static_argnames=("window", "block"))
 across = jax.jit(attention_over_assets)
 
