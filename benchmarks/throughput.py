@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from envs.trading import TradingEnv
 from jaxppo.config import PPOConfig
 from jaxppo.networks import EncoderConfig, make_policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
+from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
 
 PATHS, WINDOW_PATHS, CHUNK, LAYERS, HEADS = 64, 16, 128, 2, 8
@@ -58,8 +60,10 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int, repeats: int, paths: int) -> float:
-    """Environment steps per second of `Learner.iterate`; `design` is "chunk", "window" or "window, last query"."""
+def trading_learner(
+    design: str, window: int, width: int, portfolios: int, micro: int, paths: int
+) -> tuple[Learner, TrainState, Any]:
+    """Learner, first state and market; `design` is "chunk", "window" or "window, last query"."""
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, width, LAYERS, HEADS, window, 2, True, jnp.dtype("float32"))
     env = TradingEnv(observation="index", window=encoder.context, start="random")
@@ -72,7 +76,13 @@ def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int
     learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
     market = simulators.gbm(jax.random.key(1), 4000, 1)
     params = learner.replicate(env.make_params(market, all_costs(), episode_bars=2 * CHUNK))
-    state = [learner.init(net, 0, params)]
+    return learner, learner.init(net, 0, params), params
+
+
+def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int, repeats: int, paths: int) -> float:
+    """Environment steps per second of `Learner.iterate`; for `design` see `trading_learner`."""
+    learner, first, params = trading_learner(design, window, width, portfolios, micro, paths)
+    state = [first]
 
     def iterate() -> object:
         state[0], metrics = learner.iterate(state[0], params, jnp.float32(0.0))
