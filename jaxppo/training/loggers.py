@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorboardX
 import tqdm
+from tensorboardX.proto.summary_pb2 import Summary
 
 from jaxppo.training.run_folder import read_metrics
 
@@ -35,9 +36,9 @@ class MetricsLog:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
-        for name, value in clean.items():
-            if isinstance(value, int | float) and name != "iteration":
-                self._board.add_scalar(name, value, row["iteration"])
+        numbers = {k: v for k, v in clean.items() if isinstance(v, int | float) and k != "iteration"}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        self._board.file_writer.add_summary(Summary(value=values), row["iteration"])  # one event for all of them
 
     def close(self) -> None:
         """Flushes and closes both."""
