@@ -17,7 +17,7 @@ from envs.reference.grossman_zhou import cushion_share
 from envs.trading import TradingEnv
 from envs.types import Observation
 from jaxppo.config import PPOConfig
-from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.networks import Bars, EncoderConfig, make_policy
 from jaxppo.networks.mlp import MLPConfig, make_mlp_policy
 from jaxppo.ppo import Task, trading_task
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs, n_market, to_env_action
@@ -234,7 +234,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     encoder = EncoderConfig("mlp", sizes, 32, 1, 4, 1, 2, False, jnp.dtype("float32"))
     action = trading_action_config(env, study.std)
     policy, _ = make_policy(encoder, action, jax.random.key(0), hindsight=config.hindsight_critic)
-    listed = jnp.ones((1, 1, env.n_assets), bool)
+    listed, seconds = jnp.ones((1, 1, env.n_assets), bool), jnp.zeros((1, 1))
 
     def decide(net: Any, features: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
         """Action at a bar with these features `[A, F]`, these weights `[A]` and this drawdown `[]`, times the limit."""
@@ -242,7 +242,8 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
         asset = jnp.stack([held, jnp.zeros_like(held), jnp.ones_like(held)], axis=-1)
         account = jnp.stack([jnp.mean(jnp.abs(held)), jnp.mean(held), loss])
         seen = Observation(jnp.zeros((), jnp.int32), asset, account, jnp.ones((env.n_assets, 1), bool))
-        distribution, _ = policy.act(net, policy.encode(net, features[None, None], listed)[0, 0], seen)
+        prepared = policy.encode(net, Bars(features[None, None], listed, seconds))[0, 0]
+        distribution, _ = policy.act(net, prepared, seen)
         return limit * distribution.squash(distribution.mode())
 
     kinds = {"Merton": _merton_score, "DavisNorman": _band_score, "GrossmanZhou": _floor_score}

@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxppo.networks.attention import rotate
-from jaxppo.networks.encoder import EncoderConfig, FeedForward, GroupEmbedding
-from jaxppo.networks.policy import ActionConfig, Head, Params
+from jaxppo.networks.blocks import FeedForward
+from jaxppo.networks.config import EncoderConfig
+from jaxppo.networks.embedding import GroupEmbedding
+from jaxppo.networks.encoder import Bars
+from jaxppo.networks.head import ActionConfig, Head
+from jaxppo.networks.policy import Params
+from jaxppo.networks.positions import rotate, rotations
 
 
 class CausalAttention(nnx.Module):
@@ -32,10 +36,10 @@ class CausalAttention(nnx.Module):
         window = x.shape[1]
         start = window - 1 if last_only else 0
         normed = self.norm(x)
-        position = jnp.arange(window, dtype=jnp.float32)
+        turn = rotations(jnp.ones(window), x.shape[-1] // self.heads // 2)
         key, value = jnp.split(self.key_value(normed), 2, axis=-1)
-        query = rotate(self._heads(self.query(normed[:, start:])), position[start:])
-        key, value = rotate(self._heads(key), position), self._heads(value)
+        query = rotate(self._heads(self.query(normed[:, start:])), turn.rows(start))
+        key, value = rotate(self._heads(key), turn), self._heads(value)
         logits = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key)
         mask = np.tril(np.ones((window, window), bool))[None, None, start:]
         weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
@@ -50,7 +54,7 @@ class WindowEncoder(nnx.Module):
     """Encodes one window into the memory of its last bar, for single-asset markets."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.embedding = GroupEmbedding(config, rngs)
+        self.embedding = GroupEmbedding(config.groups, config.width, config.dtype, rngs)
         self.attention = nnx.List([CausalAttention(config, rngs) for _ in range(config.layers)])
         self.feed_forward = nnx.List([FeedForward(config, rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
@@ -87,16 +91,17 @@ class WindowPolicy:
     hindsight: bool = False
     value_layer: tuple[str, ...] = ("head", "value")
 
-    def encode(self, params: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
-        """`[P, W - 1 + S, 1, F]` to `[P, S, 1, 2 D]`, every window on its own."""
-        del listed
+    def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
+        """Bars `[P, W - 1 + S]` of one asset to `[P, S, 1, 2 D]`, every window on its own, without dropout."""
+        del masks
+        features = bars.features
         model = nnx.merge(self.graph, params)
         n_paths, length = features.shape[:2]
         n_steps = length - self.context + 1
         index = np.arange(n_steps)[:, None] + np.arange(self.context)[None, :]
         windows = features[:, index, 0].reshape(n_paths * n_steps, self.context, -1)
         memory = model.encoder(windows, self.last_query).reshape(n_paths, n_steps, 1, -1)
-        return model.head.prepare(memory)
+        return model.head.prepare(memory, bars.listed[:, -n_steps:])
 
     def act(self, params: Params, prepared: jax.Array, seen, hindsight: jax.Array | None = None):
         """See `jaxppo.networks.Policy.act`."""

@@ -5,9 +5,10 @@ Conventions:
   - Indicators run on an asset's *own* bars (`tradable` True), so a halt or a missing bar neither dilutes a window nor
     fakes a zero return; between own bars the features of the last one are held and `staleness` counts the wait. The
     return over a halt belongs to the bar that ends it.
-  - Before its first bar an asset's features are all 0, and the placeholder price 1.0 is never read: the first return is
-    that from the first to the second own bar.
-  - A value is 0 until it is formed: `lookback` own bars, then a quarter of the normalisation window of valid values.
+  - A value is unknown until it is formed: `lookback` own bars, then a quarter of the normalisation window of valid
+    values. Unknown values are 0, or NaN for who wants to tell them from an average one.
+  - Before its first bar all features of an asset are unknown, and the placeholder price 1.0 is never read: the first
+    return is that from the first to the second own bar.
   - Unbounded features are exponential z-scores clipped to +-5, bounded ones lie in [-1, 1] or a few units around it.
     All are dimensionless: they do not change when an asset's prices or volumes are multiplied by a constant.
 """
@@ -26,7 +27,7 @@ from envs import indicators
 from envs.market import MarketData
 from envs.normalisation import CLIP, minimum_observations, zscore
 from envs.own_bars import OwnBars, own_bars
-from envs.windows import exponential_average, rolling_mean, shift
+from envs.windows import exponential_average, linear_recurrence, rolling_mean, shift
 
 GROUPS = ("price", "volume", "technical", "volatility", "calendar")
 """Names of the feature groups, in their usual order."""
@@ -47,6 +48,9 @@ UNKNOWN_VOLATILITY = 0.01
 
 MINIMUM_VOLATILITY = 1e-6
 MINIMUM_VOLUME = 1e-6
+SESSION_SCALE = 6 * 3600.0
+"""Seconds since the open of a session that count as 1."""
+
 VOLUME_FLOOR = 0.01
 """Volumes below this fraction of the average volume count as this fraction, so that an empty bar has a logarithm."""
 
@@ -101,6 +105,8 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature("weekday_sin", 0, normalised=False),
         Feature("weekday_cos", 0, normalised=False),
         Feature("elapsed", 1),
+        Feature("since_open", 0, normalised=False),
+        Feature("to_close", 1, normalised=False),
     ),
 }
 """The columns of each group, in order."""
@@ -156,7 +162,7 @@ def warmup(groups: Sequence[str] = GROUPS, normalisation_window: int = 252) -> i
 
 
 def compute_features(
-    market: MarketData, *, groups: Sequence[str] = GROUPS, normalisation_window: int = 252
+    market: MarketData, *, groups: Sequence[str] = GROUPS, normalisation_window: int = 252, unknown: float = 0.0
 ) -> jax.Array:
     """The feature table of a market; compiled once per shape, `vmap` it over a leading axis of markets.
 
@@ -164,22 +170,24 @@ def compute_features(
       market: `[T, A]` bars.
       groups: which groups, in which order (see `GROUPS`).
       normalisation_window: span in bars of the exponential z-scores, >= 2.
+      unknown: what stands for values that are not formed, of assets that are not listed, of volume that is not
+        reported: 0, or NaN.
 
     Returns:
-      `[T, A, F]` float32, finite, within +-5, 0 where an asset is not listed or a value not formed. The columns are
-      named by `feature_names(groups)`.
+      `[T, A, F]` float32 within +-5, or `unknown`. The columns are named by `feature_names(groups)`.
 
     Raises:
       ValueError: unknown, repeated or no group; a window below 2.
     """
     if normalisation_window < 2:
         raise ValueError(f"normalisation_window must be at least 2 bars, got {normalisation_window}")
-    return _feature_table(market, groups=_checked(groups), normalisation_window=int(normalisation_window))
+    table = _feature_table(market, groups=_checked(groups), normalisation_window=int(normalisation_window))
+    return jnp.where(jnp.isnan(table), unknown, table)
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "normalisation_window"))
 def _feature_table(market: MarketData, *, groups: tuple[str, ...], normalisation_window: int) -> jax.Array:
-    """`compute_features` without the checks."""
+    """`compute_features` without the checks; NaN where unknown."""
     bars = own_bars(market.tradable)
     own_groups = tuple(group for group in groups if group != "calendar")
     tables = {}
@@ -195,7 +203,7 @@ def _feature_table(market: MarketData, *, groups: tuple[str, ...], normalisation
         calendar = _calendar(market, normalisation_window)
         tables["calendar"] = jnp.broadcast_to(calendar[:, None], (*market.tradable.shape, calendar.shape[-1]))
     table = jnp.concatenate([tables[group] for group in groups], axis=-1)
-    return jnp.where(bars.listed[..., None], table, 0)
+    return jnp.where(bars.listed[..., None], table, jnp.nan)
 
 
 def _own_table(market: MarketData, bars: OwnBars, groups: tuple[str, ...], window: int) -> jax.Array:
@@ -210,7 +218,7 @@ def _own_table(market: MarketData, bars: OwnBars, groups: tuple[str, ...], windo
     valid = (age >= lookback[None, None]) & jnp.isfinite(values)
     normalised = [i for i, feature in enumerate(features) if feature.normalised]
     scores = zscore(values[..., jnp.asarray(normalised)], valid[..., jnp.asarray(normalised)], window)
-    bounded = jnp.where(valid, jnp.clip(values, -CLIP, CLIP), 0)
+    bounded = jnp.where(valid, jnp.clip(values, -CLIP, CLIP), jnp.nan)
     return bounded.at[..., jnp.asarray(normalised)].set(scores)
 
 
@@ -279,12 +287,23 @@ _RAW = {"price": _price, "volume": _volume, "technical": _technical, "volatility
 
 
 def _calendar(market: MarketData, window: int) -> jax.Array:
-    """`[T, 5]` features of the market's clock, on its own time axis; `elapsed` scores the log time between bars."""
+    """`[T, 7]` features of the market's clock, on its own time axis.
+
+    `elapsed` scores the log time between bars, `since_open` is the time since the first bar of the session, `to_close`
+    the share of its bars that is left if it is as long as the session before; unknown in the first session.
+    """
     minute = market.minute_of_day.astype(jnp.float32) * (2 * math.pi / 1440)
     weekday = market.day_of_week.astype(jnp.float32) * (2 * math.pi / 7)
     elapsed = market.seconds_since_previous
     score = zscore(jnp.log(jnp.maximum(elapsed, 1)), elapsed > 0, window)
-    return jnp.stack([jnp.sin(minute), jnp.cos(minute), jnp.sin(weekday), jnp.cos(weekday), score], axis=-1)
+    opens = jnp.concatenate([jnp.ones(1, bool), market.session[1:] != market.session[:-1]])
+    since_open = linear_recurrence(~opens, jnp.where(opens, 0.0, elapsed)) / SESSION_SCALE
+    bars = linear_recurrence(~opens, jnp.ones(market.n_bars))
+    expected = linear_recurrence(~opens, jnp.where(opens, shift(bars, 1), 0.0)).at[0].set(0.0)
+    expected = jnp.where(jnp.cumsum(opens) > 1, expected, jnp.nan)
+    to_close = jnp.maximum(expected - bars, 0.0) / expected
+    columns = [jnp.sin(minute), jnp.cos(minute), jnp.sin(weekday), jnp.cos(weekday), score]
+    return jnp.stack([*columns, jnp.minimum(since_open, CLIP), to_close], axis=-1)
 
 
 @jax.jit

@@ -37,7 +37,7 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
       window: span in valid values, >= 2.
 
     Returns:
-      `[T, ...]` float32; 0 where not valid and until `minimum_observations(window)` valid values have been seen.
+      `[T, ...]` float32; NaN where not valid and until `minimum_observations(window)` valid values have been seen.
 
     Reference: West (1979), Updating mean and variance estimates: an improved method (weighted form).
     """
@@ -51,4 +51,4 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     floor = jnp.maximum(RELATIVE_FLOOR * jnp.abs(level), ABSOLUTE_FLOOR)
     score = (x - mean) / jnp.maximum(jnp.sqrt(variance), floor)
     formed = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
-    return jnp.where(formed, jnp.clip(score, -CLIP, CLIP), 0)
+    return jnp.where(formed, jnp.clip(score, -CLIP, CLIP), jnp.nan)

@@ -169,7 +169,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             raise ValueError(f"risk_aversion is {risk_aversion}; it must be >= 0")
         if drawdown_limit is not None and not 0 < drawdown_limit < 1:
             raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
-        table = features.compute_features(market, groups=self.groups, normalisation_window=self.normalisation_window)
+        unknown = jnp.nan if self.observation == "index" else 0.0
+        table = features.compute_features(
+            market, groups=self.groups, normalisation_window=self.normalisation_window, unknown=unknown
+        )
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
             market=market,

@@ -54,7 +54,7 @@ class EnvParams(environment.EnvParams):
       max_steps_in_episode: `[]` int32 bars per episode, then truncated.
       market: the bars.
       table: `[T, fields, A]` packed bars, see `envs.execution.pack_bars`.
-      features: `[T, A, F]` causal features.
+      features: `[T, A, F]` causal features; what is unknown is NaN for indexed observations, 0 for windows.
       listed: `[T, A]` bool, the asset has had a bar by then.
       costs: trading and holding costs.
       initial_cash: `[]` currency.

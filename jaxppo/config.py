@@ -70,6 +70,16 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that a YAML 1.1 or a YAML 1.2 reader would take for something else."""
 
 
+LINE_BREAKS = "\n\r\x85\u2028\u2029"
+"""Characters that only a double-quoted text keeps."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if set(text) & set(LINE_BREAKS) else None)
+
+
+_Dumper.add_representer(str, _text)
+
 _SCALARS = (
     ("merge", r"<<", "<"),
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),

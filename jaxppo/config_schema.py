@@ -170,6 +170,24 @@ class PolicyConfig(_Section):
     """Hidden width of the feed-forward part, multiples of the width."""
     asset_attention: bool = True
     """Attend across assets at each bar."""
+    positions: Literal["rotary", "rotary_rows", "alibi", "sinusoidal", "learned", "none"] = "rotary"
+    """Rotary on elapsed time or on row numbers, a bias by the lag in rows (ALiBi, sinusoids, learned), or none."""
+    bar_seconds: Above | None = None
+    """Time that counts as one bar for rotary positions, seconds; absent: median of the training period."""
+    coarse_pools: Annotated[tuple[Annotated[int, Field(ge=2, le=4096)], ...], Field(max_length=4)] = ()
+    """Coarser levels that attention reads beside its window: bars pooled into one token, such as [5, 20]."""
+    coarse_window: Few = 16
+    """Tokens of each coarser level that a bar attends to."""
+    portfolio: Literal["add", "film", "cross_attention"] = "add"
+    """How the head joins the portfolio to the memory: added, scaling it, or attending to all assets' memories."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the encoder's units that is dropped in training, at the start."""
+    dropout_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How dropout goes to `dropout_final` over the budget."""
+    dropout_final: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the units that is dropped at the end, unless the schedule is constant."""
+    rematerialise: Literal["none", "minimal", "full"] = "none"
+    """What the backward pass computes again to save memory: nothing, the insides of layers, or whole blocks."""
     action_std: Above = 0.6
     """Standard deviation of a continuous action before squashing, at the start."""
 

@@ -29,7 +29,7 @@ def test_the_agent_that_is_scored_decides_as_in_its_rollouts(name, build):
     actor = jax.random.normal(jax.random.key(1), net["head"]["actor"]["kernel"].shape)
     net["head"]["actor"]["kernel"] = actor
     states = task.start(params, jax.random.split(jax.random.key(2), 4))
-    _, rollout = jax.jit(task.collect)(net, params, states, jax.random.split(jax.random.key(3), 4))
+    _, rollout = jax.jit(task.collect)(net, params, states, jax.random.split(jax.random.key(3), 4), jnp.float32(0))
     behaviour = jax.tree.map(lambda x: x[:, 0, 0], rollout.behaviour)
     expected = np.asarray(behaviour.squash(behaviour.mode()))
 

@@ -1,16 +1,16 @@
 """Policy networks: an encoder that reads the market once per chunk, and a head that adds the portfolio."""
 
-from jaxppo.networks.attention import attention_over_assets, rotate, sliding_window_attention
-from jaxppo.networks.encoder import Encoder, EncoderConfig
-from jaxppo.networks.policy import ActionConfig, Policy, make_policy
+from jaxppo.networks.config import EncoderConfig
+from jaxppo.networks.encoder import Bars, Cache, Encoder
+from jaxppo.networks.head import ActionConfig
+from jaxppo.networks.policy import Policy, make_policy
 
 __all__ = [
     "ActionConfig",
+    "Bars",
+    "Cache",
     "Encoder",
     "EncoderConfig",
     "Policy",
-    "attention_over_assets",
     "make_policy",
-    "rotate",
-    "sliding_window_attention",
 ]

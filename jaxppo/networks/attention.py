@@ -1,76 +1,136 @@
-"""Causal sliding-window attention in blocks, and rotary positions."""
+"""Causal sliding-window attention in blocks, plain and dilated, and attention across assets."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
+class Attended(NamedTuple):
+    """What queries found among some keys; several of these make one softmax, see `merge`.
+
+    Attributes:
+      out: `[..., S, D]` weighted mean of the values.
+      log_weight: `[..., S]` float32, logarithm of the sum of the exponentiated logits.
+    """
+
+    out: jax.Array
+    log_weight: jax.Array
+
+
 def sliding_window_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, window: int, *, block: int | None = None
-) -> jax.Array:
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    window: int,
+    *,
+    lag_bias: jax.Array | None = None,
+    block: int | None = None,
+) -> Attended:
     """Each query attends to its own bar and the `window - 1` bars before it.
 
     Keys start `window - 1` bars before the first query ("valid" padding), so nothing is padded with an absent past:
     query `i` reads keys `i .. i + window - 1`. Computed in blocks of queries, cost and memory `O(S (window + block))`.
 
     Args:
-      query: `[B, H, S, D]`.
-      key: `[B, H, S + window - 1, D]`.
-      value: `[B, H, S + window - 1, D]`.
+      query: `[..., H, S, D]`.
+      key: `[..., H, S + window - 1, D]`.
+      value: `[..., H, S + window - 1, D]`.
       window: bars that a query sees, >= 1.
+      lag_bias: `[H, window]` added to the logits by how many bars ago a key is.
       block: queries per block; default: half a window, at least 16.
 
     Returns:
-      `[B, H, S, D]` in the dtype of `value`; the softmax is float32.
+      `out` in the dtype of `value`; the softmax is float32.
 
     Raises:
       ValueError: the keys do not cover the window of every query.
     """
-    length = query.shape[2]
-    if key.shape[2] != length + window - 1:
-        raise ValueError(f"{length} queries with window {window} need {length + window - 1} keys, not {key.shape[2]}")
+    length = query.shape[-2]
+    if key.shape[-2] != length + window - 1:
+        raise ValueError(f"{length} queries with window {window} need {length + window - 1} keys, not {key.shape[-2]}")
     block = max(window // 2, 16) if block is None else block
     if length <= block:
-        return _masked_attention(query, key, value, _band(length, key.shape[2], window))
+        mask, bias = _band(length, key.shape[-2], window), _banded(lag_bias, length, key.shape[-2], window)
+        return masked_attention(query, key, value, mask, bias)
     n_blocks = -(-length // block)
     reach = -(-(window - 1) // block)
     query = _split(query, n_blocks, block)
     key = _overlapping(_split(key, n_blocks + reach, block), n_blocks, reach)
     value = _overlapping(_split(value, n_blocks + reach, block), n_blocks, reach)
-    out = _masked_attention(query, key, value, _band(block, (reach + 1) * block, window))
-    return out.reshape(*out.shape[:2], n_blocks * block, out.shape[-1])[:, :, :length]
+    mask, bias = _band(block, key.shape[-2], window), _banded(lag_bias, block, key.shape[-2], window)
+    found = masked_attention(query, key, value, mask, None if bias is None else bias[:, None])
+    out = found.out.reshape(*found.out.shape[:-3], n_blocks * block, found.out.shape[-1])[..., :length, :]
+    return Attended(out, found.log_weight.reshape(*out.shape[:-2], n_blocks * block)[..., :length])
 
 
-def _band(n_queries: int, n_keys: int, window: int) -> np.ndarray:
-    """`[n_queries, n_keys]` bool: key `j` is within the window of query `i`."""
-    offset = np.arange(n_keys)[None, :] - np.arange(n_queries)[:, None]
-    return (offset >= 0) & (offset < window)
+def dilated_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    window: int,
+    dilation: int,
+    *,
+    lag_bias: jax.Array | None = None,
+) -> Attended:
+    """Each query attends to its own bar and to the `window - 1` bars that lie multiples of `dilation` before it.
+
+    Bars that are congruent modulo `dilation` form sequences of their own, in which this is `sliding_window_attention`.
+
+    Args:
+      query: `[..., H, S, D]`.
+      key: `[..., H, S + dilation (window - 1), D]`.
+      value: `[..., H, S + dilation (window - 1), D]`.
+      window: keys that a query sees, >= 1.
+      dilation: bars between two of them, >= 1.
+      lag_bias: `[H, window]` added to the logits by how many multiples of `dilation` ago a key is.
+
+    Reference: Beltagy et al. (2020), Longformer, section 3.1. https://arxiv.org/abs/2004.05150
+    """
+    length = query.shape[-2]
+    n_rows = -(-length // dilation)
+    query = _phases(query, n_rows, dilation)
+    key, value = (_phases(x, n_rows + window - 1, dilation) for x in (key, value))
+    found = sliding_window_attention(query, key, value, window, lag_bias=lag_bias)
+    out = jnp.moveaxis(found.out, -4, -2)
+    weight = jnp.moveaxis(found.log_weight, -3, -1)
+    return Attended(
+        out.reshape(*out.shape[:-3], n_rows * dilation, out.shape[-1])[..., :length, :],
+        weight.reshape(*weight.shape[:-2], n_rows * dilation)[..., :length],
+    )
 
 
-def _split(x: jax.Array, n_blocks: int, block: int) -> jax.Array:
-    """`[B, H, S, D]` to `[B, H, n_blocks, block, D]`, zeros at the end (masked by the band)."""
-    pad = n_blocks * block - x.shape[2]
-    if pad < 0:
-        x = x[:, :, : n_blocks * block]
-    padded = jnp.pad(x, ((0, 0), (0, 0), (0, max(pad, 0)), (0, 0)))
-    return padded.reshape(*x.shape[:2], n_blocks, block, x.shape[-1])
+def merge(parts: list[Attended]) -> jax.Array:
+    """One softmax over the keys of all parts: `[..., S, D]` in the dtype of the first one."""
+    if len(parts) == 1:
+        return parts[0].out
+    share = jax.nn.softmax(jnp.stack([part.log_weight for part in parts]), axis=0)
+    total = sum(weight[..., None] * part.out for weight, part in zip(share, parts, strict=True))
+    return total.astype(parts[0].out.dtype)
 
 
-def _overlapping(x: jax.Array, n_blocks: int, reach: int) -> jax.Array:
-    """Concatenates each block with the `reach` blocks after it: `[B, H, n_blocks, (reach + 1) block, D]`."""
-    return jnp.concatenate([x[:, :, i : i + n_blocks] for i in range(reach + 1)], axis=3)
+def masked_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | jax.Array, bias: jax.Array | None = None
+) -> Attended:
+    """Softmax attention over the last two axes.
 
-
-def _masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | jax.Array) -> jax.Array:
-    """Softmax attention over the last two axes; `mask` broadcasts to `[..., Q, K]`, every query has a key."""
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("...qd,...kd->...qk", query * scale, key, preferred_element_type=jnp.float32)
+    Args:
+      query: `[..., Q, D]`.
+      key: `[..., K, D]`.
+      value: `[..., K, D]`.
+      mask: bool, broadcasts to `[..., Q, K]`; every query has a key.
+      bias: broadcasts to `[..., Q, K]`, added to the logits.
+    """
+    logits = jnp.einsum("...qd,...kd->...qk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias.reshape((1,) * (logits.ndim - bias.ndim) + bias.shape)
     mask = jnp.asarray(mask).reshape((1,) * (logits.ndim - mask.ndim) + mask.shape)
     logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("...qk,...kd->...qd", weights, value)
+    return Attended(jnp.einsum("...qk,...kd->...qd", weights, value), jax.nn.logsumexp(logits, axis=-1))
 
 
 def attention_over_assets(query: jax.Array, key: jax.Array, value: jax.Array, present: jax.Array) -> jax.Array:
@@ -87,26 +147,43 @@ def attention_over_assets(query: jax.Array, key: jax.Array, value: jax.Array, pr
     """
     own = jnp.eye(present.shape[-1], dtype=bool)
     mask = present[:, :, None, None, :] | own[None, None, None]
-    return _masked_attention(query, key, value, mask)
+    return masked_attention(query, key, value, mask).out
 
 
-def rotate(x: jax.Array, position: jax.Array, *, longest: float = 10_000.0) -> jax.Array:
-    """Rotary position embedding: attention between rotated queries and keys depends on position differences only.
+def _band(n_queries: int, n_keys: int, window: int) -> np.ndarray:
+    """`[n_queries, n_keys]` bool: key `j` is within the window of query `i`."""
+    offset = np.arange(n_keys)[None, :] - np.arange(n_queries)[:, None]
+    return (offset >= 0) & (offset < window)
 
-    Args:
-      x: `[..., S, D]`, D even.
-      position: `[S]` float, in bars.
-      longest: wavelength of the slowest pair, in units of 2 pi bars.
 
-    Returns:
-      Array of the shape and dtype of `x`.
+def _banded(lag_bias: jax.Array | None, n_queries: int, n_keys: int, window: int) -> jax.Array | None:
+    """`[H, window]` by lag to `[H, n_queries, n_keys]`; anything outside the band."""
+    if lag_bias is None:
+        return None
+    offset = np.arange(n_keys)[None, :] - np.arange(n_queries)[:, None]
+    return lag_bias[:, np.clip(window - 1 - offset, 0, window - 1)]
 
-    References:
-      Su et al. (2021), RoFormer, eq. 34. https://arxiv.org/abs/2104.09864
-    """
-    half = x.shape[-1] // 2
-    frequency = longest ** (-np.arange(half, dtype=np.float32) / half)
-    angle = position[:, None] * frequency[None, :]
-    cos, sin = (f(angle).astype(x.dtype).reshape((1,) * (x.ndim - 2) + angle.shape) for f in (jnp.cos, jnp.sin))
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+def _split(x: jax.Array, n_blocks: int, block: int) -> jax.Array:
+    """`[..., S, D]` to `[..., n_blocks, block, D]`, zeros at the end (masked by the band)."""
+    padded = _padded(x, n_blocks * block)
+    return padded.reshape(*x.shape[:-2], n_blocks, block, x.shape[-1])
+
+
+def _phases(x: jax.Array, n_rows: int, dilation: int) -> jax.Array:
+    """`[..., H, S, D]` to `[..., dilation, H, n_rows, D]`: bar `i` is row `i // dilation` of phase `i % dilation`."""
+    split = _padded(x, n_rows * dilation).reshape(*x.shape[:-2], n_rows, dilation, x.shape[-1])
+    return jnp.moveaxis(split, -2, -4)
+
+
+def _padded(x: jax.Array, length: int) -> jax.Array:
+    """The first `length` rows of `[..., S, D]`, zeros where there are fewer."""
+    missing = length - x.shape[-2]
+    if missing <= 0:
+        return x[..., :length, :]
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, missing), (0, 0)))
+
+
+def _overlapping(x: jax.Array, n_blocks: int, reach: int) -> jax.Array:
+    """Concatenates each block with the `reach` blocks after it: `[..., n_blocks, (reach + 1) block, D]`."""
+    return jnp.concatenate([x[..., i : i + n_blocks, :, :] for i in range(reach + 1)], axis=-2)

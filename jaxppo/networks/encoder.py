@@ -1,197 +1,156 @@
-"""Encoders: feature table in, memory of every bar out. They read the market and never the position."""
+"""Encoders: bars of the market in, memory of every bar out. They read the market and never the position."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 
-from jaxppo.networks.attention import attention_over_assets, rotate, sliding_window_attention
+from jaxppo.networks.blocks import Block, FeedForward, Ring
+from jaxppo.networks.config import DROPOUT_PLACES_OF_A_BLOCK, EncoderConfig
+from jaxppo.networks.dropout import drop
+from jaxppo.networks.embedding import CoarseToken, GroupEmbedding, pooled
+from jaxppo.networks.positions import Rotation, phase_steps, rotation, rotations
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """Shape of the encoder (static).
+@struct.dataclass
+class Bars:
+    """Consecutive bars as the encoder reads them.
 
     Attributes:
-      kind: "transformer", or "mlp" which reads the current bar only.
-      groups: width of each feature group, in column order; each has its own embedding.
-      width: D, model width.
-      layers: number of blocks, >= 1.
-      heads: attention heads; must divide `width`.
-      window: bars that one layer of attention sees; ignored by "mlp".
-      expansion: hidden width of the feed-forward part, in multiples of `width`.
-      asset_attention: attend across assets at each bar.
-      dtype: compute dtype; parameters are float32.
+      features: `[P, T, A, F]`, NaN where unknown.
+      listed: `[P, T, A]` bool, the asset has had a bar by then.
+      seconds: `[P, T]` float32, time since the bar before; that of the first bar does not matter.
     """
 
-    kind: str
-    groups: tuple[int, ...]
-    width: int
-    layers: int
-    heads: int
-    window: int
-    expansion: int
-    asset_attention: bool
-    dtype: jnp.dtype
-
-    def __post_init__(self):
-        if self.kind not in ("transformer", "mlp"):
-            raise ValueError(f"policy kind is {self.kind!r}; it must be 'transformer' or 'mlp'")
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} must be a multiple of twice the number of heads ({self.heads})")
-
-    @property
-    def context(self) -> int:
-        """Bars that one memory depends on: the receptive field `layers * (window - 1) + 1`."""
-        return self.layers * (self.window - 1) + 1 if self.kind == "transformer" else 1
+    features: jax.Array
+    listed: jax.Array
+    seconds: jax.Array
 
 
-class GroupEmbedding(nnx.Module):
-    """One projection per feature group, summed, then normalised.
+@struct.dataclass
+class Cache:
+    """What the encoder keeps from bar to bar; its size does not depend on how many there have been.
 
-    Biases start at random: an asset that is not listed yet has all-zero features, and normalising an all-zero embedding
-    would multiply its gradient by `epsilon ** -0.5` in every layer.
+    Attributes:
+      count: `[]` int32, bars so far.
+      phase: `[P, D / 2]` uint32, rotary phases of the last one.
+      tokens: `[P, A, R, D]` fine tokens of the latest bars, as many as the coarsest level pools; bar n is in slot
+        `n % R`.
+      rings: of each block.
     """
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.groups = config.groups
-        bias = nnx.initializers.normal(len(config.groups) ** -0.5)
-        self.projections = nnx.List(
-            [nnx.Linear(size, config.width, dtype=config.dtype, bias_init=bias, rngs=rngs) for size in config.groups]
-        )
-        self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
-
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """`[..., F]` features to `[..., D]`."""
-        out, start = 0.0, 0
-        for size, project in zip(self.groups, self.projections, strict=True):
-            out = out + project(features[..., start : start + size])
-            start += size
-        return self.norm(out)
-
-
-class FeedForward(nnx.Module):
-    """Pre-norm two-layer perceptron with a residual."""
-
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        hidden = config.expansion * config.width
-        self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
-        self.up = nnx.Linear(config.width, hidden, dtype=config.dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, config.width, dtype=config.dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., D]` to `[..., D]`."""
-        return x + self.down(jax.nn.gelu(self.up(self.norm(x))))
-
-
-class TimeAttention(nnx.Module):
-    """Pre-norm causal sliding-window attention over bars; drops the `window - 1` bars that only serve as past."""
-
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.window, self.heads = config.window, config.heads
-        self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
-        self.query = nnx.Linear(config.width, config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
-        self.key_value = nnx.Linear(config.width, 2 * config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
-        self.out = nnx.Linear(config.width, config.width, dtype=config.dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, S + window - 1, D]` to `[B, S, D]`."""
-        past = self.window - 1
-        normed = self.norm(x)
-        position = jnp.arange(x.shape[1], dtype=jnp.float32)
-        query = _to_heads(self.query(normed[:, past:]), self.heads)
-        key, value = jnp.split(self.key_value(normed), 2, axis=-1)
-        mixed = sliding_window_attention(
-            rotate(query, position[past:]),
-            rotate(_to_heads(key, self.heads), position),
-            _to_heads(value, self.heads),
-            self.window,
-        )
-        return x[:, past:] + self.out(_from_heads(mixed))
-
-
-class AssetAttention(nnx.Module):
-    """Pre-norm attention across assets at each bar; permutation-equivariant."""
-
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.heads = config.heads
-        self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
-        self.query_key_value = nnx.Linear(config.width, 3 * config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
-        self.out = nnx.Linear(config.width, config.width, dtype=config.dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
-        """`[P, A, S, D]` with `present` `[P, S, A]` to `[P, A, S, D]`."""
-        n_paths, n_assets, length, width = x.shape
-        by_bar = self.query_key_value(self.norm(x)).swapaxes(1, 2).reshape(n_paths * length, n_assets, 3 * width)
-        query, key, value = (
-            _to_heads(part, self.heads).reshape(n_paths, length, self.heads, n_assets, -1)
-            for part in jnp.split(by_bar, 3, axis=-1)
-        )
-        mixed = attention_over_assets(query, key, value, present)
-        merged = _from_heads(mixed.reshape(n_paths * length, self.heads, n_assets, -1))
-        return x + self.out(merged.reshape(n_paths, length, n_assets, width).swapaxes(1, 2))
-
-
-class Block(nnx.Module):
-    """Attention over bars, over assets, feed-forward."""
-
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.time = TimeAttention(config, rngs)
-        self.assets = AssetAttention(config, rngs) if config.asset_attention else None
-        self.feed_forward = FeedForward(config, rngs)
-
-    def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
-        """`[P, A, S + window - 1, D]` with `present` `[P, S + window - 1, A]` to `[P, A, S, D]`."""
-        n_paths, n_assets, length, width = x.shape
-        x = self.time(x.reshape(n_paths * n_assets, length, width))
-        x = x.reshape(n_paths, n_assets, -1, width)
-        if self.assets is not None and n_assets > 1:
-            x = self.assets(x, present[:, -x.shape[2] :])
-        return self.feed_forward(x)
+    count: jax.Array
+    phase: jax.Array
+    tokens: jax.Array
+    rings: tuple[tuple[Ring, ...], ...]
 
 
 class Encoder(nnx.Module):
-    """Reads a chunk of the feature table once.
+    """Reads a chunk of bars once.
 
     `[P, context - 1 + S, A, F]` becomes `[P, S, A, D]`: the memory of bar t depends on exactly the bars
     `t - context + 1 .. t`, wherever in a chunk t falls, so training, backtest and live trading see the same memory.
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.embedding = GroupEmbedding(config, rngs)
-        block = Block if config.kind == "transformer" else _BarBlock
+        self.config = config
+        self.embedding = GroupEmbedding(config.groups, config.width, config.dtype, rngs)
+        pools = config.coarse_pools if config.kind == "transformer" else ()
+        self.coarse = nnx.List([CoarseToken(pool, config.width, config.dtype, rngs) for pool in pools])
+        block = Block if config.kind == "transformer" else FeedForward
         self.blocks = nnx.List([block(config, rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
 
-    def __call__(self, features: jax.Array, present: jax.Array) -> jax.Array:
-        """See the class; `present` is `[P, context - 1 + S, A]` bool, assets that are listed."""
-        x = self.embedding(features).swapaxes(1, 2)
-        for block in self.blocks:
-            x = block(x, present)
-            present = present[:, -x.shape[2] :]
+    def __call__(self, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
+        """Memory `[P, S, A, D]` of the last S bars.
+
+        Args:
+          bars: `context - 1 + S` of them.
+          masks: `[P, config.dropout_places, D]` of dropout; None drops nothing.
+        """
+        config = self.config
+        x = drop(self.embedding(bars.features).swapaxes(1, 2), masks, 0)
+        if config.kind == "mlp":
+            for i, block in enumerate(self.blocks):
+                x = block(x, masks, 1 + i * DROPOUT_PLACES_OF_A_BLOCK)
+            return self.norm(x).swapaxes(1, 2)
+        tokens = tuple(level(pooled(x, level.pool)) for level in self.coarse)
+        turn = None
+        if self._rotary:
+            turn = _for_assets(rotations(self._elapsed(bars.seconds), self._n_pairs), x.shape[1])
+        length = x.shape[2] - config.context + 1
+        x = x[:, :, -(length + config.layers * (config.window - 1)) :]
+        for i, block in enumerate(self.blocks):
+
+            def run(x: jax.Array, block: Block = block, place: int = 1 + i * DROPOUT_PLACES_OF_A_BLOCK) -> jax.Array:
+                return block(x, bars.listed, turn, tokens, masks, place)
+
+            x = _rematerialised(run, config.rematerialise)(x)
         return self.norm(x).swapaxes(1, 2)
 
+    def start(self, n_paths: int, n_assets: int) -> Cache:
+        """A cache before the first bar."""
+        config = self.config
+        largest = max([1, *(level.pool for level in self.coarse)])
+        rings = ()
+        if config.kind == "transformer":
+            rings = tuple(block.time.start(n_paths, n_assets, config.dtype) for block in self.blocks)
+        return Cache(
+            count=jnp.zeros((), jnp.int32),
+            phase=jnp.zeros((n_paths, self._n_pairs), jnp.uint32),
+            tokens=jnp.zeros((n_paths, n_assets, largest, config.width), config.dtype),
+            rings=rings,
+        )
 
-class _BarBlock(nnx.Module):
-    """Block of the "mlp" encoder: no attention at all."""
+    def step(self, cache: Cache, bars: Bars) -> tuple[Cache, jax.Array]:
+        """One bar: `T = 1` in, memory `[P, A, D]` out. From bar number `context` on it is that of the chunk pass."""
+        config = self.config
+        x = self.embedding(bars.features).swapaxes(1, 2)
+        if config.kind == "mlp":
+            for block in self.blocks:
+                x = block(x)
+            return cache.replace(count=cache.count + 1), self.norm(x)[:, :, 0]
+        slots = cache.tokens.shape[2]
+        latest = jax.lax.dynamic_update_slice_in_dim(cache.tokens, x, cache.count % slots, axis=2)
+        tokens = tuple(level(self._mean(latest, cache.count, level.pool)) for level in self.coarse)
+        phase = cache.phase + phase_steps(self._elapsed(bars.seconds[:, 0]), self._n_pairs)
+        turn = _for_assets(rotation(phase[:, None]), x.shape[1]) if self._rotary else None
+        rings = []
+        for block, ring in zip(self.blocks, cache.rings, strict=True):
+            ring, x = block.step(ring, cache.count, x, bars.listed, turn, tokens)
+            rings.append(ring)
+        return Cache(cache.count + 1, phase, latest, tuple(rings)), self.norm(x)[:, :, 0]
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.feed_forward = FeedForward(config, rngs)
+    @property
+    def _rotary(self) -> bool:
+        return self.config.positions in ("rotary", "rotary_rows")
 
-    def __call__(self, x: jax.Array, present: jax.Array) -> jax.Array:
-        del present
-        return self.feed_forward(x)
+    @property
+    def _n_pairs(self) -> int:
+        return self.config.width // self.config.heads // 2
+
+    def _elapsed(self, seconds: jax.Array) -> jax.Array:
+        """Bars since the bar before."""
+        return seconds / self.config.bar_seconds if self.config.positions == "rotary" else jnp.ones_like(seconds)
+
+    def _mean(self, latest: jax.Array, count: jax.Array, pool: int) -> jax.Array:
+        """Mean `[P, A, 1, D]` of the last `pool` tokens."""
+        slot = (count - jnp.arange(pool - 1, -1, -1)) % latest.shape[2]
+        return pooled(jnp.take(latest, slot, axis=2), pool)
 
 
-def _to_heads(x: jax.Array, heads: int) -> jax.Array:
-    """`[B, S, heads * D]` to `[B, heads, S, D]`."""
-    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+def _for_assets(by: Rotation, n_assets: int) -> Rotation:
+    """`[P, T, D]` to `[P * A, 1, T, D]`: one rotation for all heads, and for all assets of a path."""
+    return Rotation(*(jnp.repeat(x, n_assets, axis=0)[:, None] for x in by))
 
 
-def _from_heads(x: jax.Array) -> jax.Array:
-    """`[B, heads, S, D]` to `[B, S, heads * D]`."""
-    x = x.swapaxes(1, 2)
-    return x.reshape(*x.shape[:2], -1)
+def _rematerialised(run: Callable[[jax.Array], jax.Array], how: str) -> Callable[[Any], Any]:
+    """`run`, computed again in the backward pass as far as `EncoderConfig.rematerialise` says."""
+    if how == "none":
+        return run
+    kept = ("time_attention", "asset_attention") if how == "minimal" else ()
+    return jax.checkpoint(run, policy=jax.checkpoint_policies.save_only_these_names(*kept))

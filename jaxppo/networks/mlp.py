@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxppo.distributions import ClippedGaussian, MaskedCategorical
-from jaxppo.networks.policy import ActionConfig, Params
+from jaxppo.networks.head import ActionConfig
+from jaxppo.networks.policy import Params
 
 
 @dataclasses.dataclass(frozen=True)

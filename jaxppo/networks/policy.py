@@ -3,91 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
-from jaxppo.distributions import MaskedCategorical, SquashedGaussian
-from jaxppo.networks.encoder import Encoder, EncoderConfig
-
-N_HINDSIGHT = 2
+from envs.types import Observation
+from jaxppo.networks.config import EncoderConfig
+from jaxppo.networks.dropout import draw_masks
+from jaxppo.networks.encoder import Bars, Cache, Encoder
+from jaxppo.networks.head import ActionConfig, Head
 
 Params = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class ActionConfig:
-    """What the head must parameterise (static).
-
-    Attributes:
-      kind: "discrete" (masked categoricals) or "continuous" (Gaussians).
-      n_actions: choices of each component; ignored by "continuous".
-      low: smallest continuous action.
-      high: largest continuous action.
-      std: standard deviation of a continuous action before squashing, at the start.
-      n_components: components of an action, for each asset where there are assets.
-    """
-
-    kind: str
-    n_actions: int
-    low: float
-    high: float
-    std: float = 0.6
-    n_components: int = 1
-
-
-class Head(nnx.Module):
-    """Per-asset action parameters and one value, from (memory, portfolio); permutation-equivariant over assets.
-
-    The first layer is split: its memory half is computed once per path and bar and shared by the K portfolios.
-    """
-
-    def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
-        width = config.width
-        n_out = action.n_actions if action.kind == "discrete" else action.n_components
-        n_portfolio = N_ASSET_FEATURES + N_ACCOUNT_FEATURES
-        small = nnx.initializers.orthogonal(0.01)
-        self.action = action
-        self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
-        self.portfolio = nnx.Linear(n_portfolio, 2 * width, use_bias=False, rngs=rngs)
-        self.actor = nnx.Linear(width, n_out, kernel_init=small, rngs=rngs)
-        self.critic = nnx.Linear(width, width, rngs=rngs)
-        self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
-        self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
-        if action.kind == "continuous":
-            self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
-
-    def prepare(self, memory: jax.Array) -> jax.Array:
-        """Memory `[..., A, D]` to the half of the first layer that all portfolios share, `[..., A, 2 D]` float32."""
-        return self.memory(memory).astype(jnp.float32)
-
-    def __call__(
-        self, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
-    ) -> tuple[Any, jax.Array]:
-        """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`.
-
-        Several components of an asset lie side by side: batch `[..., A n_components]`.
-
-        `hindsight` `[..., A, 2]` reaches the value alone; a critic that was built for it takes None as nothing ahead.
-        """
-        account = jnp.broadcast_to(seen.account[..., None, :], (*seen.asset.shape[:-1], seen.account.shape[-1]))
-        portfolio = self.portfolio(jnp.concatenate([seen.asset, account], axis=-1))
-        hidden = jnp.broadcast_to(prepared, portfolio.shape) + portfolio
-        for_actor, for_critic = jnp.split(hidden, 2, axis=-1)
-        if hindsight is not None:
-            for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
-        pooled = jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2)))
-        value = self.value(pooled)[..., 0]
-        out = self.actor(jax.nn.gelu(for_actor))
-        if self.action.kind == "discrete":
-            return MaskedCategorical(out, seen.mask), value
-        log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
-        mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
-        return SquashedGaussian(mean, log_std, self.action.low, self.action.high), value
 
 
 class ActorCritic(nnx.Module):
@@ -105,23 +32,54 @@ class Policy:
     Attributes:
       graph: static structure of the module.
       context: bars of features that one memory depends on.
+      dropout_shape: places where units can be dropped, and units at each.
       hindsight: whether the critic can read the market's future (in training).
       value_layer: path of the critic's last layer in the parameters.
     """
 
     graph: nnx.GraphDef
     context: int
+    dropout_shape: tuple[int, int]
     hindsight: bool = False
     value_layer: tuple[str, ...] = ("head", "value")
 
-    def encode(self, params: Params, features: jax.Array, listed: jax.Array) -> jax.Array:
-        """Features `[P, context - 1 + S, A, F]` and listing `[P, context - 1 + S, A]` to what the head needs.
+    def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
+        """What the head needs of the last S of `context - 1 + S` bars.
+
+        Args:
+          params: the network.
+          bars: of P paths.
+          masks: `[P, ...]` from `draw_masks`, in training; None drops nothing.
 
         Returns:
-          `[P, S, A, 2 D]` float32.
+          `[P, S, A, ...]` float32.
         """
         model = nnx.merge(self.graph, params)
-        return model.head.prepare(model.encoder(features, listed))
+        memory = model.encoder(bars, masks)
+        return model.head.prepare(memory, bars.listed[:, -memory.shape[1] :])
+
+    def draw_masks(self, key: jax.Array, rate: jax.Array) -> jax.Array:
+        """Dropout masks of one path for one iteration, from a rate `[]` in [0, 1). Consumes `key`."""
+        return draw_masks(key, rate, *self.dropout_shape)
+
+    def start(self, params: Params, n_paths: int, n_assets: int) -> Cache:
+        """An empty cache for `step`."""
+        return nnx.merge(self.graph, params).encoder.start(n_paths, n_assets)
+
+    def step(self, params: Params, cache: Cache, bars: Bars) -> tuple[Cache, jax.Array]:
+        """`encode` bar by bar, at a cost that does not depend on the history.
+
+        Args:
+          params: the network.
+          cache: from `start` or the bar before.
+          bars: the next bar of each path, `T = 1`.
+
+        Returns:
+          The next cache, and `[P, A, ...]` float32, from bar number `context` on that of the chunk pass.
+        """
+        model = nnx.merge(self.graph, params)
+        cache, memory = model.encoder.step(cache, bars)
+        return cache, model.head.prepare(memory, bars.listed[:, 0])
 
     def act(
         self, params: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
@@ -149,4 +107,5 @@ def make_policy(
       The policy and its initial parameters, a nested dict of float32 arrays.
     """
     graph, state = nnx.split(ActorCritic(config, action, hindsight, nnx.Rngs(key)), nnx.Param)
-    return Policy(graph, config.context, hindsight), nnx.to_pure_dict(state)
+    shape = (config.dropout_places, config.width)
+    return Policy(graph, config.context, shape, hindsight), nnx.to_pure_dict(state)

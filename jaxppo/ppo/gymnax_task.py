@@ -11,8 +11,8 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from jaxppo.config import PPOConfig
+from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.mlp import MLPPolicy
-from jaxppo.networks.policy import ActionConfig
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
 
@@ -114,7 +114,10 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
 
         return jax.tree.map(repeated, jax.vmap(one)(keys))
 
-    def collect(net: Params, params: Any, states: PathState, keys: jax.Array) -> tuple[PathState, Rollout]:
+    def collect(
+        net: Params, params: Any, states: PathState, keys: jax.Array, progress: jax.Array
+    ) -> tuple[PathState, Rollout]:
+        del progress
         key_act, key_env = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
         shape = (config.chunk, config.portfolios, n_components)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, shape), out_axes=1)(key_act)

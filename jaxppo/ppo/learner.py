@@ -122,10 +122,10 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         seed=replicated,
     )
 
-    def collect(state: TrainState, params: Any) -> tuple[Any, Rollout]:
+    def collect(state: TrainState, params: Any, progress: jax.Array) -> tuple[Any, Rollout]:
         shard, n_local = jax.lax.axis_index(DATA_AXIS), config.paths // n_devices
         keys = _path_keys(_iteration_keys(state)[0], shard * n_local + jnp.arange(n_local))
-        return task.collect(state.params, params, state.paths, keys)
+        return task.collect(state.params, params, state.paths, keys, progress)
 
     def learn(
         state: TrainState, paths: Any, rollout: Rollout, params: Any, progress: jax.Array
@@ -185,21 +185,21 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
 
     def step(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         def one(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
-            return learn(state, *collect(state, params), params, progress)
+            return learn(state, *collect(state, params, progress), params, progress)
 
         alone = jax.vmap(one, axis_name=DATA_AXIS, axis_size=1)
         return jax.tree.map(lambda x: x[0], alone(jax.tree.map(lambda x: x[None], state)))
 
     # Environments are not ours to write: what varies over devices is tracked in the update only.
     sharded_collect = jax.shard_map(
-        collect, mesh=mesh, in_specs=(specs, replicated), out_specs=(sharded, sharded), check_vma=False
+        collect, mesh=mesh, in_specs=(specs, replicated, replicated), out_specs=(sharded, sharded), check_vma=False
     )
     sharded_learn = jax.shard_map(
         learn, mesh=mesh, in_specs=(specs, sharded, sharded, replicated, replicated), out_specs=(specs, replicated)
     )
 
     def iterate(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        return sharded_learn(state, *sharded_collect(state, params), params, progress)
+        return sharded_learn(state, *sharded_collect(state, params, progress), params, progress)
 
     return Learner(
         init=init,
@@ -228,13 +228,13 @@ def _path_keys(key: jax.Array, path: jax.Array) -> jax.Array:
 
 def _coefficients(config: PPOConfig, progress: jax.Array, kl: jax.Array) -> Coefficients:
     """Step size and weights after a share `progress` of the budget."""
-    entropy = config.entropy_final + (config.entropy_coefficient - config.entropy_final) * _left(
+    entropy = config.entropy_final + (config.entropy_coefficient - config.entropy_final) * schedule_left(
         config.entropy_schedule, progress
     )
-    return Coefficients(config.learning_rate * _left(config.schedule, progress), entropy, kl)
+    return Coefficients(config.learning_rate * schedule_left(config.schedule, progress), entropy, kl)
 
 
-def _left(schedule: str, progress: jax.Array) -> jax.Array:
+def schedule_left(schedule: str, progress: jax.Array) -> jax.Array:
     """What a schedule from 1 to 0 leaves after a share `progress` of the budget."""
     left = jnp.clip(1.0 - progress, 0.0, 1.0)
     return {"constant": jnp.ones_like(left), "linear": left, "cosine": 0.5 * (1.0 - jnp.cos(jnp.pi * left))}[schedule]

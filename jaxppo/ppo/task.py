@@ -50,7 +50,8 @@ class Task(NamedTuple):
 
     Attributes:
       start: `(env_params, keys [P]) -> states [P]`, fresh episodes. Consumes `keys`.
-      collect: `(net, env_params, states [P], keys [P]) -> (states [P], Rollout)`. Consumes `keys`.
+      collect: `(net, env_params, states [P], keys [P], progress []) -> (states [P], Rollout)`, after a share `progress`
+        of the budget. Consumes `keys`.
       predict: `(net, env_params, rollout) -> (distributions [P, S, K], values [P, S, K])` of any number of paths.
       metrics: `rollout -> {name: []}`, equal on all devices: reduced over `DATA_AXIS`.
       value_layer: path of the last linear layer of the critic in `net`: its kernel and bias set the scale of values.
@@ -58,7 +59,7 @@ class Task(NamedTuple):
     """
 
     start: Callable[[Any, jax.Array], Any]
-    collect: Callable[[Params, Any, Any, jax.Array], tuple[Any, Rollout]]
+    collect: Callable[[Params, Any, Any, jax.Array, jax.Array], tuple[Any, Rollout]]
     predict: Callable[[Params, Any, Rollout], tuple[Any, jax.Array]]
     metrics: Callable[[Rollout], dict[str, jax.Array]]
     value_layer: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ from envs.portfolio import FillRule, Portfolio, open_portfolio
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
-from jaxppo.networks.policy import ActionConfig, Params, Policy
+from jaxppo.networks.encoder import Bars
+from jaxppo.networks.head import ActionConfig
+from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
 
@@ -24,10 +27,12 @@ class Seen:
     Attributes:
       bar: `[P]` int32, bar of the first decision.
       portfolio: `[P, S, K]` observations.
+      masks: `[P, ...]` of dropout, the same at every look at the rollout; None for no dropout.
     """
 
     bar: jax.Array
     portfolio: Observation
+    masks: jax.Array | None
 
 
 @struct.dataclass
@@ -45,13 +50,16 @@ class PathState:
     portfolio: Portfolio
 
 
-def trading_task(policy: Policy, env: TradingEnv, config: PPOConfig) -> Task:
+def trading_task(
+    policy: Policy, env: TradingEnv, config: PPOConfig, dropout: Callable[[jax.Array], jax.Array] | None = None
+) -> Task:
     """Trading as a `Task`.
 
     Args:
       policy: the policy.
       env: the environment, `observation="index"`, `window` at least the policy's context.
       config: hyper-parameters.
+      dropout: rate `[]` after a share `[]` of the budget; None for no dropout.
 
     Raises:
       ValueError: the environment keeps too little history, or the policy's critic and `config.hindsight_critic` differ.
@@ -65,9 +73,14 @@ def trading_task(policy: Policy, env: TradingEnv, config: PPOConfig) -> Task:
     def start(params: EnvParams, keys: jax.Array) -> PathState:
         return jax.vmap(lambda key: start_path(env, params, config.portfolios, key))(keys)
 
-    def collect(net: Params, params: EnvParams, states: PathState, keys: jax.Array) -> tuple[PathState, Rollout]:
-        key_act, key_start = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-        prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch)
+    def collect(
+        net: Params, params: EnvParams, states: PathState, keys: jax.Array, progress: jax.Array
+    ) -> tuple[PathState, Rollout]:
+        key_act, key_start, key_drop = jax.vmap(lambda key: tuple(jax.random.split(key, 3)))(keys)
+        masks = None
+        if dropout is not None:
+            masks = jax.vmap(policy.draw_masks, in_axes=(0, None))(key_drop, dropout(progress))
+        prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch, masks)
         moved, seen, out = jax.vmap(
             lambda state, ready, key: collect_path(policy, env, net, params, state, ready, key, config.chunk)
         )(states, prepared, key_act)
@@ -77,7 +90,7 @@ def trading_task(policy: Policy, env: TradingEnv, config: PPOConfig) -> Task:
         seen = jax.tree.map(lambda x: x[:, :-1], seen)
         hindsight = None if hindsight is None else hindsight[:, :-1]
         rollout = Rollout(
-            inputs=Seen(moved.bar - config.chunk, seen),
+            inputs=Seen(moved.bar - config.chunk, seen, masks),
             hindsight=hindsight,
             value=value[:, :-1],
             value_after=value[:, 1:],
@@ -87,8 +100,9 @@ def trading_task(policy: Policy, env: TradingEnv, config: PPOConfig) -> Task:
         return states, rollout
 
     def predict(net: Params, params: EnvParams, rollout: Rollout) -> tuple[Any, jax.Array]:
-        prepared = encode_paths(policy, net, params, rollout.inputs.bar, config.chunk, None)
-        return policy.act(net, prepared[:, :, None], rollout.inputs.portfolio, rollout.hindsight)
+        seen = rollout.inputs
+        prepared = encode_paths(policy, net, params, seen.bar, config.chunk, None, seen.masks)
+        return policy.act(net, prepared[:, :, None], seen.portfolio, rollout.hindsight)
 
     return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
 
@@ -140,15 +154,21 @@ def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Ar
     return jax.vmap(one)(bar)
 
 
-def chunk_features(params: EnvParams, bar: jax.Array, context: int, length: int) -> tuple[jax.Array, jax.Array]:
-    """Features and listing of the bars `bar - context + 1 .. bar + length - 1`: what `length` memories depend on."""
+def chunk_bars(params: EnvParams, bar: jax.Array, context: int, length: int) -> Bars:
+    """The bars `bar - context + 1 .. bar + length - 1` of one path: what `length` memories depend on."""
     start, n_bars = bar - context + 1, context - 1 + length
-    features = jax.lax.dynamic_slice_in_dim(params.features, start, n_bars)
-    return features, jax.lax.dynamic_slice_in_dim(params.listed, start, n_bars)
+    columns = (params.features, params.listed, params.market.seconds_since_previous)
+    return Bars(*(jax.lax.dynamic_slice_in_dim(x, start, n_bars) for x in columns))
 
 
 def encode_paths(
-    policy: Policy, net: Params, params: EnvParams, bar: jax.Array, length: int, micro_batch: int | None
+    policy: Policy,
+    net: Params,
+    params: EnvParams,
+    bar: jax.Array,
+    length: int,
+    micro_batch: int | None,
+    masks: jax.Array | None = None,
 ) -> jax.Array:
     """One encoder pass per path: what the head needs at the bars `bar .. bar + length - 1`.
 
@@ -159,18 +179,20 @@ def encode_paths(
       bar: `[P]` int32.
       length: bars per path.
       micro_batch: paths at a time; None takes all at once.
+      masks: `[P, ...]` of dropout; None drops nothing.
 
     Returns:
       `[P, length, A, 2 D]` float32.
     """
 
-    def encode(bars: jax.Array) -> jax.Array:
-        features, listed = jax.vmap(lambda b: chunk_features(params, b, policy.context, length))(bars)
-        return policy.encode(net, features, listed)
+    def encode(xs: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        first, masks = xs
+        return policy.encode(net, jax.vmap(lambda b: chunk_bars(params, b, policy.context, length))(first), masks)
 
     if micro_batch is None or micro_batch >= bar.shape[0]:
-        return encode(bar)
-    prepared = jax.lax.map(encode, bar.reshape(-1, micro_batch))
+        return encode((bar, masks))
+    pieces = jax.tree.map(lambda x: x.reshape(-1, micro_batch, *x.shape[1:]), (bar, masks))
+    prepared = jax.lax.map(encode, pieces)
     return prepared.reshape(-1, *prepared.shape[2:])
 
 

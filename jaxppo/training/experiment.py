@@ -15,7 +15,7 @@ from jaxppo.config import Config, PPOConfig, dump_config
 from jaxppo.ppo.task import Params, Task
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.training.run_folder import data_report
-from jaxppo.training.setup import Setup, first_policy
+from jaxppo.training.setup import Setup, dropout_rate, first_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         config=setup.config,
         ppo=setup.ppo,
         devices=setup.devices,
-        task=trading_task(policy, setup.env, setup.ppo),
+        task=trading_task(policy, setup.env, setup.ppo, dropout_rate(setup.config)),
         net=net,
         params=setup.period_params("train"),
         data={**data_report(setup.market), "learned_from": learned_from(setup)},

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import envs
 from envs import features
@@ -17,9 +19,10 @@ from envs.portfolio import FillRule
 from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
-from jaxppo.networks.encoder import EncoderConfig
-from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
-from jaxppo.ppo.learner import shuffle_groups
+from jaxppo.networks.config import EncoderConfig
+from jaxppo.networks.head import ActionConfig
+from jaxppo.networks.policy import Params, Policy, make_policy
+from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
 from jaxppo.training.periods import Period, split_periods
 
@@ -34,7 +37,7 @@ class Setup:
     """What training and evaluation share.
 
     Attributes:
-      config: the resolved configuration.
+      config: the configuration, with what the first period decides filled in (`policy.bar_seconds`).
       market: the prices.
       env: the environment, with indexed observations.
       params: tables and costs over the whole market; `period_params` restricts them.
@@ -137,6 +140,9 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
                 f"{env.first_decision} before the first decision, and an evaluation three more after bar {first}"
             )
         periods = {"test": Period(first, market.n_bars - 1)}
+    if config.policy.bar_seconds is None:
+        config = _with_bar_seconds(config, _median_seconds(market, next(iter(periods.values()))))
+        encoder = dataclasses.replace(encoder, bar_seconds=config.policy.bar_seconds)
     params = env.make_params(
         market,
         costs,
@@ -158,6 +164,34 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         ppo=ppo,
         devices=devices,
     )
+
+
+def _median_seconds(market: MarketData, period: Period) -> float:
+    """Median time between the bars of a period; 1 for a market without times."""
+    seconds = np.asarray(market.seconds_since_previous)[period.first : period.last + 1]
+    return float(np.median(seconds[seconds > 0])) if np.any(seconds > 0) else 1.0
+
+
+def _with_bar_seconds(config: Config, seconds: float) -> Config:
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"bar_seconds": seconds})})
+
+
+def as_started(config: Config, saved: Config) -> Config:
+    """`config` with what the data decided when the run `saved` was started."""
+    return config if config.policy.bar_seconds else _with_bar_seconds(config, saved.policy.bar_seconds)
+
+
+def dropout_rate(config: Config) -> Callable[[jax.Array], jax.Array] | None:
+    """Rate of dropout `[]` after a share `[]` of the budget; None where nothing is ever dropped."""
+    policy = config.policy
+    if policy.dropout == 0.0 and (policy.dropout_schedule == "constant" or policy.dropout_final == 0.0):
+        return None
+    span = policy.dropout - policy.dropout_final
+
+    def rate(progress: jax.Array) -> jax.Array:
+        return policy.dropout_final + span * schedule_left(policy.dropout_schedule, progress)
+
+    return rate
 
 
 def first_policy(setup: Setup) -> tuple[Policy, Params]:
@@ -216,6 +250,12 @@ def _encoder_config(config: Config, platform: str) -> EncoderConfig:
         expansion=config.policy.expansion,
         asset_attention=config.policy.asset_attention,
         dtype=jnp.dtype(precision),
+        positions=config.policy.positions,
+        bar_seconds=config.policy.bar_seconds or 1.0,
+        coarse_pools=config.policy.coarse_pools,
+        coarse_window=config.policy.coarse_window,
+        rematerialise=config.policy.rematerialise,
+        portfolio=config.policy.portfolio,
     )
 
 

@@ -27,7 +27,7 @@ from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, build, load_data, select_devices, step_budget
+from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, select_devices, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
@@ -142,7 +142,9 @@ def train(
     elif output is None:
         raise ConfigError("--resume needs --output: the folder of the run to continue")
     else:
-        run_folder.check_same_run(run_folder.open_folder(output)[1], config)
+        saved = run_folder.open_folder(output)[1]
+        config = as_started(config, saved)
+        run_folder.check_same_run(saved, config)
     with jax.default_device(select_devices(config)[0]):
         if config.env.name == TRADING:
             market = load_data(config) if market is None else market

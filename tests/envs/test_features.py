@@ -258,6 +258,42 @@ def test_calendar_numbers():
     assert (elapsed[106:112] < 0).all()
 
 
+def test_the_session_so_far_and_what_is_left_of_it():
+    """Seven hourly bars a session, but four in session 2: what is left is expected from the session before."""
+    market = market_of(60)
+    session = np.repeat(np.arange(9), [7, 7, 4, 7, 7, 7, 7, 7, 7])
+    opens = np.flatnonzero(np.diff(session, prepend=-1))
+    seconds = np.full(60, 3600.0, np.float32)
+    seconds[opens] = 64_800.0
+    seconds[5] = 7200.0  # a missing bar
+    market = market.replace(session=jnp.asarray(session, jnp.int32), seconds_since_previous=jnp.asarray(seconds))
+    table = features.compute_features(market, groups=("calendar",), normalisation_window=WINDOW, unknown=jnp.nan)
+    names = features.feature_names(("calendar",))
+    since_open, to_close = (np.asarray(table[:, 0, names.index(name)]) for name in ("since_open", "to_close"))
+    hours = np.concatenate([[0, 1, 2, 3, 4, 6, 7], np.arange(7), np.arange(4), np.arange(7)])
+    np.testing.assert_allclose(since_open[:25], hours / 6, atol=1e-6)
+    assert np.isnan(to_close[:7]).all()
+    np.testing.assert_allclose(to_close[7:14], np.arange(6, -1, -1) / 7, atol=1e-6)
+    np.testing.assert_allclose(to_close[14:18], np.arange(6, 2, -1) / 7, atol=1e-6)
+    np.testing.assert_allclose(to_close[18:25], [0.75, 0.5, 0.25, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(to_close[25:32], np.arange(6, -1, -1) / 7, atol=1e-6)
+
+
+def test_unknown_values_can_be_told_from_average_ones():
+    market = ragged_market().replace(volume_known=jnp.asarray([True, True, False]))
+    marked = np.asarray(features.compute_features(market, normalisation_window=WINDOW, unknown=jnp.nan))
+    unknown = np.isnan(marked)
+    np.testing.assert_array_equal(np.where(unknown, 0, marked), table_of(market))
+    assert unknown[:30, 0].all()
+    assert not unknown[29 + FIRST + 1 :, 0].any()
+    volume = features.group_slices()["volume"]
+    assert unknown[:, 2, volume].all()
+    assert not unknown[FIRST:, 2, : volume.start].any()
+    returns = NAMES.index("return_63")
+    first = np.flatnonzero(~unknown[:, 2, returns])[0]
+    assert first == 63 + WINDOW // 4 - 1
+
+
 def test_compiles_once_for_new_data_and_maps_over_markets():
     calls = []
 

@@ -174,6 +174,7 @@ def test_zscore_equals_pandas_on_a_long_table(level):
     expected = ((series - average.mean()) / average.std(bias=True)).clip(-CLIP, CLIP)
     expected[np.cumsum(valid) < minimum_observations(window)] = np.nan
     actual = np.asarray(zscore(jnp.asarray(np.where(valid, x, np.nan)), jnp.asarray(valid), window))
-    np.testing.assert_allclose(actual, expected.fillna(0.0), atol=2e-4)
+    np.testing.assert_allclose(actual, expected, atol=2e-4)
     flat = zscore(jnp.full(500, 9.21034, jnp.float32), jnp.ones(500, bool), window)
-    np.testing.assert_array_equal(flat, 0.0)
+    np.testing.assert_array_equal(flat[minimum_observations(window) - 1 :], 0.0)
+    assert np.isnan(flat[: minimum_observations(window) - 1]).all()

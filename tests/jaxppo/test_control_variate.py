@@ -269,7 +269,7 @@ def test_in_a_rollout_values_know_the_rest_of_the_chunk_and_nothing_after_it_and
     def roll_out(net, params):
         key_start, key_act = jax.random.split(jax.random.key(2))
         states = task.start(params, jax.random.split(key_start, HINDSIGHT.paths))
-        return task.collect(net, params, states, jax.random.split(key_act, HINDSIGHT.paths))[1]
+        return task.collect(net, params, states, jax.random.split(key_act, HINDSIGHT.paths), jnp.float32(0))[1]
 
     before, other = tiny.market(), tiny.market(9, volatility=0.03)
     parted = jax.tree.map(

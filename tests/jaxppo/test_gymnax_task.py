@@ -53,8 +53,8 @@ def rolled_out(name: str, hindsight: bool = False):
     @jax.jit
     def both(keys):
         states = task.start(params, keys[0])
-        states, first = task.collect(net, params, states, keys[1])
-        return first, task.collect(net, params, states, keys[2])[1]
+        states, first = task.collect(net, params, states, keys[1], jnp.float32(0))
+        return first, task.collect(net, params, states, keys[2], jnp.float32(0))[1]
 
     return jax.tree.map(np.asarray, both(keys))
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from envs.market import MarketInfo
 from envs.trading import TradingEnv
+from jaxppo.networks import Bars
 from jaxppo.ppo.learner import data_mesh, make_learner, shuffle_groups
 from jaxppo.ppo.targets import make_targets, no_statistics
 from jaxppo.ppo.task import DATA_AXIS
@@ -212,7 +213,8 @@ def test_a_memory_is_that_of_the_bars_up_to_its_own():
     memory = jax.jit(lambda b: encode_paths(policy, net, params, b, 2, None))(jnp.asarray(bars))
     for offset in range(2):
         rows = (bars + offset)[:, None] + np.arange(-policy.context + 1, 1)
-        expected = encode(net, params.features[rows], params.listed[rows])
+        bars_of = Bars(params.features[rows], params.listed[rows], params.market.seconds_since_previous[rows])
+        expected = encode(net, bars_of)
         np.testing.assert_allclose(memory[:, offset], expected[:, 0], rtol=1e-4, atol=1e-5)
 
 

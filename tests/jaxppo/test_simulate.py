@@ -16,9 +16,9 @@ from envs.features import group_slices
 from envs.market import periods_per_year
 from jaxppo.backtest.simulate import equal_weight_volatility, prepare_bars, run_baselines, run_policy, simulate
 from jaxppo.backtest.statistics import summarise
-from jaxppo.networks.encoder import EncoderConfig
+from jaxppo.networks.config import EncoderConfig
 from jaxppo.networks.policy import make_policy
-from jaxppo.ppo.trading_task import action_config
+from jaxppo.ppo.trading_task import action_config, chunk_bars
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,7 +55,7 @@ def trader(env):
     encoder = EncoderConfig("transformer", sizes, 16, 1, 2, 4, 2, True, jnp.dtype("float32"))
     action = action_config(env, 0.6)
     policy, net = make_policy(encoder, action, jax.random.key(1))
-    actor = {"kernel": jax.random.normal(jax.random.key(2), net["head"]["actor"]["kernel"].shape)}
+    actor = {"kernel": 3 * jax.random.normal(jax.random.key(3), net["head"]["actor"]["kernel"].shape)}
     return policy, {**net, "head": {**net["head"], "actor": {**net["head"]["actor"], **actor}}}
 
 
@@ -89,15 +89,14 @@ def test_the_policy_decides_on_each_bar_from_what_it_saw_then(env, params, trade
     state = envs.EnvState(time=jnp.int32(0), bar=jnp.int32(first), portfolio=start)
 
     @jax.jit
-    def step(state, features, listed):
-        prepared = policy.encode(net, features[None], listed[None])[0, 0]
+    def step(state, bars):
+        prepared = policy.encode(net, jax.tree.map(lambda x: x[None], bars))[0, 0]
         distribution, _ = policy.act(net, prepared, env.observe(None, state, None, params))
         return env.step_env(None, state, distribution.mode(), params)[1]
 
     equity = [1e6]
     for bar in range(first, first + n_bars):
-        window = slice(bar - policy.context + 1, bar + 1)
-        state = step(state, params.features[window], params.listed[window])
+        state = step(state, chunk_bars(params, jnp.int32(bar), policy.context, 1))
         equity.append(float(state.portfolio.equity))
     np.testing.assert_allclose(ledger.equity, equity, rtol=1e-6)
     assert np.abs(rows(ledger)["quantity"]).sum() > 0

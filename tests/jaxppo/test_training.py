@@ -42,7 +42,7 @@ from jaxppo.ppo.trading_task import trading_task
 from jaxppo.training import experiment, trainer
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.loggers import MetricsLog
-from jaxppo.training.setup import build, load_data
+from jaxppo.training.setup import as_started, build, load_data
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "shared_builds")
 OUT_OF_SAMPLE = {
@@ -98,7 +98,9 @@ def test_the_folder_is_complete(whole, workplace, config):
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "metadata.json", "metrics.jsonl", "tensorboard", "checkpoints", "summary.json", "report.html"
     }  # fmt: skip
-    assert load_config(folder / "config.yaml") == config
+    saved = load_config(folder / "config.yaml")
+    assert saved == as_started(config, saved)
+    assert (config.policy.bar_seconds, saved.policy.bar_seconds) == (None, 86_400.0)
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["versions"]["jax"] == jax.__version__
     assert metadata["seed"] == 7

@@ -19,9 +19,10 @@ from envs.market import MarketData
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
-from jaxppo.networks.encoder import EncoderConfig
+from jaxppo.networks.config import EncoderConfig
+from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.mlp import MLPConfig, MLPPolicy, make_mlp_policy
-from jaxppo.networks.policy import ActionConfig, Params, Policy, make_policy
+from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
 from jaxppo.ppo.trading_task import PathState, trading_task
@@ -136,7 +137,7 @@ def roll_out(net: Params, params: EnvParams, key: jax.Array) -> tuple[PathState,
     """The paths of `PPO` before and after one chunk, and what happened. Consumes `key`."""
     key_start, key_act = jax.random.split(key)
     states = task().start(params, jax.random.split(key_start, PPO.paths))
-    return states, *task().collect(net, params, states, jax.random.split(key_act, PPO.paths))
+    return states, *task().collect(net, params, states, jax.random.split(key_act, PPO.paths), jnp.float32(0))
 
 
 def observation(seed: int, *shape: int, n_assets: int = N_ASSETS, n_actions: int = N_ACTIONS) -> Observation:
@@ -198,7 +199,10 @@ def bandit_task(config: PPOConfig = BANDIT_PPO) -> Task:
         uniform = jax.random.uniform(key_act, (*shape, 1))
         return jax.random.normal(key_context, (*shape, 2)), uniform, jax.random.normal(key_noise, shape)
 
-    def collect(net: Params, params: BanditParams, states: jax.Array, keys: jax.Array) -> tuple[jax.Array, Rollout]:
+    def collect(
+        net: Params, params: BanditParams, states: jax.Array, keys: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Rollout]:
+        del progress
         context, uniform, noise = jax.vmap(one_path)(keys)
         distribution, value = policy.distribution(net, context), policy.value(net, context)
         action = distribution.sample(uniform)
@@ -246,7 +250,7 @@ def next_rollout(kind: str, state: TrainState, params: Any, config: PPOConfig | 
     config = config or {"bandit": BANDIT_PPO, "trading": PPO}[kind]
     key_collect, _ = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.iteration))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_collect, jnp.arange(config.paths))
-    return _collect(kind, config)(state.params, params, state.paths, keys)[1]
+    return _collect(kind, config)(state.params, params, state.paths, keys, jnp.float32(0))[1]
 
 
 def stacked(history: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:

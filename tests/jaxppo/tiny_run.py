@@ -42,7 +42,7 @@ TINY = {
         "schedule": "constant",
     },
     "training": {"steps": 6 * 128, "evaluate_every": 2, "checkpoint_every": 3, "devices": 1},
-    "evaluation": {"bootstrap_resamples": 100},
+    "evaluation": {"bootstrap_resamples": 100, "decision": "mean"},
 }
 STEPS_PER_ITERATION = 8 * 2 * 8
 N_BARS = 420
