@@ -186,6 +186,8 @@ class PolicyConfig(_Section):
     """How dropout goes to `dropout_final` over the budget."""
     dropout_final: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the units that is dropped at the end, unless the schedule is constant."""
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Kernel of attention over bars; auto is cuDNN's on GPUs where it can compute the rest of the policy, else XLA."""
     rematerialise: Literal["none", "minimal", "full"] = "none"
     """What the backward pass computes again to save memory: nothing, the insides of layers, or whole blocks."""
     action_std: Above = 0.6

@@ -11,6 +11,7 @@ from jaxppo.networks.attention import (
     Attended,
     attention_over_assets,
     dilated_attention,
+    fused_window_attention,
     masked_attention,
     merge,
     sliding_window_attention,
@@ -72,7 +73,7 @@ class TimeAttention(nnx.Module):
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.window, self.heads = config.window, config.heads
+        self.window, self.heads, self.fused = config.window, config.heads, config.attention == "cudnn"
         self.pools, self.coarse_window = config.coarse_pools, config.coarse_window
         linear = {"use_bias": False, "dtype": config.dtype, "rngs": rngs}
         self.norm = nnx.LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
@@ -104,6 +105,9 @@ class TimeAttention(nnx.Module):
         query = _turned(self._heads(self.query(normed[:, :, past:])), turn)
         length = query.shape[-2]
         key, value = self._key_value(self.key_value, normed, turn)
+        if self.fused:
+            mixed = fused_window_attention(query, key, value, self.window)
+            return x[:, :, past:] + drop(self.out(_merged_heads(mixed, x.shape)), masks, place)
         parts = [sliding_window_attention(query, key, value, self.window, lag_bias=_of(self.bias))]
         for i, pool in enumerate(self.pools):
             rows = length + pool * (self.coarse_window - 1)

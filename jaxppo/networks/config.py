@@ -11,6 +11,7 @@ from jaxppo.networks.positions import POSITIONS
 KINDS = ("transformer", "mlp")
 REMATERIALISE = ("none", "minimal", "full")
 DROPOUT_PLACES_OF_A_BLOCK = 3
+ATTENTION = ("xla", "cudnn")
 PORTFOLIO = ("add", "film", "cross_attention")
 
 
@@ -34,6 +35,7 @@ class EncoderConfig:
       coarse_window: tokens of each coarser level that a bar attends to; they do not overlap.
       rematerialise: what the backward pass computes again instead of keeping it: "none", "minimal" (the insides of
         attention and feed-forward) or "full" (whole blocks).
+      attention: "xla", or "cudnn", the fused kernel on GPUs: bfloat16 only, no coarser levels, no biases by lag.
       portfolio: how the head joins a portfolio to the memory: "add" (the first layer of a perceptron on both), "film"
         (the portfolio scales and shifts the memory) or "cross_attention" (added, and every position attends to the
         memories of all assets).
@@ -53,17 +55,35 @@ class EncoderConfig:
     coarse_pools: tuple[int, ...] = ()
     coarse_window: int = 16
     rematerialise: str = "none"
+    attention: str = "xla"
     portfolio: str = "add"
 
     def __post_init__(self):
-        choices = {"kind": KINDS, "positions": POSITIONS, "rematerialise": REMATERIALISE, "portfolio": PORTFOLIO}
+        choices = {"kind": KINDS, "positions": POSITIONS, "rematerialise": REMATERIALISE}
+        choices |= {"attention": ATTENTION, "portfolio": PORTFOLIO}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"policy {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the number of heads ({self.heads})")
+        if self.attention == "cudnn" and (missing := self.not_fused):
+            raise ValueError(f"policy attention is 'cudnn', which {missing}")
         if not self.bar_seconds > 0:
             raise ValueError(f"bar_seconds is {self.bar_seconds}; it must be > 0")
+
+    @property
+    def not_fused(self) -> str:
+        """Why cuDNN's kernel cannot compute this shape; empty if it can."""
+        dimension = self.width // self.heads
+        if self.dtype != jnp.bfloat16:
+            return f"needs bfloat16, not {self.dtype}"
+        if dimension % 8 or dimension > 128:
+            return f"needs heads of a multiple of 8 and at most 128 numbers, not {dimension}"
+        if self.coarse_pools:
+            return "has no coarser levels"
+        if self.positions not in ("rotary", "rotary_rows", "none"):
+            return f"has no biases by lag ({self.positions})"
+        return ""
 
     @property
     def dropout_places(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from envs.portfolio import FillRule
 from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
+from jaxppo.networks.attention import fused_window_attention
 from jaxppo.networks.config import EncoderConfig
 from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
@@ -240,7 +242,7 @@ def _encoder_config(config: Config, platform: str) -> EncoderConfig:
     if precision == "auto":
         precision = "float32" if platform == "cpu" else "bfloat16"
     slices = features.group_slices(config.features.groups)
-    return EncoderConfig(
+    encoder = EncoderConfig(
         kind=config.policy.kind,
         groups=tuple(s.stop - s.start for s in slices.values()),
         width=config.policy.width,
@@ -257,6 +259,35 @@ def _encoder_config(config: Config, platform: str) -> EncoderConfig:
         rematerialise=config.policy.rematerialise,
         portfolio=config.policy.portfolio,
     )
+    return dataclasses.replace(encoder, attention=_attention(config, encoder, platform))
+
+
+def _attention(config: Config, encoder: EncoderConfig, platform: str) -> str:
+    """The kernel of attention; says in the log why it is not the one that was asked for."""
+    if config.policy.attention == "xla" or encoder.kind == "mlp":
+        return "xla"
+    why_not = "" if platform == "gpu" else f"needs a GPU, not a {platform}"
+    if config.ppo.direction == "natural":
+        why_not = why_not or "has no second derivatives, which ppo.direction natural needs"
+    why_not = why_not or encoder.not_fused or _cudnn_error(encoder)
+    if why_not and (config.policy.attention == "cudnn" or platform == "gpu"):
+        logging.getLogger(__name__).warning("attention by XLA: cuDNN's kernel %s", why_not)
+    return "xla" if why_not else "cudnn"
+
+
+def _cudnn_error(encoder: EncoderConfig) -> str:
+    """What cuDNN says against a small problem, forward and backward; empty for nothing."""
+    shape = (1, encoder.heads, 8, encoder.width // encoder.heads)
+    past = (*shape[:2], 8 + encoder.window - 1, shape[-1])
+
+    def loss(query: jax.Array, key: jax.Array) -> jax.Array:
+        return fused_window_attention(query, key, key, encoder.window).astype(jnp.float32).sum()
+
+    try:
+        jax.jit(jax.grad(loss)).lower(jnp.zeros(shape, jnp.bfloat16), jnp.zeros(past, jnp.bfloat16)).compile()
+    except Exception as error:  # whatever is wrong with the installation, XLA's kernel works
+        return f"does not compile here: {' '.join(str(error).split())[:200]}"
+    return ""
 
 
 def _ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.networks.attention import attention_over_assets, dilated_attention, merge, sliding_window_attention
+from jaxppo.networks.attention import (
+    attention_over_assets,
+    dilated_attention,
+    fused_window_attention,
+    merge,
+    sliding_window_attention,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -84,6 +90,20 @@ def test_dilated_attention_equals_dense_attention_in_float64(length, window, dil
         out, log_weight = softmax_over(query, [(key, value, window, dilation, lag_bias)])
         np.testing.assert_allclose(found.out, out, rtol=2e-4, atol=2e-5)
         np.testing.assert_allclose(found.log_weight, log_weight, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("length", "window"), [(1, 1), (23, 8), (9, 33)])
+def test_the_fused_kernel_sees_the_same_window(length, window):
+    """Its interface in XLA's implementation, which computes what cuDNN does."""
+    query, key, value = normals(0, 2, 2, length, 8), *(normals(s, 2, 2, length + window - 1, 8) for s in (1, 2))
+    fused = jax.jit(functools.partial(fused_window_attention, window=window, implementation="xla"))
+    expected, _ = softmax_over(query, [(key, value, window, 1, None)])
+    np.testing.assert_allclose(fused(query, key, value), expected, rtol=2e-4, atol=2e-5)
+    gradients = [
+        jax.jit(jax.grad(lambda q, attend=attend: jnp.sum(jnp.sin(attend(q, key, value)))))(query)
+        for attend in (fused, lambda *x: windowed(*x, window=window).out)
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5)
 
 
 def test_merged_parts_are_one_softmax():

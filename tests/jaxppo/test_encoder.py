@@ -344,6 +344,20 @@ def test_a_continuous_head_gives_squashed_gaussians_per_asset(n_components):
     assert (distribution.low, distribution.high, value.shape) == (-0.5, 1.0, (4,))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "needs bfloat16, not float32"),
+        ({"dtype": jnp.dtype("bfloat16"), "width": 12}, "multiple of 8 and at most 128 numbers, not 6"),
+        ({"dtype": jnp.dtype("bfloat16"), "width": 16, "coarse_pools": (5,)}, "has no coarser levels"),
+        ({"dtype": jnp.dtype("bfloat16"), "width": 16, "positions": "alibi"}, "has no biases by lag"),
+    ],
+)
+def test_what_the_fused_kernel_cannot_do_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.encoder_config(attention="cudnn", **changes)
+
+
 def test_impossible_shapes_are_refused():
     with pytest.raises(ValueError, match="width 10 must be a multiple of twice the number of heads"):
         tiny.encoder_config(width=10)

@@ -297,6 +297,48 @@ def test_a_killed_run_resumes_to_the_same_bits(iteration, whole, config, tmp_pat
     check_same_run(resumed, whole, config)
 
 
+def test_a_policy_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkeypatch):
+    """Coarser levels, scheduled dropout, FiLM: a killed run ends as the whole one, and so does its evaluation."""
+    parts = {
+        "kind": "transformer",
+        "width": 8,
+        "coarse_pools": [3],
+        "coarse_window": 3,
+        "portfolio": "film",
+        "dropout": 0.2,
+        "dropout_schedule": "linear",
+        "rematerialise": "minimal",
+    }
+    (tmp_path / "settings").mkdir()
+    budget = {"steps": 3 * STEPS_PER_ITERATION, "checkpoint_every": 1}
+    config, learners = load_config(write_config(tmp_path / "settings", policy=parts, training=budget)), []
+
+    def one_learner(*given):
+        learners.extend([] if learners else [make_learner(*given)])
+        return learners[0]
+
+    monkeypatch.setattr(trainer, "make_learner", one_learner)
+    whole = jaxppo.train(config, output=tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3, kill)
+        with pytest.raises(Killed):
+            jaxppo.train(config, output=tmp_path / "run", progress=False)
+    resumed = jaxppo.train(config, output=tmp_path / "run", resume=True, progress=False)
+    assert_trees_equal(resumed.last_params, whole.last_params)
+    assert jaxppo.backtest.run(resumed.folder) == whole.summary["out_of_sample"]
+
+
+def test_a_kernel_that_is_not_there_is_replaced_and_said_so(workplace, caplog):
+    config = load_config(workplace / "tiny.yaml", ["--policy.kind", "transformer", "--policy.attention", "cudnn"])
+    setup = build(config, load_data(config))
+    assert setup.encoder.attention == "xla"
+    assert "cuDNN's kernel needs a GPU, not a cpu" in caplog.text
+    caplog.clear()
+    config = load_config(workplace / "tiny.yaml", ["--policy.kind", "transformer"])
+    assert build(config, load_data(config)).encoder.attention == "xla"
+    assert not caplog.text
+
+
 def check_same_run(resumed, whole, config):
     assert_trees_equal(resumed.params, whole.params)
     assert_trees_equal(resumed.last_params, whole.last_params)
