@@ -330,7 +330,7 @@ RESUMES = {
     "other prices": (["--data.path", "other.csv"], ["data.path is"]),
     "another seed": (["--seed", "3"], ["seed is 3", "7"]),
     "other costs": (["--costs.impact", "0.1"], ["costs.impact is 0.1", "0.6"]),
-    "another way to decide": (["--evaluation.decision", "mean"], ["evaluation.decision is 'mean'", "'mode'"]),
+    "another way to decide": (["--evaluation.decision", "mode"], ["evaluation.decision is 'mode'", "'mean'"]),
 }
 
 
