@@ -6,10 +6,10 @@ import os
 import shutil
 import tempfile
 
-FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4"]
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # compiles in half the time; 0.11 does not know it and aborts
-os.environ["XLA_FLAGS"] = " ".join(FLAGS)
+    # It compiles in half the time; 0.11 does not know it and aborts.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.mkdtemp(prefix="jaxppo-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache

@@ -2,7 +2,21 @@
 
 from jaxppo.backtest import report, statistics
 from jaxppo.backtest.evaluation import describe
-from jaxppo.backtest.run import run
+from jaxppo.backtest.inspection import Inspection, inspect_policy
+from jaxppo.backtest.run import SavedRun, load_run, run
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy, simulate
 
-__all__ = ["Ledger", "describe", "report", "run", "run_baselines", "run_policy", "simulate", "statistics"]
+__all__ = [
+    "Inspection",
+    "Ledger",
+    "SavedRun",
+    "describe",
+    "inspect_policy",
+    "load_run",
+    "report",
+    "run",
+    "run_baselines",
+    "run_policy",
+    "simulate",
+    "statistics",
+]

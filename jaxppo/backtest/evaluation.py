@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
 from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
@@ -87,7 +88,12 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
 
 
 def report(
-    setup: Setup, result: Evaluation, training: list[dict[str, Any]], config_yaml: str, path: pathlib.Path
+    setup: Setup,
+    result: Evaluation,
+    inspection: Inspection,
+    training: list[dict[str, Any]],
+    config_yaml: str,
+    path: pathlib.Path,
 ) -> None:
     """Writes `report.html`."""
     figures = {"agent": result.summary, **result.summary["baseline"]}
@@ -115,6 +121,7 @@ def report(
             data_report=setup.market.info.report,
             config_yaml=config_yaml,
             warnings=_warnings(setup, result),
+            inspection=inspection,
         ),
     )
 

@@ -83,7 +83,7 @@ def equity_figure(times: np.ndarray, equity: Mapping[str, np.ndarray]) -> tuple[
     logarithmic = bool((values > 0).all()) and values.max() > 10 * values.min()
     figure.update_yaxes(title_text="Equity", tickformat="~s", type="log" if logarithmic else "linear", row=1, col=1)
     figure.update_yaxes(title_text="Drawdown", tickformat=".1~%", maxallowed=0, row=2, col=1)
-    _finish(figure, times, height=560, last_row=2)
+    finish(figure, times, height=560, last_row=2)
     caption = (
         "Equity after all costs, marked at the close of each bar; below, the distance from its highest value so far."
     )
@@ -121,7 +121,7 @@ def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[s
         )
         figure.add_trace(line, row=2, col=1)
     figure.update_yaxes(title_text="Exposure", tickformat=".0%", rangemode="tozero", row=2, col=1)
-    _finish(figure, times, height=height, last_row=2)
+    finish(figure, times, height=height, last_row=2)
     figure.update_layout(legend2={"orientation": "h", "x": 0, "y": below, "yanchor": "bottom"})
     return figure, caption + " Gross exposure is the sum of the absolute weights, net exposure their sum."
 
@@ -147,7 +147,7 @@ def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go
         line.update(hovertemplate="%{y:,.2f}", stackgroup="costs" if stacked else None)
         figure.add_trace(line)
     figure.update_yaxes(title_text="Paid so far", tickformat="~s")
-    _finish(figure, times, height=360, last_row=1)
+    finish(figure, times, height=360, last_row=1)
     how = "stacked by kind" if stacked else "by kind (a negative cost was earned, so the lines are not stacked)"
     return figure, f"Costs paid since the start, {how}, in the currency of the equity." + _thinned(len(x), "bar")
 
@@ -176,7 +176,7 @@ def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] 
     order = sorted(curves, key=lambda name: (_CURVES.index(name) if name in _CURVES else len(_CURVES), name))
     shown, left_out = order[:MAX_PANELS], order[MAX_PANELS:]
     n_rows = math.ceil(len(shown) / 3)
-    titles = [_label(name.replace("_", " ")) for name in shown]
+    titles = [label(name.replace("_", " ")) for name in shown]
     spacing = {"vertical_spacing": min(0.16, 0.42 / n_rows), "horizontal_spacing": 0.07}
     figure = make_subplots(rows=n_rows, cols=3, subplot_titles=titles, **spacing)
     x = np.array([_number(row.get(x_key)) if x_key else i for i, row in enumerate(rows)], dtype=np.float64)
@@ -190,7 +190,7 @@ def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] 
     figure.update_annotations(font_size=12)
     figure.update_xaxes(tickformat="~s", nticks=5)
     figure.update_yaxes(nticks=5)
-    _finish(figure, np.arange(len(rows)), height=90 + 190 * n_rows, last_row=n_rows, x_title=None)
+    finish(figure, np.arange(len(rows)), height=90 + 190 * n_rows, last_row=n_rows, x_title=None)
     axis = (x_key or "row").replace("_", " ")
     caption = f"Metrics of the training run against {axis}: diagnostics of learning, not results."
     if left_out:
@@ -220,7 +220,7 @@ def _add_heat_map(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols
     limit = float(largest) if np.isfinite(largest) and largest > 0 else 1.0
     figure.add_trace(
         go.Heatmap(
-            x=x[begins], y=[_label(symbol) for symbol in symbols], z=means.T.astype(np.float32),
+            x=x[begins], y=[label(symbol) for symbol in symbols], z=means.T.astype(np.float32),
             zmin=-limit, zmax=limit, colorscale="RdBu", hovertemplate="%{y} %{x}: %{z:.2%}<extra></extra>",
             colorbar={"title": {"text": "weight"}, "tickformat": ".2~%", "len": 0.5, "y": 0.72, "thickness": 12},
         ),
@@ -236,12 +236,12 @@ def _line(rank: int, name: str, x: np.ndarray, y: np.ndarray, *, width: float) -
     """A line in the colour of its rank; a series of a few points also shows the points."""
     mode = "lines" if len(x) > 30 else "lines+markers"
     return go.Scatter(
-        x=x, y=y, name=_label(name), mode=mode, marker_size=5,
+        x=x, y=y, name=label(name), mode=mode, marker_size=5,
         line={"color": COLOURS[rank % len(COLOURS)], "width": width},
     )  # fmt: skip
 
 
-def _finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, x_title: str | None = "Bar") -> None:
+def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, x_title: str | None = "Bar") -> None:
     """Applies the common look, and labels the last time axis."""
     figure.update_layout(
         template="plotly_white", height=height, hovermode="x unified",
@@ -274,7 +274,7 @@ def _thinned(n: int, unit: str) -> str:
     return f" Drawn from the first, lowest, highest and last of every {size} {unit}s, of {n:,}: no extreme is missing."
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A name that plotly, which reads a little HTML, shows as it was written."""
     return html.escape(str(name), quote=False)
 

@@ -30,6 +30,8 @@ from jaxppo.backtest.formatting import (
     number_text,
     percent,
 )
+from jaxppo.backtest.inspection import Inspection
+from jaxppo.backtest.inspection_figures import inspection_figures
 
 # Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
 _FIGURE_CONFIG = {
@@ -62,6 +64,7 @@ class ReportData:
       sharpe_differences: baseline -> (low, high) of the agent's Sharpe ratio less that of the baseline, from paired
         resampling; may be empty.
       level: coverage of all the intervals, in (0, 1).
+      inspection: what the policy looks at; None leaves it out.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -81,6 +84,7 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     sharpe_differences: Mapping[str, tuple[float | None, float | None]] = dataclasses.field(default_factory=dict)
     level: float = 0.95
+    inspection: Inspection | None = None
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -135,6 +139,7 @@ def render(data: ReportData) -> str:
         ("Results", _metric_table(data)),
         ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
         ("Costs", _costs(data)),
+        ("What the policy looks at", _inspection(data)),
         ("Training", _figure_html("training", figures.training_figure(data.training))),
         ("Data", _data_table(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
@@ -287,6 +292,14 @@ def _costs(data: ReportData) -> str:
     head = "<tr><th></th><th>Paid</th><th>Of starting equity</th></tr>"
     table = f'<table class="compact"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
     return _figure_html("costs", figures.costs_figure(data.points[1:], data.costs)) + table
+
+
+def _inspection(data: ReportData) -> str:
+    """Heat maps of attention and attributions."""
+    if data.inspection is None:
+        return '<p class="caption">The policy was not looked into.</p>'
+    drawn = inspection_figures(data.inspection, data.symbols)
+    return "\n".join(_figure_html(name, figure) for name, figure in drawn.items())
 
 
 def _data_table(report: Mapping[str, Any]) -> str:

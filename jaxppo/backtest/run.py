@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,42 +12,55 @@ import numpy as np
 
 from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, report
+from jaxppo.backtest.inspection import inspect_policy
 from jaxppo.config import Config, ConfigError, dump_config, load_config
+from jaxppo.networks.policy import Params, Policy
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.training.setup import build, first_policy, load_data, select_devices
+from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices
 
 LEARNED = ("policy", "ppo", "features", "training")
 """Sections that are settled once a run is trained."""
 
 
-def run(
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A run, opened.
+
+    Attributes:
+      folder: of the run.
+      setup: market, environment and configuration.
+      policy: its policy.
+      params: network parameters of the checkpoint that was best on validation.
+    """
+
+    folder: pathlib.Path
+    setup: Setup
+    policy: Policy
+    params: Params
+
+
+def load_run(
     folder: str | pathlib.Path,
     *,
     data: str | pathlib.Path | None = None,
-    output: str | pathlib.Path | None = None,
     overrides: Sequence[str] = (),
     market: MarketData | None = None,
-) -> dict[str, Any]:
-    """Evaluates the best checkpoint of a run.
+) -> SavedRun:
+    """Opens a run, on its own prices or on others.
 
     Args:
       folder: the run.
-      data: another price file, all symbols; evaluated as a whole, or, if it shares a symbol with the run, after the
-        last bar that the run was trained or selected on. Default: the run's own test period.
-      output: folder for summary.json and report.html; None writes nothing.
+      data: another price file, all symbols; as a whole, or, if it shares a symbol with the run, after the last bar that
+        the run was trained or selected on. Default: the run's own prices; the period `test` is then its own.
       overrides: dotted keys, as for `load_config`, for example other costs.
       market: prices to use instead of the configured file: those of a run that was trained on a market given in Python.
-
-    Returns:
-      The `out_of_sample` entry of a summary.
 
     Raises:
       ConfigError: not a run, or a setting that does not fit it.
       envs.DataError: the prices cannot be used.
     """
     folder, saved = run_folder.open_folder(folder)
-    run_folder.check_output(output)
     if data is not None:
         overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
     config = load_config(folder / "config.yaml", overrides)
@@ -64,11 +78,43 @@ def run(
             net = best.restore({"params": net})[0]["params"]
         finally:
             best.close()
-        result = evaluate(setup, policy, net)
-    if output is not None:
-        target = run_folder.make_folder(output, "backtest")
-        run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary})
-        report(setup, result, [], dump_config(config), target / "report.html")
+    return SavedRun(folder, setup, policy, net)
+
+
+def run(
+    folder: str | pathlib.Path,
+    *,
+    data: str | pathlib.Path | None = None,
+    output: str | pathlib.Path | None = None,
+    overrides: Sequence[str] = (),
+    market: MarketData | None = None,
+) -> dict[str, Any]:
+    """Evaluates the best checkpoint of a run.
+
+    Args:
+      folder: the run.
+      data: see `load_run`; default: the run's own test period.
+      output: folder for summary.json and report.html; None writes nothing.
+      overrides: see `load_run`.
+      market: see `load_run`.
+
+    Returns:
+      The `out_of_sample` entry of a summary.
+
+    Raises:
+      ConfigError: not a run, or a setting that does not fit it.
+      envs.DataError: the prices cannot be used.
+    """
+    run_folder.check_output(output)
+    saved = load_run(folder, data=data, overrides=overrides, market=market)
+    setup = saved.setup
+    with jax.default_device(setup.devices[0]):
+        result = evaluate(setup, saved.policy, saved.params)
+        if output is not None:
+            target = run_folder.make_folder(output, "backtest")
+            run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary})
+            looked = inspect_policy(setup, saved.policy, saved.params)
+            report(setup, result, looked, [], dump_config(setup.config), target / "report.html")
     return result.summary
 
 

@@ -1,5 +1,6 @@
 """Policy networks: an encoder that reads the market once per chunk, and a head that adds the portfolio."""
 
+from jaxppo.networks import inspect
 from jaxppo.networks.config import EncoderConfig
 from jaxppo.networks.encoder import Bars, Cache, Encoder
 from jaxppo.networks.head import ActionConfig
@@ -12,5 +13,6 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "Policy",
+    "inspect",
     "make_policy",
 ]

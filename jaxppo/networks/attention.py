@@ -128,6 +128,33 @@ def dilated_attention(
     )
 
 
+def logits_by_lag(
+    query: jax.Array, key: jax.Array, window: int, dilation: int = 1, *, lag_bias: jax.Array | None = None
+) -> jax.Array:
+    """What `dilated_attention` (or, with `dilation` 1, `sliding_window_attention`) takes the softmax of, to inspect it.
+
+    Args:
+      query: `[..., H, S, D]`.
+      key: `[..., H, S + dilation (window - 1), D]`.
+      window: keys that a query sees.
+      dilation: bars between two of them.
+      lag_bias: `[H, window]`.
+
+    Returns:
+      `[..., H, S, window]` float32; key 0 is at the query's own bar, key j is `j dilation` bars before.
+    """
+    scaled, length = query * query.shape[-1] ** -0.5, query.shape[-2]
+
+    def at(lag: jax.Array) -> jax.Array:
+        keys = jax.lax.dynamic_slice_in_dim(key, dilation * (window - 1 - lag), length, axis=-2)
+        return jnp.einsum("...sd,...sd->...s", scaled, keys, preferred_element_type=jnp.float32)
+
+    logits = jnp.moveaxis(jax.lax.map(at, jnp.arange(window)), 0, -1)
+    if lag_bias is None:
+        return logits
+    return logits + lag_bias.reshape((1,) * (logits.ndim - 3) + (lag_bias.shape[0], 1, window))
+
+
 def merge(parts: list[Attended]) -> jax.Array:
     """One softmax over the keys of all parts: `[..., S, D]` in the dtype of the first one."""
     if len(parts) == 1:
@@ -170,9 +197,13 @@ def attention_over_assets(query: jax.Array, key: jax.Array, value: jax.Array, pr
     Returns:
       `[B, S, H, A, D]`.
     """
+    return masked_attention(query, key, value, present_or_own(present)).out
+
+
+def present_or_own(present: jax.Array) -> jax.Array:
+    """Which assets an asset attends to: `[..., A]` bool to `[..., 1, A, A]`."""
     own = jnp.eye(present.shape[-1], dtype=bool)
-    mask = present[:, :, None, None, :] | own[None, None, None]
-    return masked_attention(query, key, value, mask).out
+    return present[..., None, None, :] | own.reshape((1,) * present.ndim + own.shape)
 
 
 def _band(n_queries: int, n_keys: int, window: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 from jax.ad_checkpoint import checkpoint_name
 
@@ -12,8 +13,10 @@ from jaxppo.networks.attention import (
     attention_over_assets,
     dilated_attention,
     fused_window_attention,
+    logits_by_lag,
     masked_attention,
     merge,
+    present_or_own,
     sliding_window_attention,
 )
 from jaxppo.networks.config import EncoderConfig
@@ -101,21 +104,29 @@ class TimeAttention(nnx.Module):
         Returns:
           `[P, A, S, D]`.
         """
-        past, normed = self.window - 1, self.norm(x)
-        query = _turned(self._heads(self.query(normed[:, :, past:])), turn)
-        length = query.shape[-2]
-        key, value = self._key_value(self.key_value, normed, turn)
+        query, (key, value), coarse = self._project(x, turn, tokens)
         if self.fused:
             mixed = fused_window_attention(query, key, value, self.window)
-            return x[:, :, past:] + drop(self.out(_merged_heads(mixed, x.shape)), masks, place)
-        parts = [sliding_window_attention(query, key, value, self.window, lag_bias=_of(self.bias))]
-        for i, pool in enumerate(self.pools):
-            rows = length + pool * (self.coarse_window - 1)
-            key, value = self._key_value(self.coarse_key_values[i], tokens[i][:, :, -rows:], turn)
-            bias = _of(self.coarse_biases[i])
-            parts.append(dilated_attention(query, key, value, self.coarse_window, pool, lag_bias=bias))
-        mixed = self.out(_merged_heads(merge(parts), x.shape))
-        return x[:, :, past:] + drop(mixed, masks, place)
+        else:
+            parts = [sliding_window_attention(query, key, value, self.window, lag_bias=_of(self.bias))]
+            for pool, pair, bias in zip(self.pools, coarse, self.coarse_biases, strict=True):
+                parts.append(dilated_attention(query, *pair, self.coarse_window, pool, lag_bias=_of(bias)))
+            mixed = merge(parts)
+        return x[:, :, self.window - 1 :] + drop(self.out(_merged_heads(mixed, x.shape)), masks, place)
+
+    def weights(
+        self, x: jax.Array, turn: Rotation | None, tokens: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """What a chunk attends to: weights `[P, A, H, S, W]` by lag, and of each coarser level, summing to 1."""
+        query, (key, _), coarse = self._project(x, turn, tokens)
+        logits = [logits_by_lag(query, key, self.window, lag_bias=_of(self.bias))]
+        for pool, (key, _), bias in zip(self.pools, coarse, self.coarse_biases, strict=True):
+            logits.append(logits_by_lag(query, key, self.coarse_window, pool, lag_bias=_of(bias)))
+        weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1)
+        weights = weights.reshape(*x.shape[:2], *weights.shape[1:])
+        ends = self.window + self.coarse_window * np.arange(len(self.pools))
+        window, *levels = jnp.split(weights, ends, axis=-1)
+        return window, tuple(levels)
 
     def start(self, n_paths: int, n_assets: int, dtype: jnp.dtype) -> tuple[Ring, ...]:
         """Empty rings: of the bars, and of each coarser level."""
@@ -153,6 +164,18 @@ class TimeAttention(nnx.Module):
             coarse.append(ring)
         return (fine, *coarse), x + self.out(_merged_heads(merge(parts), x.shape))
 
+    def _project(
+        self, x: jax.Array, turn: Rotation | None, tokens: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], list[tuple[jax.Array, jax.Array]]]:
+        """Queries of a chunk, the keys and values of its bars, and those of each coarser level."""
+        normed = self.norm(x)
+        query = _turned(self._heads(self.query(normed[:, :, self.window - 1 :])), turn)
+        coarse = []
+        for pool, project, rows in zip(self.pools, self.coarse_key_values, tokens, strict=True):
+            n_rows = query.shape[-2] + pool * (self.coarse_window - 1)
+            coarse.append(self._key_value(project, rows[:, :, -n_rows:], turn))
+        return query, self._key_value(self.key_value, normed, turn), coarse
+
     def _key_value(self, project: nnx.Linear, x: jax.Array, turn: Rotation | None) -> tuple[jax.Array, jax.Array]:
         key, value = jnp.split(project(x), 2, axis=-1)
         return _turned(self._heads(key), turn), self._heads(value)
@@ -174,14 +197,23 @@ class AssetAttention(nnx.Module):
     def __call__(self, x: jax.Array, present: jax.Array, masks: jax.Array | None = None, place: int = 0) -> jax.Array:
         """`[P, A, S, D]` with `present` `[P, S, A]` to `[P, A, S, D]`."""
         n_paths, n_assets, length, width = x.shape
-        by_bar = self.query_key_value(self.norm(x)).swapaxes(1, 2)
-        query, key, value = (
-            part.reshape(n_paths, length, n_assets, self.heads, -1).swapaxes(2, 3)
-            for part in jnp.split(by_bar, 3, axis=-1)
-        )
-        mixed = attention_over_assets(query, key, value, present).swapaxes(2, 3)
+        mixed = attention_over_assets(*self._project(x), present).swapaxes(2, 3)
         merged = mixed.reshape(n_paths, length, n_assets, width).swapaxes(1, 2)
         return x + drop(self.out(merged), masks, place)
+
+    def weights(self, x: jax.Array, present: jax.Array) -> jax.Array:
+        """What each asset attends to: `[P, S, H, A, A]`, the last axis sums to 1."""
+        query, key, _ = self._project(x)
+        scaled = query * query.shape[-1] ** -0.5
+        logits = jnp.einsum("...qd,...kd->...qk", scaled, key, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(jnp.where(present_or_own(present), logits, jnp.finfo(jnp.float32).min), axis=-1)
+
+    def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values of `[P, A, S, D]`, each `[P, S, H, A, D / H]`."""
+        n_paths, n_assets, length, _ = x.shape
+        by_bar = self.query_key_value(self.norm(x)).swapaxes(1, 2)
+        parts = jnp.split(by_bar, 3, axis=-1)
+        return tuple(part.reshape(n_paths, length, n_assets, self.heads, -1).swapaxes(2, 3) for part in parts)
 
 
 class Block(nnx.Module):
@@ -203,7 +235,7 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """`[P, A, S + window - 1, D]` with `present` `[P, T, A]` up to the last bar to `[P, A, S, D]`."""
         x = checkpoint_name(self.time(x, turn, tokens, masks, place), "time_attention")
-        if self.assets is not None and x.shape[1] > 1:
+        if self._across(x):
             x = self.assets(x, present[:, -x.shape[2] :], masks, place + 1)
             x = checkpoint_name(x, "asset_attention")
         return self.feed_forward(x, masks, place + 2)
@@ -219,9 +251,20 @@ class Block(nnx.Module):
     ) -> tuple[tuple[Ring, ...], jax.Array]:
         """One bar, `[P, A, 1, D]` with `present` `[P, 1, A]`; see `TimeAttention.step`."""
         rings, x = self.time.step(rings, count, x, turn, tokens)
-        if self.assets is not None and x.shape[1] > 1:
+        if self._across(x):
             x = self.assets(x, present)
         return rings, self.feed_forward(x)
+
+    def weights(
+        self, x: jax.Array, present: jax.Array, turn: Rotation | None, tokens: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
+        """What a chunk attends to, see `TimeAttention.weights`, and across assets, see `AssetAttention.weights`."""
+        window, levels = self.time.weights(x, turn, tokens)
+        x = self.time(x, turn, tokens, None, 0)
+        return window, levels, self.assets.weights(x, present[:, -x.shape[2] :]) if self._across(x) else None
+
+    def _across(self, x: jax.Array) -> bool:
+        return self.assets is not None and x.shape[1] > 1
 
 
 def _of(bias: nnx.Module | None) -> jax.Array | None:

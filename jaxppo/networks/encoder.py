@@ -78,12 +78,7 @@ class Encoder(nnx.Module):
             for i, block in enumerate(self.blocks):
                 x = block(x, masks, 1 + i * DROPOUT_PLACES_OF_A_BLOCK)
             return self.norm(x).swapaxes(1, 2)
-        tokens = tuple(level(pooled(x, level.pool)) for level in self.coarse)
-        turn = None
-        if self._rotary:
-            turn = _for_assets(rotations(self._elapsed(bars.seconds), self._n_pairs), x.shape[1])
-        length = x.shape[2] - config.context + 1
-        x = x[:, :, -(length + config.layers * (config.window - 1)) :]
+        x, turn, tokens = self._before_blocks(x, bars)
         for i, block in enumerate(self.blocks):
 
             def run(x: jax.Array, block: Block = block, place: int = 1 + i * DROPOUT_PLACES_OF_A_BLOCK) -> jax.Array:
@@ -91,6 +86,21 @@ class Encoder(nnx.Module):
 
             x = _rematerialised(run, config.rematerialise)(x)
         return self.norm(x).swapaxes(1, 2)
+
+    def weights(self, bars: Bars) -> list[tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]]:
+        """Attention weights of every block, see `Block.weights`; each block has `window - 1` bars less than the last.
+
+        Raises:
+          ValueError: a perceptron does not attend.
+        """
+        if self.config.kind != "transformer":
+            raise ValueError(f"policy kind is {self.config.kind!r}; only 'transformer' attends to something")
+        x, turn, tokens = self._before_blocks(self.embedding(bars.features).swapaxes(1, 2), bars)
+        found = []
+        for block in self.blocks:
+            found.append(block.weights(x, bars.listed, turn, tokens))
+            x = block(x, bars.listed, turn, tokens, None, 0)
+        return found
 
     def start(self, n_paths: int, n_assets: int) -> Cache:
         """A cache before the first bar."""
@@ -124,6 +134,16 @@ class Encoder(nnx.Module):
             ring, x = block.step(ring, cache.count, x, bars.listed, turn, tokens)
             rings.append(ring)
         return Cache(cache.count + 1, phase, latest, tuple(rings)), self.norm(x)[:, :, 0]
+
+    def _before_blocks(self, x: jax.Array, bars: Bars) -> tuple[jax.Array, Rotation | None, tuple[jax.Array, ...]]:
+        """Fine tokens that the first block reads, rotations and tokens of the coarser levels, from all fine tokens."""
+        config = self.config
+        tokens = tuple(level(pooled(x, level.pool)) for level in self.coarse)
+        turn = None
+        if self._rotary:
+            turn = _for_assets(rotations(self._elapsed(bars.seconds), self._n_pairs), x.shape[1])
+        length = x.shape[2] - config.context + 1
+        return x[:, :, -(length + config.layers * (config.window - 1)) :], turn, tokens
 
     @property
     def _rotary(self) -> bool:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
 from jaxppo.distributions import MaskedCategorical, SquashedGaussian
-from jaxppo.networks.attention import masked_attention
+from jaxppo.networks.attention import masked_attention, present_or_own
 from jaxppo.networks.config import EncoderConfig
 
 N_HINDSIGHT = 2
@@ -60,9 +60,7 @@ class CrossAttention(nnx.Module):
         """`[..., A, 2 D + 1]` and `[..., A, n]` to `[..., A, 2 D]`."""
         key_value, listed = prepared[..., :-1], prepared[..., -1] > 0
         key, value = (self._heads(x) for x in jnp.split(key_value, 2, axis=-1))
-        own = jnp.eye(listed.shape[-1], dtype=bool).reshape((1,) * listed.ndim + (listed.shape[-1],) * 2)
-        mask = listed[..., None, None, :] | own
-        found = masked_attention(self._heads(self.query(portfolio)), key, value, mask).out
+        found = masked_attention(self._heads(self.query(portfolio)), key, value, present_or_own(listed)).out
         return self.out(found.swapaxes(-2, -3).reshape(*portfolio.shape[:-1], -1))
 
     def _heads(self, x: jax.Array) -> jax.Array:

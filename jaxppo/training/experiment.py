@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxppo.backtest.evaluation import describe, evaluate, quick_score, report
+from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.config import Config, PPOConfig, dump_config
 from jaxppo.ppo.task import Params, Task
 from jaxppo.ppo.trading_task import trading_task
@@ -73,12 +74,16 @@ def trading_experiment(setup: Setup) -> Experiment:
             shown["validation"] = f"{row['validation_sharpe']:+.2f}"
         return shown
 
+    def score(net: Params) -> dict[str, float]:
+        return quick_score(setup, policy, net, "validation") | attention_figures(setup, policy, net, "validation")
+
     def finish(
         net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path
     ) -> dict[str, Any]:
         del summary
         result = evaluate(setup, policy, net)
-        report(setup, result, list(rows), dump_config(setup.config), folder / "report.html")
+        looked = inspect_policy(setup, policy, net)
+        report(setup, result, looked, list(rows), dump_config(setup.config), folder / "report.html")
         return {"out_of_sample": result.summary}
 
     return Experiment(
@@ -90,7 +95,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         params=setup.period_params("train"),
         data={**data_report(setup.market), "learned_from": learned_from(setup)},
         criterion="sharpe",
-        score=lambda net: quick_score(setup, policy, net, "validation"),
+        score=score,
         derive=derive,
         show=show,
         finish=finish,
