@@ -101,14 +101,29 @@ def _with_factor(
     factor = linear_recurrence(persistence, jnp.concatenate([start, jnp.sqrt(1 - persistence**2) * for_factor]))
     before, factor = factor[:-1], factor[1:]
     signal = factor + signal_noise * for_noise
-    gap_deviation, body_deviation = jnp.sqrt(gap_share) * volatility, jnp.sqrt(1 - gap_share) * volatility
-    gap = gap_deviation * for_gap - 0.5 * gap_deviation**2
-    predicted = jnp.log1p(jnp.maximum(strength * volatility * before, SMALLEST_FACTOR_RETURN))
-    body = predicted + body_deviation * for_body - 0.5 * body_deviation**2
+    gap, body = gap_and_predicted_body((for_gap, for_body), strength * before, volatility, gap_share)
     log_open, log_close = log_path(gap, body, start_price)
     log_volume = jnp.log(median_volume) + volume_scale * signal
-    deviation = jnp.broadcast_to(body_deviation, shape)
+    deviation = jnp.broadcast_to(jnp.sqrt(1 - gap_share) * volatility, shape)
     return daily_market(extremes_key, log_open, log_close, deviation, log_volume, half_spread), factor
+
+
+def gap_and_predicted_body(
+    normals: tuple[jax.Array, jax.Array], predicted: jax.Array, volatility: float, gap_share: float
+) -> tuple[jax.Array, jax.Array]:
+    """Log returns from close to open, of expected simple return 0, and from open to close, `([T, A], [T, A])`.
+
+    Args:
+      normals: independent standard normals `[T, A]` of the gap and of the body.
+      predicted: `[T, A]` expected simple return of the body, in units of `volatility`.
+      volatility: standard deviation of the log return per bar.
+      gap_share: share of the variance that falls on the gap.
+    """
+    for_gap, for_body = normals
+    gap_deviation, body_deviation = jnp.sqrt(gap_share) * volatility, jnp.sqrt(1 - gap_share) * volatility
+    drift = jnp.log1p(jnp.maximum(volatility * predicted, SMALLEST_FACTOR_RETURN))
+    gap = gap_deviation * for_gap - 0.5 * gap_deviation**2
+    return gap, drift + body_deviation * for_body - 0.5 * body_deviation**2
 
 
 def filter_variance(persistence: float, signal_noise: float) -> float:

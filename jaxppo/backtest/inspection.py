@@ -83,7 +83,7 @@ def inspect_policy(
     chosen = _spread_out(where.first, where.last - 1, n_decisions)
     params, env = setup.params, setup.env
     groups = group_slices(setup.config.features.groups)
-    weights = {name: np.asarray(x) for name, x in _importance(policy, env, net, params, jnp.asarray(chosen)).items()}
+    importance = _importance(policy, env, net, params, jnp.asarray(chosen))
     few = _spread_out(where.first, where.last - 1, n_gradients)
     # [n, N, F], earliest bar first.
     gradients = np.asarray(_gradients(policy, env, net, params, jnp.asarray(few)))
@@ -110,7 +110,7 @@ def inspect_policy(
         rollout=mean.get("rollout"),
         entropy=mean.get("entropy"),
         redundancy=mean.get("redundancy"),
-        importance={name: float(x.mean()) for name, x in weights.items()},
+        importance={name: float(importance[name].mean()) for name in groups},
         gradients=by_group.mean(axis=0)[:, ::-1],
         features=dict(zip(feature_names(tuple(groups)), gradients.mean(axis=0).sum(axis=0).tolist(), strict=True)),
         gates=dict(zip(groups, gates.tolist(), strict=True)),
@@ -134,8 +134,9 @@ def attention_figures(
 
 
 def _spread_out(first: int, last: int, n: int) -> np.ndarray:
-    """At most `n` bars from `first` to `last`, int32."""
-    return np.unique(np.linspace(first, last, min(n, last - first + 1)).round().astype(np.int32))
+    """At most `n` bars from `first` to `last`, int32; whole batches, if there is more than one."""
+    n = min(n, last - first + 1)
+    return np.linspace(first, last, n if n < AT_ONCE else n - n % AT_ONCE).round().astype(np.int32)
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
@@ -165,7 +166,7 @@ def _account(env: TradingEnv, params: EnvParams, bar: jax.Array) -> tuple[Portfo
 def _attention(policy: Policy, net: Params, params: EnvParams, bars: jax.Array) -> dict[str, jax.Array]:
     def look(window: Bars, bar: jax.Array) -> dict[str, jax.Array]:
         found = inspect.attention(policy, net, window)
-        rolled = inspect.rollout(policy, net, window)[0]
+        rolled = inspect.rollout(found)[0]
         n_listed = jnp.maximum(window.listed[0, -1].sum(), 1)
         listed = window.listed[0, -1][:, None]
         own = jnp.sum(jnp.where(listed, jnp.einsum("ana->an", rolled), 0.0), axis=0) / n_listed
@@ -177,7 +178,7 @@ def _attention(policy: Policy, net: Params, params: EnvParams, bars: jax.Array) 
             "redundancy": inspect.head_redundancy(found),
             "rollout": jnp.stack([own, every - own]),
         }
-        if found.assets is not None:
+        if found.assets[0] is not None:
             summary["assets"] = inspect.by_asset(found).mean(axis=(0, 1))
         return summary
 

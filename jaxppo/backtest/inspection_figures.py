@@ -11,11 +11,21 @@ from jaxppo.backtest.figures import COLOURS, finish, label
 from jaxppo.backtest.inspection import Inspection
 
 N_FEATURES = 15
-_SCALE = "Blues"
+TITLES = {
+    "importance": "Feature groups that decide",
+    "features": "Features that decide",
+    "gradients": "How old the deciding values are",
+    "lag": "Attention by head",
+    "levels": "Attention by level",
+    "conditions": "Attention by market and hour",
+    "assets": "Attention across assets",
+    "rollout": "What a memory is made of",
+}
+"""Headings of the figures, in the order in which they are shown."""
 
 
 def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[str, tuple[go.Figure, str]]:
-    """Figures and captions by name, in the order in which they are shown.
+    """Figures and captions, by names of `TITLES`; what the policy does not have is left out.
 
     Args:
       inspection: of a policy.
@@ -62,7 +72,7 @@ def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[s
             "Attention rollout: which bars the memory of a decision is made of, through all blocks and their residuals "
             "(Abnar and Zuidema, 2020)."
         )
-    return {name: (figure, captions[name]) for name, figure in drawn.items()}
+    return {name: (drawn[name], captions[name]) for name in TITLES if name in drawn}
 
 
 def _heads(inspection: Inspection) -> list[str]:
@@ -80,7 +90,7 @@ def _heat_map(
         go.Heatmap(
             x=np.arange(values.shape[1]) if columns is None else [label(name) for name in columns],
             y=[label(name) for name in rows], z=values.astype(np.float32),
-            zmin=-limit if diverging else 0.0, zmax=limit, colorscale="RdBu" if diverging else _SCALE,
+            zmin=-limit if diverging else 0.0, zmax=limit, colorscale="RdBu" if diverging else "Blues",
             hovertemplate="%{y}, %{x}: %{z:.3~g}<extra></extra>", colorbar={"thickness": 12},
         )
     )  # fmt: skip

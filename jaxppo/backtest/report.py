@@ -31,7 +31,7 @@ from jaxppo.backtest.formatting import (
     percent,
 )
 from jaxppo.backtest.inspection import Inspection
-from jaxppo.backtest.inspection_figures import inspection_figures
+from jaxppo.backtest.inspection_figures import TITLES, inspection_figures
 
 # Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
 _FIGURE_CONFIG = {
@@ -299,7 +299,7 @@ def _inspection(data: ReportData) -> str:
     if data.inspection is None:
         return '<p class="caption">The policy was not looked into.</p>'
     drawn = inspection_figures(data.inspection, data.symbols)
-    return "\n".join(_figure_html(name, figure) for name, figure in drawn.items())
+    return "\n".join(f"<h3>{TITLES[name]}</h3>\n{_figure_html(name, figure)}" for name, figure in drawn.items())
 
 
 def _data_table(report: Mapping[str, Any]) -> str:

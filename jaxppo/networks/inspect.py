@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx, struct
 
 from envs.types import Observation
-from jaxppo.networks.encoder import Bars, Encoder
+from jaxppo.networks.encoder import Bars
 from jaxppo.networks.policy import Params, Policy
 
 Decide = Callable[[Any], jax.Array]
@@ -23,47 +23,47 @@ Decide = Callable[[Any], jax.Array]
 
 @struct.dataclass
 class Attention:
-    """Attention of L blocks at S bars. The window and the levels of a query share one softmax: they sum to 1.
+    """Attention weights of L blocks. The window and the levels of a query share one softmax: they sum to 1.
+
+    Every block looks at `W - 1` rows more than the next one needs of it; the last S rows of all are the same bars.
 
     Attributes:
-      window: `[L, P, A, H, S, W]` weight by how many bars ago; 0 is the bar itself.
-      levels: of each coarser level, `[L, P, A, H, S, M]` by how many pools ago.
-      assets: `[L, P, S, H, A, A]` weight of the asset of the last axis for that of the one before; None without.
+      window: of each block `[P, A, H, R, W]` by how many bars ago; 0 is the bar itself.
+      levels: of each block and coarser level `[P, A, H, R, M]` by how many pools ago.
+      assets: of each block `[P, R, H, A, A]` what the last axis' asset gets of the one before it, or None.
       listed: `[P, S, A]` bool; what assets attend to that have never had a bar means nothing.
+      pools: bars that each coarser level pools.
     """
 
-    window: jax.Array
-    levels: tuple[jax.Array, ...]
-    assets: jax.Array | None
+    window: tuple[jax.Array, ...]
+    levels: tuple[tuple[jax.Array, ...], ...]
+    assets: tuple[jax.Array | None, ...]
     listed: jax.Array
+    pools: tuple[int, ...] = struct.field(pytree_node=False)
 
 
 def attention(policy: Policy, params: Params, bars: Bars) -> Attention:
-    """The weights of every block at the last S bars.
+    """The weights with which every block reads the past of the last S bars.
 
     Raises:
       ValueError: a perceptron does not attend.
     """
-    blocks = _encoder(policy, params).weights(bars)
+    encoder = nnx.merge(policy.graph, params).encoder
+    windows, levels, assets = zip(*encoder.weights(bars), strict=True)
     length = bars.seconds.shape[1] - policy.context + 1
-    windows, levels, assets = zip(*blocks, strict=True)
-    return Attention(
-        window=jnp.stack([x[..., -length:, :] for x in windows]),
-        levels=tuple(jnp.stack([x[..., -length:, :] for x in level]) for level in zip(*levels, strict=True)),
-        assets=None if assets[0] is None else jnp.stack([x[:, -length:] for x in assets]),
-        listed=bars.listed[:, -length:],
-    )
+    pools = tuple(level.pool for level in encoder.coarse)
+    return Attention(windows, levels, assets, bars.listed[:, -length:], pools)
 
 
 def by_lag(weights: Attention, where: jax.Array | None = None) -> jax.Array:
     """Mean weight `[L, H, W]` by lag, of bars `where` `[P, S]` is True (a regime, an hour); NaN if there are none."""
-    return _mean(weights.window, weights, where)
+    return _mean(_rows(weights, weights.window), weights, where)
 
 
 def by_level(weights: Attention, where: jax.Array | None = None) -> jax.Array:
     """Mean share `[L, H, 1 + levels]` of the window and of each coarser level, which sum to 1."""
-    shares = [_mean(part, weights, where).sum(axis=-1) for part in (weights.window, *weights.levels)]
-    return jnp.stack(shares, axis=-1)
+    parts = [weights.window, *zip(*weights.levels, strict=True)]
+    return jnp.stack([_mean(_rows(weights, part), weights, where).sum(axis=-1) for part in parts], axis=-1)
 
 
 def by_asset(weights: Attention, where: jax.Array | None = None) -> jax.Array:
@@ -72,10 +72,11 @@ def by_asset(weights: Attention, where: jax.Array | None = None) -> jax.Array:
     Raises:
       ValueError: the policy does not attend across assets.
     """
-    if weights.assets is None:
+    if weights.assets[0] is None:
         raise ValueError("this policy does not attend across assets: it has one, or policy.asset_attention is off")
     chosen = _chosen(weights, where)[None, :, :, None, :, None]
-    return jnp.sum(jnp.where(chosen, weights.assets, 0.0), axis=(1, 2)) / chosen.sum(axis=(1, 2))
+    every = jnp.stack([x[:, -chosen.shape[2] :] for x in weights.assets])
+    return jnp.sum(jnp.where(chosen, every, 0.0), axis=(1, 2)) / chosen.sum(axis=(1, 2))
 
 
 def entropy(weights: Attention) -> jax.Array:
@@ -98,38 +99,34 @@ def head_redundancy(weights: Attention) -> jax.Array:
     return _mean(pairs, weights)[:, 0, 0] / max(n_heads * (n_heads - 1), 1)
 
 
-def rollout(policy: Policy, params: Params, bars: Bars) -> jax.Array:
+def rollout(weights: Attention) -> jax.Array:
     """How much of the memory of the last bar comes from which bar and asset, through all blocks.
 
     Attention of a block, heads averaged, counts half and its residual half, over bars as over assets; a coarser token
     counts as the mean of the bars that it pools.
 
     Returns:
-      `[P, A, N, A]`, N = context: from the last axis' asset n bars ago to the memory of the first one; sums to 1.
-
-    Raises:
-      ValueError: a perceptron does not attend.
+      `[P, A, N, A]`, N the bars that a memory depends on: from the last axis' asset n bars ago to the memory of the
+      first one; sums to 1.
 
     Reference: Abnar and Zuidema (2020), eq. 1. https://arxiv.org/abs/2005.00928
     """
-    context, n_assets = policy.context, bars.listed.shape[-1]
-    encoder = _encoder(policy, params)
-    n_paths = bars.listed.shape[0]
-    own = jnp.eye(n_assets)[None, :, None, :]
+    n_paths, length, n_assets = weights.listed.shape
+    farthest = max([weights.window[0].shape[-1] - 1, *(pool * x.shape[-1] - 1 for pool, x in _levels(weights, 0))])
+    n_bars = weights.window[0].shape[-2] - length + 1 + farthest
     # Shares of the rows that a block puts out, latest first, and of the bars themselves by way of the coarser levels.
-    share = jnp.broadcast_to(own, (n_paths, n_assets, 1, n_assets))
-    direct = jnp.zeros((n_paths, n_assets, context, n_assets))
-    for window, levels, assets in reversed(encoder.weights(jax.tree.map(lambda x: x[:, -context:], bars))):
+    share = jnp.broadcast_to(jnp.eye(n_assets)[None, :, None, :], (n_paths, n_assets, 1, n_assets))
+    direct = jnp.zeros((n_paths, n_assets, n_bars, n_assets))
+    for i in reversed(range(len(weights.window))):
         n_rows = share.shape[2]
-        if assets is not None:
-            over = assets.mean(axis=2)[:, ::-1][:, :n_rows]
+        if weights.assets[i] is not None:
+            over = weights.assets[i].mean(axis=2)[:, ::-1][:, :n_rows]
             share = 0.5 * share + 0.5 * jnp.einsum("ptsa,psab->ptsb", share, over)
-        fine, *coarse = (_latest_first(x)[:, :, :n_rows] for x in (window, *levels))
+        fine = _latest_first(weights.window[i], n_rows)
         before = _spread(share, fine, 1, 1, n_rows + fine.shape[-1] - 1)
-        before = before.at[:, :, :n_rows].add(share)
-        for level, part in zip(encoder.coarse, coarse, strict=True):
-            direct = direct + 0.5 * _spread(share, part, level.pool, level.pool, context)
-        share = 0.5 * before
+        for pool, level in _levels(weights, i):
+            direct = direct + 0.5 * _spread(share, _latest_first(level, n_rows), pool, pool, n_bars)
+        share = 0.5 * before.at[:, :, :n_rows].add(share)
     return direct.at[:, :, : share.shape[2]].add(share)
 
 
@@ -198,10 +195,6 @@ def integrated_gradients(
     return attribution, decision(features) - decision(0.0 * features)
 
 
-def _encoder(policy: Policy, params: Params) -> Encoder:
-    return nnx.merge(policy.graph, params).encoder
-
-
 def _chosen(weights: Attention, where: jax.Array | None) -> jax.Array:
     """`[P, S, A]` bool: what a mean is over."""
     return weights.listed if where is None else weights.listed & where[..., None]
@@ -213,14 +206,25 @@ def _mean(values: jax.Array, weights: Attention, where: jax.Array | None = None)
     return jnp.sum(jnp.where(chosen, values, 0.0), axis=(1, 2, 4)) / chosen.sum()
 
 
+def _rows(weights: Attention, blocks: tuple[jax.Array, ...]) -> jax.Array:
+    """The last S rows `[L, P, A, H, S, ...]` of weights of each block."""
+    return jnp.stack([x[..., -weights.listed.shape[1] :, :] for x in blocks])
+
+
+def _levels(weights: Attention, block: int) -> list[tuple[int, jax.Array]]:
+    """Pool and weights of the coarser levels of a block."""
+    return list(zip(weights.pools, weights.levels[block], strict=True))
+
+
 def _every_key(weights: Attention) -> jax.Array:
-    """Weights of the window and of all levels, side by side."""
-    return jnp.concatenate([weights.window, *weights.levels], axis=-1)
+    """Weights `[L, P, A, H, S, ...]` of the window and of all levels, side by side."""
+    parts = [weights.window, *zip(*weights.levels, strict=True)]
+    return jnp.concatenate([_rows(weights, part) for part in parts], axis=-1)
 
 
-def _latest_first(weights: jax.Array) -> jax.Array:
-    """Weights `[P, A, H, S, W]` of a block, heads averaged, to `[P, A, S, W]`, the latest query first."""
-    return weights.mean(axis=2)[:, :, ::-1]
+def _latest_first(weights: jax.Array, n_rows: int) -> jax.Array:
+    """Weights `[P, A, H, R, W]` of a block, heads averaged, to `[P, A, n_rows, W]`, the latest query first."""
+    return weights.mean(axis=2)[:, :, ::-1][:, :, :n_rows]
 
 
 def _spread(share: jax.Array, weights: jax.Array, dilation: int, pool: int, length: int) -> jax.Array:

@@ -34,6 +34,7 @@ from tiny_run import (
 import jaxppo
 from envs import simulators
 from jaxppo.backtest.evaluation import quick_score
+from jaxppo.backtest.inspection_figures import TITLES
 from jaxppo.backtest.simulate import simulate
 from jaxppo.config import ConfigError, load_config
 from jaxppo.networks.policy import make_policy
@@ -326,6 +327,13 @@ def test_a_policy_with_every_part_is_trained_resumed_and_evaluated(tmp_path, mon
     resumed = jaxppo.train(config, output=tmp_path / "run", resume=True, progress=False)
     assert_trees_equal(resumed.last_params, whole.last_params)
     assert jaxppo.backtest.run(resumed.folder) == whole.summary["out_of_sample"]
+    rows = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < rows[-1]["validation_attention_entropy_block1"] <= 1
+    page = (whole.folder / "report.html").read_text()
+    assert all(TITLES[name] in page for name in ("importance", "features", "gradients", "lag", "levels", "rollout"))
+    saved = jaxppo.backtest.load_run(whole.folder)
+    assert_trees_equal(saved.params, whole.params)
+    assert list(jaxppo.backtest.inspect_policy(saved.setup, saved.policy, saved.params).importance) == ["price"]
 
 
 def test_a_kernel_that_is_not_there_is_replaced_and_said_so(workplace, caplog):
