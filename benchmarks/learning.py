@@ -34,6 +34,16 @@ from jaxppo.ppo import Learner, data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 
 FACTOR = {"strength": 0.15, "persistence": 0.9, "signal_noise": 0.5, "volatility": 0.01}
+FACTOR_PPO = PPOConfig(
+    paths=64,
+    portfolios=8,
+    chunk=64,
+    micro_batch=4,
+    learning_rate=1e-3,
+    gamma=0.9,
+    gae_lambda=0.9,
+    reward_scale=10.0,
+)
 LIMIT = 15.0
 TRAIN_BARS, TEST_BARS, TEST_MARKETS = 200_000, 3_000, 8
 LEVELS = tuple(float(level) for level in np.linspace(-1.0, 1.0, 7))
@@ -126,16 +136,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2_000_000)
     chosen = parser.parse_args()
-    config = PPOConfig(
-        paths=64,
-        portfolios=8,
-        chunk=64,
-        micro_batch=4,
-        learning_rate=1e-3,
-        gamma=0.9,
-        gae_lambda=0.9,
-        reward_scale=10.0,
-    )
+    config = FACTOR_PPO
     one_run, limit = factor_score, LIMIT
     if chosen.experiment == "flat":  # what a position costs without trades is small beside a bonus on entropy
         one_run, limit, config = flat_score, 1.0, config.model_copy(update={"entropy_coefficient": 0.0})

@@ -160,7 +160,8 @@ def main() -> None:
     for name, value in env_rows.items():
         print(f"{name:30}{value:>12,.0f}/s")
     content = {"window": chosen.window, "width": chosen.width, "chunk": CHUNK, "layers": LAYERS}
-    path = record("throughput", {**content, "heads": HEADS, "end_to_end": rows, "environment_only": env_rows})
+    name = "throughput" if chosen.window == 64 else f"throughput_window{chosen.window}"
+    path = record(name, {**content, "heads": HEADS, "end_to_end": rows, "environment_only": env_rows})
     print(f"wrote {path}")
 
 

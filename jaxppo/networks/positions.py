@@ -90,9 +90,8 @@ def rotate(x: jax.Array, by: Rotation) -> jax.Array:
 
     Reference: Su et al. (2021), RoFormer, eq. 34. https://arxiv.org/abs/2104.09864
     """
-    half = x.shape[-1] // 2
-    swapped = jnp.concatenate([x[..., half:], x[..., :half]], axis=-1)
-    return x * by.cos.astype(x.dtype) + swapped * by.sin.astype(x.dtype)
+    cos, sin, pairs = (y.reshape(*y.shape[:-1], 2, -1) for y in (by.cos.astype(x.dtype), by.sin.astype(x.dtype), x))
+    return (pairs * cos + pairs[..., ::-1, :] * sin).reshape(x.shape)
 
 
 class LagBias(nnx.Module):

@@ -1,0 +1,80 @@
+"""Is an iteration as fast as it was at another commit?
+
+    python -m benchmarks.against_commit COMMIT [--turns 4] [--portfolios 1]
+
+The transformer of `benchmarks.throughput` (window 64, width 64, 64 paths x 128 bars), this checkout and the other in
+turns, every turn a process of its own that compiles and then takes 12 iterations; its median counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from benchmarks.recording import record
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TURN = """
+import json, time, jax, jax.numpy as jnp
+from benchmarks.throughput import trading_learner
+learner, state, params = trading_learner("chunk", 64, 64, {portfolios}, 4, 64)
+seconds = []
+for _ in range(13):
+    started = time.perf_counter()
+    state, metrics = learner.iterate(state, params, jnp.float32(0.0))
+    jax.block_until_ready((state, metrics))
+    seconds.append(time.perf_counter() - started)
+print(json.dumps(seconds[1:]))
+"""
+
+
+def one_turn(root: pathlib.Path, portfolios: int) -> list[float]:
+    """Seconds of the iterations of a checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", TURN.format(portfolios=portfolios)]
+    done = subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit")
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--portfolios", type=int, default=1)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        other = pathlib.Path(folder) / "checkout"
+        git("worktree", "add", "--detach", str(other), chosen.commit)
+        try:
+            seconds: dict[str, list[list[float]]] = {"this": [], "other": []}
+            for _ in range(chosen.turns):
+                for name, root in (("other", other), ("this", ROOT)):
+                    seconds[name].append(one_turn(root, chosen.portfolios))
+                    print(name, round(statistics.median(seconds[name][-1]), 3), flush=True)
+        finally:
+            git("worktree", "remove", "--force", str(other))
+    medians = {name: [statistics.median(turn) for turn in turns] for name, turns in seconds.items()}
+    speed = [old / new for old, new in zip(medians["other"], medians["this"], strict=True)]
+    print("speed, of the other commit's:", [round(x, 3) for x in speed])
+    content = {
+        "commits": {"this": git("rev-parse", "HEAD"), "other": git("rev-parse", chosen.commit)},
+        "portfolios": chosen.portfolios,
+        "speed_over_other": {"median": statistics.median(speed), "turns": speed},
+        "median_seconds": medians,
+        "seconds": seconds,
+    }
+    print(f"wrote {record('against_commit', content)}")
+
+
+if __name__ == "__main__":
+    main()
