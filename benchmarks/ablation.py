@@ -2,11 +2,11 @@
 
     python -m benchmarks.ablation "long lag"|lead-lag|PRICES [--seeds 3] [--steps 1000000] [--designs NAME ...]
 
-`long lag`: volumes of 30 to 39 bars ago predict the next return. `lead-lag`: the first of three assets leads the others
-by one bar. The score is the Sharpe ratio on unseen markets as a share of that of an oracle that knows the signal and
-its strength and has the same limits. PRICES is a file of real prices: the last quarter is the test, the score its
-annual Sharpe ratio after costs. Everything trains with the settings of `benchmarks.learning`; means come with standard errors
-over seeds.
+`long lag`: volumes of 30 to 39 bars ago predict the next return; the signals of consecutive bars overlap, so recent
+returns say something too. `lead-lag`: the first of three assets leads the others by one bar. The score is the Sharpe
+ratio on unseen markets as a share of that of an oracle that knows the signal and its strength and has the same limits.
+PRICES is a file of real prices: the last quarter is the test, the score its annual Sharpe ratio after costs.
+Everything trains with the settings of `benchmarks.learning`; means come with standard errors over seeds.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from jaxppo.networks import EncoderConfig, make_policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 
-STRENGTH, VOLATILITY, LIMIT = 0.25, 0.01, 10.0
-TRAIN_BARS, TEST_BARS, TEST_MARKETS = 100_000, 3_000, 8
+STRENGTH, VOLATILITY, LIMIT = 0.25, 0.01, 5.0
+TRAIN_BARS, TEST_BARS, TEST_MARKETS = 100_000, 1_500, 16
 DESIGNS: dict[str, dict[str, Any]] = {
     "perceptron on the current bar": {"kind": "mlp"},
     "transformer": {},
@@ -69,16 +69,17 @@ class Task:
     unit: str
 
 
-def encoder_config(bar_seconds: float, changes: dict[str, Any]) -> EncoderConfig:
+def encoder_config(task: Task, changes: dict[str, Any]) -> EncoderConfig:
     """Two layers of width 32, four heads, 32 bars."""
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
-    base = EncoderConfig("transformer", sizes, 32, 2, 4, 32, 2, True, jnp.dtype("float32"), bar_seconds=bar_seconds)
-    return dataclasses.replace(base, **{name: value for name, value in changes.items() if name != "dropout"})
+    base = EncoderConfig("transformer", sizes, 32, 2, 4, 32, 2, True, jnp.dtype("float32"))
+    own = {name: value for name, value in changes.items() if name != "dropout"}
+    return dataclasses.replace(base, **{"bar_seconds": task.bar_seconds, **own})
 
 
 def trading_env(task: Task) -> TradingEnv:
     """The same for all designs, so that all are tested on the same bars."""
-    longest = max(encoder_config(1.0, changes).context for changes in DESIGNS.values())
+    longest = max(encoder_config(task, changes).context for changes in DESIGNS.values())
     return TradingEnv(
         n_assets=task.tests[0].n_assets,
         observation="index",
@@ -90,7 +91,7 @@ def trading_env(task: Task) -> TradingEnv:
 
 
 def build(task: Task, changes: dict[str, Any]) -> Design:
-    encoder, env = encoder_config(task.bar_seconds, changes), trading_env(task)
+    encoder, env = encoder_config(task, changes), trading_env(task)
     action = action_config(env, 0.6)
     policy, _ = make_policy(encoder, action, jax.random.key(0))
     dropout = (lambda progress: changes["dropout"] * (1.0 - progress)) if "dropout" in changes else None
@@ -157,10 +158,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--designs", nargs="+", choices=tuple(DESIGNS), default=list(DESIGNS))
     chosen = parser.parse_args()
-    task = simulated(chosen.market) if chosen.market in ("long lag", "lead-lag") else real(chosen.market)
-    name = (
-        chosen.market if chosen.market in ("long lag", "lead-lag") else pathlib.Path(chosen.market).name.split(".")[0]
-    )
+    is_simulated = chosen.market in ("long lag", "lead-lag")
+    task = simulated(chosen.market) if is_simulated else real(chosen.market)
+    name = chosen.market.replace(" ", "_") if is_simulated else pathlib.Path(chosen.market).name.split(".")[0]
     rows = {}
     for design, changes in ((design, DESIGNS[design]) for design in chosen.designs):
         built, runs = build(task, changes), []
