@@ -122,7 +122,7 @@ def simulated(name: str) -> Task:
 
     @jax.jit
     def follow(params: Any, signal: jax.Array) -> jax.Array:
-        def decide(portfolio: Any, seen: Any, own: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def decide(portfolio: Any, seen: Any, own: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
             weights = jnp.clip(STRENGTH / VOLATILITY * own, -LIMIT, LIMIT)
             return weights, jnp.zeros(weights.shape, bool)
 

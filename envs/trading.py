@@ -11,6 +11,7 @@ from gymnax.environments import environment, spaces
 
 from envs import features, simulators
 from envs.execution import Costs, make_costs, pack_bars, unpack_bar
+from envs.limits import ROUNDING, Constraint, allowed_box, constrain, enforced
 from envs.market import MarketData
 from envs.portfolio import (
     FillRule,
@@ -61,6 +62,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       start: "flat", or "random": episodes begin with uniformly drawn positions within the action range.
       groups: feature groups, see `envs.features.GROUPS`.
       normalisation_window: span in bars of the causal normalisation of features.
+      masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
+        (envs.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
+        decides, what is executed is the nearest decision within the limits.
 
     Raises:
       ValueError: an argument outside its range.
@@ -79,6 +83,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         start: Literal["flat", "random"] = "flat",
         groups: tuple[str, ...] = features.GROUPS,
         normalisation_window: int = 252,
+        masks: Any = None,
     ):
         super().__init__()
         choices = {"actions": ("discrete", "continuous", "band"), "observation": ("window", "index")}
@@ -107,6 +112,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         self.start = start
         self.groups = tuple(groups)
         self.normalisation_window = normalisation_window
+        self.masks = masks
 
     @property
     def first_decision(self) -> int:
@@ -136,6 +142,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         first_bar: int | None = None,
         last_bar: int | None = None,
         feature_dtype: Any = jnp.float32,
+        masks: Any = (),
     ) -> EnvParams:
         """Precomputes the tables of a market.
 
@@ -149,6 +156,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           first_bar: earliest decision bar; default and minimum: `first_decision`.
           last_bar: last bar of the period; default: the last of the market.
           feature_dtype: storage type of the features.
+          masks: table of the environment's mask transform, leading axis T.
 
         Raises:
           ValueError: the market does not fit the environment, or the period is empty.
@@ -185,9 +193,31 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             drawdown_limit=jnp.asarray(jnp.inf if drawdown_limit is None else drawdown_limit, jnp.float32),
             first_bar=jnp.asarray(first, jnp.int32),
             last_bar=jnp.asarray(last, jnp.int32),
+            masks=masks,
         )
 
     # The pieces that every caller shares: one decision, one bar.
+
+    def limit(
+        self, state: Any, row: Any, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array
+    ) -> tuple[Constraint | None, Any]:
+        """What the masks allow one account at the close of `bar`, None for everything, and their next state.
+
+        Args:
+          state: of the mask transform.
+          row: of its table, that of the bar.
+          bar: `[]` int32.
+          portfolio: at its close.
+          tradable: `[A]` bool of the bar.
+        """
+        if self.masks is None:
+            return None, state
+        limits, state = self.masks.apply(state, row, portfolio)
+        return constrain(limits, portfolio, tradable, bar), state
+
+    def mask_start(self) -> Any:
+        """State of the mask transform at the start of an episode."""
+        return () if self.masks is None else self.masks.init(self.n_assets)
 
     def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
         """Target weights `[A]` and hold flags `[A]` of an action.
@@ -197,7 +227,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           portfolio: at the close of the decision bar; a band counts its outstanding orders as filled.
         """
         if self.actions != "discrete":
-            weights = jnp.clip(action, self.levels[0], self.levels[-1]) * self.position_limit
+            low, high = (-jnp.inf, jnp.inf) if self.masks is not None else (self.levels[0], self.levels[-1])
+            weights = jnp.clip(action, low, high) * self.position_limit
             if self.actions == "continuous":
                 return weights, jnp.zeros(weights.shape, bool)
             edges, present = jnp.reshape(weights, (self.n_assets, 2)), expected_weights(portfolio)
@@ -207,7 +238,17 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         action = jnp.reshape(action, (self.n_assets,))
         return weights[action], action == HOLD
 
-    def expected_target(self, probabilities: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
+    def target_of(self, action: jax.Array, keep: jax.Array) -> jax.Array:
+        """Target weight `[]` of the action of one asset, `[1]` or `[2]`, of which holding leaves `keep` `[]`."""
+        if self.actions == "discrete":
+            weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
+            return jnp.where(action[0] == HOLD, keep, weights[action[0]])
+        weights = action * self.position_limit
+        return weights[0] if self.actions == "continuous" else jnp.clip(keep, weights.min(), weights.max())
+
+    def expected_target(
+        self, probabilities: jax.Array, portfolio: Portfolio, constraint: Constraint | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Mean target weights `[A]` of random discrete actions, and hold flags `[A]`.
 
         Holding counts as the present weight with outstanding orders filled, so a policy that mostly holds moves part of
@@ -216,10 +257,12 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         Args:
           probabilities: `[A, num_actions]`.
           portfolio: at the close of the decision bar.
+          constraint: what the masks allow; what holding leaves then counts as the present weight.
         """
         levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
+        present = expected_weights(portfolio) if constraint is None else constraint.keep
         moved = probabilities[:, HOLD + 1 :] @ levels
-        return probabilities[:, HOLD] * expected_weights(portfolio) + moved, probabilities[:, HOLD] == 1.0
+        return probabilities[:, HOLD] * present + moved, probabilities[:, HOLD] == 1.0
 
     def settle(
         self,
@@ -229,6 +272,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         tradable: jax.Array,
         row: jax.Array,
         costs: Costs,
+        constraint: Constraint | None = None,
     ) -> tuple[Portfolio, Fills, jax.Array]:
         """Turns targets into orders and lives through the next bar.
 
@@ -241,10 +285,14 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           tradable: `[A]` bool, assets with a bar at the decision.
           row: `[fields, A]` packed next bar.
           costs: cost parameters.
+          constraint: what the masks allow; the nearest allowed targets are executed.
 
         Returns:
           The next portfolio, its fills, and the log return `[]` of the equity.
         """
+        if constraint is not None:
+            weights = enforced(constraint, weights, hold)
+            hold = weights == expected_weights(portfolio)
         order = orders_to_target(portfolio, weights, hold | ~tradable, costs)
         after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
@@ -260,12 +308,39 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """Whether the episode of a portfolio `[]` ends with these fills: liquidated, or beyond the drawdown limit."""
         return fills.liquidated | (drawdown(portfolio) > params.drawdown_limit)
 
-    def action_mask(self, tradable: jax.Array) -> jax.Array:
-        """Allowed actions `[A, num_actions]`: an asset without a bar at t can only be held."""
-        shape = (*tradable.shape, 1 + len(self.levels) if self.actions == "discrete" else 1)
-        return jnp.broadcast_to(tradable[..., None], shape).at[..., HOLD].set(True)
+    def action_mask(self, tradable: jax.Array, constraint: Constraint | None = None) -> jax.Array:
+        """Allowed actions, see `Observation.mask`: an asset without a bar at t can only be held.
 
-    def observe_portfolio(self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array) -> Observation:
+        Under shared budgets those that each asset has while the others hold.
+        """
+        if constraint is None:
+            if self.actions == "discrete":
+                shape = (*tradable.shape, self.num_actions)
+                return jnp.broadcast_to(tradable[..., None], shape).at[..., HOLD].set(True)
+            return jnp.broadcast_to(jnp.asarray((self.levels[0], self.levels[-1])), (*tradable.shape, 2))
+        low, high = allowed_box(constraint)
+        return jax.vmap(self.actions_within)(low, high, constraint.keep, tradable)
+
+    def actions_within(self, low: jax.Array, high: jax.Array, keep: jax.Array, tradable: jax.Array) -> jax.Array:
+        """Allowed actions of one asset whose target weight must lie in `[low, high]`: a row of `Observation.mask`.
+
+        Args:
+          low, high: `[]`.
+          keep: `[]` what holding leaves of its position; always allowed.
+          tradable: `[]` bool.
+        """
+        if self.actions == "discrete":
+            weights = jnp.asarray(self.levels, jnp.float32) * self.position_limit
+            inside = (weights >= low - ROUNDING) & (weights <= high + ROUNDING) & tradable
+            return jnp.concatenate([jnp.ones(1, bool), inside])
+        present = keep / self.position_limit
+        least = jnp.minimum(jnp.maximum(low / self.position_limit, self.levels[0]), present)
+        most = jnp.maximum(jnp.minimum(high / self.position_limit, self.levels[-1]), present)
+        return jnp.stack([least, most])
+
+    def observe_portfolio(
+        self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, constraint: Constraint | None = None
+    ) -> Observation:
         """`Observation` of a portfolio at the close of `bar`; `tradable` is `[A]` of that bar."""
         weights = weights_of(portfolio) / self.position_limit
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
@@ -275,7 +350,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             bar=bar,
             asset=jnp.stack([weights, orders, tradable.astype(jnp.float32)], axis=-1),
             account=account,
-            mask=self.action_mask(tradable),
+            mask=self.action_mask(tradable, constraint),
         )
 
     def start_portfolio(
@@ -321,7 +396,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         fresh = self._fresh_state(key, params)
         state = jax.tree.map(lambda new, old: jnp.where(terminated | truncated, new, old), fresh, stepped)
         info |= {"terminated": terminated, "truncated": truncated, "final_observation": observed}
-        info["action_mask"] = self.action_mask(params.market.tradable[state.bar])
+        info["action_mask"] = self._seen(state, params).mask
         return self._observe(state, params), state, reward, terminated, truncated, info
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
@@ -335,7 +410,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         bar = self.draw_start(key_start, params)
         price, tradable = params.market.close[bar], params.market.tradable[bar]
         portfolio = self.start_portfolio(key_portfolio, price, tradable, params)
-        return EnvState(time=jnp.zeros((), jnp.int32), bar=bar, portfolio=portfolio)
+        return EnvState(time=jnp.zeros((), jnp.int32), bar=bar, portfolio=portfolio, masks=self.mask_start())
 
     def step_env(
         self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams
@@ -343,17 +418,18 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """One decision and one bar; the transition is deterministic."""
         del key
         weights, hold = self.decode(action, state.portfolio)
-        row = params.table[state.bar + 1]
+        row, tradable = params.table[state.bar + 1], params.market.tradable[state.bar]
+        constraint, masks = self._limit(state, params)
         portfolio, fills, log_growth = self.settle(
-            state.portfolio, weights, hold, params.market.tradable[state.bar], row, params.costs
+            state.portfolio, weights, hold, tradable, row, params.costs, constraint
         )
         ended, reward = self.ruined(portfolio, fills, params), self.utility(log_growth, params)
-        state = EnvState(time=state.time + 1, bar=state.bar + 1, portfolio=portfolio)
+        state = EnvState(time=state.time + 1, bar=state.bar + 1, portfolio=portfolio, masks=masks)
         info = {
             "discount": jnp.where(ended, 0.0, 1.0),
             "equity": portfolio.equity,
             "costs": jnp.sum(fills.costs.total()) + fills.financing,
-            "action_mask": self.action_mask(params.market.tradable[state.bar]),
+            "action_mask": self._seen(state, params).mask,
         }
         return self._observe(state, params), state, reward, ended, info
 
@@ -371,13 +447,21 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         return self._observe(state, params)
 
     def _observe(self, state: EnvState, params: EnvParams) -> Any:
-        seen = self.observe_portfolio(state.bar, state.portfolio, params.market.tradable[state.bar])
+        seen = self._seen(state, params)
         if self.observation == "index":
             return seen
         shape = (self.window, *params.features.shape[1:])
         window = jax.lax.dynamic_slice(params.features, (state.bar - self.window + 1, 0, 0), shape)
         parts = (window.astype(jnp.float32), seen.asset, seen.account)
         return jnp.concatenate([part.ravel() for part in parts])
+
+    def _seen(self, state: EnvState, params: EnvParams) -> Observation:
+        tradable = params.market.tradable[state.bar]
+        return self.observe_portfolio(state.bar, state.portfolio, tradable, self._limit(state, params)[0])
+
+    def _limit(self, state: EnvState, params: EnvParams) -> tuple[Constraint | None, Any]:
+        row = jax.tree.map(lambda x: x[state.bar], params.masks)
+        return self.limit(state.masks, row, state.bar, state.portfolio, params.market.tradable[state.bar])
 
     def action_space(self, params: EnvParams | None = None) -> spaces.Space:
         """See the class docstring."""
@@ -393,13 +477,15 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """See the class docstring."""
         del params
         if self.observation == "index":
-            n_masked = self.num_actions if self.actions == "discrete" else 1
+            mask = spaces.Box(False, True, (self.n_assets, self.num_actions), jnp.bool_)
+            if self.actions != "discrete":
+                mask = spaces.Box(-jnp.inf, jnp.inf, (self.n_assets, 2))
             return spaces.Dict(
                 {
                     "bar": spaces.Box(0, jnp.iinfo(jnp.int32).max, (), jnp.int32),
                     "asset": spaces.Box(-jnp.inf, jnp.inf, (self.n_assets, N_ASSET_FEATURES)),
                     "account": spaces.Box(-jnp.inf, jnp.inf, (N_ACCOUNT_FEATURES,)),
-                    "mask": spaces.Box(False, True, (self.n_assets, n_masked), jnp.bool_),
+                    "mask": mask,
                 }
             )
         n_features = len(features.feature_names(self.groups))

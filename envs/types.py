@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import struct
 from gymnax.environments import environment
@@ -23,7 +25,8 @@ class Observation:
       asset: `[A, 3]` position and outstanding order in units of the position limit, tradable (0 or 1).
       account: `[3]` gross exposure and net exposure as fractions of the largest possible one (`A` times the position
         limit), drawdown.
-      mask: `[A, n_actions]` bool, allowed actions; action 0 (hold) always is.
+      mask: allowed actions: `[A, n_actions]` bool, of which action 0 (hold) always is; for other than discrete actions
+        `[A, 2]` float32, the smallest and largest.
     """
 
     bar: jax.Array
@@ -40,10 +43,12 @@ class EnvState(environment.EnvState):
       time: `[]` int32 steps since reset.
       bar: `[]` int32, last bar seen.
       portfolio: the account at the close of that bar.
+      masks: state of the environment's mask transform.
     """
 
     bar: jax.Array
     portfolio: Portfolio
+    masks: Any = ()
 
 
 @struct.dataclass(kw_only=True)
@@ -62,6 +67,7 @@ class EnvParams(environment.EnvParams):
       drawdown_limit: `[]` an episode terminates at the close where the drawdown exceeds it; infinity for never.
       first_bar: `[]` int32, earliest decision bar.
       last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached.
+      masks: table `[T, ...]` of the environment's mask transform.
     """
 
     max_steps_in_episode: jax.Array
@@ -75,3 +81,4 @@ class EnvParams(environment.EnvParams):
     drawdown_limit: jax.Array
     first_bar: jax.Array
     last_bar: jax.Array
+    masks: Any = ()

@@ -70,6 +70,24 @@ def rolling_min(x: jax.Array, window: int) -> jax.Array:
     return _rolling(x, window, lambda older, _, newer, __: jnp.minimum(older, newer))
 
 
+def rolling_rank(x: jax.Array, window: int) -> jax.Array:
+    """Share of the last `window` values, the current one included, that are at most the current one.
+
+    Before `window` values are known, the share of those that are. `[T, ...] -> [T, ...]` in (0, 1].
+    """
+    n_bars = x.shape[0]
+    padding = jnp.full((window - 1, *x.shape[1:]), jnp.inf, x.dtype)
+    padded = jnp.concatenate([padding, x])
+
+    def add(lag: jax.Array, count: jax.Array) -> jax.Array:
+        past = jax.lax.dynamic_slice_in_dim(padded, window - 1 - lag, n_bars)
+        return count + (past <= x)
+
+    count = jax.lax.fori_loop(0, window, add, jnp.zeros(x.shape, jnp.int32))
+    known = jnp.minimum(jnp.arange(1, n_bars + 1), window).reshape((-1,) + (1,) * (x.ndim - 1))
+    return count / known
+
+
 def rolling_moments(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     """Mean and sum of squared deviations from it over the last `window` values, free of cancellation.
 

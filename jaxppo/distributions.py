@@ -52,6 +52,14 @@ class MaskedCategorical:
         """What the environment takes: the action itself."""
         return action
 
+    def restricted(self, mask: jax.Array) -> MaskedCategorical:
+        """The same logits over other allowed actions `[..., A, n]` bool."""
+        return self.replace(mask=mask)
+
+    def per_asset(self, n_assets: int) -> MaskedCategorical:
+        """`[A, n]` as a batch of A distributions of one asset, `[A, 1, n]`."""
+        return MaskedCategorical(self.logits.reshape(n_assets, 1, -1), self.mask.reshape(n_assets, 1, -1))
+
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Joint log-probability `[...]` of int32 actions `[..., A]`."""
         chosen = jnp.take_along_axis(self.log_probabilities(), action[..., None], axis=-1)
@@ -75,19 +83,29 @@ class Gaussian:
     Attributes:
       mean: `[..., A]`.
       log_std: `[..., A]`.
-      low: smallest action.
-      high: largest action.
+      low: smallest action, `[..., A]` or `[]`.
+      high: largest action, `[..., A]` or `[]`; where it equals `low` there is nothing to choose, and the component does
+        not count in probabilities, entropies and divergences.
     """
 
     mean: jax.Array
     log_std: jax.Array
-    low: float = struct.field(pytree_node=False)
-    high: float = struct.field(pytree_node=False)
+    low: jax.Array
+    high: jax.Array
 
     def sample(self, uniform: jax.Array) -> jax.Array:
         """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): unbounded `[..., A]`."""
         inside = jnp.clip(uniform, 1e-6, 1.0 - 1e-6)
         return self.mean + jnp.exp(self.log_std) * math.sqrt(2.0) * jax.scipy.special.erfinv(2.0 * inside - 1.0)
+
+    def restricted(self, mask: jax.Array) -> Gaussian:
+        """The same Gaussians on other intervals: `[..., A, 2]` smallest and largest action of each asset."""
+        low, high = (jnp.repeat(mask[..., i], self.mean.shape[-1] // mask.shape[-2], axis=-1) for i in (0, 1))
+        return self.replace(low=low, high=high)
+
+    def per_asset(self, n_assets: int) -> Gaussian:
+        """`[A n]`, n components of each asset, as a batch of A distributions of one asset, `[A, n]`."""
+        return jax.tree.map(lambda x: x.reshape(n_assets, -1), self)
 
     def mode(self) -> jax.Array:
         """The mean, which is the decision of the deterministic policy; unbounded `[..., A]`."""
@@ -95,7 +113,11 @@ class Gaussian:
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Joint log-density `[...]` of unbounded actions `[..., A]`."""
-        return self._log_density(action).sum(axis=-1)
+        return self._total(self._log_density(action))
+
+    def _total(self, terms: jax.Array) -> jax.Array:
+        """Sum `[...]` over the components that have a choice."""
+        return jnp.where(self.high > self.low, terms, 0.0).sum(axis=-1)
 
     def _log_density(self, action: jax.Array) -> jax.Array:
         z = (action - self.mean) * jnp.exp(-self.log_std)
@@ -103,13 +125,13 @@ class Gaussian:
 
     def entropy(self) -> jax.Array:
         """Joint entropy `[...]` of the unbounded action, nats."""
-        return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(axis=-1)
+        return self._total(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e))
 
     def kl(self, other: Gaussian) -> jax.Array:
         """KL(self || other) `[...]`, nats, of the unbounded actions."""
         difference = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
         log_ratio = self.log_std - other.log_std
-        return (0.5 * (jnp.exp(2.0 * log_ratio) + difference - 1.0) - log_ratio).sum(axis=-1)
+        return self._total(0.5 * (jnp.exp(2.0 * log_ratio) + difference - 1.0) - log_ratio)
 
 
 @struct.dataclass
@@ -139,7 +161,6 @@ class SquashedGaussian(Gaussian):
         `log N(u) - log(1 - tanh(u)^2) - log((high - low) / 2)`, with `log(1 - tanh(u)^2) = 2 (log 2 - u -
         softplus(-2u))`.
         """
-        jacobian = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action)) + math.log(
-            (self.high - self.low) / 2.0
-        )
-        return (self._log_density(action) - jacobian).sum(axis=-1)
+        half = jnp.where(self.high > self.low, 0.5 * (self.high - self.low), 1.0)
+        jacobian = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action)) + jnp.log(half)
+        return self._total(self._log_density(action) - jacobian)

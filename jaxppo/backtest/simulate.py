@@ -13,14 +13,17 @@ from flax import struct
 
 from envs.execution import TradeCosts
 from envs.features import ewma_volatility
+from envs.limits import Constraint
 from envs.market import MarketData
+from envs.market_index import market_index
 from envs.portfolio import Portfolio, open_portfolio, outstanding, weights_of
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
+from jaxppo.masks.choose import choose
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.trading_task import encode_paths
 
-Decide = Callable[[Portfolio, Observation, Any], tuple[jax.Array, jax.Array]]
+Decide = Callable[[Portfolio, Observation, Any, Constraint | None], tuple[jax.Array, jax.Array]]
 BLOCK = 256
 
 
@@ -56,27 +59,42 @@ class Ledger:
         return np.where(alive, equity[1:] / np.where(alive, equity[:-1], 1.0) - 1.0, 0.0)
 
 
-def simulate(decide: Decide, inputs: Any, env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int) -> Ledger:
+def simulate(
+    decide: Decide,
+    inputs: Any,
+    env: TradingEnv,
+    params: EnvParams,
+    first: jax.Array,
+    n_bars: int,
+    *,
+    limited: bool = True,
+) -> Ledger:
     """Runs a rule from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`.
 
     Args:
-      decide: `(portfolio, observation, input of this bar) -> (target weights [A], hold [A])`.
+      decide: `(portfolio, observation, input of this bar, what the masks allow) -> (target weights [A], hold [A])`; the
+        nearest targets that the masks of the environment allow are executed.
       inputs: pytree with leading axis `n_bars`.
       env: the environment (fill rule and action space).
       params: the market and its costs.
       first: `[]` int32, first decision bar.
       n_bars: static number of bars; `first + n_bars` must be a bar of the market.
+      limited: False leaves the masks of the environment out.
     """
+    mask_rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), params.masks)
     rows = jax.lax.dynamic_slice_in_dim(params.table, first + 1, n_bars)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, first, n_bars)
     start = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
 
-    def one_bar(carry: tuple[Portfolio, jax.Array], xs: Any) -> tuple[Any, Ledger]:
-        portfolio, dead = carry
-        offset, row, tradable_now, own = xs
-        seen = env.observe_portfolio(first + offset, portfolio, tradable_now)
-        weights, hold = decide(portfolio, seen, own)
-        after, fills, _ = env.settle(portfolio, weights, hold | dead, tradable_now, row, params.costs)
+    def one_bar(carry: tuple[Portfolio, jax.Array, Any], xs: Any) -> tuple[Any, Ledger]:
+        portfolio, dead, masks = carry
+        offset, row, mask_row, tradable_now, own = xs
+        constraint = None
+        if limited:
+            constraint, masks = env.limit(masks, mask_row, first + offset, portfolio, tradable_now)
+        seen = env.observe_portfolio(first + offset, portfolio, tradable_now, constraint)
+        weights, hold = decide(portfolio, seen, own, constraint)
+        after, fills, _ = env.settle(portfolio, weights, hold | dead, tradable_now, row, params.costs, constraint)
         dead = dead | fills.liquidated
         before = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         quantity = fills.quantity + fills.liquidation
@@ -91,10 +109,10 @@ def simulate(decide: Decide, inputs: Any, env: TradingEnv, params: EnvParams, fi
             turnover=traded / before,
             liquidated=dead,
         )
-        return (after, dead), line
+        return (after, dead, masks), line
 
-    xs = (jnp.arange(n_bars), rows, tradable, inputs)
-    (_, dead), lines = jax.lax.scan(one_bar, (start, jnp.zeros((), bool)), xs)
+    xs = (jnp.arange(n_bars), rows, mask_rows, tradable, inputs)
+    (_, dead, _), lines = jax.lax.scan(one_bar, (start, jnp.zeros((), bool), env.mask_start()), xs)
     equity = jnp.concatenate([start.equity[None], lines.equity])
     return lines.replace(equity=equity, liquidated=dead)
 
@@ -132,11 +150,14 @@ def run_policy(
         `TradingEnv.expected_target`. Continuous actions take the squashed mean of the Gaussian, its median, either way.
     """
 
-    def decide(portfolio: Portfolio, seen: Observation, prepared: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def decide(
+        portfolio: Portfolio, seen: Observation, prepared: jax.Array, constraint: Constraint | None
+    ) -> tuple[jax.Array, jax.Array]:
         distribution, _ = policy.act(net, prepared, seen)
         if decision == "mean" and env.actions == "discrete":
-            return env.expected_target(distribution.probabilities(), portfolio)
-        return env.decode(distribution.squash(distribution.mode()), portfolio)
+            return env.expected_target(distribution.probabilities(), portfolio, constraint)
+        action, mask = choose(env, distribution, seen.mask, constraint, lambda own, _: own.mode())
+        return env.decode(distribution.restricted(mask).squash(action), portfolio)
 
     return simulate(decide, prepare_bars(policy, net, params, first, n_bars), env, params, first, n_bars)
 
@@ -145,7 +166,7 @@ def run_policy(
 def run_baselines(
     env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int, periods: float, target_volatility: jax.Array
 ) -> dict[str, Ledger]:
-    """Rules that need no learning, under the same costs and fills.
+    """Rules that need no learning, under the same costs and fills, without masks.
 
     - `buy_and_hold`: equal weights in the assets that are tradable at the first decision (or, if none is, at the first
       one with any), never touched again.
@@ -162,17 +183,17 @@ def run_baselines(
       target_volatility: `[]` per year.
     """
 
-    def buy_and_hold(portfolio: Portfolio, seen: Observation, own: None) -> tuple[jax.Array, jax.Array]:
+    def buy_and_hold(portfolio: Portfolio, seen: Observation, own: None, _: None) -> tuple[jax.Array, jax.Array]:
         tradable = seen.asset[:, 2]
         weights = tradable / jnp.maximum(tradable.sum(), 1.0)
         bought = jnp.any((portfolio.shares != 0) | (outstanding(portfolio) != 0))
         return weights, bought | (tradable == 0)
 
-    def flat(portfolio: Portfolio, seen: Observation, own: None) -> tuple[jax.Array, jax.Array]:
+    def flat(portfolio: Portfolio, seen: Observation, own: None, _: None) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros_like(portfolio.shares), jnp.ones(portfolio.shares.shape, bool)
 
     def volatility_target(
-        portfolio: Portfolio, seen: Observation, volatility: jax.Array
+        portfolio: Portfolio, seen: Observation, volatility: jax.Array, _: None
     ) -> tuple[jax.Array, jax.Array]:
         tradable = seen.asset[:, 2]
         gross = jnp.minimum(target_volatility / (volatility * periods**0.5), params.costs.max_leverage)
@@ -183,25 +204,11 @@ def run_baselines(
     forecast = jax.lax.dynamic_slice_in_dim(equal_weight_volatility(params.market), first, n_bars)
     rules = {"buy_and_hold": (buy_and_hold, None), "flat": (flat, None)}
     rules["volatility_target"] = (volatility_target, forecast)
-    return {name: simulate(rule, own, env, params, first, n_bars) for name, (rule, own) in rules.items()}
+    return {name: simulate(rule, own, env, params, first, n_bars, limited=False) for name, (rule, own) in rules.items()}
 
 
 def equal_weight_volatility(market: MarketData, span: int = 63) -> jax.Array:
     """Per-bar EWMA volatility `[T]` of the equal-weight portfolio of the tradable assets, known at each close."""
-    previous = jnp.concatenate([market.close[:1], market.close[:-1]])
-    traded_before = jnp.cumsum(market.tradable, axis=0) > 1
-    counted = market.tradable & traded_before
-    change = jnp.where(counted, market.close / previous - 1.0, 0.0)
-    mean = change.sum(axis=-1) / jnp.maximum(counted.sum(axis=-1), 1)
-    level = jnp.exp(jnp.cumsum(jnp.log1p(mean)))[:, None]
-    index = market.replace(
-        open=level,
-        high=level,
-        low=level,
-        close=level,
-        volume=jnp.ones_like(level),
-        half_spread=jnp.zeros_like(level),
-        tradable=jnp.ones(level.shape, bool),
-        volume_known=jnp.zeros(1, bool),
-    )
+    index = market_index(market)
+    index = index.replace(tradable=jnp.ones_like(index.tradable))
     return ewma_volatility(index, span)[:, 0]

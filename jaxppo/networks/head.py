@@ -119,7 +119,7 @@ class Head(nnx.Module):
             return MaskedCategorical(out, seen.mask), value
         log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
         mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
-        return SquashedGaussian(mean, log_std, self.action.low, self.action.high), value
+        return SquashedGaussian(mean, log_std, mean, mean).restricted(seen.mask), value
 
     def _joined(self, prepared: jax.Array, seen: Observation) -> jax.Array:
         """First hidden layer `[..., A, 2 D]`, before its nonlinearity."""

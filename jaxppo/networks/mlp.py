@@ -75,7 +75,7 @@ class MLPActorCritic(nnx.Module):
             logits = out.reshape(*x.shape[:-1], self.action.n_components, self.action.n_actions)
             return MaskedCategorical(logits, jnp.ones(logits.shape, bool))
         log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
-        return ClippedGaussian(out, log_std, self.action.low, self.action.high)
+        return ClippedGaussian(out, log_std, jnp.full_like(out, self.action.low), jnp.full_like(out, self.action.high))
 
     def value(self, x: jax.Array, hindsight: jax.Array | None) -> jax.Array:
         """Value `[...]`; `hindsight` None stands for nothing ahead."""

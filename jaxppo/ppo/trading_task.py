@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from envs.portfolio import FillRule, Portfolio, open_portfolio
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
+from jaxppo.masks.choose import choose
 from jaxppo.networks.encoder import Bars
 from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy
@@ -43,11 +45,13 @@ class PathState:
       bar: `[]` int32, next decision bar, shared by the portfolios.
       time: `[]` int32, bars since the episode began.
       portfolio: `[K]` accounts.
+      masks: `[K]` states of the environment's mask transform.
     """
 
     bar: jax.Array
     time: jax.Array
     portfolio: Portfolio
+    masks: Any = ()
 
 
 def trading_task(
@@ -122,7 +126,8 @@ def start_path(env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.A
     price, tradable = params.market.close[bar], params.market.tradable[bar]
     keys = jax.random.split(key_portfolio, n_portfolios)
     portfolio = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None))(keys, price, tradable, params)
-    return PathState(bar=bar, time=jnp.zeros((), jnp.int32), portfolio=portfolio)
+    masks = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), env.mask_start())
+    return PathState(bar=bar, time=jnp.zeros((), jnp.int32), portfolio=portfolio, masks=masks)
 
 
 def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Array:
@@ -229,19 +234,30 @@ def collect_path(
     uniform = jax.random.uniform(key, (chunk, n_portfolios, n_components))
     rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
-    see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None))
-    settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None))
+    mask_rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), params.masks)
+    see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, 0))
+    settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None, 0))
+    limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None))
 
-    def one_bar(portfolio: Portfolio, xs: Any) -> tuple[Portfolio, Any]:
-        offset, ready, tradable_now, row, u = xs
-        seen = see(state.bar + offset, portfolio, tradable_now)
+    def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        draws = u.reshape(n_assets, -1)
+        return choose(env, distribution, mask, constraint, lambda own, asset: own.sample(draws[asset].reshape(-1)))
+
+    def one_bar(carry: tuple[Portfolio, Any], xs: Any) -> tuple[tuple[Portfolio, Any], Any]:
+        portfolio, masks = carry
+        offset, ready, tradable_now, row, mask_row, u = xs
+        bar = state.bar + offset
+        constraint, masks = limit(masks, mask_row, bar, portfolio, tradable_now)
+        seen = see(bar, portfolio, tradable_now, constraint)
         distribution = policy.distribution(net, ready[None], seen)
-        action = distribution.sample(u)
+        action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
+        seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
         weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio)
-        after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs)
+        after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
         restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)
+        masks = jax.vmap(partial(_where, new=env.mask_start()))(ended, masks)
         info = {
             "log_growth": log_growth,
             "turnover": jnp.sum(jnp.abs(fills.quantity) * fills.price, axis=-1) / equity,
@@ -256,13 +272,20 @@ def collect_path(
             "terminated": ended,
             "info": info,
         }
-        return restarted, (seen, out)
+        return (restarted, masks), (seen, out)
 
-    xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, uniform)
-    portfolio, (seen, out) = jax.lax.scan(one_bar, state.portfolio, xs)
-    last = see(state.bar + chunk, portfolio, tradable[-1])
+    xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, mask_rows, uniform)
+    (portfolio, masks), (seen, out) = jax.lax.scan(one_bar, (state.portfolio, state.masks), xs)
+    # Only the value is read of the last one, and masks do not reach it.
+    last = see(state.bar + chunk, portfolio, tradable[-1], None)
     seen = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, last)
-    return state.replace(bar=state.bar + chunk, time=state.time + chunk, portfolio=portfolio), seen, out
+    moved = state.replace(bar=state.bar + chunk, time=state.time + chunk, portfolio=portfolio, masks=masks)
+    return moved, seen, out
+
+
+def _where(replace: jax.Array, old: Any, *, new: Any) -> Any:
+    """`new` where `replace` `[]`, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(replace, a, b), new, old)
 
 
 def _values(

@@ -149,7 +149,7 @@ def test_the_spaces_describe_what_goes_in_and_comes_out():
 
 
 def test_the_space_of_indexed_observations_names_every_field():
-    for changes, n_masked in (({}, 5), ({"actions": "continuous"}, 1)):
+    for changes, n_masked in (({}, 5), ({"actions": "continuous"}, 2)):
         env = environment(observation="index", **changes)
         observation, _, params = begin(env)
         described = env.observation_space(params).spaces

@@ -195,7 +195,7 @@ LOW, HIGH = -0.5, 1.0
 
 
 def gaussian(mean: float, log_std: float) -> SquashedGaussian:
-    return SquashedGaussian(jnp.asarray([mean], jnp.float32), jnp.asarray([log_std], jnp.float32), LOW, HIGH)
+    return SquashedGaussian(*(jnp.asarray([x], jnp.float32) for x in (mean, log_std, LOW, HIGH)))
 
 
 def density_of_squashed(distribution: SquashedGaussian, weight: np.ndarray) -> np.ndarray:
@@ -261,7 +261,7 @@ gaussians = st.tuples(*(st.tuples(st.floats(-3, 3), st.floats(-2, 1)) for _ in r
 
 def two_assets(parameters) -> SquashedGaussian:
     mean, log_std = jnp.asarray(parameters, jnp.float32).T
-    return SquashedGaussian(mean, log_std, LOW, HIGH)
+    return SquashedGaussian(mean, log_std, jnp.full(2, LOW), jnp.full(2, HIGH))
 
 
 @settings(max_examples=30, deadline=None)
@@ -286,3 +286,27 @@ def test_the_divergence_of_gaussians_is_the_mean_log_ratio_of_squashed_samples()
         mean, error = mean_log_ratio(first, second, (100_000, 2))
         assert error < 0.02 * mean
         assert abs(float(kl(first, second)) - mean) < 4 * error
+
+
+def test_a_squashed_gaussian_on_its_own_interval_per_asset_integrates_to_one():
+    """Density over the interval by quadrature; where the interval is a point, nothing is chosen and nothing counts."""
+    box = jnp.asarray([[-0.5, 1.0], [0.1, 0.15], [0.2, 0.2]])
+    one = SquashedGaussian(*(jnp.asarray(x) for x in ([0.3, -1.0, 0.7], [-0.4, 0.1, 0.0])), jnp.zeros(3), jnp.zeros(3))
+    one = one.restricted(box)
+    np.testing.assert_array_equal(jnp.stack([one.low, one.high], axis=-1), box)
+    raw = np.linspace(-9, 9, 20_001)
+    for asset in range(2):
+        own = jax.tree.map(lambda x, i=asset: jnp.broadcast_to(x[i : i + 1], (20_001, 1)), one)
+        density = np.exp(np.asarray(log_prob(own, jnp.asarray(raw, jnp.float32)[:, None]), np.float64))
+        squashed = np.asarray(own.squash(jnp.asarray(raw, jnp.float32)[:, None])[:, 0], np.float64)
+        assert squashed.min() >= box[asset, 0] - 1e-7
+        assert squashed.max() <= box[asset, 1] + 1e-7
+        x = box[asset, 0] + (box[asset, 1] - box[asset, 0]) * 0.5 * (np.tanh(raw) + 1.0)
+        assert np.trapezoid(density, np.asarray(x, np.float64)) == pytest.approx(1.0, abs=1e-3)
+    two = jax.tree.map(lambda x: x[:2], one)
+    raw = jnp.asarray([0.4, -0.2, 5.0])
+    assert float(log_prob(one, raw)) == pytest.approx(float(log_prob(two, raw[:2])), rel=1e-6)
+    assert float(one.entropy()) == pytest.approx(float(two.entropy()), rel=1e-6)
+    assert float(kl(one, one.replace(mean=one.mean + jnp.asarray([0.0, 0.0, 9.0])))) == 0.0
+    assert np.all(np.isfinite(jax.grad(lambda m: one.replace(mean=m).log_prob(raw))(one.mean)))
+    assert float(one.squash(one.mode())[2]) == pytest.approx(0.2)

@@ -333,15 +333,18 @@ def test_a_continuous_head_gives_squashed_gaussians_per_asset(n_components):
     action = ActionConfig("continuous", 1, -0.5, 1.0, n_components=n_components)
     policy, net = make_policy(tiny.encoder_config(kind="mlp"), action, jax.random.key(0))
     memory = jax.random.normal(jax.random.key(1), (4, 3, 16))
-    distribution, value = act(policy, net, memory, tiny.observation(0, 4, n_assets=3))
+    box = jnp.broadcast_to(jnp.asarray([[-0.5, 1.0], [0.0, 0.25], [-0.5, 0.0]]), (4, 3, 2))
+    seen = tiny.observation(0, 4, n_assets=3).replace(mask=box)
+    distribution, value = act(policy, net, memory, seen)
     assert isinstance(distribution, SquashedGaussian)
     assert distribution.mean.shape == distribution.log_std.shape == (4, 3 * n_components)
-    seen = tiny.observation(0, 4, n_assets=3)
     turned = seen.replace(asset=seen.asset[:, ::-1], mask=seen.mask[:, ::-1])
     swapped, _ = act(policy, net, memory[:, ::-1], turned)
     pairs = distribution.mean.reshape(4, 3, n_components)
     np.testing.assert_allclose(swapped.mean.reshape(4, 3, n_components), pairs[:, ::-1], rtol=1e-5, atol=1e-6)
-    assert (distribution.low, distribution.high, value.shape) == (-0.5, 1.0, (4,))
+    np.testing.assert_array_equal(distribution.low.reshape(4, 3, -1), np.repeat(box[..., :1], n_components, axis=-1))
+    np.testing.assert_array_equal(distribution.high.reshape(4, 3, -1), np.repeat(box[..., 1:], n_components, axis=-1))
+    assert value.shape == (4,)
 
 
 @pytest.mark.parametrize(

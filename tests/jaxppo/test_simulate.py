@@ -133,7 +133,7 @@ def test_a_planted_leak_is_caught(env, market, params):
         own = env.make_params(prices, params.costs)
         tomorrow = jax.lax.dynamic_slice_in_dim(prices.close, first + 1, n_bars)
         today = jax.lax.dynamic_slice_in_dim(prices.close, first, n_bars)
-        leak = lambda portfolio, seen, up: (0.5 * up, jnp.zeros(2, bool))  # noqa: E731
+        leak = lambda portfolio, seen, up, _: (0.5 * up, jnp.zeros(2, bool))  # noqa: E731
         return rows(simulate(leak, jnp.sign(tomorrow - today), env, own, jnp.int32(first), n_bars))
 
     one, two = ledger(market), ledger(scramble(market, first + kept - 1, jax.random.key(5)))
@@ -238,7 +238,7 @@ def test_a_liquidated_account_stays_out(factor, market):
     first, n_bars, at = own.first_decision, 60, 20
     costs = envs.make_costs(**FREE, max_leverage=1.9, maintenance_margin=0.25, margin_rate=0.05)
     params = own.make_params(crash(market, first + at + 1, factor), costs)
-    always = lambda portfolio, seen, now: (jnp.full(2, 0.95), jnp.zeros(2, bool))  # noqa: E731
+    always = lambda portfolio, seen, now, _: (jnp.full(2, 0.95), jnp.zeros(2, bool))  # noqa: E731
     ledger = simulate(always, jnp.arange(n_bars), own, params, jnp.int32(first), n_bars)
     lines = rows(ledger)
     assert bool(ledger.liquidated)

@@ -593,7 +593,7 @@ def test_nothing_is_earned_on_a_market_without_structure():
         assert score["turnover"] > 0 or score["sharpe"] == 0
         knows = jnp.sign(market.close[test.first + 1 : test.last + 1] - market.open[test.first + 1 : test.last + 1])
         ledger = simulate(
-            lambda portfolio, seen, next_move: (next_move / 2, jnp.zeros(2, bool)),
+            lambda portfolio, seen, next_move, _: (next_move / 2, jnp.zeros(2, bool)),
             knows, setup.env, params, jnp.int32(test.first), test.n_bars,
         )  # fmt: skip
         cheats.append(ledger.returns.mean() / ledger.returns.std() * test.n_bars**0.5)

@@ -1,0 +1,244 @@
+"""Masks in the environment, in training and in backtests: nothing forbidden is ever done, and densities stay exact."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from envs.execution import make_costs
+from envs.portfolio import FillRule, drawdown, expected_weights, weights_of
+from envs.trading import TradingEnv
+from jaxppo import masks
+from jaxppo.backtest.simulate import run_policy
+from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.masks.account import ewma_covariance
+from jaxppo.masks.transform import MarketView
+from jaxppo.networks.policy import make_policy
+from jaxppo.ppo import data_mesh, make_learner
+from jaxppo.ppo.trading_task import action_config, trading_task
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+A, PERIODS = 3, 252.0
+SLACK = 1e-4
+"""A fill is at the next open, decided at the close: shares are exact, weights to rounding."""
+
+
+@functools.cache
+def prices():
+    """Three ragged assets."""
+    from envs import simulators
+
+    base = simulators.gbm(jax.random.key(7), tiny.N_BARS, A, volatility=0.02, half_spread=2e-4)
+    there = jax.random.uniform(jax.random.key(8), base.close.shape) < 0.9
+    close = np.asarray(base.close).copy()
+    for t in range(1, len(close)):
+        close[t] = np.where(there[t], close[t], close[t - 1])
+    held = {name: jnp.where(there, getattr(base, name), close) for name in ("open", "high", "low")}
+    return base.replace(tradable=there, close=jnp.asarray(close), **held)
+
+
+def build(transform, **changes):
+    """An environment with masks and its parameters."""
+    settings = {"window": tiny.encoder_config().context, "groups": tiny.GROUPS, "normalisation_window": 10}
+    settings |= {"observation": "index", "start": "random", "position_limit": 0.8, "n_assets": A, "masks": transform}
+    env = TradingEnv(**{**settings, **changes})
+    view = MarketView(prices(), PERIODS, env.position_limit)
+    costs = make_costs(commission_bps=1.0, max_leverage=3.0, participation_limit=0.3, maintenance_margin=0.05)
+    params = env.make_params(prices(), costs, episode_bars=16, initial_cash=1e8, masks=transform.table(view))
+    return env, params
+
+
+CHAINS = {
+    "gross and net": masks.chain(masks.risk_budget(gross=1.1, net=(-0.3, 0.9)), masks.no_short()),
+    "forced": masks.chain(
+        masks.risk_budget(gross=0.9, asset=0.5, force=1.0), masks.volatility_cap(0.1, span=10, force=1.1)
+    ),
+    "volatility and trades": masks.chain(
+        masks.risk_budget(volatility=0.25, concentration=0.6, span=20), masks.turnover(0.8, window=4)
+    ),
+    "everything": masks.chain(
+        masks.risk_budget(gross=1.5, net=(-0.5, 1.2), volatility=0.3, drawdown_budget=0.3, span=20),
+        masks.volatility_cap(0.15, span=10),
+        masks.liquidity(spread=1e-3, participation=0.2),
+        masks.holding_period(minimum=2, maximum=9),
+        masks.halt(move=0.03, bars=2),
+    ),
+}
+
+
+def random_run(env, params, key, n_portfolios, n_bars):
+    """Uniformly random allowed actions: for every bar what is checked of every account."""
+    start = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None))
+    first = env.first_decision
+    rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), params.masks)
+    bars = jax.lax.dynamic_slice_in_dim(params.table, first + 1, n_bars)
+    tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, first, n_bars)
+
+    def act(portfolio, state, row, bar, now, uniform, next_bar):
+        constraint, state = env.limit(state, row, bar, portfolio, now)
+        mask = env.action_mask(now, constraint)
+        if env.actions == "discrete":
+            free = MaskedCategorical(jnp.zeros(mask.shape), mask)
+        else:
+            zeros = jnp.zeros(A)
+            free = SquashedGaussian(zeros, zeros + 0.5, zeros, zeros).restricted(mask)
+        draw = uniform.reshape(A, 1)
+        action, mask = masks.choose(env, free, mask, constraint, lambda own, i: own.sample(draw[i].reshape(-1)))
+        taken = free.restricted(mask).squash(action)
+        weights, hold = env.decode(taken, portfolio)
+        weights = jnp.where(hold, constraint.keep, weights)
+        after, fills, _ = env.settle(portfolio, weights, hold, now, next_bar, params.costs, constraint)
+        before, expected = weights_of(portfolio), expected_weights(portfolio)
+        return after, state, {
+            "weights": weights, "before": before, "expected": expected, "keep": constraint.keep,
+            "low": constraint.limits.low, "high": constraint.limits.high, "drawdown": drawdown(portfolio),
+            "allowed": _allowed(env, mask, action, taken), "row": bar, "traded": jnp.abs(fills.quantity).sum() > 0,
+        }  # fmt: skip
+
+    def step(carry, xs):
+        portfolios, states = carry
+        row, bar, now, next_bar, key = xs
+        uniform = jax.random.uniform(key, (n_portfolios, A))
+        after, states, seen = jax.vmap(act, in_axes=(0, 0, None, None, None, 0, None))(
+            portfolios, states, row, bar, now, uniform, next_bar
+        )
+        return (after, states), seen
+
+    key_start, key_act = jax.random.split(key)
+    at = prices().close[first], prices().tradable[first]
+    portfolios = start(jax.random.split(key_start, n_portfolios), *at, params)
+    states = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), env.mask_start())
+    keys = jax.random.split(key_act, n_bars)
+    xs = (rows, first + jnp.arange(n_bars), tradable, bars, keys)
+    return jax.lax.scan(step, (portfolios, states), xs)[1]
+
+
+def _allowed(env, mask, action, taken):
+    if env.actions == "discrete":
+        return jnp.take_along_axis(mask, action[:, None], axis=-1)[:, 0]
+    return (taken >= mask[:, 0] - 1e-6) & (taken <= mask[:, 1] + 1e-6)
+
+
+@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+@pytest.mark.parametrize("name", list(CHAINS))
+def test_nothing_forbidden_is_ever_done(name, actions):
+    """In all 1.1 million random decisions: every limit, by formulas of the limits themselves."""
+    levels = tuple(np.linspace(-1, 1, 9))
+    env, params = build(CHAINS[name], actions=actions, levels=levels)
+    run = jax.jit(lambda key: random_run(env, params, key, 768, 180))
+    seen = {k: np.asarray(v, np.float64) for k, v in run(jax.random.key(1)).items()}
+    weights, before, keep, expected = (seen[k] for k in ("weights", "before", "keep", "expected"))
+    assert seen["allowed"].all()
+    assert seen["traded"].mean() > 0.3
+    there = np.asarray(prices().tradable)[seen["row"][:, 0].astype(int)][:, None]
+    np.testing.assert_array_equal(np.where(there, 0, keep - expected), 0)
+    inside = np.where(there, np.clip(weights, np.minimum(seen["low"], 0), np.maximum(seen["high"], 0)), weights)
+    beyond = np.abs(weights) > np.abs(inside) + SLACK
+    assert np.all(np.abs(weights)[beyond] <= np.abs(keep)[beyond] + SLACK), "beyond a box only what was kept or reduced"
+    gross, held = np.abs(weights).sum(axis=-1), np.abs(keep).sum(axis=-1)
+    budget = {"gross and net": 1.1, "forced": 0.9, "everything": 1.5}.get(name)
+    if budget is not None:
+        if name == "everything":
+            budget = 1.5 * np.clip(1 - seen["drawdown"] / 0.3, 0, 1)
+        assert np.all(gross <= np.maximum(budget, held) + SLACK)
+    if name == "forced":
+        stuck = np.where(there, 0, np.abs(keep)).sum(axis=-1)
+        assert np.all(held <= np.maximum(0.9, stuck) + SLACK)
+        assert np.all(np.where(there, np.abs(keep), 0) <= 0.5 + SLACK)
+    if name == "gross and net":
+        shorter = weights < np.minimum(before, 0) - SLACK
+        assert not np.any(shorter & (weights < np.minimum(keep, 0) - SLACK))
+        net, net_held = weights.sum(axis=-1), keep.sum(axis=-1)
+        reduced = np.sum(np.maximum(np.abs(keep) - np.abs(weights), 0), axis=-1)
+        assert np.all(net <= np.maximum(0.9, net_held) + reduced + SLACK)
+    if name in ("volatility and trades", "everything"):
+        limit = 0.25 if name == "volatility and trades" else 0.3
+        table = np.asarray(ewma_covariance(prices(), 20), np.float64)[seen["row"][:, 0].astype(int)] * PERIODS
+        variance = np.einsum("tki,tij,tkj->tk", weights, table, weights)
+        variance_held = np.einsum("tki,tij,tkj->tk", keep, table, keep)
+        only_more = np.all(np.abs(weights) >= np.abs(keep) - SLACK, axis=-1) & np.all(weights * keep >= 0, axis=-1)
+        worse = variance > np.maximum(limit**2, variance_held) * (1 + 1e-3)
+        assert not np.any(worse & only_more), "nothing that only adds goes beyond the volatility budget"
+    if name == "volatility and trades":
+        added = np.abs(weights - expected).sum(axis=-1)
+        reduced = np.sum(np.maximum(np.abs(expected) - np.abs(weights), 0), axis=-1)
+        assert np.all(added - reduced <= 0.8 + SLACK)
+
+
+@functools.cache
+def trained(actions, chain="everything"):
+    """One iteration of PPO under a chain of masks: environment, policy, learner, state, rollout."""
+    env, params = build(CHAINS[chain], actions=actions)
+    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
+    task = trading_task(policy, env, tiny.PPO)
+
+    @jax.jit
+    def collect(net, params, key):
+        states = task.start(params, jax.random.split(key, tiny.PPO.paths))
+        keys = jax.random.split(jax.random.fold_in(key, 1), tiny.PPO.paths)
+        states, first = task.collect(net, params, states, keys, jnp.float32(0))
+        keys = jax.random.split(jax.random.fold_in(key, 2), tiny.PPO.paths)
+        return first, task.collect(net, params, states, keys, jnp.float32(0))[1]
+
+    return env, params, policy, net, task, collect(net, params, jax.random.key(3))
+
+
+@pytest.mark.parametrize("actions", ["discrete", "continuous", "band"])
+def test_the_ratio_is_one_before_the_first_step(actions):
+    """The update sees the masks of the rollout, those that depend on earlier choices included."""
+    _, params, _, net, task, rollouts = trained(actions)
+    predict = jax.jit(task.predict)
+    for rollout in rollouts:
+        distribution, _ = predict(net, params, rollout)
+        log_ratio = np.asarray(distribution.log_prob(rollout.action) - rollout.log_prob)
+        assert np.abs(log_ratio).max() < 1e-5
+        assert np.abs(np.asarray(rollout.behaviour.kl(distribution))).max() < 1e-5
+        assert np.all(np.isfinite(rollout.log_prob))
+        assert np.asarray(rollout.log_prob).std() > 0
+
+
+def test_training_under_masks_stays_finite_and_resets_their_state():
+    _, params, _, net, task, _ = trained("discrete")
+    learner = make_learner(task, tiny.PPO, data_mesh(jax.devices()[:1]))
+    placed = learner.replicate(params)
+    state = learner.init(net, 0, placed)
+    for _ in range(3):
+        state, metrics = learner.iterate(state, placed, jnp.float32(0))
+    assert all(np.isfinite(float(value)) for value in metrics.values())
+    assert float(metrics["entropy"]) > 0
+
+
+def test_a_backtest_keeps_the_limits_and_its_baselines_are_free():
+    transform = masks.chain(masks.risk_budget(gross=0.4, force=1.0), masks.no_short())
+    env, params = build(transform, start="flat", fill_rule=FillRule())
+    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    net["head"]["actor"]["bias"] = net["head"]["actor"]["bias"].at[-1].add(5.0)
+    free, loose = build(masks.chain(), start="flat", fill_rule=FillRule())
+    for decision in ("mode", "mean"):
+        n_bars, first = 200, jnp.int32(env.first_decision)
+        limited = run_policy(policy, env, net, params, first, n_bars, decision)
+        unlimited = run_policy(policy, free, net, loose, first, n_bars, decision)
+        assert np.abs(unlimited.weights).sum(axis=-1).max() > 1.0
+        # Prices move until the next open, and an order to sell may not be filled when one to buy is.
+        gross = np.abs(limited.weights).sum(axis=-1)
+        assert np.quantile(gross, 0.95) < 0.42
+        assert gross.max() < 0.52
+        assert np.asarray(limited.weights).min() >= -1e-6
+
+
+def test_the_gymnax_interface_shows_and_enforces_the_limits():
+    env, params = build(CHAINS["gross and net"], observation="window")
+    key = jax.random.key(0)
+    _, state = env.reset(key, params)
+    for i in range(30):
+        action = jnp.full(A, env.num_actions - 1)
+        _, state, _, _, _, info = env.step(jax.random.fold_in(key, i), state, action, params)
+        assert info["action_mask"].shape == (A, env.num_actions)
+        assert info["action_mask"][:, 0].all()
+        gross = float(np.abs(expected_weights(state.portfolio)).sum())
+        assert gross < 1.1 * 1.2, "three times 0.8 were asked for"
+    assert not info["action_mask"].all()
