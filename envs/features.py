@@ -30,7 +30,10 @@ from envs.own_bars import OwnBars, own_bars
 from envs.windows import exponential_average, linear_recurrence, rolling_mean, shift
 
 GROUPS = ("price", "volume", "technical", "volatility", "calendar")
-"""Names of the feature groups, in their usual order."""
+"""Names of the feature groups of a market alone, in their usual order; there is also `regime`, which is given."""
+
+REGIMES = ("bull", "bear", "sideways", "crisis")
+"""Market regimes, in the order of every array of their probabilities."""
 
 RETURN_HORIZONS = (1, 5, 21, 63)
 AVERAGE_WINDOWS = (10, 21, 63)
@@ -108,6 +111,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature("since_open", 0, normalised=False),
         Feature("to_close", 1, normalised=False),
     ),
+    "regime": tuple(Feature(name, 0, normalised=False) for name in REGIMES),
 }
 """The columns of each group, in order."""
 
@@ -117,7 +121,7 @@ def _checked(groups: Sequence[str]) -> tuple[str, ...]:
     names = (groups,) if isinstance(groups, str) else tuple(groups)
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
-        raise ValueError(f"unknown feature group {unknown[0]!r}; the groups are {', '.join(GROUPS)}")
+        raise ValueError(f"unknown feature group {unknown[0]!r}; the groups are {', '.join(FEATURES)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"feature groups must be a non-empty list without repeats, got {list(names)}")
     return names
@@ -162,7 +166,12 @@ def warmup(groups: Sequence[str] = GROUPS, normalisation_window: int = 252) -> i
 
 
 def compute_features(
-    market: MarketData, *, groups: Sequence[str] = GROUPS, normalisation_window: int = 252, unknown: float = 0.0
+    market: MarketData,
+    *,
+    groups: Sequence[str] = GROUPS,
+    normalisation_window: int = 252,
+    unknown: float = 0.0,
+    regimes: jax.Array | None = None,
 ) -> jax.Array:
     """The feature table of a market; compiled once per shape, `vmap` it over a leading axis of markets.
 
@@ -172,24 +181,31 @@ def compute_features(
       normalisation_window: span in bars of the exponential z-scores, >= 2.
       unknown: what stands for values that are not formed, of assets that are not listed, of volume that is not
         reported: 0, or NaN.
+      regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
     Returns:
       `[T, A, F]` float32 within +-5, or `unknown`. The columns are named by `feature_names(groups)`.
 
     Raises:
-      ValueError: unknown, repeated or no group; a window below 2.
+      ValueError: unknown, repeated or no group; a window below 2; the group `regime` without regimes.
     """
     if normalisation_window < 2:
         raise ValueError(f"normalisation_window must be at least 2 bars, got {normalisation_window}")
-    table = _feature_table(market, groups=_checked(groups), normalisation_window=int(normalisation_window))
+    groups = _checked(groups)
+    if "regime" in groups and regimes is None:
+        raise ValueError("the feature group 'regime' needs the probabilities of the regimes")
+    regimes = regimes if "regime" in groups else None
+    table = _feature_table(market, regimes, groups=groups, normalisation_window=int(normalisation_window))
     return jnp.where(jnp.isnan(table), unknown, table)
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "normalisation_window"))
-def _feature_table(market: MarketData, *, groups: tuple[str, ...], normalisation_window: int) -> jax.Array:
+def _feature_table(
+    market: MarketData, regimes: jax.Array | None, *, groups: tuple[str, ...], normalisation_window: int
+) -> jax.Array:
     """`compute_features` without the checks; NaN where unknown."""
     bars = own_bars(market.tradable)
-    own_groups = tuple(group for group in groups if group != "calendar")
+    own_groups = tuple(group for group in groups if group not in ("calendar", "regime"))
     tables = {}
     if own_groups:
         packed = bars.spread(_own_table(market, bars, own_groups, normalisation_window))
@@ -202,6 +218,8 @@ def _feature_table(market: MarketData, *, groups: tuple[str, ...], normalisation
     if "calendar" in groups:
         calendar = _calendar(market, normalisation_window)
         tables["calendar"] = jnp.broadcast_to(calendar[:, None], (*market.tradable.shape, calendar.shape[-1]))
+    if regimes is not None:
+        tables["regime"] = regimes
     table = jnp.concatenate([tables[group] for group in groups], axis=-1)
     return jnp.where(bars.listed[..., None], table, jnp.nan)
 

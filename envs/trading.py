@@ -126,7 +126,13 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     @property
     def default_params(self) -> EnvParams:
-        """Parameters on a simulated driftless market, so that the environment runs out of the box."""
+        """Parameters on a simulated driftless market, so that the environment runs out of the box.
+
+        Raises:
+          ValueError: an environment with masks, or with the feature group `regime`, which need tables of a market.
+        """
+        if self.masks is not None:
+            raise ValueError("an environment with masks has no default parameters; build them with make_params")
         n_bars = self.first_decision + 1024
         return self.make_params(simulators.gbm(jax.random.key(0), n_bars, self.n_assets))
 
@@ -143,6 +149,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         last_bar: int | None = None,
         feature_dtype: Any = jnp.float32,
         masks: Any = (),
+        regimes: jax.Array | None = None,
     ) -> EnvParams:
         """Precomputes the tables of a market.
 
@@ -157,6 +164,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           last_bar: last bar of the period; default: the last of the market.
           feature_dtype: storage type of the features.
           masks: table of the environment's mask transform, leading axis T.
+          regimes: `[T, A, 4]` probabilities, for the feature group `regime`; see `compute_features`.
 
         Raises:
           ValueError: the market does not fit the environment, or the period is empty.
@@ -179,7 +187,11 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
         unknown = jnp.nan if self.observation == "index" else 0.0
         table = features.compute_features(
-            market, groups=self.groups, normalisation_window=self.normalisation_window, unknown=unknown
+            market,
+            groups=self.groups,
+            normalisation_window=self.normalisation_window,
+            unknown=unknown,
+            regimes=regimes,
         )
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),

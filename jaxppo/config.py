@@ -12,6 +12,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from jaxppo.config_masks import MASKS, GroupBudget, written_out
 from jaxppo.config_schema import (
     BUDGETS,
     PERIODS,
@@ -23,6 +24,7 @@ from jaxppo.config_schema import (
     FeaturesConfig,
     PolicyConfig,
     PPOConfig,
+    RegimesConfig,
     TrainingConfig,
 )
 from jaxppo.config_types import accepted, keys, sections, takes_list, takes_text
@@ -38,6 +40,7 @@ __all__ = [
     "FeaturesConfig",
     "PPOConfig",
     "PolicyConfig",
+    "RegimesConfig",
     "TrainingConfig",
     "dump_config",
     "load_config",
@@ -128,6 +131,8 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
       ConfigError: see `load_config`.
     """
     filled = {name: {} if value is None and name in sections() else value for name, value in tree.items()}
+    if "masks" in filled:
+        filled["masks"] = written_out(filled["masks"])
     try:
         return Config.model_validate_json(json.dumps(filled))
     except pydantic.ValidationError as error:
@@ -227,10 +232,14 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source: str, options: Sequence[str]) -> str:
     """One line for the first error: where, the key, its value, and what is allowed or the nearest known key."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelt key of a mask says more than the required one that is missing for it.
+    problem = next((p for p in problems if p["loc"][:1] == ("masks",) and p["type"] == "extra_forbidden"), problems[0])
     location = [str(part) for part in problem["loc"]]
     if not location:
         return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
+    if location[0] == "masks" and len(location) > 1:
+        return _mask_problem(problem, "--masks" if "masks" in options else source)
     inside = location[0] in sections() and len(location) > 1
     key = ".".join(location[: 2 if inside else 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
@@ -242,6 +251,30 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
         example = next(iter(sections()[key].model_fields))
         return f"{where} is {_shown(value)}; allowed: a section (a mapping of keys such as {example})"
     return f"{where} is {_shown(value)}; allowed: {accepted(field)}"
+
+
+def _mask_problem(problem: Any, source: str) -> str:
+    """One line for an error inside `masks`."""
+    number, *path = problem["loc"][1:]
+    where = ".".join([f"masks[{number}]", *map(str, path)])
+    fields: dict[str, Any] = dict(MASKS)
+    if path and path[0] in MASKS:
+        inside = GroupBudget if len(path) > 3 and path[1] == "groups" else MASKS[path[0]]
+        fields = dict(inside.model_fields)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)
+        return (
+            f"{source}: unknown key {where!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(fields)}"
+        )
+    if problem["type"] == "missing" and isinstance(path[-1], str):
+        return f"{source}: {where} is missing; it has no default"
+    named = [part for part in path if part in fields]
+    allowed = problem["msg"].removeprefix("Value error, ")
+    if named:
+        allowed = accepted(fields[named[-1]])
+    elif path:
+        allowed = f"a mapping of keys: {', '.join(fields) or 'it has none'}"
+    return f"{source}: {where} is {_shown(problem['input'])}; allowed: {allowed}"
 
 
 def _nearest(key: str, prefix: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from jaxppo.config_masks import MASKS
 from jaxppo.config_schema import Config
 from jaxppo.config_types import accepted, is_section, keys
 
@@ -27,6 +28,8 @@ def reference() -> str:
     for name, field in Config.model_fields.items():
         if is_section(field):
             parts.append(_table(name, field.annotation.__doc__ or "", dict(keys(field.annotation, f"{name}."))))
+    for name, model in MASKS.items():
+        parts.append(_table(f"masks: {name}", model.__doc__ or "", model.model_fields))
     return "\n".join(parts)
 
 
@@ -35,7 +38,8 @@ def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:
     lines = [f"## {title}", "", *([meaning, ""] if meaning else []), "| key | accepts | default | meaning |"]
     lines.append("|---|---|---|---|")
     for key, field in fields.items():
-        cells = (f"`{key}`", accepted(field), f"`{_default(field.default)}`", field.description)
+        default = "" if field.is_required() else f"`{_default(field.default)}`"
+        cells = (f"`{key}`", accepted(field), default, " ".join((field.description or "").split()))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

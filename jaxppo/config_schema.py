@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from jaxppo.config_masks import MaskConfig
+
 LARGEST = 1e15
 """Bound of every number: float32 arithmetic on larger ones overflows."""
 LONGEST_EPISODE = 2**30
@@ -28,7 +30,8 @@ Above = Annotated[float, Field(gt=0.0, le=LARGEST)]
 Text = Annotated[str, Field(min_length=1)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?)?$")]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Groups = Annotated[tuple[Literal["price", "volume", "technical", "volatility", "calendar"], ...], Field(min_length=1)]
+Group = Literal["price", "volume", "technical", "volatility", "calendar", "regime"]
+Groups = Annotated[tuple[Group, ...], Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -92,9 +95,39 @@ class FeaturesConfig(_Section):
     """What the encoder reads."""
 
     groups: Groups = ("price", "volume", "technical", "volatility", "calendar")
-    """Feature groups, each with its own embedding."""
+    """Feature groups, each with its own embedding; `regime` needs `regimes.kind`."""
     normalisation_window: Annotated[int, Field(ge=10, le=2**20)] = 252
     """Span in bars of the causal normalisation."""
+
+
+class RegimesConfig(_Section):
+    """Bull, bear, sideways or crisis at the close of each bar; see `jaxppo.regimes`."""
+
+    kind: Literal["none", "rules", "hmm"] = "none"
+    """No regimes, rules on trend, volatility and drawdown, or a hidden Markov model fitted on the training period."""
+    scope: Literal["market", "asset"] = "market"
+    """One regime for all, that of the equal-weight index, or one per asset."""
+    trend_window: Annotated[int, Field(ge=2, le=2**20)] = 63
+    """Rules: returns in the t-statistic of the trend."""
+    trend_threshold: NonNegative = 1.0
+    """Rules: bull above this t-statistic, bear below its negative, sideways between."""
+    volatility_window: Positive = 504
+    """Rules: bars with which today's volatility is compared."""
+    volatility_quantile: Share = 0.9
+    """Rules: a crisis needs a volatility above this rank."""
+    drawdown_window: Positive = 252
+    """Rules: bars of the recent high."""
+    crisis_drawdown: Share = 0.1
+    """Rules: a crisis needs a price this fraction below that high."""
+    states: Annotated[int, Field(ge=2, le=6)] = 3
+    """Model: hidden states."""
+    usual_volatility_span: Positive = 504
+    """Model: bars of the volatility in whose units returns are observed."""
+    restarts: Few = 8
+    """Model: random starts of the fit, of which the likeliest counts."""
+    model: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    """Model: its parameters, states in order of mean: initial probabilities, transitions by rows, means, variances;
+    absent: fitted."""
 
 
 class EnvConfig(_Section):
@@ -316,8 +349,11 @@ class Config(_Section):
     """Compute dtype of the network; auto is bfloat16 on GPU and TPU, float32 on CPU."""
     data: DataConfig = DataConfig()
     features: FeaturesConfig = FeaturesConfig()
+    regimes: RegimesConfig = RegimesConfig()
     env: EnvConfig = EnvConfig()
     costs: CostsConfig = CostsConfig()
+    masks: tuple[MaskConfig, ...] = ()
+    """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
@@ -358,6 +394,18 @@ class Config(_Section):
                 f"costs.maintenance_margin {self.costs.maintenance_margin} times costs.max_leverage "
                 f"{self.costs.max_leverage} must be < 1, or a fully invested portfolio is liquidated at once"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _regimes_are_known(self) -> Config:
+        if self.regimes.kind == "none":
+            if "regime" in self.features.groups:
+                raise ValueError("features.groups names regime, but regimes.kind is none; choose rules or hmm")
+            if any(mask.kind == "regime" for mask in self.masks):
+                raise ValueError("masks names regime, but regimes.kind is none; choose rules or hmm")
+        n, model = self.regimes.states, self.regimes.model
+        if model is not None and len(model) != n + n * n + 2 * n:
+            raise ValueError(f"regimes.model has {len(model)} numbers; {n} states have {n + n * n + 2 * n}")
         return self
 
     @model_validator(mode="after")

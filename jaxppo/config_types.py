@@ -71,8 +71,13 @@ def _describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return " or ".join(_describe(option) for option in arguments)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"mapping of {', '.join(annotation.model_fields)}"
+    if origin is dict:
+        return f"mapping of names to a {_describe(arguments[1])}"
     if origin is tuple and arguments[-1] is not Ellipsis:
-        return f"[first, last], each a {_describe(arguments[0])}"
+        ends = "[first, last]" if arguments[0] == Day else "[low, high]"
+        return f"{ends}, each a {_describe(arguments[0])}"
     if origin is tuple:
         filled = "non-empty " if _bound(metadata, "min_length") else ""
         return f"{filled}list of {_describe(arguments[0]).removeprefix('one of ')}"

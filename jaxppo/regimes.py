@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from envs.features import REGIMES as NAMES
 from envs.features import ewma_volatility
 from envs.market import MarketData
 from envs.market_index import own_returns
@@ -16,8 +17,11 @@ from envs.own_bars import own_bars
 from envs.windows import rolling_max, rolling_moments, rolling_rank, shift
 from jaxppo.hidden_markov import HiddenMarkovModel, fit, forward_filter
 
-NAMES = ("bull", "bear", "sideways", "crisis")
-"""The regimes, in the order of every array of their probabilities."""
+FIRST_RETURNS = 21
+"""Own bars of an asset before its returns are observed: their usual volatility must be known."""
+LARGEST_OBSERVATION = 3.0
+"""Returns beyond this multiple of the usual volatility count as this: a model of Gaussians would otherwise spend a
+state on single outliers, which says nothing about the bars after them."""
 BULL, BEAR, SIDEWAYS, CRISIS = range(4)
 
 
@@ -49,7 +53,7 @@ def rule_regimes(
       crisis_drawdown: fraction below that high, in (0, 1).
 
     Returns:
-      `[T, A, 4]` float32, 1 for the regime at the close of t and 0 for the others, in the order of `NAMES`.
+      `[T, A, 4]` float32 in the order of `envs.features.REGIMES`: 1 for the regime at the close of t, 0 for the others.
     """
     bars = own_bars(market.tradable)
     close = bars.pack(market.close)
@@ -72,6 +76,7 @@ def standardised_returns(market: MarketData, span: int = 504) -> tuple[jax.Array
 
     Dimensionless, so that a model can be used on other assets than those it was fitted on. The usual volatility is the
     exponential average of `span` bars up to the bar before; a return over a halt counts by its length.
+    Within `LARGEST_OBSERVATION`; none for the first bars of an asset.
 
     Returns:
       `[T, A, 1]` observations and `[T, A]` bool, where there is one.
@@ -80,9 +85,10 @@ def standardised_returns(market: MarketData, span: int = 504) -> tuple[jax.Array
     bars = own_bars(market.tradable)
     waited = 1.0 + shift(bars.bars_since, 1).astype(jnp.float32)
     usual = shift(ewma_volatility(market, span), 1)
-    # The first return has nothing to be measured by.
-    known = known & (jnp.cumsum(market.tradable, axis=0) > 2)
-    return (jnp.log1p(change) / (usual * jnp.sqrt(waited)))[..., None], known
+    # The first returns have nothing to be measured by.
+    known = known & (jnp.cumsum(market.tradable, axis=0) > FIRST_RETURNS)
+    observed = jnp.log1p(change) / (usual * jnp.sqrt(waited))
+    return jnp.clip(observed, -LARGEST_OBSERVATION, LARGEST_OBSERVATION)[..., None], known
 
 
 def fit_regimes(
@@ -113,8 +119,8 @@ def hidden_regimes(model: HiddenMarkovModel, market: MarketData, span: int = 504
       span: that of the fit.
 
     Returns:
-      `[T, A, 4]` float32, rows sum to 1, in the order of `NAMES`. An asset that has not traded yet has those of the
-      model's start, moved on bar by bar.
+      `[T, A, 4]` float32 in the order of `envs.features.REGIMES`, rows sum to 1. An asset that has not traded yet has
+      those of the model's start, moved on bar by bar.
     """
     x, known = standardised_returns(market, span)
     filtered = jax.vmap(lambda a, b: forward_filter(model, a, b).probabilities, in_axes=1, out_axes=1)(x, known)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.backtest.binding import MaskEffect, mask_effects
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
@@ -26,11 +27,13 @@ class Evaluation:
       summary: the `out_of_sample` entry of summary.json.
       ledgers: agent first, then the baselines; NumPy arrays.
       times: `[n + 1]` bar times of the equity marks, empty for a market without times.
+      masks: what each mask did.
     """
 
     summary: dict[str, Any]
     ledgers: dict[str, Ledger]
     times: np.ndarray
+    masks: dict[str, MaskEffect]
 
 
 def quick_score(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, float]:
@@ -44,6 +47,13 @@ def quick_score(setup: Setup, policy: Policy, net: Params, period: str) -> dict[
         "total_return": float(ledger.equity[-1] / ledger.equity[0] - 1.0),
         "turnover": float(turnover.mean()) * setup.periods_per_year,
     }
+
+
+def limits_of(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, MaskEffect]:
+    """What each mask does to the policy over a period."""
+    where, decision = setup.periods[period], setup.config.evaluation.decision
+    annual, regimes = setup.periods_per_year, setup.regimes
+    return mask_effects(policy, setup.env, net, setup.params, where.first, where.n_bars, decision, annual, regimes)
 
 
 def _run(setup: Setup, policy: Policy, net: Params, period: str) -> Ledger:
@@ -84,7 +94,9 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
     times = times[where.first : where.last + 1] if len(times) else times
     span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
     baseline = {name: figures[name] for name in baselines}
-    return Evaluation({**figures["agent"], **span, "baseline": baseline}, ledgers, times)
+    effects = limits_of(setup, policy, net, period)
+    masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
+    return Evaluation({**figures["agent"], **span, **masks, "baseline": baseline}, ledgers, times, effects)
 
 
 def report(
@@ -122,6 +134,7 @@ def report(
             config_yaml=config_yaml,
             warnings=_warnings(setup, result),
             inspection=inspection,
+            masks=result.masks,
         ),
     )
 

@@ -17,7 +17,9 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from envs.features import REGIMES
 from jaxppo.backtest import figures
+from jaxppo.backtest.binding import MaskEffect
 from jaxppo.backtest.formatting import (
     METRICS,
     MISSING,
@@ -65,6 +67,7 @@ class ReportData:
         resampling; may be empty.
       level: coverage of all the intervals, in (0, 1).
       inspection: what the policy looks at; None leaves it out.
+      masks: mask -> what it did; empty without masks.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -85,6 +88,7 @@ class ReportData:
     sharpe_differences: Mapping[str, tuple[float | None, float | None]] = dataclasses.field(default_factory=dict)
     level: float = 0.95
     inspection: Inspection | None = None
+    masks: Mapping[str, MaskEffect] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -139,6 +143,7 @@ def render(data: ReportData) -> str:
         ("Results", _metric_table(data)),
         ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
         ("Costs", _costs(data)),
+        ("Limits", _limits(data)),
         ("What the policy looks at", _inspection(data)),
         ("Training", _figure_html("training", figures.training_figure(data.training))),
         ("Data", _data_table(data.data_report)),
@@ -292,6 +297,27 @@ def _costs(data: ReportData) -> str:
     head = "<tr><th></th><th>Paid</th><th>Of starting equity</th></tr>"
     table = f'<table class="compact"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
     return _figure_html("costs", figures.costs_figure(data.points[1:], data.costs)) + table
+
+
+def _limits(data: ReportData) -> str:
+    """What each mask did, a row each; by regime where there are regimes."""
+    if not data.masks:
+        return '<p class="caption">The agent traded without masks.</p>'
+    regimes = [name for name in REGIMES if any(name in effect.by_regime for effect in data.masks.values())]
+    names = ("Bound", *(f"in {name}" for name in regimes), "Exposure removed", "Costs saved a year")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = []
+    for name, effect in data.masks.items():
+        shares = (effect.bound, *(effect.by_regime.get(regime, math.nan) for regime in regimes))
+        values = (*shares, effect.exposure_removed, effect.costs_saved)
+        cells = "".join(f"<td>{percent(value) if math.isfinite(value) else MISSING}</td>" for value in values)
+        rows.append(f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>')
+    note = (
+        "Each mask against the same decisions with all masks but this one, along the path with all of them. Bound: "
+        "share of the decisions about an asset that it changed. Exposure removed: mean gross exposure, of equity."
+    )
+    table = f'<table class="compact"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
 
 
 def _inspection(data: ReportData) -> str:

@@ -153,13 +153,27 @@ def run_policy(
     def decide(
         portfolio: Portfolio, seen: Observation, prepared: jax.Array, constraint: Constraint | None
     ) -> tuple[jax.Array, jax.Array]:
-        distribution, _ = policy.act(net, prepared, seen)
-        if decision == "mean" and env.actions == "discrete":
-            return env.expected_target(distribution.probabilities(), portfolio, constraint)
-        action, mask = choose(env, distribution, seen.mask, constraint, lambda own, _: own.mode())
-        return env.decode(distribution.restricted(mask).squash(action), portfolio)
+        return decide_without_randomness(policy, env, net, portfolio, seen, prepared, constraint, decision)
 
     return simulate(decide, prepare_bars(policy, net, params, first, n_bars), env, params, first, n_bars)
+
+
+def decide_without_randomness(
+    policy: Policy,
+    env: TradingEnv,
+    net: Params,
+    portfolio: Portfolio,
+    seen: Observation,
+    prepared: jax.Array,
+    constraint: Constraint | None,
+    decision: Literal["mode", "mean"],
+) -> tuple[jax.Array, jax.Array]:
+    """Target weights `[A]` and hold flags `[A]` of one account at one bar; see `run_policy`."""
+    distribution, _ = policy.act(net, prepared, seen)
+    if decision == "mean" and env.actions == "discrete":
+        return env.expected_target(distribution.probabilities(), portfolio, constraint)
+    action, mask = choose(env, distribution, seen.mask, constraint, lambda own, _: own.mode())
+    return env.decode(distribution.restricted(mask).squash(action), portfolio)
 
 
 @partial(jax.jit, static_argnames=("env", "n_bars", "periods"))

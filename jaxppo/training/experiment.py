@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxppo.backtest.evaluation import describe, evaluate, quick_score, report
+from jaxppo.backtest.evaluation import describe, evaluate, limits_of, quick_score, report
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.config import Config, PPOConfig, dump_config
 from jaxppo.ppo.task import Params, Task
@@ -75,7 +75,10 @@ def trading_experiment(setup: Setup) -> Experiment:
         return shown
 
     def score(net: Params) -> dict[str, float]:
-        return quick_score(setup, policy, net, "validation") | attention_figures(setup, policy, net, "validation")
+        effects = limits_of(setup, policy, net, "validation")
+        bound = {f"mask_bound_{name.replace(' ', '_')}": effect.bound for name, effect in effects.items()}
+        figures = attention_figures(setup, policy, net, "validation")
+        return quick_score(setup, policy, net, "validation") | figures | bound
 
     def finish(
         net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path

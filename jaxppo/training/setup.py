@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from envs.portfolio import FillRule
 from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
+from jaxppo.masks.from_config import make_masks
+from jaxppo.masks.transform import MarketView, MaskTransform
 from jaxppo.networks.attention import fused_window_attention
 from jaxppo.networks.config import EncoderConfig
 from jaxppo.networks.head import ActionConfig
@@ -27,6 +30,7 @@ from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
 from jaxppo.training.periods import Period, split_periods
+from jaxppo.training.regimes import find_regimes
 
 GIVEN_IN_PYTHON = "(a market given in Python)"
 """`data.path` of a run whose prices were an argument."""
@@ -39,7 +43,7 @@ class Setup:
     """What training and evaluation share.
 
     Attributes:
-      config: the configuration, with what the first period decides filled in (`policy.bar_seconds`).
+      config: the configuration, with what the first period decides filled in (`policy.bar_seconds`, `regimes.model`).
       market: the prices.
       env: the environment, with indexed observations.
       params: tables and costs over the whole market; `period_params` restricts them.
@@ -49,6 +53,7 @@ class Setup:
       action: what its head parameterises.
       ppo: hyper-parameters with the device's choices filled in.
       devices: devices to train on.
+      regimes: `[T, A, 4]` probabilities of the regimes at every close; None without regimes.
     """
 
     config: Config
@@ -61,6 +66,7 @@ class Setup:
     action: ActionConfig
     ppo: PPOConfig
     devices: list[jax.Device]
+    regimes: jax.Array | None = None
 
     def period_params(self, name: str) -> EnvParams:
         """`params` restricted to a period."""
@@ -117,6 +123,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     """
     devices = select_devices(config)
     encoder = _encoder_config(config, devices[0].platform)
+    masks = _masks(config, market)
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
     env = TradingEnv(
         n_assets=market.n_assets,
@@ -129,6 +136,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         start=config.env.start,
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
+        masks=masks,
     )
     costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
@@ -145,6 +153,9 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     if config.policy.bar_seconds is None:
         config = _with_bar_seconds(config, _median_seconds(market, next(iter(periods.values()))))
         encoder = dataclasses.replace(encoder, bar_seconds=config.policy.bar_seconds)
+    regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed)
+    config = config.model_copy(update={"regimes": found})
+    annual = periods_per_year(market)
     params = env.make_params(
         market,
         costs,
@@ -153,6 +164,8 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         drawdown_limit=config.env.drawdown_limit,
         episode_bars=config.env.episode_chunks * ppo.chunk,
         feature_dtype=encoder.dtype,
+        masks=_mask_table(env, MarketView(market, annual, env.position_limit, regimes)),
+        regimes=regimes,
     )
     return Setup(
         config=config,
@@ -160,12 +173,48 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         env=env,
         params=params,
         periods=periods,
-        periods_per_year=periods_per_year(market),
+        periods_per_year=annual,
         encoder=encoder,
         action=action_config(env, config.policy.action_std),
         ppo=ppo,
         devices=devices,
+        regimes=regimes,
     )
+
+
+def _masks(config: Config, market: MarketData) -> MaskTransform | None:
+    """The configured masks.
+
+    Raises:
+      ConfigError: one of them does not fit the market.
+    """
+    try:
+        masks = make_masks(config.masks, market.info.symbols, config.data.calendar)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for number, part in enumerate(masks.parts if masks is not None else ()):
+        if part.name == "session":  # the one that fails on a market may do so before anything is compiled
+            _rows(number, part, MarketView(market, 1.0, 1.0))
+    return masks
+
+
+def _mask_table(env: TradingEnv, view: MarketView) -> Any:
+    """What the masks need of the market.
+
+    Raises:
+      ConfigError: a mask that this market does not allow.
+    """
+    if env.masks is None:
+        return ()
+    return tuple(_rows(number, part, view) for number, part in enumerate(env.masks.parts))
+
+
+def _rows(number: int, part: MaskTransform, view: MarketView) -> Any:
+    """The table of one mask; see `_mask_table`."""
+    try:
+        return part.table(view)
+    except ValueError as error:
+        raise ConfigError(f"masks[{number}].{part.name}: {error}") from None
 
 
 def _median_seconds(market: MarketData, period: Period) -> float:
@@ -180,7 +229,11 @@ def _with_bar_seconds(config: Config, seconds: float) -> Config:
 
 def as_started(config: Config, saved: Config) -> Config:
     """`config` with what the data decided when the run `saved` was started."""
-    return config if config.policy.bar_seconds else _with_bar_seconds(config, saved.policy.bar_seconds)
+    if config.policy.bar_seconds is None:
+        config = _with_bar_seconds(config, saved.policy.bar_seconds)
+    if config.regimes.model is None and config.regimes.states == saved.regimes.states:
+        config = config.model_copy(update={"regimes": config.regimes.model_copy(update={"model": saved.regimes.model})})
+    return config
 
 
 def dropout_rate(config: Config) -> Callable[[jax.Array], jax.Array] | None:

@@ -111,6 +111,23 @@ def test_config_files_that_are_not_text(case, workplace, capfd, nothing_compiles
 
 
 VALUES = {
+    "typo in a mask": ({"masks": [{"volatility_kap": {"target": 1}}]}, ["masks[0].volatility_kap", "volatility_cap?"]),
+    "typo in a mask's key": ({"masks": [{"turnover": {"limt": 1}}]}, ["'masks[0].turnover.limt'", "mean limit?"]),
+    "mask out of range": ({"masks": ["no_short", {"turnover": {"limit": 0}}]}, ["masks[1].turnover.limit is 0", "(0,"]),
+    "mask without a key": ({"masks": ["volatility_cap"]}, ["masks[0].volatility_cap.target is missing"]),
+    "two masks in one": ({"masks": [{"no_short": {}, "halt": {}}]}, ["masks[0] is", "one name"]),
+    "masks not a list": ({"masks": {"no_short": {}}}, ["masks is", "list of"]),
+    "group of strangers": (
+        {"masks": [{"risk_budget": {"groups": {"tech": {"symbols": ["ZZZ"], "limit": 1.0}}}}]},
+        ["masks[0].risk_budget: groups tech: 'ZZZ' is not in the market", "AAA, BBB"],
+    ),
+    "nothing limited": ({"masks": [{"risk_budget": {}}]}, ["masks[0].risk_budget: a risk budget must limit something"]),
+    "hours of daily bars": ({"masks": [{"session": {"calendar": "XNYS"}}]}, ["masks[0].session: trading hours", "day"]),
+    "hours without calendar": ({"masks": ["session"]}, ["masks[0].session: calendar is absent"]),
+    "regime mask alone": ({"masks": [{"regime": {"bull": [0, 1]}}]}, ["masks names regime", "regimes.kind is none"]),
+    "regime features alone": ({"features": {"groups": ["regime"]}}, ["features.groups names regime", "rules or hmm"]),
+    "states": ({"regimes": {"kind": "hmm", "states": 7}}, ["regimes.states is 7", "[2, 6]"]),
+    "half a model": ({"regimes": {"kind": "hmm", "model": [1.0]}}, ["regimes.model has 1 numbers", "18"]),
     "typo in a key": ({"ppo": {"lerning_rate": 1}}, ["'ppo.lerning_rate'", "did you mean ppo.learning_rate"]),
     "typo in a section": ({"polcy": {"width": 8}}, ["'polcy'", "did you mean policy"]),
     "key in the wrong section": ({"policy": {"clip": 0.1}}, ["'policy.clip'", "did you mean ppo.clip"]),

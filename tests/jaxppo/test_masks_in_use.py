@@ -12,6 +12,7 @@ from envs.execution import make_costs
 from envs.portfolio import FillRule, drawdown, expected_weights, weights_of
 from envs.trading import TradingEnv
 from jaxppo import masks
+from jaxppo.backtest.binding import mask_effects
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.distributions import MaskedCategorical, SquashedGaussian
 from jaxppo.masks.account import ewma_covariance
@@ -47,8 +48,9 @@ def build(transform, **changes):
     settings |= {"observation": "index", "start": "random", "position_limit": 0.8, "n_assets": A, "masks": transform}
     env = TradingEnv(**{**settings, **changes})
     view = MarketView(prices(), PERIODS, env.position_limit)
+    table = () if transform is None else transform.table(view)
     costs = make_costs(commission_bps=1.0, max_leverage=3.0, participation_limit=0.3, maintenance_margin=0.05)
-    params = env.make_params(prices(), costs, episode_bars=16, initial_cash=1e8, masks=transform.table(view))
+    params = env.make_params(prices(), costs, episode_bars=16, initial_cash=1e8, masks=table)
     return env, params
 
 
@@ -63,7 +65,7 @@ CHAINS = {
     "everything": masks.chain(
         masks.risk_budget(gross=1.5, net=(-0.5, 1.2), volatility=0.3, drawdown_budget=0.3, span=20),
         masks.volatility_cap(0.15, span=10),
-        masks.liquidity(spread=1e-3, participation=0.2),
+        masks.liquidity(spread=1e-3, participation=1.0),
         masks.holding_period(minimum=2, maximum=9),
         masks.halt(move=0.03, bars=2),
     ),
@@ -228,6 +230,41 @@ def test_a_backtest_keeps_the_limits_and_its_baselines_are_free():
         assert np.quantile(gross, 0.95) < 0.42
         assert gross.max() < 0.52
         assert np.asarray(limited.weights).min() >= -1e-6
+
+
+def test_what_masks_did_is_measured_by_leaving_each_out():
+    """One bar from a flat start: the first decisions with and without each mask, by hand."""
+    caps = {"no_short": masks.no_short(), "cap": masks.risk_budget(asset=0.25), "loose": masks.risk_budget(gross=9.0)}
+    env, params = build(masks.chain(*caps.values()), start="flat", levels=(-1.0, -0.5, 0.25, 0.5, 1.0))
+    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    bias = net["head"]["actor"]["bias"]
+    first = int(np.flatnonzero(np.asarray(prices().tradable)[env.first_decision :].all(axis=1))[0]) + env.first_decision
+    regime = np.zeros((*prices().close.shape, 4))
+    regime[..., 1] = 1.0
+    rate = 1e-4 + np.asarray(params.table)[first + 1, 3]
+    # Longs of 0.8 are too large, and 0.2 is the second choice. Shorts of 0.8 are masked twice: neither mask alone does.
+    for wanted, capped in ((5, True), (1, False)):
+        loud = {**net["head"], "actor": {**net["head"]["actor"], "bias": bias.at[wanted].add(50.0).at[3].add(25.0)}}
+        found = mask_effects(policy, env, {**net, "head": loud}, params, first, 1, "mode", PERIODS, regime)
+        assert list(found) == ["no_short", "risk_budget 1", "risk_budget 2"]
+        for name, effect in zip(caps, found.values(), strict=True):
+            changed = capped and name == "cap"
+            assert effect.bound == float(changed)
+            assert effect.by_regime == {"bear": effect.bound}
+            assert effect.exposure_removed == pytest.approx(3 * 0.6 if changed else 0.0, abs=1e-5)
+            assert effect.costs_saved == pytest.approx(PERIODS * 0.6 * rate.sum() if changed else 0.0, rel=1e-3)
+
+
+def test_effects_are_those_along_the_path_of_all_masks():
+    env, params, policy, net, *_ = trained("discrete")
+    actor = {**net["head"]["actor"], "bias": net["head"]["actor"]["bias"].at[-1].add(1.0)}
+    net = {**net, "head": {**net["head"], "actor": actor}}
+    found = mask_effects(policy, env, net, params, env.first_decision, 150, "mean", PERIODS)
+    assert list(found) == ["risk_budget", "volatility_cap", "liquidity", "holding_period", "halt"]
+    assert all(0 <= effect.bound <= 1 and effect.by_regime == {} for effect in found.values())
+    assert sum(effect.bound > 0 for effect in found.values()) >= 2
+    free, loose = build(None)
+    assert mask_effects(policy, free, net, loose, env.first_decision, 5, "mode", PERIODS) == {}
 
 
 def test_the_gymnax_interface_shows_and_enforces_the_limits():

@@ -139,11 +139,11 @@ def test_observations_are_returns_in_units_of_the_volatility_before():
     usual = np.asarray(ewma_volatility(market, 50), np.float64)[:, 0]
     there = np.flatnonzero(np.asarray(market.tradable)[:, 0])
     close = np.log(np.asarray(market.close, np.float64))[:, 0]
-    for before, now in itertools.pairwise(there[1:60]):
+    for before, now in itertools.pairwise(there[20:80]):
         expected = (close[now] - close[before]) / (usual[now - 1] * (now - before) ** 0.5)
         assert known[now, 0]
-        assert x[now, 0, 0] == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    assert known[:, 0].sum() == len(there) - 2
+        assert x[now, 0, 0] == pytest.approx(np.clip(expected, -3, 3), rel=1e-3, abs=1e-4)
+    assert known[:, 0].sum() == len(there) - 21
     scaled = market.replace(**{name: 7.0 * getattr(market, name) for name in ("open", "high", "low", "close")})
     np.testing.assert_allclose(standardised_returns(scaled, 50)[0], x, rtol=1e-3, atol=1e-3)
 

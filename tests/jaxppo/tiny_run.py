@@ -58,7 +58,9 @@ def shared_builds(monkeypatch):
     def build(config, market):
         training = config.training.model_copy(update=NO_BUDGET)
         same = config.model_copy(update={"seed": 0, "training": training, "evaluation": EvaluationConfig()})
-        return dataclasses.replace(_setup(same, _Same(market)), config=config)
+        built = _setup(same, _Same(market))
+        decided = {name: getattr(built.config, name) for name in ("policy", "regimes")}
+        return dataclasses.replace(built, config=config.model_copy(update=decided))
 
     monkeypatch.setattr(trainer, "build", build)
 

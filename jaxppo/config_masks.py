@@ -1,0 +1,196 @@
+"""Keys of the masks that a configuration can list; see `jaxppo.masks` for what each one does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+Share = Annotated[float, Field(gt=0.0, le=1e6)]
+Multiple = Annotated[float, Field(ge=1.0, le=1e6)]
+Span = Annotated[int, Field(ge=1, le=2**20)]
+Minutes = Annotated[float, Field(ge=0.0, le=1e6)]
+Name = Annotated[str, Field(min_length=1)]
+Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
+class _Mask(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class RegimeMask(_Mask):
+    """Allowed sides and sizes in each regime, [smallest, largest] weight in units of `env.position_limit`."""
+
+    bull: tuple[Weight, Weight] | None = None
+    """In a bull market; absent: no limit."""
+    bear: tuple[Weight, Weight] | None = None
+    """In a bear market."""
+    sideways: tuple[Weight, Weight] | None = None
+    """In a sideways market."""
+    crisis: tuple[Weight, Weight] | None = None
+    """In a crisis."""
+    force: bool = False
+    """Whether positions beyond the range are given up when a regime begins."""
+
+
+class VolatilityCapMask(_Mask):
+    """No position whose own forecast volatility exceeds a target."""
+
+    target: Share
+    """Volatility that one position may add by itself, per year, fraction of equity."""
+    span: Span = 21
+    """Bars of the exponential forecast of volatility."""
+    hysteresis: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """The cap moves when the forecast asks for one that differs by this fraction."""
+    force: Multiple | None = None
+    """Multiple of the cap beyond which positions are reduced to it; absent: never."""
+
+
+class GroupBudget(_Mask):
+    """A budget shared by some assets."""
+
+    symbols: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Assets of the group."""
+    limit: Share
+    """Largest sum of their absolute weights."""
+
+
+class RiskBudgetMask(_Mask):
+    """Budgets of risk, fractions of equity unless said otherwise; what is absent is not limited."""
+
+    asset: Share | None = None
+    """Largest absolute weight of one asset."""
+    gross: Share | None = None
+    """Largest sum of absolute weights: the leverage."""
+    net: tuple[Weight, Weight] | None = None
+    """Smallest and largest sum of weights; must contain 0."""
+    groups: dict[Name, GroupBudget] | None = None
+    """Budgets of groups of assets, such as sectors."""
+    concentration: Share | None = None
+    """Largest sum of squared weights."""
+    volatility: Share | None = None
+    """Largest forecast volatility of the portfolio, per year."""
+    span: Span = 63
+    """Bars of the exponential covariance behind it."""
+    drawdown_budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Drawdown at which nothing may be opened; the gross budget shrinks in proportion to what is left of it."""
+    force: Multiple | None = None
+    """Multiple of a budget beyond which positions are reduced to it; absent: never."""
+
+
+class SessionMask(_Mask):
+    """Trading hours of an exchange: when positions may be opened, and when there must be none."""
+
+    calendar: Name | None = None
+    """exchange_calendars name; absent: `data.calendar`."""
+    open_minutes: Minutes = 0.0
+    """No new positions earlier than this after the open."""
+    close_minutes: Minutes = 0.0
+    """No new positions in this many minutes before the close."""
+    flat_minutes: Minutes | None = None
+    """Positions are closed from this many minutes before the close, at least the length of a bar; absent: never."""
+
+
+class LiquidityMask(_Mask):
+    """No new positions in wide spreads, and no increase larger than a share of the usual volume."""
+
+    spread: Share | None = None
+    """Widest half-spread, fraction of the price."""
+    participation: Share | None = None
+    """Largest increase as a share of the average volume of a bar."""
+    span: Span = 21
+    """Bars of that average."""
+
+
+class TurnoverMask(_Mask):
+    """A budget of traded notional that is used up by trades and comes back evenly over a window."""
+
+    limit: Share
+    """Traded notional, fraction of equity."""
+    window: Span = 1
+    """Bars."""
+
+
+class HoldingPeriodMask(_Mask):
+    """How often positions may be opened, and how long they may be held."""
+
+    minimum: Span | None = None
+    """Bars after an opening or increase in which there is no other one of that asset."""
+    maximum: Span | None = None
+    """Bars after which a position is closed."""
+
+
+class HaltMask(_Mask):
+    """No new positions in named assets, nor for some bars after a large move."""
+
+    symbols: tuple[Name, ...] = ()
+    """Assets that are halted for good."""
+    move: Share | None = None
+    """Absolute log return of a bar that halts an asset."""
+    bars: Span = 1
+    """For how many bars, that of the move included."""
+
+
+class NoShortMask(_Mask):
+    """No short positions."""
+
+
+class MaskConfig(_Mask):
+    """One mask: a name and its keys."""
+
+    regime: RegimeMask | None = None
+    volatility_cap: VolatilityCapMask | None = None
+    risk_budget: RiskBudgetMask | None = None
+    session: SessionMask | None = None
+    liquidity: LiquidityMask | None = None
+    turnover: TurnoverMask | None = None
+    holding_period: HoldingPeriodMask | None = None
+    halt: HaltMask | None = None
+    no_short: NoShortMask | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> MaskConfig:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a mask is one name with its keys, such as {volatility_cap: {target: 0.15}}")
+        return self
+
+    @model_serializer
+    def _shown(self) -> dict[str, Any]:
+        return {self.kind: self.values.model_dump(mode="json", exclude_none=True)}
+
+    @property
+    def kind(self) -> str:
+        """Name of the mask."""
+        return next(name for name in MASKS if getattr(self, name) is not None)
+
+    @property
+    def values(self) -> _Mask:
+        """Its keys."""
+        return getattr(self, self.kind)
+
+
+def written_out(masks: Any) -> Any:
+    """A list of masks whose short forms (a name alone, a name without keys) have become mappings."""
+    if not isinstance(masks, list):
+        return masks
+    named = [{mask: {}} if isinstance(mask, str) else mask for mask in masks]
+    return [
+        {name: {} if keys is None else keys for name, keys in mask.items()} if isinstance(mask, dict) else mask
+        for mask in named
+    ]
+
+
+MASKS: dict[str, type[_Mask]] = {
+    "regime": RegimeMask,
+    "volatility_cap": VolatilityCapMask,
+    "risk_budget": RiskBudgetMask,
+    "session": SessionMask,
+    "liquidity": LiquidityMask,
+    "turnover": TurnoverMask,
+    "holding_period": HoldingPeriodMask,
+    "halt": HaltMask,
+    "no_short": NoShortMask,
+}
+"""Name of each mask, and its keys."""
