@@ -1,7 +1,19 @@
 """PPO trading agents, trained, validated and shipped in JAX."""
 
-from jaxppo import backtest, networks, ppo, risk
+from jaxppo import backtest, masks, networks, ppo, regimes, risk
 from jaxppo.config import Config, ConfigError, load_config
 from jaxppo.training.trainer import TrainResult, train
 
-__all__ = ["Config", "ConfigError", "TrainResult", "backtest", "load_config", "networks", "ppo", "risk", "train"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "TrainResult",
+    "backtest",
+    "load_config",
+    "masks",
+    "networks",
+    "ppo",
+    "regimes",
+    "risk",
+    "train",
+]

@@ -67,8 +67,23 @@ class MaskedCategorical:
 
     def entropy(self) -> jax.Array:
         """Joint entropy `[...]`, nats."""
+        return self._entropies().sum(axis=-1)
+
+    def entropy_bonus(self) -> jax.Array:
+        """What an entropy bonus rewards, `[...]` nats: entropies in shares of the largest that each mask allows.
+
+        `sum_i H_i log(n) / log(n_i)` with `n_i` of the n actions of asset i allowed: the entropy itself where all are,
+        and as much for being undecided where few are. An asset without a choice does not count.
+        """
+        n_allowed = self.mask.sum(axis=-1)
+        largest = jnp.log(jnp.maximum(n_allowed, 2).astype(self.logits.dtype))
+        share = jnp.where(n_allowed > 1, self._entropies() / largest, 0.0)
+        return share.sum(axis=-1) * math.log(self.logits.shape[-1])
+
+    def _entropies(self) -> jax.Array:
+        """Of each asset, `[..., A]`."""
         log_p = self.log_probabilities()
-        return -jnp.where(self.mask, jnp.exp(log_p) * log_p, 0.0).sum(axis=(-2, -1))
+        return -jnp.where(self.mask, jnp.exp(log_p) * log_p, 0.0).sum(axis=-1)
 
     def kl(self, other: MaskedCategorical) -> jax.Array:
         """KL(self || other) `[...]`, nats, of two distributions with the same mask."""
@@ -126,6 +141,10 @@ class Gaussian:
     def entropy(self) -> jax.Array:
         """Joint entropy `[...]` of the unbounded action, nats."""
         return self._total(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e))
+
+    def entropy_bonus(self) -> jax.Array:
+        """What an entropy bonus rewards: the entropy."""
+        return self.entropy()
 
     def kl(self, other: Gaussian) -> jax.Array:
         """KL(self || other) `[...]`, nats, of the unbounded actions."""

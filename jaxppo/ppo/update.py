@@ -65,7 +65,7 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
     log_ratio = distribution.log_prob(batch.rollout.action) - batch.rollout.log_prob
     surrogate = losses.surrogate(log_ratio, batch.targets.advantage, config.clip, config.dual_clip).mean()
     entropy, kl = distribution.entropy().mean(), batch.rollout.behaviour.kl(distribution).mean()
-    loss = surrogate - coefficients.entropy * entropy
+    loss = surrogate - coefficients.entropy * distribution.entropy_bonus().mean()
     if config.kl_penalty != "none":
         loss = loss + coefficients.kl * kl
     still = jax.lax.stop_gradient(log_ratio)

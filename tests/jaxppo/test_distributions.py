@@ -184,6 +184,18 @@ def test_the_divergence_is_the_mean_log_ratio_of_samples():
         assert abs(float(kl(first, second)) - mean) < 4 * error
 
 
+def test_the_entropy_bonus_is_relative_to_what_is_allowed():
+    free = categorical([[0.3, 5.0, -1.0, 0.9], [2.0, 0.0, 0.0, -2.0]], np.ones((2, 4)))
+    assert float(free.entropy_bonus()) == pytest.approx(float(free.entropy()), rel=1e-6)
+    undecided = categorical(np.zeros((3, 4)), [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
+    assert float(undecided.entropy_bonus()) == pytest.approx(2 * np.log(4), rel=1e-6)
+    certain = categorical([[90.0, 0, 0, 0]], [[1, 1, 0, 0]])
+    assert float(certain.entropy_bonus()) == pytest.approx(0, abs=1e-6)
+    gradient = jax.grad(lambda x: undecided.replace(logits=x).entropy_bonus())(jnp.asarray([[1.0, 2.0, 3.0, 4.0]] * 3))
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.asarray(gradient)[~np.asarray(undecided.mask)] == 0)
+
+
 def test_the_mode_is_the_most_probable_allowed_action():
     distribution = categorical([[1, 9, 3], [0, -1, -2]], [[1, 0, 1], [0, 1, 1]])
     assert distribution.mode().tolist() == [2, 1]

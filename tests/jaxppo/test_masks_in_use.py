@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from envs.execution import make_costs
+from envs.limits import Constraint, GrossBudgets, no_limits
 from envs.portfolio import FillRule, drawdown, expected_weights, weights_of
 from envs.trading import TradingEnv
 from jaxppo import masks
@@ -169,6 +170,55 @@ def test_nothing_forbidden_is_ever_done(name, actions):
         added = np.abs(weights - expected).sum(axis=-1)
         reduced = np.sum(np.maximum(np.abs(expected) - np.abs(weights), 0), axis=-1)
         assert np.all(added - reduced <= 0.8 + SLACK)
+
+
+def test_the_joint_choice_by_enumeration():
+    """Two assets, a budget for one and a half of them: probabilities, frequencies, and the policy gradient.
+
+    Shared budgets make the second asset's mask depend on the first one's action. By enumeration of all joint actions
+    the probabilities that log-densities under the stored masks give sum to one, are those of the draws, and their
+    score-function gradient of an arbitrary payoff is the gradient of its expectation.
+    """
+    env = TradingEnv(n_assets=2, levels=(-1.0, 0.5, 1.0), position_limit=1.0, observation="index", groups=tiny.GROUPS)
+    limits = no_limits(2).replace(
+        budgets=(GrossBudgets(jnp.ones((1, 2), bool), jnp.full(1, 1.5), jnp.full(1, jnp.inf), jnp.zeros(2)),)
+    )
+    logits = jnp.asarray([[0.2, 0.5, -0.3, 0.4], [-0.1, 0.3, 0.6, 0.1]])
+    payoff = jax.random.normal(jax.random.key(0), (4, 4))
+    for first in (0, 1):
+        constraint = Constraint(limits, jnp.zeros(2), jnp.ones(2, bool), jnp.int32(first))
+        mask = env.action_mask(jnp.ones(2, bool), constraint)
+
+        def joint(logits, a, b, constraint=constraint, mask=mask):
+            """Probability of a joint action under the masks that are met on the way to it."""
+            free = MaskedCategorical(logits, mask)
+            taken, met = masks.choose(env, free, mask, constraint, lambda own, i: jnp.stack([a, b])[i].reshape(1))
+            possible = jnp.take_along_axis(met, taken[:, None], axis=-1).all()
+            log_p = free.restricted(met).log_prob(taken)
+            return jnp.where(possible, jnp.exp(jnp.where(possible, log_p, 0.0)), 0.0)
+
+        every = jnp.arange(4)
+        table = jax.jit(lambda x: jax.vmap(lambda a: jax.vmap(lambda b: joint(x, a, b))(every))(every))  # noqa: B023
+        found = table(logits)
+        assert float(found.sum()) == pytest.approx(1.0, abs=1e-6)
+        assert int((found == 0).sum()) == 4, "a long or short of 1 with another one"
+
+        def draw(uniform, constraint=constraint, mask=mask):
+            free = MaskedCategorical(logits, mask)
+            return masks.choose(env, free, mask, constraint, lambda own, i: own.sample(uniform[i].reshape(1)))[0]
+
+        n = 200_000
+        drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.uniform(jax.random.key(first), (n, 2))))
+        frequency = np.zeros((4, 4))
+        np.add.at(frequency, (drawn[:, 0], drawn[:, 1]), 1.0 / n)
+        assert np.abs(frequency - found).max() < 5 * (0.25 / n) ** 0.5
+        assert frequency[np.asarray(found) == 0].sum() == 0
+
+        exact = jax.grad(lambda x: (table(x) * payoff).sum())(logits)  # noqa: B023
+        score = jax.jacobian(lambda x: jnp.log(jnp.maximum(table(x), 1e-30)))(logits)  # noqa: B023
+        estimate = jnp.einsum("ab,ab,abij->ij", found, payoff, jnp.where((found > 0)[..., None, None], score, 0.0))
+        np.testing.assert_allclose(estimate, exact, atol=1e-6)
+        assert np.abs(exact).max() > 0.01
 
 
 @functools.cache
