@@ -95,7 +95,7 @@ def _line(x: Any, y: np.ndarray) -> dict[str, float]:
 
 
 def precision(seeds: int, steps: int) -> dict[str, Any]:
-    """The factor market of `benchmarks.learning` in both, and temporary memory of the compiled iteration."""
+    """The factor market of `benchmarks.learning` in both, and the memory of the encoder's gradient."""
     config = PPOConfig(
         paths=64,
         portfolios=8,
@@ -110,13 +110,13 @@ def precision(seeds: int, steps: int) -> dict[str, Any]:
     for dtype in ("float32", "bfloat16"):
         design, memory = _factor_design(dtype, config), {}
         for width in (32, 256):
-            memory[str(width)] = _temporary_memory(dtype, width)
+            memory[str(width)] = _memory(dtype, width)
         runs = [factor_score(design, seed, steps, config.chunk) for seed in range(seeds)]
         scores = [run["score"] for run in runs]
         found[dtype] = {
             "score_mean": statistics.mean(scores),
             "score_standard_deviation": statistics.stdev(scores) if seeds > 1 else 0.0,
-            "temporary_bytes_by_width": memory,
+            "bytes_by_width": memory,
             "runs": runs,
         }
         print(dtype, [round(score, 4) for score in scores], memory, flush=True)
@@ -132,12 +132,22 @@ def _factor_design(dtype: str, config: PPOConfig) -> Design:
     return Design(policy, env, learner, lambda key: make_policy(shape, action, key)[1])
 
 
-def _temporary_memory(dtype: str, width: int) -> int:
-    """Bytes that the compiled gradient of 4 chunks of 512 bars needs beside its arguments and results."""
+def _memory(dtype: str, width: int) -> dict[str, int]:
+    """Bytes of the gradient of 4 chunks of 512 bars.
+
+    `temporary`: what the compiled program needs beside its arguments and results. `kept`: what its forward pass keeps
+    for the backward pass before any compiler has seen it, the same on every device: XLA for CPUs computes bfloat16 in
+    float32.
+    """
     policy, net = make_policy(encoder(64, width=width, dtype=jnp.dtype(dtype)), ACTION, jax.random.key(0))
     chunk = bars(4, policy.context - 1 + 512)
     chunk = chunk.replace(features=chunk.features.astype(dtype))
-    return int(gradient(policy).lower(net, chunk).compile().memory_analysis().temp_size_in_bytes)
+    compiled = gradient(policy).lower(net, chunk).compile()
+    kept = jax.eval_shape(lambda net: jax.vjp(lambda n: policy.encode(n, chunk), net)[1], net)
+    return {
+        "temporary": int(compiled.memory_analysis().temp_size_in_bytes),
+        "kept": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept)),
+    }
 
 
 def sizes(names: list[str], window: int, peak: float | None) -> dict[str, Any]:

@@ -45,8 +45,9 @@ def record(name: str, content: dict[str, Any]) -> pathlib.Path:
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
+    words = [pathlib.Path(word).name if os.path.isfile(word) else word for word in sys.argv[1:]]
     where = {
-        "command": " ".join(["python", *[os.path.relpath(sys.argv[0])], *sys.argv[1:]]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *words]),
         "device": device_name(),
         "processor": _processor(),
         "versions": versions,
