@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from envs import simulators
 from envs.execution import make_costs
 from envs.limits import Constraint, GrossBudgets, no_limits
 from envs.portfolio import FillRule, drawdown, expected_weights, weights_of
@@ -20,7 +21,7 @@ from jaxppo.masks.account import ewma_covariance
 from jaxppo.masks.transform import MarketView
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo import data_mesh, make_learner
-from jaxppo.ppo.trading_task import action_config, trading_task
+from jaxppo.ppo.trading_task import action_config, encode_paths, trading_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,8 +33,6 @@ SLACK = 1e-4
 @functools.cache
 def prices():
     """Three ragged assets."""
-    from envs import simulators
-
     base = simulators.gbm(jax.random.key(7), tiny.N_BARS, A, volatility=0.02, half_spread=2e-4)
     there = jax.random.uniform(jax.random.key(8), base.close.shape) < 0.9
     close = np.asarray(base.close).copy()
@@ -43,15 +42,17 @@ def prices():
     return base.replace(tradable=there, close=jnp.asarray(close), **held)
 
 
-def build(transform, **changes):
-    """An environment with masks and its parameters."""
+def build(transform, market=None, **changes):
+    """An environment with masks and its parameters, on `prices()` unless another market is given."""
+    market = prices() if market is None else market
     settings = {"window": tiny.encoder_config().context, "groups": tiny.GROUPS, "normalisation_window": 10}
-    settings |= {"observation": "index", "start": "random", "position_limit": 0.8, "n_assets": A, "masks": transform}
+    settings |= {"observation": "index", "start": "random", "position_limit": 0.8, "n_assets": market.n_assets}
+    settings["masks"] = transform
     env = TradingEnv(**{**settings, **changes})
-    view = MarketView(prices(), PERIODS, env.position_limit)
+    view = MarketView(market, PERIODS, env.position_limit)
     table = () if transform is None else transform.table(view)
     costs = make_costs(commission_bps=1.0, max_leverage=3.0, participation_limit=0.3, maintenance_margin=0.05)
-    params = env.make_params(prices(), costs, episode_bars=16, initial_cash=1e8, masks=table)
+    params = env.make_params(market, costs, episode_bars=16, initial_cash=1e8, masks=table)
     return env, params
 
 
@@ -87,9 +88,9 @@ def random_run(env, params, key, n_portfolios, n_bars):
         if env.actions == "discrete":
             free = MaskedCategorical(jnp.zeros(mask.shape), mask)
         else:
-            zeros = jnp.zeros(A)
+            zeros = jnp.zeros(env.n_assets)
             free = SquashedGaussian(zeros, zeros + 0.5, zeros, zeros).restricted(mask)
-        draw = uniform.reshape(A, 1)
+        draw = uniform.reshape(env.n_assets, 1)
         action, mask = masks.choose(env, free, mask, constraint, lambda own, i: own.sample(draw[i].reshape(-1)))
         taken = free.restricted(mask).squash(action)
         weights, hold = env.decode(taken, portfolio)
@@ -105,14 +106,14 @@ def random_run(env, params, key, n_portfolios, n_bars):
     def step(carry, xs):
         portfolios, states = carry
         row, bar, now, next_bar, key = xs
-        uniform = jax.random.uniform(key, (n_portfolios, A))
+        uniform = jax.random.uniform(key, (n_portfolios, env.n_assets))
         after, states, seen = jax.vmap(act, in_axes=(0, 0, None, None, None, 0, None))(
             portfolios, states, row, bar, now, uniform, next_bar
         )
         return (after, states), seen
 
     key_start, key_act = jax.random.split(key)
-    at = prices().close[first], prices().tradable[first]
+    at = params.market.close[first], params.market.tradable[first]
     portfolios = start(jax.random.split(key_start, n_portfolios), *at, params)
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), env.mask_start())
     keys = jax.random.split(key_act, n_bars)
@@ -170,6 +171,53 @@ def test_nothing_forbidden_is_ever_done(name, actions):
         added = np.abs(weights - expected).sum(axis=-1)
         reduced = np.sum(np.maximum(np.abs(expected) - np.abs(weights), 0), axis=-1)
         assert np.all(added - reduced <= 0.8 + SLACK)
+
+
+@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+@pytest.mark.parametrize("n_assets", [1, 88])
+def test_one_asset_and_many(n_assets, actions):
+    market = simulators.gbm(jax.random.key(3), 120, n_assets, volatility=0.02, half_spread=2e-4)
+    late = market.tradable.at[:60, n_assets // 2 :].set(n_assets == 1)
+    env, params = build(CHAINS["everything"], market.replace(tradable=late), actions=actions)
+    seen = jax.jit(lambda key: random_run(env, params, key, 8, 60))(jax.random.key(1))
+    assert all(np.all(np.isfinite(seen[name])) for name in ("weights", "before", "keep", "drawdown"))
+    assert np.asarray(seen["allowed"]).all()
+    assert np.asarray(seen["traded"]).mean() > 0.2
+    gross, held = (np.abs(np.asarray(seen[name])).sum(axis=-1) for name in ("weights", "keep"))
+    assert np.all(gross <= np.maximum(1.5, held) + SLACK)
+
+
+def test_when_everything_is_halted_everything_is_held():
+    """No bar of any asset for the whole run: nothing but holding is allowed, and nothing is not a number."""
+    halted = prices().tradable.at[60:].set(False)
+    env, params = build(CHAINS["forced"], prices().replace(tradable=halted), start="flat")
+    seen = jax.jit(lambda key: random_run(env, params.replace(first_bar=70), key, 4, 100))(jax.random.key(1))
+    there = np.asarray(halted)[np.asarray(seen["row"][:, 0])].any(axis=-1)
+    assert not there.all()
+    weights, expected = np.asarray(seen["weights"])[~there], np.asarray(seen["expected"])[~there]
+    np.testing.assert_array_equal(weights, expected)
+    mask = env.action_mask(jnp.zeros(A, bool))
+    free = MaskedCategorical(jnp.zeros(mask.shape), mask)
+    assert mask.sum() == A
+    assert float(free.entropy()) == float(free.entropy_bonus()) == float(free.log_prob(free.mode())) == 0.0
+
+
+def test_unknown_features_and_a_single_allowed_action_leave_numbers():
+    """NaN in every feature, regimes included, and all actions but holding masked."""
+    env, params = build(CHAINS["everything"])
+    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
+    blind = params.replace(features=jnp.full_like(params.features, jnp.nan))
+    portfolio = env.start_portfolio(jax.random.key(1), prices().close[50], prices().tradable[50], params)
+    seen = env.observe_portfolio(jnp.int32(50), portfolio, jnp.zeros(A, bool))
+    memory = encode_paths(policy, net, blind, jnp.asarray([50]), 1, None)[0, 0]
+
+    def loss(net):
+        distribution, value = policy.act(net, memory, seen)
+        return distribution.log_prob(distribution.mode()) + distribution.entropy_bonus() + value
+
+    value, gradient = jax.value_and_grad(loss)(net)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))
 
 
 def test_the_joint_choice_by_enumeration():
