@@ -1,12 +1,15 @@
 """Action distributions against enumeration, distrax, scipy and numerical integration."""
 
+import importlib.util
 import itertools
+import json
 
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sb3_contrib_values
 import scipy.integrate
 import scipy.stats
 from hypothesis import given, settings
@@ -182,6 +185,20 @@ def test_the_divergence_is_the_mean_log_ratio_of_samples():
         mean, error = mean_log_ratio(first, second, (100_000, 2))
         assert error < 0.02 * mean
         assert abs(float(kl(first, second)) - mean) < 4 * error
+
+
+def test_masked_categoricals_are_those_of_sb3_contrib():
+    """Values kept in a file (see sb3_contrib_values), which are computed again where sb3-contrib is installed."""
+    kept = json.loads(sb3_contrib_values.PATH.read_text(encoding="utf-8"))["values"]
+    if importlib.util.find_spec("sb3_contrib"):
+        assert sb3_contrib_values.values() == kept
+    for case, expected in zip(sb3_contrib_values.cases(), kept, strict=True):
+        ours = categorical(case["logits"], case["mask"])
+        action = jnp.asarray(case["action"], jnp.int32)
+        assert float(log_prob(ours, action)) == pytest.approx(expected["log_prob"], rel=1e-5, abs=1e-5)
+        assert float(ours.entropy()) == pytest.approx(expected["entropy"], rel=1e-4, abs=1e-5)
+        np.testing.assert_allclose(ours.probabilities(), expected["probabilities"], atol=1e-6)
+        assert ours.mode().tolist() == expected["mode"]
 
 
 def test_the_entropy_bonus_is_relative_to_what_is_allowed():
