@@ -223,8 +223,10 @@ class PolicyConfig(_Section):
     """Kernel of attention over bars; auto is cuDNN's on GPUs where it can compute the rest of the policy, else XLA."""
     rematerialise: Literal["none", "minimal", "full"] = "none"
     """What the backward pass computes again to save memory: nothing, the insides of layers, or whole blocks."""
+    action_distribution: Literal["squashed_gaussian", "beta"] = "squashed_gaussian"
+    """Continuous and band actions of trading: a Gaussian squashed into their interval, or a Beta distribution on it."""
     action_std: Above = 0.6
-    """Standard deviation of a continuous action before squashing, at the start."""
+    """Standard deviation of a continuous action before squashing, at the start; not for beta."""
 
 
 class PPOConfig(_Section):

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
-from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import Beta, MaskedCategorical, SquashedGaussian
 from jaxppo.networks.attention import masked_attention, present_or_own
 from jaxppo.networks.config import EncoderConfig
 
 N_HINDSIGHT = 2
+EVEN = math.log(math.e - 1.0)
+"""Added to what softplus takes for a Beta distribution, which starts as Beta(2, 2)."""
 N_PORTFOLIO = N_ASSET_FEATURES + N_ACCOUNT_FEATURES
 
 
@@ -28,7 +30,8 @@ class ActionConfig:
       n_actions: choices of each component; ignored by "continuous".
       low: smallest continuous action.
       high: largest continuous action.
-      std: standard deviation of a continuous action before squashing, at the start.
+      std: standard deviation of a continuous action before squashing, at the start; not for "beta".
+      distribution: of a continuous action on its interval, "squashed_gaussian" or "beta".
       n_components: components of an action, for each asset where there are assets.
     """
 
@@ -38,6 +41,7 @@ class ActionConfig:
     high: float
     std: float = 0.6
     n_components: int = 1
+    distribution: str = "squashed_gaussian"
 
 
 class CrossAttention(nnx.Module):
@@ -79,7 +83,8 @@ class Head(nnx.Module):
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
         width = config.width
-        n_out = action.n_actions if action.kind == "discrete" else action.n_components
+        beta = action.kind == "continuous" and action.distribution == "beta"
+        n_out = action.n_actions if action.kind == "discrete" else action.n_components * (1 + beta)
         small = nnx.initializers.orthogonal(0.01)
         self.action, self.width, self.film = action, width, config.portfolio == "film"
         self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
@@ -90,7 +95,7 @@ class Head(nnx.Module):
         self.critic = nnx.Linear(width, width, rngs=rngs)
         self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
         self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
-        if action.kind == "continuous":
+        if action.kind == "continuous" and not beta:
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
     def prepare(self, memory: jax.Array, listed: jax.Array) -> jax.Array:
@@ -117,6 +122,10 @@ class Head(nnx.Module):
         out = self.actor(jax.nn.gelu(for_actor))
         if self.action.kind == "discrete":
             return MaskedCategorical(out, seen.mask), value
+        if self.action.distribution == "beta":
+            shape = (*out.shape[:-2], -1)
+            alpha, beta = (1.0 + jax.nn.softplus(x + EVEN).reshape(shape) for x in jnp.split(out, 2, axis=-1))
+            return Beta(alpha, beta, alpha, alpha).restricted(seen.mask), value
         log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
         mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
         return SquashedGaussian(mean, log_std, mean, mean).restricted(seen.mask), value

@@ -111,12 +111,13 @@ def trading_task(
     return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
 
 
-def action_config(env: TradingEnv, std: float) -> ActionConfig:
+def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gaussian") -> ActionConfig:
     """What the policy's head must parameterise for the actions of `env`; see `ActionConfig`."""
     low, high = env.levels[0], env.levels[-1]
     if env.actions == "discrete":
         return ActionConfig("discrete", env.num_actions, low, high)
-    return ActionConfig("continuous", 1, low, high, std=std, n_components=env.num_actions // env.n_assets)
+    n_components = env.num_actions // env.n_assets
+    return ActionConfig("continuous", 1, low, high, std, n_components, distribution)
 
 
 def start_path(env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array) -> PathState:

@@ -2,7 +2,7 @@
 
     pip install torch sb3-contrib && python tests/jaxppo/sb3_contrib_values.py
 
-It needs torch, which is too large to be installed for one test: the values are kept, and compared with where both exist.
+It needs torch, which is too large to be installed for one test: so the values are kept.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import Beta, MaskedCategorical, SquashedGaussian
 
 LARGEST_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -339,3 +339,59 @@ def test_a_squashed_gaussian_on_its_own_interval_per_asset_integrates_to_one():
     assert float(kl(one, one.replace(mean=one.mean + jnp.asarray([0.0, 0.0, 9.0])))) == 0.0
     assert np.all(np.isfinite(jax.grad(lambda m: one.replace(mean=m).log_prob(raw))(one.mean)))
     assert float(one.squash(one.mode())[2]) == pytest.approx(0.2)
+
+
+# The Beta distribution.
+
+
+def beta(alpha, b, low=0.0, high=1.0) -> Beta:
+    return Beta(*(jnp.atleast_1d(jnp.asarray(x, jnp.float32)) for x in (alpha, b, low, high)))
+
+
+shapes = st.tuples(st.floats(1.01, 60.0), st.floats(1.01, 60.0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, shapes, st.floats(0.01, 0.99))
+def test_beta_is_that_of_scipy(p, q, share):
+    """Density, entropy and divergence on an interval; scipy's own formulas, the divergence a mean over quantiles."""
+    low, high = -0.3, 0.5
+    ours, other = beta(*p, low, high), beta(*q, low, high)
+    theirs = scipy.stats.beta(*(float(x[0]) for x in (ours.alpha, ours.beta)), loc=low, scale=high - low)
+    raw = jnp.asarray([share], jnp.float32)
+    x = float(ours.squash(raw)[0])
+    assert x == pytest.approx(low + (high - low) * share, abs=1e-6)
+    assert float(log_prob(ours, raw)) == pytest.approx(theirs.logpdf(x), rel=1e-3, abs=2e-3)
+    assert float(entropy(ours)) == pytest.approx(theirs.entropy(), rel=1e-3, abs=2e-3)
+    assert float(ours.squash(ours.mode())[0]) == pytest.approx(theirs.mean(), abs=1e-5)
+    against = scipy.stats.beta(*(float(x[0]) for x in (other.alpha, other.beta)), loc=low, scale=high - low)
+    quantiles = theirs.ppf((np.arange(20_000) + 0.5) / 20_000)
+    expected = np.mean(theirs.logpdf(quantiles) - against.logpdf(quantiles))
+    assert float(kl(ours, other)) == pytest.approx(expected, rel=1e-2, abs=5e-3)
+    assert float(kl(ours, ours)) == pytest.approx(0, abs=1e-5)
+
+
+def test_draws_of_beta_invert_its_distribution_function():
+    alpha, b = jnp.asarray([1.1, 2.0, 30.0]), jnp.asarray([5.0, 2.0, 12.0])
+    levels = jnp.asarray([0.0, 0.001, 0.3, 0.5, 0.9, 0.999, LARGEST_BELOW_ONE])
+    for i in range(3):
+        one = beta(jnp.full(7, alpha[i]), jnp.full(7, b[i]), jnp.zeros(7), jnp.ones(7))
+        expected = scipy.stats.beta(float(alpha[i]), float(b[i])).ppf(np.asarray(levels, np.float64))
+        found = np.asarray(sample(one, levels))
+        np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=2e-5)
+        assert np.all((found > 0) & (found < 1))
+        assert np.all(np.isfinite(jax.vmap(lambda x, one=one: one.log_prob(jnp.full(7, x)))(jnp.asarray(found))))
+
+
+def test_beta_on_intervals_counts_only_where_there_is_a_choice():
+    box = jnp.asarray([[-0.5, 1.0], [0.2, 0.2]])
+    both = beta([2.0, 3.0], [3.0, 2.0], [0.0, 0.0], [0.0, 0.0]).restricted(box)
+    one = beta(2.0, 3.0, -0.5, 1.0)
+    raw = jnp.asarray([0.3, 0.9])
+    assert float(both.squash(raw)[1]) == pytest.approx(0.2)
+    assert float(log_prob(both, raw)) == pytest.approx(float(log_prob(one, raw[:1])), rel=1e-6)
+    assert float(both.entropy()) == pytest.approx(float(one.entropy()), rel=1e-6)
+    assert float(both.entropy_bonus()) == pytest.approx(float(one.entropy()) - np.log(1.5), rel=1e-5)
+    gradient = jax.grad(lambda a: both.replace(alpha=a).log_prob(raw) + both.replace(alpha=a).entropy())(both.alpha)
+    assert np.all(np.isfinite(gradient))
+    assert float(gradient[1]) == 0.0

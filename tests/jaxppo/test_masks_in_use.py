@@ -270,10 +270,10 @@ def test_the_joint_choice_by_enumeration():
 
 
 @functools.cache
-def trained(actions, chain="everything"):
-    """One iteration of PPO under a chain of masks: environment, policy, learner, state, rollout."""
-    env, params = build(CHAINS[chain], actions=actions)
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
+def trained(actions, distribution="squashed_gaussian"):
+    """Two rollouts of PPO under a chain of masks: environment, its parameters, policy, network, task, rollouts."""
+    env, params = build(CHAINS["everything"], actions=actions)
+    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6, distribution), jax.random.key(0))
     task = trading_task(policy, env, tiny.PPO)
 
     @jax.jit
@@ -287,10 +287,12 @@ def trained(actions, chain="everything"):
     return env, params, policy, net, task, collect(net, params, jax.random.key(3))
 
 
-@pytest.mark.parametrize("actions", ["discrete", "continuous", "band"])
+@pytest.mark.parametrize(
+    "actions", [("discrete",), ("continuous",), ("band",), ("continuous", "beta")], ids=lambda given: given[-1]
+)
 def test_the_ratio_is_one_before_the_first_step(actions):
     """The update sees the masks of the rollout, those that depend on earlier choices included."""
-    _, params, _, net, task, rollouts = trained(actions)
+    _, params, _, net, task, rollouts = trained(*actions)
     predict = jax.jit(task.predict)
     for rollout in rollouts:
         distribution, _ = predict(net, params, rollout)
