@@ -400,6 +400,8 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _regimes_are_known(self) -> Config:
+        if self.masks and self.env.name != "trading":
+            raise ValueError(f"masks limit positions in trading, but env.name is {self.env.name!r}; leave them out")
         if self.regimes.kind == "none":
             if "regime" in self.features.groups:
                 raise ValueError("features.groups names regime, but regimes.kind is none; choose rules or hmm")

@@ -121,6 +121,7 @@ VALUES = {
         {"masks": [{"risk_budget": {"groups": {"tech": {"symbols": ["ZZZ"], "limit": 1.0}}}}]},
         ["masks[0].risk_budget: groups tech: 'ZZZ' is not in the market", "AAA, BBB"],
     ),
+    "masks without positions": ({"masks": ["no_short"], "env": {"name": "CartPole-v1"}}, ["masks limit", "CartPole"]),
     "nothing limited": ({"masks": [{"risk_budget": {}}]}, ["masks[0].risk_budget: a risk budget must limit something"]),
     "hours of daily bars": ({"masks": [{"session": {"calendar": "XNYS"}}]}, ["masks[0].session: trading hours", "day"]),
     "hours without calendar": ({"masks": ["session"]}, ["masks[0].session: calendar is absent"]),
