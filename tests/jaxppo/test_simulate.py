@@ -113,7 +113,7 @@ def all_ledgers(trader, env, params, n_bars):
 def test_nothing_looks_ahead(kept, env, market, params, trader):
     """New prices after a bar: the ledger up to that bar is the same to the last bit, for policy and baselines."""
     n_bars, first = 60, env.first_decision
-    scramble = load("tests/envs/causality.py").randomise_after
+    scramble = load("tests/causality.py").randomise_after
     other = env.make_params(scramble(market, first + kept, jax.random.key(5)), params.costs)
     before, after = all_ledgers(trader, env, params, n_bars), all_ledgers(trader, env, other, n_bars)
     for name in before:
@@ -126,7 +126,7 @@ def test_nothing_looks_ahead(kept, env, market, params, trader):
 
 def test_a_planted_leak_is_caught(env, market, params):
     """The same check on a rule that reads the next close: the row before the change moves."""
-    scramble = load("tests/envs/causality.py").randomise_after
+    scramble = load("tests/causality.py").randomise_after
     first, n_bars, kept = env.first_decision, 30, 12
 
     def ledger(prices):

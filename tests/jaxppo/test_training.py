@@ -197,7 +197,7 @@ def test_the_test_period_is_not_looked_at_before_the_end(whole, config, tmp_path
     """Other prices in the test period: the same training, the same evaluations, the same network; another result."""
     market = load_data(config)
     setup = build(config, market)
-    scramble = load("tests/envs/causality.py").randomise_after
+    scramble = load("tests/causality.py").randomise_after
     end = setup.periods["validation"].last
     other = scramble(market, end, jax.random.key(1))
     result = jaxppo.train(config, output=tmp_path / "run", market=other, progress=False)
