@@ -241,7 +241,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
         held = weight / limit
         asset = jnp.stack([held, jnp.zeros_like(held), jnp.ones_like(held)], axis=-1)
         account = jnp.stack([jnp.mean(jnp.abs(held)), jnp.mean(held), loss])
-        seen = Observation(jnp.zeros((), jnp.int32), asset, account, jnp.ones((env.n_assets, 1), bool))
+        seen = Observation(jnp.zeros((), jnp.int32), asset, account, env.action_mask(listed[0, 0]))
         prepared = policy.encode(net, Bars(features[None, None], listed, seconds))[0, 0]
         distribution, _ = policy.act(net, prepared, seen)
         return limit * distribution.squash(distribution.mode())
