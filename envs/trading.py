@@ -30,6 +30,7 @@ from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState
 
 HOLD = 0
 LARGEST_LOSS = 0.999
+ACTIONS = ("discrete", "continuous", "band", "hierarchical")
 
 
 class TradingEnv(environment.Environment[EnvState, EnvParams]):
@@ -45,7 +46,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       targets the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
       `[min(levels), max(levels)]`, times `position_limit`. `actions="band"`: float32 `[A, 2]`, two such weights per
       asset in either order, the edges of a no-trade band: a position outside is traded to the nearest edge, one inside
-      is held.
+      is held. `actions="hierarchical"`: int32 `[1 + A]`: first the bucket of the whole portfolio, 0 for risk off or
+      `b >= 1` for positions of up to `gross_buckets[b - 1] * position_limit` each; then for each asset a discrete
+      action, whose levels count in units of that. A bucket cuts what an asset holds beyond it, risk off closes
+      everything; only the last leaves all positions alone.
     - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t`, with relative risk aversion
       `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %.
     - Terminated: the portfolio was liquidated (equity below the maintenance margin), or its drawdown exceeds the limit.
@@ -53,8 +57,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     Args:
       n_assets: A.
-      actions: "discrete", "continuous" or "band".
-      levels: target levels in units of `position_limit`, within [-1, 1].
+      actions: "discrete", "continuous", "band" or "hierarchical".
+      levels: target levels in units of `position_limit`, within [-1, 1]; with 0 among them for hierarchical actions.
+      gross_buckets: largest gross exposure in each bucket of hierarchical actions but the first, risk off: shares in
+        (0, 1] of the largest possible, `A * position_limit`, increasing.
       position_limit: largest absolute target weight per asset; default `1 / A`.
       observation: "window" or "index".
       window: bars that a decision reads; starts are drawn so that they, and the features' warm-up, lie before it.
@@ -74,8 +80,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         self,
         *,
         n_assets: int = 1,
-        actions: Literal["discrete", "continuous", "band"] = "discrete",
+        actions: Literal["discrete", "continuous", "band", "hierarchical"] = "discrete",
         levels: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0),
+        gross_buckets: tuple[float, ...] = (0.25, 0.5, 1.0),
         position_limit: float | None = None,
         observation: Literal["window", "index"] = "window",
         window: int = 32,
@@ -86,7 +93,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         masks: Any = None,
     ):
         super().__init__()
-        choices = {"actions": ("discrete", "continuous", "band"), "observation": ("window", "index")}
+        choices = {"actions": ACTIONS, "observation": ("window", "index")}
         choices["start"] = ("flat", "random")
         for name, value in (("actions", actions), ("observation", observation), ("start", start)):
             if value not in choices[name]:
@@ -97,12 +104,18 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             raise ValueError(f"levels {tuple(levels)} must be increasing, distinct and within [-1, 1]")
         if actions != "discrete" and len(levels) < 2:
             raise ValueError(f"levels {tuple(levels)} must span a range for {actions} actions")
+        if actions == "hierarchical" and not (0.0 in levels and len(levels) > 1):
+            raise ValueError(f"levels {tuple(levels)} must hold 0 and another for hierarchical actions")
+        increasing = list(gross_buckets) == sorted(set(gross_buckets))
+        if not gross_buckets or not increasing or not all(0 < share <= 1 for share in gross_buckets):
+            raise ValueError(f"gross_buckets {tuple(gross_buckets)} must be increasing, distinct and within (0, 1]")
         if normalisation_window < 2:
             raise ValueError(f"normalisation_window is {normalisation_window}; it must be >= 2 bars")
         features.feature_names(groups)
         self.n_assets = n_assets
         self.actions = actions
         self.levels = tuple(float(level) for level in levels)
+        self.gross_buckets = tuple(float(share) for share in gross_buckets)
         self.position_limit = 1.0 / n_assets if position_limit is None else float(position_limit)
         if not self.position_limit > 0:
             raise ValueError(f"position_limit is {position_limit}; it must be > 0")
@@ -121,8 +134,13 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     @property
     def num_actions(self) -> int:
-        """Choices per asset: hold, then one per level. For other actions, their numbers: one or two per asset."""
-        return {"discrete": 1 + len(self.levels), "continuous": self.n_assets, "band": 2 * self.n_assets}[self.actions]
+        """Choices per asset: hold, then one per level. For continuous actions, their numbers: one or two per asset."""
+        return {"continuous": self.n_assets, "band": 2 * self.n_assets}.get(self.actions, 1 + len(self.levels))
+
+    @property
+    def num_buckets(self) -> int:
+        """Choices for the portfolio in hierarchical actions: risk off, then one per gross bucket."""
+        return 1 + len(self.gross_buckets)
 
     @property
     def default_params(self) -> EnvParams:
@@ -231,13 +249,20 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """State of the mask transform at the start of an episode."""
         return () if self.masks is None else self.masks.init(self.n_assets)
 
-    def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
+    def decode(
+        self, action: jax.Array, portfolio: Portfolio, constraint: Constraint | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Target weights `[A]` and hold flags `[A]` of an action.
 
         Args:
           action: see the class docstring; a band's edges may also come flat, `[2 A]`, those of an asset side by side.
-          portfolio: at the close of the decision bar; a band counts its outstanding orders as filled.
+          portfolio: at the close of the decision bar; a band and a bucket count its outstanding orders as filled.
+          constraint: what the masks allow; what holding leaves is then what a bucket cuts.
         """
+        if self.actions == "hierarchical":
+            keep = expected_weights(portfolio) if constraint is None else constraint.keep
+            weights = jax.vmap(self.bucket_targets)(keep)[jnp.arange(self.n_assets), action[0], action[1:]]
+            return weights, (action[0] == self.num_buckets - 1) & (action[1:] == HOLD)
         if self.actions != "discrete":
             low, high = (-jnp.inf, jnp.inf) if self.masks is not None else (self.levels[0], self.levels[-1])
             weights = jnp.clip(action, low, high) * self.position_limit
@@ -250,8 +275,22 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         action = jnp.reshape(action, (self.n_assets,))
         return weights[action], action == HOLD
 
+    def bucket_targets(self, keep: jax.Array) -> jax.Array:
+        """Target weights `[num_buckets, num_actions]` of the hierarchical actions of one asset.
+
+        Holding keeps `keep` `[]`, cut in all buckets but the last to the largest position of the bucket.
+        """
+        share = jnp.asarray((0.0, *self.gross_buckets), jnp.float32)[:, None] * self.position_limit
+        cap = share.at[-1].set(jnp.inf)
+        return jnp.concatenate([jnp.clip(keep, -cap, cap), share * jnp.asarray((self.levels,), jnp.float32)], axis=-1)
+
     def target_of(self, action: jax.Array, keep: jax.Array) -> jax.Array:
-        """Target weight `[]` of the action of one asset, `[1]` or `[2]`, of which holding leaves `keep` `[]`."""
+        """Target weight `[]` of the action of one asset, of which holding leaves `keep` `[]`.
+
+        The action is `[1]`, or `[2]` for a band (its edges) and hierarchical actions (the bucket, then its own).
+        """
+        if self.actions == "hierarchical":
+            return self.bucket_targets(keep)[action[0], action[1]]
         if self.actions == "discrete":
             weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
             return jnp.where(action[0] == HOLD, keep, weights[action[0]])
@@ -261,18 +300,21 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def expected_target(
         self, probabilities: jax.Array, portfolio: Portfolio, constraint: Constraint | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Mean target weights `[A]` of random discrete actions, and hold flags `[A]`.
+        """Mean target weights `[A]` of random discrete or hierarchical actions, and hold flags `[A]`.
 
         Holding counts as the present weight with outstanding orders filled, so a policy that mostly holds moves part of
         the way to its target. An asset that can only be held is held.
 
         Args:
-          probabilities: `[A, num_actions]`.
+          probabilities: `[A, num_actions]`, or `[A, num_buckets, num_actions]` of bucket and own action together.
           portfolio: at the close of the decision bar.
           constraint: what the masks allow; what holding leaves then counts as the present weight.
         """
-        levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
         present = expected_weights(portfolio) if constraint is None else constraint.keep
+        if self.actions == "hierarchical":
+            mean = jnp.sum(probabilities * jax.vmap(self.bucket_targets)(present), axis=(-2, -1))
+            return mean, probabilities[:, -1, HOLD] == 1.0
+        levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
         moved = probabilities[:, HOLD + 1 :] @ levels
         return probabilities[:, HOLD] * present + moved, probabilities[:, HOLD] == 1.0
 
@@ -329,6 +371,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             if self.actions == "discrete":
                 shape = (*tradable.shape, self.num_actions)
                 return jnp.broadcast_to(tradable[..., None], shape).at[..., HOLD].set(True)
+            if self.actions == "hierarchical":
+                return jax.vmap(self.actions_within, in_axes=(None, None, None, 0))(-jnp.inf, jnp.inf, 0.0, tradable)
             return jnp.broadcast_to(jnp.asarray((self.levels[0], self.levels[-1])), (*tradable.shape, 2))
         low, high = allowed_box(constraint)
         return jax.vmap(self.actions_within)(low, high, constraint.keep, tradable)
@@ -341,6 +385,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           keep: `[]` what holding leaves of its position; always allowed.
           tradable: `[]` bool.
         """
+        if self.actions == "hierarchical":
+            targets = self.bucket_targets(keep)
+            inside = (targets >= low - ROUNDING) & (targets <= high + ROUNDING) & tradable
+            return inside.at[0].set(False).at[:, HOLD].set(True)
         if self.actions == "discrete":
             weights = jnp.asarray(self.levels, jnp.float32) * self.position_limit
             inside = (weights >= low - ROUNDING) & (weights <= high + ROUNDING) & tradable
@@ -429,9 +477,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         """One decision and one bar; the transition is deterministic."""
         del key
-        weights, hold = self.decode(action, state.portfolio)
         row, tradable = params.table[state.bar + 1], params.market.tradable[state.bar]
         constraint, masks = self._limit(state, params)
+        weights, hold = self.decode(action, state.portfolio, constraint)
         portfolio, fills, log_growth = self.settle(
             state.portfolio, weights, hold, tradable, row, params.costs, constraint
         )
@@ -478,6 +526,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def action_space(self, params: EnvParams | None = None) -> spaces.Space:
         """See the class docstring."""
         del params
+        if self.actions == "hierarchical":
+            return MultiDiscrete((self.num_buckets,) + (self.num_actions,) * self.n_assets)
         if self.actions != "discrete":
             shape = (self.n_assets,) if self.actions == "continuous" else (self.n_assets, 2)
             return spaces.Box(self.levels[0], self.levels[-1], shape, jnp.float32)
@@ -490,7 +540,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         del params
         if self.observation == "index":
             mask = spaces.Box(False, True, (self.n_assets, self.num_actions), jnp.bool_)
-            if self.actions != "discrete":
+            if self.actions == "hierarchical":
+                mask = spaces.Box(False, True, (self.n_assets, self.num_buckets, self.num_actions), jnp.bool_)
+            elif self.actions != "discrete":
                 mask = spaces.Box(-jnp.inf, jnp.inf, (self.n_assets, 2))
             return spaces.Dict(
                 {

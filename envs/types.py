@@ -25,8 +25,8 @@ class Observation:
       asset: `[A, 3]` position and outstanding order in units of the position limit, tradable (0 or 1).
       account: `[3]` gross exposure and net exposure as fractions of the largest possible one (`A` times the position
         limit), drawdown.
-      mask: allowed actions: `[A, n_actions]` bool, of which action 0 (hold) always is; for other than discrete actions
-        `[A, 2]` float32, the smallest and largest.
+      mask: allowed actions: `[A, n_actions]` bool, of which action 0 (hold) always is; `[A, n_buckets, n_actions]` bool
+        for hierarchical ones, those of each asset in each bucket; for others `[A, 2]` float32, smallest and largest.
     """
 
     bar: jax.Array

@@ -135,10 +135,14 @@ class EnvConfig(_Section):
 
     name: Text = "trading"
     """`trading`, or the id of a gymnax environment such as CartPole-v1; then no other key of this section counts."""
-    actions: Literal["discrete", "continuous", "band"] = "discrete"
-    """Per asset: discrete target levels, a continuous target weight, or the two edges of a no-trade band."""
+    actions: Literal["discrete", "continuous", "band", "hierarchical"] = "discrete"
+    """Per asset: discrete target levels, a continuous target weight, or the two edges of a no-trade band. Hierarchical:
+    risk off or a gross bucket for the portfolio, then short, flat, long or hold per asset, then a size."""
     levels: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Target levels in units of `position_limit`; continuous and band actions span their range."""
+    """Target levels in units of `position_limit`; continuous and band actions span their range. The sizes of
+    hierarchical actions, in units of the bucket, 0 among them."""
+    gross_buckets: Annotated[tuple[float, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
+    """Largest gross exposure in each bucket of hierarchical actions, as a share of the largest possible one."""
     position_limit: Above | None = None
     """Largest absolute weight per asset, fraction of equity; absent: 1 / number of assets."""
     initial_cash: Above = 1_000_000.0
@@ -387,6 +391,11 @@ class Config(_Section):
             raise ValueError(f"env.levels {list(levels)} must be increasing, distinct and within [-1, 1]")
         if self.env.actions != "discrete" and len(levels) < 2:
             raise ValueError(f"env.levels {list(levels)} must span a range for env.actions {self.env.actions}")
+        if self.env.actions == "hierarchical" and 0.0 not in levels:
+            raise ValueError(f"env.levels {list(levels)} must hold 0 for env.actions hierarchical")
+        shares = self.env.gross_buckets
+        if list(shares) != sorted(set(shares)) or not (shares[0] > 0.0 and shares[-1] <= 1.0):
+            raise ValueError(f"env.gross_buckets {list(shares)} must be increasing, distinct and within (0, 1]")
         if self.env.fill_price == "decision_close" and self.env.latency_bars != 1:
             raise ValueError(
                 f"env.latency_bars is {self.env.latency_bars}; env.fill_price decision_close needs env.latency_bars 1"

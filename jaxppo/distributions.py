@@ -69,7 +69,7 @@ class MaskedCategorical:
 
     def entropy(self) -> jax.Array:
         """Joint entropy `[...]`, nats."""
-        return self._entropies().sum(axis=-1)
+        return self.entropy_per_asset().sum(axis=-1)
 
     def entropy_bonus(self) -> jax.Array:
         """What an entropy bonus rewards, `[...]` nats: entropies in shares of the largest that each mask allows.
@@ -77,20 +77,163 @@ class MaskedCategorical:
         `sum_i H_i log(n) / log(n_i)` with `n_i` of the n actions of asset i allowed: the entropy itself where all are,
         and as much for being undecided where few are. An asset without a choice does not count.
         """
+        return self.entropy_bonus_per_asset().sum(axis=-1)
+
+    def entropy_bonus_per_asset(self) -> jax.Array:
+        """Terms `[..., A]` of `entropy_bonus`."""
         n_allowed = self.mask.sum(axis=-1)
         largest = jnp.log(jnp.maximum(n_allowed, 2).astype(self.logits.dtype))
-        share = jnp.where(n_allowed > 1, self._entropies() / largest, 0.0)
-        return share.sum(axis=-1) * math.log(self.logits.shape[-1])
+        share = jnp.where(n_allowed > 1, self.entropy_per_asset() / largest, 0.0)
+        return share * math.log(self.mask.shape[-1])
 
-    def _entropies(self) -> jax.Array:
-        """Of each asset, `[..., A]`."""
+    def entropy_per_asset(self) -> jax.Array:
+        """`[..., A]`, nats."""
         log_p = self.log_probabilities()
         return -jnp.where(self.mask, jnp.exp(log_p) * log_p, 0.0).sum(axis=-1)
 
     def kl(self, other: MaskedCategorical) -> jax.Array:
         """KL(self || other) `[...]`, nats, of two distributions with the same mask."""
+        return self.kl_per_asset(other).sum(axis=-1)
+
+    def kl_per_asset(self, other: MaskedCategorical) -> jax.Array:
+        """`[..., A]`, nats."""
         log_p, log_q = self.log_probabilities(), other.log_probabilities()
-        return jnp.where(self.mask, jnp.exp(log_p) * (log_p - log_q), 0.0).sum(axis=(-2, -1))
+        return jnp.where(self.mask, jnp.exp(log_p) * (log_p - log_q), 0.0).sum(axis=-1)
+
+
+@struct.dataclass
+class DirectionAndSize(MaskedCategorical):
+    """Categoricals in two steps: a direction, then a size among its actions, both over what is allowed.
+
+    A direction is allowed if one of its actions is. Entropy and divergence are those of the actions.
+
+    Attributes:
+      logits: `[..., A, d + n]` float32: of d directions, then of n actions, each among those of its direction.
+      mask: `[..., A, n]` bool, at least one True in every row.
+      sizes: numbers of actions of the d directions, in the order of the actions; their sum is n.
+    """
+
+    sizes: tuple[int, ...] = struct.field(pytree_node=False, kw_only=True)
+
+    def per_asset(self, n_assets: int) -> DirectionAndSize:
+        """`[A, n]` as a batch of A distributions of one asset, `[A, 1, n]`."""
+        return jax.tree.map(lambda x: x.reshape(n_assets, 1, -1), self)
+
+    def log_probabilities(self) -> jax.Array:
+        """`[..., A, n]`; the smallest finite number where masked."""
+        direction, sizes = self._steps()
+        lowest = jnp.finfo(self.logits.dtype).min
+        both = jnp.concatenate([direction[..., i, None] + size for i, size in enumerate(sizes)], axis=-1)
+        return jnp.where(self.mask, both, lowest)
+
+    def mode(self) -> jax.Array:
+        """Most probable size of the most probable direction of each asset, int32 `[..., A]`."""
+        direction, sizes = self._steps()
+        first = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        best = jnp.stack([start + size.argmax(axis=-1) for start, size in zip(first, sizes, strict=True)], axis=-1)
+        chosen = jnp.take_along_axis(best, direction.argmax(axis=-1, keepdims=True), axis=-1)
+        return chosen[..., 0].astype(jnp.int32)
+
+    def _steps(self) -> tuple[jax.Array, list[jax.Array]]:
+        """Log-probabilities of directions `[..., A, d]`, and of the sizes of each, given it."""
+        n_directions = len(self.sizes)
+        ends = [sum(self.sizes[: i + 1]) for i in range(n_directions - 1)]
+        masks = jnp.split(self.mask, ends, axis=-1)
+        logits = jnp.split(self.logits[..., n_directions:], ends, axis=-1)
+        sizes = [_log_softmax(values, allowed) for values, allowed in zip(logits, masks, strict=True)]
+        any_allowed = jnp.stack([allowed.any(axis=-1) for allowed in masks], axis=-1)
+        return _log_softmax(self.logits[..., :n_directions], any_allowed), sizes
+
+
+def _log_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Over the last axis; the smallest finite number where masked, but even where nothing is allowed."""
+    lowest = jnp.finfo(logits.dtype).min
+    values = jax.nn.log_softmax(jnp.where(mask, logits, lowest), axis=-1)
+    return jnp.where(mask | ~mask.any(axis=-1, keepdims=True), values, lowest)
+
+
+@struct.dataclass
+class Hierarchical:
+    """A bucket of gross exposure for the portfolio, then for each asset a direction, then its size.
+
+    Autoregressive: what an asset prefers and what it may do depend on the bucket. Given the bucket, assets are
+    independent, so probability, entropy and divergence of the joint action are exact sums of conditionals.
+
+    Attributes:
+      bucket: `[..., B]` logits of the buckets, the first of which is risk off.
+      own: `[..., A, d + n]` logits of directions and sizes, see `DirectionAndSize`.
+      shift: `[..., B, d + n]` what is added to those of all assets in each bucket.
+      mask: `[..., A, B, n]` bool, allowed actions of each asset in each bucket; holding, the first, always is.
+      sizes: see `DirectionAndSize`.
+    """
+
+    bucket: jax.Array
+    own: jax.Array
+    shift: jax.Array
+    mask: jax.Array
+    sizes: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @property
+    def buckets(self) -> MaskedCategorical:
+        """Over buckets, `[..., 1, B]`: the last alone where no asset can do anything but hold in it."""
+        open_to_choice = self.mask[..., -1, 1:].any(axis=(-2, -1))[..., None, None]
+        logits = self.bucket[..., None, :]
+        return MaskedCategorical(logits, jnp.broadcast_to(open_to_choice, logits.shape).at[..., -1].set(True))
+
+    @property
+    def actions(self) -> DirectionAndSize:
+        """Of every asset in every bucket, `[..., A, B, n]`."""
+        return DirectionAndSize(self.own[..., :, None, :] + self.shift[..., None, :, :], self.mask, sizes=self.sizes)
+
+    def given(self, bucket: jax.Array) -> DirectionAndSize:
+        """Actions of the assets `[..., A, n]` in a bucket, int32 `[...]`."""
+        shift = jnp.take_along_axis(self.shift, bucket[..., None, None], axis=-2)
+        mask = jnp.take_along_axis(self.mask, bucket[..., None, None, None], axis=-2)[..., 0, :]
+        return DirectionAndSize(self.own + shift, mask, sizes=self.sizes)
+
+    def probabilities(self) -> jax.Array:
+        """`[..., A, B, n]` of the bucket and the action of each asset together."""
+        return self.buckets.probabilities()[..., 0, :][..., None, :, None] * self.actions.probabilities()
+
+    def sample(self, uniform: jax.Array) -> jax.Array:
+        """Bucket, then actions, int32 `[..., 1 + A]`, from as many numbers in [0, 1)."""
+        bucket = self.buckets.sample(uniform[..., :1])
+        return jnp.concatenate([bucket, self.given(bucket[..., 0]).sample(uniform[..., 1:])], axis=-1)
+
+    def mode(self) -> jax.Array:
+        """Most probable bucket, then in it the most probable direction and size of each asset, int32 `[..., 1 + A]`."""
+        bucket = self.buckets.mode()
+        return jnp.concatenate([bucket, self.given(bucket[..., 0]).mode()], axis=-1)
+
+    def squash(self, action: jax.Array) -> jax.Array:
+        """What the environment takes: the action itself."""
+        return action
+
+    def restricted(self, mask: jax.Array) -> Hierarchical:
+        """The same logits over other allowed actions `[..., A, B, n]` bool."""
+        return self.replace(mask=mask)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Joint log-probability `[...]` of int32 actions `[..., 1 + A]`."""
+        bucket, own = action[..., :1], action[..., 1:]
+        return self.buckets.log_prob(bucket) + self.given(bucket[..., 0]).log_prob(own)
+
+    def entropy(self) -> jax.Array:
+        """Joint entropy `[...]`, nats: that of the bucket, and the mean of those that the assets have in it."""
+        return self._chained(self.buckets.entropy(), self.actions.entropy_per_asset())
+
+    def entropy_bonus(self) -> jax.Array:
+        """What an entropy bonus rewards: `entropy` with each choice in shares of what it allows."""
+        return self._chained(self.buckets.entropy_bonus(), self.actions.entropy_bonus_per_asset())
+
+    def kl(self, other: Hierarchical) -> jax.Array:
+        """KL(self || other) `[...]`, nats, of two distributions with the same mask; by the chain rule."""
+        return self._chained(self.buckets.kl(other.buckets), self.actions.kl_per_asset(other.actions))
+
+    def _chained(self, of_bucket: jax.Array, of_assets: jax.Array) -> jax.Array:
+        """`[...]` and `[..., A, B]`, whose mean over buckets is taken."""
+        chance = self.buckets.probabilities()[..., 0, :]
+        return of_bucket + (chance * of_assets.sum(axis=-2)).sum(axis=-1)
 
 
 class _OnIntervals:

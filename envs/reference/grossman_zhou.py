@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from envs.limits import Constraint
 from envs.portfolio import Portfolio, drawdown
 from envs.reference.lognormal import RUIN_DEVIATIONS, LognormalProblem
 from envs.reference.parameters import checked, positive
@@ -54,9 +55,11 @@ class FloorEnv(TradingEnv):
             )
         self.floor = checked("floor", floor, 0 < floor < 1, "in (0, 1)")
 
-    def decode(self, action: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array]:
+    def decode(
+        self, action: jax.Array, portfolio: Portfolio, constraint: Constraint | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """See `TradingEnv.decode`."""
-        multiple, hold = super().decode(action, portfolio)
+        multiple, hold = super().decode(action, portfolio, constraint)
         return multiple * cushion_share(drawdown(portfolio), self.floor), hold
 
 

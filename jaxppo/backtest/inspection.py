@@ -218,7 +218,7 @@ def _gradients(policy: Policy, env: TradingEnv, net: Params, params: EnvParams, 
         portfolio, seen = _account(env, params, bar)
 
         def decide(distribution: Any) -> jax.Array:
-            if env.actions == "discrete":
+            if env.actions in ("discrete", "hierarchical"):
                 weights, _ = env.expected_target(distribution.probabilities()[0], portfolio)
             else:
                 weights, _ = env.decode(distribution.squash(distribution.mode())[0], portfolio)

@@ -146,8 +146,9 @@ def run_policy(
       params: the market and its costs.
       first: `[]` int32, first decision bar.
       n_bars: number of decisions.
-      decision: "mode" takes the most probable action; "mean" the probability-weighted mean of the discrete targets, see
-        `TradingEnv.expected_target`. Continuous actions take the squashed mean of the Gaussian, its median, either way.
+      decision: "mode" takes the most probable action; "mean" the probability-weighted mean of the targets of discrete
+        and hierarchical ones, see `TradingEnv.expected_target`. Continuous actions take the squashed mean of the
+        Gaussian, its median, either way.
     """
 
     def decide(
@@ -170,10 +171,10 @@ def decide_without_randomness(
 ) -> tuple[jax.Array, jax.Array]:
     """Target weights `[A]` and hold flags `[A]` of one account at one bar; see `run_policy`."""
     distribution, _ = policy.act(net, prepared, seen)
-    if decision == "mean" and env.actions == "discrete":
+    if decision == "mean" and env.actions in ("discrete", "hierarchical"):
         return env.expected_target(distribution.probabilities(), portfolio, constraint)
     action, mask = choose(env, distribution, seen.mask, constraint, lambda own, _: own.mode())
-    return env.decode(distribution.restricted(mask).squash(action), portfolio)
+    return env.decode(distribution.restricted(mask).squash(action), portfolio, constraint)
 
 
 @partial(jax.jit, static_argnames=("env", "n_bars", "periods"))

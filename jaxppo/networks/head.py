@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
-from jaxppo.distributions import Beta, MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import Beta, Hierarchical, MaskedCategorical, SquashedGaussian
 from jaxppo.networks.attention import masked_attention, present_or_own
 from jaxppo.networks.config import EncoderConfig
 
@@ -26,13 +26,15 @@ class ActionConfig:
     """What the head must parameterise (static).
 
     Attributes:
-      kind: "discrete" (masked categoricals) or "continuous" (Gaussians).
+      kind: "discrete" (masked categoricals), "hierarchical" (a bucket, then directions and sizes) or "continuous".
       n_actions: choices of each component; ignored by "continuous".
       low: smallest continuous action.
       high: largest continuous action.
       std: standard deviation of a continuous action before squashing, at the start; not for "beta".
       distribution: of a continuous action on its interval, "squashed_gaussian" or "beta".
       n_components: components of an action, for each asset where there are assets.
+      n_buckets: of "hierarchical".
+      sizes: of "hierarchical": actions of each direction, see `DirectionAndSize`.
     """
 
     kind: str
@@ -42,6 +44,15 @@ class ActionConfig:
     std: float = 0.6
     n_components: int = 1
     distribution: str = "squashed_gaussian"
+    n_buckets: int = 0
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers that the head computes for each asset."""
+        if self.kind == "continuous":
+            return self.n_components * (2 if self.distribution == "beta" else 1)
+        return self.n_actions + len(self.sizes)
 
 
 class CrossAttention(nnx.Module):
@@ -83,19 +94,19 @@ class Head(nnx.Module):
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
         width = config.width
-        beta = action.kind == "continuous" and action.distribution == "beta"
-        n_out = action.n_actions if action.kind == "discrete" else action.n_components * (1 + beta)
         small = nnx.initializers.orthogonal(0.01)
         self.action, self.width, self.film = action, width, config.portfolio == "film"
         self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
         self.portfolio = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs)
         self.scale = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs) if self.film else None
         self.cross = CrossAttention(config, rngs) if config.portfolio == "cross_attention" else None
-        self.actor = nnx.Linear(width, n_out, kernel_init=small, rngs=rngs)
+        self.actor = nnx.Linear(width, action.n_outputs, kernel_init=small, rngs=rngs)
         self.critic = nnx.Linear(width, width, rngs=rngs)
         self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
         self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
-        if action.kind == "continuous" and not beta:
+        if action.kind == "hierarchical":
+            self.bucket = nnx.Linear(width, action.n_buckets * (1 + action.n_outputs), kernel_init=small, rngs=rngs)
+        if action.kind == "continuous" and action.distribution != "beta":
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
     def prepare(self, memory: jax.Array, listed: jax.Array) -> jax.Array:
@@ -119,9 +130,15 @@ class Head(nnx.Module):
             for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
         pooled = jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2)))
         value = self.value(pooled)[..., 0]
-        out = self.actor(jax.nn.gelu(for_actor))
+        hidden = jax.nn.gelu(for_actor)
+        out = self.actor(hidden)
         if self.action.kind == "discrete":
             return MaskedCategorical(out, seen.mask), value
+        if self.action.kind == "hierarchical":
+            book = self.bucket(hidden.mean(axis=-2))
+            bucket, shift = jnp.split(book, [self.action.n_buckets], axis=-1)
+            shift = shift.reshape(*bucket.shape, self.action.n_outputs)
+            return Hierarchical(bucket, out, shift, seen.mask, sizes=self.action.sizes), value
         if self.action.distribution == "beta":
             shape = (*out.shape[:-2], -1)
             alpha, beta = (1.0 + jax.nn.softplus(x + EVEN).reshape(shape) for x in jnp.split(out, 2, axis=-1))

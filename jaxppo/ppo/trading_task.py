@@ -116,6 +116,11 @@ def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gau
     low, high = env.levels[0], env.levels[-1]
     if env.actions == "discrete":
         return ActionConfig("discrete", env.num_actions, low, high)
+    if env.actions == "hierarchical":
+        # Hold, short, flat, long: in the order of the levels.
+        directions = (1, sum(x < 0 for x in env.levels), 1, sum(x > 0 for x in env.levels))
+        sizes = tuple(size for size in directions if size)
+        return ActionConfig("hierarchical", env.num_actions, low, high, n_buckets=env.num_buckets, sizes=sizes)
     n_components = env.num_actions // env.n_assets
     return ActionConfig("continuous", 1, low, high, std, n_components, distribution)
 
@@ -231,7 +236,7 @@ def collect_path(
       value.
     """
     n_portfolios, n_assets = state.portfolio.shares.shape
-    n_components = n_assets if env.actions == "discrete" else env.num_actions
+    n_components = {"discrete": n_assets, "hierarchical": 1 + n_assets}.get(env.actions, env.num_actions)
     uniform = jax.random.uniform(key, (chunk, n_portfolios, n_components))
     rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
@@ -241,8 +246,8 @@ def collect_path(
     limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None))
 
     def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        draws = u.reshape(n_assets, -1)
-        return choose(env, distribution, mask, constraint, lambda own, asset: own.sample(draws[asset].reshape(-1)))
+        draws = u.reshape(-1, 2 if env.actions == "band" else 1)
+        return choose(env, distribution, mask, constraint, lambda own, place: own.sample(draws[place].reshape(-1)))
 
     def one_bar(carry: tuple[Portfolio, Any], xs: Any) -> tuple[tuple[Portfolio, Any], Any]:
         portfolio, masks = carry
@@ -253,7 +258,7 @@ def collect_path(
         distribution = policy.distribution(net, ready[None], seen)
         action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
         seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
-        weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio)
+        weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio, constraint)
         after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)

@@ -129,6 +129,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         n_assets=market.n_assets,
         actions=config.env.actions,
         levels=config.env.levels,
+        gross_buckets=config.env.gross_buckets,
         position_limit=config.env.position_limit,
         observation="index",
         window=encoder.context,

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from jaxppo.distributions import Beta, MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import Beta, Hierarchical, MaskedCategorical, SquashedGaussian
 
 LARGEST_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -395,3 +395,127 @@ def test_beta_on_intervals_counts_only_where_there_is_a_choice():
     gradient = jax.grad(lambda a: both.replace(alpha=a).log_prob(raw) + both.replace(alpha=a).entropy())(both.alpha)
     assert np.all(np.isfinite(gradient))
     assert float(gradient[1]) == 0.0
+
+
+SIZES = (1, 2, 1, 2)
+N_LEAVES, N_BUCKETS = sum(SIZES), 3
+
+
+def hierarchical(seed, n_assets=2, share=0.6, sizes=SIZES) -> Hierarchical:
+    """Random logits and masks; holding, the first action, is always allowed, and risk off allows nothing else."""
+    rng, n_leaves = np.random.default_rng(seed), sum(sizes)
+    shapes = ((N_BUCKETS,), (n_assets, len(sizes) + n_leaves), (N_BUCKETS, len(sizes) + n_leaves))
+    mask = rng.random((n_assets, N_BUCKETS, n_leaves)) < share
+    mask[:, 0], mask[..., 0] = False, True
+    return Hierarchical(*(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes), jnp.asarray(mask), sizes=sizes)
+
+
+def walked(distribution):
+    """Probabilities `{(bucket, action, action): p}`, choice by choice in double precision, as one would explain it."""
+    logits = (distribution.bucket, distribution.own, distribution.shift)
+    bucket, own, shift = (np.asarray(x, np.float64) for x in logits)
+    mask, sizes = np.asarray(distribution.mask), distribution.sizes
+    starts = np.cumsum([0, *sizes])
+
+    def softmax(logits, allowed):
+        chances = np.where(allowed, np.exp(logits), 0.0)
+        return chances / chances.sum()
+
+    choice = mask[:, -1, 1:].any()
+    buckets = softmax(bucket, [choice] * (len(bucket) - 1) + [True])
+    found = {}
+    for b, chance in enumerate(buckets):
+        each = []
+        for i in range(len(mask)):
+            logits = own[i] + shift[b]
+            parts = [mask[i, b, starts[d] : starts[d + 1]] for d in range(len(sizes))]
+            direction = softmax(logits[: len(sizes)], [part.any() for part in parts])
+            table = np.zeros(sum(sizes))
+            for d, part in enumerate(parts):
+                if part.any():
+                    span = slice(starts[d], starts[d + 1])
+                    table[span] = direction[d] * softmax(logits[len(sizes) :][span], part)
+            each.append(table)
+        for leaves in itertools.product(range(sum(sizes)), repeat=len(mask)):
+            found[b, *leaves] = chance * np.prod([table[leaf] for table, leaf in zip(each, leaves, strict=True)])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hierarchical_choices_by_enumeration(seed):
+    """Joint probability, entropy, divergence, marginals and frequencies against a walk through all 108 actions."""
+    one = hierarchical(seed, share=(0.2, 0.6, 1.0)[seed % 3])
+    other = hierarchical(seed + 100).restricted(one.mask)
+    p, q = walked(one), walked(other)
+    actions = jnp.asarray(list(p), jnp.int32)
+    exact, against = (np.asarray(list(x.values())) for x in (p, q))
+    assert exact.sum() == pytest.approx(1, abs=1e-12)
+    batched = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(p), *x.shape)), one)
+    np.testing.assert_allclose(np.exp(log_prob(batched, actions)), exact, atol=1e-6)
+    possible = exact > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = np.where(possible, -exact * np.log(exact), 0.0)
+        divergence = np.where(possible, exact * np.log(exact / against), 0.0)
+    assert float(entropy(one)) == pytest.approx(surprise.sum(), rel=1e-4, abs=1e-5)
+    assert float(kl(one, other)) == pytest.approx(divergence.sum(), rel=1e-4, abs=1e-5)
+    assert float(kl(one, one)) == pytest.approx(0.0, abs=1e-6)
+
+    marginal = np.zeros(one.mask.shape)
+    for action, chance in p.items():
+        for asset, leaf in enumerate(action[1:]):
+            marginal[asset, action[0], leaf] += chance
+    np.testing.assert_allclose(one.probabilities(), marginal, atol=1e-6)
+
+    n = 100_000
+    drawn = np.asarray(jax.jit(jax.vmap(one.sample))(jax.random.uniform(jax.random.key(seed), (n, 3))))
+    frequency = np.zeros((N_BUCKETS, N_LEAVES, N_LEAVES))
+    np.add.at(frequency, tuple(drawn.T), 1.0 / n)
+    assert np.abs(frequency.ravel() - exact).max() < 5 * (0.25 / n) ** 0.5
+    assert frequency.ravel()[~possible].sum() == 0
+    best = np.asarray(one.mode())
+    chosen = {b: sum(value for key, value in p.items() if key[0] == b) for b in range(N_BUCKETS)}
+    assert best[0] == max(chosen, key=chosen.get)
+    assert p[tuple(best.tolist())] > 0
+
+
+def test_gradients_of_hierarchical_figures_are_those_of_the_enumerated_ones():
+    one, other = hierarchical(0), hierarchical(7)
+    other = other.restricted(one.mask)
+    actions = jnp.asarray([action for action, chance in walked(one).items() if chance > 0], jnp.int32)
+    net = (one.bucket, one.own, one.shift)
+
+    def enumerated(net, figure):
+        now = one.replace(bucket=net[0], own=net[1], shift=net[2])
+        log_p = jax.vmap(now.log_prob)(actions)
+        return jnp.sum(jnp.exp(log_p) * (-log_p if figure == "entropy" else log_p - jax.vmap(other.log_prob)(actions)))
+
+    def ours(net, figure):
+        now = one.replace(bucket=net[0], own=net[1], shift=net[2])
+        return now.entropy() if figure == "entropy" else now.kl(other)
+
+    for figure in ("entropy", "kl"):
+        found, expected = (jax.jit(jax.grad(f), static_argnums=1)(net, figure) for f in (ours, enumerated))
+        for x, y in zip(found, expected, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+        assert max(float(jnp.abs(x).max()) for x in found) > 0.01
+
+
+def test_hierarchical_choices_where_nothing_can_be_chosen_and_where_there_are_no_shorts():
+    one = hierarchical(3)
+    nothing = one.restricted(jnp.zeros_like(one.mask).at[..., 0].set(True))
+    held = jnp.asarray([N_BUCKETS - 1, 0, 0], jnp.int32)
+    for uniform in (0.0, 0.5, LARGEST_BELOW_ONE):
+        np.testing.assert_array_equal(nothing.sample(jnp.full(3, uniform)), held)
+    np.testing.assert_array_equal(nothing.mode(), held)
+    assert float(nothing.log_prob(held)) == float(nothing.entropy()) == float(nothing.entropy_bonus()) == 0.0
+    gradient = jax.grad(lambda x: nothing.replace(own=x).log_prob(held) + nothing.replace(own=x).entropy())(one.own)
+    assert np.all(np.asarray(gradient) == 0)
+    longs = hierarchical(5, sizes=(1, 1, 3), share=1.0)
+    assert sum(walked(longs).values()) == pytest.approx(1)
+    free = longs.replace(bucket=longs.bucket * 0, own=longs.own * 0, shift=longs.shift * 0)
+    # Even choices, of which the bonus counts each in shares of what it allows.
+    assert float(free.entropy()) == pytest.approx(np.log(3) + 2 / 3 * 2 * (np.log(3) + np.log(3) / 3), rel=1e-5)
+    one_left = free.restricted(free.mask.at[0, 1, 1:].set(False).at[0, 2, 2:].set(False))
+    asset = np.log(2) / np.log(2) * np.log(5)
+    rest = np.log(3) + np.log(3) / 3
+    assert float(one_left.entropy_bonus()) == pytest.approx(np.log(3) + (rest + rest + asset) / 3, rel=1e-5)

@@ -16,7 +16,7 @@ from envs.trading import TradingEnv
 from jaxppo import masks
 from jaxppo.backtest.binding import mask_effects
 from jaxppo.backtest.simulate import run_policy
-from jaxppo.distributions import MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import Hierarchical, MaskedCategorical, SquashedGaussian
 from jaxppo.masks.account import ewma_covariance
 from jaxppo.masks.transform import MarketView
 from jaxppo.networks.policy import make_policy
@@ -87,13 +87,18 @@ def random_run(env, params, key, n_portfolios, n_bars):
         mask = env.action_mask(now, constraint)
         if env.actions == "discrete":
             free = MaskedCategorical(jnp.zeros(mask.shape), mask)
+        elif env.actions == "hierarchical":
+            config = action_config(env, 0.6)
+            own = jnp.zeros((env.n_assets, config.n_outputs))
+            shift = jnp.zeros((config.n_buckets, config.n_outputs))
+            free = Hierarchical(jnp.zeros(config.n_buckets), own, shift, mask, sizes=config.sizes)
         else:
             zeros = jnp.zeros(env.n_assets)
             free = SquashedGaussian(zeros, zeros + 0.5, zeros, zeros).restricted(mask)
-        draw = uniform.reshape(env.n_assets, 1)
+        draw = uniform.reshape(-1, 1)
         action, mask = masks.choose(env, free, mask, constraint, lambda own, i: own.sample(draw[i].reshape(-1)))
         taken = free.restricted(mask).squash(action)
-        weights, hold = env.decode(taken, portfolio)
+        weights, hold = env.decode(taken, portfolio, constraint)
         weights = jnp.where(hold, constraint.keep, weights)
         after, fills, _ = env.settle(portfolio, weights, hold, now, next_bar, params.costs, constraint)
         before, expected = weights_of(portfolio), expected_weights(portfolio)
@@ -101,12 +106,14 @@ def random_run(env, params, key, n_portfolios, n_bars):
             "weights": weights, "before": before, "expected": expected, "keep": constraint.keep,
             "low": constraint.limits.low, "high": constraint.limits.high, "drawdown": drawdown(portfolio),
             "allowed": _allowed(env, mask, action, taken), "row": bar, "traded": jnp.abs(fills.quantity).sum() > 0,
+            "bucket": action[0] if env.actions == "hierarchical" else 0,
         }  # fmt: skip
 
     def step(carry, xs):
         portfolios, states = carry
         row, bar, now, next_bar, key = xs
-        uniform = jax.random.uniform(key, (n_portfolios, env.n_assets))
+        places = env.n_assets + (env.actions == "hierarchical")
+        uniform = jax.random.uniform(key, (n_portfolios, places))
         after, states, seen = jax.vmap(act, in_axes=(0, 0, None, None, None, 0, None))(
             portfolios, states, row, bar, now, uniform, next_bar
         )
@@ -124,13 +131,15 @@ def random_run(env, params, key, n_portfolios, n_bars):
 def _allowed(env, mask, action, taken):
     if env.actions == "discrete":
         return jnp.take_along_axis(mask, action[:, None], axis=-1)[:, 0]
+    if env.actions == "hierarchical":
+        return mask[jnp.arange(env.n_assets), action[0], action[1:]]
     return (taken >= mask[:, 0] - 1e-6) & (taken <= mask[:, 1] + 1e-6)
 
 
-@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+@pytest.mark.parametrize("actions", ["discrete", "continuous", "hierarchical"])
 @pytest.mark.parametrize("name", list(CHAINS))
 def test_nothing_forbidden_is_ever_done(name, actions):
-    """In all 1.1 million random decisions: every limit, by formulas of the limits themselves."""
+    """In all 1.6 million random decisions: every limit, by formulas of the limits themselves."""
     levels = tuple(np.linspace(-1, 1, 9))
     env, params = build(CHAINS[name], actions=actions, levels=levels)
     run = jax.jit(lambda key: random_run(env, params, key, 768, 180))
@@ -143,6 +152,10 @@ def test_nothing_forbidden_is_ever_done(name, actions):
     inside = np.where(there, np.clip(weights, np.minimum(seen["low"], 0), np.maximum(seen["high"], 0)), weights)
     beyond = np.abs(weights) > np.abs(inside) + SLACK
     assert np.all(np.abs(weights)[beyond] <= np.abs(keep)[beyond] + SLACK), "beyond a box only what was kept or reduced"
+    if actions == "hierarchical":
+        cap = 0.8 * np.asarray([0.0, 0.25, 0.5, np.inf])[seen["bucket"].astype(int)][..., None]
+        assert np.all(np.abs(np.where(there, weights, 0)) <= cap + SLACK), "no position beyond its bucket"
+        assert np.all(np.bincount(seen["bucket"].astype(int).ravel()) > 1000)
     gross, held = np.abs(weights).sum(axis=-1), np.abs(keep).sum(axis=-1)
     budget = {"gross and net": 1.1, "forced": 0.9, "everything": 1.5}.get(name)
     if budget is not None:
@@ -173,7 +186,7 @@ def test_nothing_forbidden_is_ever_done(name, actions):
         assert np.all(added - reduced <= 0.8 + SLACK)
 
 
-@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+@pytest.mark.parametrize("actions", ["discrete", "continuous", "hierarchical"])
 @pytest.mark.parametrize("n_assets", [1, 88])
 def test_one_asset_and_many(n_assets, actions):
     market = simulators.gbm(jax.random.key(3), 120, n_assets, volatility=0.02, half_spread=2e-4)
@@ -288,7 +301,9 @@ def trained(actions, distribution="squashed_gaussian"):
 
 
 @pytest.mark.parametrize(
-    "actions", [("discrete",), ("continuous",), ("band",), ("continuous", "beta")], ids=lambda given: given[-1]
+    "actions",
+    [("discrete",), ("continuous",), ("band",), ("hierarchical",), ("continuous", "beta")],
+    ids=lambda given: given[-1],
 )
 def test_the_ratio_is_one_before_the_first_step(actions):
     """The update sees the masks of the rollout, those that depend on earlier choices included."""
