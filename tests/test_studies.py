@@ -9,8 +9,6 @@ from benchmarks.studies import STUDIES, band_errors, learnable
 from envs import reference
 from envs.types import EnvState
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize(
     ("name", "build"),

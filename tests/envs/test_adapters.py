@@ -14,8 +14,6 @@ from envs import simulators, to_gymnasium
 from envs.execution import make_costs
 from envs.trading import TradingEnv
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EPISODE = 6
 
 
@@ -42,7 +40,9 @@ def vector_view(num_envs: int = 4):
     return to_gymnasium(environment(), parameters(), num_envs=num_envs)
 
 
-@pytest.mark.parametrize(("n_assets", "actions"), [(1, "discrete"), (3, "discrete"), (3, "continuous"), (3, "band")])
+@pytest.mark.parametrize(
+    ("n_assets", "actions"), [(1, "discrete"), (3, "discrete"), (3, "continuous"), (3, "band"), (3, "hierarchical")]
+)
 def test_the_view_passes_gymnasiums_checker(n_assets, actions):
     view = to_gymnasium(environment(n_assets, actions), parameters(n_assets))
     with warnings.catch_warnings():
@@ -58,6 +58,7 @@ def test_the_view_passes_gymnasiums_checker(n_assets, actions):
         (3, "discrete", gymnasium.spaces.MultiDiscrete([6, 6, 6])),
         (3, "continuous", gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)),
         (3, "band", gymnasium.spaces.Box(-1.0, 1.0, (3, 2), np.float32)),
+        (3, "hierarchical", gymnasium.spaces.MultiDiscrete([4, 6, 6, 6])),
     ],
 )
 def test_the_action_space_is_gymnasiums(n_assets, actions, space):

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from envs import features
 from envs.market import MarketData
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WINDOW = 48
 N_BARS, N_ASSETS = 200, 3
 FIRST = features.warmup(normalisation_window=WINDOW)

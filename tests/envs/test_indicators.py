@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from envs import indicators, windows
 from envs.normalisation import CLIP, minimum_observations, zscore
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HOURLY = REPOSITORY.parent / "shared" / "data" / "us_equity_1h.parquet"
 

@@ -13,8 +13,6 @@ from envs import simulators
 from envs.market import MarketData, MarketInfo
 from envs.simulated_bars import bridge_extremes, business_days
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GENERATORS = {
     "gbm": simulators.gbm,
     "ornstein_uhlenbeck": simulators.ornstein_uhlenbeck,

@@ -12,12 +12,10 @@ from causality import assert_causal, randomise_after
 from envs import simulators
 from envs.execution import make_costs
 from envs.market import MarketData, slice_bars
-from envs.portfolio import FillRule
+from envs.portfolio import FillRule, weights_of
 from envs.spaces import MultiDiscrete
 from envs.trading import TradingEnv
 from envs.types import EnvParams, EnvState
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 N_BARS, N_ASSETS, WINDOW = 160, 2, 3
 EPISODE = 10
@@ -137,7 +135,13 @@ def test_default_parameters_run():
 
 
 def test_the_spaces_describe_what_goes_in_and_comes_out():
-    for changes in ({}, {"actions": "continuous"}, {"actions": "band"}, {"observation": "index"}):
+    for changes in (
+        {},
+        {"actions": "continuous"},
+        {"actions": "band"},
+        {"actions": "hierarchical"},
+        {"observation": "index"},
+    ):
         env = environment(**changes)
         observation, state, params = begin(env)
         action = env.action_space(params).sample(jax.random.key(1))
@@ -319,6 +323,52 @@ def test_band_actions_trade_to_the_nearest_edge_or_not_at_all():
     assert (space.low, space.high, space.shape, env.num_actions) == (-0.5, 1.0, (2, 2), 4)
 
 
+def test_hierarchical_actions_are_a_bucket_then_levels_within_it():
+    """Positions of 10 % and -30 %, half of it on order, at most 40 % each: risk off, at most 20 %, and all."""
+    settings = {"actions": "hierarchical", "levels": (-1.0, 0.0, 0.5, 1.0), "position_limit": 0.4}
+    env = environment(**settings, gross_buckets=(0.5, 1.0))
+    account = begin(env)[1].portfolio
+    share = account.equity / account.price
+    account = account.replace(shares=jnp.array([0.1, -0.15]) * share, unfilled=jnp.array([0.0, -0.15]) * share)
+    for action, target, held in (
+        ([0, 0, 0], [0.0, 0.0], [False, False]),
+        ([0, 4, 1], [0.0, 0.0], [False, False]),
+        ([1, 0, 0], [0.1, -0.2], [False, False]),
+        ([1, 4, 1], [0.2, -0.2], [False, False]),
+        ([2, 0, 0], [0.1, -0.3], [True, True]),
+        ([2, 3, 2], [0.2, 0.0], [False, False]),
+    ):
+        weights, hold = env.decode(jnp.asarray(action, jnp.int32), account)
+        np.testing.assert_allclose(weights, target, rtol=1e-5)
+        assert hold.tolist() == held
+    mask = np.asarray(env.action_mask(jnp.asarray([True, False])))
+    assert mask.shape == (2, 3, 5)
+    assert mask[0].tolist() == [[True] + [False] * 4, [True] * 5, [True] * 5]
+    assert mask[1].tolist() == [[True] + [False] * 4] * 3
+    assert env.action_space().categories == (3, 5, 5)
+    # Half the time in each of the last two buckets, and there half long and half holding.
+    chances = jnp.zeros((2, 3, 5)).at[:, 1:, 0].set(0.25).at[:, 1:, 4].set(0.25)
+    mean, hold = env.expected_target(chances, account)
+    np.testing.assert_allclose(mean, [0.25 * (0.1 + 0.2 + 0.1 + 0.4), 0.25 * (-0.2 + 0.2 - 0.3 + 0.4)], rtol=1e-5)
+    assert not hold.any()
+    assert env.expected_target(jnp.zeros((2, 3, 5)).at[:, 2, 0].set(1.0), account)[1].all()
+
+
+def test_risk_off_closes_what_can_be_closed():
+    """The second asset has no bar at the decision: it stays; the first one is sold, or cut to its bucket."""
+    env = environment(actions="hierarchical", levels=(-1.0, 0.0, 1.0), position_limit=0.5, gross_buckets=(0.5, 1.0))
+    _, state, params = begin(env)
+    _, state, *_ = step(env, jax.random.key(0), state, jnp.asarray([2, 3, 3], jnp.int32), params)
+    assert np.asarray(weights_of(state.portfolio)) == pytest.approx([0.5, 0.5], abs=0.02)
+    halted = params.market.tradable.at[state.bar, 1].set(False)
+    params = params.replace(market=params.market.replace(tradable=halted))
+    _, half, *_ = step(env, jax.random.key(0), state, jnp.asarray([1, 0, 0], jnp.int32), params)
+    assert np.asarray(weights_of(half.portfolio)) == pytest.approx([0.25, 0.5], abs=0.02)
+    _, off, *_ = step(env, jax.random.key(0), state, jnp.asarray([0, 0, 0], jnp.int32), params)
+    assert np.asarray(off.portfolio.shares[0]) == 0.0
+    assert np.asarray(off.portfolio.shares[1]) == np.asarray(state.portfolio.shares[1])
+
+
 def test_the_reward_is_the_log_return_of_an_account_filled_at_the_next_open():
     """Half of the money goes into the first asset, the other half stays cash."""
     env = environment()
@@ -427,7 +477,10 @@ def test_the_start_of_an_episode_does_not_depend_on_the_prices():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"actions": "both"}, "actions is 'both'; it must be one of ('discrete', 'continuous', 'band')"),
+        (
+            {"actions": "both"},
+            "actions is 'both'; it must be one of ('discrete', 'continuous', 'band', 'hierarchical')",
+        ),
         ({"observation": "image"}, "observation is 'image'; it must be one of ('window', 'index')"),
         ({"start": "long"}, "start is 'long'; it must be one of ('flat', 'random')"),
         ({"n_assets": 0}, "n_assets (0) and window (3) must be >= 1"),
@@ -442,6 +495,11 @@ def test_the_start_of_an_episode_does_not_depend_on_the_prices():
         ({"normalisation_window": 1}, "normalisation_window is 1; it must be >= 2 bars"),
         ({"actions": "continuous", "levels": (1.0,)}, "levels (1.0,) must span a range for continuous actions"),
         ({"actions": "band", "levels": (1.0,)}, "levels (1.0,) must span a range for band actions"),
+        ({"actions": "hierarchical", "levels": (0.5, 1.0)}, "levels (0.5, 1.0) must hold 0 and another for hier"),
+        ({"actions": "hierarchical", "levels": (0.0,)}, "levels (0.0,) must"),
+        ({"gross_buckets": ()}, "gross_buckets () must be increasing, distinct and within (0, 1]"),
+        ({"gross_buckets": (1.0, 0.5)}, "gross_buckets (1.0, 0.5) must be increasing"),
+        ({"gross_buckets": (0.0, 0.5)}, "gross_buckets (0.0, 0.5) must be increasing, distinct and within (0, 1]"),
     ],
 )
 def test_a_wrong_argument_is_named_in_one_line(changes, message):
@@ -474,7 +532,7 @@ def test_a_market_that_does_not_fit_is_refused():
         environment().make_params(slice_bars(market(), 0, 40))
 
 
-@pytest.mark.parametrize("actions", ["discrete", "continuous", "band"])
+@pytest.mark.parametrize("actions", ["discrete", "continuous", "band", "hierarchical"])
 def test_no_action_orders_an_asset_that_has_no_price_yet(actions):
     """Prices before a listing are placeholders: sized at 1, a share of 100 would be a hundredfold position."""
     env = environment(actions=actions, position_limit=0.5)
@@ -485,7 +543,9 @@ def test_no_action_orders_an_asset_that_has_no_price_yet(actions):
     params = env.make_params(ragged, make_costs(spread_multiplier=0.0), first_bar=env.first_decision, episode_bars=50)
     params = params.replace(last_bar=params.first_bar + 50)
     _, state, _ = begin(env, params=params)
-    most = jnp.full(N_ASSETS, env.num_actions - 1) if actions == "discrete" else jnp.ones(env.num_actions)
+    most = jnp.ones(env.num_actions)
+    if actions in ("discrete", "hierarchical"):
+        most = jnp.asarray(env.action_space().categories) - 1
     while int(state.bar) < listing + 3:
         before = int(state.bar)
         _, state, _, terminated, info = step_env(env, jax.random.key(0), state, most, params)

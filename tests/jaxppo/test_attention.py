@@ -15,8 +15,6 @@ from jaxppo.networks.attention import (
     sliding_window_attention,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 windowed = jax.jit(sliding_window_attention, static_argnames=("window", "block"))
 dilated = jax.jit(dilated_attention, static_argnames=("window", "dilation"))
 across = jax.jit(attention_over_assets)

@@ -18,8 +18,6 @@ from tiny_run import (
 from jaxppo import backtest
 from jaxppo.config import ConfigError, load_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -20,8 +20,6 @@ from tiny_run import (
 from envs import features
 from jaxppo.training import setup, trainer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -154,6 +152,12 @@ VALUES = {
     "text in a list of numbers": ({"env": {"levels": [0, "long"]}}, ['env.levels is [0, "long"]', "list of number"]),
     "levels out of order": ({"env": {"levels": [1.0, 0.0]}}, ["env.levels [1.0, 0.0]", "increasing"]),
     "levels beyond 1": ({"env": {"levels": [0.0, 2.0]}}, ["env.levels [0.0, 2.0]", "[-1, 1]"]),
+    "no flat level": (
+        {"env": {"levels": [0.5, 1.0], "actions": "hierarchical"}},
+        ["env.levels [0.5, 1.0]", "must hold 0", "hierarchical"],
+    ),
+    "buckets beyond 1": ({"env": {"gross_buckets": [0.5, 2.0]}}, ["env.gross_buckets [0.5, 2.0]", "(0, 1]"]),
+    "buckets out of order": ({"env": {"gross_buckets": [1.0, 0.5]}}, ["env.gross_buckets [1.0, 0.5]", "increasing"]),
     "one continuous level": ({"env": {"levels": [1.0], "actions": "continuous"}}, ["env.levels [1.0]", "continuous"]),
     "an unknown feature group": ({"features": {"groups": ["news"]}}, ['features.groups is ["news"]', "technical"]),
     "a feature group twice": ({"features": {"groups": ["price", "price"]}}, ["features.groups", "once"]),

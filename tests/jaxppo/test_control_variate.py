@@ -17,8 +17,6 @@ from jaxppo.ppo.targets import estimate, leave_one_out
 from jaxppo.ppo.task import Rollout
 from jaxppo.ppo.trading_task import market_ahead, trading_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BARS = 2
 RETURNS, ODDS = np.array([-1.0, 2.0]), np.array([0.6, 0.4])
 N_STATES = 4 * (BARS + 1)

@@ -5,14 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import tiny
 
 from jaxppo.networks.dropout import draw_masks, drop
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import encode_paths, trading_task
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ONE_STEP = tiny.PPO.model_copy(update={"epochs": 1, "minibatches": 1, "clip": None, "micro_batch": 4})
 

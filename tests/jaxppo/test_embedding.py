@@ -8,8 +8,6 @@ from flax import nnx
 
 from jaxppo.networks.embedding import GroupEmbedding, pooled
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GROUPS, WIDTH = (3, 1, 5), 16
 
 

@@ -13,8 +13,6 @@ from jaxppo.networks.encoder import Bars
 from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LENGTH = 37  # several attention blocks, the last one cut short
 CONFIG = tiny.encoder_config(width=16, layers=2, window=5)
 CONTEXT = 9

@@ -21,8 +21,6 @@ from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs, n
 from jaxppo.ppo.population import train_population
 from jaxppo.ppo.task import DATA_AXIS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 PPO = PPOConfig(paths=8, portfolios=2, chunk=16, epochs=1, minibatches=2, reward_scale=1.0, learning_rate=1e-3)
 SHORT = 7

@@ -15,8 +15,6 @@ from jaxppo.networks import inspect
 from jaxppo.networks.encoder import Bars, Encoder
 from jaxppo.networks.policy import Params, Policy, make_policy
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N_ASSETS, LENGTH = 3, 9
 N_FEATURES = sum(tiny.encoder_config().groups)
 DESIGNS = {

@@ -20,8 +20,6 @@ from jaxppo.networks import inspect
 from jaxppo.ppo.trading_task import chunk_bars
 from jaxppo.training.setup import build, first_policy
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GROUPS = ("volume", "price", "calendar")
 POLICY = {"kind": "transformer", "width": 16, "layers": 2, "heads": 2, "window": 4, "asset_attention": True}
 POLICY |= {"coarse_pools": [3], "coarse_window": 2}

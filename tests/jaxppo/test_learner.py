@@ -21,8 +21,6 @@ from jaxppo.ppo.task import DATA_AXIS
 from jaxppo.ppo.trading_task import encode_paths, trading_task
 from jaxppo.ppo.update import Batch, Coefficients, Objective, loss_and_gradient, ppo_loss, shuffled_minibatches
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 UP = math.log(1.01)
 
 

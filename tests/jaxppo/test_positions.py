@@ -8,8 +8,6 @@ from flax import nnx
 
 from jaxppo.networks.positions import N_SINUSOIDS, LagBias, make_lag_bias, phase_steps, rotate, rotation, rotations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 turns = jax.jit(rotations, static_argnums=1)
 
 

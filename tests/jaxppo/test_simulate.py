@@ -20,8 +20,6 @@ from jaxppo.networks.config import EncoderConfig
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo.trading_task import action_config, chunk_bars
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 module = importlib.import_module("jaxppo.backtest.simulate")
 FREE = {"spread_multiplier": 0.0}
 PAID = {"commission_bps": 2.0, "spread_multiplier": 1.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1}

@@ -16,8 +16,6 @@ from hypothesis.extra import numpy as hypothesis_numpy
 from jaxppo.backtest import statistics
 from jaxppo.risk import metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def autoregression(coefficient: float, n: int, seed: int = 0) -> np.ndarray:
     """AR(1) with standard normal shocks, started at its first shock."""

@@ -18,8 +18,6 @@ from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.trading_task import chunk_bars
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FOLDER = pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "data"
 CHUNK = 500
 REAL = {

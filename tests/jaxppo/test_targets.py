@@ -15,8 +15,6 @@ from jaxppo.networks.policy import Policy
 from jaxppo.ppo.targets import ValueStatistics, leave_one_out, make_targets, no_statistics, preserve_outputs
 from jaxppo.ppo.task import DATA_AXIS, Rollout
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PATHS, LENGTH, PORTFOLIOS = 8, 6, 3
 PLAIN = tiny.PPO.model_copy(update={"control_variate": False, "reward_scale": 7.0})
 

@@ -15,8 +15,6 @@ from jax.flatten_util import ravel_pytree
 from jaxppo.distributions import MaskedCategorical
 from jaxppo.ppo.trust_region import line_search, natural_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TRIALS = 6
 
 

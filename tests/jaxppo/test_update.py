@@ -16,8 +16,6 @@ from jaxppo.ppo.targets import Targets
 from jaxppo.ppo.task import DATA_AXIS
 from jaxppo.ppo.update import Batch, Coefficients, Objective, policy_loss, value_loss
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WATCHED = {
     *("loss", "policy_loss", "value_loss", "entropy", "kl", "kl_k3", "kl_after", "clip_fraction"),
     *("ratio_max", "ratio_min", "effective_sample_size", "gradient_norm", "update_norm", "explained_variance"),

@@ -12,8 +12,6 @@ from lognormal_episodes import differences, estimate, run
 from envs.reference.davis_norman import DavisNorman, _BandProgram
 from envs.reference.merton import Merton
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N_PATHS, N_BARS = 2048, 63
 MODELS = {
     "defaults": {},

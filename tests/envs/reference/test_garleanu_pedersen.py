@@ -11,8 +11,6 @@ from stationary_problem import check_environment, gains, value_error
 
 from envs.reference.garleanu_pedersen import FactorState, GarleanuPedersen, stationary_covariance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def random_parameters(seed):
     """A draw of every parameter, in units far from the defaults."""

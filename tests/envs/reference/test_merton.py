@@ -17,8 +17,6 @@ from lognormal_episodes import differences, estimate, run
 
 from envs.reference.merton import Merton, sparse_hermite
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N_PATHS, N_BARS = 2048, 23
 SCALES = (0.7, 0.9, 1.1, 1.3)
 CORRELATION = ((1.0, 0.4, -0.2), (0.4, 1.0, 0.1), (-0.2, 0.1, 1.0))
