@@ -57,6 +57,11 @@ class GrossBudgets:
         factor = jnp.where(used > self.forced, jnp.minimum(left, 1.0), 1.0)
         return jnp.where(self.member, factor[:, None], 1.0).min(axis=0)
 
+    def unless(self, lifted: jax.Array) -> GrossBudgets:
+        """These budgets, or none where `lifted` `[]`."""
+        limit, forced = (jnp.where(lifted, jnp.inf, x) for x in (self.limit, self.forced))
+        return self.replace(limit=limit, forced=forced)
+
     def _used(self, weights: jax.Array) -> jax.Array:
         return jnp.where(self.member, jnp.abs(weights - self.origin)[None], 0.0).sum(axis=-1)
 
@@ -89,6 +94,12 @@ class NetBudget:
         factor = jnp.clip((bound - (net - rest)) / jnp.where(rest == 0, 1.0, rest), 0.0, 1.0)
         helps = (bound != net) & (rest * (net - bound) > 0)
         return jnp.broadcast_to(jnp.where(helps, factor, 1.0), weights.shape)
+
+    def unless(self, lifted: jax.Array) -> NetBudget:
+        """See `GrossBudgets.unless`."""
+        low, forced_low = (jnp.where(lifted, -jnp.inf, x) for x in (self.low, self.forced_low))
+        high, forced_high = (jnp.where(lifted, jnp.inf, x) for x in (self.high, self.forced_high))
+        return NetBudget(low, high, forced_low, forced_high)
 
 
 @struct.dataclass
@@ -130,6 +141,11 @@ class VolatilityBudget:
         beyond = own + 2.0 * cross + excess > 0
         return jnp.broadcast_to(jnp.where(beyond, factor, 1.0), weights.shape)
 
+    def unless(self, lifted: jax.Array) -> VolatilityBudget:
+        """See `GrossBudgets.unless`."""
+        limit, forced = (jnp.where(lifted, jnp.inf, x) for x in (self.limit, self.forced))
+        return self.replace(limit=limit, forced=forced)
+
 
 @struct.dataclass
 class Limits:
@@ -148,6 +164,13 @@ class Limits:
     forced_low: jax.Array
     forced_high: jax.Array
     budgets: tuple[Any, ...] = ()
+
+
+def unless(limits: Limits, lifted: jax.Array) -> Limits:
+    """These limits, or ones that allow everything where `lifted` `[]`."""
+    low, forced_low = (jnp.where(lifted, -jnp.inf, x) for x in (limits.low, limits.forced_low))
+    high, forced_high = (jnp.where(lifted, jnp.inf, x) for x in (limits.high, limits.forced_high))
+    return Limits(low, high, forced_low, forced_high, tuple(budget.unless(lifted) for budget in limits.budgets))
 
 
 def no_limits(n_assets: int) -> Limits:

@@ -380,6 +380,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def actions_within(self, low: jax.Array, high: jax.Array, keep: jax.Array, tradable: jax.Array) -> jax.Array:
         """Allowed actions of one asset whose target weight must lie in `[low, high]`: a row of `Observation.mask`.
 
+        Where all that is allowed comes to holding, holding alone is: there is nothing to choose.
+
         Args:
           low, high: `[]`.
           keep: `[]` what holding leaves of its position; always allowed.
@@ -388,10 +390,13 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         if self.actions == "hierarchical":
             targets = self.bucket_targets(keep)
             inside = (targets >= low - ROUNDING) & (targets <= high + ROUNDING) & tradable
-            return inside.at[0].set(False).at[:, HOLD].set(True)
+            elsewhere = jnp.abs(targets - targets[:, HOLD, None]) > ROUNDING
+            inside &= jnp.any(inside & elsewhere, axis=-1, keepdims=True)
+            return inside.at[:, HOLD].set(True)
         if self.actions == "discrete":
             weights = jnp.asarray(self.levels, jnp.float32) * self.position_limit
             inside = (weights >= low - ROUNDING) & (weights <= high + ROUNDING) & tradable
+            inside &= jnp.any(inside & (jnp.abs(weights - keep) > ROUNDING))
             return jnp.concatenate([jnp.ones(1, bool), inside])
         present = keep / self.position_limit
         least = jnp.minimum(jnp.maximum(low / self.position_limit, self.levels[0]), present)

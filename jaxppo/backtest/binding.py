@@ -1,4 +1,4 @@
-"""What each mask did over a period: how often it bound, what exposure it removed, what trading it saved."""
+"""What each mask did over a period: how often it bound, what exposure it removed, what costs it saved."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.execution import trade_costs, unpack_bar
 from envs.features import REGIMES
-from envs.limits import Constraint, constrain, enforced, intersection, no_limits
-from envs.portfolio import Portfolio, expected_weights, open_portfolio, orders_to_target
+from envs.limits import Constraint, constrain, enforced, intersection, no_limits, unless
+from envs.portfolio import Portfolio, open_portfolio, weights_of
 from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
@@ -26,20 +25,24 @@ SAME = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class MaskEffect:
-    """What one mask did, against the same decisions with all masks but this one.
+    """What one mask did, against the same policy with all masks but this one.
+
+    What two masks forbid alike neither does alone: it counts for none of them.
 
     Attributes:
-      bound: share of the decisions about an asset with a bar that it changed.
-      exposure_removed: mean of the gross exposure without it less that with it, fraction of equity.
-      costs_saved: costs of the orders without it less those with it, per year, fraction of equity; negative where it
-        made trading dearer.
-      by_regime: share of the decisions that it changed in each regime that occurred.
+      bound: share of the decisions about an asset with a bar that it changed, along the path with all masks.
+      exposure_removed: mean gross exposure at the close of an account without it, less that of the account with it;
+        fraction of equity. Each account trades through the whole period.
+      costs_saved: costs of trading and financing of the account without it, less those of the account with it; per
+        year, fraction of equity. Negative where it made trading dearer.
+      by_regime: the same of the decisions, positions and costs of assets in each regime that occurred: `bound` is a
+        share of the decisions in it; exposure and costs are contributions, which add up to the whole.
     """
 
     bound: float
     exposure_removed: float
     costs_saved: float
-    by_regime: dict[str, float]
+    by_regime: dict[str, dict[str, float]]
 
 
 def mask_effects(
@@ -53,7 +56,7 @@ def mask_effects(
     periods: float,
     regimes: np.ndarray | None = None,
 ) -> dict[str, MaskEffect]:
-    """Effects of the masks of an environment along the path that its account takes with all of them.
+    """Effects of the masks of an environment over a period.
 
     Args:
       policy: the policy.
@@ -64,7 +67,8 @@ def mask_effects(
       n_bars: number of decisions.
       decision: see `run_policy`.
       periods: bars per year.
-      regimes: `[T, A, 4]` probabilities at every close; None without regimes.
+      regimes: `[T, A, 4]` probabilities at every close; None without regimes. Decisions, and what they lead to, count
+        in the regime in which they are made.
 
     Returns:
       mask -> effect, in the order of the chain; masks of one kind are numbered. Empty without masks.
@@ -78,17 +82,22 @@ def mask_effects(
     effects = {}
     for i, name in enumerate(names):
         bound = found["bound"][:, i] & there
-        by_regime = {}
-        if now is not None:
-            in_regime = {regime: there & (now == number) for number, regime in enumerate(REGIMES)}
-            by_regime = {regime: float(bound[where].mean()) for regime, where in in_regime.items() if where.any()}
+        less = {key: found[key][:, i + 1].astype(np.float64) - found[key][:, 0] for key in ("exposure", "costs")}
+
+        def over(where: np.ndarray, bound: np.ndarray = bound, less: dict[str, np.ndarray] = less) -> dict[str, float]:
+            """The effect at the bars of assets `[n, A]`."""
+            decided = there & where
+            return {
+                "bound": float(bound[decided].mean()) if decided.any() else 0.0,
+                "exposure_removed": float(less["exposure"][where].sum()) / n_bars,
+                "costs_saved": float(less["costs"][where].sum()) / n_bars * periods,
+            }
+
+        of_regimes = {} if now is None else {name: now == number for number, name in enumerate(REGIMES)}
+        by_regime = {regime: over(where) for regime, where in of_regimes.items() if (there & where).any()}
         number = names[: i + 1].count(name)
-        effects[name if names.count(name) == 1 else f"{name} {number}"] = MaskEffect(
-            bound=float(bound[there].mean()) if there.any() else 0.0,
-            exposure_removed=float(found["exposure"][:, i].mean(dtype=np.float64)),
-            costs_saved=float(found["costs"][:, i].mean(dtype=np.float64)) * periods,
-            by_regime=by_regime,
-        )
+        key = name if names.count(name) == 1 else f"{name} {number}"
+        effects[key] = MaskEffect(**over(np.ones_like(there)), by_regime=by_regime)
     return effects
 
 
@@ -96,48 +105,59 @@ def mask_effects(
 def _leave_one_out(
     policy: Policy, env: TradingEnv, net: Params, params: EnvParams, first: jax.Array, n_bars: int, decision: str
 ) -> dict[str, jax.Array]:
-    """`[n, M]` exposure and costs that each of M masks removes, `[n, M, A]` whether it changed a decision."""
+    """What M masks change and the accounts without them.
+
+    Returns:
+      `bound` `[n, M, A]` whether each changed a decision of the account with all masks; `exposure` and `costs`
+      `[n, 1 + M, A]`, fractions of equity, of that account and of those without one of the masks. Financing, which has
+      no asset, is spread evenly.
+    """
     rows, mask_rows, tradable = (
         jax.tree.map(lambda x, start=start: jax.lax.dynamic_slice_in_dim(x, start, n_bars), table)
         for table, start in ((params.table, first + 1), (params.masks, first), (params.market.tradable, first))
     )
-    parts = env.masks.parts
-    portfolio = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
+    parts, n_assets = env.masks.parts, env.n_assets
+    n_accounts = 1 + len(parts)
+    fresh = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
+    start = (fresh, env.mask_start(), jnp.zeros((), bool))
+    accounts = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_accounts, *x.shape)), start)
     prepared = prepare_bars(policy, net, params, first, n_bars)
+    # Account 0 has all masks. It decides M more times, each time without another one, and those decisions are dropped.
+    account = jnp.concatenate([jnp.arange(n_accounts), jnp.zeros(len(parts), jnp.int32)])
+    left_out = jnp.concatenate([jnp.arange(n_accounts), jnp.arange(1, n_accounts)]) - 1
 
     def one_bar(carry: tuple[Portfolio, Any, jax.Array], xs: Any) -> tuple[Any, dict[str, jax.Array]]:
-        portfolio, state, dead = carry
+        portfolios, states, dead = carry
         bar, row, mask_row, now, ready = xs
-        each, state = apply_each(parts, state, mask_row, portfolio)
-        next_bar, equity = unpack_bar(row), jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        each, states = jax.vmap(lambda state, portfolio: apply_each(parts, state, mask_row, portfolio))(
+            states, portfolios
+        )
 
-        def decided(left_out: int | None) -> tuple[jax.Array, jax.Array, Constraint]:
-            """Targets and the costs of their orders, without one of the masks."""
-            limits = no_limits(env.n_assets)
-            for number, one in enumerate(each):
-                limits = limits if number == left_out else intersection(limits, one)
+        def decided(account: jax.Array, left_out: jax.Array) -> tuple[jax.Array, Constraint]:
+            portfolio, own, gone = jax.tree.map(lambda x: x[account], (portfolios, each, dead))
+            limits = no_limits(n_assets)
+            for number, one in enumerate(own):
+                limits = intersection(limits, unless(one, left_out == number))
             constraint = constrain(limits, portfolio, now, bar)
             seen = env.observe_portfolio(bar, portfolio, now, constraint)
             wanted, hold = decide_without_randomness(policy, env, net, portfolio, seen, ready, constraint, decision)
-            weights = enforced(constraint, wanted, hold | dead)
-            held = (weights == expected_weights(portfolio)) | ~now
-            order = orders_to_target(portfolio, weights, held, params.costs)
-            return (
-                weights,
-                trade_costs(order, portfolio.price, next_bar, params.costs).total().sum() / equity,
-                constraint,
-            )
+            return enforced(constraint, wanted, hold | gone), constraint
 
-        weights, paid, constraint = decided(None)
-        others = [decided(i) for i in range(len(parts))]
-        line = {
-            "bound": jnp.stack([jnp.abs(other - weights) > SAME for other, *_ in others]),
-            "exposure": jnp.stack([jnp.abs(other).sum() - jnp.abs(weights).sum() for other, *_ in others]),
-            "costs": jnp.stack([cost - paid for _, cost, _ in others]),
-        }
-        hold = jnp.zeros(env.n_assets, bool)
-        after, fills, _ = env.settle(portfolio, weights, hold | dead, now, row, params.costs, constraint)
-        return (after, state, dead | fills.liquidated), line
+        def lived(
+            portfolio: Portfolio, weights: jax.Array, constraint: Constraint, gone: jax.Array
+        ) -> tuple[Portfolio, jax.Array, dict[str, jax.Array]]:
+            equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+            hold = jnp.zeros(n_assets, bool) | gone
+            after, fills, _ = env.settle(portfolio, weights, hold, now, row, params.costs, constraint)
+            paid = fills.costs.total() + fills.financing / n_assets
+            return after, gone | fills.liquidated, {"exposure": jnp.abs(weights_of(after)), "costs": paid / equity}
+
+        weights, constraints = jax.vmap(decided)(account, left_out)
+        own, others = weights[:n_accounts], weights[n_accounts:]
+        kept = jax.tree.map(lambda x: x[:n_accounts], constraints)
+        portfolios, dead, line = jax.vmap(lived)(portfolios, own, kept, dead)
+        line["bound"] = jnp.abs(others - own[:1]) > SAME
+        return (portfolios, states, dead), line
 
     xs = (first + jnp.arange(n_bars), rows, mask_rows, tradable, prepared)
-    return jax.lax.scan(one_bar, (portfolio, env.mask_start(), jnp.zeros((), bool)), xs)[1]
+    return jax.lax.scan(one_bar, accounts, xs)[1]

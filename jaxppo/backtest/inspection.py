@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.features import feature_names, group_slices
+from envs.limits import Constraint
 from envs.portfolio import Portfolio, open_portfolio
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
@@ -156,10 +157,12 @@ def _at_each(look: Callable[[Bars, jax.Array], Any], policy: Policy, params: Env
     return jax.lax.map(one, bars, batch_size=AT_ONCE)
 
 
-def _account(env: TradingEnv, params: EnvParams, bar: jax.Array) -> tuple[Portfolio, Observation]:
-    """An account without positions, and what the policy sees of it."""
+def _account(env: TradingEnv, params: EnvParams, bar: jax.Array) -> tuple[Portfolio, Observation, Constraint | None]:
+    """An account without positions, what the policy sees of it, and what the masks allow it in their first state."""
     portfolio = open_portfolio(params.market.close[bar], params.initial_cash, env.fill_rule)
-    return portfolio, env.observe_portfolio(bar, portfolio, params.market.tradable[bar])
+    row, tradable = jax.tree.map(lambda x: x[bar], params.masks), params.market.tradable[bar]
+    constraint, _ = env.limit(env.mask_start(), row, bar, portfolio, tradable)
+    return portfolio, env.observe_portfolio(bar, portfolio, tradable, constraint), constraint
 
 
 @partial(jax.jit, static_argnums=0)
@@ -215,13 +218,13 @@ def _gradients(policy: Policy, env: TradingEnv, net: Params, params: EnvParams, 
     """`[n, N, F]` absolute attributions of the sum of target weights, summed over assets; earliest bar first."""
 
     def look(window: Bars, bar: jax.Array) -> jax.Array:
-        portfolio, seen = _account(env, params, bar)
+        portfolio, seen, constraint = _account(env, params, bar)
 
         def decide(distribution: Any) -> jax.Array:
             if env.actions in ("discrete", "hierarchical"):
-                weights, _ = env.expected_target(distribution.probabilities()[0], portfolio)
+                weights, _ = env.expected_target(distribution.probabilities()[0], portfolio, constraint)
             else:
-                weights, _ = env.decode(distribution.squash(distribution.mode())[0], portfolio)
+                weights, _ = env.decode(distribution.squash(distribution.mode())[0], portfolio, constraint)
             return weights.sum()[None]
 
         seen = jax.tree.map(lambda x: x[None], seen)

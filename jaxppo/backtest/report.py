@@ -300,24 +300,31 @@ def _costs(data: ReportData) -> str:
 
 
 def _limits(data: ReportData) -> str:
-    """What each mask did, a row each; by regime where there are regimes."""
+    """What each mask did, a row each, a table for each figure; by regime where there are regimes."""
     if not data.masks:
         return '<p class="caption">The agent traded without masks.</p>'
     regimes = [name for name in REGIMES if any(name in effect.by_regime for effect in data.masks.values())]
-    names = ("Bound", *(f"in {name}" for name in regimes), "Exposure removed", "Costs saved a year")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    rows = []
-    for name, effect in data.masks.items():
-        shares = (effect.bound, *(effect.by_regime.get(regime, math.nan) for regime in regimes))
-        values = (*shares, effect.exposure_removed, effect.costs_saved)
-        cells = "".join(f"<td>{percent(value) if math.isfinite(value) else MISSING}</td>" for value in values)
-        rows.append(f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>')
+    parts = []
+    for figure, title in _LIMIT_FIGURES.items():
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("All", *regimes))
+        rows = []
+        for name, effect in data.masks.items():
+            of_regimes = (effect.by_regime.get(regime, {}).get(figure, math.nan) for regime in regimes)
+            values = (getattr(effect, figure), *of_regimes)
+            cells = "".join(f"<td>{percent(value) if math.isfinite(value) else MISSING}</td>" for value in values)
+            rows.append(f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>')
+        top = f"<thead><tr><th>{title}</th>{head}</tr></thead>"
+        parts.append(f'<div class="scroll"><table class="compact">{top}<tbody>{"".join(rows)}</tbody></table></div>')
     note = (
-        "Each mask against the same decisions with all masks but this one, along the path with all of them. Bound: "
-        "share of the decisions about an asset that it changed. Exposure removed: mean gross exposure, of equity."
+        "Each mask against the same policy with all masks but this one: what two forbid alike counts for neither. "
+        "Decisions changed: share of the decisions about an asset, along the path with all masks. Exposure removed and "
+        "costs saved: mean gross exposure, and costs and financing a year, of an account that trades through the whole "
+        "period without the mask, less those of the agent; of equity. Regimes add up to them."
     )
-    table = f'<table class="compact"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
+    return "".join(parts) + f'<p class="caption">{note}</p>'
+
+
+_LIMIT_FIGURES = {"bound": "Decisions changed", "exposure_removed": "Exposure removed", "costs_saved": "Costs saved"}
 
 
 def _inspection(data: ReportData) -> str:

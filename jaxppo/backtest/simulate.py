@@ -147,8 +147,8 @@ def run_policy(
       first: `[]` int32, first decision bar.
       n_bars: number of decisions.
       decision: "mode" takes the most probable action; "mean" the probability-weighted mean of the targets of discrete
-        and hierarchical ones, see `TradingEnv.expected_target`. Continuous actions take the squashed mean of the
-        Gaussian, its median, either way.
+        and hierarchical ones, see `TradingEnv.expected_target`. Continuous actions are the same either way: the median
+        of a squashed Gaussian, the mean of a Beta distribution.
     """
 
     def decide(

@@ -24,7 +24,7 @@ def choose(
     Under shared budgets the assets choose in turn, and what the earlier ones leave masks the later ones. Restricted to
     the returned mask, the log-probability of the returned action is the exact one of the joint choice,
     `sum_i log p(a_i | a_1 .. a_{i-1})`; entropy and divergences are those of the conditionals that were met, whose mean
-    over draws is the joint one.
+    over draws is the joint one. Of hierarchical actions the turns of every bucket are drawn, for the same reason.
 
     Args:
       env: the environment.
@@ -35,23 +35,33 @@ def choose(
         The bucket of hierarchical actions has the first place.
 
     Returns:
-      The action, and the mask `[A, ...]` that each asset had when it was its turn; that of a hierarchical action
-      changes in the bucket that was chosen.
+      The action, and the mask `[A, ...]` that each asset had when it was its turn, in every bucket where there are
+      buckets.
     """
     if constraint is None or not constraint.limits.budgets:
         return pick(distribution, slice(None)), mask
-    hierarchical = env.actions == "hierarchical"
-    bucket = pick(distribution.buckets, 0) if hierarchical else jnp.zeros(0, jnp.int32)
-    each = (distribution.given(bucket[0]) if hierarchical else distribution).per_asset(mask.shape[0])
+    n_assets = mask.shape[0]
 
-    def turn(asset: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array, Any]:
-        keep = constraint.keep[asset]
-        allowed = env.actions_within(low, high, keep, constraint.tradable[asset])
-        allowed = allowed[bucket[0]] if hierarchical else allowed
-        own = jax.tree.map(lambda x: x[asset], each).restricted(allowed[None])
-        action = pick(own, asset + bucket.shape[0])
-        return env.target_of(jnp.concatenate([bucket, own.squash(action)]), keep), (action, allowed)
+    def in_turns(each: Any, bucket: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Actions and met masks of all assets, `bucket` `[0]`, or `[1]` where there are buckets."""
 
-    _, (action, met) = in_turn(constraint, turn)
-    action = jnp.concatenate([bucket, action.reshape(-1)])
-    return action, mask.at[:, bucket[0]].set(met) if hierarchical else met
+        def turn(asset: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array, Any]:
+            keep, tradable = constraint.keep[asset], constraint.tradable[asset]
+            allowed = env.actions_within(low, high, keep, tradable)
+            allowed = allowed[bucket[0]] if bucket.size else allowed
+            own = jax.tree.map(lambda x: x[asset], each).restricted(allowed[None])
+            action = pick(own, asset + bucket.size)
+            # Without a bar nothing moves, whatever a bucket would cut.
+            target = env.target_of(jnp.concatenate([bucket, own.squash(action)]), keep)
+            return jnp.where(tradable, target, keep), (action, allowed)
+
+        _, (action, met) = in_turn(constraint, turn)
+        return action.reshape(-1), met
+
+    if env.actions != "hierarchical":
+        return in_turns(distribution.per_asset(n_assets), jnp.zeros(0, jnp.int32))
+    bucket = pick(distribution.buckets, 0)
+    action, met = jax.vmap(lambda b: in_turns(distribution.given(b).per_asset(n_assets), b[None]))(
+        jnp.arange(env.num_buckets)
+    )
+    return jnp.concatenate([bucket, action[bucket[0]]]), met.swapaxes(0, 1)

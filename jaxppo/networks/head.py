@@ -28,8 +28,8 @@ class ActionConfig:
     Attributes:
       kind: "discrete" (masked categoricals), "hierarchical" (a bucket, then directions and sizes) or "continuous".
       n_actions: choices of each component; ignored by "continuous".
-      low: smallest continuous action.
-      high: largest continuous action.
+      low: smallest continuous action; where an observation brings a mask, that counts.
+      high: largest continuous action, likewise.
       std: standard deviation of a continuous action before squashing, at the start; not for "beta".
       distribution: of a continuous action on its interval, "squashed_gaussian" or "beta".
       n_components: components of an action, for each asset where there are assets.

@@ -76,9 +76,13 @@ def trading_experiment(setup: Setup) -> Experiment:
 
     def score(net: Params) -> dict[str, float]:
         effects = limits_of(setup, policy, net, "validation")
-        bound = {f"mask_bound_{name.replace(' ', '_')}": effect.bound for name, effect in effects.items()}
+        did = {
+            f"mask_{figure}_{name.replace(' ', '_')}": getattr(effect, figure)
+            for name, effect in effects.items()
+            for figure in ("bound", "exposure_removed", "costs_saved")
+        }
         figures = attention_figures(setup, policy, net, "validation")
-        return quick_score(setup, policy, net, "validation") | figures | bound
+        return quick_score(setup, policy, net, "validation") | figures | did
 
     def finish(
         net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from jaxppo.distributions import Beta, Hierarchical, MaskedCategorical, SquashedGaussian
+from jaxppo.distributions import Beta, DirectionAndSize, Hierarchical, MaskedCategorical, SquashedGaussian
 
 LARGEST_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -201,6 +201,23 @@ def test_masked_categoricals_are_those_of_sb3_contrib():
         assert ours.mode().tolist() == expected["mode"]
 
 
+def test_a_fully_masked_row_holds():
+    """Nothing allowed: the first action, for certain, at no cost to anything else."""
+    for one in (
+        categorical([[0.5, 9.0, 1.0], [0.3, 0.1, 0.2]], [[0, 0, 0], [1, 1, 0]]),
+        DirectionAndSize(jnp.ones((2, 5)), jnp.asarray([[False] * 3, [True, True, False]]), sizes=(1, 2)),
+    ):
+        rest = one.replace(logits=one.logits[1:], mask=one.mask[1:])
+        for action in (jnp.asarray([0, 1]), one.sample(jnp.asarray([0.99, 0.9])), one.mode()):
+            assert int(action[0]) == 0
+            assert float(one.log_prob(action)) == pytest.approx(float(rest.log_prob(action[1:])), rel=1e-6)
+        assert float(one.entropy()) == pytest.approx(float(rest.entropy()), rel=1e-6)
+        np.testing.assert_allclose(one.probabilities()[0], [1, 0, 0])
+        gradient = jax.grad(lambda x, one=one: one.replace(logits=x).log_prob(one.mode()) + one.entropy())(one.logits)
+        assert np.all(np.isfinite(gradient))
+        assert np.all(np.asarray(gradient)[0] == 0)
+
+
 def test_the_entropy_bonus_is_relative_to_what_is_allowed():
     free = categorical([[0.3, 5.0, -1.0, 0.9], [2.0, 0.0, 0.0, -2.0]], np.ones((2, 4)))
     assert float(free.entropy_bonus()) == pytest.approx(float(free.entropy()), rel=1e-6)
@@ -339,6 +356,17 @@ def test_a_squashed_gaussian_on_its_own_interval_per_asset_integrates_to_one():
     assert float(kl(one, one.replace(mean=one.mean + jnp.asarray([0.0, 0.0, 9.0])))) == 0.0
     assert np.all(np.isfinite(jax.grad(lambda m: one.replace(mean=m).log_prob(raw))(one.mean)))
     assert float(one.squash(one.mode())[2]) == pytest.approx(0.2)
+    # Nor does a component without a choice reach a gradient, however far its parameters went.
+    for far in (-100.0, 100.0):
+        log_std = one.log_std.at[2].set(far)
+        gradient = jax.grad(lambda s: one.replace(log_std=s).log_prob(raw) + one.replace(log_std=s).kl(one))(log_std)
+        assert np.all(np.isfinite(gradient))
+        assert float(gradient[2]) == 0.0
+    ends = jax.random.normal(jax.random.key(0), (2, 20_000))
+    wide = SquashedGaussian(jnp.zeros(20_000), jnp.zeros(20_000), ends.min(axis=0), ends.max(axis=0))
+    for saturated in (-20.0, 20.0):
+        inside = wide.squash(jnp.full(20_000, saturated))
+        assert bool(jnp.all((inside >= wide.low) & (inside <= wide.high)))
 
 
 # The Beta distribution.
@@ -510,6 +538,10 @@ def test_hierarchical_choices_where_nothing_can_be_chosen_and_where_there_are_no
     assert float(nothing.log_prob(held)) == float(nothing.entropy()) == float(nothing.entropy_bonus()) == 0.0
     gradient = jax.grad(lambda x: nothing.replace(own=x).log_prob(held) + nothing.replace(own=x).entropy())(one.own)
     assert np.all(np.asarray(gradient) == 0)
+    # The bonus prefers no bucket for what there is to choose in it: not even to risk off, where there is nothing.
+    even = hierarchical(3, share=1.0)
+    pull = jax.grad(lambda x: even.replace(bucket=x).entropy_bonus())(jnp.zeros(N_BUCKETS))
+    np.testing.assert_allclose(pull, 0, atol=1e-6)
     longs = hierarchical(5, sizes=(1, 1, 3), share=1.0)
     assert sum(walked(longs).values()) == pytest.approx(1)
     free = longs.replace(bucket=longs.bucket * 0, own=longs.own * 0, shift=longs.shift * 0)

@@ -67,6 +67,20 @@ def test_the_filter_is_the_normalised_forward_pass_of_hmmlearn(seed, n_states, n
     assert float(found.log_likelihood.sum()) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize(("seed", "n_states"), [(7, 2), (8, 6)])
+def test_the_filter_is_that_of_dynamax_where_installed(seed, n_states):
+    dynamax = pytest.importorskip("dynamax.hidden_markov_model.inference")
+    model = random_model(jax.random.key(seed), n_states, 2)
+    _, x = simulate(jax.random.key(100 + seed), model, 1_000)
+    found = jax.jit(forward_filter)(model, x, jnp.ones(1_000, bool))
+    spread = jnp.sqrt(model.variance)
+    density = jax.scipy.stats.norm.logpdf(x[:, None], model.mean[None], spread[None]).sum(axis=-1)
+    with jax.numpy_rank_promotion("allow"):
+        theirs = dynamax.hmm_filter(model.initial, model.transition, density)
+    np.testing.assert_allclose(found.probabilities, theirs.filtered_probs, atol=1e-6)
+    assert float(found.log_likelihood.sum()) == pytest.approx(float(theirs.marginal_loglik), rel=1e-5)
+
+
 def test_in_double_precision_the_filter_is_theirs_to_rounding():
     with jax.enable_x64(True):
         single = random_model(jax.random.key(5), 4)

@@ -26,13 +26,14 @@ POLICY |= {"coarse_pools": [3], "coarse_window": 2}
 
 
 @functools.cache
-def built(kind: str = "transformer"):
+def built(kind: str = "transformer", volatility_cap: float | None = None):
     """An untrained policy on hourly prices, its parameters away from zero."""
     frame = prices(n_bars=600)
     days = pd.bdate_range("2015-01-01", periods=100)
     times = [day + pd.Timedelta(hours=hour) for day in days for hour in range(10, 16)]
     frame["date"] = np.tile([f"{time:%Y-%m-%d %H:%M}" for time in times], 2)
-    config = tiny_config(features={"groups": list(GROUPS)}, policy={**POLICY, "kind": kind})
+    masks = [] if volatility_cap is None else [{"volatility_cap": {"target": volatility_cap}}]
+    config = tiny_config(features={"groups": list(GROUPS)}, policy={**POLICY, "kind": kind}, masks=masks)
     setup = build(config, envs.load_market(frame))
     policy, net = first_policy(setup)
     leaves, tree = jax.tree.flatten(net)
@@ -135,6 +136,12 @@ def test_a_perceptron_has_no_attention_but_depends_on_features():
     assert min(found.importance.values()) > 0
     assert inspection.attention_figures(*built("mlp"), "test") == {}
     assert list(inspection_figures(found, ("A", "B"))) == ["importance", "features"]
+
+
+def test_nothing_matters_to_a_decision_that_masks_leave_no_choice():
+    found = inspection.inspect_policy(*built("mlp", volatility_cap=1e-6), n_decisions=37, n_gradients=7)
+    assert set(found.importance.values()) == {0.0}
+    assert np.all(found.gradients == 0)
 
 
 def test_heat_maps_show_what_they_are_given():

@@ -10,7 +10,7 @@ import tiny
 
 from envs import simulators
 from envs.execution import make_costs
-from envs.limits import Constraint, GrossBudgets, no_limits
+from envs.limits import Constraint, GrossBudgets, enforced, no_limits
 from envs.portfolio import FillRule, drawdown, expected_weights, weights_of
 from envs.trading import TradingEnv
 from jaxppo import masks
@@ -98,13 +98,14 @@ def random_run(env, params, key, n_portfolios, n_bars):
         taken = free.restricted(mask).squash(action)
         weights, hold = env.decode(taken, portfolio, constraint)
         weights = jnp.where(hold, constraint.keep, weights)
+        executed = enforced(constraint, weights, hold)
         after, fills, _ = env.settle(portfolio, weights, hold, now, next_bar, params.costs, constraint)
         before, expected = weights_of(portfolio), expected_weights(portfolio)
         return after, state, {
             "weights": weights, "before": before, "expected": expected, "keep": constraint.keep,
             "low": constraint.limits.low, "high": constraint.limits.high, "drawdown": drawdown(portfolio),
             "allowed": _allowed(env, mask, action, taken), "row": bar, "traded": jnp.abs(fills.quantity).sum() > 0,
-            "bucket": action[0] if env.actions == "hierarchical" else 0,
+            "bucket": action[0] if env.actions == "hierarchical" else 0, "executed": executed,
         }  # fmt: skip
 
     def step(carry, xs):
@@ -158,6 +159,7 @@ def test_nothing_forbidden_is_ever_done(name, actions):
     assert seen["traded"].mean() > 0.3
     there = np.asarray(prices().tradable)[seen["row"][:, 0].astype(int)][:, None]
     np.testing.assert_array_equal(np.where(there, 0, keep - expected), 0)
+    assert np.abs(np.where(there, seen["executed"] - weights, 0)).max() < 1e-5, "what was chosen is executed as it is"
     inside = np.where(there, np.clip(weights, np.minimum(seen["low"], 0), np.maximum(seen["high"], 0)), weights)
     beyond = np.abs(weights) > np.abs(inside) + SLACK
     assert np.all(np.abs(weights)[beyond] <= np.abs(keep)[beyond] + SLACK), "beyond a box only what was kept or reduced"
@@ -292,6 +294,62 @@ def test_the_joint_choice_by_enumeration():
         assert np.abs(exact).max() > 0.01
 
 
+def test_entropy_and_divergence_of_hierarchical_choices_in_turn_are_the_joint_ones_on_average():
+    """Two assets, two gross buckets and a budget that binds; every joint action against a mean over draws."""
+    env = TradingEnv(
+        n_assets=2, levels=(-1.0, 0.0, 1.0), position_limit=1.0, observation="index", groups=tiny.GROUPS,
+        actions="hierarchical", gross_buckets=(0.5, 1.0),
+    )  # fmt: skip
+    budget = GrossBudgets(jnp.ones((1, 2), bool), jnp.ones(1), jnp.full(1, jnp.inf), jnp.zeros(2))
+    constraint = Constraint(no_limits(2).replace(budgets=(budget,)), jnp.zeros(2), jnp.ones(2, bool), jnp.int32(1))
+    mask, config = env.action_mask(jnp.ones(2, bool), constraint), action_config(env, 0.6)
+
+    def random_logits(seed):
+        shapes = ((3,), (2, config.n_outputs), (3, config.n_outputs))
+        keys = jax.random.split(jax.random.key(seed), 3)
+        logits = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+        return Hierarchical(*logits, mask, sizes=config.sizes)
+
+    one, other = random_logits(0), random_logits(1)
+
+    def joint(action, distribution):
+        """Log-probability under the masks that are met on the way; -inf where one of them forbids it."""
+        met = masks.choose(env, distribution, mask, constraint, lambda own, i: action[i].reshape(1))[1]
+        return jnp.where(
+            _allowed(env, met, action, action).all(), distribution.restricted(met).log_prob(action), -jnp.inf
+        )
+
+    actions = jnp.stack(jnp.meshgrid(*map(jnp.arange, (3, 4, 4)), indexing="ij"), axis=-1).reshape(-1, 3)
+    p, q = (np.asarray(jax.vmap(joint, in_axes=(0, None))(actions, x), np.float64) for x in (one, other))
+    possible = np.isfinite(p)
+    assert np.exp(p).sum() == pytest.approx(1.0, abs=1e-6)
+    assert 0 < possible.sum() < len(actions)
+    p, q = p[possible], q[possible]
+
+    def draw(uniform):
+        pick = lambda own, i: own.sample(uniform[i].reshape(1))  # noqa: E731
+        met = masks.choose(env, one, mask, constraint, pick)[1]
+        now = one.restricted(met)
+        return now.entropy(), now.kl(other.restricted(met))
+
+    found = jax.jit(jax.vmap(draw))(jax.random.uniform(jax.random.key(2), (50_000, 3)))
+    for values, exact in zip(found, (-np.exp(p) @ p, np.exp(p) @ (p - q)), strict=True):
+        assert abs(float(values.mean()) - exact) < 5 * float(values.std()) / 50_000**0.5
+
+
+def test_holding_alone_is_allowed_where_everything_else_would_come_to_it():
+    """A flat position that may not grow: the level 0 is no choice, so it earns no entropy bonus."""
+    closed = no_limits(2).replace(low=jnp.zeros(2), high=jnp.asarray([0.0, 1.0]))
+    for actions in ("discrete", "hierarchical"):
+        env = TradingEnv(n_assets=2, levels=(-1.0, 0.0, 1.0), position_limit=1.0, observation="index", actions=actions)
+        for keep in (0.0, 0.4):
+            constraint = Constraint(closed, jnp.asarray([keep, 0.0]), jnp.ones(2, bool), jnp.int32(0))
+            mask = env.action_mask(jnp.ones(2, bool), constraint)
+            mask = mask[:, -1] if actions == "hierarchical" else mask
+            assert mask[0].tolist() == [True, False, keep > 0, False]
+            assert mask[1].tolist() == [True, False, True, True]
+
+
 @functools.cache
 def trained(actions, distribution="squashed_gaussian"):
     """Two rollouts of PPO under a chain of masks: environment, its parameters, policy, network, task, rollouts."""
@@ -366,7 +424,6 @@ def test_what_masks_did_is_measured_by_leaving_each_out():
     first = int(np.flatnonzero(np.asarray(prices().tradable)[env.first_decision :].all(axis=1))[0]) + env.first_decision
     regime = np.zeros((*prices().close.shape, 4))
     regime[..., 1] = 1.0
-    rate = 1e-4 + np.asarray(params.table)[first + 1, 3]
     # Longs of 0.8 are too large, and 0.2 is the second choice. Shorts of 0.8 are masked twice: neither mask alone does.
     for wanted, capped in ((5, True), (1, False)):
         loud = {**net["head"], "actor": {**net["head"]["actor"], "bias": bias.at[wanted].add(50.0).at[3].add(25.0)}}
@@ -375,19 +432,46 @@ def test_what_masks_did_is_measured_by_leaving_each_out():
         for name, effect in zip(caps, found.values(), strict=True):
             changed = capped and name == "cap"
             assert effect.bound == float(changed)
-            assert effect.by_regime == {"bear": effect.bound}
-            assert effect.exposure_removed == pytest.approx(3 * 0.6 if changed else 0.0, abs=1e-5)
-            assert effect.costs_saved == pytest.approx(PERIODS * 0.6 * rate.sum() if changed else 0.0, rel=1e-3)
+            assert list(effect.by_regime) == ["bear"]
+            whole = (effect.bound, effect.exposure_removed, effect.costs_saved)
+            assert tuple(effect.by_regime["bear"].values()) == pytest.approx(whole, rel=1e-6)
+            # What is filled of the larger order depends on the next bar; the smaller one is always part of it.
+            assert (effect.exposure_removed > 0.1) == (effect.costs_saved > 0.001) == changed
+            if not changed:
+                assert effect.exposure_removed == pytest.approx(0.0, abs=1e-6)
+                assert effect.costs_saved == pytest.approx(0.0, abs=1e-6)
 
 
-def test_effects_are_those_along_the_path_of_all_masks():
-    env, params, policy, net, *_ = trained("discrete")
-    actor = {**net["head"]["actor"], "bias": net["head"]["actor"]["bias"].at[-1].add(1.0)}
-    net = {**net, "head": {**net["head"], "actor": actor}}
-    found = mask_effects(policy, env, net, params, env.first_decision, 150, "mean", PERIODS)
-    assert list(found) == ["risk_budget", "volatility_cap", "liquidity", "holding_period", "halt"]
-    assert all(0 <= effect.bound <= 1 and effect.by_regime == {} for effect in found.values())
-    assert sum(effect.bound > 0 for effect in found.values()) >= 2
+def test_effects_are_the_difference_to_accounts_without_each_mask():
+    """Exposure and costs by whole backtests with every chain that lacks one mask; regimes add up to them."""
+    parts = [masks.no_short(), masks.risk_budget(gross=0.5, force=1.0), masks.holding_period(minimum=3)]
+    env, params = build(masks.chain(*parts), start="flat")
+    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    actor = net["head"]["actor"]
+    net["head"]["actor"] = {"bias": actor["bias"].at[1].add(0.3).at[-1].add(0.3), "kernel": 60.0 * actor["kernel"]}
+    first, n_bars = env.first_decision, 150
+    regimes = np.asarray(jax.nn.one_hot(jax.random.randint(jax.random.key(0), prices().close.shape, 0, 4), 4))
+    found = mask_effects(policy, env, net, params, first, n_bars, "mode", PERIODS, regimes)
+    assert list(found) == ["no_short", "risk_budget", "holding_period"]
+
+    def account(transform):
+        own_env, own_params = build(transform, start="flat")
+        ledger = run_policy(policy, own_env, net, own_params, jnp.int32(first), n_bars, "mode")
+        before = np.asarray(ledger.equity, np.float64)[:-1]
+        paid = (np.asarray(ledger.costs.total(), np.float64) + np.asarray(ledger.financing)) / before
+        return np.abs(np.asarray(ledger.weights, np.float64)).sum(axis=-1).mean(), paid.mean() * PERIODS
+
+    exposure, costs = account(masks.chain(*parts))
+    for number, effect in enumerate(found.values()):
+        without = account(masks.chain(*parts[:number], *parts[number + 1 :]))
+        assert effect.exposure_removed == pytest.approx(without[0] - exposure, abs=1e-5)
+        assert effect.costs_saved == pytest.approx(without[1] - costs, abs=1e-5)
+        assert list(effect.by_regime) == ["bull", "bear", "sideways", "crisis"]
+        for figure in ("exposure_removed", "costs_saved"):
+            total = sum(regime[figure] for regime in effect.by_regime.values())
+            assert total == pytest.approx(getattr(effect, figure), abs=1e-7)
+        assert 0 < effect.bound < 1
+    assert max(abs(effect.costs_saved) for effect in found.values()) > 1e-3
     free, loose = build(None)
     assert mask_effects(policy, free, net, loose, env.first_decision, 5, "mode", PERIODS) == {}
 
