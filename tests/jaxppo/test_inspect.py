@@ -221,7 +221,7 @@ def test_rollout_gives_nothing_to_what_was_never_listed():
     assert (found[:, :2, :, :2].sum(axis=2) > 0.01).all()
 
 
-@pytest.mark.parametrize("name", ["fine", "levels", "mlp"])
+@pytest.mark.parametrize("name", [pytest.param("fine", marks=pytest.mark.slow), "levels", "mlp"])
 def test_attributions_add_up_to_the_decision(name):
     policy, net = built(name)
     bars = random_bars(policy.context, length=1)

@@ -370,7 +370,13 @@ def trained(actions, distribution="squashed_gaussian"):
 
 @pytest.mark.parametrize(
     "actions",
-    [("discrete",), ("continuous",), ("band",), ("hierarchical",), ("continuous", "beta")],
+    [
+        ("discrete",),
+        ("continuous",),
+        pytest.param(("band",), marks=pytest.mark.slow),
+        ("hierarchical",),
+        ("continuous", "beta"),
+    ],
     ids=lambda given: given[-1],
 )
 def test_the_ratio_is_one_before_the_first_step(actions):

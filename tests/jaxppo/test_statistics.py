@@ -145,7 +145,7 @@ def test_metric_of_any_shape_in_batches_that_bound_memory(monkeypatch: pytest.Mo
     statistics.bootstrap_interval(jax.random.key(5), 2 * returns, per_column, n_resamples=50, mean_block=2.0)
     assert statistics._resampled_metric._cache_size() == compiled, "same shapes, same metric: nothing recompiles"
     monkeypatch.setattr(statistics, "_BATCH_ELEMENTS", 7 * returns.size)
-    jax.clear_caches()
+    statistics._resampled_metric.clear_cache()
     again = statistics.bootstrap_interval(jax.random.key(4), returns, per_column, n_resamples=50)
     np.testing.assert_allclose(again, (low, high), rtol=1e-6)
 

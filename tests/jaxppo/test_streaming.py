@@ -94,7 +94,7 @@ def three_ways(name: str, dtype: str) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda x: np.asarray(x, np.float32), found)
 
 
-@pytest.mark.parametrize("name", ["simulated", "hourly", "daily"])
+@pytest.mark.parametrize("name", ["simulated", pytest.param("hourly", marks=pytest.mark.slow), "daily"])
 def test_three_ways_to_run_give_one_memory(name):
     memory = three_ways(name, "float32")
     policy, _, bars, n_assets = prepared(name, "float32")
@@ -106,7 +106,7 @@ def test_three_ways_to_run_give_one_memory(name):
         np.testing.assert_allclose(memory[way], memory["chunk"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["simulated", "hourly"])
+@pytest.mark.parametrize("name", ["simulated", pytest.param("hourly", marks=pytest.mark.slow)])
 def test_bfloat16_keeps_them_together(name):
     """2e-2 of the size of a memory, root mean square."""
     memory = three_ways(name, "bfloat16")

@@ -286,7 +286,7 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize("iteration", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("iteration", [1, 3, 6, *(pytest.param(i, marks=pytest.mark.slow) for i in (2, 4, 5))])
 def test_a_killed_run_resumes_to_the_same_bits(iteration, whole, config, tmp_path, monkeypatch):
     """Wherever it dies: network, optimiser, paths, selection and log are those of the run that nothing interrupted."""
     with monkeypatch.context() as patch:
