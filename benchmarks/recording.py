@@ -26,6 +26,13 @@ LIBRARIES = (
     "torch",
     "rejax",
     "numpy",
+    "pandas",
+    "scipy",
+    "empyrical-reloaded",
+    "ffn",
+    "quantstats",
+    "skfolio",
+    "vectorbt",
 )
 
 

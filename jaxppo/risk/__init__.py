@@ -1,5 +1,5 @@
-"""Risk: metrics of return series."""
+"""Risk: metrics of return series, whole or bar by bar."""
 
-from jaxppo.risk import metrics
+from jaxppo.risk import metrics, streaming
 
-__all__ = ["metrics"]
+__all__ = ["metrics", "streaming"]

@@ -9,59 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.integrate
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
+from metric_oracles import PAIRS, SERIES, Pair, values
 
 from jaxppo.risk import metrics
 
-ORACLES = {
-    "total_return": empyrical.cum_returns_final,
-    "annual_return": empyrical.annual_return,
-    "volatility": empyrical.annual_volatility,
-    "downside_deviation": empyrical.downside_risk,
-    "sharpe": empyrical.sharpe_ratio,
-    "sortino": empyrical.sortino_ratio,
-    "calmar": empyrical.calmar_ratio,
-    "max_drawdown": lambda returns: -empyrical.max_drawdown(returns),
-}
 
-
-def heavy_tailed_series() -> np.ndarray:
-    """756 daily returns with fat tails, a loss in the first bar and a crash of 30 bars."""
-    rng = np.random.default_rng(7)
-    returns = rng.standard_t(5, 756) * 0.008 + 0.0005
-    returns[0] = -0.03
-    returns[400:430] -= 0.006
-    return returns
-
-
-SERIES = {
-    "heavy tails": heavy_tailed_series(),
-    "two bars": np.array([0.01, -0.02]),
-    "one bar": np.array([0.013]),
-    "one losing bar": np.array([-0.013]),
-    "flat": np.zeros(20),
-    "constant gain": np.full(20, 0.001),
-    "constant loss": np.full(20, -0.1),
-    "only gains": np.array([0.01, 0.02, 0.005, 0.001]),
-    "only losses": np.array([-0.01, -0.02, -0.005, -0.001]),
-    "ruin": np.array([0.01, -1.0, 0.5, 0.1]),
-}
-
-
-@pytest.mark.parametrize("series", SERIES)
-@pytest.mark.parametrize("name", ORACLES)
-def test_equals_empyrical(name: str, series: str) -> None:
-    returns = SERIES[series]
-    # Of one bar, empyrical has a downside risk but no Sortino ratio; here neither is defined.
-    undefined = name == "downside_deviation" and len(returns) < 2
-    expected = np.nan if undefined else ORACLES[name](returns)
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(getattr(metrics, name)(jnp.asarray(returns)), expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(
-        getattr(metrics, name)(jnp.asarray(returns, jnp.float32)), expected, rtol=3e-6, atol=1e-7
-    )
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.metric}-{pair.library}")
+def test_equals_its_owner(pair: Pair) -> None:
+    """On random, short, flat, constant, winning and losing series, infinite and undefined values included."""
+    for name in pair.series:
+        ours, theirs = values(pair, name, np.float64)
+        assert ours == pytest.approx(theirs, rel=1e-11, abs=1e-14, nan_ok=True), name
+        ours, theirs = values(pair, name, np.float32)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6 + 1e-6 * abs(theirs), nan_ok=True), name
 
 
 def test_conventions_of_other_libraries() -> None:
@@ -82,16 +47,6 @@ def test_conventions_of_other_libraries() -> None:
             0.0203430199: metrics.conditional_value_at_risk(returns, method="gaussian"),
         }
         np.testing.assert_allclose(list(values.values()), list(values), rtol=1e-6)
-
-
-def test_tail_methods_equal_empyrical() -> None:
-    for series in ("heavy tails", "only losses", "one bar", "constant gain"):
-        returns = SERIES[series]
-        with jax.enable_x64(True):
-            linear = metrics.value_at_risk(jnp.asarray(returns), method="linear")
-            lowest = metrics.conditional_value_at_risk(jnp.asarray(returns), method="lowest")
-        np.testing.assert_allclose(linear, -empyrical.value_at_risk(returns), rtol=1e-12)
-        np.testing.assert_allclose(lowest, -empyrical.conditional_value_at_risk(returns), rtol=1e-12)
 
 
 def test_equals_ffn_with_its_calendar_year() -> None:
@@ -132,7 +87,9 @@ def test_hand_computed_win_rate_and_drawdown() -> None:
     assert float(metrics.total_return(jnp.array([0.5, -1.5, 3.0]))) == -1.0, "ruin is final"
 
 
-PUBLIC = [*ORACLES, "value_at_risk", "conditional_value_at_risk", "win_rate"]
+ARRAYS = ("drawdown_path", "exposure", "information_ratio", "round_trips", "turnover")
+"""What takes or returns something else than one array of returns and a number."""
+PUBLIC = [name for name in metrics.__all__ if name.islower() and name not in ARRAYS]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -150,13 +107,13 @@ def test_any_axis_compiled_equals_one_series_at_a_time(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_empty_series_is_defined(name: str) -> None:
     value = float(getattr(metrics, name)(jnp.zeros(0)))
-    assert value == 0.0 if name in ("total_return", "max_drawdown") else np.isnan(value)
+    assert value == 0.0 if name in ("total_return", "max_drawdown", "max_drawdown_duration") else np.isnan(value)
 
 
 def test_wrong_convention_is_named() -> None:
     with pytest.raises(ValueError, match=r"level is 95"):
         metrics.value_at_risk(jnp.zeros(3), level=95)
-    with pytest.raises(ValueError, match=r"'historical'; allowed: empirical, linear, gaussian"):
+    with pytest.raises(ValueError, match=r"'historical'; allowed: empirical, linear, gaussian, cornish_fisher"):
         metrics.value_at_risk(jnp.zeros(3), method="historical")
     with pytest.raises(ValueError, match=r"allowed: target, mean"):
         metrics.sortino(jnp.zeros(3), about="median")
@@ -203,3 +160,90 @@ def test_scaling_and_bounds(returns: np.ndarray, scale: float) -> None:
         drawdown = float(metrics.max_drawdown(array))
         assert 0.0 <= drawdown <= 1.0
         assert drawdown >= -float(metrics.total_return(array)) - 1e-12, "the start of the equity is a peak too"
+
+
+def test_cornish_fisher_tail_is_the_integral_of_the_edgeworth_density() -> None:
+    """Mean of `z phi(z) (1 + S/6 He3 + K/24 He4 + S^2/72 He6)` below the corrected quantile, by quadrature."""
+    for name in ("heavy tails", "random 1", "random 4"):
+        returns = SERIES[name]
+        skew, excess = scipy.stats.skew(returns), scipy.stats.kurtosis(returns)
+        hermite = np.polynomial.hermite_e.HermiteE([1, 0, 0, skew / 6, excess / 24, 0, skew**2 / 72])
+        for level in (0.9, 0.95, 0.99):
+            with jax.enable_x64(True):
+                array, choice = jnp.asarray(returns), {"level": level, "method": "cornish_fisher"}
+                var, cvar = metrics.value_at_risk(array, **choice), metrics.conditional_value_at_risk(array, **choice)
+            edge = (-float(var) - returns.mean()) / returns.std()
+            z = scipy.stats.norm.ppf(1 - level)
+            assert edge == pytest.approx(
+                z + (z**2 - 1) * skew / 6 + (z**3 - 3 * z) * excess / 24 - (2 * z**3 - 5 * z) * skew**2 / 36, rel=1e-12
+            )
+            mean, _ = scipy.integrate.quad(lambda x: x * scipy.stats.norm.pdf(x) * hermite(x), -np.inf, edge)  # noqa: B023
+            assert float(cvar) == pytest.approx(-returns.mean() - returns.std() * mean / (1 - level), rel=1e-8)
+    normal = jnp.asarray(np.random.default_rng(0).normal(0.001, 0.02, 200_000), jnp.float32)
+    for metric in (metrics.value_at_risk, metrics.conditional_value_at_risk):
+        assert float(metric(normal, method="cornish_fisher")) == pytest.approx(float(metric(normal)), rel=0.01)
+
+
+def test_the_longest_drawdown_by_hand() -> None:
+    """Recovered after three bars; then four that never are. Bars without a return begin none."""
+    recovered = jnp.asarray([0.1, -0.5, 0.5, 0.5, 0.0, 0.0])
+    assert float(metrics.max_drawdown_duration(recovered)) == 3
+    assert float(metrics.max_drawdown_duration(jnp.concatenate([recovered, -0.01 * jnp.ones(4)]))) == 4
+    sitting_out = (
+        jnp.zeros(5_000).at[::50].set(jnp.asarray(np.random.default_rng(0).uniform(0, 0.01, 100), jnp.float32))
+    )
+    assert float(metrics.max_drawdown_duration(sitting_out)) == 0
+    assert float(metrics.max_drawdown_duration(jnp.asarray([0.1, -1.0, 0.5, 0.5]))) == 3, "ruin is not recovered from"
+
+
+def test_positions_and_trades_by_hand() -> None:
+    weights = jnp.asarray([[0.5, -0.25], [0.0, 0.0], [-0.5, 0.0], [1.0, 0.25]])
+    found = [float(metrics.exposure(weights, kind=kind)) for kind in ("gross", "net", "time")]
+    assert found == pytest.approx([2.5 / 4, 1.0 / 4, 3 / 4])
+    bought, sold, equity = jnp.asarray([10.0, 0.0, 5.0]), jnp.asarray([0.0, 4.0, 6.0]), jnp.asarray([100.0, 50.0, 50.0])
+    assert float(metrics.turnover(bought, sold, equity, periods=3)) == pytest.approx(0.1 + 0.08 + 0.22)
+    assert float(metrics.turnover(bought, sold, equity, periods=3, sides="smaller")) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="time axis must be another"):
+        metrics.exposure(weights, axis=1)
+    with pytest.raises(ValueError, match=r"has shape \(3,\); it must be that of the returns, \(4,\)"):
+        metrics.information_ratio(jnp.zeros(4), jnp.zeros(3))
+
+    # Long 10 in two steps and out in two: +20 less 4 of costs. Through zero: long 5 loses 5 and its half of the costs,
+    # the short of 5 that follows is covered at a gain of 10 less the other half and 1. The last one stays open.
+    quantity = jnp.asarray([4.0, 6.0, -5.0, 0.0, -5.0, 5.0, -10.0, 5.0, 3.0])
+    price = jnp.asarray([10.0, 10.0, 12.0, 9.0, 12.0, 10.0, 9.0, 7.0, 8.0])
+    costs = jnp.where(quantity == 0, 0.0, 1.0)
+    trips = metrics.round_trips(quantity[:, None], price[:, None], costs[:, None])
+    assert (int(trips.closed[0]), int(trips.won[0])) == (3, 2)
+    assert float(trips.profit[0]) == pytest.approx((20 - 4) + (10 - 0.5 - 1))
+    assert float(trips.loss[0]) == pytest.approx(5 + 1 + 0.5)
+    assert float(trips.win_rate()) == pytest.approx(2 / 3)
+    assert float(trips.profit_factor()) == pytest.approx((16 + 8.5) / 6.5)
+
+
+def test_round_trips_equal_vectorbts_positions() -> None:
+    vectorbt = pytest.importorskip("vectorbt")
+    rng = np.random.default_rng(3)
+    n, n_assets = 400, 3
+    price = 50 * np.exp(np.cumsum(rng.normal(0, 0.02, (n, n_assets)), axis=0))
+    # From flat to flat, adding and selling in parts on the way; never through zero in one order.
+    size, held = np.zeros((n, n_assets)), np.zeros(n_assets)
+    for t in range(n):
+        opened, more = rng.choice([-10.0, -5.0, 5.0, 10.0], n_assets), rng.choice([-1.0, -1.0, -0.5, 0.5], n_assets)
+        size[t] = np.where(rng.random(n_assets) < 0.3, np.where(held == 0, opened, more * held), 0.0)
+        held += size[t]
+    portfolio = vectorbt.Portfolio.from_orders(price, size=size, fees=0.001, init_cash=1e6, group_by=False)
+    positions = portfolio.positions.records_readable
+    closed = positions[positions["Status"] == "Closed"]
+    with jax.enable_x64(True):
+        costs = np.abs(size) * price * 0.001
+        trips = metrics.round_trips(*map(jnp.asarray, (size, price, costs)))
+        for asset in range(n_assets):
+            own = closed[closed["Column"] == asset]["PnL"].to_numpy()
+            assert int(trips.closed[asset]) == len(own) > 10
+            assert int(trips.won[asset]) == int((own > 0).sum())
+            assert float(trips.profit[asset]) == pytest.approx(own[own > 0].sum(), rel=1e-10)
+            assert float(trips.loss[asset]) == pytest.approx(-own[own < 0].sum(), rel=1e-10)
+        weights = portfolio.asset_value() / portfolio.value()
+        gross = metrics.exposure(jnp.asarray(weights.to_numpy()[:, :, None]), axis=0)
+    np.testing.assert_allclose(gross, weights.abs().mean(), rtol=1e-12)

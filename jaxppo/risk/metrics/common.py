@@ -1,0 +1,48 @@
+"""What all metrics share: float arrays, ruin, ratios with a zero below, checks of arguments."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+TRADING_DAYS = 252.0
+
+
+def as_float(returns: jax.Array) -> jax.Array:
+    """`returns` as a floating-point array; integers are promoted."""
+    returns = jnp.asarray(returns)
+    return returns if jnp.issubdtype(returns.dtype, jnp.floating) else returns.astype(jnp.result_type(float))
+
+
+def log_growth(returns: jax.Array) -> jax.Array:
+    """`log(1 + r)`, exact for the tiny returns of short bars, where `1 + r` has rounded them away; -inf at ruin."""
+    return jnp.log1p(jnp.maximum(returns, -1.0))
+
+
+def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """`numerator / denominator` by the module's rule for zeros, without an invalid gradient where it is finite."""
+    zero = jnp.equal(denominator, 0)
+    undefined = jnp.where(numerator == 0, jnp.nan, jnp.sign(numerator) * jnp.inf)
+    return jnp.where(zero, undefined, numerator / jnp.where(zero, 1.0, denominator))
+
+
+def undefined(returns: jax.Array, axis: int) -> jax.Array:
+    """NaN in the shape of `returns` without `axis`."""
+    axis = axis % returns.ndim
+    return jnp.full(returns.shape[:axis] + returns.shape[axis + 1 :], jnp.nan, returns.dtype)
+
+
+def tail_count(level: float, n: int) -> float:
+    """Number of bars `(1 - level) n` in the tail, without the rounding error that would turn 5 bars into 5 + 4e-15."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}; it must lie strictly between 0 and 1, for example 0.95")
+    tail = (1.0 - level) * n
+    whole = round(tail)
+    return float(whole) if whole > 0 and abs(tail - whole) < 1e-9 * n else tail
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """`value` if it is allowed, else a ValueError that lists what is."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    return value
