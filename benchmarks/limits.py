@@ -142,12 +142,13 @@ def excesses(name: str, limits: Limits) -> dict[str, Any]:
         found["each asset"] = lambda w: np.maximum(np.maximum(w - high, low - w), -1.0)
     for label, budget in zip(BUDGETS.get(name, ()), limits.budgets, strict=True):
         if isinstance(budget, GrossBudgets):
-            found[label] = lambda w, b=budget: np.einsum("nga,na->ng", b.member, np.abs(w - b.origin)) - b.limit
+            origin = 0.0 if budget.origin is None else budget.origin
+            found[label] = lambda w, b=budget, o=origin: np.einsum("nga,na->ng", b.member, np.abs(w - o)) - b.limit
         elif isinstance(budget, NetBudget):
             found[label] = lambda w, b=budget: np.maximum(w.sum(axis=-1) - b.high, b.low - w.sum(axis=-1))[:, None]
         else:
             found[label] = lambda w, b=budget: (
-                np.sqrt(np.maximum(np.einsum("na,nab,nb->n", w, b.covariance, w), 0.0)) - np.sqrt(b.limit)
+                np.sqrt(np.maximum(np.einsum("na,nab,nb->n", w, b.matrix, w), 0.0)) - np.sqrt(b.limit)
             )[:, None]
     return found
 

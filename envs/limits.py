@@ -34,27 +34,38 @@ class GrossBudgets:
       member: `[G, A]` bool, whether an asset counts in each budget.
       limit: `[G]` >= 0.
       forced: `[G]` >= limit; beyond it the members' positions are scaled down to it. Infinity for never.
-      origin: `[A]` weights from which is counted.
+      origin: `[A]` weights from which trades are counted; None for exposure, which counts from 0.
     """
 
     member: jax.Array
     limit: jax.Array
     forced: jax.Array
-    origin: jax.Array
+    origin: jax.Array | None = None
 
     def room(self, weights: jax.Array, asset: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Smallest and largest weight of one asset that keeps the budgets, given those of the others `[A]`."""
         own = self.member[:, asset]
-        left = self.limit - self._used(weights.at[asset].set(self.origin[asset]))
+        origin = jnp.zeros(()) if self.origin is None else self.origin[asset]
+        left = self.limit - self._used(weights.at[asset].set(origin))
         most = jnp.maximum(jnp.where(own, left, jnp.inf).min(), 0.0)
-        return self.origin[asset] - most, self.origin[asset] + most
+        return origin - most, origin + most
 
-    def scale(self, weights: jax.Array, movable: jax.Array) -> jax.Array:
-        """Factor `[A]` in [0, 1] for the positions that can be changed `[A]`, which brings forced budgets back."""
-        fixed = self._used(jnp.where(movable, self.origin, weights))
-        used = self._used(weights)
-        left = jnp.maximum(self.forced - fixed, 0.0) / jnp.maximum(used - fixed, ROUNDING)
-        factor = jnp.where(used > self.forced, jnp.minimum(left, 1.0), 1.0)
+    def share(self, fixed: jax.Array, rest: jax.Array, forced: bool) -> jax.Array:
+        """Factor `[A]` in [0, 1] for `rest` `[A]` with which `fixed + factor * rest` is within the budgets.
+
+        Nothing in `rest` reduces what is in `fixed`. As much of it is left as fits; none where `fixed` alone does not.
+
+        Args:
+          fixed: `[A]` weights that stay.
+          rest: `[A]` what comes on top.
+          forced: within the forced budgets, of positions alone; otherwise within the budgets.
+        """
+        if not forced and self.origin is not None:
+            return jnp.ones_like(rest)
+        bound = self.forced if forced else self.limit
+        base, used = self._used(fixed), self._used(fixed + rest)
+        left = jnp.maximum(bound - base, 0.0) / jnp.maximum(used - base, ROUNDING)
+        factor = jnp.where(used > bound, jnp.minimum(left, 1.0), 1.0)
         return jnp.where(self.member, factor[:, None], 1.0).min(axis=0)
 
     def unless(self, lifted: jax.Array) -> GrossBudgets:
@@ -63,7 +74,8 @@ class GrossBudgets:
         return self.replace(limit=limit, forced=forced)
 
     def _used(self, weights: jax.Array) -> jax.Array:
-        return jnp.where(self.member, jnp.abs(weights - self.origin)[None], 0.0).sum(axis=-1)
+        moved = weights if self.origin is None else weights - self.origin
+        return jnp.where(self.member, jnp.abs(moved)[None], 0.0).sum(axis=-1)
 
 
 @struct.dataclass
@@ -87,13 +99,15 @@ class NetBudget:
         others = weights.sum() - weights[asset]
         return jnp.minimum(self.low - others, 0.0), jnp.maximum(self.high - others, 0.0)
 
-    def scale(self, weights: jax.Array, movable: jax.Array) -> jax.Array:
-        """See `GrossBudgets.scale`; 1 where scaling down would not help."""
-        net, rest = weights.sum(), jnp.where(movable, weights, 0.0).sum()
-        bound = jnp.clip(net, self.forced_low, self.forced_high)
-        factor = jnp.clip((bound - (net - rest)) / jnp.where(rest == 0, 1.0, rest), 0.0, 1.0)
-        helps = (bound != net) & (rest * (net - bound) > 0)
-        return jnp.broadcast_to(jnp.where(helps, factor, 1.0), weights.shape)
+    def share(self, fixed: jax.Array, rest: jax.Array, forced: bool) -> jax.Array:
+        """See `GrossBudgets.share`; one factor for all, 1 where less would not help."""
+        low, high = (self.forced_low, self.forced_high) if forced else (self.low, self.high)
+        base, more = fixed.sum(), rest.sum()
+        net = base + more
+        bound = jnp.clip(net, low, high)
+        factor = jnp.clip((bound - base) / jnp.where(more == 0, 1.0, more), 0.0, 1.0)
+        helps = (bound != net) & (more * (net - bound) > 0)
+        return jnp.broadcast_to(jnp.where(helps, factor, 1.0), rest.shape)
 
     def unless(self, lifted: jax.Array) -> NetBudget:
         """See `GrossBudgets.unless`."""
@@ -103,16 +117,16 @@ class NetBudget:
 
 
 @struct.dataclass
-class VolatilityBudget:
-    """A bound of the forecast variance of the portfolio, `w' C w`.
+class QuadraticBudget:
+    """A bound of `w' C w`: the forecast variance of the portfolio, or its concentration.
 
     Attributes:
-      covariance: `[A, A]` of returns per bar.
-      limit: `[]` variance per bar, > 0.
-      forced: `[]` variance >= limit beyond which positions are scaled down to it; infinity for never.
+      matrix: `[A, A]` positive semidefinite: the covariance of returns, or the identity.
+      limit: `[]` > 0.
+      forced: `[]` >= limit beyond which positions are scaled down to it; infinity for never.
     """
 
-    covariance: jax.Array
+    matrix: jax.Array
     limit: jax.Array
     forced: jax.Array
 
@@ -121,27 +135,25 @@ class VolatilityBudget:
 
         If the others alone are beyond the limit, weights that bring the variance down to its least are allowed.
         """
-        row = self.covariance[asset]
+        row = self.matrix[asset]
         own = jnp.maximum(row[asset], jnp.finfo(row.dtype).tiny)
         others = weights.at[asset].set(0.0)
         cross = row @ others
-        rest = others @ (self.covariance @ others)
+        rest = others @ (self.matrix @ others)
         centre = -cross / own
         half = jnp.sqrt(jnp.maximum(jnp.square(centre) + (self.limit - rest) / own, 0.0))
         return jnp.minimum(centre - half, 0.0), jnp.maximum(centre + half, 0.0)
 
-    def scale(self, weights: jax.Array, movable: jax.Array) -> jax.Array:
-        """See `GrossBudgets.scale`: the largest factor that is enough, or the one with the least variance."""
-        rest = jnp.where(movable, weights, 0.0)
-        fixed = weights - rest
-        own, cross = rest @ (self.covariance @ rest), fixed @ (self.covariance @ rest)
-        excess = fixed @ (self.covariance @ fixed) - self.forced
+    def share(self, fixed: jax.Array, rest: jax.Array, forced: bool) -> jax.Array:
+        """See `GrossBudgets.share`: the largest factor for all that is enough, or the one with the least `w' C w`."""
+        own, cross = rest @ (self.matrix @ rest), fixed @ (self.matrix @ rest)
+        excess = fixed @ (self.matrix @ fixed) - (self.forced if forced else self.limit)
         root = jnp.sqrt(jnp.maximum(jnp.square(cross) - own * excess, 0.0))
         factor = jnp.clip((root - cross) / jnp.maximum(own, jnp.finfo(own.dtype).tiny), 0.0, 1.0)
         beyond = own + 2.0 * cross + excess > 0
-        return jnp.broadcast_to(jnp.where(beyond, factor, 1.0), weights.shape)
+        return jnp.broadcast_to(jnp.where(beyond, factor, 1.0), rest.shape)
 
-    def unless(self, lifted: jax.Array) -> VolatilityBudget:
+    def unless(self, lifted: jax.Array) -> QuadraticBudget:
         """See `GrossBudgets.unless`."""
         limit, forced = (jnp.where(lifted, jnp.inf, x) for x in (self.limit, self.forced))
         return self.replace(limit=limit, forced=forced)
@@ -203,10 +215,20 @@ def kept(limits: Limits, position: jax.Array, expected: jax.Array, tradable: jax
     weights = jnp.clip(expected, jnp.minimum(low, 0.0), jnp.maximum(high, 0.0))
     weights = jnp.clip(weights, jnp.minimum(limits.forced_low, 0.0), jnp.maximum(limits.forced_high, 0.0))
     weights = jnp.where(tradable, weights, expected)
-    scale = jnp.ones_like(weights)
-    for budget in limits.budgets:
-        scale = jnp.minimum(scale, budget.scale(weights, tradable))
-    return jnp.where(tradable, weights * scale, weights)
+    # Those that scale single assets come first: what scales all alike afterwards keeps them.
+    budgets = sorted(limits.budgets, key=lambda budget: not isinstance(budget, GrossBudgets))
+    # What is on order is cut where it would go beyond a budget; the position itself, and reductions of it, stay.
+    there = jnp.clip(weights, jnp.minimum(position, 0.0), jnp.maximum(position, 0.0))
+    there = jnp.where(tradable, there, weights)
+    ordered = weights - there
+    for budget in budgets:
+        ordered = ordered * budget.share(there, ordered, forced=False)
+    weights = there + ordered
+    fixed = jnp.where(tradable, 0.0, weights)
+    movable = weights - fixed
+    for budget in budgets:
+        movable = movable * budget.share(fixed, movable, forced=True)
+    return fixed + movable
 
 
 @struct.dataclass

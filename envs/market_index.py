@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from envs.market import MarketData
+from envs.own_bars import own_bars
+from envs.windows import shift
 
 
 def own_returns(market: MarketData) -> tuple[jax.Array, jax.Array]:
@@ -13,9 +15,10 @@ def own_returns(market: MarketData) -> tuple[jax.Array, jax.Array]:
 
     The return over a halt belongs to the bar that ends it; elsewhere, and at the first own bar, it is 0.
     """
-    previous = jnp.concatenate([market.close[:1], market.close[:-1]])
+    bars = own_bars(market.tradable)
+    close = bars.pack(market.close)
     known = market.tradable & (jnp.cumsum(market.tradable, axis=0) > 1)
-    return jnp.where(known, market.close / previous - 1.0, 0.0), known
+    return jnp.where(known, bars.spread(close / shift(close, 1) - 1.0), 0.0), known
 
 
 def market_index(market: MarketData) -> MarketData:

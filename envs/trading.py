@@ -65,7 +65,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       observation: "window" or "index".
       window: bars that a decision reads; starts are drawn so that they, and the features' warm-up, lie before it.
       fill_rule: latency, partial fills and fill price.
-      start: "flat", or "random": episodes begin with uniformly drawn positions within the action range.
+      start: "flat", or "random": episodes begin with uniformly drawn positions within the action range, whatever the
+        masks: like positions that prices carried beyond a limit.
       groups: feature groups, see `envs.features.GROUPS`.
       normalisation_window: span in bars of the causal normalisation of features.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
@@ -257,18 +258,22 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         Args:
           action: see the class docstring; a band's edges may also come flat, `[2 A]`, those of an asset side by side.
           portfolio: at the close of the decision bar; a band and a bucket count its outstanding orders as filled.
-          constraint: what the masks allow; what holding leaves is then what a bucket cuts.
+          constraint: what the masks allow; what holding leaves is then what a band holds and a bucket cuts.
         """
         if self.actions == "hierarchical":
             keep = expected_weights(portfolio) if constraint is None else constraint.keep
             weights = jax.vmap(self.bucket_targets)(keep)[jnp.arange(self.n_assets), action[0], action[1:]]
             return weights, (action[0] == self.num_buckets - 1) & (action[1:] == HOLD)
         if self.actions != "discrete":
-            low, high = (-jnp.inf, jnp.inf) if self.masks is not None else (self.levels[0], self.levels[-1])
-            weights = jnp.clip(action, low, high) * self.position_limit
+            present = expected_weights(portfolio) if constraint is None else constraint.keep
+            edges = jnp.reshape(action, (self.n_assets, -1)) * self.position_limit
+            low, high = self.levels[0] * self.position_limit, self.levels[-1] * self.position_limit
+            if constraint is not None:
+                # A position that prices carried beyond the levels may stay.
+                low, high = (x[:, None] for x in (jnp.minimum(low, present), jnp.maximum(high, present)))
+            edges = jnp.clip(edges, low, high)
             if self.actions == "continuous":
-                return weights, jnp.zeros(weights.shape, bool)
-            edges, present = jnp.reshape(weights, (self.n_assets, 2)), expected_weights(portfolio)
+                return edges[:, 0], jnp.zeros(present.shape, bool)
             target = jnp.clip(present, edges.min(axis=-1), edges.max(axis=-1))
             return target, target == present
         weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit

@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from jaxppo.config_masks import MASKS, GroupBudget, written_out
+from jaxppo.config_masks import A_MASK, MASKS, GroupBudget, written_out
 from jaxppo.config_schema import (
     BUDGETS,
     PERIODS,
@@ -256,6 +256,9 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
 def _mask_problem(problem: Any, source: str) -> str:
     """One line for an error inside `masks`."""
     number, *path = problem["loc"][1:]
+    absent = problem["type"] == "missing" and isinstance(path[-1], str)
+    if problem["type"] == "missing" and not absent:
+        path.pop()  # an element that a list lacks: the list is what is wrong
     where = ".".join([f"masks[{number}]", *map(str, path)])
     fields: dict[str, Any] = dict(MASKS)
     if path and path[0] in MASKS:
@@ -264,12 +267,15 @@ def _mask_problem(problem: Any, source: str) -> str:
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)
         return (
-            f"{source}: unknown key {where!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(fields)}"
+            f"{source}: unknown key {where!r}; "
+            f"{f'did you mean {near[0]}?' if near else 'known: ' + (', '.join(fields) or 'none')}"
         )
-    if problem["type"] == "missing" and isinstance(path[-1], str):
+    if absent:
         return f"{source}: {where} is missing; it has no default"
     named = [part for part in path if part in fields]
     allowed = problem["msg"].removeprefix("Value error, ")
+    if not path and not isinstance(problem["input"], dict):
+        allowed = A_MASK
     if named:
         allowed = accepted(fields[named[-1]])
     elif path:

@@ -14,6 +14,9 @@ Name = Annotated[str, Field(min_length=1)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
+A_MASK = "a mask is one name, with its keys if it has any, such as {volatility_cap: {target: 0.15}}"
+
+
 class _Mask(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -43,7 +46,7 @@ class VolatilityCapMask(_Mask):
     span: Span = 21
     """Bars of the exponential forecast of volatility."""
     hysteresis: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """The cap moves when the forecast asks for one that differs by this fraction."""
+    """A cap that fell rises again once the forecast allows one larger by this fraction."""
     force: Multiple | None = None
     """Multiple of the cap beyond which positions are reduced to it; absent: never."""
 
@@ -75,7 +78,7 @@ class RiskBudgetMask(_Mask):
     span: Span = 63
     """Bars of the exponential covariance behind it."""
     drawdown_budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Drawdown at which nothing may be opened; the gross budget shrinks in proportion to what is left of it."""
+    """Drawdown at which nothing may be opened; the gross budget (1 if absent) shrinks in proportion to what is left."""
     force: Multiple | None = None
     """Multiple of a budget beyond which positions are reduced to it; absent: never."""
 
@@ -90,7 +93,7 @@ class SessionMask(_Mask):
     close_minutes: Minutes = 0.0
     """No new positions in this many minutes before the close."""
     flat_minutes: Minutes | None = None
-    """Positions are closed from this many minutes before the close, at least the length of a bar; absent: never."""
+    """Positions are closed from this many minutes before the close, at least `env.latency_bars` bars; absent: never."""
 
 
 class LiquidityMask(_Mask):
@@ -119,7 +122,7 @@ class HoldingPeriodMask(_Mask):
     minimum: Span | None = None
     """Bars after an opening or increase in which there is no other one of that asset."""
     maximum: Span | None = None
-    """Bars after which a position is closed."""
+    """Closes, from the opening on, at the last of which a position is given up."""
 
 
 class HaltMask(_Mask):
@@ -153,7 +156,7 @@ class MaskConfig(_Mask):
     @model_validator(mode="after")
     def _one(self) -> MaskConfig:
         if len(self.model_fields_set) != 1:
-            raise ValueError("a mask is one name with its keys, such as {volatility_cap: {target: 0.15}}")
+            raise ValueError(A_MASK)
         return self
 
     @model_serializer

@@ -35,8 +35,8 @@ def reference() -> str:
 
 def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:
     """One section as a heading, a sentence and a table."""
-    lines = [f"## {title}", "", *([meaning, ""] if meaning else []), "| key | accepts | default | meaning |"]
-    lines.append("|---|---|---|---|")
+    lines = [f"## {title}", "", *([meaning, ""] if meaning else [])]
+    lines += ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
     for key, field in fields.items():
         default = "" if field.is_required() else f"`{_default(field.default)}`"
         cells = (f"`{key}`", accepted(field), default, " ".join((field.description or "").split()))

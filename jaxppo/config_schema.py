@@ -417,8 +417,16 @@ class Config(_Section):
             if any(mask.kind == "regime" for mask in self.masks):
                 raise ValueError("masks names regime, but regimes.kind is none; choose rules or hmm")
         n, model = self.regimes.states, self.regimes.model
-        if model is not None and len(model) != n + n * n + 2 * n:
-            raise ValueError(f"regimes.model has {len(model)} numbers; {n} states have {n + n * n + 2 * n}")
+        if model is not None:
+            _check_model(n, model)
+        met = {2: ("bull", "bear"), 3: ("bull", "bear", "crisis")}.get(n) if self.regimes.kind == "hmm" else None
+        for number, mask in enumerate(self.masks):
+            for name in mask.values.model_fields_set if met and mask.kind == "regime" else ():
+                if name not in (*met, "force"):
+                    raise ValueError(
+                        f"masks[{number}].regime names {name}, which regimes.states {n} never gives; it gives "
+                        f"{', '.join(met)}"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -444,3 +452,20 @@ class Config(_Section):
             limit = "at most 1" if self.data.test is not None else "below 1, which leaves the rest to data.test"
             raise ValueError(f"{listed} = {total:g} must be {limit}")
         return self
+
+
+def _check_model(n: int, model: tuple[float, ...]) -> None:
+    """A ValueError if `regimes.model` is not a hidden Markov model of `n` states."""
+    if len(model) != n + n * n + 2 * n:
+        raise ValueError(f"regimes.model has {len(model)} numbers; {n} states have {n + n * n + 2 * n}")
+    rows = [model[i * n : (i + 1) * n] for i in range(n + 3)]
+    for name, row in [
+        ("initial probabilities", rows[0]),
+        *((f"transitions from state {i}", rows[i + 1]) for i in range(n)),
+    ]:
+        if min(row) < 0.0 or not abs(sum(row) - 1.0) < 1e-3:
+            raise ValueError(f"regimes.model: {name} are {list(row)}; they must be >= 0 and sum to 1")
+    if list(rows[-2]) != sorted(rows[-2]):
+        raise ValueError(f"regimes.model: means are {list(rows[-2])}; states come in order of their mean")
+    if not min(rows[-1]) > 0.0:
+        raise ValueError(f"regimes.model: variances are {list(rows[-1])}; they must be > 0")

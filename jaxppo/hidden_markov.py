@@ -80,8 +80,10 @@ def _forward(initial: jax.Array, transition: jax.Array, density: jax.Array) -> F
     """`forward_filter` from log densities `[T, N]`."""
 
     def step(predicted: jax.Array, now: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        peak = jax.lax.stop_gradient(now.max())
-        joint = predicted * jnp.exp(now - peak)
+        # The best of the states that are possible: another one might leave them all at nothing.
+        possible = predicted > 0
+        peak = jax.lax.stop_gradient(jnp.max(now, where=possible, initial=-jnp.inf))
+        joint = predicted * jnp.exp(jnp.where(possible, now - peak, 0.0))
         total = jnp.maximum(joint.sum(), jnp.finfo(joint.dtype).tiny)
         posterior = joint / total
         return posterior @ transition, (posterior, jnp.log(total) + peak)

@@ -136,7 +136,8 @@ def regime_of_states(model: HiddenMarkovModel) -> jax.Array:
     n_states = model.n_states
     mean, variance = model.mean[:, 0], model.variance[:, 0]
     crisis = jnp.arange(n_states) == (jnp.argmax(variance) if n_states > 2 else -1)
-    rank = jnp.sum((mean[None] < mean[:, None]) & ~crisis[None], axis=1)
+    place = jnp.argsort(jnp.argsort(mean, stable=True), stable=True)
+    rank = jnp.sum((place[None] < place[:, None]) & ~crisis[None], axis=1)
     others = n_states - (n_states > 2)
     regime = jnp.where(rank == others - 1, BULL, jnp.where(rank == 0, BEAR, SIDEWAYS))
     return jax.nn.one_hot(jnp.where(crisis, CRISIS, regime), len(NAMES))

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.features import MINIMUM_VOLATILITY, UNKNOWN_VOLATILITY, average_volume
-from envs.limits import GrossBudgets, Limits, NetBudget, VolatilityBudget, no_limits
+from envs.features import average_volume, ewma_volatility
+from envs.limits import GrossBudgets, Limits, NetBudget, QuadraticBudget, no_limits
 from envs.market import MarketData
 from envs.market_index import own_returns
-from envs.portfolio import Portfolio, drawdown, expected_weights
-from envs.windows import exponential_average
+from envs.own_bars import own_bars
+from envs.portfolio import Portfolio, drawdown, expected_weights, outstanding
+from envs.windows import exponential_average, shift
 from jaxppo.masks.market import within
 from jaxppo.masks.transform import MarketView, MaskTransform
 
@@ -71,13 +72,15 @@ def risk_budget(
     multiple = jnp.inf if force is None else force
 
     def table(view: MarketView) -> Any:
+        if groups and view.market.n_assets != len(names):
+            raise ValueError(f"the market has {view.market.n_assets} assets, but {len(names)} names were given")
         if volatility is None:
-            return jnp.zeros((view.market.n_bars, 0))
+            return ()
         return ewma_covariance(view.market, span) * view.periods
 
     def apply(state: Any, covariance: jax.Array, portfolio: Portfolio) -> tuple[Limits, Any]:
         n_assets = portfolio.shares.shape[0]
-        ones, zeros = jnp.ones(n_assets), jnp.zeros(n_assets)
+        ones = jnp.ones(n_assets)
         limits = no_limits(n_assets)
         if asset is not None:
             limits = within(-asset * ones, asset * ones, force)
@@ -86,42 +89,45 @@ def risk_budget(
             limit = jnp.asarray(1.0 if gross is None else gross)
             if drawdown_budget is not None:
                 limit = limit * jnp.clip(1.0 - drawdown(portfolio) / drawdown_budget, 0.0, 1.0)
-            budgets.append(_gross(jnp.ones((1, n_assets), bool), limit[None], multiple, zeros))
+            budgets.append(_gross(jnp.ones((1, n_assets), bool), limit[None], multiple))
         if groups:
-            budgets.append(_gross(member, group_limit, multiple, zeros))
+            budgets.append(_gross(member, group_limit, multiple))
         if net is not None:
             box = within(jnp.asarray([net[0]]), jnp.asarray([net[1]]), force)
             budgets.append(NetBudget(*(x[0] for x in (box.low, box.high, box.forced_low, box.forced_high))))
         if concentration is not None:
-            budgets.append(_quadratic(jnp.eye(n_assets), concentration, multiple))
+            budgets.append(_quadratic(jnp.eye(n_assets), concentration, multiple * concentration))
         if volatility is not None:
-            budgets.append(_quadratic(covariance, volatility**2, multiple))
+            budgets.append(_quadratic(covariance, volatility**2, (multiple * volatility) ** 2))
         return limits.replace(budgets=tuple(budgets)), state
 
     return MaskTransform("risk_budget", table, lambda n_assets: (), apply)
 
 
-def _gross(member: jax.Array, limit: jax.Array, multiple: float, origin: jax.Array) -> GrossBudgets:
-    return GrossBudgets(member, limit, jnp.where(jnp.isinf(multiple), jnp.inf, multiple * limit), origin)
+def _gross(member: jax.Array, limit: jax.Array, multiple: float) -> GrossBudgets:
+    return GrossBudgets(member, limit, jnp.where(jnp.isinf(multiple), jnp.inf, multiple * limit))
 
 
-def _quadratic(matrix: jax.Array, limit: float, multiple: float) -> VolatilityBudget:
-    return VolatilityBudget(matrix, jnp.asarray(limit), jnp.asarray(multiple**2 * limit))
+def _quadratic(matrix: jax.Array, limit: float, forced: float) -> QuadraticBudget:
+    return QuadraticBudget(matrix, jnp.asarray(limit), jnp.asarray(forced))
 
 
 def _members(groups: Mapping[str, tuple[Sequence[str], float]], names: tuple[str, ...]) -> list[list[bool]]:
     for name, (symbols, _) in groups.items():
         unknown = [symbol for symbol in symbols if symbol not in names]
         if unknown:
-            raise ValueError(f"groups {name}: {unknown[0]!r} is not in the market; it has {', '.join(names)}")
+            raise ValueError(
+                f"groups {name}: {unknown[0]!r} is not in the market; it has {', '.join(names) or 'no names'}"
+            )
     return [[name in symbols for name in names] for symbols, _ in groups.values()]
 
 
 def ewma_covariance(market: MarketData, span: int) -> jax.Array:
-    """Covariance `[T, A, A]` of the returns of one bar, forecast at each close: bias-corrected, zero mean.
+    """Covariance `[T, A, A]` of the log returns of one bar, forecast at each close; positive semidefinite.
 
-    Two assets count together on the bars on which both have a return. Where there are none yet, assets are
-    uncorrelated and have `UNKNOWN_VOLATILITY`.
+    Volatilities are those of `ewma_volatility`, correlations those of the exponential average of products of returns
+    per square root of the bars that they took. Where one of two assets has no bar the product is 0, so assets that
+    seldom trade together count as less correlated than they are.
 
     Raises:
       ValueError: the table would take more than 4 GiB.
@@ -130,13 +136,17 @@ def ewma_covariance(market: MarketData, span: int) -> jax.Array:
         raise ValueError(
             f"covariances of {market.n_assets} assets over {market.n_bars} bars take more than 4 GiB; use fewer"
         )
-    change, known = own_returns(market)
-    both = known[:, :, None] & known[:, None, :]
-    covariance = exponential_average(change[:, :, None] * change[:, None, :], both, span)
-    unknown = ~(jnp.cumsum(both, axis=0) > 0)
+    change, _ = own_returns(market)
+    waited = 1.0 + shift(own_bars(market.tradable).bars_since, 1).astype(jnp.float32)
+    change = jnp.log1p(change) / jnp.sqrt(waited)
+    products = change[:, :, None] * change[:, None, :]
+    average = exponential_average(products, jnp.ones(products.shape, bool), span)
+    spread = jnp.sqrt(jnp.einsum("taa->ta", average))
+    spread = jnp.where(spread > 0, spread, 1.0)
+    correlation = average / (spread[:, :, None] * spread[:, None, :])
     own = jnp.eye(market.n_assets, dtype=bool)[None]
-    covariance = jnp.where(unknown, jnp.where(own, UNKNOWN_VOLATILITY**2, 0.0), covariance)
-    return jnp.where(own, jnp.maximum(covariance, MINIMUM_VOLATILITY**2), covariance)
+    volatility = ewma_volatility(market, span)
+    return jnp.where(own, 1.0, correlation) * (volatility[:, :, None] * volatility[:, None, :])
 
 
 def liquidity(*, spread: float | None = None, participation: float | None = None, span: int = 21) -> MaskTransform:
@@ -202,8 +212,8 @@ class TurnoverState:
 def turnover(limit: float, *, window: int = 1) -> MaskTransform:
     """A budget of traded notional: it is used up by trades and comes back evenly over a window.
 
-    `used_t = (1 - 1 / window) used_{t-1} + traded_t`; positions may be increased by what is left of it, by all assets
-    together. Reductions are always allowed, and count.
+    `used_t = (1 - 1 / window) used_{t-1} + traded_t`; positions may be increased by what outstanding orders leave of
+    it, by all assets together. Reductions are always allowed, and count.
 
     Args:
       limit: largest `used`, fraction of equity, > 0; with a window of 1 that of a single bar.
@@ -226,12 +236,14 @@ def turnover(limit: float, *, window: int = 1) -> MaskTransform:
         # What was traded in the bar that just closed counts in full; what it left of older trades has faded once more.
         used = kept * state.used + traded
         n_assets = portfolio.shares.shape[0]
-        left = jnp.maximum(limit - kept * used, 0.0)
-        budget = _gross(jnp.ones((1, n_assets), bool), left[None], jnp.inf, expected_weights(portfolio))
+        on_order = jnp.sum(jnp.abs(outstanding(portfolio)) * portfolio.price) / equity
+        left = jnp.maximum(limit - kept * used - on_order, 0.0)
+        everything, never = jnp.ones((1, n_assets), bool), jnp.full(1, jnp.inf)
+        budget = GrossBudgets(everything, left[None], never, expected_weights(portfolio))
         limits = no_limits(n_assets).replace(budgets=(budget,))
         return limits, TurnoverState(portfolio.shares, used)
 
-    return MaskTransform("turnover", lambda view: jnp.zeros((view.market.n_bars, 0)), init, apply)
+    return MaskTransform("turnover", lambda view: (), init, apply)
 
 
 @struct.dataclass
@@ -239,9 +251,9 @@ class HoldingState:
     """What the holding-period mask remembers, `[A]` each.
 
     Attributes:
-      shares: at the last decision; NaN before the first.
+      shares: at the last decision, with outstanding orders; NaN before the first.
       since_increase: bars since the position was last opened or increased; large before the first time.
-      since_opening: bars since the position was opened.
+      since_opening: closes that have seen the position, that of its opening included; 0 for none.
     """
 
     shares: jax.Array
@@ -253,11 +265,12 @@ def holding_period(*, minimum: int | None = None, maximum: int | None = None) ->
     """How often positions may be opened, and how long they may be held.
 
     Reducing a position is never masked, so it is not how soon a position may be closed that `minimum` limits, but how
-    soon it may be opened or increased again.
+    soon it may be opened or increased again. Orders count when they are placed.
 
     Args:
       minimum: bars after an opening or increase in which there is no other one of that asset; None for 0.
-      maximum: bars after which a position is closed; None for never.
+      maximum: closes, counted from the opening, at the last of which a position is given up; None for never. An order
+        that fills in the next bar thus ends a position that was there at as many closes.
 
     Raises:
       ValueError: neither is given, or one is not >= 1.
@@ -275,12 +288,12 @@ def holding_period(*, minimum: int | None = None, maximum: int | None = None) ->
         return HoldingState(jnp.full(n_assets, jnp.nan), old, jnp.zeros(n_assets, jnp.int32))
 
     def apply(state: HoldingState, row: Any, portfolio: Portfolio) -> tuple[Limits, HoldingState]:
-        shares, first = portfolio.shares, jnp.isnan(state.shares)
+        shares, first = portfolio.shares + outstanding(portfolio), jnp.isnan(state.shares)
         before = jnp.where(first, shares, state.shares)
         opened = (shares != 0) & (jnp.sign(shares) != jnp.sign(before))
         increased = opened | (jnp.abs(shares) > jnp.abs(before) * (1.0 + 1e-5))
         since_increase = jnp.where(increased, 0, jnp.minimum(state.since_increase + 1, long_ago))
-        since_opening = jnp.where(opened | (shares == 0), 0, state.since_opening + 1)
+        since_opening = jnp.where(shares == 0, 0, jnp.where(opened, 1, state.since_opening + 1))
         n_assets = shares.shape[0]
         limits = no_limits(n_assets)
         if minimum is not None:
@@ -296,4 +309,4 @@ def holding_period(*, minimum: int | None = None, maximum: int | None = None) ->
             )
         return limits, HoldingState(shares, since_increase, since_opening)
 
-    return MaskTransform("holding_period", lambda view: jnp.zeros((view.market.n_bars, 0)), init, apply)
+    return MaskTransform("holding_period", lambda view: (), init, apply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from envs.data_sessions import load_schedule
 from envs.market import MarketData
@@ -14,8 +15,8 @@ def trading_hours(market: MarketData, calendar: str) -> tuple[np.ndarray, np.nda
     """Minutes since the open and to the close of the session, at the end of each bar.
 
     Half days and holidays are those of the calendar. Sessions that follow each other without a break (24-hour markets)
-    count as one: in 24/5 the close is that of Friday, in 24/7 there is none. A bar lasts as long as is
-    usual (the median time between bars), and at most to the close.
+    count as one: in 24/5 the close is that of Friday, in 24/7 there is none. A bar lasts as long as was usual until
+    then (the median time between bars), and at most to the close.
 
     Args:
       market: with times, of bars shorter than a day.
@@ -32,20 +33,27 @@ def trading_hours(market: MarketData, calendar: str) -> tuple[np.ndarray, np.nda
     times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
     if not len(times):
         raise ValueError("trading hours need a market with times")
-    usual = int(np.median(np.diff(times))) if len(times) > 1 else 0
-    if not 0 < usual < 23 * 60 * MINUTE:
-        raise ValueError("trading hours need bars shorter than a day; these are daily or longer")
     schedule = load_schedule(calendar, int(times[0]), int(times[-1]))
+    minutes = usual_minutes(market)
+    if not 0 < np.median(minutes) < 23 * 60:
+        raise ValueError("trading hours need bars shorter than a day; these are daily or longer")
     breaks = schedule.opens[1:] > schedule.closes[:-1]
     opens = schedule.opens[np.concatenate([[True], breaks])]
     closes = schedule.closes[np.concatenate([breaks, [True]])].astype(np.float64)
     if not breaks.any():
         closes[:] = np.inf
     index = np.minimum(np.searchsorted(closes, times, side="right"), len(opens) - 1)
-    end = np.minimum((times + usual).astype(np.float64), closes[index])
+    end = np.minimum(times + minutes * MINUTE, closes[index])
     inside = (times >= opens[index]) & (times < closes[index])
     # A bar that begins before the open but reaches into the session belongs to it.
     inside |= (times < opens[index]) & (end > opens[index])
     since_open = np.where(inside, (end - opens[index]) / MINUTE, -1.0)
     to_close = np.where(inside, (closes[index] - end) / MINUTE, -1.0)
     return since_open, to_close
+
+
+def usual_minutes(market: MarketData) -> np.ndarray:
+    """Length of a bar `[T]` in minutes: the median of the times between those until then; 0 for a single bar."""
+    times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
+    apart = pd.Series(np.diff(times) / MINUTE).expanding().median().to_numpy()
+    return np.concatenate([apart[:1], apart]) if len(apart) else np.zeros(len(times))

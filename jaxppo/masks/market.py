@@ -44,8 +44,10 @@ def regime(sides: Mapping[str, tuple[float, float]], *, force: bool = False) -> 
       force: positions beyond it are given up when a regime begins; otherwise they may be kept.
 
     Raises:
-      ValueError: an unknown regime, or a range without 0.
+      ValueError: no regime, an unknown one, or a range without 0.
     """
+    if not sides:
+        raise ValueError(f"the mask must limit something: a range for one of {', '.join(NAMES)}")
     for name, (low, high) in sides.items():
         if name not in NAMES:
             raise ValueError(f"regime {name!r} is unknown; the regimes are {', '.join(NAMES)}")
@@ -72,7 +74,7 @@ def volatility_cap(
     Args:
       target: volatility per year that one position may add by itself, as a fraction of equity, > 0.
       span: bars of the exponential forecast of volatility.
-      hysteresis: the cap stays until the one that the forecast asks for differs by this fraction of it, in [0, 1).
+      hysteresis: a cap that fell rises again once the forecast allows one larger by this fraction of it, in [0, 1).
       force: multiple of the cap, >= 1, beyond which a position is reduced to it; None for never.
 
     Raises:
@@ -89,7 +91,7 @@ def volatility_cap(
             return wanted
 
         def follow(cap: jax.Array, now: jax.Array) -> tuple[jax.Array, jax.Array]:
-            cap = jnp.where(jnp.abs(now - cap) > hysteresis * cap, now, cap)
+            cap = jnp.where((now < cap) | (now > (1.0 + hysteresis) * cap), now, cap)
             return cap, cap
 
         return jax.lax.scan(follow, wanted[0], wanted)[1]
@@ -102,8 +104,8 @@ def session(
 ) -> MaskTransform:
     """Trading hours: when positions may be opened, and when there must be none.
 
-    A decision at the close of a bar fills at the next open: to hold nothing over night, `flat_minutes` must be at least
-    the length of a bar, so that the order fills in the last bar of the session.
+    A decision at the close of a bar fills at a later open: to hold nothing over night, `flat_minutes` must be at least
+    as long as the bars of latency, so that the order fills in the last bar of the session.
 
     Args:
       calendar: exchange_calendars name; see `trading_hours` for half days and markets that never close.
@@ -157,11 +159,15 @@ def halt(
     unknown = [symbol for symbol in symbols if symbol not in names]
     if unknown:
         raise ValueError(f"symbol {unknown[0]!r} is not in the market; it has {', '.join(names) or 'no names'}")
+    if not symbols and move is None:
+        raise ValueError("halt must limit something: symbols or move")
     if bars < 1 or (move is not None and not move > 0):
         raise ValueError(f"bars ({bars}) must be >= 1, and move ({move}) > 0 or absent")
     named = jnp.asarray([name in symbols for name in names], bool)
 
     def table(view: MarketView) -> jax.Array:
+        if symbols and view.market.n_assets != len(names):
+            raise ValueError(f"the market has {view.market.n_assets} assets, but {len(names)} names were given")
         halted = jnp.zeros(view.market.close.shape, bool)
         if move is not None:
             own = own_bars(view.market.tradable)

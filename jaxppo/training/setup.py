@@ -22,6 +22,7 @@ from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
 from jaxppo.masks.from_config import make_masks
+from jaxppo.masks.hours import usual_minutes
 from jaxppo.masks.transform import MarketView, MaskTransform
 from jaxppo.networks.attention import fused_window_attention
 from jaxppo.networks.config import EncoderConfig
@@ -196,7 +197,19 @@ def _masks(config: Config, market: MarketData) -> MaskTransform | None:
     for number, part in enumerate(masks.parts if masks is not None else ()):
         if part.name == "session":  # the one that fails on a market may do so before anything is compiled
             _rows(number, part, MarketView(market, 1.0, 1.0))
+            _flat_in_time(number, config, market)
     return masks
+
+
+def _flat_in_time(number: int, config: Config, market: MarketData) -> None:
+    """A ConfigError if orders to close positions before the close would fill after it."""
+    flat, latency = config.masks[number].session.flat_minutes, config.env.latency_bars
+    least = latency * float(usual_minutes(market)[-1])
+    if flat is not None and flat < least:
+        raise ConfigError(
+            f"masks[{number}].session.flat_minutes is {flat:g}; orders fill env.latency_bars {latency} x "
+            f"{least / latency:g} minutes later, so it must be at least {least:g} for positions to be closed in time"
+        )
 
 
 def _mask_table(env: TradingEnv, view: MarketView) -> Any:

@@ -14,7 +14,7 @@ from envs.limits import (
     GrossBudgets,
     Limits,
     NetBudget,
-    VolatilityBudget,
+    QuadraticBudget,
     allowed_box,
     enforced,
     in_turn,
@@ -40,10 +40,9 @@ def constraint_of(limits, position, expected=None, tradable=(True,) * A, first=0
     return Constraint(limits, kept(limits, position, expected, tradable), tradable, jnp.int32(first))
 
 
-def gross(limit, forced=np.inf, member=((True,) * A,), origin=(0.0,) * A):
-    return GrossBudgets(
-        jnp.asarray(member), jnp.full(len(member), limit), jnp.full(len(member), forced), jnp.asarray(origin)
-    )
+def gross(limit, forced=np.inf, member=((True,) * A,), origin=None):
+    origin = None if origin is None else jnp.asarray(origin)
+    return GrossBudgets(jnp.asarray(member), jnp.full(len(member), limit), jnp.full(len(member), forced), origin)
 
 
 def test_a_box_allows_what_is_inside_and_every_reduction():
@@ -88,14 +87,14 @@ def test_rooms_of_budgets_by_hand():
     np.testing.assert_allclose(trades.room(weights, 3), (0.0, 0.2), atol=1e-7)
     net = NetBudget(*jnp.asarray([-0.1, 0.5, -jnp.inf, jnp.inf]))
     np.testing.assert_allclose(net.room(weights, 1), (-0.5, 0.1), atol=1e-7)
-    spread = VolatilityBudget(jnp.eye(A), jnp.asarray(0.25), jnp.asarray(0.25))
+    spread = QuadraticBudget(jnp.eye(A), jnp.asarray(0.25), jnp.asarray(0.25))
     np.testing.assert_allclose(spread.room(weights, 2), (-(0.11**0.5), 0.11**0.5), rtol=1e-6)
 
 
 def test_the_room_of_a_volatility_budget_ends_where_the_volatility_is_at_the_limit():
     factors = jax.random.normal(jax.random.key(0), (A, 6))
     covariance = factors @ factors.T / 6
-    budget = VolatilityBudget(covariance, jnp.asarray(0.3), jnp.asarray(jnp.inf))
+    budget = QuadraticBudget(covariance, jnp.asarray(0.3), jnp.asarray(jnp.inf))
     weights = 0.2 * jax.random.normal(jax.random.key(1), (A,))
     for asset in range(A):
         for end in budget.room(weights, asset):
@@ -119,9 +118,9 @@ def run(position, order, low, high, limit, target, hold, tradable, first, forced
 
     both, variance = jnp.stack([limit, limit / 2]), limit**2 / 9 + 1e-4
     budgets = (
-        GrossBudgets(jnp.asarray([[True] * A, [True, False, True, False]]), both, if_forced(both), jnp.zeros(A)),
+        GrossBudgets(jnp.asarray([[True] * A, [True, False, True, False]]), both, if_forced(both)),
         NetBudget(-limit / 4, limit / 2, -if_forced(limit / 4), if_forced(limit / 2)),
-        VolatilityBudget(covariance, variance, if_forced(variance)),
+        QuadraticBudget(covariance, variance, if_forced(variance)),
     )
     limits = Limits(-low, high, -if_forced(low), if_forced(high), budgets)
     keep = kept(limits, position, position + order, tradable)
@@ -129,7 +128,10 @@ def run(position, order, low, high, limit, target, hold, tradable, first, forced
     weights = enforced(constraint, target, hold)
     gross_used = jnp.stack([jnp.abs(keep).sum(), jnp.abs(keep)[::2].sum()])
     gross_after = jnp.stack([jnp.abs(weights).sum(), jnp.abs(weights)[::2].sum()])
-    return keep, weights, gross_used, gross_after, budgets[0].limit, allowed_box(constraint)
+    net_and_variance = [(w.sum(), w @ (covariance @ w)) for w in (position, keep)]
+    bounds = (-limit / 4, limit / 2, variance)
+    box = allowed_box(constraint)
+    return keep, weights, gross_used, gross_after, budgets[0].limit, box, net_and_variance, bounds
 
 
 @settings(max_examples=200, deadline=None)
@@ -150,10 +152,10 @@ def test_nothing_is_ever_taken_beyond_a_limit(position, order, low, high, limit,
     # An order that is outstanding cannot be stopped without a bar.
     order = [x if t else 0.0 for x, t in zip(order, tradable, strict=True)]
     given_ = [jnp.asarray(x, jnp.float32) for x in (position, order, low, high, limit, target)]
-    keep, weights, used, after, limit, (least, most) = run(
+    keep, weights, used, after, limit, (least, most), (before, now), (lowest, highest, variance) = run(
         *given_, jnp.asarray(hold), jnp.asarray(tradable), jnp.int32(first), forced
     )
-    position, _, low, high, _, target = (np.asarray(x) for x in given_)
+    position, order, low, high, _, target = (np.asarray(x) for x in given_)
     assert np.all(np.isfinite(weights))
     slack = 1e-5
     assert np.all(weights <= np.maximum(high, np.maximum(keep, 0)) + slack)
@@ -172,6 +174,14 @@ def test_nothing_is_ever_taken_beyond_a_limit(position, order, low, high, limit,
         assert np.all((keep >= -low - slack) | ~tradable)
         if tradable.all():
             assert np.all(used <= limit + slack)
+            assert lowest - slack <= now[0] <= highest + slack
+            assert now[1] <= variance * (1 + 1e-4) + slack
+    # What is on order is cut to what budgets leave; reductions and the positions themselves are not.
+    held = np.stack([np.abs(position).sum(), np.abs(position)[::2].sum()])
+    assert np.all(used <= np.maximum(limit, held) + slack)
+    if not forced and np.all(order * position >= 0):
+        assert min(lowest, before[0]) - slack <= now[0] <= max(highest, before[0]) + slack
+        assert now[1] <= max(variance, before[1]) * (1 + 1e-4) + slack
     reduced = tradable & ~hold & (np.sign(target) == np.sign(keep)) & (np.abs(target) <= np.abs(keep))
     np.testing.assert_allclose(np.asarray(weights)[reduced], target[reduced], atol=slack)
 
@@ -195,7 +205,7 @@ def test_what_cannot_be_sold_uses_up_forced_budgets_first():
         "net": (NetBudget(*jnp.asarray([-0.3, 0.3, -0.3, 0.3])), [0.2, 0.3, 0.1, -0.3]),
         "none left": (gross(0.5, 0.5), [0.0, 0.3, 0.0, -0.3]),
         "enough": (gross(1.2, 1.2), position),
-        "volatility": (VolatilityBudget(jnp.eye(A), *jnp.asarray([0.23, 0.23])), [0.2, 0.3, 0.1, -0.3]),
+        "volatility": (QuadraticBudget(jnp.eye(A), *jnp.asarray([0.23, 0.23])), [0.2, 0.3, 0.1, -0.3]),
         "helpless": (NetBudget(*jnp.asarray([-0.1, 0.1, -0.1, 0.1])), [0.0625, 0.3, 0.03125, -0.3]),
     }
     for name, (budget, expected) in budgets.items():

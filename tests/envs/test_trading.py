@@ -11,6 +11,7 @@ from causality import assert_causal, randomise_after
 
 from envs import simulators
 from envs.execution import make_costs
+from envs.limits import Constraint, no_limits
 from envs.market import MarketData, slice_bars
 from envs.portfolio import FillRule, weights_of
 from envs.spaces import MultiDiscrete
@@ -301,6 +302,21 @@ def test_continuous_actions_are_weights_within_the_levels():
     assert not hold.any()
     space = env.action_space()
     assert (space.low, space.high, space.shape, env.num_actions) == (-0.5, 1.0, (2,), 2)
+
+
+def test_masks_do_not_lift_the_levels():
+    """Beyond them only what is held may stay; a band holds what the masks leave of a position."""
+    free = no_limits(2)
+    for actions, action, expected in (
+        ("continuous", [5.0, -5.0], [0.5, -0.3]),
+        ("band", [[3.0, 4.0], [-5.0, -4.0]], [0.5, -0.3]),
+        ("band", [[0.0, 0.7], [-0.8, 0.0]], [0.2, -0.3]),
+    ):
+        env = environment(actions=actions, levels=(-0.5, 1.0))
+        constraint = Constraint(free, jnp.asarray([0.2, -0.3]), jnp.ones(2, bool), jnp.int32(0))
+        weights, hold = env.decode(jnp.asarray(action), begin(env)[1].portfolio, constraint)
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+        assert hold.tolist() == [actions == "band" and held == w for held, w in zip([0.2, -0.3], expected, strict=True)]
 
 
 def test_band_actions_trade_to_the_nearest_edge_or_not_at_all():

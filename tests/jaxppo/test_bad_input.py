@@ -122,6 +122,34 @@ VALUES = {
     "masks without positions": ({"masks": ["no_short"], "env": {"name": "CartPole-v1"}}, ["masks limit", "CartPole"]),
     "nothing limited": ({"masks": [{"risk_budget": {}}]}, ["masks[0].risk_budget: a risk budget must limit something"]),
     "hours of daily bars": ({"masks": [{"session": {"calendar": "XNYS"}}]}, ["masks[0].session: trading hours", "day"]),
+    "regime mask without regimes": (
+        {"masks": [{"regime": {"force": True}}], "regimes": {"kind": "rules"}},
+        ["masks[0].regime: the mask must limit something", "sideways"],
+    ),
+    "halt of nothing": ({"masks": [{"halt": {"bars": 5}}]}, ["masks[0].halt: halt must limit something"]),
+    "a regime that never comes": (
+        {"masks": [{"regime": {"sideways": [0, 1]}}], "regimes": {"kind": "hmm"}},
+        ["masks[0].regime names sideways", "states 3 never gives", "bull, bear, crisis"],
+    ),
+    "a mask that is a number": ({"masks": [5]}, ["masks[0] is 5", "one name"]),
+    "half a range": (
+        {"masks": [{"regime": {"bull": [0]}}], "regimes": {"kind": "rules"}},
+        ["masks[0].regime.bull is [0]"],
+    ),
+    "key of a mask without keys": ({"masks": [{"no_short": {"x": 1}}]}, ["'masks[0].no_short.x'", "known: none"]),
+    "no such calendar": ({"masks": [{"session": {"calendar": "XNYX"}}]}, ["masks[0].session: ", "XNYX"]),
+    "a model without variance": (
+        {"regimes": {"kind": "hmm", "states": 2, "model": [0.5, 0.5, 0.9, 0.1, 0.1, 0.9, -1.0, 1.0, 1.0, 0.0]}},
+        ["regimes.model: variances are [1.0, 0.0]", "> 0"],
+    ),
+    "a model whose transitions are none": (
+        {"regimes": {"kind": "hmm", "states": 2, "model": [0.5, 0.5, 0.9, 0.2, 0.1, 0.9, -1.0, 1.0, 1.0, 1.0]}},
+        ["regimes.model: transitions from state 0 are [0.9, 0.2]", "sum to 1"],
+    ),
+    "a model out of order": (
+        {"regimes": {"kind": "hmm", "states": 2, "model": [0.5, 0.5, 0.9, 0.1, 0.1, 0.9, 1.0, -1.0, 1.0, 1.0]}},
+        ["regimes.model: means are [1.0, -1.0]", "order"],
+    ),
     "hours without calendar": ({"masks": ["session"]}, ["masks[0].session: calendar is absent"]),
     "regime mask alone": ({"masks": [{"regime": {"bull": [0, 1]}}]}, ["masks names regime", "regimes.kind is none"]),
     "regime features alone": ({"features": {"groups": ["regime"]}}, ["features.groups names regime", "rules or hmm"]),

@@ -198,3 +198,14 @@ def test_states_come_in_order_of_mean():
 def test_an_odd_number_of_states_is_refused(n_states):
     with pytest.raises(ValueError, match=f"n_states is {n_states}; it must be from 2 to 6"):
         fit(jax.random.key(0), jnp.zeros((1, 10, 1)), jnp.ones((1, 10), bool), n_states)
+
+
+def test_a_state_that_is_impossible_takes_nothing_from_the_others():
+    """An observation that only an impossible state explains leaves probabilities that sum to one."""
+    model = HiddenMarkovModel(
+        initial=jnp.asarray([1.0, 0.0]), transition=jnp.eye(2), mean=jnp.asarray([[-1.0], [1.0]]),
+        variance=jnp.asarray([[1e-4], [1e-4]]),
+    )  # fmt: skip
+    found = forward_filter(model, jnp.asarray([[1.0], [-1.0], [1.0]]), jnp.ones(3, bool))
+    np.testing.assert_allclose(found.probabilities, [[1.0, 0.0]] * 3)
+    assert np.all(np.isfinite(found.log_likelihood))

@@ -254,7 +254,7 @@ def test_the_joint_choice_by_enumeration():
     """
     env = TradingEnv(n_assets=2, levels=(-1.0, 0.5, 1.0), position_limit=1.0, observation="index", groups=tiny.GROUPS)
     limits = no_limits(2).replace(
-        budgets=(GrossBudgets(jnp.ones((1, 2), bool), jnp.full(1, 1.5), jnp.full(1, jnp.inf), jnp.zeros(2)),)
+        budgets=(GrossBudgets(jnp.ones((1, 2), bool), jnp.full(1, 1.5), jnp.full(1, jnp.inf)),)
     )
     logits = jnp.asarray([[0.2, 0.5, -0.3, 0.4], [-0.1, 0.3, 0.6, 0.1]])
     payoff = jax.random.normal(jax.random.key(0), (4, 4))
@@ -300,7 +300,7 @@ def test_entropy_and_divergence_of_hierarchical_choices_in_turn_are_the_joint_on
         n_assets=2, levels=(-1.0, 0.0, 1.0), position_limit=1.0, observation="index", groups=tiny.GROUPS,
         actions="hierarchical", gross_buckets=(0.5, 1.0),
     )  # fmt: skip
-    budget = GrossBudgets(jnp.ones((1, 2), bool), jnp.ones(1), jnp.full(1, jnp.inf), jnp.zeros(2))
+    budget = GrossBudgets(jnp.ones((1, 2), bool), jnp.ones(1), jnp.full(1, jnp.inf))
     constraint = Constraint(no_limits(2).replace(budgets=(budget,)), jnp.zeros(2), jnp.ones(2, bool), jnp.int32(1))
     mask, config = env.action_mask(jnp.ones(2, bool), constraint), action_config(env, 0.6)
 

@@ -32,6 +32,11 @@ def undefined(returns: jax.Array, axis: int) -> jax.Array:
     return jnp.full(returns.shape[:axis] + returns.shape[axis + 1 :], jnp.nan, returns.dtype)
 
 
+def unless_missing(value: jax.Array, returns: jax.Array, axis: int) -> jax.Array:
+    """`value`, or NaN where a return is: maxima over an axis do not pass it on by themselves on every device."""
+    return jnp.where(jnp.any(jnp.isnan(returns), axis=axis), jnp.nan, value)
+
+
 def tail_count(level: float, n: int) -> float:
     """Number of bars `(1 - level) n` in the tail, without the rounding error that would turn 5 bars into 5 + 4e-15."""
     if not 0.0 < level < 1.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, log_growth, ratio, undefined
+from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, log_growth, ratio, undefined, unless_missing
 from jaxppo.risk.metrics.performance import annual_return
 from jaxppo.risk.metrics.tails import conditional_value_at_risk
 
@@ -42,7 +42,9 @@ def max_drawdown(returns: jax.Array, *, axis: int = -1, compounded: bool = True)
     Returns:
       `[...]` drawdown >= 0; 0 for a series that never fell.
     """
-    return jnp.max(drawdown_path(returns, axis=axis, compounded=compounded), axis=axis)
+    returns = as_float(returns)
+    deepest = jnp.max(drawdown_path(returns, axis=axis, compounded=compounded), axis=axis)
+    return unless_missing(deepest, returns, axis)
 
 
 def calmar(returns: jax.Array, *, axis: int = -1, periods: float = TRADING_DAYS, compounded: bool = True) -> jax.Array:
@@ -85,7 +87,7 @@ def max_drawdown_duration(returns: jax.Array, *, axis: int = -1) -> jax.Array:
     # A bar belongs to a drawdown if it ends below the peak or climbs back to it.
     lasted = jnp.where(under[..., 1:] | under[..., :-1], time[..., 1:] - since[..., :-1], 0)
     longest = jnp.max(lasted, axis=-1, initial=0).astype(returns.dtype)
-    return jnp.where(jnp.any(jnp.isnan(returns), axis=axis), jnp.nan, longest)
+    return unless_missing(longest, returns, axis)
 
 
 def ulcer_index(returns: jax.Array, *, axis: int = -1, ddof: int = 0, compounded: bool = True) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, choice, log_growth, ratio, undefined
+from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, choice, log_growth, ratio, undefined, unless_missing
 
 
 def total_return(returns: jax.Array, *, axis: int = -1, compounded: bool = True) -> jax.Array:
@@ -193,7 +193,7 @@ def omega(returns: jax.Array, *, axis: int = -1, threshold: float = 0.0) -> jax.
         return undefined(excess, axis)
     gain = jnp.sum(jnp.maximum(excess, 0.0), axis=axis)
     loss = jnp.sum(jnp.maximum(-excess, 0.0), axis=axis)
-    return jnp.where(loss > 0, ratio(gain, loss), jnp.nan)
+    return unless_missing(jnp.where(loss > 0, ratio(gain, loss), jnp.nan), excess, axis)
 
 
 def _difference(returns: jax.Array, benchmark: jax.Array) -> jax.Array:

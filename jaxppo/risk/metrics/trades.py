@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, choice, ratio
+from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, choice, ratio, unless_missing
 
 
 def win_rate(returns: jax.Array, *, axis: int = -1, count_flat: bool = False) -> jax.Array:
@@ -26,7 +26,7 @@ def win_rate(returns: jax.Array, *, axis: int = -1, count_flat: bool = False) ->
     returns = as_float(returns)
     won = jnp.mean(returns > 0, axis=axis, dtype=returns.dtype)
     counted = 1.0 if count_flat else jnp.mean(returns != 0, axis=axis, dtype=returns.dtype)
-    return jnp.where(jnp.any(jnp.isnan(returns), axis=axis), jnp.nan, ratio(won, counted))
+    return unless_missing(ratio(won, counted), returns, axis)
 
 
 def profit_factor(returns: jax.Array, *, axis: int = -1) -> jax.Array:
@@ -41,7 +41,7 @@ def profit_factor(returns: jax.Array, *, axis: int = -1) -> jax.Array:
     """
     returns = as_float(returns)
     gain = jnp.sum(jnp.maximum(returns, 0.0), axis=axis)
-    return ratio(gain, jnp.sum(jnp.maximum(-returns, 0.0), axis=axis))
+    return unless_missing(ratio(gain, jnp.sum(jnp.maximum(-returns, 0.0), axis=axis)), returns, axis)
 
 
 def turnover(
