@@ -26,7 +26,7 @@ from envs.portfolio import (
     weights_of,
 )
 from envs.spaces import MultiDiscrete
-from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
+from envs.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation, Outcome
 
 HOLD = 0
 LARGEST_LOSS = 0.999
@@ -51,7 +51,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       action, whose levels count in units of that. A bucket cuts what an asset holds beyond it, risk off closes
       everything; only the last leaves all positions alone.
     - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t`, with relative risk aversion
-      `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %.
+      `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %. Then `rewards`.
     - Terminated: the portfolio was liquidated (equity below the maintenance margin), or its drawdown exceeds the limit.
       Truncated: `max_steps_in_episode` steps, or the last bar of the period.
 
@@ -72,6 +72,11 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (envs.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
         decides, what is executed is the nearest decision within the limits.
+      sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state` and
+        `apply(state, row, portfolio, weights, hold) -> (weights, hold, state)`, such as those of `jaxppo.risk.sizing`;
+        its table comes with `make_params`.
+      rewards: shapes the reward: a transform with `init() -> state` and `apply(state, reward, outcome) -> (reward,
+        state)`, such as those of `jaxppo.risk.rewards`.
 
     Raises:
       ValueError: an argument outside its range.
@@ -92,6 +97,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         groups: tuple[str, ...] = features.GROUPS,
         normalisation_window: int = 252,
         masks: Any = None,
+        sizing: Any = None,
+        rewards: Any = None,
     ):
         super().__init__()
         choices = {"actions": ACTIONS, "observation": ("window", "index")}
@@ -127,6 +134,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         self.groups = tuple(groups)
         self.normalisation_window = normalisation_window
         self.masks = masks
+        self.sizing = sizing
+        self.rewards = rewards
 
     @property
     def first_decision(self) -> int:
@@ -148,10 +157,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """Parameters on a simulated driftless market, so that the environment runs out of the box.
 
         Raises:
-          ValueError: an environment with masks, or with the feature group `regime`, which need tables of a market.
+          ValueError: an environment with masks, sizing, or the feature group `regime`, which need tables of a market.
         """
-        if self.masks is not None:
-            raise ValueError("an environment with masks has no default parameters; build them with make_params")
+        if self.masks is not None or self.sizing is not None:
+            raise ValueError("an environment with masks or sizing has no default parameters; use make_params")
         n_bars = self.first_decision + 1024
         return self.make_params(simulators.gbm(jax.random.key(0), n_bars, self.n_assets))
 
@@ -168,6 +177,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         last_bar: int | None = None,
         feature_dtype: Any = jnp.float32,
         masks: Any = (),
+        sizing: Any = (),
         regimes: jax.Array | None = None,
     ) -> EnvParams:
         """Precomputes the tables of a market.
@@ -183,6 +193,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           last_bar: last bar of the period; default: the last of the market.
           feature_dtype: storage type of the features.
           masks: table of the environment's mask transform, leading axis T.
+          sizing: table of its sizing transform, likewise.
           regimes: `[T, A, 4]` probabilities, for the feature group `regime`; see `compute_features`.
 
         Raises:
@@ -225,6 +236,7 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
             first_bar=jnp.asarray(first, jnp.int32),
             last_bar=jnp.asarray(last, jnp.int32),
             masks=masks,
+            sizing=sizing,
         )
 
     # The pieces that every caller shares: one decision, one bar.
@@ -249,6 +261,30 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def mask_start(self) -> Any:
         """State of the mask transform at the start of an episode."""
         return () if self.masks is None else self.masks.init(self.n_assets)
+
+    def size(
+        self, state: Any, row: Any, portfolio: Portfolio, weights: jax.Array, hold: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Targets `[A]` and hold flags `[A]` after the sizing transform, and its next state.
+
+        Args:
+          state: of the sizing transform.
+          row: of its table, that of the decision bar.
+          portfolio: at its close.
+          weights: `[A]` decided target weights.
+          hold: `[A]` bool, assets that the decision leaves alone.
+        """
+        if self.sizing is None:
+            return weights, hold, state
+        return self.sizing.apply(state, row, portfolio, weights, hold)
+
+    def sizing_start(self) -> Any:
+        """State of the sizing transform at the start of an episode."""
+        return () if self.sizing is None else self.sizing.init(self.n_assets)
+
+    def rewards_start(self) -> Any:
+        """State of the reward transform at the start of an episode."""
+        return () if self.rewards is None else self.rewards.init()
 
     def decode(
         self, action: jax.Array, portfolio: Portfolio, constraint: Constraint | None = None
@@ -357,8 +393,29 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))
 
+    def outcome(self, portfolio: Portfolio, after: Portfolio, fills: Fills, log_growth: jax.Array) -> Outcome:
+        """What a bar did to one account, from `settle`'s arguments and results."""
+        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        traded = jnp.abs(fills.quantity) * fills.price + jnp.abs(fills.liquidation) * after.price
+        weights = weights_of(after)
+        return Outcome(
+            log_growth=log_growth,
+            drawdown_before=drawdown(portfolio),
+            drawdown=drawdown(after),
+            leverage=jnp.sum(jnp.abs(weights)),
+            net=jnp.sum(weights),
+            concentration=jnp.max(jnp.abs(weights)),
+            turnover=jnp.sum(traded) / equity,
+            costs=(jnp.sum(fills.costs.total()) + fills.financing) / equity,
+        )
+
+    def reward(self, state: Any, outcome: Outcome, params: EnvParams) -> tuple[jax.Array, Any]:
+        """Reward `[]` of one account for a bar, and the next state of the reward transform."""
+        reward = self.utility(outcome.log_growth, params)
+        return (reward, state) if self.rewards is None else self.rewards.apply(state, reward, outcome)
+
     def utility(self, log_growth: jax.Array, params: EnvParams) -> jax.Array:
-        """Reward of the log growth of the equity over one bar, any shape; see the class docstring."""
+        """Utility of the log growth of the equity over one bar, any shape: the reward before `rewards`."""
         power = 1.0 - params.risk_aversion
         safe = jnp.where(power == 0.0, 1.0, power)
         return jnp.where(power == 0.0, log_growth, jnp.expm1(safe * log_growth) / safe)
@@ -480,7 +537,14 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         bar = self.draw_start(key_start, params)
         price, tradable = params.market.close[bar], params.market.tradable[bar]
         portfolio = self.start_portfolio(key_portfolio, price, tradable, params)
-        return EnvState(time=jnp.zeros((), jnp.int32), bar=bar, portfolio=portfolio, masks=self.mask_start())
+        return EnvState(
+            time=jnp.zeros((), jnp.int32),
+            bar=bar,
+            portfolio=portfolio,
+            masks=self.mask_start(),
+            sizing=self.sizing_start(),
+            rewards=self.rewards_start(),
+        )
 
     def step_env(
         self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams
@@ -490,11 +554,15 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         row, tradable = params.table[state.bar + 1], params.market.tradable[state.bar]
         constraint, masks = self._limit(state, params)
         weights, hold = self.decode(action, state.portfolio, constraint)
+        sizing_row = jax.tree.map(lambda x: x[state.bar], params.sizing)
+        weights, hold, sizing = self.size(state.sizing, sizing_row, state.portfolio, weights, hold)
         portfolio, fills, log_growth = self.settle(
             state.portfolio, weights, hold, tradable, row, params.costs, constraint
         )
-        ended, reward = self.ruined(portfolio, fills, params), self.utility(log_growth, params)
-        state = EnvState(time=state.time + 1, bar=state.bar + 1, portfolio=portfolio, masks=masks)
+        outcome = self.outcome(state.portfolio, portfolio, fills, log_growth)
+        reward, rewards = self.reward(state.rewards, outcome, params)
+        ended = self.ruined(portfolio, fills, params)
+        state = EnvState(state.time + 1, state.bar + 1, portfolio, masks, sizing, rewards)
         info = {
             "discount": jnp.where(ended, 0.0, 1.0),
             "equity": portfolio.equity,

@@ -36,6 +36,31 @@ class Observation:
 
 
 @struct.dataclass
+class Outcome:
+    """What one bar did to an account; what reward transforms and monitors read.
+
+    Attributes:
+      log_growth: `[]` log return of the equity.
+      drawdown_before: `[]` fraction of the peak equity that was lost at the decision, >= 0.
+      drawdown: `[]` at the close of the bar, >= 0.
+      leverage: `[]` gross exposure at the close, fraction of equity.
+      net: `[]` net exposure at the close, fraction of equity, signed.
+      concentration: `[]` largest absolute weight at the close, fraction of equity.
+      turnover: `[]` traded notional, liquidations included, fraction of the equity before the bar.
+      costs: `[]` costs of trading and financing, fraction of the equity before the bar.
+    """
+
+    log_growth: jax.Array
+    drawdown_before: jax.Array
+    drawdown: jax.Array
+    leverage: jax.Array
+    net: jax.Array
+    concentration: jax.Array
+    turnover: jax.Array
+    costs: jax.Array
+
+
+@struct.dataclass
 class EnvState(environment.EnvState):
     """State of one portfolio on one path.
 
@@ -44,11 +69,15 @@ class EnvState(environment.EnvState):
       bar: `[]` int32, last bar seen.
       portfolio: the account at the close of that bar.
       masks: state of the environment's mask transform.
+      sizing: state of its sizing transform.
+      rewards: state of its reward transform.
     """
 
     bar: jax.Array
     portfolio: Portfolio
     masks: Any = ()
+    sizing: Any = ()
+    rewards: Any = ()
 
 
 @struct.dataclass(kw_only=True)
@@ -68,6 +97,7 @@ class EnvParams(environment.EnvParams):
       first_bar: `[]` int32, earliest decision bar.
       last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached.
       masks: table `[T, ...]` of the environment's mask transform.
+      sizing: table `[T, ...]` of its sizing transform.
     """
 
     max_steps_in_episode: jax.Array
@@ -82,3 +112,4 @@ class EnvParams(environment.EnvParams):
     first_bar: jax.Array
     last_bar: jax.Array
     masks: Any = ()
+    sizing: Any = ()

@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from jaxppo.config_masks import A_MASK, MASKS, GroupBudget, written_out
+from jaxppo.config_items import written_out
 from jaxppo.config_schema import (
     BUDGETS,
     PERIODS,
@@ -27,7 +27,7 @@ from jaxppo.config_schema import (
     RegimesConfig,
     TrainingConfig,
 )
-from jaxppo.config_types import accepted, keys, sections, takes_list, takes_text
+from jaxppo.config_types import accepted, keys, lists, nested, sections, takes_list, takes_text
 
 __all__ = [
     "PERIODS",
@@ -131,8 +131,7 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
       ConfigError: see `load_config`.
     """
     filled = {name: {} if value is None and name in sections() else value for name, value in tree.items()}
-    if "masks" in filled:
-        filled["masks"] = written_out(filled["masks"])
+    filled |= {name: written_out(filled[name]) for name in lists() if name in filled}
     try:
         return Config.model_validate_json(json.dumps(filled))
     except pydantic.ValidationError as error:
@@ -233,13 +232,14 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
 def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source: str, options: Sequence[str]) -> str:
     """One line for the first error: where, the key, its value, and what is allowed or the nearest known key."""
     problems = error.errors(include_url=False)
-    # A misspelt key of a mask says more than the required one that is missing for it.
-    problem = next((p for p in problems if p["loc"][:1] == ("masks",) and p["type"] == "extra_forbidden"), problems[0])
+    # A misspelt key of an item says more than the required one that is missing for it.
+    misspelt = (p for p in problems if p["loc"] and p["loc"][0] in lists() and p["type"] == "extra_forbidden")
+    problem = next(misspelt, problems[0])
     location = [str(part) for part in problem["loc"]]
     if not location:
         return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
-    if location[0] == "masks" and len(location) > 1:
-        return _mask_problem(problem, "--masks" if "masks" in options else source)
+    if location[0] in lists() and len(location) > 1:
+        return _item_problem(problem, f"--{location[0]}" if location[0] in options else source)
     inside = location[0] in sections() and len(location) > 1
     key = ".".join(location[: 2 if inside else 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
@@ -253,17 +253,14 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     return f"{where} is {_shown(value)}; allowed: {accepted(field)}"
 
 
-def _mask_problem(problem: Any, source: str) -> str:
-    """One line for an error inside `masks`."""
-    number, *path = problem["loc"][1:]
+def _item_problem(problem: Any, source: str) -> str:
+    """One line for an error inside a list of named transforms."""
+    key, number, *path = problem["loc"]
     absent = problem["type"] == "missing" and isinstance(path[-1], str)
     if problem["type"] == "missing" and not absent:
         path.pop()  # an element that a list lacks: the list is what is wrong
-    where = ".".join([f"masks[{number}]", *map(str, path)])
-    fields: dict[str, Any] = dict(MASKS)
-    if path and path[0] in MASKS:
-        inside = GroupBudget if len(path) > 3 and path[1] == "groups" else MASKS[path[0]]
-        fields = dict(inside.model_fields)
+    where = ".".join([f"{key}[{number}]", *map(str, path)])
+    fields = nested(lists()[key], path)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)
         return (
@@ -275,8 +272,8 @@ def _mask_problem(problem: Any, source: str) -> str:
     named = [part for part in path if part in fields]
     allowed = problem["msg"].removeprefix("Value error, ")
     if not path and not isinstance(problem["input"], dict):
-        allowed = A_MASK
-    if named:
+        allowed = lists()[key].form()
+    if named and len(path) > 1:
         allowed = accepted(fields[named[-1]])
     elif path:
         allowed = f"a mapping of keys: {', '.join(fields) or 'it has none'}"

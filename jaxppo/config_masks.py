@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field
+
+from jaxppo.config_items import Item, Keys
 
 Share = Annotated[float, Field(gt=0.0, le=1e6)]
 Multiple = Annotated[float, Field(ge=1.0, le=1e6)]
@@ -14,16 +16,7 @@ Name = Annotated[str, Field(min_length=1)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
-A_MASK = "a mask is one name, with its keys if it has any, such as {volatility_cap: {target: 0.15}}"
-
-
-class _Mask(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class RegimeMask(_Mask):
+class RegimeMask(Keys):
     """Allowed sides and sizes in each regime, [smallest, largest] weight in units of `env.position_limit`."""
 
     bull: tuple[Weight, Weight] | None = None
@@ -38,7 +31,7 @@ class RegimeMask(_Mask):
     """Whether positions beyond the range are given up when a regime begins."""
 
 
-class VolatilityCapMask(_Mask):
+class VolatilityCapMask(Keys):
     """No position whose own forecast volatility exceeds a target."""
 
     target: Share
@@ -51,7 +44,7 @@ class VolatilityCapMask(_Mask):
     """Multiple of the cap beyond which positions are reduced to it; absent: never."""
 
 
-class GroupBudget(_Mask):
+class GroupBudget(Keys):
     """A budget shared by some assets."""
 
     symbols: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -60,7 +53,7 @@ class GroupBudget(_Mask):
     """Largest sum of their absolute weights."""
 
 
-class RiskBudgetMask(_Mask):
+class RiskBudgetMask(Keys):
     """Budgets of risk, fractions of equity unless said otherwise; what is absent is not limited."""
 
     asset: Share | None = None
@@ -83,7 +76,7 @@ class RiskBudgetMask(_Mask):
     """Multiple of a budget beyond which positions are reduced to it; absent: never."""
 
 
-class SessionMask(_Mask):
+class SessionMask(Keys):
     """Trading hours of an exchange: when positions may be opened, and when there must be none."""
 
     calendar: Name | None = None
@@ -96,7 +89,7 @@ class SessionMask(_Mask):
     """Positions are closed from this many minutes before the close, at least `env.latency_bars` bars; absent: never."""
 
 
-class LiquidityMask(_Mask):
+class LiquidityMask(Keys):
     """No new positions in wide spreads, and no increase larger than a share of the usual volume."""
 
     spread: Share | None = None
@@ -107,7 +100,7 @@ class LiquidityMask(_Mask):
     """Bars of that average."""
 
 
-class TurnoverMask(_Mask):
+class TurnoverMask(Keys):
     """A budget of traded notional that is used up by trades and comes back evenly over a window."""
 
     limit: Share
@@ -116,7 +109,7 @@ class TurnoverMask(_Mask):
     """Bars."""
 
 
-class HoldingPeriodMask(_Mask):
+class HoldingPeriodMask(Keys):
     """How often positions may be opened, and how long they may be held."""
 
     minimum: Span | None = None
@@ -125,7 +118,7 @@ class HoldingPeriodMask(_Mask):
     """Closes, from the opening on, at the last of which a position is given up."""
 
 
-class HaltMask(_Mask):
+class HaltMask(Keys):
     """No new positions in named assets, nor for some bars after a large move."""
 
     symbols: tuple[Name, ...] = ()
@@ -136,15 +129,15 @@ class HaltMask(_Mask):
     """For how many bars, that of the move included."""
 
 
-class NoShortMask(_Mask):
+class NoShortMask(Keys):
     """No short positions."""
 
 
-class MaskConfig(_Mask):
+class MaskConfig(Item):
     """One mask: a name and its keys."""
 
-    regime: RegimeMask | None = None
     volatility_cap: VolatilityCapMask | None = None
+    regime: RegimeMask | None = None
     risk_budget: RiskBudgetMask | None = None
     session: SessionMask | None = None
     liquidity: LiquidityMask | None = None
@@ -152,48 +145,3 @@ class MaskConfig(_Mask):
     holding_period: HoldingPeriodMask | None = None
     halt: HaltMask | None = None
     no_short: NoShortMask | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> MaskConfig:
-        if len(self.model_fields_set) != 1:
-            raise ValueError(A_MASK)
-        return self
-
-    @model_serializer
-    def _shown(self) -> dict[str, Any]:
-        return {self.kind: self.values.model_dump(mode="json", exclude_none=True)}
-
-    @property
-    def kind(self) -> str:
-        """Name of the mask."""
-        return next(name for name in MASKS if getattr(self, name) is not None)
-
-    @property
-    def values(self) -> _Mask:
-        """Its keys."""
-        return getattr(self, self.kind)
-
-
-def written_out(masks: Any) -> Any:
-    """A list of masks whose short forms (a name alone, a name without keys) have become mappings."""
-    if not isinstance(masks, list):
-        return masks
-    named = [{mask: {}} if isinstance(mask, str) else mask for mask in masks]
-    return [
-        {name: {} if keys is None else keys for name, keys in mask.items()} if isinstance(mask, dict) else mask
-        for mask in named
-    ]
-
-
-MASKS: dict[str, type[_Mask]] = {
-    "regime": RegimeMask,
-    "volatility_cap": VolatilityCapMask,
-    "risk_budget": RiskBudgetMask,
-    "session": SessionMask,
-    "liquidity": LiquidityMask,
-    "turnover": TurnoverMask,
-    "holding_period": HoldingPeriodMask,
-    "halt": HaltMask,
-    "no_short": NoShortMask,
-}
-"""Name of each mask, and its keys."""

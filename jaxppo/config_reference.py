@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jaxppo.config_masks import MASKS
 from jaxppo.config_schema import Config
-from jaxppo.config_types import accepted, is_section, keys
+from jaxppo.config_types import accepted, is_section, keys, lists
 
 COMMAND = "python -m jaxppo.config_reference > docs/config.md"
 HEAD = f"""\
@@ -28,8 +27,9 @@ def reference() -> str:
     for name, field in Config.model_fields.items():
         if is_section(field):
             parts.append(_table(name, field.annotation.__doc__ or "", dict(keys(field.annotation, f"{name}."))))
-    for name, model in MASKS.items():
-        parts.append(_table(f"masks: {name}", model.__doc__ or "", model.model_fields))
+    for key, item in lists().items():
+        for name, model in item.kinds().items():
+            parts.append(_table(f"{key}: {name}", model.__doc__ or "", model.model_fields))
     return "\n".join(parts)
 
 

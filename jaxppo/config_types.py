@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from jaxppo.config_items import Item, item_of
 from jaxppo.config_schema import Config, Day
 
 SCALARS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -27,6 +28,34 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[st
 def sections() -> dict[str, type[BaseModel]]:
     """Name and model of every section."""
     return {name: field.annotation for name, field in Config.model_fields.items() if is_section(field)}
+
+
+def lists() -> dict[str, type[Item]]:
+    """Name and item of every list of named transforms."""
+    found = {name: item_of(field.annotation) for name, field in Config.model_fields.items()}
+    return {name: item for name, item in found.items() if item is not None}
+
+
+def nested(model: type[BaseModel], path: Sequence[Any]) -> dict[str, FieldInfo]:
+    """Fields of the innermost mapping that the parent of a location in a model leads to."""
+    fields: dict[str, FieldInfo] = {}
+    for part in path:
+        if part not in model.model_fields:
+            continue
+        inner = _model_in(model.model_fields[part].annotation)
+        if inner is None:
+            break
+        model = inner
+        fields = dict(model.model_fields)
+    return fields or dict(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that an annotation holds, itself, in a union or as the values of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(option) for option in typing.get_args(annotation))
+    return next((model for model in found if model is not None), None)
 
 
 def is_section(field: FieldInfo) -> bool:

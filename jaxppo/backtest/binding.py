@@ -112,36 +112,37 @@ def _leave_one_out(
       `[n, 1 + M, A]`, fractions of equity, of that account and of those without one of the masks. Financing, which has
       no asset, is spread evenly.
     """
-    rows, mask_rows, tradable = (
-        jax.tree.map(lambda x, start=start: jax.lax.dynamic_slice_in_dim(x, start, n_bars), table)
-        for table, start in ((params.table, first + 1), (params.masks, first), (params.market.tradable, first))
+    rows = jax.lax.dynamic_slice_in_dim(params.table, first + 1, n_bars)
+    mask_rows, sizing_rows, tradable = jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), (params.masks, params.sizing, params.market.tradable)
     )
     parts, n_assets = env.masks.parts, env.n_assets
     n_accounts = 1 + len(parts)
     fresh = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
-    start = (fresh, env.mask_start(), jnp.zeros((), bool))
+    start = (fresh, env.mask_start(), env.sizing_start(), jnp.zeros((), bool))
     accounts = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_accounts, *x.shape)), start)
     prepared = prepare_bars(policy, net, params, first, n_bars)
     # Account 0 has all masks. It decides M more times, each time without another one, and those decisions are dropped.
     account = jnp.concatenate([jnp.arange(n_accounts), jnp.zeros(len(parts), jnp.int32)])
     left_out = jnp.concatenate([jnp.arange(n_accounts), jnp.arange(1, n_accounts)]) - 1
 
-    def one_bar(carry: tuple[Portfolio, Any, jax.Array], xs: Any) -> tuple[Any, dict[str, jax.Array]]:
-        portfolios, states, dead = carry
-        bar, row, mask_row, now, ready = xs
+    def one_bar(carry: tuple[Portfolio, Any, Any, jax.Array], xs: Any) -> tuple[Any, dict[str, jax.Array]]:
+        portfolios, states, sizing, dead = carry
+        bar, row, mask_row, sizing_row, now, ready = xs
         each, states = jax.vmap(lambda state, portfolio: apply_each(parts, state, mask_row, portfolio))(
             states, portfolios
         )
 
-        def decided(account: jax.Array, left_out: jax.Array) -> tuple[jax.Array, Constraint]:
-            portfolio, own, gone = jax.tree.map(lambda x: x[account], (portfolios, each, dead))
+        def decided(account: jax.Array, left_out: jax.Array) -> tuple[jax.Array, Constraint, Any]:
+            portfolio, own, sizes, gone = jax.tree.map(lambda x: x[account], (portfolios, each, sizing, dead))
             limits = no_limits(n_assets)
             for number, one in enumerate(own):
                 limits = intersection(limits, unless(one, left_out == number))
             constraint = constrain(limits, portfolio, now, bar)
             seen = env.observe_portfolio(bar, portfolio, now, constraint)
             wanted, hold = decide_without_randomness(policy, env, net, portfolio, seen, ready, constraint, decision)
-            return enforced(constraint, wanted, hold | gone), constraint
+            wanted, hold, sizes = env.size(sizes, sizing_row, portfolio, wanted, hold)
+            return enforced(constraint, wanted, hold | gone), constraint, sizes
 
         def lived(
             portfolio: Portfolio, weights: jax.Array, constraint: Constraint, gone: jax.Array
@@ -152,12 +153,12 @@ def _leave_one_out(
             paid = fills.costs.total() + fills.financing / n_assets
             return after, gone | fills.liquidated, {"exposure": jnp.abs(weights_of(after)), "costs": paid / equity}
 
-        weights, constraints = jax.vmap(decided)(account, left_out)
+        weights, constraints, sizes = jax.vmap(decided)(account, left_out)
         own, others = weights[:n_accounts], weights[n_accounts:]
-        kept = jax.tree.map(lambda x: x[:n_accounts], constraints)
+        kept, sizing = jax.tree.map(lambda x: x[:n_accounts], (constraints, sizes))
         portfolios, dead, line = jax.vmap(lived)(portfolios, own, kept, dead)
         line["bound"] = jnp.abs(others - own[:1]) > SAME
-        return (portfolios, states, dead), line
+        return (portfolios, states, sizing, dead), line
 
-    xs = (first + jnp.arange(n_bars), rows, mask_rows, tradable, prepared)
+    xs = (first + jnp.arange(n_bars), rows, mask_rows, sizing_rows, tradable, prepared)
     return jax.lax.scan(one_bar, accounts, xs)[1]

@@ -79,21 +79,25 @@ def simulate(
       params: the market and its costs.
       first: `[]` int32, first decision bar.
       n_bars: static number of bars; `first + n_bars` must be a bar of the market.
-      limited: False leaves the masks of the environment out.
+      limited: False leaves the masks and the sizing of the environment out.
     """
-    mask_rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), params.masks)
+    mask_rows, sizing_rows = jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), (params.masks, params.sizing)
+    )
     rows = jax.lax.dynamic_slice_in_dim(params.table, first + 1, n_bars)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, first, n_bars)
     start = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
 
-    def one_bar(carry: tuple[Portfolio, jax.Array, Any], xs: Any) -> tuple[Any, Ledger]:
-        portfolio, dead, masks = carry
-        offset, row, mask_row, tradable_now, own = xs
+    def one_bar(carry: tuple[Portfolio, jax.Array, Any, Any], xs: Any) -> tuple[Any, Ledger]:
+        portfolio, dead, masks, sizing = carry
+        offset, row, mask_row, sizing_row, tradable_now, own = xs
         constraint = None
         if limited:
             constraint, masks = env.limit(masks, mask_row, first + offset, portfolio, tradable_now)
         seen = env.observe_portfolio(first + offset, portfolio, tradable_now, constraint)
         weights, hold = decide(portfolio, seen, own, constraint)
+        if limited:
+            weights, hold, sizing = env.size(sizing, sizing_row, portfolio, weights, hold)
         after, fills, _ = env.settle(portfolio, weights, hold | dead, tradable_now, row, params.costs, constraint)
         dead = dead | fills.liquidated
         before = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
@@ -109,10 +113,11 @@ def simulate(
             turnover=traded / before,
             liquidated=dead,
         )
-        return (after, dead, masks), line
+        return (after, dead, masks, sizing), line
 
-    xs = (jnp.arange(n_bars), rows, mask_rows, tradable, inputs)
-    (_, dead, _), lines = jax.lax.scan(one_bar, (start, jnp.zeros((), bool), env.mask_start()), xs)
+    xs = (jnp.arange(n_bars), rows, mask_rows, sizing_rows, tradable, inputs)
+    carry = (start, jnp.zeros((), bool), env.mask_start(), env.sizing_start())
+    (_, dead, _, _), lines = jax.lax.scan(one_bar, carry, xs)
     equity = jnp.concatenate([start.equity[None], lines.equity])
     return lines.replace(equity=equity, liquidated=dead)
 

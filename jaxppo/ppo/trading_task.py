@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,12 +47,16 @@ class PathState:
       time: `[]` int32, bars since the episode began.
       portfolio: `[K]` accounts.
       masks: `[K]` states of the environment's mask transform.
+      sizing: `[K]` states of its sizing transform.
+      rewards: `[K]` states of its reward transform.
     """
 
     bar: jax.Array
     time: jax.Array
     portfolio: Portfolio
     masks: Any = ()
+    sizing: Any = ()
+    rewards: Any = ()
 
 
 def trading_task(
@@ -90,7 +95,7 @@ def trading_task(
         )(states, prepared, key_act)
         hindsight = market_ahead(params, states.bar, config) if config.hindsight_critic else None
         value = _values(policy, net, prepared, seen, hindsight, at_once)
-        states = jax.vmap(lambda path, key: _restarted(env, params, config, path, key))(moved, key_start)
+        states, cut = jax.vmap(lambda path, key: _restarted(env, params, config, path, key))(moved, key_start)
         seen = jax.tree.map(lambda x: x[:, :-1], seen)
         hindsight = None if hindsight is None else hindsight[:, :-1]
         rollout = Rollout(
@@ -98,7 +103,7 @@ def trading_task(
             hindsight=hindsight,
             value=value[:, :-1],
             value_after=value[:, 1:],
-            truncated=jnp.zeros_like(out["terminated"]),
+            truncated=jnp.zeros_like(out["terminated"]).at[:, -1].set(cut[:, None]),
             **out,
         )
         return states, rollout
@@ -132,8 +137,9 @@ def start_path(env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.A
     price, tradable = params.market.close[bar], params.market.tradable[bar]
     keys = jax.random.split(key_portfolio, n_portfolios)
     portfolio = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None))(keys, price, tradable, params)
-    masks = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), env.mask_start())
-    return PathState(bar=bar, time=jnp.zeros((), jnp.int32), portfolio=portfolio, masks=masks)
+    fresh = (env.mask_start(), env.sizing_start(), env.rewards_start())
+    states = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), fresh)
+    return PathState(bar, jnp.zeros((), jnp.int32), portfolio, *states)
 
 
 def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Array:
@@ -240,18 +246,22 @@ def collect_path(
     uniform = jax.random.uniform(key, (chunk, n_portfolios, n_components))
     rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
-    mask_rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), params.masks)
+    mask_rows, sizing_rows = jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), (params.masks, params.sizing)
+    )
+    fresh = (env.mask_start(), env.sizing_start(), env.rewards_start())
     see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, 0))
     settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None, 0))
     limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None))
+    size = jax.vmap(env.size, in_axes=(0, None, 0, 0, 0))
 
     def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         draws = u.reshape(-1, 2 if env.actions == "band" else 1)
         return choose(env, distribution, mask, constraint, lambda own, place: own.sample(draws[place].reshape(-1)))
 
     def one_bar(carry: tuple[Portfolio, Any], xs: Any) -> tuple[tuple[Portfolio, Any], Any]:
-        portfolio, masks = carry
-        offset, ready, tradable_now, row, mask_row, u = xs
+        portfolio, (masks, sizing, rewards) = carry
+        offset, ready, tradable_now, row, mask_row, sizing_row, u = xs
         bar = state.bar + offset
         constraint, masks = limit(masks, mask_row, bar, portfolio, tradable_now)
         seen = see(bar, portfolio, tradable_now, constraint)
@@ -259,33 +269,32 @@ def collect_path(
         action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
         seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
         weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio, constraint)
+        weights, hold, sizing = size(sizing, sizing_row, portfolio, weights, hold)
         after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
-        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        outcome = jax.vmap(env.outcome)(portfolio, after, fills, log_growth)
+        reward, rewards = jax.vmap(env.reward, in_axes=(0, 0, None))(rewards, outcome, params)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
         restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)
-        masks = jax.vmap(partial(_where, new=env.mask_start()))(ended, masks)
-        info = {
-            "log_growth": log_growth,
-            "turnover": jnp.sum(jnp.abs(fills.quantity) * fills.price, axis=-1) / equity,
-            "costs": (jnp.sum(fills.costs.total(), axis=-1) + fills.financing) / equity,
-            "exposure": seen.account[..., 0],
-        }
+        states = jax.vmap(partial(_where, new=fresh))(ended, (masks, sizing, rewards))
+        info = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        info["exposure"] = seen.account[..., 0]
         out = {
             "action": action,
             "behaviour": distribution,
             "log_prob": distribution.log_prob(action),
-            "reward": env.utility(log_growth, params),
+            "reward": reward,
             "terminated": ended,
             "info": info,
         }
-        return (restarted, masks), (seen, out)
+        return (restarted, states), (seen, out)
 
-    xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, mask_rows, uniform)
-    (portfolio, masks), (seen, out) = jax.lax.scan(one_bar, (state.portfolio, state.masks), xs)
+    xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, mask_rows, sizing_rows, uniform)
+    carried = (state.masks, state.sizing, state.rewards)
+    (portfolio, carried), (seen, out) = jax.lax.scan(one_bar, (state.portfolio, carried), xs)
     # Only the value is read of the last one, and masks do not reach it.
     last = see(state.bar + chunk, portfolio, tradable[-1], None)
     seen = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, last)
-    moved = state.replace(bar=state.bar + chunk, time=state.time + chunk, portfolio=portfolio, masks=masks)
+    moved = PathState(state.bar + chunk, state.time + chunk, portfolio, *carried)
     return moved, seen, out
 
 
@@ -320,11 +329,16 @@ def _replaced(portfolio: Portfolio, gone: jax.Array, cash: jax.Array, rule: Fill
     return jax.vmap(one)(portfolio, gone)
 
 
-def _restarted(env: TradingEnv, params: EnvParams, config: PPOConfig, path: PathState, key: jax.Array) -> PathState:
-    """A new episode if that of the path is truncated or its period has no room for another chunk. Consumes `key`."""
+def _restarted(
+    env: TradingEnv, params: EnvParams, config: PPOConfig, path: PathState, key: jax.Array
+) -> tuple[PathState, jax.Array]:
+    """A new episode if that of the path is truncated or its period has no room for another chunk, and if so `[]`.
+
+    Consumes `key`.
+    """
     ended = (path.time >= params.max_steps_in_episode) | (path.bar + config.chunk > params.last_bar)
     fresh = start_path(env, params, config.portfolios, key)
-    return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, path)
+    return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, path), ended
 
 
 def _metrics(rollout: Rollout) -> dict[str, jax.Array]:

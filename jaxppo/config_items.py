@@ -1,0 +1,71 @@
+"""Lists of named transforms in a configuration, such as `masks: [{volatility_cap: {target: 0.15}}, no_short]`."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
+
+
+class Keys(BaseModel):
+    """The keys of one item."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Item(Keys):
+    """One item of a list: a name and its keys. A subclass has a field `NAME: ItsKeys | None = None` for every name."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Item:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(self.form())
+        return self
+
+    @model_serializer
+    def _shown(self) -> dict[str, Any]:
+        return {self.kind: self.values.model_dump(mode="json", exclude_none=True)}
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def values(self) -> Keys:
+        """Its keys."""
+        return getattr(self, self.kind)
+
+    @classmethod
+    def form(cls) -> str:
+        """What an item looks like, in words."""
+        name, model = next(iter(cls.kinds().items()))
+        key = next(iter(model.model_fields), None)
+        return (
+            f"one name, with its keys if it has any, such as {{{name}: {'{}' if key is None else f'{{{key}: ...}}'}}}"
+        )
+
+    @classmethod
+    def kinds(cls) -> dict[str, type[Keys]]:
+        """Name and keys of every kind of item."""
+        return {name: typing.get_args(field.annotation)[0] for name, field in cls.model_fields.items()}
+
+
+def item_of(annotation: Any) -> type[Item] | None:
+    """The class of the items of `tuple[ITEM, ...]`; None for any other annotation."""
+    found = typing.get_args(annotation)[:1] if typing.get_origin(annotation) is tuple else ()
+    return found[0] if found and isinstance(found[0], type) and issubclass(found[0], Item) else None
+
+
+def written_out(items: Any) -> Any:
+    """A list of items whose short forms (a name alone, a name without keys) have become mappings."""
+    if not isinstance(items, list):
+        return items
+    named = [{item: {}} if isinstance(item, str) else item for item in items]
+    return [
+        {name: {} if keys is None else keys for name, keys in item.items()} if isinstance(item, dict) else item
+        for item in named
+    ]
