@@ -73,8 +73,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         (envs.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
         decides, what is executed is the nearest decision within the limits.
       sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state` and
-        `apply(state, row, portfolio, weights, hold) -> (weights, hold, state)`, such as those of `jaxppo.risk.sizing`;
-        its table comes with `make_params`.
+        `apply(state, row, portfolio, weights, hold) -> (weights, state)`, such as those of `jaxppo.risk.sizing`; its
+        table comes with `make_params`.
       rewards: shapes the reward: a transform with `init() -> state` and `apply(state, reward, outcome) -> (reward,
         state)`, such as those of `jaxppo.risk.rewards`.
 
@@ -276,7 +276,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         """
         if self.sizing is None:
             return weights, hold, state
-        return self.sizing.apply(state, row, portfolio, weights, hold)
+        present = expected_weights(portfolio)
+        sized, state = self.sizing.apply(state, row, portfolio, jnp.where(hold, present, weights), hold)
+        return sized, hold & (sized == present), state
 
     def sizing_start(self) -> Any:
         """State of the sizing transform at the start of an episode."""
