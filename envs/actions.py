@@ -77,14 +77,14 @@ class TargetActions:
         Args:
           action: see the class docstring; a band's edges may also come flat, `[2 A]`, those of an asset side by side.
           portfolio: at the close of the decision bar; a band and a bucket count its outstanding orders as filled.
-          constraint: what the masks allow; what holding leaves is then what a band holds and a bucket cuts.
+          constraint: what the account may do; what holding stands for is then what a band holds and a bucket cuts.
         """
         if self.actions == "hierarchical":
-            keep = expected_weights(portfolio) if constraint is None else constraint.keep
+            keep = expected_weights(portfolio) if constraint is None else constraint.present
             weights = jax.vmap(self.bucket_targets)(keep)[jnp.arange(self.n_assets), action[0], action[1:]]
             return weights, (action[0] == self.num_buckets - 1) & (action[1:] == HOLD)
         if self.actions != "discrete":
-            present = expected_weights(portfolio) if constraint is None else constraint.keep
+            present = expected_weights(portfolio) if constraint is None else constraint.present
             edges = jnp.reshape(action, (self.n_assets, -1)) * self.position_limit
             low, high = self.levels[0] * self.position_limit, self.levels[-1] * self.position_limit
             if constraint is not None:
@@ -132,9 +132,9 @@ class TargetActions:
         Args:
           probabilities: `[A, num_actions]`, or `[A, num_buckets, num_actions]` of bucket and own action together.
           portfolio: at the close of the decision bar.
-          constraint: what the masks allow; what holding leaves then counts as the present weight.
+          constraint: what the account may do; what holding stands for then counts as the present weight.
         """
-        present = expected_weights(portfolio) if constraint is None else constraint.keep
+        present = expected_weights(portfolio) if constraint is None else constraint.present
         if self.actions == "hierarchical":
             mean = jnp.sum(probabilities * jax.vmap(self.bucket_targets)(present), axis=(-2, -1))
             return mean, probabilities[:, -1, HOLD] == 1.0

@@ -12,7 +12,7 @@ from gymnax.environments import environment, spaces
 from envs import features, simulators
 from envs.actions import TargetActions
 from envs.execution import Costs, make_costs, pack_bars, unpack_bar
-from envs.limits import Constraint, constrain, enforced
+from envs.limits import Constraint, Limits, constrain, enforced, no_limits
 from envs.market import MarketData
 from envs.portfolio import (
     FillRule,
@@ -70,9 +70,10 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (envs.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
         decides, what is executed is the nearest decision within the limits.
-      sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state` and
-        `apply(state, row, portfolio, weights, hold) -> (weights, state)`, such as those of `jaxppo.risk.sizing`; its
-        table comes with `make_params`.
+      sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state`,
+        `behind(state, portfolio) -> targets` and `apply(state, row, portfolio, weights, hold) -> (weights, state)`,
+        such as those that `jaxppo.risk.sizing.chain` makes; its table comes with `make_params`. Bands, buckets and the
+        mean of targets then count a position as the target behind it.
       rewards: shapes the reward: a transform with `init() -> state` and `apply(state, reward, outcome) -> (reward,
         state)`, such as those of `jaxppo.risk.rewards`.
 
@@ -214,9 +215,11 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
     # The pieces that every caller shares: one decision, one bar.
 
     def limit(
-        self, state: Any, row: Any, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array
+        self, state: Any, row: Any, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, sizing: Any = ()
     ) -> tuple[Constraint | None, Any]:
-        """What the masks allow one account at the close of `bar`, None for everything, and their next state.
+        """What one account may do at the close of `bar`, and the next state of the masks.
+
+        None for everything, without masks and sizing.
 
         Args:
           state: of the mask transform.
@@ -224,11 +227,21 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
           bar: `[]` int32.
           portfolio: at its close.
           tradable: `[A]` bool of the bar.
+          sizing: state of the sizing transform.
         """
-        if self.masks is None:
+        if self.masks is None and self.sizing is None:
             return None, state
-        limits, state = self.masks.apply(state, row, portfolio)
-        return constrain(limits, portfolio, tradable, bar), state
+        limits = no_limits(self.n_assets)
+        if self.masks is not None:
+            limits, state = self.masks.apply(state, row, portfolio)
+        return self.constraint(limits, bar, portfolio, tradable, sizing), state
+
+    def constraint(
+        self, limits: Limits, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, sizing: Any
+    ) -> Constraint:
+        """What `limits` allow one account, and what holding stands for; arguments as in `limit`."""
+        allowed = constrain(limits, portfolio, tradable, bar)
+        return allowed if self.sizing is None else allowed.replace(held=self.sizing.behind(sizing, portfolio))
 
     def mask_start(self) -> Any:
         """State of the mask transform at the start of an episode."""
@@ -337,7 +350,7 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
             bar=bar,
             asset=jnp.stack([weights, orders, tradable.astype(jnp.float32)], axis=-1),
             account=account,
-            mask=self.action_mask(tradable, constraint),
+            mask=self.action_mask(tradable, None if self.masks is None else constraint),
         )
 
     def start_portfolio(
@@ -459,7 +472,8 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
 
     def _limit(self, state: EnvState, params: EnvParams) -> tuple[Constraint | None, Any]:
         row = jax.tree.map(lambda x: x[state.bar], params.masks)
-        return self.limit(state.masks, row, state.bar, state.portfolio, params.market.tradable[state.bar])
+        tradable = params.market.tradable[state.bar]
+        return self.limit(state.masks, row, state.bar, state.portfolio, tradable, state.sizing)
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Space:
         """See the class docstring."""
