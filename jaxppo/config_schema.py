@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jaxppo.config_masks import MaskConfig
+from jaxppo.config_monitor import MonitorConfig, check_monitor
+from jaxppo.config_rewards import RewardConfig, check_rewards
 
 LARGEST = 1e15
 """Bound of every number: float32 arithmetic on larger ones overflows."""
@@ -360,6 +362,11 @@ class Config(_Section):
     costs: CostsConfig = CostsConfig()
     masks: tuple[MaskConfig, ...] = ()
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
+    rewards: tuple[RewardConfig, ...] = ()
+    """What training is rewarded for, in order, such as `[differential_sharpe, {drawdown_penalty: {weight: 0.5}}]`; absent:
+    utility of the growth of equity."""
+    monitor: tuple[MonitorConfig, ...] = ()
+    """Limits watched at every step, such as `[{drawdown: {limit: 0.2, stop: true}}]`."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
@@ -427,6 +434,12 @@ class Config(_Section):
                         f"masks[{number}].regime names {name}, which regimes.states {n} never gives; it gives "
                         f"{', '.join(met)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_and_monitor_fit(self) -> Config:
+        check_rewards(self.rewards, self.env.name, self.env.risk_aversion)
+        check_monitor(self.monitor, self.env.name)
         return self
 
     @model_validator(mode="after")

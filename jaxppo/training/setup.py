@@ -30,6 +30,8 @@ from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
+from jaxppo.risk.from_config import make_monitor, make_rewards
+from jaxppo.risk.monitor import UNWATCHED, Monitor
 from jaxppo.training.periods import Period, split_periods
 from jaxppo.training.regimes import find_regimes
 
@@ -55,6 +57,7 @@ class Setup:
       ppo: hyper-parameters with the device's choices filled in.
       devices: devices to train on.
       regimes: `[T, A, 4]` probabilities of the regimes at every close; None without regimes.
+      monitor: the watched limits.
     """
 
     config: Config
@@ -68,6 +71,7 @@ class Setup:
     ppo: PPOConfig
     devices: list[jax.Device]
     regimes: jax.Array | None = None
+    monitor: Monitor = UNWATCHED
 
     def period_params(self, name: str) -> EnvParams:
         """`params` restricted to a period."""
@@ -125,6 +129,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     devices = select_devices(config)
     encoder = _encoder_config(config, devices[0].platform)
     masks = _masks(config, market)
+    annual = periods_per_year(market)
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
     env = TradingEnv(
         n_assets=market.n_assets,
@@ -139,6 +144,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
         masks=masks,
+        rewards=make_rewards(config.rewards, annual),
     )
     costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
@@ -157,7 +163,6 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         encoder = dataclasses.replace(encoder, bar_seconds=config.policy.bar_seconds)
     regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed)
     config = config.model_copy(update={"regimes": found})
-    annual = periods_per_year(market)
     params = env.make_params(
         market,
         costs,
@@ -181,6 +186,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         ppo=ppo,
         devices=devices,
         regimes=regimes,
+        monitor=make_monitor(config.monitor, annual),
     )
 
 
