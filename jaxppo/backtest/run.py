@@ -150,9 +150,7 @@ def _check_overrides(saved: Config, config: Config) -> None:
         if before == after:
             continue
         if isinstance(before, tuple):
-            raise ConfigError(
-                f"--{name} differ from those that the run was trained with; an evaluation cannot change them"
-            )
+            raise ConfigError(f"--{name} are not those of the run's training; an evaluation cannot change them")
         changed = next(key for key in type(before).model_fields if getattr(before, key) != getattr(after, key))
         raise ConfigError(
             f"--{name}.{changed} is {getattr(after, changed)!r}, but the run was trained with "

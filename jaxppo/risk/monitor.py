@@ -88,8 +88,8 @@ def volatility(
 
         v' = v + 2 / (span + 1) (r^2 - v)
 
-    An account without positions has none, so it starts at 0: a limit takes some bars to be reached, and one large return
-    is no alarm by itself.
+    An account without positions has none, so it starts at 0: a limit takes some bars to be reached, and one large
+    return is no alarm by itself.
 
     Args:
       limit: per year, fraction of equity, > 0.

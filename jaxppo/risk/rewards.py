@@ -4,13 +4,14 @@ In the manner of optax: a factory with static hyper-parameters returns a `Reward
 order. Everything is written for one account; `vmap` over accounts. The state belongs to an episode: the environment
 starts it anew with every one, also when a liquidated account begins another.
 
-What a transform estimates (moments, a quantile) it follows by steps of size `max(rate, 1 / (warmup + n))` after n bars:
-the start, which comes from a usual `volatility`, counts as `warmup` bars and is forgotten. Rewards are therefore defined
-from the first bar on, also of an account that has not traded yet, and need no bars without one.
+What a transform estimates (moments, a quantile) it follows by steps of size `max(rate, 1 / (warmup + n))` after n
+bars: the start, which comes from a usual `volatility`, counts as `warmup` bars and is forgotten. Rewards are therefore
+defined from the first bar on, also of an account that has not traded yet, and need no bars without one.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -51,11 +52,9 @@ def chain(*transforms: RewardTransform) -> RewardTransform:
     Raises:
       ValueError: a transform that replaces the reward is not the first, so that those before it would do nothing.
     """
-    for before, transform in zip(transforms, transforms[1:], strict=False):
+    for before, transform in itertools.pairwise(transforms):
         if transform.replaces:
-            raise ValueError(
-                f"{transform.name} replaces the reward and must come first; {before.name} would do nothing"
-            )
+            raise ValueError(f"{transform.name} replaces the reward and must come first, not after {before.name}")
 
     def init() -> Any:
         return tuple(transform.init() for transform in transforms)

@@ -19,7 +19,7 @@ def breached_in(monitor: Monitor, row: Mapping[str, float]) -> str:
     """
     counts = {limit.name: row[f"monitor_{limit.name}_breached"] for limit in monitor.limits}
     return " ".join(
-        f"{name} {count:,.0f}x, worst {row[f'monitor_{name}_worst']:.3g}" for name, count in counts.items() if count
+        f"{name} {count:,.0f}x (worst {row[f'monitor_{name}_worst']:.3g})" for name, count in counts.items() if count
     )
 
 

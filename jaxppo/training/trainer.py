@@ -126,8 +126,8 @@ def train(
     """Trains, validates, and evaluates once on the test period.
 
     At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one. A
-    watched limit that says `stop` ends training after the iteration in which an account breached it; what is evaluated is
-    then the best policy so far.
+    watched limit that says `stop` ends training after the iteration in which an account breached it; what is evaluated
+    is then the best policy so far.
 
     Args:
       config: the run.
