@@ -52,8 +52,8 @@ def stopped_by(monitor: Monitor, levels: Mapping[str, np.ndarray], closes: Seque
 def breaches(figures: Figures, n_bars: int) -> tuple[str, ...]:
     """A sentence for every limit that was breached."""
     return tuple(
-        f"Beyond a watched limit: {name} exceeded {percent(row['limit'])} at {row['breached']} of {n_bars} closes, first "
-        f"{row['first_breach']}; the worst was {percent(row['worst'])}."
+        f"Beyond a watched limit: {name} exceeded {percent(row['limit'])} at {row['breached']} of {n_bars} closes, "
+        f"first {row['first_breach']}; the worst was {percent(row['worst'])}."
         for name, row in figures.items()
         if row["breached"]
     )
@@ -62,8 +62,8 @@ def breaches(figures: Figures, n_bars: int) -> tuple[str, ...]:
 def stop_sentence(stopped: Mapping[str, Any]) -> str:
     """What a stop did."""
     return (
-        f"The agent was stopped at {stopped['at']}: {stopped['limit']} reached {percent(stopped['level'])}, where at most "
-        f"{percent(stopped['allowed'])} is allowed. Its positions were closed; it stays out of the market from then on."
+        f"The agent was stopped at {stopped['at']}: {stopped['limit']} reached {percent(stopped['level'])}, where at "
+        f"most {percent(stopped['allowed'])} is allowed. Its positions were closed; it stays out of the market from then on."
     )
 
 
