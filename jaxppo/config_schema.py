@@ -363,7 +363,7 @@ class Config(_Section):
     masks: tuple[MaskConfig, ...] = ()
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
     rewards: tuple[RewardConfig, ...] = ()
-    """What shapes the reward of training, such as `[differential_sharpe, {drawdown_penalty: {weight: 0.5}}]`; in order."""
+    """What shapes the reward of training, in order: `[differential_sharpe, {drawdown_penalty: {weight: 0.5}}]`."""
     monitor: tuple[MonitorConfig, ...] = ()
     """Limits watched at every step, such as `[{drawdown: {limit: 0.2, stop: true}}]`."""
     policy: PolicyConfig = PolicyConfig()

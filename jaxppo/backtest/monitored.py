@@ -63,7 +63,7 @@ def stop_sentence(stopped: Mapping[str, Any]) -> str:
     """What a stop did."""
     return (
         f"The agent was stopped at {stopped['at']}: {stopped['limit']} reached {percent(stopped['level'])}, where at "
-        f"most {percent(stopped['allowed'])} is allowed. Its positions were closed; it stays out of the market from then on."
+        f"most {percent(stopped['allowed'])} is allowed. Its positions were closed; it stays out of the market."
     )
 
 
