@@ -208,10 +208,11 @@ def cvar_penalty(
 
     where q follows the quantile of the account's own losses by stochastic approximation,
 
-        q' = q + step m (1{L > q} / (1 - level) - 1),
+        q' = q + step max(m, |q| / 2) (1{L > q} / (1 - level) - 1),
 
-    with the mean absolute loss m as the scale. At the quantile the mean of the term is at its least, which is the CVaR:
-    to first order an account gains nothing by moving q. (Without q itself in the term it would, by losing more often.)
+    with the mean absolute loss m, or half of q, as the scale, so that steps fit any account and q goes to 0 with its
+    losses when it stops trading. At the quantile the mean of the term is at its least, which is the CVaR: to first
+    order an account gains nothing by moving q. (Without q itself in the term it would, by losing more often.)
 
     Args:
       weight: reward per unit of CVaR, >= 0.
@@ -234,7 +235,8 @@ def cvar_penalty(
         step = _step(rate, warmup, state.bars, state.scale)
         loss = -jnp.expm1(outcome.log_growth)
         term = state.quantile + jnp.maximum(loss - state.quantile, 0.0) / tail
-        moved = state.quantile + step * state.scale * (jnp.where(loss > state.quantile, 1.0 / tail, 0.0) - 1.0)
+        unit = jnp.maximum(state.scale, 0.5 * jnp.abs(state.quantile))
+        moved = state.quantile + step * unit * (jnp.where(loss > state.quantile, 1.0 / tail, 0.0) - 1.0)
         followed = state.scale + step * (jnp.abs(loss) - state.scale)
         return reward - weight * term, QuantileState(moved, followed, state.bars + 1)
 
