@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jaxppo.config_masks import MaskConfig
+from jaxppo.config_monitor import MonitorConfig, check_monitor
+from jaxppo.config_rewards import RewardConfig, check_rewards
 from jaxppo.config_sizing import SizingConfig, check_order
 
 LARGEST = 1e15
@@ -363,6 +365,10 @@ class Config(_Section):
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
     sizing: tuple[SizingConfig, ...] = ()
     """What becomes of targets before they are traded, in order, such as `[{volatility_target: {target: 0.1}}]`."""
+    rewards: tuple[RewardConfig, ...] = ()
+    """What shapes the reward of training, in order: `[differential_sharpe, {drawdown_penalty: {weight: 0.5}}]`."""
+    monitor: tuple[MonitorConfig, ...] = ()
+    """Limits watched at every step, such as `[{drawdown: {limit: 0.2, stop: true}}]`."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
@@ -448,6 +454,12 @@ class Config(_Section):
                     f"env.fill_price is {self.env.fill_price}; sizing[{number}].drawdown_control needs env.fill_price "
                     "next_open"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_and_monitor_fit(self) -> Config:
+        check_rewards(self.rewards, self.env.name, self.env.risk_aversion)
+        check_monitor(self.monitor, self.env.name)
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.backtest import monitored
 from jaxppo.backtest.binding import MaskEffect, mask_effects
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
@@ -59,7 +60,7 @@ def limits_of(setup: Setup, policy: Policy, net: Params, period: str) -> dict[st
 def _run(setup: Setup, policy: Policy, net: Params, period: str) -> Ledger:
     where = setup.periods[period]
     first, decision = jnp.int32(where.first), setup.config.evaluation.decision
-    return run_policy(policy, setup.env, net, setup.params, first, where.n_bars, decision)
+    return run_policy(policy, setup.env, net, setup.params, first, where.n_bars, decision, setup.monitor)
 
 
 def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") -> Evaluation:
@@ -67,9 +68,9 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
     where, chosen = setup.periods[period], setup.config.evaluation
     first = jnp.int32(where.first)
     agent = _run(setup, policy, net, period)
-    baselines = run_baselines(
-        setup.env, setup.params, first, where.n_bars, setup.periods_per_year, jnp.float32(chosen.target_volatility)
-    )
+    target = jnp.float32(chosen.target_volatility)
+    annual, monitor = setup.periods_per_year, setup.monitor
+    baselines = run_baselines(setup.env, setup.params, first, where.n_bars, annual, target, monitor)
     ledgers = jax.device_get({"agent": agent, **baselines})
     key = jax.random.key(setup.config.seed)
     figures = {}
@@ -92,6 +93,11 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
         )
     times = setup.market.info.timestamps
     times = times[where.first : where.last + 1] if len(times) else times
+    if monitor.limits:
+        closes = [_time_name(times, 1 + i, where.first + 1 + i) for i in range(where.n_bars)]
+        for name, ledger in ledgers.items():
+            figures[name]["monitor"] = monitored.watched_figures(monitor, ledger.levels, closes)
+        figures["agent"]["stopped"] = monitored.stopped_by(monitor, ledgers["agent"].levels, closes)
     span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
     baseline = {name: figures[name] for name in baselines}
     effects = limits_of(setup, policy, net, period)
@@ -135,6 +141,8 @@ def report(
             warnings=_warnings(setup, result),
             inspection=inspection,
             masks=result.masks,
+            watched={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
+            stopped=result.summary.get("stopped"),
         ),
     )
 
@@ -151,6 +159,8 @@ def describe(summary: dict[str, Any]) -> str:
             f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>10.1%}"
             f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
         )
+    if "monitor" in summary:
+        lines.append(monitored.one_line(summary["monitor"], summary["stopped"]))
     return "\n".join(lines)
 
 
@@ -168,6 +178,9 @@ def _warnings(setup: Setup, result: Evaluation) -> tuple[str, ...]:
         )
     if result.ledgers["agent"].liquidated:
         found.append("The agent's account was liquidated; it stays out of the market from then on.")
+    found += monitored.breaches(result.summary.get("monitor", {}), result.summary["n_bars"])
+    if result.summary.get("stopped"):
+        found.append(monitored.stop_sentence(result.summary["stopped"]))
     return tuple(found)
 
 

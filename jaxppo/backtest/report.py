@@ -18,7 +18,7 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 
 from envs.features import REGIMES
-from jaxppo.backtest import figures
+from jaxppo.backtest import figures, monitored
 from jaxppo.backtest.binding import MaskEffect
 from jaxppo.backtest.formatting import (
     METRICS,
@@ -68,6 +68,8 @@ class ReportData:
       level: coverage of all the intervals, in (0, 1).
       inspection: what the policy looks at; None leaves it out.
       masks: mask -> what it did; empty without masks.
+      watched: strategy -> watched limit -> its figures, see `jaxppo.backtest.monitored`; empty without limits.
+      stopped: the breach that stopped the agent; None without one.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -89,6 +91,8 @@ class ReportData:
     level: float = 0.95
     inspection: Inspection | None = None
     masks: Mapping[str, MaskEffect] = dataclasses.field(default_factory=dict)
+    watched: Mapping[str, monitored.Figures] = dataclasses.field(default_factory=dict)
+    stopped: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -144,6 +148,7 @@ def render(data: ReportData) -> str:
         ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
         ("Costs", _costs(data)),
         ("Limits", _limits(data)),
+        ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
         ("Training", _figure_html("training", figures.training_figure(data.training))),
         ("Data", _data_table(data.data_report)),

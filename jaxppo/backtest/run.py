@@ -19,8 +19,8 @@ from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices
 
-LEARNED = ("policy", "ppo", "features", "regimes", "training")
-"""Sections that are settled once a run is trained."""
+LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "training")
+"""What is settled once a run is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +147,15 @@ def _check_overrides(saved: Config, config: Config) -> None:
     """
     for name in LEARNED:
         before, after = getattr(saved, name), getattr(config, name)
-        changed = next((key for key in type(before).model_fields if getattr(before, key) != getattr(after, key)), None)
-        if changed is not None:
-            raise ConfigError(
-                f"--{name}.{changed} is {getattr(after, changed)!r}, but the run was trained with "
-                f"{getattr(before, changed)!r}; an evaluation cannot change {', '.join(LEARNED)}"
-            )
+        if before == after:
+            continue
+        if isinstance(before, tuple):
+            raise ConfigError(f"--{name} are not those of the run's training; an evaluation cannot change them")
+        changed = next(key for key in type(before).model_fields if getattr(before, key) != getattr(after, key))
+        raise ConfigError(
+            f"--{name}.{changed} is {getattr(after, changed)!r}, but the run was trained with "
+            f"{getattr(before, changed)!r}; an evaluation cannot change {', '.join(LEARNED)}"
+        )
 
 
 def _on_one_device(config: Config) -> Config:

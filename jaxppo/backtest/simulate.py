@@ -22,6 +22,7 @@ from envs.types import EnvParams, Observation
 from jaxppo.masks.choose import choose
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.trading_task import encode_paths
+from jaxppo.risk.monitor import UNWATCHED, Monitor
 
 Decide = Callable[[Portfolio, Observation, Any, Constraint | None], tuple[jax.Array, jax.Array]]
 BLOCK = 256
@@ -40,6 +41,7 @@ class Ledger:
       financing: `[n]` currency, borrow fee and margin interest.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
+      levels: watched limit -> `[n]` level after each bar.
     """
 
     equity: jax.Array
@@ -50,6 +52,7 @@ class Ledger:
     financing: jax.Array
     turnover: jax.Array
     liquidated: jax.Array
+    levels: dict[str, jax.Array] = struct.field(default_factory=dict)
 
     @property
     def returns(self) -> np.ndarray:
@@ -68,6 +71,7 @@ def simulate(
     n_bars: int,
     *,
     limited: bool = True,
+    monitor: Monitor = UNWATCHED,
 ) -> Ledger:
     """Runs a rule from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`.
 
@@ -79,7 +83,9 @@ def simulate(
       params: the market and its costs.
       first: `[]` int32, first decision bar.
       n_bars: static number of bars; `first + n_bars` must be a bar of the market.
-      limited: False leaves the masks and the sizing of the environment out.
+      limited: False leaves the masks and the sizing of the environment out, and what the monitor stops goes on.
+      monitor: limits watched after every bar. Once one that says `stop` is breached, all positions are closed at the
+        next fill, as fast as the market takes them, and the account stays out of the market from then on.
     """
     mask_rows, sizing_rows = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), (params.masks, params.sizing)
@@ -88,8 +94,8 @@ def simulate(
     tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, first, n_bars)
     start = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
 
-    def one_bar(carry: tuple[Portfolio, jax.Array, Any, Any], xs: Any) -> tuple[Any, Ledger]:
-        portfolio, dead, masks, sizing = carry
+    def one_bar(carry: tuple[Portfolio, jax.Array, jax.Array, Any, Any, Any], xs: Any) -> tuple[Any, Ledger]:
+        portfolio, dead, stopped, masks, sizing, watched = carry
         offset, row, mask_row, sizing_row, tradable_now, own = xs
         constraint = None
         if limited:
@@ -98,11 +104,14 @@ def simulate(
         weights, hold = decide(portfolio, seen, own, constraint)
         if limited:
             weights, hold, sizing = env.size(sizing, sizing_row, portfolio, weights, hold)
-        after, fills, _ = env.settle(portfolio, weights, hold | dead, tradable_now, row, params.costs, constraint)
+        weights, hold = jnp.where(stopped, 0.0, weights), (hold & ~stopped) | dead
+        after, fills, growth = env.settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
+        outcome = env.outcome(portfolio, after, fills, growth)
+        levels, watched = monitor.apply(watched, outcome)
         dead = dead | fills.liquidated
-        before = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        if limited:
+            stopped = stopped | monitor.stops(levels)
         quantity = fills.quantity + fills.liquidation
-        traded = jnp.sum(jnp.abs(fills.quantity) * fills.price + jnp.abs(fills.liquidation) * after.price)
         line = Ledger(
             equity=after.equity,
             weights=weights_of(after),
@@ -110,14 +119,16 @@ def simulate(
             price=fills.price,
             costs=jax.tree.map(jnp.sum, fills.costs),
             financing=fills.financing,
-            turnover=traded / before,
+            turnover=outcome.turnover,
             liquidated=dead,
+            levels=levels,
         )
-        return (after, dead, masks, sizing), line
+        return (after, dead, stopped, masks, sizing, watched), line
 
     xs = (jnp.arange(n_bars), rows, mask_rows, sizing_rows, tradable, inputs)
-    carry = (start, jnp.zeros((), bool), env.mask_start(), env.sizing_start())
-    (_, dead, _, _), lines = jax.lax.scan(one_bar, carry, xs)
+    going = jnp.zeros((), bool)
+    carry = (start, going, going, env.mask_start(), env.sizing_start(), monitor.init())
+    (_, dead, *_), lines = jax.lax.scan(one_bar, carry, xs)
     equity = jnp.concatenate([start.equity[None], lines.equity])
     return lines.replace(equity=equity, liquidated=dead)
 
@@ -132,7 +143,7 @@ def prepare_bars(policy: Policy, net: Params, params: EnvParams, first: jax.Arra
     return jnp.concatenate([full, prepared[-1, n_blocks * block - n_bars :]])
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "n_bars", "decision"))
+@partial(jax.jit, static_argnames=("policy", "env", "n_bars", "decision", "monitor"))
 def run_policy(
     policy: Policy,
     env: TradingEnv,
@@ -141,6 +152,7 @@ def run_policy(
     first: jax.Array,
     n_bars: int,
     decision: Literal["mode", "mean"] = "mode",
+    monitor: Monitor = UNWATCHED,
 ) -> Ledger:
     """The policy without its randomness over `n_bars` bars from `first`; compiled once per `n_bars`.
 
@@ -154,6 +166,7 @@ def run_policy(
       decision: "mode" takes the most probable action; "mean" the probability-weighted mean of the targets of discrete
         and hierarchical ones, see `TradingEnv.expected_target`. Continuous actions are the same either way: the median
         of a squashed Gaussian, the mean of a Beta distribution.
+      monitor: see `simulate`.
     """
 
     def decide(
@@ -161,7 +174,8 @@ def run_policy(
     ) -> tuple[jax.Array, jax.Array]:
         return decide_without_randomness(policy, env, net, portfolio, seen, prepared, constraint, decision)
 
-    return simulate(decide, prepare_bars(policy, net, params, first, n_bars), env, params, first, n_bars)
+    prepared = prepare_bars(policy, net, params, first, n_bars)
+    return simulate(decide, prepared, env, params, first, n_bars, monitor=monitor)
 
 
 def decide_without_randomness(
@@ -182,9 +196,15 @@ def decide_without_randomness(
     return env.decode(distribution.restricted(mask).squash(action), portfolio, constraint)
 
 
-@partial(jax.jit, static_argnames=("env", "n_bars", "periods"))
+@partial(jax.jit, static_argnames=("env", "n_bars", "periods", "monitor"))
 def run_baselines(
-    env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int, periods: float, target_volatility: jax.Array
+    env: TradingEnv,
+    params: EnvParams,
+    first: jax.Array,
+    n_bars: int,
+    periods: float,
+    target_volatility: jax.Array,
+    monitor: Monitor = UNWATCHED,
 ) -> dict[str, Ledger]:
     """Rules that need no learning, under the same costs and fills, without masks.
 
@@ -201,6 +221,7 @@ def run_baselines(
       n_bars: number of bars.
       periods: bars per year.
       target_volatility: `[]` per year.
+      monitor: limits that are watched; a baseline that breaches one trades on.
     """
 
     def buy_and_hold(portfolio: Portfolio, seen: Observation, own: None, _: None) -> tuple[jax.Array, jax.Array]:
@@ -224,7 +245,10 @@ def run_baselines(
     forecast = jax.lax.dynamic_slice_in_dim(equal_weight_volatility(params.market), first, n_bars)
     rules = {"buy_and_hold": (buy_and_hold, None), "flat": (flat, None)}
     rules["volatility_target"] = (volatility_target, forecast)
-    return {name: simulate(rule, own, env, params, first, n_bars, limited=False) for name, (rule, own) in rules.items()}
+    return {
+        name: simulate(rule, own, env, params, first, n_bars, limited=False, monitor=monitor)
+        for name, (rule, own) in rules.items()
+    }
 
 
 def equal_weight_volatility(market: MarketData, span: int = 63) -> jax.Array:

@@ -21,6 +21,7 @@ from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
+from jaxppo.risk.monitor import UNWATCHED, Monitor
 
 
 @struct.dataclass
@@ -49,6 +50,7 @@ class PathState:
       masks: `[K]` states of the environment's mask transform.
       sizing: `[K]` states of its sizing transform.
       rewards: `[K]` states of its reward transform.
+      watched: `[K]` states of the monitor.
     """
 
     bar: jax.Array
@@ -57,10 +59,15 @@ class PathState:
     masks: Any = ()
     sizing: Any = ()
     rewards: Any = ()
+    watched: Any = ()
 
 
 def trading_task(
-    policy: Policy, env: TradingEnv, config: PPOConfig, dropout: Callable[[jax.Array], jax.Array] | None = None
+    policy: Policy,
+    env: TradingEnv,
+    config: PPOConfig,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
+    monitor: Monitor = UNWATCHED,
 ) -> Task:
     """Trading as a `Task`.
 
@@ -69,6 +76,7 @@ def trading_task(
       env: the environment, `observation="index"`, `window` at least the policy's context.
       config: hyper-parameters.
       dropout: rate `[]` after a share `[]` of the budget; None for no dropout.
+      monitor: limits watched in every step of every account; metrics count what is beyond them.
 
     Raises:
       ValueError: the environment keeps too little history, or the policy's critic and `config.hindsight_critic` differ.
@@ -80,7 +88,7 @@ def trading_task(
     at_once = config.micro_batch or max(config.paths // config.minibatches, 1)
 
     def start(params: EnvParams, keys: jax.Array) -> PathState:
-        return jax.vmap(lambda key: start_path(env, params, config.portfolios, key))(keys)
+        return jax.vmap(lambda key: start_path(env, params, config.portfolios, key, monitor))(keys)
 
     def collect(
         net: Params, params: EnvParams, states: PathState, keys: jax.Array, progress: jax.Array
@@ -91,11 +99,11 @@ def trading_task(
             masks = jax.vmap(policy.draw_masks, in_axes=(0, None))(key_drop, dropout(progress))
         prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch, masks)
         moved, seen, out = jax.vmap(
-            lambda state, ready, key: collect_path(policy, env, net, params, state, ready, key, config.chunk)
+            lambda state, ready, key: collect_path(policy, env, net, params, state, ready, key, config.chunk, monitor)
         )(states, prepared, key_act)
         hindsight = market_ahead(params, states.bar, config) if config.hindsight_critic else None
         value = _values(policy, net, prepared, seen, hindsight, at_once)
-        states, cut = jax.vmap(lambda path, key: _restarted(env, params, config, path, key))(moved, key_start)
+        states, cut = jax.vmap(lambda path, key: _restarted(env, params, config, path, key, monitor))(moved, key_start)
         seen = jax.tree.map(lambda x: x[:, :-1], seen)
         hindsight = None if hindsight is None else hindsight[:, :-1]
         rollout = Rollout(
@@ -113,7 +121,11 @@ def trading_task(
         prepared = encode_paths(policy, net, params, seen.bar, config.chunk, None, seen.masks)
         return policy.act(net, prepared[:, :, None], seen.portfolio, rollout.hindsight)
 
-    return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
+    def metrics(rollout: Rollout) -> dict[str, jax.Array]:
+        shaped = {} if env.rewards is None else {"shaped_reward": jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)}
+        return _metrics(rollout) | shaped | _beyond(monitor, rollout)
+
+    return Task(start, collect, predict, metrics, policy.value_layer, config.chunk)
 
 
 def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gaussian") -> ActionConfig:
@@ -130,14 +142,16 @@ def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gau
     return ActionConfig("continuous", 1, low, high, std, n_components, distribution)
 
 
-def start_path(env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array) -> PathState:
+def start_path(
+    env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array, monitor: Monitor = UNWATCHED
+) -> PathState:
     """A fresh episode of one path. Consumes `key`."""
     key_start, key_portfolio = jax.random.split(key)
     bar = env.draw_start(key_start, params)
     price, tradable = params.market.close[bar], params.market.tradable[bar]
     keys = jax.random.split(key_portfolio, n_portfolios)
     portfolio = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None))(keys, price, tradable, params)
-    fresh = (env.mask_start(), env.sizing_start(), env.rewards_start())
+    fresh = (env.mask_start(), env.sizing_start(), env.rewards_start(), monitor.init())
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), fresh)
     return PathState(bar, jnp.zeros((), jnp.int32), portfolio, *states)
 
@@ -222,6 +236,7 @@ def collect_path(
     prepared: jax.Array,
     key: jax.Array,
     chunk: int,
+    monitor: Monitor = UNWATCHED,
 ) -> tuple[PathState, Observation, dict[str, Any]]:
     """Steps the K portfolios of one path through a chunk. Consumes `key`.
 
@@ -236,6 +251,7 @@ def collect_path(
       prepared: `[chunk + 1, A, 2 D]` from `encode_paths`.
       key: randomness of this path in this iteration.
       chunk: S.
+      monitor: limits whose levels are reported.
 
     Returns:
       The path after the chunk, what its portfolios saw `[S + 1, K]`, and the `[S, K]` fields of `Rollout` that need no
@@ -249,7 +265,7 @@ def collect_path(
     mask_rows, sizing_rows = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), (params.masks, params.sizing)
     )
-    fresh = (env.mask_start(), env.sizing_start(), env.rewards_start())
+    fresh = (env.mask_start(), env.sizing_start(), env.rewards_start(), monitor.init())
     see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, 0))
     settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None, 0))
     limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None, 0))
@@ -260,7 +276,7 @@ def collect_path(
         return choose(env, distribution, mask, constraint, lambda own, place: own.sample(draws[place].reshape(-1)))
 
     def one_bar(carry: tuple[Portfolio, Any], xs: Any) -> tuple[tuple[Portfolio, Any], Any]:
-        portfolio, (masks, sizing, rewards) = carry
+        portfolio, (masks, sizing, rewards, watched) = carry
         offset, ready, tradable_now, row, mask_row, sizing_row, u = xs
         bar = state.bar + offset
         constraint, masks = limit(masks, mask_row, bar, portfolio, tradable_now, sizing)
@@ -273,11 +289,13 @@ def collect_path(
         after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
         outcome = jax.vmap(env.outcome)(portfolio, after, fills, log_growth)
         reward, rewards = jax.vmap(env.reward, in_axes=(0, 0, None))(rewards, outcome, params)
+        levels, watched = jax.vmap(monitor.apply)(watched, outcome)
         ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
         restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)
-        states = jax.vmap(partial(_where, new=fresh))(ended, (masks, sizing, rewards))
+        states = jax.vmap(partial(_where, new=fresh))(ended, (masks, sizing, rewards, watched))
         info = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
         info["exposure"] = seen.account[..., 0]
+        info |= {f"monitor_{name}": level for name, level in levels.items()}
         out = {
             "action": action,
             "behaviour": distribution,
@@ -289,7 +307,7 @@ def collect_path(
         return (restarted, states), (seen, out)
 
     xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, mask_rows, sizing_rows, uniform)
-    carried = (state.masks, state.sizing, state.rewards)
+    carried = (state.masks, state.sizing, state.rewards, state.watched)
     (portfolio, carried), (seen, out) = jax.lax.scan(one_bar, (state.portfolio, carried), xs)
     # Only the value is read of the last one, and masks do not reach it.
     last = see(state.bar + chunk, portfolio, tradable[-1], None)
@@ -330,14 +348,14 @@ def _replaced(portfolio: Portfolio, gone: jax.Array, cash: jax.Array, rule: Fill
 
 
 def _restarted(
-    env: TradingEnv, params: EnvParams, config: PPOConfig, path: PathState, key: jax.Array
+    env: TradingEnv, params: EnvParams, config: PPOConfig, path: PathState, key: jax.Array, monitor: Monitor
 ) -> tuple[PathState, jax.Array]:
     """A new episode if that of the path is truncated or its period has no room for another chunk, and if so `[]`.
 
     Consumes `key`.
     """
     ended = (path.time >= params.max_steps_in_episode) | (path.bar + config.chunk > params.last_bar)
-    fresh = start_path(env, params, config.portfolios, key)
+    fresh = start_path(env, params, config.portfolios, key, monitor)
     return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, path), ended
 
 
@@ -353,3 +371,14 @@ def _metrics(rollout: Rollout) -> dict[str, jax.Array]:
     means = jax.lax.pmean({name: rollout.info[name].mean() for name in ("turnover", "costs", "exposure")}, DATA_AXIS)
     ended = jax.lax.psum(rollout.terminated.astype(jnp.float32).sum(), DATA_AXIS)
     return {"reward": mean, "reward_std": jnp.sqrt(variance), **means, "liquidations": ended}
+
+
+def _beyond(monitor: Monitor, rollout: Rollout) -> dict[str, jax.Array]:
+    """Of each watched limit, over all portfolios and devices: steps beyond it and beyond its warning, largest level."""
+    found = {}
+    for limit in monitor.limits:
+        level, name = rollout.info[f"monitor_{limit.name}"], f"monitor_{limit.name}"
+        for what, beyond in (("warned", limit.warned(level)), ("breached", limit.breached(level))):
+            found[f"{name}_{what}"] = jax.lax.psum(beyond.astype(jnp.float32).sum(), DATA_AXIS)
+        found[f"{name}_worst"] = jax.lax.pmax(level.max(), DATA_AXIS)
+    return found

@@ -1,5 +1,5 @@
-"""Risk: metrics of return series, whole or bar by bar; sizing of positions."""
+"""Risk: metrics of return series, whole or bar by bar; sizing of positions; rewards of training; watched limits."""
 
-from jaxppo.risk import metrics, sizing, streaming
+from jaxppo.risk import metrics, monitor, rewards, sizing, streaming
 
-__all__ = ["metrics", "sizing", "streaming"]
+__all__ = ["metrics", "monitor", "rewards", "sizing", "streaming"]

@@ -15,6 +15,8 @@ from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.config import Config, PPOConfig, dump_config
 from jaxppo.ppo.task import Params, Task
 from jaxppo.ppo.trading_task import trading_task
+from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.training.monitored import breached_in
 from jaxppo.training.run_folder import data_report
 from jaxppo.training.setup import Setup, dropout_rate, first_policy
 
@@ -34,9 +36,10 @@ class Experiment:
       criterion: the figure of `score` that selects the best checkpoint; higher is better.
       score: `net -> figures`, on what is not trained on.
       derive: `row -> figures`, derived from an iteration's metrics.
-      show: `row -> texts`, figures beside the progress bar.
+      show: `row -> texts`, figures beside the progress bar; an empty text hides one.
       finish: `(net, summary so far, metrics rows, folder) -> figures` for summary.json; writes the report.
       describe: those figures as text.
+      monitor: limits that training accounts are watched for.
     """
 
     config: Config
@@ -52,6 +55,7 @@ class Experiment:
     show: Callable[[dict[str, float]], dict[str, str]]
     finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
     describe: Callable[[dict[str, Any]], str]
+    monitor: Monitor = UNWATCHED
 
 
 def learned_from(setup: Setup) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         shown = {"return": f"{math.expm1(min(row['reward'] * annual, 20.0)):+.1%}/y", "sharpe": f"{row['sharpe']:+.2f}"}
         if "validation_sharpe" in row:
             shown["validation"] = f"{row['validation_sharpe']:+.2f}"
-        return shown
+        return shown | {"breached": breached_in(setup.monitor, row)}
 
     def score(net: Params) -> dict[str, float]:
         effects = limits_of(setup, policy, net, "validation")
@@ -97,7 +101,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         config=setup.config,
         ppo=setup.ppo,
         devices=setup.devices,
-        task=trading_task(policy, setup.env, setup.ppo, dropout_rate(setup.config)),
+        task=trading_task(policy, setup.env, setup.ppo, dropout_rate(setup.config), setup.monitor),
         net=net,
         params=setup.period_params("train"),
         data={**data_report(setup.market), "learned_from": learned_from(setup)},
@@ -107,4 +111,5 @@ def trading_experiment(setup: Setup) -> Experiment:
         show=show,
         finish=finish,
         describe=lambda summary: describe(summary["out_of_sample"]),
+        monitor=setup.monitor,
     )

@@ -24,6 +24,7 @@ LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gy
 MAY_CHANGE = (
     "training",
     "device",
+    "monitor",
     "evaluation.bootstrap_resamples",
     "evaluation.level",
     "evaluation.target_volatility",

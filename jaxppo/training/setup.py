@@ -30,6 +30,8 @@ from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
+from jaxppo.risk.from_config import make_monitor, make_rewards
+from jaxppo.risk.monitor import UNWATCHED, Monitor
 from jaxppo.risk.sizing.from_config import make_sizing
 from jaxppo.risk.sizing.transform import Sizing, SizingTransform
 from jaxppo.training.periods import Period, split_periods
@@ -57,6 +59,7 @@ class Setup:
       ppo: hyper-parameters with the device's choices filled in.
       devices: devices to train on.
       regimes: `[T, A, 4]` probabilities of the regimes at every close; None without regimes.
+      monitor: the watched limits.
     """
 
     config: Config
@@ -70,6 +73,7 @@ class Setup:
     ppo: PPOConfig
     devices: list[jax.Device]
     regimes: jax.Array | None = None
+    monitor: Monitor = UNWATCHED
 
     def period_params(self, name: str) -> EnvParams:
         """`params` restricted to a period."""
@@ -127,6 +131,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     devices = select_devices(config)
     encoder = _encoder_config(config, devices[0].platform)
     masks, sizing = _masks(config, market), _sizing(config, market)
+    annual = periods_per_year(market)
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
     env = TradingEnv(
         n_assets=market.n_assets,
@@ -142,6 +147,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         normalisation_window=config.features.normalisation_window,
         masks=masks,
         sizing=sizing,
+        rewards=make_rewards(config.rewards, annual),
     )
     costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
@@ -160,7 +166,6 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         encoder = dataclasses.replace(encoder, bar_seconds=config.policy.bar_seconds)
     regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed)
     config = config.model_copy(update={"regimes": found})
-    annual = periods_per_year(market)
     view = MarketView(market, annual, env.position_limit, regimes)
     params = env.make_params(
         market,
@@ -186,6 +191,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         ppo=ppo,
         devices=devices,
         regimes=regimes,
+        monitor=make_monitor(config.monitor, annual),
     )
 
 

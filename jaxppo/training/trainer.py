@@ -27,6 +27,7 @@ from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.loggers import MetricsLog, Progress
+from jaxppo.training.monitored import still_stops, stop_in, stop_message
 from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, select_devices, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
@@ -63,6 +64,7 @@ class _Progressed:
       best_score: highest validation score so far, None before the first evaluation.
       best_iteration: iteration of that score.
       looks: evaluations on validation.
+      stopped: the watched limit that ended training: its name, what it allows, the level and the iteration.
     """
 
     iteration: int = 0
@@ -72,6 +74,7 @@ class _Progressed:
     best_score: float | None = None
     best_iteration: int = 0
     looks: int = 0
+    stopped: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,10 @@ class _Run:
             return done.iteration * self.learner.steps_per_iteration / steps
         return done.elapsed / (60.0 * self.experiment.config.training.minutes)
 
+    def finished(self, done: _Progressed) -> bool:
+        """Whether nothing is left to train: a policy was selected, and the budget is spent or a limit has ended it."""
+        return done.looks > 0 and (done.stopped is not None or self.spent(done) >= 1.0)
+
 
 def train(
     config: Config,
@@ -118,14 +125,17 @@ def train(
 ) -> TrainResult:
     """Trains, validates, and evaluates once on the test period.
 
-    At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one.
+    At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one. A
+    watched limit that says `stop` ends training after the iteration in which an account breached it; what is evaluated
+    is then the best policy so far.
 
     Args:
       config: the run.
       output: run folder; default `runs/NAME`, numbered so that nothing is overwritten.
       name: NAME of the default folder.
       resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run
-        (with a budget in steps; one in minutes depends on the clock). If it is spent, only the evaluation is repeated.
+        (with a budget in steps; one in minutes depends on the clock). If it is spent, or a limit has stopped the run
+        that the present `monitor` would still stop, only the evaluation is repeated.
       market: prices to use instead of `config.data.path`; the run then remembers that they were given in Python, and
         resuming or backtesting it takes them again.
       progress: report progress on stderr.
@@ -173,6 +183,8 @@ def _start(
     if resume and last.latest is not None:
         arrays, host = last.restore(state)
         state, done = learner.place(arrays), _Progressed(**host)
+        if done.stopped and not still_stops(experiment.monitor, done.stopped):
+            done.stopped = None
     best.discard_after(done.best_iteration)
     run_folder.write_config(folder, experiment.config)
     return _Run(experiment, learner, folder, last, best, began - done.elapsed), state, done
@@ -191,6 +203,8 @@ def _train(run: _Run, state: TrainState, done: _Progressed, market: MarketData |
     if stop:
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
         return TrainResult(folder, state.params, state.params, None, "")
+    if done.stopped:
+        print(stop_message(done.stopped, done.best_iteration), file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
     summary = _finish(run, net, done)
     return TrainResult(folder, net, state.params, summary, experiment.describe(summary))
@@ -208,6 +222,8 @@ def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
         "compile_seconds": done.compile_seconds,
         "iterations": done.iteration,
     }
+    if done.stopped:
+        training["stopped"] = done.stopped
     best = {"best_iteration": done.best_iteration, f"best_{experiment.criterion}": done.best_score}
     summary = {"train": training, "validation": {**best, "looks": done.looks}}
     rows = run_folder.read_metrics(run.folder)
@@ -219,14 +235,14 @@ def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
 def _loop(
     run: _Run, state: TrainState, done: _Progressed, stop: list[int], show: bool
 ) -> tuple[TrainState, _Progressed]:
-    """Iterates until the budget is spent or a signal asks to stop; leaves a checkpoint of its last state either way."""
+    """Iterates until the budget is spent, or a signal or a limit says stop; leaves a checkpoint of its last state."""
     experiment, cadence = run.experiment, run.experiment.config.training
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
     bar = Progress(step_budget(experiment.config), cadence.minutes, show)
     iterate, shown = _compile(run, state, params, done), {}
     try:
-        while not stop and (done.looks == 0 or run.spent(done) < 1.0):
+        while not stop and not run.finished(done):
             spent = run.spent(done) if done.iteration else 0.0
             started = time.monotonic()
             state, metrics = iterate(state, params, jnp.float32(spent))
@@ -235,7 +251,10 @@ def _loop(
             done.iteration, done.seconds, done.elapsed = done.iteration + 1, done.seconds + took, run.elapsed
             row |= experiment.derive(row)
             finite = all(map(math.isfinite, row.values()))
-            if finite and (done.iteration % cadence.evaluate_every == 0 or run.spent(done) >= 1.0):
+            found = stop_in(experiment.monitor, row)
+            done.stopped = {**found, "iteration": done.iteration} if found else None
+            due = done.iteration % cadence.evaluate_every == 0 or (found and done.looks == 0)
+            if finite and (due or run.spent(done) >= 1.0):
                 row |= _validate(run, state, done)
                 done.elapsed = run.elapsed
             env_steps = done.iteration * run.learner.steps_per_iteration
@@ -245,7 +264,7 @@ def _loop(
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
                 run.last.save(done.iteration, state, dataclasses.asdict(done))
             shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
-            bar.update(env_steps, done.elapsed, **shown)
+            bar.update(env_steps, done.elapsed, **{name: text for name, text in shown.items() if text})
         if done.iteration and run.last.latest != done.iteration:
             run.last.save(done.iteration, state, dataclasses.asdict(done))
     finally:
@@ -257,7 +276,7 @@ def _loop(
 
 def _compile(run: _Run, state: TrainState, params: Any, done: _Progressed) -> Any:
     """The iteration, compiled ahead of time so that its cost is known; as it is if there is nothing left to train."""
-    if done.looks and run.spent(done) >= 1.0:
+    if run.finished(done):
         return run.learner.iterate
     started = time.monotonic()
     compiled = run.learner.iterate.lower(state, params, jnp.float32(0.0)).compile()
