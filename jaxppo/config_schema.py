@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jaxppo.config_masks import MaskConfig
+from jaxppo.config_risk import ConstraintConfig, ObjectiveConfig, check_risk
 
 LARGEST = 1e15
 """Bound of every number: float32 arithmetic on larger ones overflows."""
@@ -360,6 +361,9 @@ class Config(_Section):
     costs: CostsConfig = CostsConfig()
     masks: tuple[MaskConfig, ...] = ()
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    constraints: tuple[ConstraintConfig, ...] = ()
+    """Limits on what training measures, such as `[{max_drawdown: {limit: 0.1}}]`, each with a learned multiplier."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
@@ -427,6 +431,11 @@ class Config(_Section):
                         f"masks[{number}].regime names {name}, which regimes.states {n} never gives; it gives "
                         f"{', '.join(met)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _risk_fits(self) -> Config:
+        check_risk(self.objective, self.constraints, self.env.name, self.env.risk_aversion)
         return self
 
     @model_validator(mode="after")

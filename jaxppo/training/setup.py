@@ -32,6 +32,7 @@ from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
 from jaxppo.training.periods import Period, split_periods
 from jaxppo.training.regimes import find_regimes
+from jaxppo.training.risk import check_reachable
 
 GIVEN_IN_PYTHON = "(a market given in Python)"
 """`data.path` of a run whose prices were an argument."""
@@ -140,6 +141,8 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         normalisation_window=config.features.normalisation_window,
         masks=masks,
     )
+    if split:
+        check_reachable(config, env)
     costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
     if split:
