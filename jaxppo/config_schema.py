@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from jaxppo.config_masks import MaskConfig
 from jaxppo.config_monitor import MonitorConfig, check_monitor
 from jaxppo.config_rewards import RewardConfig, check_rewards
+from jaxppo.config_risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config_sizing import SizingConfig, check_order
 
 LARGEST = 1e15
@@ -369,6 +370,9 @@ class Config(_Section):
     """What shapes the reward of training, in order: `[differential_sharpe, {drawdown_penalty: {weight: 0.5}}]`."""
     monitor: tuple[MonitorConfig, ...] = ()
     """Limits watched at every step, such as `[{drawdown: {limit: 0.2, stop: true}}]`."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    constraints: tuple[ConstraintConfig, ...] = ()
+    """Limits on what training measures, such as `[{max_drawdown: {limit: 0.1}}]`, each with a learned multiplier."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
@@ -460,6 +464,11 @@ class Config(_Section):
     def _rewards_and_monitor_fit(self) -> Config:
         check_rewards(self.rewards, self.env.name, self.env.risk_aversion)
         check_monitor(self.monitor, self.env.name)
+        return self
+
+    @model_validator(mode="after")
+    def _risk_fits(self) -> Config:
+        check_risk(self.objective, self.constraints, self.env.name, self.env.risk_aversion)
         return self
 
     @model_validator(mode="after")

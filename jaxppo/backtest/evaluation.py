@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -112,8 +113,9 @@ def report(
     training: list[dict[str, Any]],
     config_yaml: str,
     path: pathlib.Path,
+    constraints: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Writes `report.html`."""
+    """Writes `report.html`; `constraints` is the entry of summary.json."""
     figures = {"agent": result.summary, **result.summary["baseline"]}
     names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "total_return", "turnover", "costs")
     agent = result.ledgers["agent"]
@@ -143,6 +145,7 @@ def report(
             masks=result.masks,
             watched={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
             stopped=result.summary.get("stopped"),
+            constraints=constraints or {},
         ),
     )
 

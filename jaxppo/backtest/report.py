@@ -70,6 +70,7 @@ class ReportData:
       masks: mask -> what it did; empty without masks.
       watched: strategy -> watched limit -> its figures, see `jaxppo.backtest.monitored`; empty without limits.
       stopped: the breach that stopped the agent; None without one.
+      constraints: constraint -> limit, measured, multiplier, held and infeasible, as in summary.json; may be empty.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -93,6 +94,7 @@ class ReportData:
     masks: Mapping[str, MaskEffect] = dataclasses.field(default_factory=dict)
     watched: Mapping[str, monitored.Figures] = dataclasses.field(default_factory=dict)
     stopped: Mapping[str, Any] | None = None
+    constraints: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -147,7 +149,7 @@ def render(data: ReportData) -> str:
         ("Results", _metric_table(data)),
         ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
         ("Costs", _costs(data)),
-        ("Limits", _limits(data)),
+        ("Limits", _limits(data) + _constraints(data)),
         ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
         ("Training", _figure_html("training", figures.training_figure(data.training))),
@@ -327,6 +329,25 @@ def _limits(data: ReportData) -> str:
         "period without the mask, less those of the agent; of equity. Regimes add up to them."
     )
     return "".join(parts) + f'<p class="caption">{note}</p>'
+
+
+def _constraints(data: ReportData) -> str:
+    """What became of each constraint of training, a row each."""
+    if not data.constraints:
+        return ""
+    rows = []
+    for name, row in data.constraints.items():
+        verdict = "infeasible" if row["infeasible"] else "held" if row["held"] else "not held"
+        numbers = "".join(f"<td>{number_text(row[key], 'number')}</td>" for key in ("limit", "measured", "multiplier"))
+        rows.append(f'<tr><th scope="row">{escaped(name)}</th>{numbers}<td class="text">{verdict}</td></tr>')
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("Limit", "Measured", "Multiplier", ""))
+    top = f"<thead><tr><th>Constraint</th>{head}</tr></thead>"
+    note = (
+        "Constraints of training: means over the last quarter of its iterations, of the policy with its randomness, on "
+        "the training period. Infeasible: not held with the multiplier at its maximum."
+    )
+    table = f'<table class="compact">{top}<tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
 
 
 _LIMIT_FIGURES = {"bound": "Decisions changed", "exposure_removed": "Exposure removed", "costs_saved": "Costs saved"}

@@ -19,7 +19,7 @@ from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices
 
-LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "training")
+LEARNED = ("rewards", "objective", "constraints", "policy", "ppo", "features", "regimes", "training")
 """What is settled once a run is trained."""
 
 
@@ -145,6 +145,10 @@ def _check_overrides(saved: Config, config: Config) -> None:
     Raises:
       ConfigError: an option that belongs to the training of the run.
     """
+    if saved.constraints != config.constraints:
+        raise ConfigError(
+            "--constraints differ from those that the run was trained under; an evaluation cannot change them"
+        )
     for name in LEARNED:
         before, after = getattr(saved, name), getattr(config, name)
         if before == after:

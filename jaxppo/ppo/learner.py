@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from jaxppo.ppo import losses
 from jaxppo.ppo.targets import ValueStatistics, make_targets, no_statistics, preserve_outputs
 from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
 from jaxppo.ppo.update import Batch, Coefficients, Objective, update
+
+if TYPE_CHECKING:
+    from jaxppo.risk.stage import RiskStage
 
 INTEGRAL_GAIN = 0.3
 """Of the integral rule of the KL coefficient, per iteration."""
@@ -36,6 +39,8 @@ class TrainState:
       kl_coefficient: `[]` weight of the KL penalty.
       iteration: `[]` int32; keys are folded from (seed, iteration), so a resumed run draws the same numbers.
       seed: `[]` uint32.
+      risk: what an objective and constraints learn, replicated; empty without.
+      accounts: `[P, K]` their accounts of running episodes, sharded over `data`; empty without.
     """
 
     params: Params
@@ -45,6 +50,8 @@ class TrainState:
     kl_coefficient: jax.Array
     iteration: jax.Array
     seed: jax.Array
+    risk: Any = ()
+    accounts: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Learner:
       step: `iterate` on one device, without a mesh and not compiled: to be wrapped in `vmap` over seeds and `scan`.
       replicate: puts the environment's parameters (or any pytree) on every device of the mesh.
       place: puts a host copy of a `TrainState` on the mesh.
+      restart: `(state, paths) -> state` with fresh episodes `paths` in place of those that were running.
       steps_per_iteration: environment steps, P * K * S.
     """
 
@@ -68,6 +76,7 @@ class Learner:
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     replicate: Callable[[Any], Any]
     place: Callable[[TrainState], TrainState]
+    restart: Callable[[TrainState, Any], TrainState]
     steps_per_iteration: int
 
 
@@ -93,13 +102,14 @@ def shuffle_groups(config: PPOConfig, n_devices: int) -> int:
     return groups
 
 
-def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
+def make_learner(task: Task, config: PPOConfig, mesh: Mesh, risk: RiskStage | None = None) -> Learner:
     """Builds the training iteration.
 
     Args:
       task: what is learned.
       config: hyper-parameters; `micro_batch` must divide the paths of a minibatch on one device.
       mesh: one axis named "data".
+      risk: objective and constraints, from `jaxppo.risk.risk_stage`; None for the expected sum of rewards.
 
     Raises:
       ValueError: the batch cannot be split over the mesh.
@@ -120,6 +130,8 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         kl_coefficient=replicated,
         iteration=replicated,
         seed=replicated,
+        risk=replicated,
+        accounts=sharded,
     )
 
     def collect(state: TrainState, params: Any, progress: jax.Array) -> tuple[Any, Rollout]:
@@ -130,6 +142,10 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
     def learn(
         state: TrainState, paths: Any, rollout: Rollout, params: Any, progress: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        reported, risk_metrics = task.metrics(rollout), {}
+        risk_state, accounts = state.risk, state.accounts
+        if risk is not None:
+            rollout, risk_state, accounts, risk_metrics = risk.apply(risk_state, accounts, rollout)
         targets, values, target_metrics = make_targets(rollout, config, state.values)
         net = state.params
         if config.value_normalisation == "popart":
@@ -151,16 +167,19 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
             kl_coefficient=_followed(config, state.kl_coefficient, metrics),
             iteration=state.iteration + 1,
             seed=state.seed,
+            risk=risk_state,
+            accounts=accounts,
         )
         weights = {"learning_rate": coefficients.learning_rate, "entropy_coefficient": coefficients.entropy}
         if config.kl_penalty != "none":
             weights["kl_coefficient"] = coefficients.kl
-        return new, {**metrics, **target_metrics, **task.metrics(rollout), **weights}
+        return new, {**metrics, **target_metrics, **reported, **weights, **risk_metrics}
 
     begin = jax.jit(task.start)
 
     def fresh(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
         keys = _path_keys(_iteration_key(seed, 2**31 - 1), jnp.arange(config.paths))
+        risk_state, accounts = ((), ()) if risk is None else risk.start(config.paths, config.portfolios)
         return TrainState(
             params=net,
             opt_state=optimiser.init(net),
@@ -169,6 +188,8 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
             kl_coefficient=jnp.asarray(config.kl_coefficient, jnp.float32),
             iteration=jnp.zeros((), jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
+            risk=risk_state,
+            accounts=accounts,
         )
 
     def init(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
@@ -182,6 +203,10 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
                 for field in dataclasses.fields(TrainState)
             }
         )
+
+    def restart(state: TrainState, paths: Any) -> TrainState:
+        accounts = state.accounts if risk is None else risk.restart(state.accounts)
+        return state.replace(paths=paths, accounts=accounts)
 
     def step(state: TrainState, params: Any, progress: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         def one(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -208,6 +233,7 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh) -> Learner:
         step=step,
         replicate=lambda tree: jax.device_put(tree, NamedSharding(mesh, replicated)),
         place=place,
+        restart=restart,
         steps_per_iteration=config.paths * config.portfolios * config.chunk,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from jaxppo.config import PPOConfig
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.task import Params, Task
+
+if TYPE_CHECKING:
+    from jaxppo.risk.stage import RiskStage
 
 
 def train_population(
@@ -24,6 +27,7 @@ def train_population(
     refresh: Callable[[jax.Array], Any] | None = None,
     watch: Callable[[Params], Any] | None = None,
     every: int = 1,
+    risk: RiskStage | None = None,
 ) -> tuple[Params, dict[str, jax.Array], Any]:
     """Trains one agent per seed: a scan over iterations under a vmap over seeds.
 
@@ -38,6 +42,7 @@ def train_population(
         and episodes that go on.
       watch: parameters to figures that are wanted on the way, evaluated after each `every` iterations.
       every: iterations between two calls of `watch`.
+      risk: objective and constraints; see `make_learner`.
 
     Returns:
       Parameters `[N, ...]`, the learner's metrics `[N, n_iterations]`, and `watch`'s figures
@@ -48,7 +53,7 @@ def train_population(
     """
     if n_iterations % every:
         raise ValueError(f"n_iterations is {n_iterations}; it must be a multiple of every = {every}")
-    learner = make_learner(task, config, data_mesh(jax.devices()[:1]))
+    learner = make_learner(task, config, data_mesh(jax.devices()[:1]), risk)
 
     def one_agent(net: Params, seed: jax.Array) -> Any:
         key_data = jax.random.fold_in(jax.random.key(seed), 2)
@@ -60,7 +65,7 @@ def train_population(
                 if refresh is not None:
                     key_fresh, key_paths = jax.random.split(jax.random.fold_in(key_data, start + offset))
                     data = refresh(key_fresh)
-                    state = state.replace(paths=task.start(data, jax.random.split(key_paths, config.paths)))
+                    state = learner.restart(state, task.start(data, jax.random.split(key_paths, config.paths)))
                 return learner.step(state, data, (start + offset) / n_iterations)
 
             state, metrics = jax.lax.scan(iterate, state, jnp.arange(every))

@@ -1,5 +1,19 @@
-"""Risk: metrics of return series, whole or bar by bar; sizing of positions; rewards of training; watched limits."""
+"""Risk: metrics of returns; objectives, constraints and rewards of learning; sizing of positions; watched limits."""
 
-from jaxppo.risk import metrics, monitor, rewards, sizing, streaming
+from jaxppo.risk import constraints, lagrangian, metrics, monitor, objectives, rewards, sizing, streaming
+from jaxppo.risk.stage import Charged, RiskStage, RiskState, risk_stage
 
-__all__ = ["metrics", "monitor", "rewards", "sizing", "streaming"]
+__all__ = [
+    "Charged",
+    "RiskStage",
+    "RiskState",
+    "constraints",
+    "lagrangian",
+    "metrics",
+    "monitor",
+    "objectives",
+    "rewards",
+    "risk_stage",
+    "sizing",
+    "streaming",
+]

@@ -16,7 +16,9 @@ from jaxppo.config import Config, PPOConfig, dump_config
 from jaxppo.ppo.task import Params, Task
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.risk.stage import RiskStage
 from jaxppo.training.monitored import breached_in
+from jaxppo.training.risk import make_risk
 from jaxppo.training.run_folder import data_report
 from jaxppo.training.setup import Setup, dropout_rate, first_policy
 
@@ -40,6 +42,7 @@ class Experiment:
       finish: `(net, summary so far, metrics rows, folder) -> figures` for summary.json; writes the report.
       describe: those figures as text.
       monitor: limits that training accounts are watched for.
+      risk: objective and constraints; None for the expected sum of rewards.
     """
 
     config: Config
@@ -56,6 +59,7 @@ class Experiment:
     finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
     describe: Callable[[dict[str, Any]], str]
     monitor: Monitor = UNWATCHED
+    risk: RiskStage | None = None
 
 
 def learned_from(setup: Setup) -> dict[str, Any]:
@@ -91,10 +95,10 @@ def trading_experiment(setup: Setup) -> Experiment:
     def finish(
         net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path
     ) -> dict[str, Any]:
-        del summary
         result = evaluate(setup, policy, net)
         looked = inspect_policy(setup, policy, net)
-        report(setup, result, looked, list(rows), dump_config(setup.config), folder / "report.html")
+        limits, text = summary.get("constraints", {}), dump_config(setup.config)
+        report(setup, result, looked, list(rows), text, folder / "report.html", limits)
         return {"out_of_sample": result.summary}
 
     return Experiment(
@@ -112,4 +116,5 @@ def trading_experiment(setup: Setup) -> Experiment:
         finish=finish,
         describe=lambda summary: describe(summary["out_of_sample"]),
         monitor=setup.monitor,
+        risk=make_risk(setup.config, annual),
     )

@@ -18,6 +18,7 @@ from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs, n
 from jaxppo.ppo.learner import shuffle_groups
 from jaxppo.ppo.task import Params
 from jaxppo.training.experiment import Experiment
+from jaxppo.training.risk import make_risk
 from jaxppo.training.setup import select_devices
 
 VALIDATION_EPISODES, TEST_EPISODES = 32, 256
@@ -89,6 +90,7 @@ def gymnax_experiment(config: Config) -> Experiment:
         show=show,
         finish=finish,
         describe=describe,
+        risk=make_risk(config),
     )
 
 

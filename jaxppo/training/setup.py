@@ -36,6 +36,7 @@ from jaxppo.risk.sizing.from_config import make_sizing
 from jaxppo.risk.sizing.transform import Sizing, SizingTransform
 from jaxppo.training.periods import Period, split_periods
 from jaxppo.training.regimes import find_regimes
+from jaxppo.training.risk import check_reachable
 
 GIVEN_IN_PYTHON = "(a market given in Python)"
 """`data.path` of a run whose prices were an argument."""
@@ -149,6 +150,8 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         sizing=sizing,
         rewards=make_rewards(config.rewards, annual),
     )
+    if split:
+        check_reachable(config, env)
     costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
     if split:

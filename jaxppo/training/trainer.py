@@ -28,6 +28,7 @@ from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.loggers import MetricsLog, Progress
 from jaxppo.training.monitored import still_stops, stop_in, stop_message
+from jaxppo.training.risk import constraint_summary, describe_constraints
 from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, select_devices, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
@@ -175,7 +176,7 @@ def _start(
     experiment: Experiment, output: str | pathlib.Path | None, name: str, resume: bool, began: float
 ) -> tuple[_Run, TrainState, _Progressed]:
     """Builds or restores the state; the run folder is not touched before that has worked."""
-    learner = make_learner(experiment.task, experiment.ppo, data_mesh(experiment.devices))
+    learner = make_learner(experiment.task, experiment.ppo, data_mesh(experiment.devices), experiment.risk)
     state, done = learner.init(experiment.net, experiment.config.seed, experiment.params), _Progressed()
     folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
@@ -207,7 +208,9 @@ def _train(run: _Run, state: TrainState, done: _Progressed, market: MarketData |
         print(stop_message(done.stopped, done.best_iteration), file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
     summary = _finish(run, net, done)
-    return TrainResult(folder, net, state.params, summary, experiment.describe(summary))
+    limits = describe_constraints(summary.get("constraints", {}))
+    text = "\n".join(part for part in (experiment.describe(summary), limits) if part)
+    return TrainResult(folder, net, state.params, summary, text)
 
 
 def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
@@ -227,6 +230,8 @@ def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
     best = {"best_iteration": done.best_iteration, f"best_{experiment.criterion}": done.best_score}
     summary = {"train": training, "validation": {**best, "looks": done.looks}}
     rows = run_folder.read_metrics(run.folder)
+    limits = constraint_summary(experiment.config, rows)
+    summary |= {"constraints": limits} if limits else {}
     summary |= experiment.finish(net, summary, rows, run.folder)
     run_folder.write_json(run.folder / "summary.json", summary)
     return summary
@@ -240,7 +245,7 @@ def _loop(
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
     bar = Progress(step_budget(experiment.config), cadence.minutes, show)
-    iterate, shown = _compile(run, state, params, done), {}
+    iterate, shown, infeasible = _compile(run, state, params, done), {}, set()
     try:
         while not stop and not run.finished(done):
             spent = run.spent(done) if done.iteration else 0.0
@@ -263,6 +268,7 @@ def _loop(
             _check_finite(run, done, row)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
                 run.last.save(done.iteration, state, dataclasses.asdict(done))
+            _report_infeasible(row, infeasible)
             shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
             bar.update(env_steps, done.elapsed, **{name: text for name, text in shown.items() if text})
         if done.iteration and run.last.latest != done.iteration:
@@ -295,6 +301,19 @@ def _validate(run: _Run, state: TrainState, done: _Progressed) -> dict[str, floa
         done.best_score, done.best_iteration = score[criterion], done.iteration
         run.best.save(done.iteration, {"params": net}, {"iteration": done.iteration, **score})
     return {f"validation_{name}": value for name, value in score.items()}
+
+
+def _report_infeasible(row: dict[str, float], known: set[str]) -> None:
+    """One line on stderr for every limit that has become infeasible; `known` holds those that were reported."""
+    found = {name for name, value in row.items() if name.endswith("_infeasible") and value}
+    for name in sorted(found - known):
+        constraint = name.removesuffix("_infeasible")
+        print(
+            f"{constraint.replace('_', ' ', 1)} is infeasible so far: {row[constraint]:.4g}, above its limit with the "
+            "multiplier at its maximum",
+            file=sys.stderr,
+        )
+    known |= found
 
 
 def _check_finite(run: _Run, done: _Progressed, row: dict[str, float]) -> None:

@@ -1,0 +1,114 @@
+"""Accounts of running episodes: what an episode has gained and lost so far, over any number of rollouts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxppo.risk import batch
+
+
+@struct.dataclass
+class Episode:
+    """An episode up to some bar.
+
+    Attributes:
+      gain: `[]` sum of what is accumulated: rewards, or log growth.
+      drawdown: `[]` largest drawdown, fraction of the peak equity, >= 0.
+      bars: `[]` float32, its length.
+    """
+
+    gain: jax.Array
+    drawdown: jax.Array
+    bars: jax.Array
+
+
+@struct.dataclass
+class Account:
+    """One portfolio's episodes. Leading axes P, K under `vmap`.
+
+    Attributes:
+      running: the episode that goes on; nothing at its start.
+      last: the last one that has ended, nothing before.
+      ended: `[]` bool, whether one has.
+    """
+
+    running: Episode
+    last: Episode
+    ended: jax.Array
+
+
+def open_account() -> Account:
+    """At the start of the first episode."""
+    nothing = Episode(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+    return Account(nothing, nothing, jnp.zeros((), bool))
+
+
+def restart(account: Account) -> Account:
+    """The account with a new episode in place of the running one; any leading axes."""
+    return account.replace(running=jax.tree.map(jnp.zeros_like, account.running))
+
+
+def follow(
+    account: Account, ended: jax.Array, gain: jax.Array, drawdown: jax.Array
+) -> tuple[Account, Episode, Episode]:
+    """An account through the S bars of a rollout.
+
+    Args:
+      account: before the rollout.
+      ended: `[S]` bool, the episode ends with the bar.
+      gain: `[S]` of the bar.
+      drawdown: `[S]` at its close.
+
+    Returns:
+      The account after the rollout; the running episode `[S]` before and after each bar. What a function of the episode
+      gains from bar to bar adds up, over its bars, to what it is worth at the end less what it is worth of nothing.
+    """
+
+    def one_bar(account: Account, xs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Account, tuple]:
+        ended, gain, drawdown = xs
+        before = account.running
+        after = Episode(before.gain + gain, jnp.maximum(before.drawdown, drawdown), before.bars + 1.0)
+        running = jax.tree.map(lambda x: jnp.where(ended, 0.0, x), after)
+        last = jax.tree.map(lambda new, old: jnp.where(ended, new, old), after, account.last)
+        return Account(running, last, account.ended | ended), (before, after)
+
+    account, (before, after) = jax.lax.scan(one_bar, account, (ended, gain, drawdown))
+    return account, before, after
+
+
+@struct.dataclass
+class Sample:
+    """Finished episodes of all accounts.
+
+    Attributes:
+      episode: `[P, S + 1, K]`.
+      counted: `[P, S + 1, K]` bool, which of them are part of the sample.
+      known: `[]` bool, whether they have ended; the same on every device.
+      fresh: `[]` bool, whether one of them ended in this rollout; the same on every device.
+    """
+
+    episode: Episode
+    counted: jax.Array
+    known: jax.Array
+    fresh: jax.Array
+
+
+def sample_of(account: Account, ended: jax.Array, after: Episode) -> Sample:
+    """All episodes that ended in a rollout, and the last one of every account of which none did.
+
+    So each account counts whatever the length of its episodes: those that end early (liquidations) do not stand for
+    all while the others still go on. Before any episode has ended the running ones count, and are not `known`.
+    Runs under `shard_map`.
+
+    Args:
+      account: `[P, K]` after the rollout.
+      ended: `[P, S, K]` bool.
+      after: `[P, S, K]` running episode after each bar.
+    """
+    fresh, known = batch.count(ended) > 0, batch.count(account.ended) > 0
+    alone = jax.tree.map(lambda last, now: jnp.where(known, last, now), account.last, account.running)
+    episode = jax.tree.map(lambda x, y: jnp.concatenate([x, y[:, None]], axis=1), after, alone)
+    others = jnp.where(known, account.ended & ~ended.any(axis=1), True)
+    return Sample(episode, jnp.concatenate([ended, others[:, None]], axis=1), known, fresh)
