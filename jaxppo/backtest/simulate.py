@@ -35,8 +35,9 @@ class Ledger:
       equity: `[n + 1]` currency at the close of each bar, the starting capital first.
       weights: `[n, A]` position weights at the close of each bar.
       quantity: `[n, A]` shares filled in each bar, forced liquidations included.
-      price: `[n, A]` mid price of the fills.
+      price: `[n, A]` mid price of the fills; of a fill and a liquidation in one bar their mean, weighted by shares.
       costs: `[n]` currency by kind.
+      paid: `[n, A]` currency, costs of all kinds by asset.
       financing: `[n]` currency, borrow fee and margin interest.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
@@ -47,6 +48,7 @@ class Ledger:
     quantity: jax.Array
     price: jax.Array
     costs: TradeCosts
+    paid: jax.Array
     financing: jax.Array
     turnover: jax.Array
     liquidated: jax.Array
@@ -102,13 +104,16 @@ def simulate(
         dead = dead | fills.liquidated
         before = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         quantity = fills.quantity + fills.liquidation
+        spent = fills.quantity * fills.price + fills.liquidation * after.price
         traded = jnp.sum(jnp.abs(fills.quantity) * fills.price + jnp.abs(fills.liquidation) * after.price)
+        mixed = (fills.liquidation != 0) & (quantity != 0)
         line = Ledger(
             equity=after.equity,
             weights=weights_of(after),
             quantity=quantity,
-            price=fills.price,
+            price=jnp.where(mixed, spent / jnp.where(mixed, quantity, 1.0), fills.price),
             costs=jax.tree.map(jnp.sum, fills.costs),
+            paid=fills.costs.total(),
             financing=fills.financing,
             turnover=traded / before,
             liquidated=dead,
