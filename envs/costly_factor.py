@@ -58,7 +58,7 @@ class CostlyFactor:
     `lambda = strength / volatility`; multiply by any small number.
 
     Attributes:
-      strength: expected body in units of `volatility` for a factor of 1; likewise the others as in `predictable_factor`.
+      strength: expected body in units of `volatility` for a factor of 1.
       persistence: of the factor per bar.
       volatility: of the log return per bar.
       gap_share: share of the variance that falls on the gap.

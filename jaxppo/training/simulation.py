@@ -29,8 +29,8 @@ def simulated_market(config: Config) -> MarketData:
     chosen = config.simulation
     if config.data.symbols is not None:
         raise ConfigError(
-            f"data.symbols is {list(config.data.symbols)}; leave it out where data.path is {SIMULATED}: the symbols are "
-            f"SIM1 to SIM{chosen.n_assets}"
+            f"data.symbols is {list(config.data.symbols)}; leave it out where data.path is {SIMULATED}: the market of "
+            f"simulation has SIM1 to SIM{chosen.n_assets}"
         )
     options = {"half_spread": chosen.half_spread}
     if chosen.kind == "costly_factor":
