@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from envs.bootstrap import block_bootstrap
+from envs.costly_factor import solve_costly_factor, strength_for_sharpe
 from envs.factor_market import predictable_factor, predictable_factor_sharpe
 from envs.market import MarketData
 from envs.simulated_bars import bar_shocks, correlate, daily_market, gap_and_body, log_path
@@ -37,7 +38,9 @@ __all__ = [
     "predictable_factor",
     "predictable_factor_sharpe",
     "regime_switching",
+    "solve_costly_factor",
     "stochastic_volatility_jumps",
+    "strength_for_sharpe",
 ]
 
 _simulator = functools.partial(jax.jit, static_argnames=("n_bars", "n_assets"))

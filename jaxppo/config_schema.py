@@ -10,6 +10,7 @@ from jaxppo.config_masks import MaskConfig
 from jaxppo.config_monitor import MonitorConfig, check_monitor
 from jaxppo.config_rewards import RewardConfig, check_rewards
 from jaxppo.config_risk import ConstraintConfig, ObjectiveConfig, check_risk
+from jaxppo.config_simulation import SimulationConfig
 from jaxppo.config_sizing import SizingConfig, check_order
 
 LARGEST = 1e15
@@ -48,7 +49,8 @@ class DataConfig(_Section):
     """Where prices come from and how they are checked; see `envs.load_market`."""
 
     path: Text | Annotated[tuple[Text, ...], Field(min_length=1)] = "us5_1d"
-    """Price file, folder, list of files, or the name of a shipped data set."""
+    """Price file, folder, list of files, the name of a shipped data set, or `simulated` for the market of `simulation`;
+    of the other keys only the periods then apply."""
     symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     """Symbols to use, in this order; all of the file if absent."""
     calendar: Text | None = None
@@ -358,6 +360,7 @@ class Config(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of the network; auto is bfloat16 on GPU and TPU, float32 on CPU."""
     data: DataConfig = DataConfig()
+    simulation: SimulationConfig = SimulationConfig()
     features: FeaturesConfig = FeaturesConfig()
     regimes: RegimesConfig = RegimesConfig()
     env: EnvConfig = EnvConfig()

@@ -18,6 +18,7 @@ from jaxppo.backtest.report import ReportData, write_report
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
 from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
 from jaxppo.networks.policy import Params, Policy
+from jaxppo.risk.metrics import round_trips
 from jaxppo.training.setup import Setup
 
 
@@ -87,6 +88,7 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
             "turnover": float(np.mean(ledger.turnover, dtype=np.float64)) * setup.periods_per_year,
             "costs": float(_total_costs(ledger).sum()) / float(ledger.equity[0]),
             "liquidated": bool(ledger.liquidated),
+            **_round_trips(ledger),
         }
     for number, name in enumerate(baselines):
         figures[name]["sharpe_difference_ci"] = _sharpe_difference(
@@ -117,7 +119,8 @@ def report(
 ) -> None:
     """Writes `report.html`; `constraints` is the entry of summary.json."""
     figures = {"agent": result.summary, **result.summary["baseline"]}
-    names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "total_return", "turnover", "costs")
+    names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
+    names += ("trade_win_rate", "trades", "total_return", "turnover", "costs")
     agent = result.ledgers["agent"]
     costs = {kind: np.asarray(getattr(agent.costs, kind)) for kind in ("commission", "spread", "slippage", "impact")}
     write_report(
@@ -199,6 +202,13 @@ def _sharpe_difference(setup: Setup, agent: Ledger, baseline: Ledger, key: jax.A
         n_resamples=chosen.bootstrap_resamples,
     )
     return [float(end) * setup.periods_per_year**0.5 if np.isfinite(end) else None for end in ends]
+
+
+def _round_trips(ledger: Ledger) -> dict[str, Any]:
+    """Share of the round trips that won after costs, None without any, and how many were closed."""
+    trips = round_trips(ledger.quantity, ledger.price, ledger.paid)
+    rate = float(trips.win_rate())
+    return {"trade_win_rate": rate if np.isfinite(rate) else None, "trades": int(trips.closed.sum())}
 
 
 def _total_costs(ledger: Ledger) -> np.ndarray:

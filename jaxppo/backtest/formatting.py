@@ -19,6 +19,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "var_95": ("Value at risk 95 %, per bar", "percent"),
     "cvar_95": ("Conditional value at risk 95 %, per bar", "percent"),
     "win_rate": ("Bars won", "percent"),
+    "trade_win_rate": ("Round trips won", "percent"),
+    "trades": ("Round trips", "count"),
     "turnover": ("Turnover, times equity per year", "ratio"),
     "costs": ("Costs, of starting equity", "percent"),
     "n_bars": ("Bars", "count"),

@@ -68,7 +68,7 @@ def load_run(
     config = _on_one_device(config)
     with jax.default_device(select_devices(config)[0]):
         market = load_data(config) if market is None else market
-        if saved.data == config.data:
+        if (saved.data, saved.simulation) == (config.data, config.simulation):
             run_folder.check_same_data(folder, run_folder.data_report(market))
         first = 0 if data is None else _first_unseen(folder, market, config)
         setup = build(config, market, split=data is None, first=first)

@@ -36,8 +36,9 @@ class Ledger:
       equity: `[n + 1]` currency at the close of each bar, the starting capital first.
       weights: `[n, A]` position weights at the close of each bar.
       quantity: `[n, A]` shares filled in each bar, forced liquidations included.
-      price: `[n, A]` mid price of the fills.
+      price: `[n, A]` mid price of the fills; of a fill and a liquidation in one bar their mean, weighted by shares.
       costs: `[n]` currency by kind.
+      paid: `[n, A]` currency, costs of all kinds by asset.
       financing: `[n]` currency, borrow fee and margin interest.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
@@ -49,6 +50,7 @@ class Ledger:
     quantity: jax.Array
     price: jax.Array
     costs: TradeCosts
+    paid: jax.Array
     financing: jax.Array
     turnover: jax.Array
     liquidated: jax.Array
@@ -112,12 +114,15 @@ def simulate(
         if limited:
             stopped = stopped | monitor.stops(levels)
         quantity = fills.quantity + fills.liquidation
+        spent = fills.quantity * fills.price + fills.liquidation * after.price
+        mixed = (fills.liquidation != 0) & (quantity != 0)
         line = Ledger(
             equity=after.equity,
             weights=weights_of(after),
             quantity=quantity,
-            price=fills.price,
+            price=jnp.where(mixed, spent / jnp.where(mixed, quantity, 1.0), fills.price),
             costs=jax.tree.map(jnp.sum, fills.costs),
+            paid=fills.costs.total(),
             financing=fills.financing,
             turnover=outcome.turnover,
             liquidated=dead,

@@ -37,6 +37,7 @@ from jaxppo.risk.sizing.transform import Sizing, SizingTransform
 from jaxppo.training.periods import Period, split_periods
 from jaxppo.training.regimes import find_regimes
 from jaxppo.training.risk import check_reachable
+from jaxppo.training.simulation import SIMULATED, simulated_market
 
 GIVEN_IN_PYTHON = "(a market given in Python)"
 """`data.path` of a run whose prices were an argument."""
@@ -89,8 +90,10 @@ def load_data(config: Config) -> MarketData:
 
     Raises:
       envs.DataError: the prices cannot be used as they are; names the keys of the configuration that would allow them.
-      ConfigError: `data.path` cannot be looked up at all.
+      ConfigError: `data.path` cannot be looked up at all, or the simulated market does not exist.
     """
+    if config.data.path == SIMULATED:
+        return simulated_market(config)
     own = {"path", *PERIODS, "purge_bars"}
     options = config.data.model_dump(exclude=own)
     path = config.data.path
