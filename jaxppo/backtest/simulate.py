@@ -40,6 +40,7 @@ class Ledger:
       financing: `[n]` currency, borrow fee and margin interest.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
+      watched: `[n]` pytree: what `simulate`'s `watch` saw.
     """
 
     equity: jax.Array
@@ -50,6 +51,7 @@ class Ledger:
     financing: jax.Array
     turnover: jax.Array
     liquidated: jax.Array
+    watched: Any = ()
 
     @property
     def returns(self) -> np.ndarray:
@@ -68,6 +70,7 @@ def simulate(
     n_bars: int,
     *,
     limited: bool = True,
+    watch: Callable[[Any], Any] = lambda sizing: (),
 ) -> Ledger:
     """Runs a rule from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`.
 
@@ -80,6 +83,7 @@ def simulate(
       first: `[]` int32, first decision bar.
       n_bars: static number of bars; `first + n_bars` must be a bar of the market.
       limited: False leaves the masks and the sizing of the environment out.
+      watch: what to keep of the state of the sizing after each decision.
     """
     mask_rows, sizing_rows = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), (params.masks, params.sizing)
@@ -112,6 +116,7 @@ def simulate(
             financing=fills.financing,
             turnover=traded / before,
             liquidated=dead,
+            watched=watch(sizing),
         )
         return (after, dead, masks, sizing), line
 
