@@ -17,11 +17,11 @@ from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.backtest.simulate import Ledger, simulate
 from jaxppo.masks.transform import MarketView
-from jaxppo.risk.book import CapitalRule
+from jaxppo.risk.book.capital import CapitalRule
 from jaxppo.risk.metrics import max_drawdown, sharpe, total_return, volatility
-from jaxppo.risk.shadow import AGENT
-from jaxppo.risk.sizing.book import BookState, book, strategy_names
-from jaxppo.risk.strategies import Strategy
+from jaxppo.risk.book.shadow import AGENT
+from jaxppo.risk.book.sizing import BookState, book, strategy_names
+from jaxppo.risk.book.strategies import Strategy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from envs.portfolio import Portfolio, expected_weights
 from jaxppo.backtest.run import SavedRun
 from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
 from jaxppo.masks.transform import MarketView
-from jaxppo.risk.strategies import Strategy
+from jaxppo.risk.book.strategies import Strategy
 from jaxppo.training.regimes import find_regimes
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.risk.allocation import equal_risk, kelly
-from jaxppo.risk.moments import Moments, start_moments, steadied, update_moments
+from jaxppo.risk.book.moments import Moments, start_moments, steadied, update_moments
 
 PARTS = ("inverse_risk", "drawdown", "kelly")
 ROUNDING = 1e-6

@@ -15,7 +15,7 @@ from flax import struct
 
 from envs.execution import Costs, unpack_bar
 from envs.portfolio import FillRule, Portfolio, expected_weights, open_portfolio, orders_to_target, step, target_scale
-from jaxppo.risk.strategies import Strategy
+from jaxppo.risk.book.strategies import Strategy
 
 AGENT = "agent"
 """Stands for the policy that is being trained or run, in a list of strategies."""

@@ -12,10 +12,10 @@ from flax import struct
 from envs.execution import Costs, pack_bars
 from envs.portfolio import FillRule, Portfolio, expected_weights
 from jaxppo.masks.transform import MarketView
-from jaxppo.risk.book import Capital, CapitalRule
-from jaxppo.risk.shadow import AGENT, Shadows, decide, live, open_shadows
+from jaxppo.risk.book.capital import Capital, CapitalRule
+from jaxppo.risk.book.shadow import AGENT, Shadows, decide, live, open_shadows
 from jaxppo.risk.sizing.transform import SizingTransform
-from jaxppo.risk.strategies import Strategy
+from jaxppo.risk.book.strategies import Strategy
 
 
 @struct.dataclass
