@@ -18,10 +18,10 @@ from envs.types import EnvParams, Observation
 from jaxppo.backtest.simulate import Ledger, simulate
 from jaxppo.masks.transform import MarketView
 from jaxppo.risk.book.capital import CapitalRule
-from jaxppo.risk.metrics import max_drawdown, sharpe, total_return, volatility
 from jaxppo.risk.book.shadow import AGENT
 from jaxppo.risk.book.sizing import BookState, book, strategy_names
 from jaxppo.risk.book.strategies import Strategy
+from jaxppo.risk.metrics import max_drawdown, sharpe, total_return, volatility
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run_book(
     periods: float | None = None,
     regimes: jax.Array | None = None,
 ) -> BookRun:
-    """A book from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`, within the masks of `env`.
+    """A book from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`, within the env's masks.
 
     Args:
       strategies: rules and trained agents.

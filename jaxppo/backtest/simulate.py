@@ -97,7 +97,7 @@ def simulate(
         offset, row, mask_row, sizing_row, tradable_now, own = xs
         constraint = None
         if limited:
-            constraint, masks = env.limit(masks, mask_row, first + offset, portfolio, tradable_now)
+            constraint, masks = env.limit(masks, mask_row, first + offset, portfolio, tradable_now, sizing)
         seen = env.observe_portfolio(first + offset, portfolio, tradable_now, constraint)
         weights, hold = decide(portfolio, seen, own, constraint)
         if limited:

@@ -53,8 +53,8 @@ class AgentState:
 def trained(run: SavedRun, *, name: str | None = None) -> Strategy:
     """The agent of a run without its randomness, under the masks and the sizing that it was trained with.
 
-    On other prices it sees what it would have seen there: features, regimes by the model that was fitted in training. Up
-    to the bar at which features and context are complete it stays flat.
+    On other prices it sees what it would have seen there: features, and regimes by the model that was fitted in
+    training. Up to the bar at which features and context are complete it stays flat.
 
     Args:
       run: from `jaxppo.backtest.load_run`; the assets of the book must be as many as those of the run.
@@ -87,7 +87,7 @@ def trained(run: SavedRun, *, name: str | None = None) -> Strategy:
         return AgentState(env.mask_start(), env.sizing_start())
 
     def decide(state: AgentState, row: AgentRow, portfolio: Portfolio) -> tuple[jax.Array, jax.Array, AgentState]:
-        constraint, masks = env.limit(state.masks, row.masks, row.bar, portfolio, row.tradable)
+        constraint, masks = env.limit(state.masks, row.masks, row.bar, portfolio, row.tradable, state.sizing)
         seen = env.observe_portfolio(row.bar, portfolio, row.tradable, constraint)
         net, decision = jax.tree.map(np.asarray, run.params), config.evaluation.decision
         weights, hold = decide_without_randomness(

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.risk.allocation import equal_risk, kelly
 from jaxppo.risk.book.moments import Moments, start_moments, steadied, update_moments
+from jaxppo.risk.sizing.estimation import kan_zhou_scale, shrunk_mean, solve
+from jaxppo.risk.sizing.parity import risk_parity
 
 PARTS = ("inverse_risk", "drawdown", "kelly")
 ROUNDING = 1e-6
@@ -74,7 +75,7 @@ def capital_rule(
     *,
     parts: tuple[str, ...] = PARTS,
     span: int = 63,
-    mean_span: int = 252,
+    mean_span: int = 504,
     warmup: int = 63,
     drawdown_limit: float = 0.25,
     kelly_fraction: float = 0.5,
@@ -156,10 +157,9 @@ def capital_rule(
         covariance = steadied(state.risk.covariance(), state.risk.observations)
         weights, total = [], most
         if "inverse_risk" in parts:
-            weights.append(_normalised(equal_risk(_apart(covariance, active)) * active))
+            weights.append(risk_parity(covariance, equal))
         if "kelly" in parts:
-            fractions = kelly(state.gain.mean, covariance, state.gain.observations, active)
-            fractions = kelly_fraction * jnp.maximum(fractions, 0.0)
+            fractions = kelly_fraction * jnp.maximum(kelly_weights(state.gain, covariance, active), 0.0)
             weights.append(_normalised(fractions))
             total = jnp.minimum(most, jnp.sum(fractions))
         if not weights:
@@ -217,7 +217,19 @@ def _normalised(shares: jax.Array) -> jax.Array:
     return shares / jnp.where(total > 0, total, 1.0)
 
 
-def _apart(covariance: jax.Array, active: jax.Array) -> jax.Array:
-    """The covariance with the strategies that are out uncorrelated to all, so that they move nobody's share."""
+def kelly_weights(gain: Moments, covariance: jax.Array, active: jax.Array) -> jax.Array:
+    """Kelly fractions `[M]` of the admitted strategies, signed, shrunk and scaled for the errors of their means.
+
+    The mean is that of `shrunk_mean`, the scale that of `kan_zhou_scale` for a covariance that is known.
+
+    Args:
+      gain: moments with the means.
+      covariance: `[M, M]` positive definite, of one bar.
+      active: `[M]` bool; the others get 0, as if they were not there.
+    """
     together = (active[:, None] & active[None, :]) | jnp.eye(active.shape[0], dtype=bool)
-    return jnp.where(together, covariance, 0.0)
+    own = jnp.where(together, covariance, 0.0)
+    mean, bars = jnp.where(active, gain.mean, 0.0), jnp.maximum(gain.observations, 1.0)
+    squared_sharpe = jnp.maximum(mean @ solve(own, mean), 0.0)
+    scale = kan_zhou_scale(squared_sharpe, bars, jnp.maximum(jnp.sum(active), 1), known_covariance=True)
+    return scale * jnp.where(active, solve(own, shrunk_mean(mean, own, bars, active)), 0.0)
