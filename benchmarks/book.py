@@ -64,7 +64,7 @@ def figures(run: BookRun, reference: BookRun | None) -> dict[str, Any]:
         "annual_return": float(metrics.annual_return(returns, periods=year)),
         "volatility": book["volatility"],
         "max_drawdown": book["max_drawdown"],
-        "cvar_95": float(metrics.conditional_value_at_risk(returns, confidence=0.95)),
+        "cvar_95": float(metrics.conditional_value_at_risk(returns, level=0.95)),
         "turnover": book["turnover"],
         "capital": book["capital"],
         "allocations": book["allocations"],
