@@ -100,10 +100,10 @@ def _written_out(items: Any) -> Any:
     items = written_out(items)
     if not isinstance(items, list):
         return items
-    return [
+    return tuple(
         {"run": {"folder": item["run"]}} if isinstance(item, dict) and isinstance(item.get("run"), str) else item
         for item in items
-    ]
+    )
 
 
 class BookSizing(Keys):

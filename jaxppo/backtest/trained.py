@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import jax
@@ -10,12 +11,15 @@ import numpy as np
 from flax import struct
 
 from envs.limits import enforced
+from envs.market import MarketData
 from envs.portfolio import Portfolio, expected_weights
-from jaxppo.backtest.run import SavedRun
+from jaxppo.backtest.run import SavedRun, best_policy, on_one_device
 from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
 from jaxppo.masks.transform import MarketView
 from jaxppo.risk.book.strategies import Strategy
+from jaxppo.training import run_folder
 from jaxppo.training.regimes import find_regimes
+from jaxppo.training.setup import build
 
 
 @struct.dataclass
@@ -48,6 +52,17 @@ class AgentState:
 
     masks: Any
     sizing: Any
+
+
+def open_trained(folder: str | pathlib.Path, market: MarketData, *, name: str | None = None) -> Strategy:
+    """`trained` of a run, as it is, on other prices: whatever it has learned from, which the caller has to check.
+
+    Raises:
+      ConfigError: not a run, or one that does not fit the prices.
+    """
+    folder, config = run_folder.open_folder(folder)
+    setup = build(on_one_device(config), market, split=False)
+    return trained(SavedRun(folder, setup, *best_policy(folder, setup)), name=name)
 
 
 def trained(run: SavedRun, *, name: str | None = None) -> Strategy:
