@@ -240,12 +240,19 @@ class Constraint:
       keep: `[A]` what holding leaves of each position, see `kept`.
       tradable: `[A]` bool, assets with a bar at the decision.
       first: `[]` int32, the asset whose turn is first, see `in_turn`.
+      held: `[A]` what holding stands for among the targets of a decision, where sizes differ from them; None: `keep`.
     """
 
     limits: Limits
     keep: jax.Array
     tradable: jax.Array
     first: jax.Array
+    held: jax.Array | None = None
+
+    @property
+    def present(self) -> jax.Array:
+        """`[A]` the targets that holding stands for."""
+        return self.keep if self.held is None else self.held
 
 
 def constrain(limits: Limits, portfolio: Portfolio, tradable: jax.Array, bar: jax.Array) -> Constraint:

@@ -11,7 +11,7 @@ from gymnax.environments import environment, spaces
 
 from envs import features, simulators
 from envs.execution import Costs, make_costs, pack_bars, unpack_bar
-from envs.limits import ROUNDING, Constraint, allowed_box, constrain, enforced
+from envs.limits import ROUNDING, Constraint, Limits, allowed_box, constrain, enforced, no_limits
 from envs.market import MarketData
 from envs.portfolio import (
     FillRule,
@@ -72,9 +72,10 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (envs.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
         decides, what is executed is the nearest decision within the limits.
-      sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state` and
-        `apply(state, row, portfolio, weights, hold) -> (weights, state)`, such as those of `jaxppo.risk.sizing`; its
-        table comes with `make_params`.
+      sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state`,
+        `behind(state, portfolio) -> targets` and `apply(state, row, portfolio, weights, hold) -> (weights, state)`,
+        such as those that `jaxppo.risk.sizing.chain` makes; its table comes with `make_params`. Bands, buckets and the
+        mean of targets then count a position as the target behind it.
       rewards: shapes the reward: a transform with `init() -> state` and `apply(state, reward, outcome) -> (reward,
         state)`, such as those of `jaxppo.risk.rewards`.
 
@@ -242,9 +243,11 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     # The pieces that every caller shares: one decision, one bar.
 
     def limit(
-        self, state: Any, row: Any, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array
+        self, state: Any, row: Any, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, sizing: Any = ()
     ) -> tuple[Constraint | None, Any]:
-        """What the masks allow one account at the close of `bar`, None for everything, and their next state.
+        """What one account may do at the close of `bar`, and the next state of the masks.
+
+        None for everything, without masks and sizing.
 
         Args:
           state: of the mask transform.
@@ -252,11 +255,21 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
           bar: `[]` int32.
           portfolio: at its close.
           tradable: `[A]` bool of the bar.
+          sizing: state of the sizing transform.
         """
-        if self.masks is None:
+        if self.masks is None and self.sizing is None:
             return None, state
-        limits, state = self.masks.apply(state, row, portfolio)
-        return constrain(limits, portfolio, tradable, bar), state
+        limits = no_limits(self.n_assets)
+        if self.masks is not None:
+            limits, state = self.masks.apply(state, row, portfolio)
+        return self.constraint(limits, bar, portfolio, tradable, sizing), state
+
+    def constraint(
+        self, limits: Limits, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, sizing: Any
+    ) -> Constraint:
+        """What `limits` allow one account, and what holding stands for; arguments as in `limit`."""
+        allowed = constrain(limits, portfolio, tradable, bar)
+        return allowed if self.sizing is None else allowed.replace(held=self.sizing.behind(sizing, portfolio))
 
     def mask_start(self) -> Any:
         """State of the mask transform at the start of an episode."""
@@ -296,14 +309,14 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         Args:
           action: see the class docstring; a band's edges may also come flat, `[2 A]`, those of an asset side by side.
           portfolio: at the close of the decision bar; a band and a bucket count its outstanding orders as filled.
-          constraint: what the masks allow; what holding leaves is then what a band holds and a bucket cuts.
+          constraint: what the account may do; what holding stands for is then what a band holds and a bucket cuts.
         """
         if self.actions == "hierarchical":
-            keep = expected_weights(portfolio) if constraint is None else constraint.keep
+            keep = expected_weights(portfolio) if constraint is None else constraint.present
             weights = jax.vmap(self.bucket_targets)(keep)[jnp.arange(self.n_assets), action[0], action[1:]]
             return weights, (action[0] == self.num_buckets - 1) & (action[1:] == HOLD)
         if self.actions != "discrete":
-            present = expected_weights(portfolio) if constraint is None else constraint.keep
+            present = expected_weights(portfolio) if constraint is None else constraint.present
             edges = jnp.reshape(action, (self.n_assets, -1)) * self.position_limit
             low, high = self.levels[0] * self.position_limit, self.levels[-1] * self.position_limit
             if constraint is not None:
@@ -351,9 +364,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
         Args:
           probabilities: `[A, num_actions]`, or `[A, num_buckets, num_actions]` of bucket and own action together.
           portfolio: at the close of the decision bar.
-          constraint: what the masks allow; what holding leaves then counts as the present weight.
+          constraint: what the account may do; what holding stands for then counts as the present weight.
         """
-        present = expected_weights(portfolio) if constraint is None else constraint.keep
+        present = expected_weights(portfolio) if constraint is None else constraint.present
         if self.actions == "hierarchical":
             mean = jnp.sum(probabilities * jax.vmap(self.bucket_targets)(present), axis=(-2, -1))
             return mean, probabilities[:, -1, HOLD] == 1.0
@@ -429,9 +442,9 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
     def action_mask(self, tradable: jax.Array, constraint: Constraint | None = None) -> jax.Array:
         """Allowed actions, see `Observation.mask`: an asset without a bar at t can only be held.
 
-        Under shared budgets those that each asset has while the others hold.
+        Under shared budgets those that each asset has while the others hold. Sizing masks nothing.
         """
-        if constraint is None:
+        if constraint is None or (self.masks is None and self.sizing is not None):
             if self.actions == "discrete":
                 shape = (*tradable.shape, self.num_actions)
                 return jnp.broadcast_to(tradable[..., None], shape).at[..., HOLD].set(True)
@@ -601,7 +614,8 @@ class TradingEnv(environment.Environment[EnvState, EnvParams]):
 
     def _limit(self, state: EnvState, params: EnvParams) -> tuple[Constraint | None, Any]:
         row = jax.tree.map(lambda x: x[state.bar], params.masks)
-        return self.limit(state.masks, row, state.bar, state.portfolio, params.market.tradable[state.bar])
+        tradable = params.market.tradable[state.bar]
+        return self.limit(state.masks, row, state.bar, state.portfolio, tradable, state.sizing)
 
     def action_space(self, params: EnvParams | None = None) -> spaces.Space:
         """See the class docstring."""

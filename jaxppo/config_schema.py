@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jaxppo.config_masks import MaskConfig
+from jaxppo.config_sizing import SizingConfig, check_order
 
 LARGEST = 1e15
 """Bound of every number: float32 arithmetic on larger ones overflows."""
@@ -360,6 +361,8 @@ class Config(_Section):
     costs: CostsConfig = CostsConfig()
     masks: tuple[MaskConfig, ...] = ()
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
+    sizing: tuple[SizingConfig, ...] = ()
+    """What becomes of targets before they are traded, in order, such as `[{volatility_target: {target: 0.1}}]`."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
@@ -427,6 +430,24 @@ class Config(_Section):
                         f"masks[{number}].regime names {name}, which regimes.states {n} never gives; it gives "
                         f"{', '.join(met)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_can_be_kept(self) -> Config:
+        if self.sizing and self.env.name != "trading":
+            raise ValueError(f"sizing sizes positions in trading, but env.name is {self.env.name!r}; leave it out")
+        check_order(self.sizing)
+        for number, item in enumerate(self.sizing):
+            if item.kind == "drawdown_control" and self.env.latency_bars != 1:
+                raise ValueError(
+                    f"env.latency_bars is {self.env.latency_bars}; sizing[{number}].drawdown_control needs "
+                    "env.latency_bars 1"
+                )
+            if item.kind == "drawdown_control" and self.env.fill_price != "next_open":
+                raise ValueError(
+                    f"env.fill_price is {self.env.fill_price}; sizing[{number}].drawdown_control needs env.fill_price "
+                    "next_open"
+                )
         return self
 
     @model_validator(mode="after")

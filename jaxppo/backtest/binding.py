@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.features import REGIMES
-from envs.limits import Constraint, constrain, enforced, intersection, no_limits, unless
+from envs.limits import Constraint, enforced, intersection, no_limits, unless
 from envs.portfolio import Portfolio, open_portfolio, weights_of
 from envs.trading import TradingEnv
 from envs.types import EnvParams
@@ -138,7 +138,7 @@ def _leave_one_out(
             limits = no_limits(n_assets)
             for number, one in enumerate(own):
                 limits = intersection(limits, unless(one, left_out == number))
-            constraint = constrain(limits, portfolio, now, bar)
+            constraint = env.constraint(limits, bar, portfolio, now, sizes)
             seen = env.observe_portfolio(bar, portfolio, now, constraint)
             wanted, hold = decide_without_randomness(policy, env, net, portfolio, seen, ready, constraint, decision)
             wanted, hold, sizes = env.size(sizes, sizing_row, portfolio, wanted, hold)

@@ -161,7 +161,7 @@ def _account(env: TradingEnv, params: EnvParams, bar: jax.Array) -> tuple[Portfo
     """An account without positions, what the policy sees of it, and what the masks allow it in their first state."""
     portfolio = open_portfolio(params.market.close[bar], params.initial_cash, env.fill_rule)
     row, tradable = jax.tree.map(lambda x: x[bar], params.masks), params.market.tradable[bar]
-    constraint, _ = env.limit(env.mask_start(), row, bar, portfolio, tradable)
+    constraint, _ = env.limit(env.mask_start(), row, bar, portfolio, tradable, env.sizing_start())
     return portfolio, env.observe_portfolio(bar, portfolio, tradable, constraint), constraint
 
 

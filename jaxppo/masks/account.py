@@ -9,18 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.features import average_volume, ewma_volatility
+from envs.features import average_volume
 from envs.limits import GrossBudgets, Limits, NetBudget, QuadraticBudget, no_limits
-from envs.market import MarketData
-from envs.market_index import own_returns
-from envs.own_bars import own_bars
 from envs.portfolio import Portfolio, drawdown, expected_weights, outstanding
-from envs.windows import exponential_average, shift
+from jaxppo.covariance import ewma_covariance
 from jaxppo.masks.market import within
 from jaxppo.masks.transform import MarketView, MaskTransform
-
-LARGEST_TABLE = 2**32
-"""Bytes of covariances that a table may take."""
 
 
 def risk_budget(
@@ -120,33 +114,6 @@ def _members(groups: Mapping[str, tuple[Sequence[str], float]], names: tuple[str
                 f"groups {name}: {unknown[0]!r} is not in the market; it has {', '.join(names) or 'no names'}"
             )
     return [[name in symbols for name in names] for symbols, _ in groups.values()]
-
-
-def ewma_covariance(market: MarketData, span: int) -> jax.Array:
-    """Covariance `[T, A, A]` of the log returns of one bar, forecast at each close; positive semidefinite.
-
-    Volatilities are those of `ewma_volatility`, correlations those of the exponential average of products of returns
-    per square root of the bars that they took. Where one of two assets has no bar the product is 0, so assets that
-    seldom trade together count as less correlated than they are.
-
-    Raises:
-      ValueError: the table would take more than 4 GiB.
-    """
-    if 4 * market.n_bars * market.n_assets**2 > LARGEST_TABLE:
-        raise ValueError(
-            f"covariances of {market.n_assets} assets over {market.n_bars} bars take more than 4 GiB; use fewer"
-        )
-    change, _ = own_returns(market)
-    waited = 1.0 + shift(own_bars(market.tradable).bars_since, 1).astype(jnp.float32)
-    change = jnp.log1p(change) / jnp.sqrt(waited)
-    products = change[:, :, None] * change[:, None, :]
-    average = exponential_average(products, jnp.ones(products.shape, bool), span)
-    spread = jnp.sqrt(jnp.einsum("taa->ta", average))
-    spread = jnp.where(spread > 0, spread, 1.0)
-    correlation = average / (spread[:, :, None] * spread[:, None, :])
-    own = jnp.eye(market.n_assets, dtype=bool)[None]
-    volatility = ewma_volatility(market, span)
-    return jnp.where(own, 1.0, correlation) * (volatility[:, :, None] * volatility[:, None, :])
 
 
 def liquidity(*, spread: float | None = None, participation: float | None = None, span: int = 21) -> MaskTransform:

@@ -252,7 +252,7 @@ def collect_path(
     fresh = (env.mask_start(), env.sizing_start(), env.rewards_start())
     see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, 0))
     settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None, 0))
-    limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None))
+    limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None, 0))
     size = jax.vmap(env.size, in_axes=(0, None, 0, 0, 0))
 
     def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -263,7 +263,7 @@ def collect_path(
         portfolio, (masks, sizing, rewards) = carry
         offset, ready, tradable_now, row, mask_row, sizing_row, u = xs
         bar = state.bar + offset
-        constraint, masks = limit(masks, mask_row, bar, portfolio, tradable_now)
+        constraint, masks = limit(masks, mask_row, bar, portfolio, tradable_now, sizing)
         seen = see(bar, portfolio, tradable_now, constraint)
         distribution = policy.distribution(net, ready[None], seen)
         action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)

@@ -1,5 +1,5 @@
-"""Risk: metrics of return series, whole or bar by bar."""
+"""Risk: metrics of return series, whole or bar by bar; sizing of positions."""
 
-from jaxppo.risk import metrics, streaming
+from jaxppo.risk import metrics, sizing, streaming
 
-__all__ = ["metrics", "streaming"]
+__all__ = ["metrics", "sizing", "streaming"]

@@ -30,6 +30,8 @@ from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
+from jaxppo.risk.sizing.from_config import make_sizing
+from jaxppo.risk.sizing.transform import Sizing, SizingTransform
 from jaxppo.training.periods import Period, split_periods
 from jaxppo.training.regimes import find_regimes
 
@@ -124,7 +126,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     """
     devices = select_devices(config)
     encoder = _encoder_config(config, devices[0].platform)
-    masks = _masks(config, market)
+    masks, sizing = _masks(config, market), _sizing(config, market)
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
     env = TradingEnv(
         n_assets=market.n_assets,
@@ -139,6 +141,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
         masks=masks,
+        sizing=sizing,
     )
     costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
@@ -158,6 +161,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed)
     config = config.model_copy(update={"regimes": found})
     annual = periods_per_year(market)
+    view = MarketView(market, annual, env.position_limit, regimes)
     params = env.make_params(
         market,
         costs,
@@ -166,7 +170,8 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         drawdown_limit=config.env.drawdown_limit,
         episode_bars=config.env.episode_chunks * ppo.chunk,
         feature_dtype=encoder.dtype,
-        masks=_mask_table(env, MarketView(market, annual, env.position_limit, regimes)),
+        masks=_table("masks", env.masks, view),
+        sizing=_table("sizing", env.sizing, view),
         regimes=regimes,
     )
     return Setup(
@@ -196,7 +201,7 @@ def _masks(config: Config, market: MarketData) -> MaskTransform | None:
         raise ConfigError(str(error)) from None
     for number, part in enumerate(masks.parts if masks is not None else ()):
         if part.name == "session":  # the one that fails on a market may do so before anything is compiled
-            _rows(number, part, MarketView(market, 1.0, 1.0))
+            _rows(f"masks[{number}]", part, MarketView(market, 1.0, 1.0))
             _flat_in_time(number, config, market)
     return masks
 
@@ -212,23 +217,41 @@ def _flat_in_time(number: int, config: Config, market: MarketData) -> None:
         )
 
 
-def _mask_table(env: TradingEnv, view: MarketView) -> Any:
-    """What the masks need of the market.
+def _sizing(config: Config, market: MarketData) -> Sizing | None:
+    """The configured sizing.
 
     Raises:
-      ConfigError: a mask that this market does not allow.
+      ConfigError: a transform whose keys do not fit together, or not the market.
     """
-    if env.masks is None:
-        return ()
-    return tuple(_rows(number, part, view) for number, part in enumerate(env.masks.parts))
+    try:
+        sizing = make_sizing(config.sizing)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for number, item in enumerate(config.sizing):
+        if item.kind == "kelly" and market.n_bars <= item.kelly.window:
+            raise ConfigError(
+                f"sizing[{number}].kelly.window is {item.kelly.window}; the market has {market.n_bars} bars, and at "
+                "least one more than the window is needed"
+            )
+    return sizing
 
 
-def _rows(number: int, part: MaskTransform, view: MarketView) -> Any:
-    """The table of one mask; see `_mask_table`."""
+def _table(name: str, transform: MaskTransform | Sizing | None, view: MarketView) -> Any:
+    """What a list of transforms needs of the market.
+
+    Raises:
+      ConfigError: a transform that this market does not allow.
+    """
+    parts = () if transform is None else transform.parts
+    return tuple(_rows(f"{name}[{number}]", part, view) for number, part in enumerate(parts))
+
+
+def _rows(name: str, part: MaskTransform | SizingTransform, view: MarketView) -> Any:
+    """The table of one transform; see `_table`."""
     try:
         return part.table(view)
     except ValueError as error:
-        raise ConfigError(f"masks[{number}].{part.name}: {error}") from None
+        raise ConfigError(f"{name}.{part.name}: {error}") from None
 
 
 def _median_seconds(market: MarketData, period: Period) -> float:

@@ -16,7 +16,7 @@ from envs.features import average_volume, ewma_volatility
 from envs.limits import allowed_box, constrain
 from envs.portfolio import FillRule, open_portfolio
 from jaxppo import masks, regimes
-from jaxppo.masks.account import ewma_covariance
+from jaxppo.covariance import ewma_covariance
 from jaxppo.masks.hours import trading_hours
 from jaxppo.masks.transform import MarketView
 

@@ -16,8 +16,8 @@ from envs.trading import TradingEnv
 from jaxppo import masks
 from jaxppo.backtest.binding import mask_effects
 from jaxppo.backtest.simulate import run_policy
+from jaxppo.covariance import ewma_covariance
 from jaxppo.distributions import Hierarchical, MaskedCategorical, SquashedGaussian
-from jaxppo.masks.account import ewma_covariance
 from jaxppo.masks.transform import MarketView
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo import data_mesh, make_learner

@@ -1,5 +1,27 @@
 """Sizing transforms: from the targets of a decision to the sizes that are traded."""
 
-from jaxppo.risk.sizing.transform import ScaleState, SizingTransform, chain, scaling
+from jaxppo.risk.sizing.drawdown import drawdown_control
+from jaxppo.risk.sizing.estimation import kan_zhou_scale, ledoit_wolf, shrunk_mean
+from jaxppo.risk.sizing.kelly import kelly
+from jaxppo.risk.sizing.parity import equal_risk_contribution, risk_parity
+from jaxppo.risk.sizing.projection import project, projection
+from jaxppo.risk.sizing.transform import Sizing, SizingState, SizingTransform, chain, scaling
+from jaxppo.risk.sizing.volatility import volatility_target
 
-__all__ = ["ScaleState", "SizingTransform", "chain", "scaling"]
+__all__ = [
+    "Sizing",
+    "SizingState",
+    "SizingTransform",
+    "chain",
+    "drawdown_control",
+    "equal_risk_contribution",
+    "kan_zhou_scale",
+    "kelly",
+    "ledoit_wolf",
+    "project",
+    "projection",
+    "risk_parity",
+    "scaling",
+    "shrunk_mean",
+    "volatility_target",
+]

@@ -1,8 +1,9 @@
 """Sizing transforms: pure functions that turn the targets of a decision into the sizes that are traded.
 
-In the manner of optax: a factory with static hyper-parameters returns a `SizingTransform`; `chain` composes several, in
-order. Everything is written for one account and one market; `vmap` over accounts. The environment applies the transform
-between the decision and the masks, so that what the masks forbid stays forbidden, in training, backtest and live alike.
+In the manner of optax: a factory with static hyper-parameters returns a `SizingTransform`; `chain` makes a `Sizing` of
+one or several, in order. Everything is written for one account and one market; `vmap` over accounts. The environment
+applies the sizing between the decision and the masks, so that what the masks forbid stays forbidden, in training,
+backtest and live alike.
 """
 
 from __future__ import annotations
@@ -14,51 +15,108 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.portfolio import Portfolio
+from envs.portfolio import Portfolio, expected_weights
 from jaxppo.masks.transform import MarketView
 
-SMALLEST_FACTOR = 1e-6
-"""A position that was sized by less cannot be traced back to the target behind it, and counts as no target."""
+UNCHANGED = 1e-5
+"""Relative difference up to which the size of a held position counts as the position."""
 
 
 class SizingTransform(NamedTuple):
-    """Sizes of positions as pure functions.
+    """One step from targets to sizes as pure functions; `chain` makes a `Sizing` of it.
 
     Attributes:
       name: for statistics and messages.
       table: `MarketView -> pytree` with leading axis T: what depends on the market alone, computed once. Row t may use
         bars <= t only.
       init: `n_assets -> state` of one account at the start of an episode, a pytree of arrays.
-      apply: `(state, row, portfolio, weights [A], hold [A]) -> (weights [A], state)` at the close of a bar. Weights are
-        fractions of equity; those of assets that are held come as the present position with outstanding orders filled,
-        which earlier bars have sized already. An asset that is held and comes back unchanged is not traded.
-      parts: the transforms of a chain, in order; empty for a single one.
+      apply: `(state, row, portfolio, targets [A]) -> (sizes [A], state)` at the close of a bar; both are fractions of
+        equity. Assets that are held come with the target behind their position.
     """
 
     name: str
     table: Callable[[MarketView], Any]
     init: Callable[[int], Any]
-    apply: Callable[[Any, Any, Portfolio, jax.Array, jax.Array], tuple[jax.Array, Any]]
-    parts: tuple[SizingTransform, ...] = ()
+    apply: Callable[[Any, Any, Portfolio, jax.Array], tuple[jax.Array, Any]]
 
 
-def chain(*transforms: SizingTransform) -> SizingTransform:
-    """Each transform sizes what the ones before it leave; those that scale come before those that cap."""
+class Sizing(NamedTuple):
+    """What `TradingEnv` takes as `sizing`: transforms in order, and the memory of what was decided.
+
+    Attributes:
+      table: `MarketView -> pytree` with leading axis T.
+      init: `n_assets -> SizingState`.
+      behind: `(state, portfolio) -> [A]`, the targets behind the present positions: what holding stands for.
+      apply: `(state, row, portfolio, weights [A], hold [A]) -> (sizes [A], state)`. Assets that are held come with
+        their present weight, outstanding orders filled; where it comes back the asset is not traded.
+      parts: the transforms.
+    """
+
+    table: Callable[[MarketView], Any]
+    init: Callable[[int], SizingState]
+    behind: Callable[[SizingState, Portfolio], jax.Array]
+    apply: Callable[[SizingState, Any, Portfolio, jax.Array, jax.Array], tuple[jax.Array, SizingState]]
+    parts: tuple[SizingTransform, ...]
+
+
+@struct.dataclass
+class SizingState:
+    """What is remembered of the last decision.
+
+    Attributes:
+      target: `[A]` decided weights.
+      size: `[A]` what the transforms made of them.
+      price: `[A]` marks then.
+      equity: `[]` then.
+      parts: states of the transforms.
+    """
+
+    target: jax.Array
+    size: jax.Array
+    price: jax.Array
+    equity: jax.Array
+    parts: tuple[Any, ...]
+
+
+def chain(*transforms: SizingTransform) -> Sizing:
+    """Each transform sizes what the ones before it leave; those that scale come before those that cap.
+
+    Holding an asset keeps the target behind its position, which moves with its price. What was not filled, or was
+    forbidden, has no target behind it; a position that the last decision did not lead to is its own target.
+    """
 
     def table(view: MarketView) -> Any:
         return tuple(transform.table(view) for transform in transforms)
 
-    def init(n_assets: int) -> Any:
-        return tuple(transform.init(n_assets) for transform in transforms)
+    def init(n_assets: int) -> SizingState:
+        zeros, ones = jnp.zeros(n_assets), jnp.ones(n_assets)
+        return SizingState(
+            zeros, zeros, ones, jnp.ones(()), tuple(transform.init(n_assets) for transform in transforms)
+        )
 
-    def apply(state: Any, row: Any, portfolio: Portfolio, weights: jax.Array, hold: jax.Array) -> tuple[jax.Array, Any]:
-        states = []
-        for transform, own, part in zip(transforms, state, row, strict=True):
-            weights, after = transform.apply(own, part, portfolio, weights, hold)
+    def behind(state: SizingState, portfolio: Portfolio) -> jax.Array:
+        present = expected_weights(portfolio)
+        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        moved = portfolio.price / state.price * (state.equity / equity)
+        led = present * state.size > 0
+        filled = jnp.clip(present / jnp.where(led, state.size * moved, 1.0), 0.0, 1.0)
+        nothing_to_fill = (present == 0) & (state.size == 0)
+        return jnp.where(led, state.target * moved * filled, jnp.where(nothing_to_fill, state.target, present))
+
+    def apply(
+        state: SizingState, row: Any, portfolio: Portfolio, weights: jax.Array, hold: jax.Array
+    ) -> tuple[jax.Array, SizingState]:
+        targets = jnp.where(hold, behind(state, portfolio), weights)
+        sizes, states = targets, []
+        for transform, own, part in zip(transforms, state.parts, row, strict=True):
+            sizes, after = transform.apply(own, part, portfolio, sizes)
             states.append(after)
-        return weights, tuple(states)
+        same = jnp.abs(sizes - weights) <= UNCHANGED * jnp.abs(weights)
+        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
+        remembered = SizingState(targets, sizes, portfolio.price, equity, tuple(states))
+        return jnp.where(hold & same, weights, sizes), remembered
 
-    return SizingTransform("chain", table, init, apply, tuple(transforms))
+    return Sizing(table, init, behind, apply, tuple(transforms))
 
 
 @struct.dataclass
@@ -66,7 +124,7 @@ class ScaleState:
     """What a transform that scales remembers.
 
     Attributes:
-      factor: `[A]` by which each target was last multiplied.
+      factor: `[A]` by which each target was last multiplied; 0 before.
       own: whatever else it carries.
     """
 
@@ -84,8 +142,6 @@ def scaling(
 ) -> SizingTransform:
     """A transform that multiplies every target by a factor.
 
-    Holding keeps the target behind a position: it is traded only where the factor has moved since.
-
     Args:
       name: of the transform.
       table: see `SizingTransform`.
@@ -93,21 +149,20 @@ def scaling(
       factor: `(own, row, portfolio, targets [A]) -> (factors [A], own)`.
       tolerance: relative change of a factor, >= 0, up to which the last one is kept, so that small moves of it are not
         traded.
+
+    Raises:
+      ValueError: a negative tolerance.
     """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; it must be >= 0")
 
     def start(n_assets: int) -> ScaleState:
-        return ScaleState(jnp.ones(n_assets), init(n_assets))
+        return ScaleState(jnp.zeros(n_assets), init(n_assets))
 
-    def apply(
-        state: ScaleState, row: Any, portfolio: Portfolio, weights: jax.Array, hold: jax.Array
-    ) -> tuple[jax.Array, ScaleState]:
-        last = state.factor
-        known = jnp.abs(last) > SMALLEST_FACTOR
-        behind = jnp.where(known, weights / jnp.where(known, last, 1.0), 0.0)
-        targets = jnp.where(hold, behind, weights)
+    def apply(state: ScaleState, row: Any, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, ScaleState]:
         wanted, own = factor(state.own, row, portfolio, targets)
+        last = state.factor
         now = jnp.where(jnp.abs(wanted - last) <= tolerance * jnp.abs(last), last, wanted)
-        sized = jnp.where(hold & (now == last), weights, now * targets)
-        return sized, ScaleState(now, own)
+        return now * targets, ScaleState(now, own)
 
     return SizingTransform(name, table, start, apply)
