@@ -1,5 +1,5 @@
-"""Risk: metrics of return series, whole or bar by bar; sizing of positions."""
+"""Risk: metrics of return series, whole or bar by bar; sizing of positions; books of strategies."""
 
-from jaxppo.risk import metrics, sizing, streaming
+from jaxppo.risk import book, metrics, sizing, streaming
 
-__all__ = ["metrics", "sizing", "streaming"]
+__all__ = ["book", "metrics", "sizing", "streaming"]

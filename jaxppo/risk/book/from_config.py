@@ -43,9 +43,7 @@ def make_book(
             raise ValueError(f"strategies[{number}].{item.kind}: {error}") from None
     if AGENT not in chosen:
         raise ValueError("strategies leaves out agent, whose decisions would then count for nothing; name it")
-    return book(
-        chosen, rule, costs=costs, fill_rule=fill_rule, initial_cash=initial_cash, before=before, after=after
-    )
+    return book(chosen, rule, costs=costs, fill_rule=fill_rule, initial_cash=initial_cash, before=before, after=after)
 
 
 def _strategy(item: StrategyConfig, open_run: OpenRun) -> Strategy | str:
