@@ -18,6 +18,7 @@ from jaxppo.risk.sizing.parity import risk_parity
 
 PARTS = ("inverse_risk", "drawdown", "kelly")
 ROUNDING = 1e-6
+CYCLES = 50
 
 
 @struct.dataclass
@@ -87,13 +88,13 @@ def capital_rule(
 ) -> CapitalRule:
     """How capital follows from what the strategies did by themselves.
 
-    - *Shares.* `inverse_risk`: equal contributions to risk under the exponential covariance. `kelly`: Kelly fractions,
-      where they are positive, divided by their sum. Both: the root of the product. Neither, or fewer than `warmup`
+    - *Shares.* `inverse_risk`: equal contributions to risk under the exponential covariance. `kelly`: Kelly fractions
+      without short positions, divided by their sum. Both: the root of the product. Neither, or fewer than `warmup`
       returns: equal. Only admitted strategies count.
     - *Drawdown.* With `drawdown` each share is multiplied by what is left of the budget,
       `d_i = max(1 - drawdown_i / drawdown_limit, 0)`, and the whole book by the largest of them: capital goes from
       strategies that lose to those that do not, and to cash where all lose.
-    - *Total.* `max_total`; with `kelly` at most `kelly_fraction` times the sum of the positive Kelly fractions.
+    - *Total.* `max_total`; with `kelly` at most `kelly_fraction` times the sum of the Kelly fractions.
     - *Cut.* A strategy whose drawdown exceeds `cut` at a close is cut: it has no capital from that close on, and counts
       no more among the admitted. It is re-admitted at the first later close at which its drawdown is at most `readmit`,
       or that is `cooldown` bars after the cut; in the latter case its drawdown is measured from its equity then. A
@@ -159,7 +160,7 @@ def capital_rule(
         if "inverse_risk" in parts:
             weights.append(risk_parity(covariance, equal))
         if "kelly" in parts:
-            fractions = kelly_fraction * jnp.maximum(kelly_weights(state.gain, covariance, active), 0.0)
+            fractions = kelly_fraction * kelly_weights(state.gain, covariance, active)
             weights.append(_normalised(fractions))
             total = jnp.minimum(most, jnp.sum(fractions))
         if not weights:
@@ -218,18 +219,29 @@ def _normalised(shares: jax.Array) -> jax.Array:
 
 
 def kelly_weights(gain: Moments, covariance: jax.Array, active: jax.Array) -> jax.Array:
-    """Kelly fractions `[M]` of the admitted strategies, signed, shrunk and scaled for the errors of their means.
+    """Kelly fractions `[M]` >= 0 of the admitted strategies, after the errors of their means.
 
-    The mean is that of `shrunk_mean`, the scale that of `kan_zhou_scale` for a covariance that is known.
+    `c f`, with `f >= 0` the maximum of the growth `m' f - f' C f / 2`: strategies cannot be sold short, and leaving out
+    the negative ones of `C^-1 m` would keep long what was to hedge them. The mean `m` is that of `shrunk_mean`, the scale `c` that of `kan_zhou_scale` for a covariance that is known. Found by cyclical coordinate
+    descent, `f_i = max((m_i - sum_{j != i} C_ij f_j) / C_ii, 0)`, on correlations.
 
     Args:
       gain: moments with the means.
       covariance: `[M, M]` positive definite, of one bar.
       active: `[M]` bool; the others get 0, as if they were not there.
     """
-    together = (active[:, None] & active[None, :]) | jnp.eye(active.shape[0], dtype=bool)
-    own = jnp.where(together, covariance, 0.0)
+    number = active.shape[0]
+    own = jnp.eye(number, dtype=bool)
+    apart = jnp.where((active[:, None] & active[None, :]) | own, covariance, 0.0)
     mean, bars = jnp.where(active, gain.mean, 0.0), jnp.maximum(gain.observations, 1.0)
-    squared_sharpe = jnp.maximum(mean @ solve(own, mean), 0.0)
+    squared_sharpe = jnp.maximum(mean @ solve(apart, mean), 0.0)
     scale = kan_zhou_scale(squared_sharpe, bars, jnp.maximum(jnp.sum(active), 1), known_covariance=True)
-    return scale * jnp.where(active, solve(own, shrunk_mean(mean, own, bars, active)), 0.0)
+    spread = jnp.sqrt(jnp.diagonal(apart))
+    others = jnp.where(own, 0.0, apart / (spread[:, None] * spread[None, :]))
+    ratio = jnp.where(active, shrunk_mean(mean, apart, bars, active), 0.0) / spread
+
+    def visit(turn: jax.Array, x: jax.Array) -> jax.Array:
+        i = turn % number
+        return x.at[i].set(jnp.maximum(ratio[i] - others[i] @ x, 0.0))
+
+    return scale * jax.lax.fori_loop(0, CYCLES * number, visit, jnp.zeros(number)) / spread
