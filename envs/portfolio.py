@@ -133,14 +133,23 @@ def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, 
     """
     expected = portfolio.shares + outstanding(portfolio)
     equity = jnp.maximum(portfolio.equity, 0.0)
+    target = weights * target_scale(portfolio, weights, hold, costs) * equity / portfolio.price
+    rounding = _rounding(portfolio.shares, portfolio.unfilled, *portfolio.in_flight)
+    return jnp.where(hold, 0.0, _snap(target - expected, rounding))
+
+
+def target_scale(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
+    """What the leverage limit leaves of the targets of the assets that are not held, `[]` in [0, 1].
+
+    Takes the arguments of `orders_to_target`.
+    """
+    expected = portfolio.shares + outstanding(portfolio)
+    equity = jnp.maximum(portfolio.equity, 0.0)
     committed = jnp.abs(expected) * portfolio.price
     gross_held = jnp.sum(jnp.where(hold, committed, 0.0))
     gross_wanted = jnp.sum(jnp.where(hold, 0.0, jnp.abs(weights))) * equity
     room = jnp.maximum(costs.max_leverage * equity - gross_held, 0.0)
-    scale = jnp.where(gross_wanted > room, room / jnp.maximum(gross_wanted, jnp.finfo(jnp.float32).tiny), 1.0)
-    target = weights * scale * equity / portfolio.price
-    rounding = _rounding(portfolio.shares, portfolio.unfilled, *portfolio.in_flight)
-    return jnp.where(hold, 0.0, _snap(target - expected, rounding))
+    return jnp.where(gross_wanted > room, room / jnp.maximum(gross_wanted, jnp.finfo(jnp.float32).tiny), 1.0)
 
 
 def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jaxppo.config_book import BookSizing
 from jaxppo.config_items import Item, Keys
 
 Above = Annotated[float, Field(gt=0.0, le=1e6)]
@@ -97,6 +98,7 @@ class SizingConfig(Item):
     equal_risk_contribution: EqualRiskContributionSizing | None = None
     projection: ProjectionSizing | None = None
     drawdown_control: DrawdownControlSizing | None = None
+    book: BookSizing | None = None
 
 
 STAGES = {"kelly": 0, "volatility_target": 1, "equal_risk_contribution": 1, "projection": 2, "drawdown_control": 3}
@@ -109,8 +111,23 @@ WHY = {
 
 
 def check_order(sizing: Sequence[SizingConfig]) -> None:
-    """A ValueError if a transform comes after one that it must come before."""
-    for number, (before, after) in enumerate(itertools.pairwise(sizing), start=1):
+    """A ValueError if a transform comes after one that it must come before, or twice; a book begins a new order."""
+    kinds = [item.kind for item in sizing]
+    if "book" not in kinds:
+        return _check_order(sizing, 0)
+    at = kinds.index("book")
+    if "book" in kinds[at + 1 :]:
+        raise ValueError("sizing names book twice; once is enough")
+    if "kelly" in kinds[at:]:
+        number = kinds.index("kelly", at)
+        raise ValueError(f"sizing[{number}].kelly comes after book, but {WHY[0]}, those of the agent; put it before")
+    _check_order(sizing[:at], 0)
+    return _check_order(sizing[at + 1 :], at + 1)
+
+
+def _check_order(sizing: Sequence[SizingConfig], first: int) -> None:
+    """`check_order` without a book; `first` is the number of the first transform in the whole list."""
+    for number, (before, after) in enumerate(itertools.pairwise(sizing), start=first + 1):
         if STAGES[after.kind] < STAGES[before.kind]:
             raise ValueError(
                 f"sizing[{number}].{after.kind} comes after {before.kind}, but {WHY[STAGES[after.kind]]}; put it before"

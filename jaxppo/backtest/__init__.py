@@ -1,12 +1,15 @@
 """Backtests: one accounting function, honest intervals, reports."""
 
 from jaxppo.backtest import report, statistics
+from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.backtest.evaluation import describe
 from jaxppo.backtest.inspection import Inspection, inspect_policy
 from jaxppo.backtest.run import SavedRun, load_run, run
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy, simulate
+from jaxppo.backtest.trained import trained
 
 __all__ = [
+    "BookRun",
     "Inspection",
     "Ledger",
     "SavedRun",
@@ -16,7 +19,9 @@ __all__ = [
     "report",
     "run",
     "run_baselines",
+    "run_book",
     "run_policy",
     "simulate",
     "statistics",
+    "trained",
 ]

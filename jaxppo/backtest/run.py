@@ -65,20 +65,25 @@ def load_run(
         overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
     config = load_config(folder / "config.yaml", overrides)
     _check_overrides(saved, config)
-    config = _on_one_device(config)
+    config = on_one_device(config)
     with jax.default_device(select_devices(config)[0]):
         market = load_data(config) if market is None else market
         if (saved.data, saved.simulation) == (config.data, config.simulation):
             run_folder.check_same_data(folder, run_folder.data_report(market))
         first = 0 if data is None else _first_unseen(folder, market, config)
         setup = build(config, market, split=data is None, first=first)
-        policy, net = first_policy(setup)
-        best = Checkpoints(folder / "checkpoints" / "best", 1)
-        try:
-            net = best.restore({"params": net})[0]["params"]
-        finally:
-            best.close()
+        policy, net = best_policy(folder, setup)
     return SavedRun(folder, setup, policy, net)
+
+
+def best_policy(folder: pathlib.Path, setup: Setup) -> tuple[Policy, Params]:
+    """The policy of a run, and the parameters of the checkpoint that was best on validation."""
+    policy, net = first_policy(setup)
+    best = Checkpoints(folder / "checkpoints" / "best", 1)
+    try:
+        return policy, best.restore({"params": net})[0]["params"]
+    finally:
+        best.close()
 
 
 def run(
@@ -118,20 +123,31 @@ def run(
     return result.summary
 
 
-def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> int:
+def first_unseen(folder: pathlib.Path, market: MarketData) -> int:
     """First bar after what the run was trained and selected on, where the prices share a symbol with it; else 0.
+
+    Raises:
+      ConfigError: the run does not say what it was started with.
+    """
+    seen = run_folder.read_data(folder).get("learned_from", {})
+    shared = set(seen.get("symbols", ())) & set(market.info.symbols)
+    if not shared or seen.get("last") is None or not len(market.info.timestamps):
+        return 0
+    return int(np.searchsorted(market.info.timestamps, np.datetime64(seen["last"]), side="right"))
+
+
+def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> int:
+    """`first_unseen`, and the configured gap after it.
 
     Raises:
       ConfigError: the run has seen every bar.
     """
-    seen = run_folder.read_data(folder).get("learned_from", {})
-    common = sorted(set(seen.get("symbols", ())) & set(market.info.symbols))
-    if not common or seen.get("last") is None or not len(market.info.timestamps):
-        return 0
-    first = int(np.searchsorted(market.info.timestamps, np.datetime64(seen["last"]), side="right"))
+    first = first_unseen(folder, market)
     if first:
         first += config.data.purge_bars
     if first >= market.n_bars - 2:
+        seen = run_folder.read_data(folder)["learned_from"]
+        common = sorted(set(seen["symbols"]) & set(market.info.symbols))
         raise ConfigError(
             f"--data {config.data.path}: the run was trained and selected on {', '.join(common[:5])} up to "
             f"{seen['last'][:10]}; give later prices or other symbols"
@@ -162,6 +178,6 @@ def _check_overrides(saved: Config, config: Config) -> None:
         )
 
 
-def _on_one_device(config: Config) -> Config:
+def on_one_device(config: Config) -> Config:
     """An evaluation needs one device, however many the run was trained on."""
     return config.model_copy(update={"training": config.training.model_copy(update={"devices": 1})})

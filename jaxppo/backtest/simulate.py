@@ -43,6 +43,7 @@ class Ledger:
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
       levels: watched limit -> `[n]` level after each bar.
+      watched: `[n]` pytree: what `simulate`'s `watch` saw.
     """
 
     equity: jax.Array
@@ -55,6 +56,7 @@ class Ledger:
     turnover: jax.Array
     liquidated: jax.Array
     levels: dict[str, jax.Array] = struct.field(default_factory=dict)
+    watched: Any = ()
 
     @property
     def returns(self) -> np.ndarray:
@@ -74,6 +76,7 @@ def simulate(
     *,
     limited: bool = True,
     monitor: Monitor = UNWATCHED,
+    watch: Callable[[Any], Any] = lambda sizing: (),
 ) -> Ledger:
     """Runs a rule from a flat start: decisions at the closes of bars `first .. first + n_bars - 1`.
 
@@ -88,6 +91,7 @@ def simulate(
       limited: False leaves the masks and the sizing of the environment out, and what the monitor stops goes on.
       monitor: limits watched after every bar. Once one that says `stop` is breached, all positions are closed at the
         next fill, as fast as the market takes them, and the account stays out of the market from then on.
+      watch: what to keep of the state of the sizing after each decision.
     """
     mask_rows, sizing_rows = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), (params.masks, params.sizing)
@@ -127,6 +131,7 @@ def simulate(
             turnover=outcome.turnover,
             liquidated=dead,
             levels=levels,
+            watched=watch(sizing),
         )
         return (after, dead, stopped, masks, sizing, watched), line
 

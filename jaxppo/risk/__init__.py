@@ -1,12 +1,13 @@
-"""Risk: metrics of returns; objectives, constraints and rewards of learning; sizing of positions; watched limits."""
+"""Risk: metrics of returns; objectives, constraints and rewards of learning; sizing, books, watched limits."""
 
-from jaxppo.risk import constraints, lagrangian, metrics, monitor, objectives, rewards, sizing, streaming
+from jaxppo.risk import book, constraints, lagrangian, metrics, monitor, objectives, rewards, sizing, streaming
 from jaxppo.risk.stage import Charged, RiskStage, RiskState, risk_stage
 
 __all__ = [
     "Charged",
     "RiskStage",
     "RiskState",
+    "book",
     "constraints",
     "lagrangian",
     "metrics",

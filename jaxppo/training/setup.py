@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import pathlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,12 +17,13 @@ import numpy as np
 
 import envs
 from envs import features
-from envs.execution import make_costs
+from envs.execution import Costs, make_costs
 from envs.market import MarketData, periods_per_year
 from envs.portfolio import FillRule
 from envs.trading import TradingEnv
 from envs.types import EnvParams
 from jaxppo.config import PERIODS, Config, ConfigError, PPOConfig
+from jaxppo.config_book import RunStrategy
 from jaxppo.masks.from_config import make_masks
 from jaxppo.masks.hours import usual_minutes
 from jaxppo.masks.transform import MarketView, MaskTransform
@@ -30,6 +33,8 @@ from jaxppo.networks.head import ActionConfig
 from jaxppo.networks.policy import Params, Policy, make_policy
 from jaxppo.ppo.learner import schedule_left, shuffle_groups
 from jaxppo.ppo.trading_task import action_config
+from jaxppo.risk.book.from_config import make_book
+from jaxppo.risk.book.strategies import Strategy
 from jaxppo.risk.from_config import make_monitor, make_rewards
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 from jaxppo.risk.sizing.from_config import make_sizing
@@ -134,9 +139,10 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     """
     devices = select_devices(config)
     encoder = _encoder_config(config, devices[0].platform)
-    masks, sizing = _masks(config, market), _sizing(config, market)
     annual = periods_per_year(market)
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
+    costs = make_costs(**config.costs.model_dump())
+    masks, sizing = _masks(config, market), _sizing(config, market, costs, fill_rule)
     env = TradingEnv(
         n_assets=market.n_assets,
         actions=config.env.actions,
@@ -155,7 +161,6 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     )
     if split:
         check_reachable(config, env)
-    costs = make_costs(**config.costs.model_dump())
     ppo = _ppo_for_devices(config, devices)
     if split:
         periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
@@ -167,6 +172,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
                 f"{env.first_decision} before the first decision, and an evaluation three more after bar {first}"
             )
         periods = {"test": Period(first, market.n_bars - 1)}
+    _check_unseen(config, market, periods["test"])
     if config.policy.bar_seconds is None:
         config = _with_bar_seconds(config, _median_seconds(market, next(iter(periods.values()))))
         encoder = dataclasses.replace(encoder, bar_seconds=config.policy.bar_seconds)
@@ -229,14 +235,23 @@ def _flat_in_time(number: int, config: Config, market: MarketData) -> None:
         )
 
 
-def _sizing(config: Config, market: MarketData) -> Sizing | None:
+def _sizing(config: Config, market: MarketData, costs: Costs, fill_rule: FillRule) -> Sizing | None:
     """The configured sizing.
 
     Raises:
       ConfigError: a transform whose keys do not fit together, or not the market.
     """
     try:
-        sizing = make_sizing(config.sizing)
+        sizing = make_sizing(
+            config.sizing,
+            partial(
+                make_book,
+                costs=costs,
+                fill_rule=fill_rule,
+                initial_cash=config.env.initial_cash,
+                open_run=lambda run: _trained(run, market),
+            ),
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for number, item in enumerate(config.sizing):
@@ -246,6 +261,26 @@ def _sizing(config: Config, market: MarketData) -> Sizing | None:
                 "least one more than the window is needed"
             )
     return sizing
+
+
+def _trained(run: RunStrategy, market: MarketData) -> Strategy:
+    """An agent that was trained before, as a strategy on these prices."""
+    from jaxppo.backtest.trained import open_trained  # which opens runs with `build`
+
+    return open_trained(run.folder, market, name=run.name)
+
+
+def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
+    """A ConfigError if an agent of a book has learned from bars on which the book is tested."""
+    from jaxppo.backtest.run import first_unseen
+
+    for number, item in enumerate(config.sizing):
+        for place, strategy in enumerate(item.book.strategies if item.kind == "book" else ()):
+            if strategy.kind == "run" and first_unseen(pathlib.Path(strategy.run.folder), market) > test.first:
+                raise ConfigError(
+                    f"sizing[{number}].book.strategies[{place}].run is {strategy.run.folder!r}, which was trained and "
+                    "selected on bars of the test period; change data.test or the run"
+                )
 
 
 def _table(name: str, transform: MaskTransform | Sizing | None, view: MarketView) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxppo.config_sizing import SizingConfig
 from jaxppo.risk.sizing.drawdown import drawdown_control
 from jaxppo.risk.sizing.kelly import kelly
 from jaxppo.risk.sizing.parity import equal_risk_contribution
 from jaxppo.risk.sizing.projection import projection
-from jaxppo.risk.sizing.transform import Sizing, chain
+from jaxppo.risk.sizing.transform import Sizing, SizingTransform, chain
 from jaxppo.risk.sizing.volatility import volatility_target
 
 FACTORIES = {
@@ -18,16 +18,33 @@ FACTORIES = {
 }
 
 
-def make_sizing(configs: Sequence[SizingConfig]) -> Sizing | None:
+def make_sizing(configs: Sequence[SizingConfig], make_book: Callable[..., Sizing]) -> Sizing | None:
     """The chain of the configured transforms, None for none.
+
+    Args:
+      configs: in order.
+      make_book: of a `BookSizing` and the transforms `before` and `after` it; see `jaxppo.risk.book.from_config`.
 
     Raises:
       ValueError: names the transform whose keys do not fit together.
     """
+    kinds = [config.kind for config in configs]
+    at = kinds.index("book") if "book" in kinds else len(kinds)
+    before, after = _transforms(configs[:at], 0), _transforms(configs[at + 1 :], at + 1)
+    if at == len(kinds):
+        return chain(*before) if before else None
+    try:
+        return make_book(configs[at].book, before=before, after=after)
+    except ValueError as error:
+        raise ValueError(f"sizing[{at}].book: {error}") from None
+
+
+def _transforms(configs: Sequence[SizingConfig], first: int) -> list[SizingTransform]:
+    """Those of `configs`, the first of which has the number `first` in the list; see `make_sizing`."""
     parts = []
-    for number, config in enumerate(configs):
+    for number, config in enumerate(configs, start=first):
         try:
             parts.append(FACTORIES[config.kind](**dict(config.values)))
         except ValueError as error:
             raise ValueError(f"sizing[{number}].{config.kind}: {error}") from None
-    return chain(*parts) if parts else None
+    return parts
