@@ -19,7 +19,7 @@ from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices
 
-LEARNED = ("rewards", "objective", "constraints", "policy", "ppo", "features", "regimes", "training")
+LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "objective", "constraints", "training")
 """What is settled once a run is trained."""
 
 
