@@ -26,29 +26,29 @@ def simulated_market(config: Config) -> MarketData:
     Raises:
       ConfigError: the Sharpe ratio cannot be reached at these costs, or `data.symbols` is given.
     """
-    chosen = config.simulation
+    simulation = config.simulation
     if config.data.symbols is not None:
         raise ConfigError(
             f"data.symbols is {list(config.data.symbols)}; leave it out where data.path is {SIMULATED}: the market of "
-            f"simulation has SIM1 to SIM{chosen.n_assets}"
+            f"simulation has SIM1 to SIM{simulation.n_assets}"
         )
-    options = {"half_spread": chosen.half_spread}
-    if chosen.kind == "costly_factor":
+    options = {"half_spread": simulation.half_spread}
+    if simulation.kind == "costly_factor":
         options |= {
-            "strength": factor_strength(chosen),
-            "persistence": chosen.persistence,
-            "volatility": chosen.volatility,
+            "strength": factor_strength(simulation),
+            "persistence": simulation.persistence,
+            "volatility": simulation.volatility,
         }
         simulate = simulators.predictable_factor
     else:
-        simulate = getattr(simulators, chosen.kind)
-    key = jax.random.fold_in(jax.random.key(config.seed if chosen.seed is None else chosen.seed), STREAM)
-    market = simulate(key, chosen.n_bars, chosen.n_assets, **options)
-    symbols = tuple(f"SIM{number}" for number in range(1, chosen.n_assets + 1))
-    return dataclasses.replace(market, info=MarketInfo(symbols, weekdays(chosen.n_bars)))
+        simulate = getattr(simulators, simulation.kind)
+    key = jax.random.fold_in(jax.random.key(config.seed if simulation.seed is None else simulation.seed), STREAM)
+    market = simulate(key, simulation.n_bars, simulation.n_assets, **options)
+    symbols = tuple(f"SIM{number}" for number in range(1, simulation.n_assets + 1))
+    return dataclasses.replace(market, info=MarketInfo(symbols, weekdays(simulation.n_bars)))
 
 
-def factor_strength(chosen: SimulationConfig) -> float:
+def factor_strength(simulation: SimulationConfig) -> float:
     """Strength of the factor at which the best Sharpe ratio after costs is the configured one.
 
     Raises:
@@ -56,16 +56,16 @@ def factor_strength(chosen: SimulationConfig) -> float:
     """
     try:
         return simulators.strength_for_sharpe(
-            chosen.sharpe,
-            n_assets=chosen.n_assets,
-            persistence=chosen.persistence,
-            volatility=chosen.volatility,
-            cost=chosen.half_spread + 1e-4 * chosen.commission_bps,
+            simulation.sharpe,
+            n_assets=simulation.n_assets,
+            persistence=simulation.persistence,
+            volatility=simulation.volatility,
+            cost=simulation.half_spread + 1e-4 * simulation.commission_bps,
         )
     except ValueError as error:
         raise ConfigError(
-            f"simulation.sharpe is {chosen.sharpe:g}, with simulation.n_assets {chosen.n_assets}, half_spread "
-            f"{chosen.half_spread:g} and commission_bps {chosen.commission_bps:g}: {error}"
+            f"simulation.sharpe is {simulation.sharpe:g}, with simulation.n_assets {simulation.n_assets}, half_spread "
+            f"{simulation.half_spread:g} and commission_bps {simulation.commission_bps:g}: {error}"
         ) from None
 
 
