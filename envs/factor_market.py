@@ -13,6 +13,7 @@ from envs.market import MarketData
 from envs.simulated_bars import daily_market, log_path
 from envs.windows import linear_recurrence
 
+MEDIAN_VOLUME, VOLUME_SCALE = 1e6, 0.5
 POLICIES = ("optimal", "linear", "sign")
 SMALLEST_FACTOR_RETURN = -0.9
 """The predicted return of a bar is cut off here, far outside of any sensible `strength * volatility`."""
@@ -30,8 +31,8 @@ def predictable_factor(
     gap_share: float = 0.2,
     half_spread: jax.Array | float = 0.0,
     start_price: jax.Array | float = 100.0,
-    median_volume: float = 1e6,
-    volume_scale: float = 0.5,
+    median_volume: float = MEDIAN_VOLUME,
+    volume_scale: float = VOLUME_SCALE,
 ) -> MarketData:
     """A market whose next open-to-close return is predicted by a factor that the volume reveals.
 
@@ -106,6 +107,13 @@ def _with_factor(
     log_volume = jnp.log(median_volume) + volume_scale * signal
     deviation = jnp.broadcast_to(jnp.sqrt(1 - gap_share) * volatility, shape)
     return daily_market(extremes_key, log_open, log_close, deviation, log_volume, half_spread), factor
+
+
+def revealed_factor(
+    market: MarketData, *, median_volume: float = MEDIAN_VOLUME, volume_scale: float = VOLUME_SCALE
+) -> jax.Array:
+    """The signal `[T, A]` in the volumes of `predictable_factor`, the factor itself without noise; row t is known at t."""
+    return (jnp.log(market.volume) - math.log(median_volume)) / volume_scale
 
 
 def gap_and_predicted_body(

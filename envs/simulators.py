@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from envs.bootstrap import block_bootstrap
 from envs.costly_factor import solve_costly_factor, strength_for_sharpe
-from envs.factor_market import predictable_factor, predictable_factor_sharpe
+from envs.factor_market import predictable_factor, predictable_factor_sharpe, revealed_factor
 from envs.market import MarketData
 from envs.simulated_bars import bar_shocks, correlate, daily_market, gap_and_body, log_path
 from envs.windows import linear_recurrence
@@ -38,6 +38,7 @@ __all__ = [
     "predictable_factor",
     "predictable_factor_sharpe",
     "regime_switching",
+    "revealed_factor",
     "solve_costly_factor",
     "stochastic_volatility_jumps",
     "strength_for_sharpe",

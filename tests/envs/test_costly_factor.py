@@ -133,5 +133,5 @@ def test_bad_parameters_are_refused():
         solve_costly_factor(0.0, cost=COST)
     with pytest.raises(ValueError, match="sharpe is 100"):
         strength_for_sharpe(100.0, cost=COST)
-    with pytest.raises(ValueError, match="cost is 0.2"):
+    with pytest.raises(ValueError, match=r"cost is 0\.2"):
         strength_for_sharpe(8.0, persistence=0.5, cost=0.2)

@@ -44,6 +44,7 @@ def test_the_factor_predicts_the_body_and_only_the_body():
     innovations = factor[1:] - 0.9 * factor[:-1]
     assert_mean(innovations**2, 1 - 0.81)
     np.testing.assert_allclose(np.log(np.asarray(market.volume)[:, 0] / 1e6), 0.5 * factor, atol=1e-4)
+    np.testing.assert_allclose(simulators.revealed_factor(market)[:, 0], factor, atol=2e-4)
     public = simulators.predictable_factor(jax.random.key(15), FACTOR_BARS, strength=0.2)
     np.testing.assert_array_equal(public.close, market.close)
 
