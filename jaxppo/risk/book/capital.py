@@ -223,8 +223,8 @@ def kelly_weights(gain: Moments, covariance: jax.Array, active: jax.Array) -> ja
 
     `c f`, with `f >= 0` the maximum of the growth `m' f - f' C f / 2`: strategies cannot be sold short, and leaving out
     the negative ones of `C^-1 m` would keep long what was to hedge them. The mean `m` is that of `shrunk_mean`, the
-    scale `c` that of `kan_zhou_scale` for a covariance that is known. Found by cyclical coordinate
-    descent, `f_i = max((m_i - sum_{j != i} C_ij f_j) / C_ii, 0)`, on correlations.
+    scale `c` that of `kan_zhou_scale` for a covariance that is known. Found by cyclical coordinate descent,
+    `f_i = max((m_i - sum_{j != i} C_ij f_j) / C_ii, 0)`, on correlations.
 
     Args:
       gain: moments with the means.

@@ -47,13 +47,13 @@ def rule(
       name: of the strategy.
       targets: `MarketView -> [T, A]` weights, those of row t known at its close.
       gross: largest gross exposure, > 0: larger targets are scaled down to it, all by the same factor.
-      tolerance: an asset is traded when it is off its target by more than this share of the target, >= 0.
+      tolerance: an asset is traded when it is off its target by more than this share of the target, in [0, 1).
 
     Raises:
       ValueError: an argument outside its range.
     """
-    if not gross > 0 or not tolerance >= 0:
-        raise ValueError(f"gross ({gross}) must be > 0 and tolerance ({tolerance}) >= 0")
+    if not gross > 0 or not 0 <= tolerance < 1:
+        raise ValueError(f"gross ({gross}) must be > 0 and tolerance ({tolerance}) in [0, 1)")
 
     def table(view: MarketView) -> dict[str, jax.Array]:
         weights = targets(view)
