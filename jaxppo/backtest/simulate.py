@@ -89,8 +89,9 @@ def simulate(
       first: `[]` int32, first decision bar.
       n_bars: static number of bars; `first + n_bars` must be a bar of the market.
       limited: False leaves the masks and the sizing of the environment out, and what the monitor stops goes on.
-      monitor: limits watched after every bar. Once one that says `stop` is breached, all positions are closed at the
-        next fill, as fast as the market takes them, and the account stays out of the market from then on.
+      monitor: limits watched after every bar. Once one that says `stop` is breached, what is left of orders is
+        cancelled, all positions are closed from the next fill on, as fast as the market takes them, and the account
+        stays out of the market from then on.
       watch: what to keep of the state of the sizing after each decision.
     """
     mask_rows, sizing_rows = jax.tree.map(
@@ -116,7 +117,9 @@ def simulate(
         levels, watched = monitor.apply(watched, outcome)
         dead = dead | fills.liquidated
         if limited:
-            stopped = stopped | monitor.stops(levels)
+            fired = monitor.stops(levels) & ~stopped
+            after = after.replace(unfilled=jnp.where(fired, 0.0, after.unfilled))
+            stopped = stopped | fired
         quantity = fills.quantity + fills.liquidation
         spent = fills.quantity * fills.price + fills.liquidation * after.price
         mixed = (fills.liquidation != 0) & (quantity != 0)

@@ -97,6 +97,12 @@ def check_same_run(saved: Config, given: Config) -> None:
       ConfigError: names the first key that differs.
     """
     old, new = saved.model_dump(), given.model_dump()
+    before, after = ([next(iter(item)) for item in config["monitor"]] for config in (old, new))
+    if before != after:
+        raise ConfigError(
+            f"--resume: monitor watches {', '.join(after) or 'nothing'} but the run was started with "
+            f"{', '.join(before) or 'nothing'}; of its limits only the keys may change, such as stop"
+        )
     for key, _ in keys():
         section, _, name = key.rpartition(".")
         before, after = (old[section][name], new[section][name]) if section else (old[name], new[name])

@@ -136,6 +136,30 @@ VALUES = {
         {"masks": [{"regime": {"bull": [0]}}], "regimes": {"kind": "rules"}},
         ["masks[0].regime.bull is [0]"],
     ),
+    "unknown reward": ({"rewards": ["sharpe"]}, ["unknown key 'rewards[0].sharpe'", "differential_sharpe"]),
+    "penalty without a weight": ({"rewards": ["cvar_penalty"]}, ["rewards[0].cvar_penalty.weight is missing"]),
+    "reward out of range": ({"rewards": [{"scale": {"factor": 0}}]}, ["rewards[0].scale.factor is 0", "(0,"]),
+    "reward that drops another": (
+        {"rewards": [{"turnover_penalty": {"weight": 1}}, "log_return"]},
+        ["rewards[1].log_return replaces the reward", "rewards[0].turnover_penalty would do nothing"],
+    ),
+    "rewards of no account": ({"rewards": ["log_return"], "env": {"name": "CartPole-v1"}}, ["rewards shape", "CartPole"]),
+    "typo in a limit": ({"monitor": [{"drawdon": {"limit": 0.2}}]}, ["'monitor[0].drawdon'", "mean drawdown?"]),
+    "limit without its level": ({"monitor": ["drawdown"]}, ["monitor[0].drawdown.limit is missing"]),
+    "limit out of range": ({"monitor": [{"drawdown": {"limit": 1.0}}]}, ["monitor[0].drawdown.limit is 1.0", "(0, 1)"]),
+    "warning out of range": (
+        {"monitor": [{"net": {"limit": 1.0, "warning": 1.5}}]},
+        ["monitor[0].net.warning is 1.5", "(0, 1]"],
+    ),
+    "stop that is no flag": ({"monitor": [{"net": {"limit": 1.0, "stop": 1}}]}, ["monitor[0].net.stop is 1", "true"]),
+    "limit watched twice": (
+        {"monitor": [{"net": {"limit": 1.0}}, {"net": {"limit": 2.0}}]},
+        ["monitor[1] names net, which monitor[0] has"],
+    ),
+    "limits of no account": (
+        {"monitor": [{"net": {"limit": 1.0}}], "env": {"name": "CartPole-v1"}},
+        ["monitor watches", "CartPole"],
+    ),
     "key of a mask without keys": ({"masks": [{"no_short": {"x": 1}}]}, ["'masks[0].no_short.x'", "known: none"]),
     "no such calendar": ({"masks": [{"session": {"calendar": "XNYX"}}]}, ["masks[0].session: ", "XNYX"]),
     "a model without variance": (
@@ -378,6 +402,8 @@ def test_no_permission(target, mode, workplace, capfd, nothing_compiles):
 RESUMES = {
     "another network": (["--policy.width", "32"], ["policy.width is 32", "16", "training"]),
     "other prices": (["--data.path", "other.csv"], ["data.path is"]),
+    "other rewards": (["--rewards", "[log_return]"], ["rewards is", "log_return"]),
+    "other limits": (["--monitor", "[{net: {limit: 1}}]"], ["monitor watches net", "started with nothing"]),
     "another seed": (["--seed", "3"], ["seed is 3", "7"]),
     "other costs": (["--costs.impact", "0.1"], ["costs.impact is 0.1", "0.6"]),
     "another way to decide": (["--evaluation.decision", "mode"], ["evaluation.decision is 'mode'", "'mean'"]),
@@ -458,6 +484,8 @@ BACKTESTS = {
     ),
     "an output that is not empty": (["--output", "."], ["--output . is not empty"]),
     "another network": (["--policy.widths", "3"], ["--policy.widths", "did you mean --policy.width?"]),
+    "other rewards": (["--rewards", "[log_return]"], ["--rewards are not those of the run's training"]),
+    "a limit without a level": (["--monitor", "[drawdown]"], ["monitor[0].drawdown.limit is missing"]),
     "costs out of range": (["--costs.impact", "-1"], ["--costs.impact is -1", "[0,"]),
 }
 
