@@ -60,11 +60,9 @@ def test_seeds_of_the_market():
     """The run's own seed unless it has one of its own."""
     one, two = market_of(seed=1, **GBM), market_of(seed=2, **GBM)
     assert np.abs(np.asarray(one.close - two.close)).max() > 1
-    fixed = [
-        load_data(tiny_config(seed=seed, data={"path": "simulated"}, simulation={**GBM, "seed": 1})) for seed in (1, 2)
-    ]
-    for market in fixed:
-        np.testing.assert_array_equal(market.close, one.close)
+    for seed in (1, 2):
+        config = tiny_config(seed=seed, data={"path": "simulated"}, simulation={**GBM, "seed": 1})
+        np.testing.assert_array_equal(load_data(config).close, one.close)
 
 
 @pytest.mark.parametrize("kind", ["gbm", "regime_switching", "stochastic_volatility_jumps"])
@@ -75,7 +73,7 @@ def test_every_kind(kind):
     assert market.info.symbols == ("SIM1", "SIM2", "SIM3")
     times = pd.DatetimeIndex(market.info.timestamps)
     assert list(times) == list(pd.bdate_range("2000-01-03", periods=300))
-    np.testing.assert_array_equal(times.dayofweek, market.day_of_week)
+    np.testing.assert_array_equal(times.day_of_week, market.day_of_week)
     seconds = np.diff(market.info.timestamps) / np.timedelta64(1, "s")
     np.testing.assert_array_equal(seconds, market.seconds_since_previous[1:])
 
