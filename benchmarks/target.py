@@ -4,8 +4,8 @@
 
 Every seed is one `jaxppo.train` of the YAML; on the simulated market it is also another market. `simulated` plays the
 policy of the dynamic programme on the same test periods, at the agent's volatility. The same agent is then evaluated
-without the risk layer, which is what `--without` names (default: `sizing`, if the YAML has it): differences are those of
-the same parameters on the same bars. `real` takes `--path`. Further options are keys of the configuration.
+without the risk layer, which is what `--without` names (default: `sizing`, if the YAML has it): differences are those
+of the same parameters on the same bars. `real` takes `--path`. Further options are keys of the configuration.
 """
 
 from __future__ import annotations
@@ -203,9 +203,7 @@ def main() -> None:
     parser.add_argument("prices", choices=("simulated", "real"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--path", help="price file of `real`")
-    parser.add_argument(
-        "--runs", type=pathlib.Path, help="folder for the runs; those that are finished are not repeated"
-    )
+    parser.add_argument("--runs", type=pathlib.Path, help="folder for the runs; finished ones are not repeated")
     parser.add_argument("--without", nargs="*", help="lists of the configuration that make up the risk layer")
     chosen, overrides = parser.parse_known_args()
     if (chosen.prices == "real") != (chosen.path is not None):

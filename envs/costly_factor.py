@@ -187,7 +187,7 @@ def strength_for_sharpe(
         if not 0 < strength < STRONGEST:
             break
         error = excess(strength)
-    raise ValueError(f"cost is {cost}; it must be lower, so that a Sharpe ratio of {sharpe} can be reached after costs")
+    raise ValueError(f"cost is {cost:g}; it must be lower, so that a Sharpe ratio of {sharpe:g} can be reached")
 
 
 class _Program:

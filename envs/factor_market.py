@@ -112,7 +112,7 @@ def _with_factor(
 def revealed_factor(
     market: MarketData, *, median_volume: float = MEDIAN_VOLUME, volume_scale: float = VOLUME_SCALE
 ) -> jax.Array:
-    """The signal `[T, A]` in the volumes of `predictable_factor`, the factor itself without noise; row t is known at t."""
+    """The signal `[T, A]` in the volumes of `predictable_factor`, known at each close; without noise the factor."""
     return (jnp.log(market.volume) - math.log(median_volume)) / volume_scale
 
 

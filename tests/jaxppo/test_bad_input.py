@@ -228,6 +228,24 @@ VALUES = {
     "one date": ({"data": {"train": ["2015-01-01"]}}, ['data.train is ["2015-01-01"]', "[first, last]"]),
     "a year for a date": ({"data": {"train": [2015, 2016]}}, ["data.train is [2015, 2016]", "2010-12-31"]),
     "no symbol": ({"data": {"symbols": []}}, ["data.symbols is []", "non-empty list"]),
+    "a signal that costs eat up": (
+        {"data": {"path": "simulated"}, "simulation": {"sharpe": 8.0, "persistence": 0.1, "half_spread": 0.1}},
+        ["simulation.sharpe is 8", "half_spread 0.1", "cost is 0.1001; it must be lower"],
+    ),
+    "a signal beyond everything": (
+        {"data": {"path": "simulated"}, "simulation": {"sharpe": 100.0, "n_assets": 1}},
+        ["simulation.sharpe is 100", "must lie in (0, 16.2)"],
+    ),
+    "symbols of a simulated market": (
+        {"data": {"path": "simulated", "symbols": ["SIM1"]}, "simulation": {"kind": "gbm"}},
+        ["data.symbols is ['SIM1']", "leave it out", "SIM1 to SIM4"],
+    ),
+    "an unknown market": ({"simulation": {"kind": "lognormal"}}, ['simulation.kind is "lognormal"', "costly_factor"]),
+    "more bars than nanoseconds": ({"simulation": {"n_bars": 100000}}, ["simulation.n_bars is 100000", "65536]"]),
+    "too few simulated bars": (
+        {"data": {"path": "simulated"}, "simulation": {"kind": "gbm", "n_bars": 20}},
+        ["data.train is 0.6", "20 bars"],
+    ),
     "an unknown device": ({"device": "npu"}, ['device is "npu"', "auto, cpu, gpu, tpu"]),
     "an absent device": ({"device": "tpu"}, ["device is 'tpu'", "this machine has cpu"]),
     "too many devices": ({"training": {"devices": 99}}, ["training.devices is 99", f"has {len(jax.devices())}"]),

@@ -234,7 +234,7 @@ def test_a_liquidated_account_stays_out(factor, market):
     """At 1.9 times its equity a fall to 0.52 leaves a little and one to 0.3 a debt; nothing is traded after either."""
     own = environment(levels=(0.0, 1.0), position_limit=0.95)
     first, n_bars, at = own.first_decision, 60, 20
-    costs = envs.make_costs(**FREE, max_leverage=1.9, maintenance_margin=0.25, margin_rate=0.05)
+    costs = envs.make_costs(commission_bps=5.0, max_leverage=1.9, maintenance_margin=0.25, margin_rate=0.05)
     params = own.make_params(crash(market, first + at + 1, factor), costs)
     always = lambda portfolio, seen, now, _: (jnp.full(2, 0.95), jnp.zeros(2, bool))  # noqa: E731
     ledger = simulate(always, jnp.arange(n_bars), own, params, jnp.int32(first), n_bars)
@@ -248,6 +248,9 @@ def test_a_liquidated_account_stays_out(factor, market):
     assert not returns[at + 1 :].any(), "a debt earns nothing"
     assert (returns[at] < -1) == (factor < 0.5)
     assert np.prod(1 + returns) == pytest.approx(lines["equity"][at] / 1e6, rel=1e-6)
+    flows = -np.sum(lines["quantity"] * lines["price"] + lines["paid"]) - lines["financing"][: at + 1].sum()
+    assert lines["equity"][at] == pytest.approx(1e6 + flows, abs=20.0), "nothing is held any more"
+    assert lines["paid"].sum() == pytest.approx(sum(kind.sum() for kind in vars(lines["costs"]).values()))
     figures = summarise(returns, periods=periods_per_year(market), key=jax.random.key(0), n_resamples=100)
     assert figures["total_return"] == pytest.approx(max(lines["equity"][at] / 1e6, 0.0) - 1, rel=1e-4)
 

@@ -49,7 +49,7 @@ from jaxppo.training.setup import as_started, build, load_data
 pytestmark = pytest.mark.usefixtures("shared_builds")
 OUT_OF_SAMPLE = {
     "sharpe", "sharpe_ci", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "turnover", "total_return",
-    "costs", "n_bars", "baseline",
+    "trade_win_rate", "trades", "costs", "n_bars", "baseline",
 }  # fmt: skip
 
 
