@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from jaxppo.config_critic import check_critic
 from jaxppo.config_masks import MaskConfig
 from jaxppo.config_monitor import MonitorConfig, check_monitor
 from jaxppo.config_rewards import RewardConfig, check_rewards
@@ -237,6 +238,8 @@ class PolicyConfig(_Section):
     """Continuous and band actions of trading: a Gaussian squashed into their interval, or a Beta distribution on it."""
     action_std: Above = 0.6
     """Standard deviation of a continuous action before squashing, at the start; not for beta."""
+    quantiles: Few = 1
+    """Quantiles of the return that the critic learns, at (i - 1/2) / N; 1 learns the mean instead."""
 
 
 class PPOConfig(_Section):
@@ -274,6 +277,12 @@ class PPOConfig(_Section):
     """Subtract the mean advantage of the other portfolios on the path at the same bar; without effect for one."""
     hindsight_critic: bool = False
     """Show the critic the rest of the chunk's market returns (in training only; the actor never sees them)."""
+    distortion: Literal["none", "cvar", "wang", "power"] = "none"
+    """What the policy maximises of the distribution of returns: its mean, the mean of its worst share, or Wang's or the
+    power distortion of it; needs `policy.quantiles`. See `jaxppo.risk.distortion`."""
+    distortion_level: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    """Of cvar: the worst share, at least 1 / `policy.quantiles` and at most 1. Of wang: standard deviations taken off a
+    normal distribution. Of power: independent draws beside the first, of which the worst counts."""
     clip: Above | None = 0.2
     """Clip range of the importance ratio; null for no clip."""
     dual_clip: Annotated[float, Field(gt=1.0, le=LARGEST)] | None = None
@@ -299,11 +308,14 @@ class PPOConfig(_Section):
     value_coefficient: NonNegative = 0.5
     """Weight of the value loss."""
     value_loss: Literal["squared", "clipped", "huber"] = "squared"
-    """Value error: squared, squared with a clip around the value in the rollout, or Huber."""
+    """Value error: squared, squared with a clip around the value in the rollout, or Huber; not for quantiles."""
     value_clip: Above = 0.2
     """Clip range of `value_loss: clipped`, in (normalised) values."""
     huber_delta: Above = 1.0
     """Where `value_loss: huber` turns linear, in (normalised) values."""
+    quantile_kappa: NonNegative = 0.0
+    """Where the loss of quantiles turns linear, in (normalised) values; 0 for everywhere. What is learned are quantiles
+    only as far as this is small beside the spread of returns."""
     value_normalisation: Literal["none", "running", "popart"] = "none"
     """Learn values in units of the targets' running spread; popart rescales the last layer to preserve its output."""
     value_statistics_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
@@ -396,6 +408,7 @@ class Config(_Section):
             )
         if self.ppo.direction == "natural" and self.ppo.kl_limit is None:
             raise ValueError("ppo.direction natural needs ppo.kl_limit, the length of its steps (0.01 is usual)")
+        check_critic(self.policy.quantiles, self.ppo)
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
         return self

@@ -1,4 +1,4 @@
-"""The head: action parameters per asset and one value, from the memory of the market and the state of a portfolio."""
+"""The head: action parameters per asset and a value, from the memory of the market and the state of a portfolio."""
 
 from __future__ import annotations
 
@@ -87,22 +87,26 @@ class Head(nnx.Module):
     """Per-asset action parameters and one value, from (memory, portfolio); permutation-equivariant over assets.
 
     What depends on the memory alone is computed once per path and bar and shared by the K portfolios. How the
-    portfolio enters is `EncoderConfig.portfolio`.
+    portfolio enters is `EncoderConfig.portfolio`. With `quantiles` > 1 the value is that many quantiles of the return,
+    which nothing keeps from crossing.
 
     Reference: "film": Perez et al. (2018), eq. 2. https://arxiv.org/abs/1709.07871
     """
 
-    def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs, quantiles: int = 1
+    ):
         width = config.width
         small = nnx.initializers.orthogonal(0.01)
         self.action, self.width, self.film = action, width, config.portfolio == "film"
+        self.quantiles = quantiles
         self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
         self.portfolio = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs)
         self.scale = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs) if self.film else None
         self.cross = CrossAttention(config, rngs) if config.portfolio == "cross_attention" else None
         self.actor = nnx.Linear(width, action.n_outputs, kernel_init=small, rngs=rngs)
         self.critic = nnx.Linear(width, width, rngs=rngs)
-        self.value = nnx.Linear(width, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
+        self.value = nnx.Linear(width, quantiles, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
         self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
         if action.kind == "hierarchical":
             self.bucket = nnx.Linear(width, action.n_buckets * (1 + action.n_outputs), kernel_init=small, rngs=rngs)
@@ -121,6 +125,7 @@ class Head(nnx.Module):
     ) -> tuple[Any, jax.Array]:
         """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`.
 
+        The value of a quantile critic is `[..., N]`.
         Several components of an asset lie side by side: batch `[..., A n_components]`.
 
         `hindsight` `[..., A, 2]` reaches the value alone; a critic that was built for it takes None as nothing ahead.
@@ -129,7 +134,8 @@ class Head(nnx.Module):
         if hindsight is not None:
             for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
         pooled = jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2)))
-        value = self.value(pooled)[..., 0]
+        value = self.value(pooled)
+        value = value[..., 0] if self.quantiles == 1 else value
         hidden = jax.nn.gelu(for_actor)
         out = self.actor(hidden)
         if self.action.kind == "discrete":

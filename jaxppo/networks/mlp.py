@@ -25,12 +25,14 @@ class MLPConfig:
       n_hindsight: length of what the critic reads of the future in training; 0 for none.
       width: hidden units per layer.
       layers: hidden layers, >= 1.
+      quantiles: of the return, that the critic gives; 1 for its mean.
     """
 
     n_inputs: int
     n_hindsight: int
     width: int
     layers: int
+    quantiles: int = 1
 
 
 class Perceptron(nnx.Module):
@@ -62,9 +64,9 @@ class MLPActorCritic(nnx.Module):
     def __init__(self, config: MLPConfig, action: ActionConfig, rngs: nnx.Rngs):
         n_outputs = action.n_components * (action.n_actions if action.kind == "discrete" else 1)
         self.action = action
-        self.n_hindsight = config.n_hindsight
+        self.n_hindsight, self.quantiles = config.n_hindsight, config.quantiles
         self.actor = Perceptron(config.n_inputs, n_outputs, config, 0.01, rngs)
-        self.critic = Perceptron(config.n_inputs + config.n_hindsight, 1, config, 1.0, rngs)
+        self.critic = Perceptron(config.n_inputs + config.n_hindsight, config.quantiles, config, 1.0, rngs)
         if action.kind == "continuous":
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
@@ -78,11 +80,12 @@ class MLPActorCritic(nnx.Module):
         return ClippedGaussian(out, log_std, jnp.full_like(out, self.action.low), jnp.full_like(out, self.action.high))
 
     def value(self, x: jax.Array, hindsight: jax.Array | None) -> jax.Array:
-        """Value `[...]`; `hindsight` None stands for nothing ahead."""
+        """Value `[...]`, or `[..., N]` quantiles; `hindsight` None stands for nothing ahead."""
         if self.n_hindsight:
             ahead = jnp.zeros((*x.shape[:-1], self.n_hindsight)) if hindsight is None else hindsight
             x = jnp.concatenate([x, ahead], axis=-1)
-        return self.critic(x)[..., 0]
+        value = self.critic(x)
+        return value[..., 0] if self.quantiles == 1 else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +95,13 @@ class MLPPolicy:
     Attributes:
       graph: static structure of the module.
       hindsight: whether the critic can read the future (in training).
+      quantiles: N of the critic; 1 for a value that is one number.
       value_layer: path of the critic's last layer in the parameters.
     """
 
     graph: nnx.GraphDef
     hindsight: bool
+    quantiles: int = 1
     value_layer: tuple[str, ...] = ("critic", "out")
 
     def distribution(self, params: Params, observation: jax.Array) -> Any:
@@ -104,7 +109,7 @@ class MLPPolicy:
         return nnx.merge(self.graph, params).distribution(observation)
 
     def value(self, params: Params, observation: jax.Array, hindsight: jax.Array | None = None) -> jax.Array:
-        """Value `[...]`, network units."""
+        """Value `[...]`, or `[..., N]` quantiles in any order, network units."""
         return nnx.merge(self.graph, params).value(observation, hindsight)
 
 
@@ -115,4 +120,4 @@ def make_mlp_policy(config: MLPConfig, action: ActionConfig, key: jax.Array) -> 
       The policy and its initial parameters, a nested dict of float32 arrays.
     """
     graph, state = nnx.split(MLPActorCritic(config, action, nnx.Rngs(key)), nnx.Param)
-    return MLPPolicy(graph, config.n_hindsight > 0), nnx.to_pure_dict(state)
+    return MLPPolicy(graph, config.n_hindsight > 0, config.quantiles), nnx.to_pure_dict(state)

@@ -20,9 +20,9 @@ Params = Any
 class ActorCritic(nnx.Module):
     """Encoder and head."""
 
-    def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, quantiles: int, rngs: nnx.Rngs):
         self.encoder = Encoder(config, rngs)
-        self.head = Head(config, action, hindsight, rngs)
+        self.head = Head(config, action, hindsight, rngs, quantiles)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Policy:
       context: bars of features that one memory depends on.
       dropout_shape: places where units can be dropped, and units at each.
       hindsight: whether the critic can read the market's future (in training).
+      quantiles: N of the critic; 1 for a value that is one number.
       value_layer: path of the critic's last layer in the parameters.
     """
 
@@ -41,6 +42,7 @@ class Policy:
     context: int
     dropout_shape: tuple[int, int]
     hindsight: bool = False
+    quantiles: int = 1
     value_layer: tuple[str, ...] = ("head", "value")
 
     def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
@@ -84,7 +86,10 @@ class Policy:
     def act(
         self, params: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
     ) -> tuple[Any, jax.Array]:
-        """Distribution over actions and value `[...]`, from `encode`'s result and observations of any batch shape."""
+        """Distribution over actions and value, from `encode`'s result and observations of any batch shape `[...]`.
+
+        The value is `[...]`, or `[..., N]` quantiles in any order.
+        """
         return nnx.merge(self.graph, params).head(prepared, seen, hindsight)
 
     def distribution(self, params: Params, prepared: jax.Array, seen: Observation) -> Any:
@@ -93,7 +98,7 @@ class Policy:
 
 
 def make_policy(
-    config: EncoderConfig, action: ActionConfig, key: jax.Array, *, hindsight: bool = False
+    config: EncoderConfig, action: ActionConfig, key: jax.Array, *, hindsight: bool = False, quantiles: int = 1
 ) -> tuple[Policy, Params]:
     """Builds the network. Consumes `key`.
 
@@ -102,10 +107,11 @@ def make_policy(
       action: what the head parameterises.
       key: randomness of the first parameters.
       hindsight: whether the critic can read the market's future.
+      quantiles: of the return, that the critic gives; 1 for its mean.
 
     Returns:
       The policy and its initial parameters, a nested dict of float32 arrays.
     """
-    graph, state = nnx.split(ActorCritic(config, action, hindsight, nnx.Rngs(key)), nnx.Param)
+    graph, state = nnx.split(ActorCritic(config, action, hindsight, quantiles, nnx.Rngs(key)), nnx.Param)
     shape = (config.dropout_places, config.width)
-    return Policy(graph, config.context, shape, hindsight), nnx.to_pure_dict(state)
+    return Policy(graph, config.context, shape, hindsight, quantiles), nnx.to_pure_dict(state)

@@ -171,7 +171,7 @@ def flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
 
 def _value_if(wanted: jax.Array, policy: MLPPolicy, net: Params, observation: jax.Array) -> jax.Array:
     """Values of observations `[P, K, n]`, or zeros where they are not wanted; under `vmap` they are computed anyway."""
-    zeros = jnp.zeros(observation.shape[:-1])
+    zeros = jnp.zeros(observation.shape[:-1] if policy.quantiles == 1 else (*observation.shape[:-1], policy.quantiles))
     return jax.lax.cond(wanted, lambda: policy.value(net, observation), lambda: zeros)
 
 
@@ -184,11 +184,12 @@ def _rollout(policy: MLPPolicy, net: Params, states: PathState, out: dict[str, A
     last = policy.value(net, states.observation, None if ahead is None else ahead[:, -1])
     value = policy.value(net, observation, now)
     after = jnp.concatenate([value[:, 1:], last[:, None]], axis=1)
+    cut = out["truncated"] if policy.quantiles == 1 else out["truncated"][..., None]
     return Rollout(
         inputs=observation,
         hindsight=now,
         value=value,
-        value_after=jnp.where(out["truncated"], final, after),
+        value_after=jnp.where(cut, final, after),
         info={"last_return": states.last_return},
         **out,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxppo.risk.distortion import midpoints
+
 
 def surrogate(
     log_ratio: jax.Array, advantage: jax.Array, clip: float | None = None, dual_clip: float | None = None
@@ -49,6 +51,30 @@ def huber_value_error(value: jax.Array, target: jax.Array, delta: float) -> jax.
     """`e^2 / 2` for `|e| <= delta`, then `delta (|e| - delta / 2)`."""
     error = jnp.abs(value - target)
     return jnp.where(error <= delta, 0.5 * jnp.square(error), delta * (error - 0.5 * delta))
+
+
+def quantile_value_error(quantiles: jax.Array, target: jax.Array, kappa: float) -> jax.Array:
+    """`sum_i mean_j |tau_i - 1{u_ij < 0}| L(u_ij)`, `u_ij = target_j - q_i`, `tau_i = (i - 1/2) / N`.
+
+    `L(u)` is `|u|` for kappa = 0, whose minimum are the quantiles of the targets. For kappa > 0 it is Huber's function
+    over kappa, whose minimum moves from there to expectiles as kappa grows.
+
+    Args:
+      quantiles: `[..., N]`; the i-th is the one at `tau_i`, wherever it lies among the others.
+      target: `[..., M]` equally likely returns.
+      kappa: >= 0, in the unit of the values.
+
+    Returns:
+      `[...]`.
+
+    References:
+      Dabney et al. (2018), eq. 10. https://arxiv.org/abs/1710.10044
+      Dabney et al. (2018b), eq. 3, for the division by kappa. https://arxiv.org/abs/1806.06923
+    """
+    one, other = quantiles[..., :, None], target[..., None, :]
+    size = jnp.abs(other - one) if kappa == 0.0 else huber_value_error(one, other, kappa) / kappa
+    tau = jnp.asarray(midpoints(quantiles.shape[-1]), jnp.float32).reshape((1,) * (quantiles.ndim - 1) + (-1, 1))
+    return (jnp.where(other < one, 1.0 - tau, tau) * size).mean(axis=-1).sum(axis=-1)
 
 
 def kl_estimate(log_ratio: jax.Array) -> jax.Array:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxppo.risk.distortion import marginal_utility
 
 
 def generalised_advantage_estimation(
@@ -94,6 +97,102 @@ def n_step_returns(r_t: jax.Array, discount_t: jax.Array, v_t: jax.Array, trace_
         return r_t + discount_t * (trace_t * later + (1.0 - trace_t) * v_t)
 
     return jax.lax.fori_loop(0, min(n, r_t.shape[0]) - 1, one_more, r_t + discount_t * v_t)
+
+
+def return_atoms(r_t: jax.Array, discount_t: jax.Array, q_t: jax.Array, trace_t: jax.Array) -> jax.Array:
+    """`G^j_{t-1} = r_t + discount_t ((1 - trace_t) q^j_t + trace_t G^j_t)`: N equally likely returns, `[S, N]`.
+
+    The rewards that were met to the end of the episode or the trajectory, and after them the quantiles of the state
+    arrived at there: one sample of the n-step distributional Bellman target, n being all that is left. A lambda-return
+    has no counterpart: an average of atoms is not the mixture of their distributions.
+
+    Args:
+      r_t: `[S]`, as in `generalised_advantage_estimation`, like the others.
+      discount_t: `[S]`.
+      q_t: `[S, N]` quantiles of the return from the states arrived at, in any order.
+      trace_t: `[S]`.
+
+    References:
+      Bellemare et al. (2017), eq. 2 (https://arxiv.org/abs/1707.06887); Hessel et al. (2018), for n steps
+      (https://arxiv.org/abs/1710.02298).
+    """
+    chex.assert_rank([r_t, discount_t, trace_t, q_t], [1, 1, 1, 2])
+
+    def backward(later: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        r, discount, q, trace = xs
+        now = r + discount * ((1.0 - trace) * q + trace * later)
+        return now, now
+
+    return jax.lax.scan(backward, q_t[-1], (r_t, discount_t, q_t, trace_t), reverse=True)[1]
+
+
+def distorted_advantages(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    q_tm1: jax.Array,
+    q_t: jax.Array,
+    trace_t: jax.Array,
+    weights: np.ndarray,
+    lambda_: float,
+    n: int = 1,
+    n_step_weight: float = 0.0,
+) -> jax.Array:
+    """`A_{t-1} = sum_k (1 - lambda) lambda^{k-1} mean_j u(G^{k,j}) - mean_i u(q^i_{t-1})`, under a distortion.
+
+    `G^{k,j} = r_t + ... + discount ... r_{t+k-1} + discount ... q^j_{t+k-1}` are the N atoms of the k-step return, and
+    `u = marginal_utility(., q_{t-1}, weights)` is that of the state acted in. Where the critic is right, each term has
+    the expectation `d rho(Z(s)) / d pi(a|s)`, up to a constant of the state: the policy ascends the distorted value of
+    its own return from every state that it meets. That is the objective of a policy that is greedy in `rho(Z(s, a))`,
+    not the distorted value of whole episodes, which would count what was gained before s: distortions other than the
+    mean and the worst case are not time-consistent. With equal weights `u(x) = x`, and this is
+    `generalised_advantage_estimation` with the means of the quantiles.
+
+    Generalised advantage estimation with `rho(Z(s))` for the value would not do. Its one-step term has the expectation
+    `E[r + discount rho(Z(s'))]`, in which the risk of the step itself is free, and with lambda = 1 the distorted values
+    cancel but for a baseline: nothing is distorted at all.
+
+    Costs S^2 N evaluations of u, each as many operations as the weights have changes: one or two for "cvar".
+
+    Args:
+      r_t: `[S]`, as in `generalised_advantage_estimation`, like the others.
+      discount_t: `[S]`.
+      q_tm1: `[S, N]` quantiles of the return from the states acted in, in any order.
+      q_t: `[S, N]` quantiles from the states arrived at, in any order.
+      trace_t: `[S]`.
+      weights: `[N]` from `jaxppo.risk.distortion.cell_weights`.
+      lambda_: in [0, 1].
+      n: transitions of the n-step return that is mixed in, >= 1.
+      n_step_weight: in [0, 1], its share; the rest is the sum over k.
+
+    Returns:
+      `[S]` advantages.
+
+    References:
+      Tamar et al. (2015), for the gradient of "cvar" (https://arxiv.org/abs/1404.3862); Dabney et al. (2018b), section
+      3, for the objective (https://arxiv.org/abs/1806.06923); Lim and Malik (2022), for how it differs from the static
+      one (NeurIPS 35).
+    """
+    chex.assert_rank([r_t, discount_t, trace_t, q_tm1, q_t], [1, 1, 1, 2, 2])
+    trace_t = trace_t.at[-1].set(0.0)
+
+    def utility(atoms: jax.Array) -> jax.Array:
+        return marginal_utility(atoms, q_tm1, weights).mean(axis=-1)
+
+    def one_more(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        total, earned, discount, left, going, step = carry
+        r, further, trace, q = step
+        earned, discount = earned + discount * r, discount * further
+        last = jnp.where(k == n, 1.0, 1.0 - trace)
+        weight = (1.0 - n_step_weight) * left * (1.0 - lambda_ * trace) + n_step_weight * going * last
+        total += weight * utility(earned[:, None] + discount[:, None] * q)
+        left, going = left * lambda_ * trace, going * (1.0 - last)
+        # The transition after next of every state; what comes in from the other end has no weight left.
+        return (total, earned, discount, left, going, jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), step)), None
+
+    zeros, ones = jnp.zeros_like(r_t), jnp.ones_like(r_t)
+    start = (zeros, zeros, ones, ones, ones, (r_t, discount_t, trace_t, q_t))
+    (total, *_), _ = jax.lax.scan(one_more, start, jnp.arange(1, r_t.shape[0] + 1))
+    return total - utility(q_tm1)
 
 
 def discounted_future(x_t: jax.Array, trace_t: jax.Array, discount: float) -> jax.Array:

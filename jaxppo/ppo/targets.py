@@ -6,11 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxppo.config import PPOConfig
-from jaxppo.ppo.returns import generalised_advantage_estimation, lambda_returns, n_step_returns
+from jaxppo.config_critic import check_critic
+from jaxppo.ppo.returns import (
+    distorted_advantages,
+    generalised_advantage_estimation,
+    lambda_returns,
+    n_step_returns,
+    return_atoms,
+)
 from jaxppo.ppo.task import DATA_AXIS, Params, Rollout
+from jaxppo.risk.distortion import cell_weights, distorted_value, midpoints
 
 SMALLEST_SPREAD = 1e-4
 
@@ -89,8 +98,8 @@ class Targets:
 
     Attributes:
       advantage: `[P, S, K]`, normalised over the whole batch, all devices.
-      value: `[P, S, K]` value targets, network units.
-      old_value: `[P, S, K]` values in the rollout, network units.
+      value: `[P, S, K]` value targets, or `[P, S, K, N]` equally likely returns, network units.
+      old_value: like `value`, values in the rollout, network units.
     """
 
     advantage: jax.Array
@@ -136,18 +145,65 @@ def estimate(rollout: Rollout, value: jax.Array, value_after: jax.Array, config:
     return jax.vmap(over_portfolios)(rollout.reward, *ends, value, value_after)
 
 
+def estimate_distribution(
+    rollout: Rollout, value: jax.Array, value_after: jax.Array, config: PPOConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages `[P, S, K]` and equally likely returns `[P, S, K, N]`, before any normalisation.
+
+    Args:
+      rollout: the rollout.
+      value: `[P, S, K, N]` quantiles, denormalised.
+      value_after: `[P, S, K, N]` quantiles, denormalised.
+      config: discount, lambda, distortion, mixture of the advantage.
+    """
+
+    def one(r_t: jax.Array, terminated: jax.Array, truncated: jax.Array, q_tm1: jax.Array, q_t: jax.Array) -> Any:
+        discount_t = config.gamma * (1.0 - terminated)
+        trace_t = (1.0 - terminated) * (1.0 - truncated)
+        r_t = r_t * config.reward_scale
+        atoms = return_atoms(r_t, discount_t, q_t, trace_t)
+        if config.distortion == "none":
+            return None, atoms
+        mixture = (config.gae_lambda, config.n_steps, config.advantage_n_step)
+        return distorted_advantages(r_t, discount_t, q_tm1, q_t, trace_t, weights, *mixture), atoms
+
+    weights = _weights(value, config)
+    ends = (rollout.terminated.astype(jnp.float32), rollout.truncated.astype(jnp.float32))
+    over_portfolios = jax.vmap(one, in_axes=1, out_axes=1)
+    advantage, atoms = jax.vmap(over_portfolios)(rollout.reward, *ends, value, value_after)
+    if advantage is None:
+        advantage, _ = estimate(rollout, value.mean(axis=-1), value_after.mean(axis=-1), config)
+    return advantage, atoms
+
+
+def _weights(quantiles: jax.Array, config: PPOConfig) -> np.ndarray:
+    return cell_weights(quantiles.shape[-1], config.distortion, config.distortion_level or 0.0)
+
+
 def make_targets(
     rollout: Rollout, config: PPOConfig, before: ValueStatistics
 ) -> tuple[Targets, ValueStatistics, dict[str, jax.Array]]:
     """Targets, the statistics that their values are in units of, and metrics. Runs under `shard_map`.
 
+    Statistics and metrics of values that are quantiles are those of their means.
+
     Args:
       rollout: this device's paths.
       config: hyper-parameters.
       before: statistics that the rollout's values are in units of.
+
+    Raises:
+      ValueError: hyper-parameters that the critic excludes, see `jaxppo.config_critic`.
     """
-    value, value_after = before.denormalise(rollout.value), before.denormalise(rollout.value_after)
-    advantage, returns = estimate(rollout, value, value_after, config)
+    known, after_known = before.denormalise(rollout.value), before.denormalise(rollout.value_after)
+    distributional = known.ndim > rollout.reward.ndim
+    check_critic(known.shape[-1] if distributional else 1, config)
+    if distributional:
+        advantage, goal = estimate_distribution(rollout, known, after_known, config)
+        value, returns = known.mean(axis=-1), goal.mean(axis=-1)
+    else:
+        advantage, goal = estimate(rollout, known, after_known, config)
+        value, returns = known, goal
     error, mean = jax.lax.pmean((jnp.square(returns - value).mean(), returns.mean()), DATA_AXIS)
     spread = jax.lax.pmean(jnp.square(returns - mean).mean(), DATA_AXIS)
     plain = _spread(advantage)[1]
@@ -157,14 +213,29 @@ def make_targets(
     after = before
     if config.value_normalisation != "none":
         after = before.include(returns, config.value_statistics_rate)
-    targets = Targets((advantage - centre) / (scale + 1e-8), after.normalise(returns), after.normalise(value))
+    targets = Targets((advantage - centre) / (scale + 1e-8), after.normalise(goal), after.normalise(known))
     metrics = {
         "explained_variance": 1.0 - error / jnp.maximum(spread, 1e-12),
         "value_target": mean,
         "advantage_std": scale,
         "control_variate_ratio": jnp.square(scale / jnp.maximum(plain, 1e-12)),
     }
+    if distributional:
+        metrics |= _distribution_metrics(known, goal, config)
     return targets, after, metrics
+
+
+def _distribution_metrics(quantiles: jax.Array, atoms: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
+    """How far the critic's quantiles are from what they stand for, and the mean distorted value of a state.
+
+    `quantile_error` is the mean over i of `|share of returns below q_i - tau_i|`: 0 where the critic is calibrated.
+    """
+    below = (atoms[..., None, :] < quantiles[..., :, None]).mean(axis=(*range(atoms.ndim - 1), -1))
+    error = jnp.abs(jax.lax.pmean(below, DATA_AXIS) - midpoints(below.shape[0])).mean()
+    if config.distortion == "none":
+        return {"quantile_error": error}
+    distorted = distorted_value(quantiles, _weights(quantiles, config)).mean()
+    return {"quantile_error": error, "distorted_value": jax.lax.pmean(distorted, DATA_AXIS)}
 
 
 def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -18,14 +18,16 @@ Params = Any
 class Rollout:
     """S decisions of K portfolios on each of P paths.
 
+    Values are `[P, S, K]`; those of a quantile critic `[P, S, K, N]`, in any order.
+
     Attributes:
       inputs: what `Task.predict` reads; every leaf has leading axis P.
       hindsight: `[P, S, K or 1, ...]` what the critic may know of the exogenous future, or None.
       action: `[P, S, K, ...]` as stored by the distribution.
       behaviour: `[P, S, K]` distributions that the actions were drawn from.
       log_prob: `[P, S, K]` joint log-probability when taken.
-      value: `[P, S, K]` network value of the state acted in.
-      value_after: `[P, S, K]` network value of the state arrived at, before any reset.
+      value: `[P, S, K]` or `[P, S, K, N]` network value of the state acted in.
+      value_after: like `value`, network value of the state arrived at, before any reset.
       reward: `[P, S, K]`.
       terminated: `[P, S, K]` bool, nothing follows.
       truncated: `[P, S, K]` bool, the episode was cut; what follows is worth `value_after`.
@@ -52,7 +54,8 @@ class Task(NamedTuple):
       start: `(env_params, keys [P]) -> states [P]`, fresh episodes. Consumes `keys`.
       collect: `(net, env_params, states [P], keys [P], progress []) -> (states [P], Rollout)`, after a share `progress`
         of the budget. Consumes `keys`.
-      predict: `(net, env_params, rollout) -> (distributions [P, S, K], values [P, S, K])` of any number of paths.
+      predict: `(net, env_params, rollout) -> (distributions [P, S, K], values like `rollout.value`)` of any number
+        of paths.
       metrics: `rollout -> {name: []}`, equal on all devices: reduced over `DATA_AXIS`.
       value_layer: path of the last linear layer of the critic in `net`: its kernel and bias set the scale of values.
       chunk: S.

@@ -324,7 +324,10 @@ def _where(replace: jax.Array, old: Any, *, new: Any) -> Any:
 def _values(
     policy: Policy, net: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None, at_once: int
 ) -> jax.Array:
-    """Values `[P, S + 1, K]`, of `at_once` paths at a time: the head's hidden layer of a whole rollout is large."""
+    """Values `[P, S + 1, K]` or `[P, S + 1, K, N]`, of `at_once` paths at a time.
+
+    The head's hidden layer of a whole rollout is large.
+    """
 
     def some(xs: tuple[jax.Array, Observation, jax.Array | None]) -> jax.Array:
         ready, seen, ahead = xs
@@ -334,7 +337,8 @@ def _values(
     if n_paths <= at_once or n_paths % at_once:
         return some((prepared, seen, hindsight))
     pieces = jax.tree.map(lambda x: x.reshape(n_paths // at_once, at_once, *x.shape[1:]), (prepared, seen, hindsight))
-    return jax.lax.map(some, pieces).reshape(n_paths, *seen.bar.shape[1:])
+    found = jax.lax.map(some, pieces)
+    return found.reshape(n_paths, *found.shape[2:])
 
 
 def _replaced(portfolio: Portfolio, gone: jax.Array, cash: jax.Array, rule: FillRule) -> Portfolio:

@@ -85,7 +85,9 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
 
 def value_loss(value: jax.Array, targets: Targets, config: PPOConfig) -> jax.Array:
     """Mean value error of a batch, network units; this device's mean."""
-    if config.value_loss == "clipped":
+    if value.ndim > targets.advantage.ndim:
+        error = losses.quantile_value_error(value, targets.value, config.quantile_kappa)
+    elif config.value_loss == "clipped":
         error = losses.clipped_value_error(value, targets.value, targets.old_value, config.value_clip)
     elif config.value_loss == "huber":
         error = losses.huber_value_error(value, targets.value, config.huber_delta)

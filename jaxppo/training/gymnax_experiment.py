@@ -38,7 +38,8 @@ def gymnax_experiment(config: Config) -> Experiment:
         shuffle_groups(ppo, len(devices))
         action = action_config(env, params, config.policy.action_std)
         ahead = n_market(env, params) + 1 if config.ppo.hindsight_critic else 0
-        shape = MLPConfig(n_inputs(env, params), ahead, config.policy.width, config.policy.layers)
+        inputs, of = n_inputs(env, params), config.policy
+        shape = MLPConfig(inputs, ahead, of.width, of.layers, of.quantiles)
         policy, net = make_mlp_policy(shape, action, jax.random.key(config.seed))
         task = gymnax_task(policy, env, params, ppo)
     except ValueError as error:

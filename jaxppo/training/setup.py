@@ -335,8 +335,8 @@ def dropout_rate(config: Config) -> Callable[[jax.Array], jax.Array] | None:
 
 def first_policy(setup: Setup) -> tuple[Policy, Params]:
     """The run's policy, and its parameters before any training."""
-    key = jax.random.key(setup.config.seed)
-    return make_policy(setup.encoder, setup.action, key, hindsight=setup.ppo.hindsight_critic)
+    key, critic = jax.random.key(setup.config.seed), {"hindsight": setup.ppo.hindsight_critic}
+    return make_policy(setup.encoder, setup.action, key, **critic, quantiles=setup.config.policy.quantiles)
 
 
 def select_devices(config: Config) -> list[jax.Device]:
