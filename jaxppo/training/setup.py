@@ -126,7 +126,7 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     """
     devices = select_devices(config)
     encoder = _encoder_config(config, devices[0].platform)
-    masks, sizing = _masks(config, market), _sizing(config, market)
+    masks, sizing = _masks(config, market), _sizing(config)
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price)
     env = TradingEnv(
         n_assets=market.n_assets,
@@ -217,23 +217,16 @@ def _flat_in_time(number: int, config: Config, market: MarketData) -> None:
         )
 
 
-def _sizing(config: Config, market: MarketData) -> Sizing | None:
+def _sizing(config: Config) -> Sizing | None:
     """The configured sizing.
 
     Raises:
-      ConfigError: a transform whose keys do not fit together, or not the market.
+      ConfigError: a transform whose keys do not fit together.
     """
     try:
-        sizing = make_sizing(config.sizing)
+        return make_sizing(config.sizing)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    for number, item in enumerate(config.sizing):
-        if item.kind == "kelly" and market.n_bars <= item.kelly.window:
-            raise ConfigError(
-                f"sizing[{number}].kelly.window is {item.kelly.window}; the market has {market.n_bars} bars, and at "
-                "least one more than the window is needed"
-            )
-    return sizing
 
 
 def _table(name: str, transform: MaskTransform | Sizing | None, view: MarketView) -> Any:
