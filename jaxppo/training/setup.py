@@ -239,10 +239,10 @@ def _sizing(config: Config, market: MarketData, costs: Costs, fill_rule: FillRul
     """The configured sizing.
 
     Raises:
-      ConfigError: a transform whose keys do not fit together, or not the market.
+      ConfigError: a transform whose keys do not fit together.
     """
     try:
-        sizing = make_sizing(
+        return make_sizing(
             config.sizing,
             partial(
                 make_book,
@@ -254,13 +254,6 @@ def _sizing(config: Config, market: MarketData, costs: Costs, fill_rule: FillRul
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    for number, item in enumerate(config.sizing):
-        if item.kind == "kelly" and market.n_bars <= item.kelly.window:
-            raise ConfigError(
-                f"sizing[{number}].kelly.window is {item.kelly.window}; the market has {market.n_bars} bars, and at "
-                "least one more than the window is needed"
-            )
-    return sizing
 
 
 def _trained(run: RunStrategy, market: MarketData) -> Strategy:

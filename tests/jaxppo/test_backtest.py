@@ -73,6 +73,16 @@ def test_other_costs(run, summary):
     assert dear["costs"] - holding["costs"] == pytest.approx(0.0099 * 1.0, rel=0.02), "1 % instead of 1 bp, once"
 
 
+def test_an_evaluation_can_size_positions(run, summary):
+    floor = "[{volatility_target: {target: 0.05}}, {drawdown_control: {limit: 0.02, move: 0.1}}]"
+    sized = backtest.run(run, overrides=["--sizing", floor])
+    assert sized["max_drawdown"] <= 0.02 < summary["max_drawdown"]
+    assert sized["turnover"] > 0
+    assert sized["baseline"] != summary["baseline"], "the intervals of differences are those to the sized account"
+    held = [each["baseline"]["buy_and_hold"]["total_return"] for each in (sized, summary)]
+    assert held[0] == held[1]
+
+
 @pytest.mark.parametrize(
     ("option", "named"),
     [("--ppo.learning-rate=1", "--ppo.learning_rate is 1.0"), ("--policy.width=32", "--policy.width is 32")],

@@ -120,6 +120,41 @@ VALUES = {
         ["masks[0].risk_budget: groups tech: 'ZZZ' is not in the market", "AAA, BBB"],
     ),
     "masks without positions": ({"masks": ["no_short"], "env": {"name": "CartPole-v1"}}, ["masks limit", "CartPole"]),
+    "sizing without positions": (
+        {"sizing": [{"projection": {"weight": 0.5}}], "env": {"name": "CartPole-v1"}},
+        ["sizing sizes", "CartPole"],
+    ),
+    "typo in sizing": ({"sizing": [{"kely": {}}]}, ["sizing[0].kely", "kelly?"]),
+    "sizing out of range": (
+        {"sizing": [{"drawdown_control": {"limit": 1.5, "move": 0.1}}]},
+        ["sizing[0].drawdown_control.limit is 1.5", "(0, 1)"],
+    ),
+    "a limit without its move": (
+        {"sizing": [{"drawdown_control": {"limit": 0.1}}]},
+        ["sizing[0].drawdown_control.move is missing"],
+    ),
+    "scaling what was capped": (
+        {"sizing": [{"drawdown_control": {"limit": 0.1, "move": 0.05}}, {"volatility_target": {"target": 0.1}}]},
+        ["sizing[1].volatility_target comes after drawdown_control", "put it before"],
+    ),
+    "Kelly of what was scaled": (
+        {"sizing": ["equal_risk_contribution", "kelly"]},
+        ["sizing[1].kelly comes after equal_risk_contribution", "shares"],
+    ),
+    "sizing twice": ({"sizing": ["kelly", "kelly"]}, ["sizing names kelly twice"]),
+    "a floor and slow orders": (
+        {"sizing": [{"drawdown_control": {"limit": 0.1, "move": 0.05}}], "env": {"latency_bars": 2}},
+        ["env.latency_bars is 2", "sizing[0].drawdown_control needs env.latency_bars 1"],
+    ),
+    "a floor and fills in the past": (
+        {"sizing": [{"drawdown_control": {"limit": 0.1, "move": 0.05}}], "env": {"fill_price": "decision_close"}},
+        ["env.fill_price is decision_close", "next_open"],
+    ),
+    "nothing projected": ({"sizing": ["projection"]}, ["sizing[0].projection: a projection must limit something"]),
+    "a window longer than the market": (
+        {"sizing": [{"kelly": {"window": 5000}}]},
+        ["sizing[0].kelly: window is 5000 bars; the market has 420"],
+    ),
     "nothing limited": ({"masks": [{"risk_budget": {}}]}, ["masks[0].risk_budget: a risk budget must limit something"]),
     "hours of daily bars": ({"masks": [{"session": {"calendar": "XNYS"}}]}, ["masks[0].session: trading hours", "day"]),
     "regime mask without regimes": (
@@ -508,6 +543,10 @@ BACKTESTS = {
     "other rewards": (["--rewards", "[log_return]"], ["--rewards are not those of the run's training"]),
     "a limit without a level": (["--monitor", "[drawdown]"], ["monitor[0].drawdown.limit is missing"]),
     "costs out of range": (["--costs.impact", "-1"], ["--costs.impact is -1", "[0,"]),
+    "sizing out of range": (
+        ["--sizing", "[{volatility_target: {target: 0}}]"],
+        ["--sizing", "sizing[0].volatility_target.target is 0"],
+    ),
 }
 
 

@@ -30,7 +30,7 @@ LIMIT, MOVE, COST = 0.08, 0.05, 0.003
 
 @functools.cache
 def wild(n_paths=64):
-    """Jitted: `(seed, extremity, limit weight, move of the table) -> audits` of three agents on markets without gaps."""
+    """`(seed, extremity) -> audits` of three agents on markets without gaps."""
     env = TradingEnv(
         n_assets=A,
         actions="continuous",
@@ -54,10 +54,8 @@ def wild(n_paths=64):
         def bar(carry, xs):
             opened, closed = carry
             to_close, to_open, now = xs
-            low, high = (
-                jnp.maximum(opened, closed) * (1 - 0.999 * MOVE),
-                jnp.minimum(opened, closed) * (1 + 0.999 * MOVE),
-            )
+            low = jnp.maximum(opened, closed) * (1 - 0.999 * MOVE)
+            high = jnp.minimum(opened, closed) * (1 + 0.999 * MOVE)
             new_open = jnp.clip(closed * (1.0 + to_open), low, high)
             new_close = new_open * (1.0 + to_close)
             opened, closed = jnp.where(now, new_open, opened), jnp.where(now, new_close, closed)
@@ -91,10 +89,8 @@ def test_without_gaps_no_close_is_below_the_floor(seed, extremity):
         assert not found["missed"].any()
         assert found["excess"].max() <= 1e-6, name
         assert found["exposure"].mean() > 0.005, "it trades"
-    if extremity < 1.0:
-        assert jax.device_get(wild()(seed, extremity))["always wrong"]["max_drawdown"].max() > 0.06, (
-            "close to the floor"
-        )
+        if extremity < 1.0 and name == "always wrong":
+            assert found["max_drawdown"].max() > 0.06, "close to the floor"
 
 
 def test_with_gaps_the_excess_is_at_most_exposure_times_gap():
@@ -143,11 +139,14 @@ def test_grossman_zhou_in_proportion():
         np.testing.assert_allclose(sizes, expected * np.asarray([0.1, -0.2]), atol=1e-6)
         assert factor == pytest.approx(expected, abs=1e-5)
         sizes, _ = controlled([0.1, -0.2], account([0.0, 0.0], drawdown=drawdown), proportional=False)
-        assert sizes[0] == pytest.approx(0.1 if drawdown < 0.08 else 0.0, abs=1e-6) or drawdown > 0.06
+        if drawdown in (0.0, 0.02):
+            np.testing.assert_allclose(sizes, [0.1, -0.2], rtol=1e-6)
+        if drawdown >= 0.08:
+            np.testing.assert_allclose(sizes, [0.0, 0.0], atol=1e-5)
 
 
 def test_the_hard_floor_by_hand():
-    """A cushion of 0.08, moves of 0.05: from no position 0.08 / (0.05 x 1.05); with one, less what it can lose first."""
+    """A cushion of 0.08, moves of 0.05: 0.08 / (0.05 x 1.05) from no position; with one, less what it can lose."""
     sizes, _ = controlled([5.0], account([0.0]))
     assert sizes[0] == pytest.approx(0.08 / (0.05 * 1.05), rel=1e-5)
     # Half of the largest move of the last bar is over: from 102.5 to 100, which leaves 2.5 % of 102.5.
@@ -204,9 +203,8 @@ def random_actions(env, key, n_bars):
         return jax.random.randint(key, (n_bars, A), 0, env.num_actions)
     if env.actions == "hierarchical":
         bucket = jax.random.randint(key, (n_bars, 1), 0, env.num_buckets)
-        return jnp.concatenate(
-            [bucket, jax.random.randint(jax.random.key(9), (n_bars, A), 0, env.num_actions)], axis=-1
-        )
+        own = jax.random.randint(jax.random.fold_in(key, 1), (n_bars, A), 0, env.num_actions)
+        return jnp.concatenate([bucket, own], axis=-1)
     shape = (n_bars, A) if env.actions == "continuous" else (n_bars, A, 2)
     return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
@@ -245,9 +243,8 @@ def test_training_trades_what_the_environment_does():
     task = trading_task(policy, env, tiny.PPO)
     keys = jax.random.split(jax.random.key(1), 4)
     paths = task.start(params, keys)
-    _, rollout = jax.jit(
-        lambda p: task.collect(net, params, p, jax.random.split(jax.random.key(2), 4), jnp.float32(0))
-    )(paths)
+    again = jax.random.split(jax.random.key(2), 4)
+    _, rollout = jax.jit(lambda p: task.collect(net, params, p, again, jnp.float32(0)))(paths)
 
     def replay(bar, portfolio, actions):
         state = EnvState(jnp.int32(0), bar, portfolio, env.mask_start(), env.sizing_start(), ())
@@ -266,14 +263,14 @@ def test_training_trades_what_the_environment_does():
 
 
 def test_a_backtest_of_a_policy_is_sized():
-    """The same network with and without a target: a third of the volatility has less exposure; masks are measured."""
+    """The same network with and without a volatility target, which is met; masks are measured as before."""
     free, loose = build(actions="continuous")
     env, params = build(sizing.volatility_target(0.03, span=20), actions="continuous")
     policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
     first = jnp.int32(env.first_decision)
     sized = run_policy(policy, env, net, params, first, 100)
     plain = run_policy(policy, free, net, loose, first, 100)
-    assert np.abs(sized.weights).sum(axis=-1).mean() < 0.9 * np.abs(plain.weights).sum(axis=-1).mean() or True
+    assert np.abs(sized.weights - plain.weights).max() > 0.05
     volatility = sized.returns[5:].std() * PERIODS**0.5
     assert 0.015 < volatility < 0.06
     limited, short = build(sizing.volatility_target(0.03, span=20), masks=masks.chain(masks.no_short()))
@@ -282,15 +279,10 @@ def test_a_backtest_of_a_policy_is_sized():
     assert list(effects) == ["no_short"]
 
 
-def halved(**options):
+def halved():
     """Half of every target."""
-    return sizing.scaling(
-        "halved",
-        lambda view: jnp.full((view.market.n_bars, A), 0.5),
-        lambda n: (),
-        lambda own, row, p, t: (row, own),
-        **options,
-    )
+    half = jnp.full((tiny.N_BARS, A), 0.5)
+    return sizing.scaling("halved", lambda view: half, lambda n: (), lambda own, row, p, t: (row, own))
 
 
 def play(env, params, decide, n_bars):
