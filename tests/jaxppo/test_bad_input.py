@@ -143,7 +143,7 @@ VALUES = {
         {"rewards": [{"turnover_penalty": {"weight": 1}}, "log_return"]},
         ["rewards[1].log_return replaces the reward", "rewards[0].turnover_penalty would do nothing"],
     ),
-    "rewards of no account": ({"rewards": ["log_return"], "env": {"name": "CartPole-v1"}}, ["rewards shape", "CartPole"]),
+    "rewards of no account": ({"rewards": ["log_return"], "env": {"name": "CartPole-v1"}}, ["rewards shape"]),
     "typo in a limit": ({"monitor": [{"drawdon": {"limit": 0.2}}]}, ["'monitor[0].drawdon'", "mean drawdown?"]),
     "limit without its level": ({"monitor": ["drawdown"]}, ["monitor[0].drawdown.limit is missing"]),
     "limit out of range": ({"monitor": [{"drawdown": {"limit": 1.0}}]}, ["monitor[0].drawdown.limit is 1.0", "(0, 1)"]),
