@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from envs.features import ewma_volatility
+from envs.own_bars import own_bars
 from envs.portfolio import Portfolio, drawdown, expected_weights, weights_of
 from envs.windows import shift
 from jaxppo.masks.transform import MarketView
@@ -31,8 +32,9 @@ def drawdown_control(
     What can be lost. Sizes that are decided at the close of bar t fill at the open of t + 1 and can be left at the open
     of t + 2 at the earliest. With opens O, closes C and the largest survived move `m` of an asset as it is known at t,
     a *gap* is by definition a bar t + 1 in which C_{t+1} or O_{t+2} is more than `m` away from O_{t+1}, or O_{t+2} more
-    than `m` from C_{t+1}, as fractions of the earlier price. Without gaps, with q the position at the close of t and q'
-    the one after the fill, in units of the equity at that close,
+    than `m` from C_{t+1}, as fractions of the earlier price. (Bars are those of the asset: while it has none, its price
+    stands still, and its orders wait for the next one, at which the reckoning below goes on.) Without gaps, with q the
+    position at the close of t and q' the one after the fill, in units of the equity at that close,
 
     - q loses until the fill at most `|q| r`, r what is left of the move of bar t; its price rises at most by u;
     - trading costs at most `cost |q' - q| (1 + u)`, and leaving at t + 2 `cost |q'| (1 + u) (1 + m)`;
@@ -49,9 +51,9 @@ def drawdown_control(
     moves that happened: the equity is below the floor by at most exposure x (move - m), summed over assets and the gaps
     of two consecutive bars. Once at the floor, the account stays out of the market for good.
 
-    What it rests on: orders to reduce fill in full at the next open (an asset that is halted, or without the volume,
-    stays exposed), latency of one bar, costs and financing of at most `cost`, and float32 rounding. Masks come later
-    and only reduce.
+    What it rests on: orders to reduce fill in full at the next open of the asset (a volume limit, or quotes at which
+    nobody trades, leave it exposed), latency of one bar, costs and financing of at most `cost`, and float32 rounding.
+    Masks come later and only reduce.
 
     Args:
       limit: largest drawdown, in (0, 1).
@@ -81,7 +83,9 @@ def drawdown_control(
         moves = jnp.full(market.close.shape, move, jnp.float32)
         if deviations is not None:
             moves = jnp.maximum(moves, deviations * ewma_volatility(market, span))
-        return {"move": moves, "before": shift(moves, 1), "open": market.open / market.close, "there": market.tradable}
+        bars = own_bars(market.tradable)
+        opened, before = (bars.spread(bars.pack(x)) for x in (market.open, shift(moves, 1)))
+        return {"move": moves, "before": before, "open": opened / market.close, "there": market.tradable}
 
     def lost(row: dict[str, jax.Array], present: jax.Array, sizes: jax.Array) -> jax.Array:
         """Largest loss `[]` with these positions and sizes, fraction of equity."""
