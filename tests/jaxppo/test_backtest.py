@@ -74,9 +74,9 @@ def test_other_costs(run, summary):
 
 
 def test_an_evaluation_can_size_positions(run, summary):
-    floor = "[{volatility_target: {target: 0.05}}, {drawdown_control: {limit: 0.02, move: 0.1}}]"
+    floor = "[{volatility_target: {target: 0.05}}, {drawdown_control: {limit: 0.01, move: 0.1}}]"
     sized = backtest.run(run, overrides=["--sizing", floor])
-    assert sized["max_drawdown"] <= 0.02 < summary["max_drawdown"]
+    assert sized["max_drawdown"] <= 0.01 < summary["max_drawdown"]
     assert sized["turnover"] > 0
     assert sized["baseline"] != summary["baseline"], "the intervals of differences are those to the sized account"
     held = [each["baseline"]["buy_and_hold"]["total_return"] for each in (sized, summary)]
