@@ -153,7 +153,8 @@ def test_a_shadow_account_is_a_backtest(number):
 @pytest.mark.parametrize("number", range(4))
 def test_a_book_of_one_is_its_strategy(number):
     strategy = strategies()[number]
-    run, expected = run_book((strategy,), environment(), tables(), FIRST, LENGTH, ALONE), own_backtest(strategy)
+    expected = own_backtest(strategy)
+    run = run_book((strategy,), environment(), tables(), FIRST, LENGTH, ALONE, periods=PERIODS)
     np.testing.assert_allclose(run.ledger.equity, expected.equity, rtol=ROUNDING)
     np.testing.assert_array_equal(run.ledger.quantity != 0, np.asarray(expected.quantity) != 0)
     np.testing.assert_array_equal(run.capital, 1.0)

@@ -10,7 +10,9 @@ from tiny_run import tiny_config, write_config, write_prices
 
 import jaxppo
 from envs import load_market
-from jaxppo.backtest import load_run, run_book, run_policy, trained
+from envs.portfolio import weights_of
+from jaxppo.backtest import load_run, run_book, run_policy, simulate, trained
+from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
 from jaxppo.masks.transform import MarketView
 from jaxppo.risk.book import buy_and_hold, capital_rule
 
@@ -27,7 +29,7 @@ def folder(tmp_path_factory):
 def agent(folder):
     """A run under a mask and without a book."""
     config = jaxppo.load_config(write_config(folder, masks=[{"risk_budget": {"gross": 0.9}}]))
-    return load_run(jaxppo.train(config, output=folder / "agent").folder)
+    return load_run(jaxppo.train(config, output=folder / "other").folder)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +50,28 @@ def test_a_run_with_a_book_trains_saves_and_repeats_its_evaluation(booked):
 
 
 def test_the_book_is_what_trades(booked):
-    """The positions of the run are those of its three strategies, not of its agent alone."""
+    """The account has the positions of its strategies by the capital that they had at the close before."""
     run = load_run(booked.folder)
     setup, where = run.setup, run.setup.periods["test"]
-    with_book = run_policy(run.policy, setup.env, run.params, setup.params, jnp.int32(where.first), where.n_bars)
-    first = np.abs(np.asarray(with_book.weights[:20])).sum(axis=1)
-    assert first.min() > 0.3, "buy and hold has a third of the capital"
-    assert setup.env.sizing.parts[0].name == "book"
+    first, n_bars = jnp.int32(where.first), where.n_bars
+
+    @jax.jit
+    def follow(net, params):
+        def decide(*seen):
+            return decide_without_randomness(run.policy, setup.env, net, *seen, "mean")
+
+        def watch(state):
+            return state.capital.capital, jax.vmap(weights_of)(state.shadows.portfolio)
+
+        prepared = prepare_bars(run.policy, net, params, first, n_bars)
+        return simulate(decide, prepared, setup.env, params, first, n_bars, watch=watch)
+
+    ledger = follow(run.params, setup.params)
+    capital, own = (np.asarray(x) for x in ledger.watched)
+    assert (np.count_nonzero(capital, axis=1) == 3).any()
+    mixed = np.einsum("nm,nma->na", capital[:-1], own[1:])
+    assert np.abs(mixed).max() > 0.1
+    np.testing.assert_allclose(ledger.weights[:-1], mixed, atol=0.02)
 
 
 def test_a_trained_agent_in_a_book_is_itself(agent):
@@ -103,7 +120,10 @@ def test_an_agent_may_not_be_tested_where_it_learned(agent, folder):
     [
         (["buy_and_hold"], r"sizing\[0\]\.book: strategies leaves out agent"),
         (["agent", {"run": "nowhere"}], r"sizing\[0\]\.book: strategies\[1\]\.run: nowhere: not a run folder"),
-        (["agent", "trend", "trend"], r"sizing\[0\]\.book: .*different names.*trend, trend"),
+        (
+            ["agent", "trend", "trend"],
+            r"sizing\[0\]\.book: strategies need different names; the book has agent, trend, trend",
+        ),
         (["agent", {"mean_reversion": {"entry": 0.2}}], r"strategies\[1\]\.mean_reversion: .*entry \(0.2\)"),
     ],
 )
