@@ -2,8 +2,8 @@
 
 A constraint measures the batch in the user's unit, and says of every bar how far it is beyond the limit, as a share of
 the limit. The mean of these signals over the bars is the relative violation `(measured - limit) / limit` (of the
-volatility: half that of the variance, which has the same slope at the limit), so that one unit of any multiplier weighs
-the same relative violation. All run under `shard_map`, on the bars `[P, S, K]` of one device.
+drawdown, which is counted by episodes, once these have ended at an even pace), so that one unit of any multiplier
+weighs the same relative violation. All run under `shard_map`, on the bars `[P, S, K]` of one device.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from flax import struct
 from jaxppo.ppo.task import DATA_AXIS
 from jaxppo.risk import batch
 from jaxppo.risk.episodes import Episode, Sample
+
+SMALLEST_SHARE = 1e-3
+"""Of its limit: a volatility below counts as that, far from where any multiplier is not zero."""
 
 
 @struct.dataclass
@@ -82,7 +85,8 @@ def turnover(limit: float, periods: float) -> Constraint:
 def volatility(limit: float, periods: float) -> Constraint:
     """Standard deviation of the simple returns of all bars of the batch, per year.
 
-    The signal is that of the variance, `((x - mean)^2 / s^2 - 1) / 2` with the limit s per bar.
+    The signal is that of `sqrt(V) = min_s (V / s + s) / 2` at its minimiser, the measured volatility: linear in the
+    squared deviations of the bars, and as steep as their root.
 
     Args:
       limit: > 0, fraction of equity.
@@ -93,12 +97,12 @@ def volatility(limit: float, periods: float) -> Constraint:
     def square(seen: Traded) -> jax.Array:
         return periods * jnp.square(seen.returns - _mean(seen.returns))
 
-    return Constraint(
-        "volatility",
-        limit,
-        lambda seen: jnp.sqrt(_mean(square(seen))),
-        lambda seen: 0.5 * (square(seen) / limit**2 - 1.0),
-    )
+    def excess(seen: Traded) -> jax.Array:
+        squared = square(seen)
+        measured = jnp.maximum(jnp.sqrt(_mean(squared)), SMALLEST_SHARE * limit)
+        return 0.5 * (squared / measured + measured) / limit - 1.0
+
+    return Constraint("volatility", limit, lambda seen: jnp.sqrt(_mean(square(seen))), excess)
 
 
 def cvar(limit: float, level: float = 0.95) -> Constraint:

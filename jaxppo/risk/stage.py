@@ -81,7 +81,8 @@ def risk_stage(
     """An objective under constraints.
 
     The reward of a bar becomes `(r - s sum_i lambda_i g_i) / (1 + sum_i lambda_i)`: r is the increment of the utility
-    of the episode's return, g_i the relative excess of the bar beyond limit i (`jaxppo.risk.constraints`), lambda_i its
+    of the episode's return, g_i the relative excess of the bar beyond limit i (`jaxppo.risk.constraints`; a share of
+    what was measured where that is above the limit, so that one far out of reach does not drown the rest), lambda_i its
     multiplier (`jaxppo.risk.lagrangian`), and the unit s of the multipliers the standard deviation, over portfolios, of
     the mean r of a rollout. Multipliers have seen the rollout that they are applied to.
 
@@ -179,7 +180,8 @@ def _charge(
         after = jax.tree.map(lambda new, old, fresh=fresh: jnp.where(fresh, new, old), moved, before)
         unmet = (after.value >= gains.maximum) & (violation > SLACK)
         times = jnp.where(unmet, times + fresh, 0)
-        total = total - unit * after.value * constraint.excess(traded)
+        excess = constraint.excess(traded) / jnp.maximum(measured / constraint.limit, 1.0)
+        total = total - unit * after.value * excess
         weight = weight + after.value
         multipliers.append(after)
         stuck.append(times)
