@@ -256,6 +256,45 @@ VALUES = {
     "heads that do not divide": ({"policy": {"heads": 3}}, ["policy.width 16", "policy.heads = 6"]),
     "minibatches that do not divide": ({"ppo": {"minibatches": 3}}, ["ppo.paths 8", "ppo.minibatches 3"]),
     "micro-batch that does not divide": ({"ppo": {"micro_batch": 3}}, ["ppo.micro_batch is 3", "4 paths"]),
+    "no quantile": ({"policy": {"quantiles": 0}}, ["policy.quantiles is 0", "[1, 256]"]),
+    "an unknown distortion": ({"ppo": {"distortion": "var"}}, ['ppo.distortion is "var"', "none, cvar, wang, power"]),
+    "a distortion of one value": (
+        {"ppo": {"distortion": "wang", "distortion_level": 0.5}},
+        ["ppo.distortion wang", "policy.quantiles must be at least 2"],
+    ),
+    "a distortion without a level": (
+        {"policy": {"quantiles": 8}, "ppo": {"distortion": "cvar"}},
+        ["ppo.distortion cvar needs ppo.distortion_level"],
+    ),
+    "a level without a distortion": ({"ppo": {"distortion_level": 0.5}}, ["ppo.distortion_level is 0.5", "none"]),
+    "a share that quantiles cannot tell": (
+        {"policy": {"quantiles": 8}, "ppo": {"distortion": "cvar", "distortion_level": 0.05}},
+        ["ppo.distortion_level is 0.05", "[0.125, 1]"],
+    ),
+    "more than everything": (
+        {"policy": {"quantiles": 8}, "ppo": {"distortion": "cvar", "distortion_level": 1.5}},
+        ["ppo.distortion_level is 1.5", "[0.125, 1]"],
+    ),
+    "risk in hindsight": (
+        {
+            "policy": {"quantiles": 8},
+            "ppo": {"distortion": "power", "distortion_level": 1.0, "hindsight_critic": True},
+        },
+        ["ppo.distortion power excludes ppo.hindsight_critic"],
+    ),
+    "a clip of quantiles": (
+        {"policy": {"quantiles": 8}, "ppo": {"value_loss": "clipped"}},
+        ["ppo.value_loss is clipped", "policy.quantiles 8", "ppo.quantile_kappa"],
+    ),
+    "a mixture of distributions": (
+        {"policy": {"quantiles": 8}, "ppo": {"target_n_step": 0.5}},
+        ["ppo.target_n_step is 0.5", "policy.quantiles 8"],
+    ),
+    "a lambda-return of distributions": (
+        {"policy": {"quantiles": 8}, "ppo": {"target_lambda": 0.9}},
+        ["ppo.target_lambda is 0.9", "policy.quantiles 8"],
+    ),
+    "a quantile loss of one value": ({"ppo": {"quantile_kappa": 0.1}}, ["ppo.quantile_kappa is 0.1", "quantiles 1"]),
     "an episode without end": ({"env": {"episode_chunks": 2**20}, "ppo": {"chunk": 2**20}}, ["env.episode_chunks"]),
     "two budgets": ({"training": {"steps": 1, "minutes": 1}}, ["training.steps and training.minutes"]),
     "negative minutes": ({"training": {"minutes": -1}}, ["training.minutes is -1", "(0,"]),

@@ -183,15 +183,15 @@ def bandit_params(payoff=(-1.0, 0.0, 1.0), mean=0.0, spread=1.0, noise=0.5) -> B
 
 
 @functools.cache
-def bandit_policy() -> tuple[MLPPolicy, Params]:
+def bandit_policy(quantiles: int = 1) -> tuple[MLPPolicy, Params]:
     """Three actions on contexts of two numbers."""
-    return make_mlp_policy(MLPConfig(2, 0, 8, 1), ActionConfig("discrete", 3, -1.0, 1.0), jax.random.key(0))
+    return make_mlp_policy(MLPConfig(2, 0, 8, 1, quantiles), ActionConfig("discrete", 3, -1.0, 1.0), jax.random.key(0))
 
 
 @functools.cache
-def bandit_task(config: PPOConfig = BANDIT_PPO) -> Task:
+def bandit_task(config: PPOConfig = BANDIT_PPO, quantiles: int = 1) -> Task:
     """Every step is an episode: it terminates."""
-    policy = bandit_policy()[0]
+    policy = bandit_policy(quantiles)[0]
     shape = (config.chunk, config.portfolios)
 
     def one_path(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -216,8 +216,8 @@ def bandit_task(config: PPOConfig = BANDIT_PPO) -> Task:
             value=value,
             value_after=jnp.zeros_like(value),
             reward=params.mean + params.spread * gain,
-            terminated=jnp.ones(value.shape, bool),
-            truncated=jnp.zeros(value.shape, bool),
+            terminated=jnp.ones(gain.shape, bool),
+            truncated=jnp.zeros(gain.shape, bool),
             info={},
         )
         return states, rollout
