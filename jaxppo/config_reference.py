@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from jaxppo.config_items import Item, item_of
 from jaxppo.config_schema import Config
 from jaxppo.config_types import accepted, is_section, keys, lists
 
@@ -28,9 +29,19 @@ def reference() -> str:
         if is_section(field):
             parts.append(_table(name, field.annotation.__doc__ or "", dict(keys(field.annotation, f"{name}."))))
     for key, item in lists().items():
-        for name, model in item.kinds().items():
-            parts.append(_table(f"{key}: {name}", model.__doc__ or "", model.model_fields))
+        parts += _items(key, item)
     return "\n".join(parts)
+
+
+def _items(title: str, item: type[Item]) -> list[str]:
+    """A section for every kind of item of a list, and for those of the lists that it has."""
+    parts = []
+    for name, model in item.kinds().items():
+        parts.append(_table(f"{title}: {name}", model.__doc__ or "", model.model_fields))
+        inner = {key: item_of(field.annotation) for key, field in model.model_fields.items()}
+        for key, found in inner.items():
+            parts += _items(f"{title}: {name}.{key}", found) if found is not None else []
+    return parts
 
 
 def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:

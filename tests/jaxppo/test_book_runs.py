@@ -17,7 +17,12 @@ from jaxppo.masks.transform import MarketView
 from jaxppo.risk.book import buy_and_hold, capital_rule
 
 ALONE = capital_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
-BOOK = {"strategies": ["agent", {"trend": {"lookback": 30}}, "buy_and_hold"], "warmup": 10}
+LONG_ONLY = {"lookback": 30, "short": False}
+BOOK = {
+    "strategies": ["agent", {"trend": LONG_ONLY}, "buy_and_hold"],
+    "warmup": 10,
+    "parts": ["inverse_risk", "drawdown"],
+}
 
 
 @pytest.fixture(scope="module")

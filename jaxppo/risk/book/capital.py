@@ -62,13 +62,11 @@ class CapitalRule(NamedTuple):
       init: `M -> Capital` before the first close.
       update: `(capital, equity [M], dead [M] bool) -> Capital` at a close: equity of the strategies' own accounts, > 0
         at the first close, and which of them were liquidated: those are out for good.
-      max_total: largest sum of capital that is allocated.
       rebalance: see `capital_rule`.
     """
 
     init: Callable[[int], Capital]
     update: Callable[[Capital, jax.Array, jax.Array], Capital]
-    max_total: float
     rebalance: float
 
 
@@ -209,7 +207,7 @@ def capital_rule(
         moved = first | jnp.any(now.active != state.active) | (most > rebalance + ROUNDING)
         return now.replace(capital=jnp.where(moved, aim, carried), moved=moved)
 
-    return CapitalRule(init, update, max_total, rebalance)
+    return CapitalRule(init, update, rebalance)
 
 
 def _normalised(shares: jax.Array) -> jax.Array:

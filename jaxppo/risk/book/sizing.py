@@ -100,9 +100,7 @@ def book(
     strategies = tuple(strategies)
     names = strategy_names(strategies)
     if not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"a book needs strategies with different names; it has {', '.join(names) or 'none'}; name them"
-        )
+        raise ValueError(f"strategies need different names; the book has {', '.join(names) or 'none'}")
     if before and AGENT not in names:
         raise ValueError(f"{before[0].name} sizes what the agent decides, but the book has no agent")
     agent = names.index(AGENT) if AGENT in names else None
