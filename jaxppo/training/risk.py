@@ -24,23 +24,23 @@ def make_risk(config: Config, periods_per_year: float | None = None) -> RiskStag
       config: of the run.
       periods_per_year: bars per year; None outside trading.
     """
-    chosen = config.objective
-    outcome = chosen.outcome_in(trading=periods_per_year is not None)
-    utility = None if chosen.kind == "expected" and outcome == "reward" else _utility(chosen)
+    objective = config.objective
+    outcome = objective.outcome_in(trading=periods_per_year is not None)
+    utility = None if objective.kind == "expected" and outcome == "reward" else _utility(objective)
     charged = [_charged(item, periods_per_year) for item in config.constraints]
     if utility is None and not charged:
         return None
-    return risk_stage(utility, charged, outcome=outcome, rate=chosen.rate)
+    return risk_stage(utility, charged, outcome=outcome, rate=objective.rate)
 
 
-def _utility(chosen: ObjectiveConfig) -> EpisodeUtility:
+def _utility(objective: ObjectiveConfig) -> EpisodeUtility:
     """The configured utility."""
-    if chosen.kind == "cvar":
-        return objectives.cvar(chosen.level, chosen.weight)
-    if chosen.kind == "expected":
+    if objective.kind == "cvar":
+        return objectives.cvar(objective.level, objective.weight)
+    if objective.kind == "expected":
         return objectives.expected()
-    return {"mean_variance": objectives.mean_variance, "exponential": objectives.exponential}[chosen.kind](
-        chosen.aversion
+    return {"mean_variance": objectives.mean_variance, "exponential": objectives.exponential}[objective.kind](
+        objective.aversion
     )
 
 
