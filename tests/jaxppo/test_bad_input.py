@@ -109,6 +109,35 @@ def test_config_files_that_are_not_text(case, workplace, capfd, nothing_compiles
 
 
 VALUES = {
+    "typo in a constraint": ({"constraints": [{"turnovr": {"limit": 1}}]}, ["constraints[0].turnovr", "turnover?"]),
+    "constraint without a limit": ({"constraints": ["cvar"]}, ["constraints[0].cvar.limit is missing"]),
+    "constraint out of range": (
+        {"constraints": [{"max_drawdown": {"limit": 1.5}}]}, ["constraints[0].max_drawdown.limit is 1.5", "(0, 1"]
+    ),
+    "a method that is none": (
+        {"constraints": [{"cvar": {"limit": 0.1, "method": "pi"}}]}, ["constraints[0].cvar.method", "pid, lagrangian"]
+    ),
+    "a constraint twice": (
+        {"constraints": [{"turnover": {"limit": 1}}, {"turnover": {"limit": 2}}]}, ["constraints name turnover more"]
+    ),
+    "constraints without trading": (
+        {"constraints": [{"turnover": {"limit": 1}}], "env": {"name": "CartPole-v1"}},
+        ["constraints limit trading", "CartPole"],
+    ),
+    "leverage below the smallest": (
+        {"constraints": [{"leverage": {"limit": 0.4}}], "env": {"levels": [0.5, 1.0]}},
+        ["constraints[0].leverage.limit is 0.4", "[0.5, 1.0]", "0.5"],
+    ),
+    "objective of no kind": ({"objective": {"kind": "var"}}, ['objective.kind is "var"', "cvar"]),
+    "objective out of range": ({"objective": {"kind": "cvar", "level": 1.0}}, ["objective.level is 1", "(0"]),
+    "an equity outside trading": (
+        {"objective": {"kind": "cvar", "outcome": "log"}, "env": {"name": "CartPole-v1"}},
+        ["objective.outcome log", "CartPole", "must be reward"],
+    ),
+    "two risk aversions": (
+        {"objective": {"kind": "cvar"}, "env": {"risk_aversion": 3.0}},
+        ["env.risk_aversion is 3", "objective.kind cvar", "leave it at 1"],
+    ),
     "typo in a mask": ({"masks": [{"volatility_kap": {"target": 1}}]}, ["masks[0].volatility_kap", "volatility_cap?"]),
     "typo in a mask's key": ({"masks": [{"turnover": {"limt": 1}}]}, ["'masks[0].turnover.limt'", "mean limit?"]),
     "mask out of range": ({"masks": ["no_short", {"turnover": {"limit": 0}}]}, ["masks[1].turnover.limit is 0", "(0,"]),
@@ -501,6 +530,8 @@ RESUMES = {
     "other limits": (["--monitor", "[{net: {limit: 1}}]"], ["monitor watches net", "started with nothing"]),
     "another seed": (["--seed", "3"], ["seed is 3", "7"]),
     "other costs": (["--costs.impact", "0.1"], ["costs.impact is 0.1", "0.6"]),
+    "another objective": (["--objective.kind", "cvar"], ["objective.kind is 'cvar'", "'expected'"]),
+    "a constraint more": (["--constraints", "[{turnover: {limit: 3}}]"], ["constraints is", "turnover"]),
     "another way to decide": (["--evaluation.decision", "mode"], ["evaluation.decision is 'mode'", "'mean'"]),
 }
 
@@ -578,6 +609,8 @@ BACKTESTS = {
         ["seen.csv", "trained and selected on AAA, BBB"],
     ),
     "an output that is not empty": (["--output", "."], ["--output . is not empty"]),
+    "another objective": (["--objective.level", "0.5"], ["--objective.level is 0.5", "0.95", "cannot change"]),
+    "a constraint more": (["--constraints", "[{turnover: {limit: 3}}]"], ["--constraints", "cannot change"]),
     "another network": (["--policy.widths", "3"], ["--policy.widths", "did you mean --policy.width?"]),
     "other rewards": (["--rewards", "[log_return]"], ["--rewards are not those of the run's training"]),
     "a limit without a level": (["--monitor", "[drawdown]"], ["monitor[0].drawdown.limit is missing"]),

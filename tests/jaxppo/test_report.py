@@ -350,3 +350,17 @@ def test_training_curves_skip_what_is_missing_or_not_a_number() -> None:
     figure, caption = figures.training_figure(many)
     assert len(figure.data) == figures.MAX_PANELS
     assert "metric_19" in caption, "what is not drawn is named"
+
+
+def test_constraints_of_training_are_shown_with_their_verdict() -> None:
+    row_of = {"limit": 0.1, "measured": 0.0912, "multiplier": 0.5, "held": True, "infeasible": False}
+    limits = {
+        "max_drawdown": row_of,
+        "turnover": {**row_of, "limit": 20.0, "held": False},
+        "cvar": {**row_of, "held": False, "infeasible": True},
+    }
+    page = page_of(example(constraints=limits))
+    assert row(page, "max_drawdown", 4) == ["0.1", "0.0912", "0.5", "held"]
+    assert row(page, "turnover", 4)[-1] == "not held"
+    assert row(page, "cvar", 4)[-1] == "infeasible"
+    assert "Constraint" not in page_of(example()).cells

@@ -299,8 +299,8 @@ def test_a_killed_run_resumes_to_the_same_bits(iteration, whole, config, tmp_pat
     check_same_run(resumed, whole, config)
 
 
-def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkeypatch):
-    """Levels, dropout, FiLM, hierarchical actions, regimes, masks: a killed run ends as the whole one does."""
+def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capfd):
+    """Levels, dropout, FiLM, hierarchical actions, regimes, masks, risk: a killed run ends as the whole one does."""
     parts = {
         "kind": "transformer",
         "width": 8,
@@ -320,6 +320,9 @@ def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkey
     changes = {"masks": limits, "regimes": {"kind": "hmm", "restarts": 2, "usual_volatility_span": 50}}
     changes["features"] = {"groups": ["price", "regime"], "normalisation_window": 20}
     changes["env"] = {"actions": "hierarchical", "gross_buckets": [0.5, 1.0]}
+    changes["objective"] = {"kind": "cvar", "level": 0.8, "weight": 0.5}
+    impossible = {"volatility": {"limit": 1e-6, "integral": 100.0, "patience": 1}}
+    changes["constraints"] = [{"max_drawdown": {"limit": 0.5}}, impossible]
     (tmp_path / "settings").mkdir()
     budget = {"steps": 3 * STEPS_PER_ITERATION, "checkpoint_every": 1}
     path = write_config(tmp_path / "settings", policy=parts, training=budget, **changes)
@@ -341,7 +344,22 @@ def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkey
     assert jaxppo.backtest.run(resumed.folder) == out
     rows = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
     assert 0 < rows[-1]["validation_attention_entropy_block1"] <= 1
+    limits = whole.summary["constraints"]
+    assert limits == resumed.summary["constraints"]
+    assert limits["max_drawdown"]["held"]
+    assert not limits["max_drawdown"]["infeasible"]
+    assert limits["volatility"] == {
+        "limit": 1e-6,
+        "measured": rows[-1]["constraint_volatility"],
+        "multiplier": 10.0,
+        "held": False,
+        "infeasible": True,
+    }
+    assert "constraint volatility" in whole.text
+    assert "INFEASIBLE" in whole.text
+    assert capfd.readouterr().err.count("constraint volatility is infeasible") >= 1
     page = (whole.folder / "report.html").read_text()
+    assert "infeasible" in page
     assert all(TITLES[name] in page for name in ("importance", "features", "gradients", "lag", "levels", "rollout"))
     saved = jaxppo.backtest.load_run(whole.folder)
     assert_trees_equal(saved.params, whole.params)
