@@ -12,7 +12,8 @@ control: for each bar of an asset, the position at its fill times what the price
 asset's next open, by the three moves that the control's docstring names. `excess` is how far the equity ever came below
 the floor, as a fraction of the peak; `excess_over_gaps` its ratio to the sum of those gap losses, and of costs beyond
 the reserve: of trading an asset, with the financing of that bar per exposure. A path has missed fills if an order to
-reduce was not filled in full though the asset had a bar; what they lead to is counted apart.
+reduce was not filled in full though the asset had a bar; what they lead to is counted apart. Paths are shared by all
+devices: XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two of two cores.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import envs
 from benchmarks.recording import record
@@ -226,6 +228,11 @@ def summary(rows: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def spread_out(keys: jax.Array) -> jax.Array:
+    """The same keys, shared by all devices."""
+    return jax.device_put(keys, NamedSharding(Mesh(np.asarray(jax.devices()), ("paths",)), PartitionSpec("paths")))
+
+
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES} if len(values) else {}
 
@@ -255,7 +262,7 @@ def main() -> None:
             parts = []
             for number in range(-(-chosen.paths // chosen.batch)):
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(0), number), chosen.batch)
-                parts.append(jax.device_get(run(keys)))
+                parts.append(jax.device_get(run(spread_out(keys))))
             rows = jax.tree.map(lambda *xs: np.concatenate(xs)[: chosen.paths], *parts)
             label = f"{name}, {'control' if control else 'no control'}"
             results[label] = {agent: summary(found) for agent, found in rows.items()}

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.drawdown_control import spread_out
 from benchmarks.recording import record
 from envs import simulators
 from envs.execution import make_costs, pack_bars
@@ -157,7 +158,7 @@ def _batched(some: Any, paths: int, at_once: int, seed: int) -> dict[str, np.nda
     parts = []
     for number in range(-(-paths // at_once)):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), at_once)
-        parts.append(jax.device_get(some(keys)))
+        parts.append(jax.device_get(some(spread_out(keys))))
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:paths].astype(np.float64), *parts)
 
 
