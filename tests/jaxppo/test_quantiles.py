@@ -1,7 +1,6 @@
 """A quantile critic: loss, targets and advantages beside independent ones, and problems with a known distribution."""
 
 import functools
-import json
 import logging
 
 import jax
@@ -14,10 +13,9 @@ import tiny
 from sklearn.metrics import mean_pinball_loss
 from test_gymnax_task import KEY, built, cartpole
 from test_targets import random_rollout, targets_of
-from tiny_run import STEPS_PER_ITERATION, assert_trees_equal, tiny_config, write_config
+from tiny_run import assert_trees_equal, tiny_config
 
 import jaxppo
-from jaxppo.config import load_config
 from jaxppo.networks.mlp import MLPConfig, make_mlp_policy
 from jaxppo.networks.policy import make_policy
 from jaxppo.ppo import losses, returns
@@ -27,6 +25,7 @@ from jaxppo.ppo.trading_task import trading_task
 from jaxppo.risk.distortion import cell_weights, distorted_value, midpoints
 
 N = 16
+SLOW = pytest.mark.slow
 CVAR = {"distortion": "cvar", "distortion_level": 0.25}
 
 
@@ -188,8 +187,8 @@ def test_statistics_are_those_of_mean_returns_and_so_is_the_explained_variance()
     assert float(after.mean) == pytest.approx(expected.mean(), rel=1e-4)
     assert float(after.variance) == pytest.approx(expected.var(), rel=1e-3)
     error = np.square(expected - np.asarray(distributional().value).mean(axis=-1)).mean()
-    assert float(metrics["explained_variance"]) == pytest.approx(1.0 - error / expected.var(), rel=1e-4)
-    assert float(plain["explained_variance"]) == pytest.approx(float(metrics["explained_variance"]), rel=1e-5)
+    assert float(metrics["explained_variance"]) == pytest.approx(1.0 - error / expected.var(), abs=1e-4)
+    assert float(plain["explained_variance"]) == pytest.approx(float(metrics["explained_variance"]), abs=1e-5)
 
 
 def test_the_figures_of_a_critic_that_is_right():
@@ -223,20 +222,21 @@ def train(learner, quantiles, params, iterations, *, decay=True, seed=0):
     return state, tiny.stacked(history)
 
 
-@pytest.mark.parametrize("normalisation", ["none", "running", "popart"])
+@pytest.mark.parametrize("normalisation", ["popart", *(pytest.param(x, marks=SLOW) for x in ("none", "running"))])
 def test_learned_quantiles_are_those_of_the_known_distribution(normalisation):
     """Rewards that no action changes: `mean + spread (x_0 + noise z)` of a context x."""
     scale = {"mean": 0.2, "spread": 1.0} if normalisation == "none" else {"mean": 30.0, "spread": 5.0}
     params = tiny.bandit_params(payoff=(0.0, 0.0, 0.0), noise=0.5, **scale)
     learner = bandit_learner(
-        paths=256, learning_rate=2e-2, schedule="linear", value_normalisation=normalisation, value_statistics_rate=0.1
-    )
-    state, metrics = train(learner, N, params, 300)
+        paths=256, epochs=2, learning_rate=2e-2, schedule="linear", value_normalisation=normalisation,
+        value_statistics_rate=0.1,
+    )  # fmt: skip
+    state, metrics = train(learner, N, params, 150)
     x = jnp.asarray([[-1.0, 0.5], [0.0, 0.0], [1.0, -0.5]])
     found = state.values.denormalise(tiny.bandit_policy(N)[0].value(state.params, x))
     expected = np.asarray(x[:, :1]) + 0.5 * scipy.stats.norm.ppf(midpoints(N))[None]
     np.testing.assert_allclose((found - scale["mean"]) / scale["spread"], expected, atol=0.08)
-    assert metrics["quantile_error"][-50:].mean() < 0.02
+    assert metrics["quantile_error"][-30:].mean() < 0.02
 
 
 @functools.cache
@@ -258,14 +258,20 @@ def arms(config, quantiles):
 
 @pytest.mark.parametrize(
     ("distortion", "level", "chosen"),
-    [("none", None, 2), ("cvar", 0.25, 0), ("wang", 1.0, 0), ("power", 2.0, 0), ("wang", 0.01, 2)],
+    [
+        ("none", None, 2),
+        ("cvar", 0.25, 0),
+        pytest.param("wang", 1.0, 0, marks=SLOW),
+        pytest.param("power", 2.0, 0, marks=SLOW),
+        pytest.param("wang", 0.01, 2, marks=SLOW),
+    ],
 )
 def test_the_safer_arm_is_chosen_under_a_distortion_and_the_better_one_without(distortion, level, chosen):
     config = tiny.BANDIT_PPO.model_copy(
-        update={"paths": 256, "distortion": distortion, "distortion_level": level, "entropy_coefficient": 0.0}
+        update={"paths": 128, "distortion": distortion, "distortion_level": level, "entropy_coefficient": 0.0}
     )
     learner = make_learner(arms(config, N), config, data_mesh(jax.devices()[:1]))
-    state, _ = train(learner, N, tiny.bandit_params(payoff=(0.0, 0.0, 0.0), noise=1.0), 150)
+    state, _ = train(learner, N, tiny.bandit_params(payoff=(0.0, 0.0, 0.0), noise=1.0), 60)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 2)), jnp.float32)
     probability = jax.nn.softmax(tiny.bandit_policy(N)[0].distribution(state.params, x).logits[:, 0])
     assert float(probability[:, chosen].mean()) > 0.9
@@ -311,17 +317,14 @@ def test_decisions_do_not_depend_on_the_number_of_quantiles():
 
 def test_a_rollout_of_the_market_has_quantiles_whatever_is_computed_at_once():
     policy, net = make_policy(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=4)
-    params, found = tiny.shared_params(), []
-    for micro_batch in (None, 4):
-        task = trading_task(policy, tiny.env(), tiny.PPO.model_copy(update={"micro_batch": micro_batch, **CVAR}))
-        keys = jax.random.split(jax.random.key(1), tiny.PPO.paths)
-        states = task.start(params, keys)
-        collect = jax.jit(task.collect)
-        later = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-        found.append(collect(net, params, states, later, jnp.float32(0))[1])
-    assert found[0].value.shape == (16, 8, 3, 4)
-    np.testing.assert_array_equal(found[0].value[:, 1:], found[0].value_after[:, :-1])
-    np.testing.assert_allclose(found[0].value, found[1].value, atol=1e-5)
+    task = trading_task(policy, tiny.env(), tiny.PPO.model_copy(update={"micro_batch": 4, **CVAR}))
+    keys = jax.random.split(jax.random.key(1), (2, tiny.PPO.paths))
+    states, params = task.start(tiny.shared_params(), keys[0]), tiny.shared_params()
+    _, rollout = jax.jit(task.collect)(net, params, states, keys[1], jnp.float32(0))
+    assert rollout.value.shape == (16, 8, 3, 4)
+    np.testing.assert_array_equal(rollout.value[:, 1:], rollout.value_after[:, :-1])
+    _, value = jax.jit(task.predict)(net, params, rollout)
+    np.testing.assert_allclose(value, rollout.value, atol=1e-5)
 
 
 def test_a_distortion_without_quantiles_is_refused_by_the_learner_too():
@@ -363,23 +366,3 @@ def test_a_run_on_an_environment(tmp_path):
     run = jaxppo.train(config, output=tmp_path / "run", progress=False)
     assert run.params["critic"]["out"]["kernel"].shape[1] == 4
     assert run.summary["evaluation"]["mean_return"] > 5
-
-
-def test_a_run_in_the_market_is_trained_resumed_and_evaluated(tmp_path):
-    (tmp_path / "settings").mkdir()
-    parts = {"policy": {"quantiles": 8}, "ppo": {"value_normalisation": "popart", **CVAR}}
-    path = write_config(
-        tmp_path / "settings", training={"steps": 3 * STEPS_PER_ITERATION, "checkpoint_every": 1}, **parts
-    )
-    whole = jaxppo.train(load_config(path), output=tmp_path / "whole", progress=False)
-    first = load_config(path, ["--training.steps", str(2 * STEPS_PER_ITERATION)])
-    jaxppo.train(first, output=tmp_path / "run", progress=False)
-    resumed = jaxppo.train(load_config(path), output=tmp_path / "run", resume=True, progress=False)
-    assert_trees_equal(resumed.last_params, whole.last_params)
-    assert whole.last_params["head"]["value"]["bias"].shape == (8,)
-    assert jaxppo.backtest.run(resumed.folder) == whole.summary["out_of_sample"]
-    rows = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(row["distorted_value"]) and 0 <= row["quantile_error"] <= 0.5 for row in rows)
-    saved = jaxppo.backtest.load_run(whole.folder)
-    assert saved.policy.quantiles == 8
-    assert_trees_equal(saved.params, whole.params)

@@ -300,7 +300,7 @@ def test_a_killed_run_resumes_to_the_same_bits(iteration, whole, config, tmp_pat
 
 
 def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capfd):
-    """Levels, dropout, FiLM, hierarchical actions, regimes, masks, risk: a killed run ends as the whole one does."""
+    """Levels, dropout, FiLM, quantiles, hierarchical actions, regimes, masks, risk: a killed run ends as a whole one."""
     parts = {
         "kind": "transformer",
         "width": 8,
@@ -310,6 +310,7 @@ def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkey
         "dropout": 0.2,
         "dropout_schedule": "linear",
         "rematerialise": "minimal",
+        "quantiles": 4,
     }
     limits = [
         {"regime": {"crisis": [0.0, 0.0], "bear": [-0.2, 0.4]}},
@@ -323,6 +324,7 @@ def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkey
     changes["objective"] = {"kind": "cvar", "level": 0.8, "weight": 0.5}
     impossible = {"volatility": {"limit": 1e-6, "integral": 100.0, "patience": 1}}
     changes["constraints"] = [{"max_drawdown": {"limit": 0.5}}, impossible]
+    changes["ppo"] = {"distortion": "cvar", "distortion_level": 0.5, "value_normalisation": "popart"}
     (tmp_path / "settings").mkdir()
     budget = {"steps": 3 * STEPS_PER_ITERATION, "checkpoint_every": 1}
     path = write_config(tmp_path / "settings", policy=parts, training=budget, **changes)
@@ -363,6 +365,9 @@ def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkey
     assert all(TITLES[name] in page for name in ("importance", "features", "gradients", "lag", "levels", "rollout"))
     saved = jaxppo.backtest.load_run(whole.folder)
     assert_trees_equal(saved.params, whole.params)
+    assert saved.policy.quantiles == len(whole.params["head"]["value"]["bias"]) == 4
+    assert np.isfinite(rows[-1]["distorted_value"])
+    assert 0 <= rows[-1]["quantile_error"] <= 0.5
 
     assert list(out["masks"]) == ["regime", "volatility_cap", "risk_budget", "no_short"]
     assert out["masks"]["volatility_cap"]["bound"] > 0.1
