@@ -300,7 +300,7 @@ def test_a_killed_run_resumes_to_the_same_bits(iteration, whole, config, tmp_pat
 
 
 def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capfd):
-    """Levels, dropout, FiLM, quantiles, hierarchical actions, regimes, masks, risk: a killed run ends as a whole one."""
+    """Levels, dropout, quantiles, hierarchical actions, regimes, masks, risk: a killed run ends as a whole one does."""
     parts = {
         "kind": "transformer",
         "width": 8,
