@@ -54,7 +54,7 @@ def test_weights_by_hand(kind, level, expected):
     np.testing.assert_allclose(cell_weights(4, kind, level), expected, atol=1e-15)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SAMPLES, st.floats(0.05, 1.0))
 def test_cvar_of_equally_likely_outcomes_is_that_of_the_metrics_and_of_skfolio(sample, share):
     """Exactly, wherever the tail ends: in a cell or at its edge."""
@@ -66,7 +66,7 @@ def test_cvar_of_equally_likely_outcomes_is_that_of_the_metrics_and_of_skfolio(s
         assert found == pytest.approx(-float(conditional_value_at_risk(jnp.asarray(x), level=1 - share)), abs=1e-3)
 
 
-@pytest.mark.parametrize("level", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("level", [0.1, 0.5])
 def test_wang_takes_standard_deviations_off_a_normal_distribution(level):
     q = jnp.asarray(3.0 + 2.0 * scipy.stats.norm.ppf(midpoints(4000)), jnp.float32)
     assert float(distorted_value(q, cell_weights(4000, "wang", level))) == pytest.approx(3.0 - 2.0 * level, abs=0.02)
@@ -79,7 +79,7 @@ def test_power_is_the_mean_of_the_worst_of_independent_draws(draws):
     assert float(distorted_value(jnp.asarray(midpoints(1000)), weights)) == pytest.approx(1 / (draws + 1), abs=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SAMPLES, st.floats(0.1, 5.0), st.floats(-10, 10), st.integers(0, 2**32 - 1))
 def test_what_makes_a_risk_measure_of_it(sample, scale, shift, seed):
     """Law-invariant, between the worst and the mean, monotone in aversion, equivariant under scale and shift."""

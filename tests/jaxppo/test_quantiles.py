@@ -142,8 +142,9 @@ def test_an_advantage_under_cvar_by_hand():
     np.testing.assert_allclose(found, [0.75 * one_step + 0.25 * both - mean, 3.0 - mean], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "level"), [("cvar", 0.3), ("wang", 0.7), ("power", 1.5)])
-@pytest.mark.parametrize("lambda_", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize(
+    ("kind", "level", "lambda_"), [("cvar", 0.3, 1.0), ("cvar", 0.3, 0.8), ("wang", 0.7, 0.0), ("power", 1.5, 0.8)]
+)
 def test_advantages_are_the_gradient_of_the_distorted_value(kind, level, lambda_):
     """Two steps of known distributions: moving probability from one first action to the other moves rho by as much."""
     rng, n, share, gamma, h = np.random.default_rng(0), 256, 0.4, 0.9, 1e-3
