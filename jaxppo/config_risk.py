@@ -31,9 +31,9 @@ class ObjectiveConfig(Keys):
     rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     """cvar, mean_variance: weight of an iteration in the learned threshold."""
 
-    def outcome_in(self, trading: bool) -> str:
-        """`outcome`, or what stands for it where it is absent."""
-        return self.outcome or ("simple" if trading and self.kind != "expected" else "reward")
+    def usual_outcome(self, trading: bool) -> str:
+        """What stands for `outcome` where it is absent."""
+        return "simple" if trading and self.kind != "expected" else "reward"
 
 
 class ConstraintKeys(Keys):
@@ -117,7 +117,7 @@ def check_risk(
         raise ValueError(
             f"objective.outcome {objective.outcome} is of an equity, but env.name is {env_name!r}; it must be reward"
         )
-    outcome = objective.outcome_in(trading)
+    outcome = objective.outcome or objective.usual_outcome(trading)
     if trading and outcome != "reward" and risk_aversion != 1.0:
         raise ValueError(
             f"env.risk_aversion is {risk_aversion:g}, but objective.kind {objective.kind} of the {outcome} return "

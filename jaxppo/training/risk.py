@@ -25,7 +25,7 @@ def make_risk(config: Config, periods_per_year: float | None = None) -> RiskStag
       periods_per_year: bars per year; None outside trading.
     """
     objective = config.objective
-    outcome = objective.outcome_in(trading=periods_per_year is not None)
+    outcome = objective.outcome or objective.usual_outcome(trading=periods_per_year is not None)
     utility = None if objective.kind == "expected" and outcome == "reward" else _utility(objective)
     charged = [_charged(item, periods_per_year) for item in config.constraints]
     if utility is None and not charged:

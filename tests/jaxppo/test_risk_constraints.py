@@ -18,8 +18,8 @@ from jaxppo.risk.lagrangian import Gains
 SHAPE = (P, S, K)
 
 
-def traded(rollout) -> tuple[Traded, np.ndarray]:
-    """What constraints see of a first rollout in which all episodes end with the last bar."""
+def traded(rollout) -> tuple[Traded, jax.Array]:
+    """What constraints see of a first rollout in which all episodes end with the last bar, and its simple returns."""
     ended = jnp.zeros(SHAPE, bool).at[:, -1].set(True)
     account = jax.tree.map(lambda x: jnp.broadcast_to(x, (P, K)), open_account())
     over = jax.vmap(jax.vmap(follow, in_axes=(0, 1, 1, 1), out_axes=(0, 1, 1)))
@@ -27,12 +27,12 @@ def traded(rollout) -> tuple[Traded, np.ndarray]:
     finished = alone(sample_of)(account, ended, after)
     returns = jnp.expm1(rollout.info["log_growth"])
     columns = (returns, rollout.info["leverage"], rollout.info["turnover"])
-    return Traded(*columns, before, after, finished), np.asarray(returns, np.float64)
+    return Traded(*columns, before, after, finished), returns
 
 
 MEASURED = {
-    "leverage": lambda rollout, returns: np.mean(rollout.info["leverage"]),
-    "turnover": lambda rollout, returns: 252.0 * np.mean(rollout.info["turnover"]),
+    "leverage": lambda rollout, returns: np.asarray(rollout.info["leverage"]).mean(),
+    "turnover": lambda rollout, returns: 252.0 * np.asarray(rollout.info["turnover"]).mean(),
     "volatility": lambda rollout, returns: returns.std() * 252.0**0.5,
     "cvar": lambda rollout, returns: skfolio.measures.cvar(returns.ravel(), beta=0.9),
     "max_drawdown": lambda rollout, returns: np.asarray(rollout.info["drawdown"]).max(axis=1).mean(),
@@ -43,6 +43,7 @@ MEASURED = {
 def test_the_measurement_is_the_users_figure_and_bars_are_charged_its_violation(constraint):
     rollout = rollout_of(4)
     seen, returns = traded(rollout)
+    returns = np.asarray(returns, np.float64)
     measured, excess = alone(lambda seen: (constraint.measure(seen), constraint.excess(seen)))(seen)
     assert float(measured) == pytest.approx(MEASURED[constraint.name](rollout, returns), rel=1e-5)
     assert float(excess.mean()) == pytest.approx(float(measured) / constraint.limit - 1.0, rel=1e-4)
@@ -59,11 +60,12 @@ def test_charges_are_as_steep_as_what_they_charge_for():
             seen = seen.replace(returns=factor * seen.returns, leverage=factor * seen.leverage)
             return constraint.measure(seen) / constraint.limit, constraint.excess(seen).mean()
 
-        measured, charge = (np.asarray(x) for x in alone(jax.jacfwd(scaled))(jnp.float32(1.0)))
+        less, more = (np.asarray(alone(scaled)(jnp.float32(factor))) for factor in (0.9, 1.1))
+        measured, charge = more - less
         assert charge == pytest.approx(measured, rel=1e-3, abs=1e-6), constraint.name
 
 
-@given(st.lists(st.floats(-0.2, 0.2, width=32), min_size=S, max_size=S))
+@given(st.lists(st.floats(-0.25, 0.25, width=32), min_size=S, max_size=S))
 @settings(max_examples=30, deadline=None)
 def test_rises_of_the_drawdown_add_up_to_the_maximum_drawdown(returns):
     path = np.asarray(metrics.drawdown_path(jnp.asarray(returns, jnp.float32)))[1:]
