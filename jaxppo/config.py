@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from jaxppo.config_items import written_out
+from jaxppo.config_items import item_of, written_out
 from jaxppo.config_schema import (
     BUDGETS,
     PERIODS,
@@ -277,6 +277,9 @@ def _item_problem(problem: Any, source: str) -> str:
         allowed = accepted(fields[named[-1]])
     elif path:
         allowed = f"a mapping of keys: {', '.join(fields) or 'it has none'}"
+    field = nested(lists()[key], path[:-1]).get(path[-1]) if path else None
+    if field is not None and item_of(field.annotation) is not None:
+        allowed = accepted(field)
     return f"{source}: {where} is {_shown(problem['input'])}; allowed: {allowed}"
 
 

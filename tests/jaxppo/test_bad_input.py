@@ -195,6 +195,21 @@ VALUES = {
         {"masks": [{"regime": {"sideways": [0, 1]}}], "regimes": {"kind": "hmm"}},
         ["masks[0].regime names sideways", "states 3 never gives", "bull, bear, crisis"],
     ),
+    "empty book": ({"sizing": [{"book": {"strategies": []}}]}, ["book.strategies is []", "non-empty list"]),
+    "typo in a strategy": ({"sizing": [{"book": {"strategies": ["agnt"]}}]}, ["strategies.0.agnt", "mean agent?"]),
+    "no agent in a book": ({"sizing": [{"book": {"strategies": ["trend"]}}]}, ["sizing[0].book: ", "leaves out agent"]),
+    "a run that is not there": (
+        {"sizing": [{"book": {"strategies": ["agent", {"run": "nowhere"}]}}]},
+        ["sizing[0].book: strategies[1].run: nowhere", "not a run folder"],
+    ),
+    "cut below readmission": (
+        {"sizing": [{"book": {"strategies": ["agent"], "cut": 0.1, "readmit": 0.2}}]},
+        ["sizing[0].book: ", "readmit (0.2) in [0, cut)"],
+    ),
+    "Kelly after a book": (
+        {"sizing": [{"book": {"strategies": ["agent"]}}, "kelly"]},
+        ["sizing[1].kelly comes after book", "put it before"],
+    ),
     "a mask that is a number": ({"masks": [5]}, ["masks[0] is 5", "one name"]),
     "half a range": (
         {"masks": [{"regime": {"bull": [0]}}], "regimes": {"kind": "rules"}},
