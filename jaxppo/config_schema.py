@@ -485,6 +485,12 @@ class Config(_Section):
     @model_validator(mode="after")
     def _risk_fits(self) -> Config:
         check_risk(self.objective, self.constraints, self.env.name, self.env.risk_aversion)
+        outcome = self.objective.outcome or self.objective.usual_outcome(self.env.name == "trading")
+        if self.rewards and outcome != "reward":
+            raise ValueError(
+                f"rewards[0].{self.rewards[0].kind} shapes the reward, but objective.kind {self.objective.kind} of the "
+                f"{outcome} return takes its place; leave rewards out, or set objective.outcome reward"
+            )
         return self
 
     @model_validator(mode="after")

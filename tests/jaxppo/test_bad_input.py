@@ -226,6 +226,10 @@ VALUES = {
         {"rewards": ["log_return"], "env": {"name": "CartPole-v1"}},
         ["rewards shape", "CartPole"],
     ),
+    "rewards that nothing reads": (
+        {"rewards": [{"turnover_penalty": {"weight": 1}}], "objective": {"kind": "cvar"}},
+        ["rewards[0].turnover_penalty shapes the reward", "objective.kind cvar of the simple return takes its place"],
+    ),
     "typo in a limit": ({"monitor": [{"drawdon": {"limit": 0.2}}]}, ["'monitor[0].drawdon'", "mean drawdown?"]),
     "limit without its level": ({"monitor": ["drawdown"]}, ["monitor[0].drawdown.limit is missing"]),
     "limit out of range": ({"monitor": [{"drawdown": {"limit": 1.0}}]}, ["monitor[0].drawdown.limit is 1.0", "(0, 1)"]),
