@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxppo.config_schema import PPOConfig
+    from jaxppo.config_learning import PPOConfig
 
 
 def check_critic(quantiles: int, ppo: PPOConfig) -> None:

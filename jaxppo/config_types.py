@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jaxppo.config_items import Item, item_of
-from jaxppo.config_schema import Config, Day
+from jaxppo.config_schema import Config
+from jaxppo.config_values import Day
 
 SCALARS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 

@@ -17,7 +17,8 @@ from jaxppo.config import Config, ConfigError, dump_config, load_config
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.training.setup import Setup, build, first_policy, load_data, select_devices
+from jaxppo.training.devices import select_devices
+from jaxppo.training.setup import Setup, build, first_policy, load_data
 
 LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "objective", "constraints", "training")
 """What is settled once a run is trained."""

@@ -24,12 +24,13 @@ from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.ppo.task import Params
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
+from jaxppo.training.devices import select_devices
 from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.loggers import MetricsLog, Progress
 from jaxppo.training.monitored import still_stops, stop_in, stop_message
 from jaxppo.training.risk import constraint_summary, describe_constraints
-from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, select_devices, step_budget
+from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, step_budget
 
 STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
