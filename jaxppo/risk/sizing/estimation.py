@@ -55,7 +55,7 @@ def shrunk_mean(mean: jax.Array, covariance: jax.Array, n_returns: int, included
       n_returns: T.
       included: `[N]` bool; None for all.
 
-    Reference: Jorion (1986), Bayes-Stein Estimation for Portfolio Analysis, eq. 17, with the grand mean as the target.
+    Reference: Jorion (1986), Bayes-Stein Estimation for Portfolio Analysis, with the grand mean as the target.
     """
     included = jnp.ones(mean.shape, bool) if included is None else included
     n = jnp.maximum(jnp.sum(included), 1).astype(mean.dtype)
@@ -80,7 +80,7 @@ def kan_zhou_scale(
       n_assets: N, with T > N + 4 unless the covariance is known; 0 beyond that.
       known_covariance: whether C is known, or so well estimated that its error does not count.
 
-    Reference: Kan, Zhou (2007), Optimal Portfolio Choice with Parameter Uncertainty, eq. 33 to 36 and 66.
+    Reference: Kan, Zhou (2007), Optimal Portfolio Choice with Parameter Uncertainty: the two-fund rule.
     """
     n = jnp.asarray(n_assets, squared_sharpe.dtype)
     noise = n / n_returns
@@ -105,7 +105,7 @@ def adjusted_squared_sharpe(squared_sharpe: jax.Array, n_returns: int, n_assets:
       n_returns: T > N + 2.
       n_assets: N.
 
-    Reference: Kan, Zhou (2007), eq. 66.
+    Reference: Kan, Zhou (2007), Optimal Portfolio Choice with Parameter Uncertainty: the adjusted estimator.
     """
     n = jnp.asarray(n_assets, squared_sharpe.dtype)
     a, b = n / 2.0, (n_returns - n) / 2.0
