@@ -73,7 +73,7 @@ def wild(n_paths=64):
         found = {}
         for name, agent in benchmark.AGENTS.items():
             targets, hold = agent(key_agent, prices, env.position_limit)
-            found[name] = benchmark.audit(benchmark.follow(env, prices, targets, hold, costs), prices, survived)
+            found[name] = benchmark.audit(benchmark.follow(env, prices, targets, hold, costs, COST), prices, survived)
         return found
 
     many = jax.jit(jax.vmap(one, in_axes=(0, None)))
@@ -96,17 +96,13 @@ def test_without_gaps_no_close_is_below_the_floor(seed, extremity):
 def test_with_gaps_the_excess_is_at_most_exposure_times_gap():
     audits = jax.device_get(
         benchmark.batch(
-            functools.partial(
-                simulators.stochastic_volatility_jumps,
-                n_bars=60,
-                n_assets=A,
-                jump_rate=0.05,
-                jump_mean=-0.15,
-                jump_deviation=0.1,
+            lambda key, _: simulators.stochastic_volatility_jumps(
+                key, 60, A, jump_rate=0.05, jump_mean=-0.15, jump_deviation=0.1
             ),
             True,
             A,
-        )(jax.random.split(jax.random.key(0), 512))
+            0.002,
+        )(jax.random.split(jax.random.key(0), 512), None)
     )
     breaches = 0
     for found in audits.values():
@@ -114,6 +110,45 @@ def test_with_gaps_the_excess_is_at_most_exposure_times_gap():
         breaches += int(breach.sum())
         assert np.all(found["excess"][breach] <= 1.001 * (found["gap_loss"] + found["overpaid"])[breach])
     assert breaches > 50
+
+
+@pytest.mark.parametrize(("when", "rise"), [("to_close", 0.0), ("to_open", 0.0), ("to_close", 0.03)])
+@pytest.mark.parametrize(("limit", "move"), [(0.08, 0.05), (0.05, 0.2), (0.3, 0.1)])
+def test_the_largest_move_without_a_gap_ends_at_the_floor(when, rise, limit, move):
+    """Nothing is left over and nothing is missing: without costs, a fall by `move` right after the fill costs `limit`.
+
+    The fill is `rise` above the close of the decision.
+    """
+    fallen = 100.0 * (1.0 + rise) * (1.0 - move)
+    opened = np.asarray([100.0, 100.0 * (1.0 + rise), fallen, fallen])
+    closed = np.asarray([100.0, opened[1] if when == "to_open" else fallen, fallen, fallen])
+    opened[0] = 100.0 * (1.0 + rise) / (1.0 + move)  # so that `rise` is the largest move that is left to the opening
+    prices = simulators.gbm(jax.random.key(0), 4, 1, half_spread=0.0)
+    high, low = np.maximum(opened, closed), np.minimum(opened, closed)
+    columns = {"open": opened, "close": closed, "high": high, "low": low}
+    prices = prices.replace(**{name: jnp.asarray(x, jnp.float32)[:, None] for name, x in columns.items()})
+    control = sizing.chain(sizing.drawdown_control(limit, move=move, cost=0.0, proportional=False, tolerance=0.0))
+    env = TradingEnv(actions="continuous", levels=(-1.0, 1.0), position_limit=10.0, observation="index", sizing=control)
+    costs = make_costs(spread_multiplier=0.0, max_leverage=10.0, maintenance_margin=0.0)
+    run = benchmark.follow(env, prices, jnp.full((4, 1), 10.0), jnp.zeros((4, 1), bool), costs, 0.0)
+    drawdown = 1.0 - np.asarray(run["equity"] / run["peak"], np.float64)
+    # Beyond the limit, the reckoning keeps `move - limit` of every fall for a floor that a new peak would lift.
+    np.testing.assert_allclose(drawdown.max(), limit / (1.0 + max(move - limit, 0.0)), rtol=1e-4)
+
+
+def test_what_is_left_of_a_move_counts_from_the_last_bar_of_the_asset():
+    """Through a halt the last own open stands, not the price that is repeated."""
+    prices = simulators.gbm(jax.random.key(3), 6, 2, half_spread=0.0)
+    there = jnp.ones((6, 2), bool).at[3:5, 0].set(False)
+    still = {
+        name: getattr(prices, name).at[3:5, 0].set(prices.close[2, 0]) for name in ("open", "high", "low", "close")
+    }
+    table = sizing.drawdown_control(LIMIT, move=MOVE).table(
+        MarketView(prices.replace(tradable=there, **still), PERIODS, 1.0)
+    )
+    own = np.asarray(prices.open / prices.close)
+    np.testing.assert_allclose(table["open"][:, 1], own[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(table["open"][:, 0], own[[0, 1, 2, 2, 2, 5], 0], rtol=1e-6)
 
 
 def account(weights, *, drawdown=0.0, price=100.0):
