@@ -3,7 +3,7 @@
 In the manner of optax: a factory with static hyper-parameters returns a `SizingTransform`; `chain` makes a `Sizing` of
 one or several, in order. Everything is written for one account and one market; `vmap` over accounts. The environment
 applies the sizing between the decision and the masks, so that what the masks forbid stays forbidden, in training,
-backtest and live alike.
+evaluation and backtest alike.
 """
 
 from __future__ import annotations
