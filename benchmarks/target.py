@@ -152,6 +152,11 @@ def paired(ours: np.ndarray, theirs: np.ndarray, periods: float, seed: int) -> d
     }
 
 
+def less(ours: float | None, theirs: float | None) -> float | None:
+    """The difference; None if there is none, as for the Sharpe ratio of an agent that never trades."""
+    return None if ours is None or theirs is None else ours - theirs
+
+
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means and t-intervals over seeds of everything in `rows`."""
     groups = {name: [row[name] for row in rows] for name in ("agent", "without", "optimum") if name in rows[0]}
@@ -161,7 +166,7 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for group, seeds in groups.items()
     }
     if "without" in rows[0]:
-        gains = {name: [row["agent"][name] - row["without"][name] for row in rows] for name in PAIRED}
+        gains = {name: [less(row["agent"][name], row["without"][name]) for row in rows] for name in PAIRED}
         found["agent less without"] = {name: over_seeds(values) for name, values in gains.items()}
     if "optimum" in rows[0]:
         shares = [100 * row["agent"]["sharpe"] / row["optimum"]["sharpe"] for row in rows]

@@ -232,7 +232,8 @@ def test_attributions_add_up_to_the_decision(name):
     unknown = np.isnan(bars.features)
     assert (np.asarray(found)[unknown] == 0.0).all()
     baseline = bars.replace(features=jnp.where(unknown, jnp.nan, 0.0))
-    decisions = [position(policy.distribution(net, policy.encode(net, b)[:, 0], seen)) for b in (bars, baseline)]
+    decide = jax.jit(lambda b: position(policy.distribution(net, policy.encode(net, b)[:, 0], seen)))
+    decisions = [decide(b) for b in (bars, baseline)]
     np.testing.assert_allclose(change, decisions[0] - decisions[1], rtol=1e-5, atol=1e-6)
     assert np.abs(change).max() > 0.02
     np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), change, atol=3e-3)
