@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from jaxppo.backtest import statistics
+from jaxppo.backtest.statistics import bootstrap
 from jaxppo.risk import metrics
 
 
@@ -115,12 +116,12 @@ def test_blocks_widen_the_interval_of_a_trending_series() -> None:
 
 def test_ends_are_the_order_statistics_rounded_outwards() -> None:
     resampled = np.arange(1, 101, dtype=np.float64)[::-1]
-    assert statistics._percentile_interval(resampled, 0.90) == (5.0, 96.0)
+    assert bootstrap.percentile_interval(resampled, 0.90) == (5.0, 96.0)
     few_undefined = np.where(resampled <= 4, np.nan, resampled)
-    assert statistics._percentile_interval(few_undefined, 0.90) == (9.0, 96.0)
+    assert bootstrap.percentile_interval(few_undefined, 0.90) == (9.0, 96.0)
     too_many = np.where(resampled <= 6, np.nan, resampled)
-    assert np.isnan(statistics._percentile_interval(too_many, 0.90)).all()
-    assert statistics._percentile_interval(np.full(100, np.inf), 0.90) == (np.inf, np.inf)
+    assert np.isnan(bootstrap.percentile_interval(too_many, 0.90)).all()
+    assert bootstrap.percentile_interval(np.full(100, np.inf), 0.90) == (np.inf, np.inf)
 
 
 def test_one_lucky_trade_is_not_evidence() -> None:
@@ -141,11 +142,11 @@ def test_metric_of_any_shape_in_batches_that_bound_memory(monkeypatch: pytest.Mo
     low, high = statistics.bootstrap_interval(key, returns, per_column, n_resamples=50)
     assert low.shape == high.shape == (3,)
     assert (low < high).all()
-    compiled = statistics._resampled_metric._cache_size()
+    compiled = bootstrap.resampled_metric._cache_size()
     statistics.bootstrap_interval(jax.random.key(5), 2 * returns, per_column, n_resamples=50, mean_block=2.0)
-    assert statistics._resampled_metric._cache_size() == compiled, "same shapes, same metric: nothing recompiles"
-    monkeypatch.setattr(statistics, "_BATCH_ELEMENTS", 7 * returns.size)
-    statistics._resampled_metric.clear_cache()
+    assert bootstrap.resampled_metric._cache_size() == compiled, "same shapes, same metric: nothing recompiles"
+    monkeypatch.setattr(bootstrap, "BATCH_ELEMENTS", 7 * returns.size)
+    bootstrap.resampled_metric.clear_cache()
     again = statistics.bootstrap_interval(jax.random.key(4), returns, per_column, n_resamples=50)
     np.testing.assert_allclose(again, (low, high), rtol=1e-6)
 
