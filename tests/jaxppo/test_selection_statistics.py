@@ -203,8 +203,7 @@ def test_spa_equals_arch_on_its_resamples(seed: int) -> None:
     returns[:, 2:5] -= 0.004
     theirs = SPA(np.zeros(250), -returns, block_size=block, reps=300, seed=seed)
     theirs.compute()
-    with jax.enable_x64(True):
-        error = np.sqrt(np.asarray(statistics.bootstrap_variance(returns, float(block))))
+    error = np.sqrt(statistics.bootstrap_variance(returns, float(block)))
     np.testing.assert_allclose(error**2, theirs._loss_diff_var, rtol=1e-10)
     resampled = theirs._simulated_vals[:, :, 2].T
     ours = comparison._ability(resampled, returns.mean(0), error, 250, studentised=False)

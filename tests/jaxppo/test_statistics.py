@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from arch.bootstrap._samplers_python import stationary_bootstrap_sample_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis.extra import numpy as hypothesis_numpy
 
 from jaxppo.backtest import statistics
 from jaxppo.backtest.statistics import bootstrap
+from jaxppo.backtest.statistics.calibration import _student_quantile
 from jaxppo.risk import metrics
 
 
@@ -112,6 +114,23 @@ def test_blocks_widen_the_interval_of_a_trending_series() -> None:
     independent = 2 * 1.96 * series.std() / math.sqrt(len(series))
     assert widths[1.0] == pytest.approx(independent, rel=0.1)
     assert 2.2 < widths[None] / widths[1.0] < 3.5
+
+
+def test_calibration_widens_by_what_blocks_cut_and_leaves_independent_bars_alone() -> None:
+    """Of an AR(1) with coefficient 0.6 the long-run variance is (1 + 0.6) / (1 - 0.6) = 4 times that of a bar."""
+    trend, noise = autoregression(0.6, 20_000), autoregression(0.0, 20_000)
+    for block in (4.0, 20.0):
+        within = statistics.bootstrap_variance(trend[:, None], block)[0]
+        expected = math.sqrt(4.0 * trend.var() / within)
+        assert statistics.widening(trend, block, 0.95) == pytest.approx(expected, rel=0.05)
+    assert statistics.widening(noise, 1.0, 0.95) == pytest.approx(1.0, abs=0.02)
+    short = statistics.widening(autoregression(0.0, 60), 1.0, 0.95)
+    assert 1.0 < short < 1.3, "Student's t of few independent stretches"
+    assert statistics.widening(np.zeros(50), 1.0, 0.95) == statistics.widening(noise[:3], 1.0, 0.95) == 1.0
+    assert statistics.widened_level(0.95, 1.0) == pytest.approx(0.95, abs=1e-12)
+    assert statistics.widened_level(0.95, 2.0) == pytest.approx(scipy.stats.norm.cdf(3.919928) * 2 - 1, abs=1e-7)
+    for degrees in (5.0, 30.0):
+        assert _student_quantile(1.959964, degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), rel=0.01)
 
 
 def test_ends_are_the_order_statistics_rounded_outwards() -> None:

@@ -168,12 +168,13 @@ def test_every_run_seed_and_checkpoint_that_was_looked_at_is_there(workplace) ->
 
 
 def test_resuming_and_repeating_count_nothing_twice(workplace, capfd) -> None:
-    before = (workplace / "trials.jsonl").read_bytes()
+    before, figures = (workplace / "trials.jsonl").read_bytes(), figures_of(workplace / "seed-8")
     config = workplace / "tiny.yaml"
     budget = ["--training.steps", str(4 * STEPS_PER_ITERATION), "--seed", "8"]
     assert command("train", "--config", config, "--output", workplace / "seed-8", "--resume", *budget) == 0
     backtest.run(workplace / "seed-8")
     assert (workplace / "trials.jsonl").read_bytes() == before
+    assert figures_of(workplace / "seed-8") == figures
     assert "could it be luck: PSR" in capfd.readouterr().out
     backtest.run(workplace / "seed-8", overrides=["--costs.impact", "1.0"])
     after = trials.read(workplace / "trials.jsonl")

@@ -6,10 +6,10 @@ Returns are simple, per bar and net of costs; Sharpe ratios are per bar unless a
 from jaxppo.backtest.statistics.autocorrelation import AnnualSharpe, autocorrelation_adjusted_sharpe
 from jaxppo.backtest.statistics.block_length import optimal_block_length
 from jaxppo.backtest.statistics.bootstrap import Metric, bootstrap_difference_interval, bootstrap_interval
+from jaxppo.backtest.statistics.calibration import bootstrap_variance, widened_level, widening
 from jaxppo.backtest.statistics.comparison import (
     PairedTest,
     SuperiorAbility,
-    bootstrap_variance,
     paired_test,
     reality_check,
     superior_predictive_ability,
@@ -56,4 +56,6 @@ __all__ = [
     "stationary_indices",
     "summarise",
     "superior_predictive_ability",
+    "widened_level",
+    "widening",
 ]

@@ -7,6 +7,7 @@ correction of Patton, Politis & White 2009.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,11 +39,23 @@ def optimal_block_length(returns: np.ndarray, *, circular: bool = False) -> floa
     return max(_block_length(column, circular) for column in columns.T)
 
 
-def _block_length(series: np.ndarray, circular: bool) -> float:
-    """`optimal_block_length` of one series `[n]` float64."""
+class FlatTop(NamedTuple):
+    """Flat-top lag-window estimates of one series.
+
+    Attributes:
+      window: lags that are used.
+      variance: of `sqrt(n)` times the mean, the spectral density at zero.
+      slope: `sum_k lambda(k / M) |k| R(k)`, what blocks lose of it, times their length.
+    """
+
+    window: int
+    variance: float
+    slope: float
+
+
+def flat_top(series: np.ndarray) -> FlatTop:
+    """The estimates behind `optimal_block_length`, of a series `[n]` float64 that is not constant, n >= 4."""
     n = len(series)
-    if n < 4 or np.ptp(series) == 0.0:
-        return 1.0
     deviation = series - series.mean()
     in_a_row = max(5, int(math.log10(n)))
     n_lags = min(math.ceil(math.sqrt(n)) + in_a_row, n - 1)
@@ -56,7 +69,15 @@ def _block_length(series: np.ndarray, circular: bool) -> float:
     lags = np.arange(1, window + 1)
     weight = np.minimum(1.0, 2.0 * (1.0 - lags / window))
     slope = 2.0 * np.sum(weight * lags * autocovariance[1 : window + 1])
-    spectrum = autocovariance[0] + 2.0 * np.sum(weight * autocovariance[1 : window + 1])
+    return FlatTop(window, autocovariance[0] + 2.0 * np.sum(weight * autocovariance[1 : window + 1]), slope)
+
+
+def _block_length(series: np.ndarray, circular: bool) -> float:
+    """`optimal_block_length` of one series `[n]` float64."""
+    n = len(series)
+    if n < 4 or np.ptp(series) == 0.0:
+        return 1.0
+    _, spectrum, slope = flat_top(series)
     scale = (4.0 / 3.0 if circular else 2.0) * spectrum**2
     if scale == 0.0:
         return 1.0

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.backtest.statistics.block_length import optimal_block_length
+from jaxppo.backtest.statistics.calibration import widened_level, widening
 from jaxppo.backtest.statistics.resampling import BATCH_ELEMENTS, stationary_bootstrap_indices
 
 Metric = Callable[[jax.Array], jax.Array]
@@ -31,6 +32,9 @@ def bootstrap_interval(
 ) -> tuple[Any, Any]:
     """Percentile interval of a metric by the stationary bootstrap, in one compiled call of bounded memory.
 
+    With the block length that it chooses, the interval is calibrated: taken at the higher level at which it makes up
+    for the dependence that blocks cut, see `jaxppo.backtest.statistics.calibration`, so that it covers at its level.
+
     The ends are order statistics of the resampled metric, rounded outwards. Resamples where the metric is undefined
     (NaN) are left out as long as they are no more than one tail holds; with more of them the interval is NaN, since its
     ends would depend on what one takes them for.
@@ -42,7 +46,7 @@ def bootstrap_interval(
         same function again, rather than a new lambda or partial, to reuse what was compiled.
       level: coverage in (0, 1).
       n_resamples: number of resamples, >= 2.
-      mean_block: mean block length in bars; None takes `optimal_block_length(returns)`.
+      mean_block: mean block length in bars, and no calibration; None takes `optimal_block_length(returns)`.
 
     Returns:
       `(low, high)`: floats for a scalar metric, else NumPy arrays in the metric's shape. +-inf where the metric is.
@@ -59,6 +63,7 @@ def bootstrap_interval(
         raise ValueError("returns are empty; an interval needs at least one bar")
     if mean_block is None:
         mean_block = optimal_block_length(np.asarray(returns))
+        level = widened_level(level, widening(np.asarray(returns), mean_block, level))
     if not mean_block >= 1.0:
         raise ValueError(f"mean_block is {mean_block}; a block is at least one bar long")
     block = jnp.asarray(mean_block, jnp.float32)

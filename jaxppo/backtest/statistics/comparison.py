@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxppo.backtest.statistics.block_length import optimal_block_length
 from jaxppo.backtest.statistics.bootstrap import Metric, difference_of, percentile_interval, resampled_metric
+from jaxppo.backtest.statistics.calibration import bootstrap_variance, widened_level, widened_p_value, widening
 from jaxppo.backtest.statistics.checks import check_count, check_panel, check_returns
 from jaxppo.backtest.statistics.resampling import resampling_counts
 
@@ -79,9 +80,10 @@ def superior_predictive_ability(
     """
     excess = _excess(returns, benchmark)
     check_count("n_resamples", n_resamples, 2)
-    block = jnp.asarray(_block(mean_block, excess), jnp.float32)
-    means, centre, error = _resampled_means(key, excess, block, n_resamples=n_resamples)
-    return _ability(np.asarray(means), np.asarray(centre), np.asarray(error), excess.shape[0], studentised)
+    block = _block(mean_block, excess)
+    means, centre = _resampled_means(key, excess, jnp.asarray(block, jnp.float32), n_resamples=n_resamples)
+    error = np.sqrt(bootstrap_variance(np.asarray(excess), block))
+    return _ability(np.asarray(means), np.asarray(centre), error, excess.shape[0], studentised)
 
 
 def reality_check(
@@ -116,7 +118,7 @@ def paired_test(
     """Do two agents differ in a metric over the same bars? Both are resampled at the same bars.
 
     The p-value is twice the smaller share of the resampled differences on either side of 0, so it is below `1 - level`
-    just when the percentile interval leaves out 0 (up to a resample).
+    just when the interval leaves out 0 (up to a resample); both are widened as in `bootstrap_interval`.
 
     Args:
       key: consumed.
@@ -142,42 +144,28 @@ def paired_test(
         raise ValueError(f"first has shape {first.shape} and second {second.shape}; two series [n] are expected")
     check_count("n_resamples", n_resamples, 2)
     pair = jnp.stack([first, second], axis=1)
-    block = jnp.asarray(_block(mean_block, jnp.column_stack([pair, first - second])), jnp.float32)
+    series = np.asarray(jnp.column_stack([pair, first - second]))
+    length = _block(mean_block, series)
+    factor = widening(series, length, level) if mean_block is None else 1.0
+    block = jnp.asarray(length, jnp.float32)
     between = difference_of(metric)
     resampled = np.asarray(resampled_metric(key, pair, block, metric=between, n_resamples=n_resamples))
-    low, high = percentile_interval(resampled, level)
+    low, high = percentile_interval(resampled, widened_level(level, factor))
     defined = resampled[~np.isnan(resampled)]
     tails = min(np.sum(defined <= 0), np.sum(defined >= 0)) + 1
-    p_value = min(1.0, 2.0 * tails / (len(defined) + 1)) if np.isfinite([low, high]).all() else np.nan
+    p_value = widened_p_value(2.0 * tails / (len(defined) + 1), factor) if np.isfinite([low, high]).all() else np.nan
     return PairedTest(float(between(pair)), low, high, float(p_value))
 
 
 @functools.partial(jax.jit, static_argnames="n_resamples")
 def _resampled_means(
     key: jax.Array, excess: jax.Array, mean_block: jax.Array, *, n_resamples: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Means `[B, N]` of the resamples less those of the sample, the sample's `[N]`, and `[N]` errors times sqrt(T)."""
+) -> tuple[jax.Array, jax.Array]:
+    """Means `[B, N]` of the resamples less those of the sample, and the sample's `[N]`."""
     n = excess.shape[0]
     centre = jnp.mean(excess, axis=0)
     counts = resampling_counts(key, n, mean_block, n_resamples).astype(excess.dtype)
-    return counts @ (excess - centre[None]) / n, centre, jnp.sqrt(bootstrap_variance(excess, mean_block))
-
-
-def bootstrap_variance(series: jax.Array, mean_block: jax.Array | float) -> jax.Array:
-    """Variance `[N]` of `sqrt(T)` times the mean of a stationary bootstrap of `series [T, N]`, in closed form.
-
-    `g_0 + 2 sum_k ((1 - k / T) (1 - p)^k + k / T (1 - p)^(T - k)) g_k` with the autocovariances g and `p = 1 / block`.
-
-    Reference: Politis & Romano 1994, lemma 1.
-    """
-    n = series.shape[0]
-    centred = series - jnp.mean(series, axis=0, keepdims=True)
-    spectrum = jnp.fft.rfft(centred, 2 * n, axis=0)
-    covariance = jnp.fft.irfft(jnp.abs(spectrum) ** 2, 2 * n, axis=0)[:n] / n
-    lag = jnp.arange(n, dtype=series.dtype)
-    stay = 1.0 - 1.0 / mean_block
-    weight = (1.0 - lag / n) * stay**lag + (lag / n) * stay ** (n - lag)
-    return jnp.maximum(jnp.where(lag == 0, 1.0, 2.0 * weight) @ covariance, 0.0)
+    return counts @ (excess - centre[None]) / n, centre
 
 
 def _ability(means: np.ndarray, centre: np.ndarray, error: np.ndarray, n: int, studentised: bool) -> SuperiorAbility:
