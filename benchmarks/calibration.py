@@ -112,7 +112,7 @@ def coverage(name: str, n_series: int, n_bars: int, n_resamples: int, seed: int)
 
 
 def strategies(key: jax.Array, n_bars: int, n: int, families: int, edge: float) -> jax.Array:
-    """`[T, N]` normal returns of volatility 1, in families that share 80 % of their variance; the first has the edge."""
+    """`[T, N]` normal returns of volatility 1, in families that share 80 % of their variance; the first has an edge."""
     family_key, own_key = jax.random.split(key)
     own = jax.random.normal(own_key, (n_bars, n))
     if families:
@@ -234,6 +234,7 @@ def main() -> None:
                 superiority("iid normal noise", times(300), "iid normal", 0.0, 0.0),
                 superiority("GARCH noise", times(300), "GARCH(1, 1)", 0.0, 0.0),
                 superiority("AR(1) 0.2 noise", times(300), "AR(1), 0.2", 0.0, 0.0),
+                superiority("AR(1) 0.5 noise", times(300), "AR(1), 0.5", 0.0, 0.0),
                 superiority("half of them poor", times(300), "iid normal", 4.0, 0.0),
                 superiority("half poor, one with an edge", times(300), "iid normal", 4.0, 2.5),
             ],

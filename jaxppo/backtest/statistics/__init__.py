@@ -6,7 +6,7 @@ Returns are simple, per bar and net of costs; Sharpe ratios are per bar unless a
 from jaxppo.backtest.statistics.autocorrelation import AnnualSharpe, autocorrelation_adjusted_sharpe
 from jaxppo.backtest.statistics.block_length import optimal_block_length
 from jaxppo.backtest.statistics.bootstrap import Metric, bootstrap_difference_interval, bootstrap_interval
-from jaxppo.backtest.statistics.calibration import bootstrap_variance, widened_level, widening
+from jaxppo.backtest.statistics.calibration import bootstrap_variance, lost_spread, widened_level, widening
 from jaxppo.backtest.statistics.comparison import (
     PairedTest,
     SuperiorAbility,
@@ -42,6 +42,7 @@ __all__ = [
     "deflated_sharpe",
     "effective_trials",
     "expected_maximum_sharpe",
+    "lost_spread",
     "minimum_track_record",
     "optimal_block_length",
     "paired_test",

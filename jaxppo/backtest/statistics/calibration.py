@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from statistics import NormalDist
 
 import numpy as np
@@ -28,12 +27,29 @@ def bootstrap_variance(series: np.ndarray, mean_block: float) -> np.ndarray:
     return np.maximum(np.where(lag == 0, 1.0, 2.0 * weight) @ covariance, 0.0)
 
 
+def lost_spread(series: np.ndarray, mean_block: float) -> np.ndarray:
+    """Factors `[N]` >= 1, `sqrt(max(V, V_b) / V_b)`: the standard error of a mean over that within the bootstrap.
+
+    Blocks cut dependence short, so the variance of a mean within the bootstrap, V_b, is below the long-run variance,
+    which the flat-top window estimates as V with a smaller bias.
+
+    Args:
+      series: `[T, N]` float, T >= 4, none of them constant.
+      mean_block: mean block length in bars.
+
+    Reference: Politis & Romano, "Bias-corrected nonparametric spectral estimation", J. Time Series Analysis 16, 1995.
+    """
+    series = np.asarray(series, np.float64)
+    within = bootstrap_variance(series, mean_block)
+    variance = np.array([flat_top(one).variance for one in series.T])
+    return np.sqrt(np.where(within > 0, np.maximum(variance, within) / np.where(within > 0, within, 1.0), 1.0))
+
+
 def widening(returns: np.ndarray, mean_block: float, level: float) -> float:
     """Factor >= 1 by which an interval of this level has to be wider than that of a bootstrap with such blocks.
 
-    `sqrt(max(V, V_b) / V_b) t / z`. Blocks cut dependence short, so the variance of a mean within the bootstrap, V_b,
-    is below the long-run variance, which the flat-top window estimates as V with a smaller bias. And either is an
-    estimate from about `n / M` independent stretches of M bars, its window, so that the quantile is Student's t.
+    `lost_spread` times `t / z`: a variance is estimated from about `n / M` independent stretches of M bars, the window
+    of `flat_top`, so that the quantile is Student's t rather than the normal one.
 
     Args:
       returns: `[n]` or `[n, S]` float; of several series the largest factor is taken.
@@ -42,8 +58,6 @@ def widening(returns: np.ndarray, mean_block: float, level: float) -> float:
 
     Returns:
       The factor; 1 where there is nothing to estimate (fewer than 4 bars, a constant series).
-
-    Reference: Politis & Romano, "Bias-corrected nonparametric spectral estimation", J. Time Series Analysis 16, 1995.
     """
     columns = np.asarray(returns, np.float64)
     columns = columns[:, None] if columns.ndim == 1 else columns
@@ -51,13 +65,9 @@ def widening(returns: np.ndarray, mean_block: float, level: float) -> float:
         return 1.0
     columns = columns[:, np.ptp(columns, axis=0) > 0]
     z = NormalDist().inv_cdf(0.5 + level / 2.0)
-    factors = [1.0]
-    for series, within in zip(columns.T, bootstrap_variance(columns, mean_block), strict=True):
-        window, variance, _ = flat_top(series)
-        if within > 0:
-            student = _student_quantile(z, max(len(series) / window, FEWEST_DEGREES))
-            factors.append(math.sqrt(max(variance, within) / within) * student / z)
-    return max(factors)
+    degrees = (max(len(one) / flat_top(one).window, FEWEST_DEGREES) for one in columns.T)
+    student = (_student_quantile(z, of) / z for of in degrees)
+    return max((t * lost for t, lost in zip(student, lost_spread(columns, mean_block), strict=True)), default=1.0)
 
 
 def widened_level(level: float, factor: float) -> float:

@@ -11,7 +11,13 @@ import numpy as np
 
 from jaxppo.backtest.statistics.block_length import optimal_block_length
 from jaxppo.backtest.statistics.bootstrap import Metric, difference_of, percentile_interval, resampled_metric
-from jaxppo.backtest.statistics.calibration import bootstrap_variance, widened_level, widened_p_value, widening
+from jaxppo.backtest.statistics.calibration import (
+    bootstrap_variance,
+    lost_spread,
+    widened_level,
+    widened_p_value,
+    widening,
+)
 from jaxppo.backtest.statistics.checks import check_count, check_panel, check_returns
 from jaxppo.backtest.statistics.resampling import resampling_counts
 
@@ -66,7 +72,8 @@ def superior_predictive_ability(
       returns: `[T, N]` return per bar of every strategy that was tried.
       benchmark: `[T]` return per bar to beat, or a constant.
       n_resamples: >= 2.
-      mean_block: mean block length in bars; None takes the longest of the optimal lengths of the differences.
+      mean_block: mean block length in bars; None takes the longest of the optimal lengths of the differences, and makes
+        up for the spread that such blocks lose, see `jaxppo.backtest.statistics.calibration.lost_spread`.
       studentised: False compares mean differences as they are, as `arch.bootstrap.SPA` does.
 
     Returns:
@@ -82,8 +89,9 @@ def superior_predictive_ability(
     check_count("n_resamples", n_resamples, 2)
     block = _block(mean_block, excess)
     means, centre = _resampled_means(key, excess, jnp.asarray(block, jnp.float32), n_resamples=n_resamples)
-    error = np.sqrt(bootstrap_variance(np.asarray(excess), block))
-    return _ability(np.asarray(means), np.asarray(centre), error, excess.shape[0], studentised)
+    lost = lost_spread(np.asarray(excess), block) if mean_block is None else 1.0
+    error = lost * np.sqrt(bootstrap_variance(np.asarray(excess), block))
+    return _ability(lost * np.asarray(means), np.asarray(centre), error, excess.shape[0], studentised)
 
 
 def reality_check(
