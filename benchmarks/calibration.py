@@ -25,6 +25,7 @@ from jaxppo.backtest.statistics.bootstrap import percentile_interval
 YEAR = 252
 LEVEL = 0.95
 BURN_IN = 200
+EDGE = 0.1  # Sharpe ratio per bar, 1.6 a year
 
 
 def iid_normal(draws: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -61,6 +62,14 @@ PROCESSES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray
     "AR(1), 0.5": functools.partial(autoregression, coefficient=0.5),
 }
 
+DEVIATION = {
+    "iid normal": 1.0,
+    "Student t, 5 degrees": math.sqrt(5 / 3),
+    "GARCH(1, 1)": 1.0,
+    "AR(1), 0.2": 1 / math.sqrt(1 - 0.2**2),
+    "AR(1), 0.5": 1 / math.sqrt(1 - 0.5**2),
+}
+
 
 def mean_and_sharpe(returns: jax.Array) -> jax.Array:
     """`[2]`: what intervals are taken of."""
@@ -69,10 +78,11 @@ def mean_and_sharpe(returns: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="n_resamples")
 def resampled(key: jax.Array, series: jax.Array, blocks: jax.Array, n_resamples: int) -> jax.Array:
-    """`[M, B, 2]` metrics of the resamples of `series [M, T]`; all share the random numbers, which cost the most."""
+    """`[M, B, 2]` mean and deviation of resamples of `series [M, T]`; they share the random numbers, which cost most."""
 
     def of_one(one: jax.Array, block: jax.Array, resample_key: jax.Array) -> jax.Array:
-        return mean_and_sharpe(one[statistics.stationary_bootstrap_indices(resample_key, one.shape[0], block)])
+        drawn = one[statistics.stationary_bootstrap_indices(resample_key, one.shape[0], block)]
+        return jnp.stack([jnp.mean(drawn), jnp.std(drawn, ddof=1)])
 
     over_series = jax.vmap(of_one, in_axes=(0, 0, None))
     keys = jax.random.split(key, n_resamples)
@@ -80,11 +90,14 @@ def resampled(key: jax.Array, series: jax.Array, blocks: jax.Array, n_resamples:
 
 
 def coverage(name: str, n_series: int, n_bars: int, n_resamples: int, seed: int) -> dict[str, Any]:
-    """Share of the series without skill whose interval of mean and Sharpe ratio holds 0."""
+    """Share of the series whose intervals hold the truth: mean 0, Sharpe ratio 0, and `EDGE` once it is added."""
     series = PROCESSES[name](np.random.default_rng(seed), (n_series, n_bars)).astype(np.float32)
     blocks = np.array([statistics.optimal_block_length(one) for one in series])
     key = jax.random.key(seed)
-    metrics = np.asarray(resampled(key, series, jnp.asarray(blocks, jnp.float32), n_resamples))
+    moments = np.asarray(resampled(key, series, jnp.asarray(blocks, jnp.float32), n_resamples), np.float64)
+    mean, spread = moments[..., 0], moments[..., 1]
+    shift = EDGE * DEVIATION[name]
+    metrics = np.stack([mean, mean / spread, (mean + shift) / spread], axis=-1)
     levels = [
         statistics.widened_level(LEVEL, statistics.widening(one, block, LEVEL))
         for one, block in zip(series, blocks, strict=True)
@@ -93,22 +106,17 @@ def coverage(name: str, n_series: int, n_bars: int, n_resamples: int, seed: int)
     shipped = statistics.bootstrap_interval(
         jax.random.key(seed), series[0], mean_and_sharpe, level=LEVEL, n_resamples=n_resamples
     )
-    np.testing.assert_allclose(ends[0], shipped, atol=1e-5, err_msg="not the interval that is shipped")
+    np.testing.assert_allclose(ends[0, :, :2], shipped, atol=1e-5, err_msg="not the interval that is shipped")
     plain = np.array([percentile_interval(of, LEVEL) for of in metrics])
-    sharpe = series.mean(1) / series.std(1, ddof=1)
-    independent = np.abs(sharpe) <= 1.959964 * np.asarray(statistics.sharpe_error(series))
-    holds = [(both[:, 0] <= 0) & (both[:, 1] >= 0) for both in (ends, plain)]
-    return {
-        "process": name,
-        "series": n_series,
-        "bars": n_bars,
-        "mean_block": float(blocks.mean()),
-        "mean": float(holds[0][:, 0].mean()),
-        "sharpe": float(holds[0][:, 1].mean()),
-        "mean_uncalibrated": float(holds[1][:, 0].mean()),
-        "sharpe_uncalibrated": float(holds[1][:, 1].mean()),
-        "sharpe_of_independent_bars": float(independent.mean()),
-    }
+    truth = np.array([0.0, 0.0, EDGE])
+    calibrated, uncalibrated = (((both[:, 0] <= truth) & (both[:, 1] >= truth)).mean(axis=0) for both in (ends, plain))
+    skilled = series + np.float32(shift)
+    sharpe = skilled.mean(1) / skilled.std(1, ddof=1)
+    independent = np.abs(sharpe - EDGE) <= 1.959964 * np.asarray(statistics.sharpe_error(skilled))
+    row = {"process": name, "series": n_series, "bars": n_bars, "mean_block": float(blocks.mean())}
+    for number, of in enumerate(("mean", "sharpe", "sharpe_of_edge")):
+        row |= {of: float(calibrated[number]), f"{of}_uncalibrated": float(uncalibrated[number])}
+    return row | {"sharpe_of_edge_independent": float(independent.mean())}
 
 
 def strategies(key: jax.Array, n_bars: int, n: int, families: int, edge: float) -> jax.Array:
