@@ -78,7 +78,7 @@ def mean_and_sharpe(returns: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="n_resamples")
 def resampled(key: jax.Array, series: jax.Array, blocks: jax.Array, n_resamples: int) -> jax.Array:
-    """`[M, B, 2]` mean and deviation of resamples of `series [M, T]`; they share the random numbers, which cost most."""
+    """`[M, B, 2]` mean and deviation of resamples of `series [M, T]`, which share the random numbers."""
 
     def of_one(one: jax.Array, block: jax.Array, resample_key: jax.Array) -> jax.Array:
         drawn = one[statistics.stationary_bootstrap_indices(resample_key, one.shape[0], block)]
