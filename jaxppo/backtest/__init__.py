@@ -1,6 +1,6 @@
 """Backtests: one accounting function, honest intervals, reports."""
 
-from jaxppo.backtest import report, statistics
+from jaxppo.backtest import drawdowns, recovery, report, splits, statistics, trials
 from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.backtest.evaluation import describe
 from jaxppo.backtest.inspection import Inspection, inspect_policy
@@ -14,14 +14,18 @@ __all__ = [
     "Ledger",
     "SavedRun",
     "describe",
+    "drawdowns",
     "inspect_policy",
     "load_run",
+    "recovery",
     "report",
     "run",
     "run_baselines",
     "run_book",
     "run_policy",
     "simulate",
+    "splits",
     "statistics",
     "trained",
+    "trials",
 ]

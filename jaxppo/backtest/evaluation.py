@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxppo.backtest import monitored
 from jaxppo.backtest.binding import MaskEffect, mask_effects
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
+from jaxppo.backtest.selection import luck_warnings
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
 from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
 from jaxppo.networks.policy import Params, Policy
@@ -39,10 +40,26 @@ class Evaluation:
     masks: dict[str, MaskEffect]
 
 
-def quick_score(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, float]:
-    """Annual Sharpe ratio, total return and annual turnover of the policy; one that never trades scores 0."""
+def quick_score(
+    setup: Setup,
+    policy: Policy,
+    net: Params,
+    period: str,
+    look: Callable[[np.ndarray], Any] = lambda returns: None,
+) -> dict[str, float]:
+    """Annual Sharpe ratio, total return and annual turnover of the policy; one that never trades scores 0.
+
+    Args:
+      setup: market, environment and configuration.
+      policy: the policy.
+      net: its parameters.
+      period: of the setup.
+      look: called with the returns `[n]`, as long as they are finite.
+    """
     ledger = jax.device_get(_run(setup, policy, net, period))
     returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
+    if np.isfinite(returns).all():
+        look(returns)
     spread = returns.std(ddof=1)
     sharpe = returns.mean() / spread * setup.periods_per_year**0.5 if spread > 0 else 0.0
     return {
@@ -116,8 +133,9 @@ def report(
     config_yaml: str,
     path: pathlib.Path,
     constraints: Mapping[str, Mapping[str, Any]] | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `report.html`; `constraints` is the entry of summary.json."""
+    """Writes `report.html`; `constraints` and `selection` are the entries of summary.json."""
     figures = {"agent": result.summary, **result.summary["baseline"]}
     names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
     names += ("trade_win_rate", "trades", "total_return", "turnover", "costs")
@@ -143,12 +161,13 @@ def report(
             level=setup.config.evaluation.level,
             data_report=setup.market.info.report,
             config_yaml=config_yaml,
-            warnings=_warnings(setup, result),
+            warnings=_warnings(setup, result, selection),
             inspection=inspection,
             masks=result.masks,
             watched={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
             stopped=result.summary.get("stopped"),
             constraints=constraints or {},
+            selection=selection or {},
         ),
     )
 
@@ -174,7 +193,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
 
 
-def _warnings(setup: Setup, result: Evaluation) -> tuple[str, ...]:
+def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a reader must know before believing the figures."""
     found = []
     if setup.env.fill_rule.price == "decision_close":
@@ -187,6 +206,8 @@ def _warnings(setup: Setup, result: Evaluation) -> tuple[str, ...]:
     found += monitored.breaches(result.summary.get("monitor", {}), result.summary["n_bars"])
     if result.summary.get("stopped"):
         found.append(monitored.stop_sentence(result.summary["stopped"]))
+    if selection:
+        found += luck_warnings(selection, setup.config.evaluation.level)
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 
 from envs.features import REGIMES
-from jaxppo.backtest import figures, monitored
+from jaxppo.backtest import figures, monitored, selection
 from jaxppo.backtest.binding import MaskEffect
 from jaxppo.backtest.formatting import (
     METRICS,
@@ -71,6 +71,7 @@ class ReportData:
       watched: strategy -> watched limit -> its figures, see `jaxppo.backtest.monitored`; empty without limits.
       stopped: the breach that stopped the agent; None without one.
       constraints: constraint -> limit, measured, multiplier, held and infeasible, as in summary.json; may be empty.
+      selection: period -> what it is worth after all that was looked at, as in summary.json; may be empty.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -95,6 +96,7 @@ class ReportData:
     watched: Mapping[str, monitored.Figures] = dataclasses.field(default_factory=dict)
     stopped: Mapping[str, Any] | None = None
     constraints: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    selection: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -147,6 +149,7 @@ def render(data: ReportData) -> str:
     sections = (
         ("Equity and drawdown", _figure_html("equity", figures.equity_figure(data.points, data.equity))),
         ("Results", _metric_table(data)),
+        ("Could it be luck?", selection.section(data.selection)),
         ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
         ("Costs", _costs(data)),
         ("Limits", _limits(data) + _constraints(data)),

@@ -13,6 +13,7 @@ import numpy as np
 from envs.market import MarketData
 from jaxppo.backtest.evaluation import evaluate, report
 from jaxppo.backtest.inspection import inspect_policy
+from jaxppo.backtest.looks import content_of, judge
 from jaxppo.config import Config, ConfigError, dump_config, load_config
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.training import run_folder
@@ -87,6 +88,15 @@ def best_policy(folder: pathlib.Path, setup: Setup) -> tuple[Policy, Params]:
         best.close()
 
 
+def best_iteration(folder: pathlib.Path) -> int:
+    """Iteration of the checkpoint that was best on validation."""
+    best = Checkpoints(folder / "checkpoints" / "best", 1)
+    try:
+        return best.latest
+    finally:
+        best.close()
+
+
 def run(
     folder: str | pathlib.Path,
     *,
@@ -95,7 +105,7 @@ def run(
     overrides: Sequence[str] = (),
     market: MarketData | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the best checkpoint of a run.
+    """Evaluates the best checkpoint of a run, and records the look in the register of trials beside the run.
 
     Args:
       folder: the run.
@@ -116,11 +126,13 @@ def run(
     setup = saved.setup
     with jax.default_device(setup.devices[0]):
         result = evaluate(setup, saved.policy, saved.params)
+        content, returns = content_of(setup), result.ledgers["agent"].returns
+        worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content)
         if output is not None:
             target = run_folder.make_folder(output, "backtest")
-            run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary})
+            run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": worth})
             looked = inspect_policy(setup, saved.policy, saved.params)
-            report(setup, result, looked, [], dump_config(setup.config), target / "report.html")
+            report(setup, result, looked, [], dump_config(setup.config), target / "report.html", selection=worth)
     return result.summary
 
 

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxppo.backtest.evaluation import describe, evaluate, limits_of, quick_score, report
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
+from jaxppo.backtest.looks import content_of, judge, record_look
+from jaxppo.backtest.selection import one_line
 from jaxppo.config import Config, PPOConfig, dump_config
 from jaxppo.ppo.task import Params, Task
 from jaxppo.ppo.trading_task import trading_task
@@ -36,7 +39,7 @@ class Experiment:
       params: parameters of the training environment.
       data: report on the data, for metadata.json; has a `fingerprint`.
       criterion: the figure of `score` that selects the best checkpoint; higher is better.
-      score: `net -> figures`, on what is not trained on.
+      score: `(net, folder, iteration) -> figures`, on what is not trained on; records the look.
       derive: `row -> figures`, derived from an iteration's metrics.
       show: `row -> texts`, figures beside the progress bar; an empty text hides one.
       finish: `(net, summary so far, metrics rows, folder) -> figures` for summary.json; writes the report.
@@ -53,7 +56,7 @@ class Experiment:
     params: Any
     data: dict[str, Any]
     criterion: str
-    score: Callable[[Params], dict[str, float]]
+    score: Callable[[Params, pathlib.Path, int], dict[str, float]]
     derive: Callable[[dict[str, float]], dict[str, float]]
     show: Callable[[dict[str, float]], dict[str, str]]
     finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
@@ -71,7 +74,7 @@ def learned_from(setup: Setup) -> dict[str, Any]:
 def trading_experiment(setup: Setup) -> Experiment:
     """Trading: the Sharpe ratio on the validation period selects; the test period is evaluated once, at the end."""
     policy, net = first_policy(setup)
-    annual = setup.periods_per_year
+    annual, content = setup.periods_per_year, content_of(setup)
 
     def derive(row: dict[str, float]) -> dict[str, float]:
         return {"sharpe": row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5}
@@ -82,7 +85,10 @@ def trading_experiment(setup: Setup) -> Experiment:
             shown["validation"] = f"{row['validation_sharpe']:+.2f}"
         return shown | {"breached": breached_in(setup.monitor, row)}
 
-    def score(net: Params) -> dict[str, float]:
+    def score(net: Params, folder: pathlib.Path, iteration: int) -> dict[str, float]:
+        def look(returns: np.ndarray) -> None:
+            record_look(setup, folder, iteration, "validation", returns, content)
+
         effects = limits_of(setup, policy, net, "validation")
         did = {
             f"mask_{figure}_{name.replace(' ', '_')}": getattr(effect, figure)
@@ -90,7 +96,7 @@ def trading_experiment(setup: Setup) -> Experiment:
             for figure in ("bound", "exposure_removed", "costs_saved")
         }
         figures = attention_figures(setup, policy, net, "validation")
-        return quick_score(setup, policy, net, "validation") | figures | did
+        return quick_score(setup, policy, net, "validation", look) | figures | did
 
     def finish(
         net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path
@@ -98,8 +104,10 @@ def trading_experiment(setup: Setup) -> Experiment:
         result = evaluate(setup, policy, net)
         looked = inspect_policy(setup, policy, net)
         limits, text = summary.get("constraints", {}), dump_config(setup.config)
-        report(setup, result, looked, list(rows), text, folder / "report.html", limits)
-        return {"out_of_sample": result.summary}
+        iteration = summary["validation"]["best_iteration"]
+        worth = judge(setup, folder, iteration, result.ledgers["agent"].returns, content)
+        report(setup, result, looked, list(rows), text, folder / "report.html", limits, worth)
+        return {"out_of_sample": result.summary, "selection": worth}
 
     return Experiment(
         config=setup.config,
@@ -114,7 +122,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         derive=derive,
         show=show,
         finish=finish,
-        describe=lambda summary: describe(summary["out_of_sample"]),
+        describe=lambda summary: f"{describe(summary['out_of_sample'])}\n{one_line(summary['selection'])}",
         monitor=setup.monitor,
         risk=make_risk(setup.config, annual),
     )

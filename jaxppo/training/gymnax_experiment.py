@@ -47,7 +47,7 @@ def gymnax_experiment(config: Config) -> Experiment:
     test_key, validation_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     play = jax.jit(lambda net, keys: jax.vmap(lambda key: episode(policy, env, params, net, key))(keys))
 
-    def score(net: Params) -> dict[str, float]:
+    def score(net: Params, folder: pathlib.Path, iteration: int) -> dict[str, float]:
         returns, _ = play(net, jax.random.split(jax.random.clone(validation_key), VALIDATION_EPISODES))
         return {"return": float(returns.mean())}
 

@@ -296,7 +296,7 @@ def _validate(run: _Run, state: TrainState, done: _Progressed) -> dict[str, floa
     criterion, net = run.experiment.criterion, jax.device_get(state.params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net)):
         return {f"validation_{criterion}": math.nan}
-    score = run.experiment.score(net)
+    score = run.experiment.score(net, run.folder, done.iteration)
     done.looks += 1
     if done.best_score is None or score[criterion] >= done.best_score:
         done.best_score, done.best_iteration = score[criterion], done.iteration

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from arch.bootstrap._samplers_python import stationary_bootstrap_sample_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from jaxppo.backtest import statistics
+from jaxppo.backtest.statistics import bootstrap
+from jaxppo.backtest.statistics.calibration import _student_quantile
 from jaxppo.risk import metrics
 
 
@@ -113,14 +116,31 @@ def test_blocks_widen_the_interval_of_a_trending_series() -> None:
     assert 2.2 < widths[None] / widths[1.0] < 3.5
 
 
+def test_calibration_widens_by_what_blocks_cut_and_leaves_independent_bars_alone() -> None:
+    """Of an AR(1) with coefficient 0.6 the long-run variance is (1 + 0.6) / (1 - 0.6) = 4 times that of a bar."""
+    trend, noise = autoregression(0.6, 20_000), autoregression(0.0, 20_000)
+    for block in (4.0, 20.0):
+        within = statistics.bootstrap_variance(trend[:, None], block)[0]
+        expected = math.sqrt(4.0 * trend.var() / within)
+        assert statistics.widening(trend, block, 0.95) == pytest.approx(expected, rel=0.05)
+    assert statistics.widening(noise, 1.0, 0.95) == pytest.approx(1.0, abs=0.02)
+    short = statistics.widening(autoregression(0.0, 60), 1.0, 0.95)
+    assert 1.0 < short < 1.3, "Student's t of few independent stretches"
+    assert statistics.widening(np.zeros(50), 1.0, 0.95) == statistics.widening(noise[:3], 1.0, 0.95) == 1.0
+    assert statistics.widened_level(0.95, 1.0) == pytest.approx(0.95, abs=1e-12)
+    assert statistics.widened_level(0.95, 2.0) == pytest.approx(scipy.stats.norm.cdf(3.919928) * 2 - 1, abs=1e-7)
+    for degrees in (5.0, 30.0):
+        assert _student_quantile(1.959964, degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), rel=0.01)
+
+
 def test_ends_are_the_order_statistics_rounded_outwards() -> None:
     resampled = np.arange(1, 101, dtype=np.float64)[::-1]
-    assert statistics._percentile_interval(resampled, 0.90) == (5.0, 96.0)
+    assert bootstrap.percentile_interval(resampled, 0.90) == (5.0, 96.0)
     few_undefined = np.where(resampled <= 4, np.nan, resampled)
-    assert statistics._percentile_interval(few_undefined, 0.90) == (9.0, 96.0)
+    assert bootstrap.percentile_interval(few_undefined, 0.90) == (9.0, 96.0)
     too_many = np.where(resampled <= 6, np.nan, resampled)
-    assert np.isnan(statistics._percentile_interval(too_many, 0.90)).all()
-    assert statistics._percentile_interval(np.full(100, np.inf), 0.90) == (np.inf, np.inf)
+    assert np.isnan(bootstrap.percentile_interval(too_many, 0.90)).all()
+    assert bootstrap.percentile_interval(np.full(100, np.inf), 0.90) == (np.inf, np.inf)
 
 
 def test_one_lucky_trade_is_not_evidence() -> None:
@@ -141,11 +161,11 @@ def test_metric_of_any_shape_in_batches_that_bound_memory(monkeypatch: pytest.Mo
     low, high = statistics.bootstrap_interval(key, returns, per_column, n_resamples=50)
     assert low.shape == high.shape == (3,)
     assert (low < high).all()
-    compiled = statistics._resampled_metric._cache_size()
+    compiled = bootstrap.resampled_metric._cache_size()
     statistics.bootstrap_interval(jax.random.key(5), 2 * returns, per_column, n_resamples=50, mean_block=2.0)
-    assert statistics._resampled_metric._cache_size() == compiled, "same shapes, same metric: nothing recompiles"
-    monkeypatch.setattr(statistics, "_BATCH_ELEMENTS", 7 * returns.size)
-    statistics._resampled_metric.clear_cache()
+    assert bootstrap.resampled_metric._cache_size() == compiled, "same shapes, same metric: nothing recompiles"
+    monkeypatch.setattr(bootstrap, "BATCH_ELEMENTS", 7 * returns.size)
+    bootstrap.resampled_metric.clear_cache()
     again = statistics.bootstrap_interval(jax.random.key(4), returns, per_column, n_resamples=50)
     np.testing.assert_allclose(again, (low, high), rtol=1e-6)
 

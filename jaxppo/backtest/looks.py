@@ -1,0 +1,92 @@
+"""Recording what a run looks at, as it looks, and judging its evaluation by all that was looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from jaxppo.backtest import trials
+from jaxppo.backtest.selection import selection_figures
+from jaxppo.backtest.trials import Trial
+from jaxppo.config import Config, ConfigError
+from jaxppo.training import run_folder
+from jaxppo.training.setup import Setup
+
+
+def record_look(
+    setup: Setup, folder: pathlib.Path, iteration: int, period: str, returns: np.ndarray, content: str
+) -> Trial:
+    """Records that a checkpoint of a run was looked at; says so on stderr where that cannot be written.
+
+    Args:
+      setup: of the evaluation.
+      folder: of the run.
+      iteration: of the checkpoint.
+      period: "validation" or "test".
+      returns: `[n]` finite simple return per bar of the policy.
+      content: `content_of(setup)`.
+
+    Raises:
+      ConfigError: the register is damaged.
+    """
+    register, where = trials.register_of(folder), setup.periods[period]
+    times = setup.market.info.timestamps
+    first, last = (str(times[bar])[:19] if len(times) else bar for bar in (where.first, where.last))
+    look = {"run": folder.resolve().name, "content": content, "seed": setup.config.seed, "iteration": iteration}
+    look |= {"period": period, "first": first, "last": last, "periods": float(setup.periods_per_year)}
+    try:
+        return trials.record(register, returns, **look)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        print(f"this look could not be recorded in {register}: {error.strerror}", file=sys.stderr)
+        return Trial(**look, fold=None, n_bars=len(returns), sharpe=trials.sharpe_of(returns))
+
+
+def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarray, content: str) -> dict[str, Any]:
+    """Records the evaluation of a checkpoint on the test period, and says what it is worth; see `selection_figures`.
+
+    Args:
+      setup: of the evaluation.
+      folder: of the run.
+      iteration: of the checkpoint.
+      returns: `[n]` simple return per bar of the policy over the test period.
+      content: `content_of(setup)`.
+
+    Raises:
+      ConfigError: the register is damaged.
+    """
+    test = record_look(setup, folder, iteration, "test", returns, content)
+    register = trials.register_of(folder)
+    selected = None
+    for trial in trials.read(register):
+        same = (trial.run, trial.seed, trial.iteration, trial.period)
+        if same == (test.run, test.seed, iteration, "validation") and (selected is None or selected.content != content):
+            selected = trial
+    try:
+        return selection_figures(register, test, selected, setup.config.evaluation.level)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def content_of(setup: Setup) -> str:
+    """Hash of the configuration, as far as it shapes results, and of the prices."""
+    fingerprint = run_folder.data_report(setup.market)["fingerprint"]
+    return hashlib.sha256(json.dumps([_shaping(setup.config), fingerprint], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _shaping(config: Config) -> dict[str, Any]:
+    """The configuration without what a resumed run may change."""
+    tree = config.model_dump(mode="json")
+    for key in run_folder.MAY_CHANGE:
+        section, _, name = key.partition(".")
+        if name:
+            tree[section].pop(name)
+        else:
+            tree.pop(section)
+    return tree
