@@ -44,7 +44,7 @@ def encoder(name: str) -> Encoder:
 
 @functools.partial(jax.jit, static_argnums=0)
 def attention(policy: Policy, net: Params, bars: Bars) -> inspect.Attention:
-    return inspect.attention(policy, net, bars)
+    return jax.jit(lambda net, bars: inspect.attention(policy, net, bars))(net, bars)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -78,25 +78,28 @@ def position(distribution) -> jax.Array:
     return distribution.probabilities()[..., 0, 1:] @ jnp.linspace(-1.0, 1.0, tiny.N_ACTIONS - 1)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("fine", "learned")), "levels", "alone"]
+)
 def test_the_weights_are_those_that_the_blocks_mix_with(name):
     model = encoder(name)
     bars = random_bars(built(name)[0].context)
-    tokens = model.embedding(bars.features).swapaxes(1, 2)
-    x, turn, coarse = model._before_blocks(tokens, bars)
+    x, turn, coarse = jax.jit(lambda bars: model._before_blocks(model.embedding(bars.features).swapaxes(1, 2), bars))(
+        bars
+    )
     block = model.blocks[0]
     window, levels, assets = jax.jit(block.weights)(x, bars.listed, turn, coarse)
     total = window.sum(-1) + sum(level.sum(-1) for level in levels)
     np.testing.assert_allclose(total, 1.0, rtol=1e-5)
 
     # Values gathered key by key in NumPy, mixed, and put out as the block does.
-    _, (_, value), coarse_pairs = block.time._project(x, turn, coarse)
+    _, (_, value), coarse_pairs = jax.jit(block.time._project)(x, turn, coarse)
     n_rows = window.shape[-2]
     mixed = gathered(np.asarray(value), np.asarray(window), 1, n_rows)
     for pool, (_, value), weights in zip(block.time.pools, coarse_pairs, levels, strict=True):
         mixed += gathered(np.asarray(value), np.asarray(weights), pool, n_rows)
     joined = np.moveaxis(mixed, 2, 3).reshape(*x.shape[:2], n_rows, -1)
-    expected = block.time(x, turn, coarse, None, 0)
+    expected = jax.jit(lambda x, turn, coarse: block.time(x, turn, coarse, None, 0))(x, turn, coarse)
     np.testing.assert_allclose(x[:, :, 4:] + block.time.out(joined), expected, rtol=1e-4, atol=1e-4)
     if assets is None:
         assert name == "alone"
@@ -104,7 +107,7 @@ def test_the_weights_are_those_that_the_blocks_mix_with(name):
     value = np.asarray(block.assets._project(expected)[2])
     mixed = np.einsum("psqab,psqbd->psqad", np.asarray(assets), value)
     joined = np.moveaxis(np.moveaxis(mixed, 2, 3).reshape(*mixed.shape[:2], N_ASSETS, -1), 1, 2)
-    across = block.assets(expected, bars.listed[:, -n_rows:])
+    across = jax.jit(block.assets)(expected, bars.listed[:, -n_rows:])
     np.testing.assert_allclose(expected + block.assets.out(joined), across, rtol=1e-4, atol=1e-4)
 
 

@@ -136,7 +136,8 @@ def curve(n_devices: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {**history, "parameters": jax.tree.map(np.asarray, state.params)}
 
 
-@pytest.mark.parametrize("n_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_devices", [2, 4])
 def test_the_learning_curve_is_that_of_one_device(n_devices):
     many, one = curve(n_devices), curve(1)
     for name in ("loss", "reward", "turnover", "entropy", "value_loss", "gradient_norm", "liquidations", "reward_std"):

@@ -198,7 +198,13 @@ def test_nothing_forbidden_is_ever_done(name, actions):
 
 
 @pytest.mark.parametrize(
-    ("n_assets", "actions"), [(1, "discrete"), (1, "hierarchical"), (88, "continuous"), (88, "hierarchical")]
+    ("n_assets", "actions"),
+    [
+        (1, "discrete"),
+        pytest.param(1, "hierarchical", marks=pytest.mark.slow),
+        pytest.param(88, "continuous", marks=pytest.mark.slow),
+        (88, "hierarchical"),
+    ],
 )
 def test_one_asset_and_many(n_assets, actions):
     market = simulators.gbm(jax.random.key(3), 120, n_assets, volatility=0.02, half_spread=2e-4)
@@ -234,13 +240,14 @@ def test_unknown_features_and_a_single_allowed_action_leave_numbers():
     blind = params.replace(features=jnp.full_like(params.features, jnp.nan))
     portfolio = env.start_portfolio(jax.random.key(1), prices().close[50], prices().tradable[50], params)
     seen = env.observe_portfolio(jnp.int32(50), portfolio, jnp.zeros(A, bool))
-    memory = encode_paths(policy, net, blind, jnp.asarray([50]), 1, None)[0, 0]
+    encode = jax.jit(lambda net, blind: encode_paths(policy, net, blind, jnp.asarray([50]), 1, None)[0, 0])
+    memory = encode(net, blind)
 
     def loss(net):
         distribution, value = policy.act(net, memory, seen)
         return distribution.log_prob(distribution.mode()) + distribution.entropy_bonus() + value
 
-    value, gradient = jax.value_and_grad(loss)(net)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(net)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))
 
@@ -375,7 +382,7 @@ def trained(actions, distribution="squashed_gaussian"):
         ("continuous",),
         pytest.param(("band",), marks=pytest.mark.slow),
         ("hierarchical",),
-        ("continuous", "beta"),
+        pytest.param(("continuous", "beta"), marks=pytest.mark.slow),
     ],
     ids=lambda given: given[-1],
 )

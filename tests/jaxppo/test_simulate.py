@@ -70,9 +70,10 @@ def test_blocks_are_one_pass(n_bars, env, params, trader, monkeypatch):
     policy, net = trader
     first = jnp.int32(env.first_decision)
     monkeypatch.setattr(module, "BLOCK", 10**6)
-    whole = prepare_bars(policy, net, params, first, n_bars)
+    prepare = [jax.jit(lambda net, params, first: prepare_bars(policy, net, params, first, n_bars)) for _ in range(2)]
+    whole = prepare[0](net, params, first)
     monkeypatch.setattr(module, "BLOCK", 16)
-    blocked = prepare_bars(policy, net, params, first, n_bars)
+    blocked = prepare[1](net, params, first)
     assert blocked.shape == whole.shape == (n_bars, 2, 32)
     np.testing.assert_allclose(blocked, whole, rtol=1e-5, atol=1e-5)
 

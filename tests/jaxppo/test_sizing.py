@@ -43,14 +43,14 @@ def account(weights, *, equity=1e6, price=100.0, peak=None, n_assets=A):
 
 
 def row_at(transform, prices, t, limit=0.5):
-    return jax.tree.map(lambda x: x[t], transform.table(view(prices, limit)))
+    return jax.tree.map(lambda x: x[t], jax.jit(lambda prices: transform.table(view(prices, limit)))(prices))
 
 
 def sized(transform, row, targets, portfolio=None):
     """Sizes of fresh targets by a single transform."""
     portfolio = account(jnp.zeros(len(targets)), n_assets=len(targets)) if portfolio is None else portfolio
     targets = jnp.asarray(targets, jnp.float32)
-    sizes, _ = transform.apply(transform.init(len(targets)), row, portfolio, targets)
+    sizes, _ = jax.jit(transform.apply)(transform.init(len(targets)), row, portfolio, targets)
     return np.asarray(sizes, np.float64)
 
 
@@ -285,13 +285,14 @@ def test_one_asset_and_many(n_assets):
         sizing.projection(leverage=0.8, weight=0.5, concentration=0.3),
         sizing.drawdown_control(0.1, move=0.05),
     )
-    rows = whole.table(view(prices, 1.0 / n_assets))
+    rows = jax.jit(lambda prices: whole.table(view(prices, 1.0 / n_assets)))(prices)
+    apply = jax.jit(whole.apply)
     targets = jnp.where(jnp.arange(n_assets) % 3 == 0, 1.0, -0.5) / n_assets
     for t in (0, 45, 79):
         row = jax.tree.map(lambda x, t=t: x[t], rows)
         for weights in (targets, jnp.zeros(n_assets)):
             portfolio = account(jnp.zeros(n_assets), n_assets=n_assets)
-            sizes, state = whole.apply(whole.init(n_assets), row, portfolio, weights, jnp.zeros(n_assets, bool))
+            sizes, state = apply(whole.init(n_assets), row, portfolio, weights, jnp.zeros(n_assets, bool))
             assert np.all(np.isfinite(sizes))
             assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
             assert np.abs(np.asarray(sizes))[np.asarray(prices.tradable)[t]].sum() <= 0.8 + 1e-5

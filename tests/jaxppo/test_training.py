@@ -302,6 +302,7 @@ def test_a_killed_run_resumes_to_the_same_bits(iteration, whole, config, tmp_pat
     check_same_run(resumed, whole, config)
 
 
+@pytest.mark.slow
 def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capfd):
     """Levels, dropout, quantiles, hierarchical actions, regimes, masks, risk: a killed run ends as a whole one does."""
     parts = {
