@@ -6,14 +6,20 @@ drawing is a pure function of the fitted arrays and a key.
 
 from collections.abc import Callable
 
+from envs.generators.garch import garch
 from envs.generators.generator import Generator
+from envs.generators.regime_switching import regime_switching
 from envs.generators.resampling import circular_bootstrap, regime_bootstrap, stationary_bootstrap
+from envs.generators.stochastic_volatility import stochastic_volatility_jumps
 
 GENERATORS: dict[str, Callable[..., Generator]] = {
     "stationary_bootstrap": stationary_bootstrap,
     "circular_bootstrap": circular_bootstrap,
     "regime_bootstrap": regime_bootstrap,
+    "regime_switching": regime_switching,
+    "stochastic_volatility_jumps": stochastic_volatility_jumps,
+    "garch": garch,
 }
 """Factories by name."""
 
-__all__ = ["GENERATORS", "Generator", "circular_bootstrap", "regime_bootstrap", "stationary_bootstrap"]
+__all__ = ["GENERATORS", "Generator", *GENERATORS]
