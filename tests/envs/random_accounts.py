@@ -94,7 +94,8 @@ def run_account(
 
 def costs_as_floats(costs: Costs) -> dict[str, float]:
     """The float32 cost parameters as Python floats, by name."""
-    return {field.name: float(getattr(costs, field.name)) for field in dataclasses.fields(costs)}
+    names = [field.name for field in dataclasses.fields(costs) if field.name not in ("displacement", "conditions")]
+    return {name: float(getattr(costs, name)) for name in names}
 
 
 def as_float64(tree):

@@ -1,6 +1,6 @@
 """Fitted simulators: fits against arch and known parameters, moments of paths and source, valid bars."""
 
-import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from envs.generators.stochastic_volatility import detect_jumps, fit_volatility
 from envs.market import MarketData
 from envs.market_index import market_index
 
-REAL = "/work/shared/data/us88_1d.parquet"
+REAL = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "us88_1d.parquet"
 N_BARS, N_ASSETS, N_PATHS = 1500, 3, 48
 FITTED = ("regime_switching", "stochastic_volatility_jumps", "garch")
 
@@ -207,7 +207,7 @@ def test_moments_of_paths_are_those_of_the_source(name, make, options):
 @pytest.fixture(scope="module")
 def real_market() -> tuple[MarketData, np.ndarray]:
     """88 stocks, five years, and three regimes of the volatility of their index."""
-    if not os.path.exists(REAL):
+    if not REAL.exists():
         pytest.skip(f"{REAL} is not here")
     market = load_market(REAL, on_bad_rows="drop", on_duplicates="first", max_log_jump=3.0, max_log_spike=3.0)
     index = market_index(market)
