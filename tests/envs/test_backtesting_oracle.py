@@ -18,7 +18,7 @@ COSTS = {"commission_bps": 3.0, "commission_per_share": 0.01}
 def random_prices(seed: int) -> pd.DataFrame:
     """Open, high, low and close of a walk with gaps."""
     generator = np.random.default_rng(seed)
-    close = 100 * np.exp(np.cumsum(0.02 * generator.standard_normal(N_BARS)))
+    close = 100 * np.exp(np.cumsum(0.012 * generator.standard_normal(N_BARS)))
     opened = np.concatenate([close[:1], close[:-1]]) * np.exp(0.005 * generator.standard_normal(N_BARS))
     high, low = np.maximum(opened, close) * 1.001, np.minimum(opened, close) / 1.001
     columns = {"Open": opened, "High": high, "Low": low, "Close": close}
@@ -26,10 +26,11 @@ def random_prices(seed: int) -> pd.DataFrame:
 
 
 def random_orders(seed: int) -> np.ndarray:
-    """`[N_BARS - 1]` whole shares decided at each close, of positions within 4,000 shares either way; many are 0."""
+    """`[N_BARS - 1]` whole shares decided at each close, of positions within 3,000 shares either way; many are 0."""
     generator = np.random.default_rng((seed, 1))
-    targets = generator.integers(-4000, 4001, N_BARS - 1)
+    targets = generator.integers(-3000, 3001, N_BARS - 1)
     changed = generator.random(N_BARS - 1) < 0.4
+    changed[0] = False  # backtesting.py decides from the second close on
     latest = np.maximum.accumulate(np.where(changed, np.arange(N_BARS - 1), -1))
     position = np.where(latest < 0, 0, targets[np.maximum(latest, 0)])
     return np.diff(position, prepend=0).astype(np.float64)
