@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from envs.market import MarketData, MarketInfo
-from envs.own_bars import own_bars
+from envs.own_bars import carried_forward, own_bars
 from envs.windows import shift
 
 
@@ -126,18 +126,17 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
     source = own_bars(market.tradable)
     newly_listed = market.tradable & (source.latest == 0)
     reference = jnp.where(newly_listed, market.open, shift(market.close, 1))
-    log_start = jnp.log(source.pack(market.close)[0])
+    start = source.pack(market.close)[0]
     tradable = market.tradable[row]
-    drawn = own_bars(tradable)
-    compounded = jnp.exp(log_start[None] + jnp.cumsum(jnp.log(market.close / reference)[row], axis=0))
-    close = drawn.spread(drawn.pack(compounded))
-    previous = jnp.concatenate([jnp.exp(log_start)[None], close[:-1]])
+    compounded = jnp.exp(jnp.log(start)[None] + jnp.cumsum(jnp.log(market.close / reference)[row], axis=0))
+    close, listed = carried_forward(compounded, tradable, start)
+    previous = jnp.concatenate([start[None], close[:-1]])
 
     def rebuilt(price: jax.Array) -> jax.Array:
         return jnp.where(tradable, previous * (price / reference)[row], close)
 
     def placed(price: jax.Array) -> jax.Array:
-        return jnp.where(drawn.listed, price, 1.0)
+        return jnp.where(listed, price, 1.0)
 
     open_ = rebuilt(market.open)
     high = jnp.maximum(rebuilt(market.high), jnp.maximum(open_, close))

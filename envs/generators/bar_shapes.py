@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from envs.market import MarketData, MarketInfo
-from envs.own_bars import own_bars
+from envs.own_bars import carried_forward
 
 FEWEST_PER_TIME = 30
 """Observed returns from which a time of day has a volatility of its own."""
@@ -233,11 +233,10 @@ def bars_around(shapes: BarShapes, row: jax.Array, log_return: jax.Array, deviat
     log_high = jnp.maximum(log_open, log_close) + scaled(shapes.up, shapes.range_power)
     log_low = jnp.minimum(log_open, log_close) - scaled(shapes.down, shapes.range_power)
     tradable = shapes.tradable[row]
-    bars = own_bars(tradable)
-    close = bars.spread(bars.pack(jnp.exp(log_close)))
+    close, listed = carried_forward(jnp.exp(log_close), tradable, shapes.start_price)
 
     def placed(price: jax.Array) -> jax.Array:
-        return jnp.where(bars.listed, jnp.where(tradable, price, close), 1.0)
+        return jnp.where(listed, jnp.where(tradable, price, close), 1.0)
 
     open_ = placed(jnp.exp(log_open))
     close = placed(close)
