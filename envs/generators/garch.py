@@ -165,9 +165,11 @@ def garch(market: MarketData, n_bars: int, *, innovations: Literal["empirical", 
     source = checked_source(market, n_bars)
     returns = fitted_returns(source)
     fits = [fit_garch(returns.values[known, asset]) for asset, known in enumerate(returns.known.T)]
-    mean, alpha, beta = (np.array([getattr(fit, name) for fit in fits]) for name in ("mean", "alpha", "beta"))
+    alpha, beta = (np.array([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta"))
     variance, residual = _standardised(returns, fits)
-    sample = np.where(returns.known, (returns.values - mean) ** 2, 0.0).sum(axis=0) / returns.known.sum(axis=0)
+    count = returns.known.sum(axis=0)
+    mean = returns.values.sum(axis=0) / count
+    sample = np.where(returns.known, (returns.values - mean) ** 2, 0.0).sum(axis=0) / count
     fields = {
         "mean": mean,
         "omega": sample * (1 - alpha - beta),
@@ -185,7 +187,10 @@ def garch(market: MarketData, n_bars: int, *, innovations: Literal["empirical", 
 
 
 def _standardised(returns: Returns, fits: list[GarchFit]) -> tuple[np.ndarray, np.ndarray]:
-    """Conditional variances `[T, A]`, the last known one held, and residuals `[T, A]` of mean 0 and mean square 1."""
+    """Conditional variances `[T, A]`, the last known one held, and residuals `[T, A]` of mean 0 and mean square 1.
+
+    The fitted mean is where a Student density is centred; paths have the mean, which for skewed returns is another.
+    """
     n_bars = len(returns.values)
     variance, residual = np.empty_like(returns.values), np.zeros_like(returns.values)
     for asset, fit in enumerate(fits):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from moments import assert_mean
 
 from envs import simulators
 from envs.data import load_market
@@ -102,6 +103,13 @@ def drawn_paths(name: str, source: MarketData, n_paths: int, **options) -> Marke
     return jax.jit(jax.vmap(draw, (None, 0)))(data, jax.random.split(jax.random.key(7), n_paths))
 
 
+def assert_drift_is_that_of_the_source(source: MarketData, paths: MarketData):
+    """Mean log return per bar, over assets, within the error of the mean over paths."""
+    own, drawn = (np.log(np.asarray(market.close, np.float64)) for market in (source, paths))
+    slopes = (drawn[:, -1] - drawn[:, 0]).mean(axis=-1) / (paths.n_bars - 1)
+    assert_mean(slopes, (own[-1] - own[0]).mean() / (source.n_bars - 1))
+
+
 def assert_source_is_a_likely_path(source: MarketData, paths: MarketData, but: tuple[str, ...] = ()):
     """Every moment of the source lies within 4 standard deviations (over paths) of the mean path, and those are small.
 
@@ -189,8 +197,11 @@ def switching_market() -> tuple[MarketData, dict]:
 
 
 def clustered_market() -> tuple[MarketData, dict]:
+    """With crashes, so that the mean is not where most returns are."""
     series = [garch_series(seed, N_BARS, 0.1, 0.85) for seed in range(20, 20 + N_ASSETS)]
-    return market_of(correlated(series, 0.5), 9), {}
+    returns = correlated(series, 0.5)
+    returns[150::100] -= 0.05
+    return market_of(returns, 9), {}
 
 
 def volatile_market() -> tuple[MarketData, dict]:
@@ -213,6 +224,7 @@ def test_moments_of_paths_are_those_of_the_source(name, make, options):
     source, own = make()
     paths = drawn_paths(name, source, N_PATHS, **own, **options)
     assert_source_is_a_likely_path(source, paths, ("log kurtosis",) if options else ())
+    assert_drift_is_that_of_the_source(source, paths)
 
 
 @pytest.fixture(scope="module")
