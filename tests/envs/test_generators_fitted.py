@@ -293,6 +293,8 @@ def test_bars_are_valid_and_keep_the_clock_of_the_source(name):
     data, draw = GENERATORS[name](source, 500, **options)
     compiled = jax.jit(jax.vmap(draw, (None, 0)))
     paths = compiled(data, jax.random.split(jax.random.key(13), 40))
+    alone = jax.jit(draw)(data, jax.random.split(jax.random.key(13), 40)[7])
+    jax.tree.map(lambda one, all: np.testing.assert_allclose(one, all[7], rtol=1e-5), alone, paths)
     other = GENERATORS[name](source.replace(close=source.close * 1.0), 500, **options)
     compiled(other.data, jax.random.split(jax.random.key(14), 40))
     assert other.draw is draw
