@@ -1,4 +1,4 @@
-"""Stationary block bootstrap of a market: the same bars in another order, all assets and columns together."""
+"""Block bootstrap of a market: the same bars in another order, all assets and columns together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from envs.market import MarketData, MarketInfo
-from envs.own_bars import own_bars
+from envs.own_bars import carried_forward, own_bars
 from envs.windows import shift
 
 
@@ -36,14 +36,30 @@ def stationary_indices(
     return (starts[begun] + bar - begun) % n_source, fresh
 
 
+def circular_indices(starts: jax.Array, block: jax.Array, n_bars: int, n_source: int) -> tuple[jax.Array, jax.Array]:
+    """Source bar of each resampled bar: blocks of one length, side by side, the last one cut.
+
+    `index_t = (starts_{t // block} + t mod block) mod n_source`.
+
+    Args:
+      starts: `[ceil(n_bars / block)]` or more, int32, uniform over `[0, n_source)`.
+      block: `[]` int32 length, >= 1.
+      n_bars: N, static.
+      n_source: bars to choose from; the last is followed by the first.
+
+    Returns:
+      `(index, fresh)`: `[N]` int32 and `[N]` bool, True where a block begins.
+
+    Reference: Politis, Romano (1992), A circular block-resampling procedure for stationary data.
+    """
+    bar = jnp.arange(n_bars, dtype=jnp.int32)
+    within = bar % block
+    return (starts[bar // block] + within) % n_source, within == 0
+
+
 @functools.partial(jax.jit, static_argnames="n_bars")
 def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block: jax.Array | float) -> MarketData:
-    """A resampled market: blocks of geometric length, jointly over assets and columns, prices rebuilt.
-
-    A bar is kept whole: its open, high, low and close relative to the asset's previous close, its volume, half-spread,
-    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. The first
-    bar of the source is never drawn (it has no previous close); an asset's first own bar has no known gap and is taken
-    to open at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
+    """A resampled market: blocks of geometric length, jointly over assets and columns; see `resample`.
 
     Args:
       key: consumed.
@@ -51,38 +67,76 @@ def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block:
       n_bars: bars of the result, static.
       mean_block: mean block length in bars, >= 1.
 
-    Returns:
-      `[n_bars, A]` market without names and times. Where an asset was not tradable it is not tradable here, with the
-      placeholders that `MarketData` prescribes.
-
     Raises:
       ValueError: fewer than 2 bars to draw from.
 
     Reference: Politis, Romano (1994), The stationary bootstrap.
     """
-    if market.n_bars < 2:
-        raise ValueError(f"a bootstrap needs at least 2 bars to draw from, got {market.n_bars}")
+    _check_source(market)
     starts_key, draws_key = jax.random.split(key)
     starts = jax.random.randint(starts_key, (n_bars,), 0, market.n_bars - 1)
     draws = jax.random.uniform(draws_key, (n_bars,))
     index, fresh = stationary_indices(starts, draws, 1 / mean_block, market.n_bars - 1)
-    row = index + 1
+    return resample(market, index + 1, fresh)
 
+
+@functools.partial(jax.jit, static_argnames="n_bars")
+def circular_bootstrap(key: jax.Array, market: MarketData, n_bars: int, block: jax.Array | int) -> MarketData:
+    """A resampled market: blocks of `block` bars, jointly over assets and columns; see `resample`.
+
+    Args:
+      key: consumed.
+      market: `[T, A]` bars, T >= 2.
+      n_bars: bars of the result, static.
+      block: bars of a block, >= 1.
+
+    Raises:
+      ValueError: fewer than 2 bars to draw from.
+
+    Reference: Politis, Romano (1992), A circular block-resampling procedure for stationary data.
+    """
+    _check_source(market)
+    starts = jax.random.randint(key, (n_bars,), 0, market.n_bars - 1)
+    index, fresh = circular_indices(starts, jnp.asarray(block, jnp.int32), n_bars, market.n_bars - 1)
+    return resample(market, index + 1, fresh)
+
+
+def _check_source(market: MarketData) -> None:
+    if market.n_bars < 2:
+        raise ValueError(f"a bootstrap needs at least 2 bars to draw from, got {market.n_bars}")
+
+
+def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData:
+    """The market that consists of the given bars of another one, in their order, with prices rebuilt.
+
+    A bar is kept whole: its open, high, low and close relative to the asset's previous close, its volume, half-spread,
+    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. Bar 0 of the
+    source has no previous close and must not be drawn; an asset's first own bar has no known gap and is taken to open
+    at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
+
+    Args:
+      market: `[T, A]` bars.
+      row: `[N]` int32 bars to take, in [1, T).
+      fresh: `[N]` bool, True where the bar does not continue the one before it.
+
+    Returns:
+      `[N, A]` market without names and times. Where an asset was not tradable it is not tradable here, with the
+      placeholders that `MarketData` prescribes.
+    """
     source = own_bars(market.tradable)
     newly_listed = market.tradable & (source.latest == 0)
     reference = jnp.where(newly_listed, market.open, shift(market.close, 1))
-    log_start = jnp.log(source.pack(market.close)[0])
+    start = source.pack(market.close)[0]
     tradable = market.tradable[row]
-    drawn = own_bars(tradable)
-    compounded = jnp.exp(log_start[None] + jnp.cumsum(jnp.log(market.close / reference)[row], axis=0))
-    close = drawn.spread(drawn.pack(compounded))
-    previous = jnp.concatenate([jnp.exp(log_start)[None], close[:-1]])
+    compounded = jnp.exp(jnp.log(start)[None] + jnp.cumsum(jnp.log(market.close / reference)[row], axis=0))
+    close, listed = carried_forward(compounded, tradable, start)
+    previous = jnp.concatenate([start[None], close[:-1]])
 
     def rebuilt(price: jax.Array) -> jax.Array:
         return jnp.where(tradable, previous * (price / reference)[row], close)
 
     def placed(price: jax.Array) -> jax.Array:
-        return jnp.where(drawn.listed, price, 1.0)
+        return jnp.where(listed, price, 1.0)
 
     open_ = rebuilt(market.open)
     high = jnp.maximum(rebuilt(market.high), jnp.maximum(open_, close))

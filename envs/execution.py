@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.features import MINIMUM_VOLUME, average_volume, ewma_volatility
+from envs.features import MINIMUM_VOLUME, REGIMES, average_volume, ewma_volatility
+from envs.impact import Impact
 from envs.market import SECONDS_PER_YEAR, MarketData
+from envs.slippage import SlippageConditions, slippage_scale
 
 
 @struct.dataclass
@@ -28,6 +32,9 @@ class Costs:
       margin_rate: `[]` interest per year on negative cash, fraction.
       max_leverage: `[]` largest gross exposure that an order may aim at, multiple of equity.
       maintenance_margin: `[]` equity below this fraction of gross exposure liquidates the portfolio.
+      displacement: `envs.impact.Impact`: what own trades do to the price of later ones; `()` for nothing.
+      conditions: `envs.slippage.SlippageConditions`, which the table of bars is made with: of a batch of costs on one
+        table it is that of the table; `()` for none.
     """
 
     commission_rate: jax.Array
@@ -41,6 +48,8 @@ class Costs:
     margin_rate: jax.Array
     max_leverage: jax.Array
     maintenance_margin: jax.Array
+    displacement: Any = ()
+    conditions: Any = ()
 
 
 NO_PARTICIPATION_LIMIT = 1e30
@@ -53,7 +62,16 @@ def make_costs(
     commission_minimum: float = 0.0,
     spread_multiplier: float = 1.0,
     slippage: float = 0.0,
+    slippage_open: float = 1.0,
+    slippage_close: float = 1.0,
+    slippage_volatility: float = 0.0,
+    slippage_volume: float = 0.0,
+    slippage_spread: float = 0.0,
+    slippage_regimes: Sequence[float] | None = None,
     impact: float = 0.0,
+    transient_impact: float = 0.0,
+    transient_half_life: float = 1.0,
+    permanent_impact: float = 0.0,
     participation_limit: float | None = None,
     borrow_rate: float = 0.0,
     margin_rate: float = 0.0,
@@ -61,6 +79,10 @@ def make_costs(
     maintenance_margin: float = 0.25,
 ) -> Costs:
     """Builds `Costs` from plain numbers: see `Costs` for units, `commission_bps` in basis points of notional.
+
+    `slippage_...` are the fields of `envs.slippage.SlippageConditions`; `transient_impact`, `transient_half_life` and
+    `permanent_impact` those of `envs.impact.Impact`. What is left at its default costs nothing to compute; an
+    environment with transient or permanent impact needs `FillRule(displacement=True)`.
 
     Raises:
       ValueError: a value outside its range.
@@ -72,7 +94,15 @@ def make_costs(
         "commission_minimum": commission_minimum,
         "spread_multiplier": spread_multiplier,
         "slippage": slippage,
+        "slippage_open": slippage_open,
+        "slippage_close": slippage_close,
+        "slippage_volatility": slippage_volatility,
+        "slippage_volume": slippage_volume,
+        "slippage_spread": slippage_spread,
         "impact": impact,
+        "transient_impact": transient_impact,
+        "transient_half_life": transient_half_life,
+        "permanent_impact": permanent_impact,
         "participation_limit": limit,
         "borrow_rate": borrow_rate,
         "margin_rate": margin_rate,
@@ -90,7 +120,32 @@ def make_costs(
             "fully invested: their product must be < 1"
         )
     values["commission_rate"] = values.pop("commission_bps") * 1e-4
-    return Costs(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
+    displacement, conditions = _displacement(values), _conditions(values, slippage_regimes)
+    return Costs(displacement=displacement, conditions=conditions, **_traced(values))
+
+
+def _traced(values: dict[str, float]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+def _displacement(values: dict[str, float]) -> Any:
+    """Takes the parameters of displacement out of `values`; `()` where there is none."""
+    names = {"transient": "transient_impact", "half_life": "transient_half_life", "permanent": "permanent_impact"}
+    own = {field: values.pop(name) for field, name in names.items()}
+    return Impact(**_traced(own)) if own["transient"] > 0 or own["permanent"] > 0 else ()
+
+
+def _conditions(values: dict[str, float], regimes: Sequence[float] | None) -> Any:
+    """Takes the conditions of slippage out of `values`; `()` where none changes it."""
+    neutral = {"open": 1.0, "close": 1.0, "volatility": 0.0, "volume": 0.0, "spread": 0.0}
+    own = {name: values.pop(f"slippage_{name}") for name in neutral}
+    if regimes is None:
+        return SlippageConditions(**_traced(own)) if own != neutral else ()
+    if len(regimes) != len(REGIMES) or not all(0 <= factor < math.inf for factor in regimes):
+        raise ValueError(
+            f"slippage_regimes is {list(regimes)}; it must be {len(REGIMES)} numbers >= 0, for {', '.join(REGIMES)}"
+        )
+    return SlippageConditions(**_traced(own), regimes=jnp.asarray(regimes, jnp.float32))
 
 
 @struct.dataclass
@@ -105,6 +160,7 @@ class Bar:
       volatility: `[A]` per-bar volatility forecast, as of the previous close.
       average_volume: `[A]` shares per bar, as of the previous close, > 0; inf where volume is not reported.
       year_fraction: `[A]` years since the previous bar (the same for every asset).
+      slippage_scale: `[A]` what slippage is multiplied by, or `()` for nothing.
     """
 
     open: jax.Array
@@ -114,22 +170,36 @@ class Bar:
     volatility: jax.Array
     average_volume: jax.Array
     year_fraction: jax.Array
+    slippage_scale: Any = ()
 
 
 BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
+"""Rows of a packed bar; one more, `slippage_scale`, where slippage depends on conditions."""
 
 
-def pack_bars(market: MarketData, *, volatility_span: int = 63, volume_span: int = 21) -> jax.Array:
+def pack_bars(
+    market: MarketData,
+    *,
+    volatility_span: int = 63,
+    volume_span: int = 21,
+    conditions: Any = (),
+    regimes: jax.Array | None = None,
+) -> jax.Array:
     """All `Bar`s of a market as one table `[T, len(BAR_FIELDS), A]` float32, so that a step reads one row.
 
     Args:
       market: unbatched market.
       volatility_span: span in bars of the EWMA volatility forecast.
       volume_span: span in bars of the EWMA volume forecast.
+      conditions: `Costs.conditions`; unless `()`, the table has one field more.
+      regimes: `[T, A, 4]` probabilities of the regimes at each close, for conditions on them.
 
     Returns:
       The table; row 0 uses its own bar for the forecasts (nothing ever fills there), and an asset that has not traded
       before a bar takes that bar's volume as its normal one.
+
+    Raises:
+      ValueError: conditions on regimes without regimes.
     """
 
     def before(x: jax.Array) -> jax.Array:
@@ -137,7 +207,9 @@ def pack_bars(market: MarketData, *, volatility_span: int = 63, volume_span: int
 
     known = market.volume_known[None, :]
     available = jnp.where(market.tradable, jnp.where(known, market.volume, jnp.inf), 0.0)
-    expected = before(average_volume(market, volume_span))
+    volume = average_volume(market, volume_span)
+    volatility = ewma_volatility(market, volatility_span)
+    expected = before(volume)
     own = jnp.maximum(market.volume, MINIMUM_VOLUME)
     normal_volume = jnp.where(known, jnp.where(expected > MINIMUM_VOLUME, expected, own), jnp.inf)
     years = market.seconds_since_previous[:, None] / SECONDS_PER_YEAR
@@ -146,21 +218,27 @@ def pack_bars(market: MarketData, *, volatility_span: int = 63, volume_span: int
         market.close,
         available,
         before(market.half_spread),
-        before(ewma_volatility(market, volatility_span)),
+        before(volatility),
         normal_volume,
         jnp.broadcast_to(years, market.close.shape),
     ]
+    if not isinstance(conditions, tuple):
+        columns.append(slippage_scale(market, conditions, regimes, volatility, volume))
     return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=1)
 
 
 def unpack_bar(row: jax.Array) -> Bar:
-    """`Bar` of one packed row `[len(BAR_FIELDS), A]`."""
-    return Bar(**{name: row[i] for i, name in enumerate(BAR_FIELDS)})
+    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or one more."""
+    fields = (*BAR_FIELDS, "slippage_scale")[: row.shape[0]]
+    return Bar(**{name: row[i] for i, name in enumerate(fields)})
 
 
 @struct.dataclass
 class TradeCosts:
-    """Currency paid for the fills of one bar, by kind; each `[A]`, >= 0."""
+    """Currency paid for the fills of one bar, by kind; each `[A]`, >= 0.
+
+    Only `impact` can be negative: where a fill is on the other side of the displacement that earlier ones have left.
+    """
 
     commission: jax.Array
     spread: jax.Array
@@ -193,10 +271,13 @@ def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -
         costs.commission_minimum, costs.commission_rate * notional + costs.commission_per_share * size
     )
     participation = jnp.sqrt(size / bar.average_volume)
+    slippage = bar.volatility * costs.slippage
+    if not isinstance(bar.slippage_scale, tuple):
+        slippage = slippage * bar.slippage_scale
     return TradeCosts(
         commission=jnp.where(size > 0, commission, 0.0),
         spread=notional * (bar.half_spread * costs.spread_multiplier),
-        slippage=notional * (bar.volatility * costs.slippage),
+        slippage=notional * slippage,
         impact=notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0)),
     )
 

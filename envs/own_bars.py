@@ -53,3 +53,20 @@ def own_bars(tradable: jax.Array) -> OwnBars:
     target = jnp.where(tradable, latest, n_bars)
     source = jnp.zeros_like(rows).at[target, columns].set(rows, mode="drop")
     return OwnBars(source, latest)
+
+
+def carried_forward(x: jax.Array, known: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The last known value at each row, and whether there has been one.
+
+    Args:
+      x: `[T, A]`, any value where not known.
+      known: `[T, A]` bool.
+      start: `[A]`, the value before the first known one.
+
+    Returns:
+      `([T, A], [T, A] bool)`.
+    """
+    rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+    latest = jax.lax.cummax(jnp.where(known, rows, -1))
+    held = jnp.take_along_axis(x, jnp.maximum(latest, 0), axis=0)
+    return jnp.where(latest >= 0, held, start[None]), latest >= 0

@@ -7,13 +7,14 @@ float64 cash ledger after 100,000 bars; cash is derived, never accumulated.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from envs.execution import Bar, Costs, TradeCosts, fillable, trade_costs
+from envs.impact import Impact, displace, relax, undisplaced
 
 LEVERAGE_ROUNDING = 1e-5
 """Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
@@ -29,11 +30,13 @@ class FillRule:
         bars until a new decision replaces it, "drop" cancels it.
       price: "next_open", or "decision_close" to fill at the close that the decision has already seen, which no market
         offers (only with `latency_bars=1`; reports say so in red).
+      displacement: own trades move the price of later ones, by `Costs.displacement`.
     """
 
     latency_bars: int = 1
     unfilled: Literal["carry", "drop"] = "carry"
     price: Literal["next_open", "decision_close"] = "next_open"
+    displacement: bool = False
 
     def __post_init__(self):
         if self.latency_bars < 1:
@@ -58,6 +61,7 @@ class Portfolio:
       peak_equity: `[]` currency, highest equity so far.
       unfilled: `[A]` shares of due orders still to be worked.
       in_flight: `latency_bars - 1` arrays `[A]`, shares ordered and not yet due, oldest first.
+      displaced: `envs.impact.Displaced`, what the account's trades have left in the market; `()` without displacement.
     """
 
     shares: jax.Array
@@ -67,6 +71,7 @@ class Portfolio:
     peak_equity: jax.Array
     unfilled: jax.Array
     in_flight: tuple[jax.Array, ...]
+    displaced: Any = ()
 
 
 @struct.dataclass
@@ -75,7 +80,7 @@ class Fills:
 
     Attributes:
       quantity: `[A]` shares filled at the open, signed.
-      price: `[A]` mid price of the fills, before costs.
+      price: `[A]` mid price of the fills, before costs and displacement.
       costs: currency per asset, by kind; includes the costs of a liquidation.
       financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
@@ -103,7 +108,18 @@ def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) ->
         peak_equity=cash,
         unfilled=zeros,
         in_flight=(zeros,) * (rule.latency_bars - 1),
+        displaced=undisplaced(price) if rule.displacement else (),
     )
+
+
+def check_displacement(costs: Costs, rule: FillRule) -> None:
+    """Raises ValueError where one of the two knows of displacement and the other does not."""
+    if isinstance(costs.displacement, Impact) != rule.displacement:
+        raise ValueError(
+            "transient and permanent impact need FillRule(displacement=True), and that needs one of them: the costs "
+            f"have {'some' if isinstance(costs.displacement, Impact) else 'none'}, and the rule says "
+            f"displacement={rule.displacement}"
+        )
 
 
 def expected_weights(portfolio: Portfolio) -> jax.Array:
@@ -159,6 +175,9 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     volume and the leverage limit allow, at a cost; the book is marked at the close; equity below the maintenance margin
     is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
 
+    With displacement, fills pay, or earn, what the account's earlier trades have left of it, as a cost of impact. The
+    book is marked at the market's own closes, so that no trade raises the equity by moving a mark.
+
     `equity' = equity + shares (p - mark) + shares' (close - p) - costs - financing`, `p` the fill price.
 
     Args:
@@ -170,7 +189,11 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
 
     Returns:
       The portfolio at the close of `bar`, and what happened. An equity below zero is a debt and is kept.
+
+    Raises:
+      ValueError: costs and rule disagree on displacement.
     """
+    check_displacement(costs, rule)
     due, *in_flight = (*portfolio.in_flight, order)
     rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
     wanted = _snap(due + portfolio.unfilled, rounding)
@@ -178,7 +201,8 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     quantity = _within_leverage(portfolio, fillable(wanted, bar, costs), costs)
     price = bar.open if rule.price == "next_open" else portfolio.price
     shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
-    paid = trade_costs(quantity, price, bar, costs)
+    displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
+    paid, displaced = _pay(displaced, quantity, price, bar, costs)
     financing = _financing(portfolio, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
     equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financing)
@@ -186,7 +210,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     gross = jnp.sum(jnp.abs(shares) * bar.close)
     liquidated = equity < costs.maintenance_margin * gross
     liquidation = jnp.where(liquidated, -shares, 0.0)
-    forced = trade_costs(liquidation, bar.close, bar, costs)
+    forced, displaced = _pay(displaced, liquidation, bar.close, bar, costs)
     equity, error = _add(equity, error, -jnp.sum(forced.total()))
 
     unfilled = goal - shares if rule.unfilled == "carry" else jnp.zeros_like(wanted)
@@ -198,6 +222,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         peak_equity=jnp.maximum(portfolio.peak_equity, equity),
         unfilled=jnp.where(liquidated, 0.0, unfilled),
         in_flight=tuple(jnp.where(liquidated, 0.0, later) for later in in_flight),
+        displaced=displaced,
     )
     fills = Fills(
         quantity=quantity,
@@ -208,6 +233,16 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         liquidation=liquidation,
     )
     return new, fills
+
+
+def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -> tuple[TradeCosts, Any]:
+    """What fills cost, displacement included, and what they leave of it; arguments as those of `trade_costs`."""
+    paid = trade_costs(quantity, price, bar, costs)
+    if isinstance(displaced, tuple):
+        return paid, displaced
+    unit = bar.volatility * price / bar.average_volume
+    own, displaced = displace(displaced, quantity, unit, costs.displacement)
+    return paid.replace(impact=paid.impact + own), displaced
 
 
 def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) -> jax.Array:

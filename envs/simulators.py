@@ -28,6 +28,7 @@ from envs.bootstrap import block_bootstrap
 from envs.costly_factor import solve_costly_factor, strength_for_sharpe
 from envs.factor_market import predictable_factor, predictable_factor_sharpe, revealed_factor
 from envs.market import MarketData
+from envs.markov import markov_path, stationary_law
 from envs.simulated_bars import bar_shocks, correlate, daily_market, gap_and_body, log_path
 from envs.windows import linear_recurrence
 
@@ -136,25 +137,6 @@ def ornstein_uhlenbeck(
     return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, log_volume, half_spread)
 
 
-def _regime_path(key: jax.Array, n_bars: int, transition: jax.Array) -> jax.Array:
-    """State of each bar `[T]` int32 of a stationary Markov chain with `transition[i, j] = P(j | i)`. Consumes `key`."""
-    n_states = transition.shape[0]
-    balance = (transition.T - jnp.eye(n_states)).at[-1].set(1.0)
-    stationary = jnp.linalg.solve(balance, jnp.zeros(n_states).at[-1].set(1.0))
-    draws = jax.random.uniform(key, (n_bars,))
-
-    def choose(probabilities: jax.Array, draw: jax.Array) -> jax.Array:
-        return jnp.minimum(jnp.sum(jnp.cumsum(probabilities) <= draw), n_states - 1).astype(jnp.int32)
-
-    def step(state: jax.Array, draw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        state = choose(transition[state], draw)
-        return state, state
-
-    first = choose(stationary, draws[0])
-    _, later = jax.lax.scan(step, first, draws[1:])
-    return jnp.concatenate([first[None], later])
-
-
 @_simulator
 def regime_switching(
     key: jax.Array,
@@ -185,7 +167,8 @@ def regime_switching(
     shape = (n_bars, n_assets)
     regime_key, normal_key, extremes_key = jax.random.split(key, 3)
     for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
-    regime = _regime_path(regime_key, n_bars, jnp.asarray(transition, jnp.float32))
+    transition = jnp.asarray(transition, jnp.float32)
+    regime = markov_path(regime_key, n_bars, stationary_law(transition), transition)
     drift, deviation = (
         jnp.broadcast_to(jnp.asarray(values, jnp.float32)[regime][:, None], shape) for values in (drifts, volatilities)
     )

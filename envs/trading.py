@@ -18,6 +18,7 @@ from envs.portfolio import (
     FillRule,
     Fills,
     Portfolio,
+    check_displacement,
     drawdown,
     expected_weights,
     open_portfolio,
@@ -167,10 +168,11 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
           feature_dtype: storage type of the features.
           masks: table of the environment's mask transform, leading axis T.
           sizing: table of its sizing transform, likewise.
-          regimes: `[T, A, 4]` probabilities, for the feature group `regime`; see `compute_features`.
+          regimes: `[T, A, 4]` probabilities, for the feature group `regime`, see `compute_features`, and for costs that
+            depend on regimes.
 
         Raises:
-          ValueError: the market does not fit the environment, or the period is empty.
+          ValueError: the market or the costs do not fit the environment, or the period is empty.
         """
         if market.n_assets != self.n_assets:
             raise ValueError(f"the market has {market.n_assets} assets, the environment {self.n_assets}")
@@ -188,6 +190,8 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
             raise ValueError(f"risk_aversion is {risk_aversion}; it must be >= 0")
         if drawdown_limit is not None and not 0 < drawdown_limit < 1:
             raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
+        costs = make_costs() if costs is None else costs
+        check_displacement(costs, self.fill_rule)
         unknown = jnp.nan if self.observation == "index" else 0.0
         table = features.compute_features(
             market,
@@ -199,10 +203,10 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
             market=market,
-            table=pack_bars(market),
+            table=pack_bars(market, conditions=costs.conditions, regimes=regimes),
             features=table.astype(feature_dtype),
             listed=jnp.cumsum(market.tradable, axis=0) > 0,
-            costs=make_costs() if costs is None else costs,
+            costs=costs,
             initial_cash=jnp.asarray(initial_cash, jnp.float32),
             risk_aversion=jnp.asarray(risk_aversion, jnp.float32),
             drawdown_limit=jnp.asarray(jnp.inf if drawdown_limit is None else drawdown_limit, jnp.float32),

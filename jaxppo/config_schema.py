@@ -14,7 +14,7 @@ from jaxppo.config_rewards import RewardConfig, check_rewards
 from jaxppo.config_risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config_simulation import SimulationConfig
 from jaxppo.config_sizing import SizingConfig, check_order
-from jaxppo.config_values import Above, Bars, Day, Few, NonNegative, Positive, Section, Share, Text
+from jaxppo.config_values import Above, Bars, Day, Factor, Few, NonNegative, Positive, Power, Section, Share, Text
 
 LONGEST_EPISODE = 2**30
 BUDGETS = ("steps", "episodes", "minutes")
@@ -160,9 +160,29 @@ class CostsConfig(Section):
     spread_multiplier: NonNegative = 1.0
     """Share of the half-spread that a fill pays."""
     slippage: NonNegative = 0.02
-    """Adverse move of each fill, multiples of per-bar volatility."""
+    """Adverse move of each fill, multiples of per-bar volatility. The keys below multiply it by what is known at the
+    close before, all together by 0.1 to 10."""
+    slippage_open: Factor = 1.0
+    """Factor of slippage in the first bar of a session of several bars."""
+    slippage_close: Factor = 1.0
+    """Factor of slippage in the last bar of a session of several bars."""
+    slippage_volatility: Power = 0.0
+    """Power of the volatility forecast over its usual value (252 bars) that multiplies slippage."""
+    slippage_volume: Power = 0.0
+    """Power of the usual volume over the forecast that multiplies slippage."""
+    slippage_spread: Power = 0.0
+    """Power of the half-spread over its usual value that multiplies slippage."""
+    slippage_regimes: Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)] | None = None
+    """Factors of slippage in bull, bear, sideways and crisis; needs `regimes.kind`."""
     impact: NonNegative = 0.6
     """Y of the square-root impact law."""
+    transient_impact: NonNegative = 0.0
+    """How far a fill of a bar's normal volume moves the price of the account's later ones, multiples of per-bar
+    volatility; it decays."""
+    transient_half_life: NonNegative = 1.0
+    """Bars in which half of the transient impact has decayed; 0 for linear impact on the fill itself alone."""
+    permanent_impact: NonNegative = 0.0
+    """Likewise, impact that stays."""
     participation_limit: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.1
     """Largest share of a bar's volume per fill; null for no limit."""
     borrow_rate: NonNegative = 0.01
@@ -271,6 +291,8 @@ class Config(Section):
                 raise ValueError("features.groups names regime, but regimes.kind is none; choose rules or hmm")
             if any(mask.kind == "regime" for mask in self.masks):
                 raise ValueError("masks names regime, but regimes.kind is none; choose rules or hmm")
+            if self.costs.slippage_regimes is not None:
+                raise ValueError("costs.slippage_regimes is given, but regimes.kind is none; choose rules or hmm")
         n, model = self.regimes.states, self.regimes.model
         if model is not None:
             _check_model(n, model)

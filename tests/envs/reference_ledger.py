@@ -25,7 +25,7 @@ class Ledger:
     """One account, changed in place; lists have one entry per asset.
 
     Attributes:
-      costs: cost parameters by the names of `envs.execution.Costs`.
+      costs: cost parameters by the names of `envs.execution.Costs` and `envs.impact.Impact`.
       cash: currency, negative when borrowed.
       shares: signed positions.
       close: last closes.
@@ -33,6 +33,8 @@ class Ledger:
       queue: orders not yet due, oldest first, each a list over assets.
       carry: work the unfilled part of an order in the following bars.
       fill_at_decision_close: fill at the last close, not at the next open.
+      moved: per kind of lasting impact and asset, how far own trades have moved the price, currency per share, and the
+        depth of the market, currency per share and share, when that was.
     """
 
     costs: dict[str, float]
@@ -43,6 +45,7 @@ class Ledger:
     queue: list[list[float]]
     carry: bool
     fill_at_decision_close: bool
+    moved: dict[str, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
 
     def equity(self) -> float:
         """Cash plus the market value of the positions."""
@@ -69,6 +72,10 @@ class Ledger:
         for i in assets:
             financing += max(-self.shares[i], 0.0) * self.close[i] * self.costs["borrow_rate"] * years[i]
         self.cash -= financing
+        if "transient" in self.moved:
+            half_life = self.costs["half_life"]
+            kept = 0.5 ** (1 / half_life) if half_life > 0 else 0.0
+            self.moved["transient"] = [(shift * kept, depth) for shift, depth in self.moved["transient"]]
 
         due, fills, paid, possible = self.queue.pop(0), [], [], []
         for i in assets:
@@ -125,9 +132,19 @@ class Ledger:
         price = mid * (1 + against) if fill > 0 else mid * (1 - against)
         commission = size * mid * costs["commission_rate"] + size * costs["commission_per_share"]
         commission = max(commission, costs["commission_minimum"])
+        price += sum(self._move(kind, i, fill, volatility * mid / volume) for kind in self.moved)
         self.cash -= fill * price + commission
         self.shares[i] = _difference(self.shares[i], -fill)
         return fill * (price - mid) + commission
+
+    def _move(self, kind: str, i: int, fill: float, unit: float) -> float:
+        """Moves the price by own trades of one kind; returns the mean of how far it was moved before and after."""
+        shift, depth = self.moved[kind][i]
+        now = self.costs[kind] * unit
+        before = shift * math.sqrt(now / depth) if depth > 0 else 0.0  # the same energy, shift^2 / (2 depth)
+        after = before + now * fill
+        self.moved[kind][i] = (after, now)
+        return (before + after) / 2
 
 
 def run_ledger(
@@ -167,6 +184,7 @@ def run_ledger(
         queue=[[0.0] * n_assets for _ in range(latency_bars - 1)],
         carry=carry,
         fill_at_decision_close=fill_at_decision_close,
+        moved={kind: [(0.0, 0.0)] * n_assets for kind in ("transient", "permanent") if kind in costs},
     )
     rows = []
     decisions = (np.asarray(weights, np.float64).tolist(), np.asarray(hold).tolist())

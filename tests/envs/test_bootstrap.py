@@ -65,6 +65,8 @@ def test_bootstrap_of_a_ragged_market_keeps_the_contract():
         name: jnp.asarray(np.where(tradable, getattr(source, name), stale)) for name in ("open", "high", "low", "close")
     }
     source = source.replace(**prices, tradable=jnp.asarray(tradable), volume=source.volume * tradable)
+    numbers = jnp.broadcast_to(jnp.arange(400, dtype=jnp.float32)[:, None], (400, 2))
+    source = source.replace(half_spread=numbers)
     drawn = simulators.block_bootstrap(jax.random.key(19), source, 3000, 8.0)
     on, listed = np.asarray(drawn.tradable), np.cumsum(np.asarray(drawn.tradable), axis=0) > 0
     assert 0.2 < on[:, 0].mean() < 0.6
@@ -74,6 +76,13 @@ def test_bootstrap_of_a_ragged_market_keeps_the_contract():
         halted = ~on[1:] & listed[:-1]
         np.testing.assert_array_equal(values[1:][halted], np.asarray(drawn.close)[:-1][halted])
     assert (np.asarray(drawn.volume)[~on] == 0).all()
+    first = int(np.argmax(on[:, 0]))
+    row = int(drawn.half_spread[first, 0])
+    assert first > 0
+    whole = [float(getattr(drawn, name)[first, 0]) for name in ("open", "high", "low", "close")]
+    theirs = [float(getattr(source, name)[row, 0]) for name in ("open", "high", "low", "close")]
+    before = float(source.open[240, 0] if row == 240 else source.close[row - 1, 0])
+    np.testing.assert_allclose(whole, np.array(theirs) / before * float(source.close[240, 0]), rtol=1e-5)
     moves = np.abs(np.diff(np.log(np.asarray(drawn.close)), axis=0))[listed[:-1]]
     assert moves.max() < 0.1
     with pytest.raises(ValueError, match="at least 2 bars"):

@@ -76,6 +76,7 @@ def test_float32_stays_with_the_float64_ledger(n_bars, latency_bars, unfilled):
 
 
 LIQUIDATING = {**EVERY_COST, "max_leverage": 2.0, "maintenance_margin": 0.46, "participation_limit": 0.5}
+DISPLACING = {"transient_impact": 0.02, "transient_half_life": 1.0, "permanent_impact": 0.01}  # 2^-1 is exact
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,8 @@ LIQUIDATING = {**EVERY_COST, "max_leverage": 2.0, "maintenance_margin": 0.46, "p
         FillRule(latency_bars=3),
         FillRule(latency_bars=2, unfilled="drop"),
         FillRule(price="decision_close"),
+        FillRule(displacement=True),
+        FillRule(latency_bars=2, displacement=True),
     ],
 )
 def test_in_float64_every_column_equals_the_ledger_through_liquidations(rule):
@@ -94,7 +97,7 @@ def test_in_float64_every_column_equals_the_ledger_through_liquidations(rule):
     weights, hold = random_decisions(1, n_bars, 3)
     with jax.enable_x64(True):
         double = [jnp.asarray(x, jnp.float64) for x in (bars, 2.5 * weights)]
-        costs = make_costs(**LIQUIDATING)
+        costs = make_costs(**LIQUIDATING, **(DISPLACING if rule.displacement else {}))
         portfolios, fills, ledger = run_both(*double, jnp.asarray(hold), costs, rule)
         portfolios, fills = as_float64(portfolios), as_float64(fills)
         assert jax.tree.leaves(portfolios)[0].dtype == np.float64

@@ -11,6 +11,7 @@ from scipy import stats
 
 from envs import simulators
 from envs.market import MarketData, MarketInfo
+from envs.markov import markov_path, stationary_law
 from envs.simulated_bars import bridge_extremes, business_days
 
 GENERATORS = {
@@ -177,7 +178,7 @@ def test_ornstein_uhlenbeck_is_stationary_with_the_right_decay():
 
 def test_regimes_follow_the_chain():
     transition = jnp.array([[0.9, 0.08, 0.02], [0.2, 0.7, 0.1], [0.0, 0.5, 0.5]])
-    path = np.asarray(simulators._regime_path(jax.random.key(10), 60_000, transition))
+    path = np.asarray(markov_path(jax.random.key(10), 60_000, stationary_law(transition), transition))
     counts = np.zeros((3, 3))
     np.add.at(counts, (path[:-1], path[1:]), 1)
     visits = counts.sum(axis=1, keepdims=True)
@@ -185,7 +186,7 @@ def test_regimes_follow_the_chain():
     assert (np.abs(counts / visits - np.asarray(transition)) <= ERRORS * error).all()
     balance = np.linalg.matrix_power(np.asarray(transition, np.float64), 200)[0]
     keys = jax.random.split(jax.random.key(11), 20_000)
-    first = jax.vmap(lambda key: simulators._regime_path(key, 2, transition))(keys)
+    first = jax.vmap(lambda key: markov_path(key, 2, stationary_law(transition), transition))(keys)
     for row in (0, 1):
         for state in range(3):
             assert_mean(np.asarray(first)[:, row] == state, balance[state])

@@ -109,9 +109,9 @@ def book(
     def table(view: MarketView) -> BookRow:
         n_bars = view.market.n_bars
         return BookRow(
-            bar=pack_bars(view.market),
+            bar=pack_bars(view.market, conditions=costs.conditions, regimes=view.regimes),
             tradable=view.market.tradable,
-            costs=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), costs),
+            costs=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), costs.replace(conditions=())),
             strategies=tuple(() if strategy == AGENT else strategy.table(view) for strategy in strategies),
         )
 

@@ -1,0 +1,71 @@
+"""Randomised costs, starts and fills: ranges, shares, and that nothing else changes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from moments import assert_mean
+from random_accounts import random_bars, random_decisions, run_account
+
+from envs.execution import BAR_FIELDS, make_costs
+from envs.perturbations import check_ranges, miss_fills, random_start, scale_costs
+from envs.portfolio import FillRule
+
+COSTS = make_costs(commission_bps=2.0, slippage=0.1, impact=0.5, transient_impact=1.0, permanent_impact=0.3)
+
+
+def test_factors_are_log_uniform_and_the_other_costs_stay():
+    ranges = {"commission_rate": (0.5, 2.0), "slippage": (1.0, 4.0), "transient": (0.1, 10.0)}
+    check_ranges(ranges)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = jax.jit(jax.vmap(lambda key: scale_costs(key, COSTS, ranges)))(keys)
+    pairs = {
+        "commission_rate": (drawn.commission_rate, COSTS.commission_rate),
+        "slippage": (drawn.slippage, COSTS.slippage),
+        "transient": (drawn.displacement.transient, COSTS.displacement.transient),
+    }
+    for name, (values, whole) in pairs.items():
+        low, high = np.log(ranges[name])
+        share = (np.log(np.asarray(values, np.float64) / float(whole)) - low) / (high - low)
+        assert -1e-5 <= share.min() < 0.01 < 0.99 < share.max() <= 1 + 1e-5
+        assert_mean(share, 0.5)
+        assert_mean((share - 0.5) ** 2, 1 / 12)
+    for values, whole in ((drawn.impact, COSTS.impact), (drawn.displacement.permanent, COSTS.displacement.permanent)):
+        np.testing.assert_array_equal(values, whole)
+    alone = scale_costs(keys[0], COSTS, {"slippage": ranges["slippage"]})
+    np.testing.assert_allclose(alone.slippage, drawn.slippage[0], rtol=1e-6)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="no 'max_leverage' to scale"):
+        check_ranges({"max_leverage": (1.0, 2.0)})
+    with pytest.raises(ValueError, match=r"slippage are \[0, 2\]"):
+        check_ranges({"slippage": (0, 2)})
+    with pytest.raises(ValueError, match="permanent cannot be scaled"):
+        scale_costs(jax.random.key(0), make_costs(), {"permanent": (1.0, 2.0)})
+
+
+def test_starts_are_uniform_with_both_ends():
+    starts = jax.vmap(lambda key: random_start(key, 5, 9))(jax.random.split(jax.random.key(1), 5000))
+    counts = np.bincount(np.asarray(starts), minlength=10)
+    assert set(np.flatnonzero(counts)) == {5, 6, 7, 8, 9}
+    for bar in range(5, 10):
+        assert_mean(np.asarray(starts) == bar, 0.2)
+    assert int(random_start(jax.random.key(2), 7, 7)) == 7
+
+
+def test_missed_fills_wait_for_the_next_bar():
+    bars = random_bars(3, 400, 2)
+    table = miss_fills(jax.random.key(3), jnp.asarray(bars), 0.25)
+    volume = BAR_FIELDS.index("available_volume")
+    others = [i for i in range(len(BAR_FIELDS)) if i != volume]
+    np.testing.assert_array_equal(np.asarray(table)[:, others], bars[:, others])
+    changed = np.asarray(table[:, volume]) != bars[:, volume]
+    assert (np.asarray(table[:, volume])[changed] == 0).all()
+    assert_mean(changed[bars[:, volume] > 0], 0.25)
+    weights, hold = random_decisions(3, 400, 2, hold=0.5)
+    _, fills, _ = run_account(table, weights, hold, make_costs(), 1e6, FillRule())
+    _, usual, _ = run_account(bars, weights, hold, make_costs(), 1e6, FillRule())
+    assert (np.asarray(fills.quantity)[changed[1:]] == 0).all()
+    assert (np.asarray(usual.quantity)[changed[1:]] != 0).any()
+    np.testing.assert_array_equal(miss_fills(jax.random.key(3), jnp.asarray(bars), 0.0), bars)
