@@ -200,8 +200,8 @@ def array(
     """Decisions that were made before: row t is given at the close of bar t of whatever market.
 
     Args:
-      values: `[T, A]` target weights, fractions of equity, or orders; NaN leaves an asset alone. T is at least the number
-        of bars of the market.
+      values: `[T, A]` target weights, fractions of equity, or orders; NaN leaves an asset alone. T is at least
+        the number of bars of the market.
       periods: bars per year.
       in_shares: `values` are orders in shares, signed, which fill as far as volume and leverage allow.
       name: for tables.

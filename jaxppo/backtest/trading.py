@@ -48,8 +48,8 @@ def _period(trader: Trader, market: MarketData, first: int | None, n_bars: int |
         raise ValueError(f"the market has {market.n_assets} assets, {trader.name} trades {trader.env.n_assets}")
     if first < trader.warmup or n_bars < 1 or first + n_bars >= market.n_bars:
         raise ValueError(
-            f"{n_bars} decisions from bar {first} on: {trader.name} decides from bar {trader.warmup} on, and the market "
-            f"has {market.n_bars} bars, of which the last takes no decision"
+            f"{n_bars} decisions from bar {first} on: {trader.name} decides from bar {trader.warmup} on, and the "
+            f"market has {market.n_bars} bars, of which the last takes no decision"
         )
     return first, n_bars
 
