@@ -5,6 +5,7 @@ Draws markets from the test period of the run and trades the agent on every one 
 with a job that was interrupted.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -58,11 +59,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def use_every_core() -> None:
     """On a CPU, a device for each core, so that paths are computed side by side; not where that is settled already."""
-    if "jax_num_cpu_devices" not in os.environ.get("XLA_FLAGS", "") and not jax.config.jax_num_cpu_devices > 1:
-        try:
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-        except (AttributeError, RuntimeError):
-            return
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0:
+        return
+    # Refused once JAX has counted its devices.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def account_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFram
     """A row for each bar of a ledger; takes the arguments of `ledger_frame`.
 
     Returns:
-      Columns `bar`, `time`, `equity` (currency, at the close), `commission`, `spread`, `slippage`, `impact`, `financing`
-      (currency), `turnover` (fraction of the equity before the bar).
+      Columns `bar`, `time`, `equity` (currency, at the close), `commission`, `spread`, `slippage`, `impact`,
+      `financing` (currency), `turnover` (fraction of the equity before the bar).
     """
     columns = {"equity": np.asarray(ledger.equity)[1:]}
     columns |= {kind: np.asarray(getattr(ledger.costs, kind)) for kind in KINDS}
