@@ -45,7 +45,8 @@ class Trader(NamedTuple):
       data: pytree of arrays: its costs under `costs`, and whatever the functions below read.
       params: `(data, market) -> EnvParams` with every table.
       table: `(data, params) -> pytree` with leading axis T: what the rule reads of one market, row t from bars <= t.
-      ready: `(data, params [C], first [C], n) -> pytree [C, n, ...]`: what it reads of `n` bars of C markets, computed
+      read: `params -> pytree`: what `ready` needs of them.
+      ready: `(data, read [C], first [C], n) -> pytree [C, n, ...]`: what it reads of `n` bars of C markets, computed
         block by block; None for nothing.
       init: `() -> state` of the rule at the start.
       decide: `data -> Rule`; its rows are `(row of table, row of ready)`.
@@ -63,7 +64,8 @@ class Trader(NamedTuple):
     data: Any
     params: Callable[[Any, MarketData], EnvParams]
     table: Callable[[Any, EnvParams], Any]
-    ready: Callable[[Any, EnvParams, jax.Array, int], Any] | None
+    read: Callable[[EnvParams], Any]
+    ready: Callable[[Any, Any, jax.Array, int], Any] | None
     init: Callable[[], Any]
     decide: Callable[[Any], Rule]
     block: int
@@ -100,7 +102,7 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
             regimes=regimes,
         )
 
-    def ready(data: Any, params: EnvParams, first: jax.Array, n_bars: int) -> jax.Array:
+    def ready(data: Any, read: Bars, first: jax.Array, n_bars: int) -> jax.Array:
         n_paths = first.shape[0]
         at_once = math.gcd(ENCODED_AT_ONCE, n_paths) if on_cpu else n_paths
         start, length = first - policy.context + 1, policy.context - 1 + n_bars
@@ -110,8 +112,7 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
             cut = jax.vmap(lambda x, bar: jax.lax.dynamic_slice_in_dim(x, bar, length))
             return policy.encode(data["net"], jax.tree.map(lambda x: cut(x, start), whole))
 
-        whole = Bars(params.features, params.listed, params.market.seconds_since_previous)
-        pieces = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (whole, start))
+        pieces = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (read, start))
         prepared = jax.lax.map(some, pieces)
         return prepared.reshape(-1, *prepared.shape[2:])
 
@@ -134,6 +135,7 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
         data={"costs": setup.params.costs, "net": run.params},
         params=params,
         table=lambda data, params: (),
+        read=lambda params: Bars(params.features, params.listed, params.market.seconds_since_previous),
         ready=ready,
         init=tuple,
         decide=decide,
@@ -279,6 +281,7 @@ def _plain(
         data={**data, "costs": make_costs() if costs is None else costs},
         params=params,
         table=lambda data, params: (),
+        read=lambda params: (),
         ready=None,
         init=tuple,
         decide=hold,

@@ -76,20 +76,20 @@ def _prepare(trader: Trader, data: Any, market: MarketData, first: jax.Array, n_
     table = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), trader.table(data, params))
     ready = ()
     if trader.ready is not None:
-        one = jax.tree.map(lambda x: x[None], params)
+        one = jax.tree.map(lambda x: x[None], trader.read(params))
         ready = jax.tree.map(lambda x: x[0], _in_blocks(trader, data, one, first[None], n_bars))
     return params, market_rows(params, first, n_bars, (table, ready))
 
 
-def _in_blocks(trader: Trader, data: Any, params: EnvParams, first: jax.Array, n_bars: int) -> Any:
+def _in_blocks(trader: Trader, data: Any, read: Any, first: jax.Array, n_bars: int) -> Any:
     """`Trader.ready` of `n_bars` bars, `[C, n_bars, ...]`, in blocks; the last overlaps the one before."""
     block = min(trader.block, n_bars)
     pieces = []
     for start in range(0, n_bars - block + 1, block):
-        pieces.append(trader.ready(data, params, first + start, block))
+        pieces.append(trader.ready(data, read, first + start, block))
     left = n_bars % block
     if left:
-        last = trader.ready(data, params, first + n_bars - block, block)
+        last = trader.ready(data, read, first + n_bars - block, block)
         pieces.append(jax.tree.map(lambda x: x[:, block - left :], last))
     return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *pieces)
 

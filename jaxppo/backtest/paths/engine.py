@@ -9,7 +9,6 @@ that is replayed goes through the program that computed it, bit for bit.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,9 +22,8 @@ from jax.sharding import PartitionSpec as P
 from envs.generators import Generator
 from envs.market import MarketData, MarketInfo
 from envs.types import EnvParams
-from jaxppo.backtest import tally
-from jaxppo.backtest.account import Account, BarRow, live, open_account
-from jaxppo.backtest.simulate import Ledger, ledger_line, whole_ledger
+from jaxppo.backtest.paths.trade import Drawn, draw_paths, drawn, trade
+from jaxppo.backtest.simulate import Ledger, whole_ledger
 from jaxppo.backtest.traders import Trader
 
 AXIS = "paths"
@@ -34,9 +32,6 @@ MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 UNIT_ELEMENTS = 2**22
 """Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
 MOST_LANES = 512
-DRAWN_AT_ONCE = 16
-"""Paths whose markets are prepared together on a CPU."""
-
 Perturbation = Callable[[jax.Array, EnvParams], EnvParams]
 
 
@@ -195,115 +190,19 @@ def _unit(
     """Figures `[L]`, curves `[L, points]` and the watched lane's record of L paths `ids`; `lane` is `[1]`."""
     base = jax.random.key(seed)
 
-    def prepare(number: jax.Array) -> tuple[EnvParams, Any]:
+    def one(number: jax.Array) -> tuple[Drawn, MarketData]:
         key = jax.random.fold_in(base, number)
         market = draw(generator_data, jax.random.fold_in(key, MARKET_STREAM))
-        params = trader.params(data, market)
-        params = params.replace(first_bar=jnp.int32(trader.warmup))
+        params = trader.params(data, market).replace(first_bar=jnp.int32(trader.warmup))
         if perturb is not None:
             params = perturb(jax.random.fold_in(key, PERTURBATION_STREAM), params)
-            first = jnp.clip(params.first_bar, trader.warmup, trader.warmup + spare)
-            params = params.replace(first_bar=first.astype(jnp.int32))
-        return params, trader.table(data, params)
+            latest = trader.warmup + spare
+            params = params.replace(first_bar=jnp.clip(params.first_bar, trader.warmup, latest).astype(jnp.int32))
+        return drawn(trader, data, params, n_bars), params.market
 
-    params, tables = _by_parts(prepare, ids)
-    costs, axis = params.costs, 0
-    if perturb is None:  # the same for all: kept as scalars
-        costs, axis = jax.tree.map(lambda x: x[0], params.costs), None
-    first = params.first_bar
-    rows = _rows(params, tables, first, n_bars)
-    account = jax.vmap(lambda own, bar: open_account(trader.env, own, bar, trader.monitor, trader.init()))(
-        params, first
-    )
-    n_lanes = ids.shape[0]
-    capital = account.portfolio.equity
-    decide = trader.decide(data)
-
-    def one_bar(account: Account, row: BarRow) -> Any:
-        return jax.vmap(
-            lambda account, row, costs: live(
-                decide,
-                trader.env,
-                costs,
-                account,
-                row,
-                limited=trader.limited,
-                monitor=trader.monitor,
-                in_shares=trader.in_shares,
-            ),
-            in_axes=(0, ROW_AXES, axis),
-        )(account, row, costs)
-
-    def step(i: jax.Array, carry: Any, start: jax.Array, ready: Any) -> Any:
-        account, figures, now, curve, lines = carry
-        # The next row is carried along: kernels that read it from the table themselves are not vectorised.
-        following = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, start + i + 1, keepdims=False), rows)
-        own = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), ready)
-        account, lived = one_bar(account, now.replace(own=(now.own, own)))
-        curve = jax.lax.dynamic_update_index_in_dim(curve, lived.after.equity, start + i, 0)
-        watched = ledger_line(jax.tree.map(lambda x: x[lane[0]], lived))
-        lines = jax.tree.map(lambda all, x: jax.lax.dynamic_update_index_in_dim(all, x, start + i, 0), lines, watched)
-        return account, figures.update(lived), following, curve, lines
-
-    now = jax.tree.map(lambda x: x[0], rows)
-    block = min(trader.block, n_bars)
-
-    def prepared(begin: jax.Array | int) -> Any:
-        """`[block, L, ...]` of what the rule reads from bar `begin` on."""
-        if trader.ready is None:
-            return ()
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), trader.ready(data, params, first + begin, block))
-
-    def first_line() -> Ledger:
-        own = jax.tree.map(lambda x: x[0], prepared(0))
-        return ledger_line(jax.tree.map(lambda x: x[0], one_bar(account, now.replace(own=(now.own, own)))[1]))
-
-    lines = jax.tree.map(lambda x: jnp.zeros((n_bars, *x.shape), x.dtype), jax.eval_shape(first_line))
-    carry = (account, tally.start(account.portfolio), now, jnp.zeros((n_bars, n_lanes), capital.dtype), lines)
-    if trader.ready is None:
-        carry = jax.lax.fori_loop(0, n_bars, lambda i, c: step(i, c, jnp.int32(0), ()), carry)
-    else:
-
-        def one_block(number: jax.Array, carry: Any) -> Any:
-            begin = number * block
-            start = jnp.minimum(begin, n_bars - block)  # the last block overlaps the one before
-            ready = prepared(start)
-            return jax.lax.fori_loop(begin - start, block, lambda i, c: step(i, c, start, ready), carry)
-
-        carry = jax.lax.fori_loop(0, -(-n_bars // block), one_block, carry)
-    account, figures, _, curve, lines = carry
-    one = jax.tree.map(lambda x: x[lane[0]][None], (first, capital, account.dead, params.market))
-    record = (one[0], one[1], jax.tree.map(lambda x: x[None], lines), one[2], one[3])
-    curves = (curve[points - 1] / capital[None]).T
-    return figures.figures(trader.periods, ruin), curves, record
-
-
-ROW_AXES = BarRow(bar=0, next_bar=1, tradable=0, masks=0, sizing=0, own=0)
-"""Where the lanes are in the rows of a bar: packed bars are `[fields, L, A]`, so that a field is contiguous."""
-
-
-def _by_parts(prepare: Callable[[jax.Array], Any], ids: jax.Array) -> Any:
-    """`prepare` of every path; on a CPU a few at a time, whose working set fits its cache."""
-    at_once = math.gcd(DRAWN_AT_ONCE, ids.shape[0])
-    if jax.default_backend() != "cpu":
-        return jax.vmap(prepare)(ids)
-    parts = jax.lax.map(jax.vmap(prepare), ids.reshape(-1, at_once))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
-
-
-def _rows(params: EnvParams, tables: Any, first: jax.Array, n_bars: int) -> BarRow:
-    """The rows of all decisions, time first: `[n, L, ...]`, packed bars `[n, fields, L, A]`."""
-
-    def cut(tree: Any, start: jax.Array) -> Any:
-        sliced = jax.vmap(lambda x, bar: jax.lax.dynamic_slice_in_dim(x, bar, n_bars))
-        return jax.tree.map(lambda x: jnp.moveaxis(sliced(x, start), 0, 1), tree)
-
-    tradable, masks, sizing, own = cut((params.market.tradable, params.masks, params.sizing, tables), first)
-    return BarRow(
-        bar=first[None] + jnp.arange(n_bars, dtype=jnp.int32)[:, None],
-        next_bar=jnp.swapaxes(cut(params.table, first + 1), 1, 2),
-        tradable=tradable,
-        masks=masks,
-        sizing=sizing,
-        own=own,
-    )
+    paths, market = draw_paths(one, ids, lane[0])
+    traded = trade(trader, data, paths, n_bars, lane[0], own_costs=perturb is not None)
+    capital = traded.figures.capital
+    record = (paths.first[lane[0]], capital[lane[0]], traded.lines, traded.dead[lane[0]], market)
+    curves = (traded.curve[points - 1] / capital[None]).T
+    return traded.figures.figures(trader.periods, ruin), curves, jax.tree.map(lambda x: x[None], record)
