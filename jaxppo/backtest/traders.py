@@ -21,15 +21,17 @@ from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
 from jaxppo.backtest.account import Rule
 from jaxppo.backtest.run import SavedRun
-from jaxppo.backtest.simulate import BLOCK, decide_without_randomness
+from jaxppo.backtest.simulate import decide_without_randomness
 from jaxppo.masks.transform import MarketView
 from jaxppo.networks.encoder import Bars
 from jaxppo.risk.book.strategies import Strategy
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 from jaxppo.training.regimes import find_regimes
 
-ENCODED_AT_ONCE = 2
-"""Paths per encoder pass on a CPU, whose working set then fits its cache."""
+RULE_AT_ONCE, AGENT_AT_ONCE = 16, 1
+"""Paths whose markets are prepared together on a CPU, so that the working set fits its cache."""
+AGENT_BLOCK = 500
+"""Bars of one encoder pass, which has the context before them to read again."""
 AGENT_LANES = 64
 """Paths that an agent trades side by side; what it reads of each takes megabytes."""
 
@@ -52,6 +54,7 @@ class Trader(NamedTuple):
       decide: `data -> Rule`; its rows are `(row of table, row of ready)`.
       block: most bars of one call of `ready`.
       lanes: most paths side by side; None for as many as the size of a market suggests.
+      at_once: paths whose markets are prepared together on a CPU.
       limited: whether masks, sizing and the monitor's stops apply.
       in_shares: whether it decides on orders in shares instead of target weights.
       monitor: watched limits.
@@ -70,6 +73,7 @@ class Trader(NamedTuple):
     decide: Callable[[Any], Rule]
     block: int
     lanes: int | None
+    at_once: int
     limited: bool
     in_shares: bool
     monitor: Monitor
@@ -104,7 +108,7 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
 
     def ready(data: Any, read: Bars, first: jax.Array, n_bars: int) -> jax.Array:
         n_paths = first.shape[0]
-        at_once = math.gcd(ENCODED_AT_ONCE, n_paths) if on_cpu else n_paths
+        at_once = math.gcd(AGENT_AT_ONCE, n_paths) if on_cpu else n_paths
         start, length = first - policy.context + 1, policy.context - 1 + n_bars
 
         def some(xs: tuple[Bars, jax.Array]) -> jax.Array:
@@ -139,8 +143,9 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
         ready=ready,
         init=tuple,
         decide=decide,
-        block=BLOCK,
+        block=AGENT_BLOCK,
         lanes=AGENT_LANES,
+        at_once=AGENT_AT_ONCE,
         limited=True,
         in_shares=False,
         monitor=setup.monitor,
@@ -287,6 +292,7 @@ def _plain(
         decide=hold,
         block=0,
         lanes=None,
+        at_once=RULE_AT_ONCE,
         limited=False,
         in_shares=False,
         monitor=UNWATCHED,

@@ -200,7 +200,7 @@ def _unit(
             params = params.replace(first_bar=jnp.clip(params.first_bar, trader.warmup, latest).astype(jnp.int32))
         return drawn(trader, data, params, n_bars), params.market
 
-    paths, market = draw_paths(one, ids, lane[0])
+    paths, market = draw_paths(one, ids, lane[0], trader.at_once)
     traded = trade(trader, data, paths, n_bars, lane[0], own_costs=perturb is not None)
     capital = traded.figures.capital
     record = (paths.first[lane[0]], capital[lane[0]], traded.lines, traded.dead[lane[0]], market)

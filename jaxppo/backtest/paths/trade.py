@@ -19,8 +19,6 @@ from jaxppo.backtest.simulate import Ledger, ledger_line, market_rows
 from jaxppo.backtest.tally import Tally
 from jaxppo.backtest.traders import Trader
 
-DRAWN_AT_ONCE = 16
-"""Paths whose markets are prepared together on a CPU."""
 ROW_AXES = BarRow(bar=0, next_bar=1, tradable=0, masks=0, sizing=0, own=0)
 """Where the lanes are in the rows of a bar: packed bars are `[fields, L, A]`, so that a field is contiguous."""
 
@@ -74,16 +72,16 @@ def drawn(trader: Trader, data: Any, params: EnvParams, n_bars: int) -> Drawn:
 
 
 def draw_paths(
-    prepare: Callable[[jax.Array], tuple[Drawn, MarketData]], ids: jax.Array, lane: jax.Array
+    prepare: Callable[[jax.Array], tuple[Drawn, MarketData]], ids: jax.Array, lane: jax.Array, at_once: int
 ) -> tuple[Drawn, MarketData]:
-    """`prepare` of every path; on a CPU a few at a time, whose working set fits its cache.
+    """`prepare` of every path; on a CPU `at_once` at a time.
 
     Returns:
       The paths, and the market of `lane` alone. The rows are `[parts, n, lanes of a part, ...]`, packed bars `[parts,
       n, fields, lanes of a part, A]`, so that a bar of all lanes is read in long runs; the rest is `[L, ...]`.
     """
     n_lanes = ids.shape[0]
-    at_once = math.gcd(DRAWN_AT_ONCE, n_lanes) if jax.default_backend() == "cpu" else n_lanes
+    at_once = math.gcd(at_once, n_lanes) if jax.default_backend() == "cpu" else n_lanes
 
     def part(watched: MarketData | None, number: jax.Array) -> tuple[MarketData, tuple[BarRow, Drawn]]:
         own = jax.lax.dynamic_slice_in_dim(ids, number * at_once, at_once)
