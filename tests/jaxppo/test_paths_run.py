@@ -63,11 +63,8 @@ def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths, monkeypatch):
 def test_the_agent_on_its_own_market_is_its_backtest(run):
     setup, trader = run.setup, traders.agent(run)
     period = setup.periods["test"]
-    decision = setup.config.evaluation.decision
-    first = jnp.int32(period.first)
-    expected = run_policy(
-        run.policy, setup.env, run.params, setup.params, first, period.n_bars, decision, setup.monitor
-    )
+    n_bars, decision, first = period.n_bars, setup.config.evaluation.decision, jnp.int32(period.first)
+    expected = run_policy(run.policy, setup.env, run.params, setup.params, first, n_bars, decision, setup.monitor)
     market = slice_bars(setup.market, 0, period.last + 1)
     found = run_trader(trader, market, first=period.first, n_bars=n_bars)
     np.testing.assert_allclose(found.equity, expected.equity, rtol=1e-5)
