@@ -5,8 +5,6 @@ Written for a batch of accounts: arrays are `[...]`, those of assets `[..., A]`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -154,13 +152,3 @@ FIGURES: dict[str, str] = {
     "ruined": "liquidated, or at or below the level of ruin at a close",
 }
 """What `Tally.figures` returns, with units."""
-
-
-def figure_names() -> tuple[str, ...]:
-    """Names of the figures, in order."""
-    return tuple(FIGURES)
-
-
-def as_numbers(figures: dict[str, Any]) -> dict[str, float | bool | int]:
-    """Scalars of one account as Python numbers."""
-    return {name: value.item() for name, value in figures.items()}

@@ -30,7 +30,7 @@ def run_trader(trader: Trader, market: MarketData, *, first: int | None = None, 
       ValueError: the period does not lie in the market, or the assets are not as many as the trader's.
     """
     first, n_bars = _period(trader, market, first, n_bars)
-    return _ledger(_static(trader), trader.data, market, jnp.int32(first), n_bars)
+    return _ledger(_Static(trader), trader.data, market, jnp.int32(first), n_bars)
 
 
 def run_trader_streaming(
@@ -38,7 +38,7 @@ def run_trader_streaming(
 ) -> Tally:
     """The figures of a trader over a market; takes the arguments of `run_trader`, in memory that no bar adds to."""
     first, n_bars = _period(trader, market, first, n_bars)
-    return _tally(_static(trader), trader.data, market, jnp.int32(first), n_bars)
+    return _tally(_Static(trader), trader.data, market, jnp.int32(first), n_bars)
 
 
 def _period(trader: Trader, market: MarketData, first: int | None, n_bars: int | None) -> tuple[int, int]:
@@ -65,9 +65,6 @@ class _Static:
 
     def __hash__(self) -> int:
         return hash(self.trader)
-
-
-_static = _Static
 
 
 def _prepare(trader: Trader, data: Any, market: MarketData, first: jax.Array, n_bars: int) -> tuple[EnvParams, BarRow]:

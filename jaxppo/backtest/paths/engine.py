@@ -31,7 +31,7 @@ MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
 UNIT_ELEMENTS = 2**22
 """Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
-MOST_LANES = 512
+MOST_LANES = 1024
 Perturbation = Callable[[jax.Array, EnvParams], EnvParams]
 
 

@@ -41,7 +41,7 @@ def run_paths(
     setup = run.setup
     if generator not in GENERATORS:
         raise ConfigError(f"--generator is {generator!r}; it must be one of {', '.join(GENERATORS)}")
-    source, trader = test_market(run), agent(run)
+    source, trader = source_market(run), agent(run)
     n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
     most = UNIT_ELEMENTS // source.n_assets - trader.warmup - 1
     if not 1 <= n_bars <= most:
@@ -57,7 +57,7 @@ def run_paths(
         raise ConfigError(f"{run.folder}: cannot be run on drawn markets: {error}") from None
 
 
-def test_market(run: SavedRun) -> MarketData:
+def source_market(run: SavedRun) -> MarketData:
     """The bars of a run's test period."""
     period = run.setup.periods["test"]
     return slice_bars(run.setup.market, period.first, period.last + 1)
