@@ -8,9 +8,10 @@ from tiny_run import command, prices, tiny_config
 
 import jaxppo
 from envs import load_market
+from envs.generators import stationary_bootstrap
 from envs.market import slice_bars
 from jaxppo.backtest import traders
-from jaxppo.backtest.paths import monte_carlo, run_paths
+from jaxppo.backtest.paths import Paths, monte_carlo, run_paths, source_market
 from jaxppo.backtest.run import load_run
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.backtest.trading import run_trader
@@ -43,11 +44,13 @@ def run(folder):
 
 @pytest.fixture(scope="module")
 def paths(run):
-    return run_paths(run, n_bars=N_BARS, seed=5, devices=jax.devices()[:1])
+    """Blocks that do not divide the bars, so that the last overlaps the one before."""
+    trader = traders.agent(run)._replace(block=7)
+    generator = stationary_bootstrap(source_market(run), trader.warmup + N_BARS + 1)
+    return Paths(trader, generator, N_BARS, seed=5, lanes=4, devices=jax.devices()[:1])
 
 
-def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths, monkeypatch):
-    monkeypatch.setattr(traders, "AGENT_BLOCK", 7)
+def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths):
     job = monte_carlo(paths, 6, progress=False)
     replay = paths.replay(4)
     assert replay.figures["sharpe"] == job.table.column("sharpe")[4]
@@ -111,7 +114,7 @@ MISTAKES = [
     (("--paths", "0"), "--paths is 0; it must be at least 1"),
     (("--seed", "-1"), "--seed is -1; it must be >= 0"),
     (("--batch", "0"), "--batch is 0; it must be at least 1"),
-    (("--policy.width", "7"), "an evaluation cannot change"),
+    (("--policy.width", "32"), "an evaluation cannot change"),
 ]
 
 
