@@ -287,7 +287,25 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
         costs: Costs,
         constraint: Constraint | None = None,
     ) -> tuple[Portfolio, Fills, jax.Array]:
-        """Turns targets into orders and lives through the next bar.
+        """Turns targets into orders and lives through the next bar: `orders`, then `fill`.
+
+        Takes their arguments; `row` is the packed next bar.
+
+        Returns:
+          The next portfolio, its fills, and the log return `[]` of the equity.
+        """
+        return self.fill(portfolio, self.orders(portfolio, weights, hold, tradable, costs, constraint), row, costs)
+
+    def orders(
+        self,
+        portfolio: Portfolio,
+        weights: jax.Array,
+        hold: jax.Array,
+        tradable: jax.Array,
+        costs: Costs,
+        constraint: Constraint | None = None,
+    ) -> jax.Array:
+        """Shares `[A]` to order, signed.
 
         An asset without a bar at the decision has no price to size an order at: whatever the action, it is held.
 
@@ -296,17 +314,18 @@ class TradingEnv(TargetActions, environment.Environment[EnvState, EnvParams]):
           weights: `[A]` target weights.
           hold: `[A]` bool, assets to leave alone.
           tradable: `[A]` bool, assets with a bar at the decision.
-          row: `[fields, A]` packed next bar.
           costs: cost parameters.
           constraint: what the masks allow; the nearest allowed targets are executed.
-
-        Returns:
-          The next portfolio, its fills, and the log return `[]` of the equity.
         """
         if constraint is not None:
             weights = enforced(constraint, weights, hold)
             hold = weights == expected_weights(portfolio)
-        order = orders_to_target(portfolio, weights, hold | ~tradable, costs)
+        return orders_to_target(portfolio, weights, hold | ~tradable, costs)
+
+    def fill(
+        self, portfolio: Portfolio, order: jax.Array, row: jax.Array, costs: Costs
+    ) -> tuple[Portfolio, Fills, jax.Array]:
+        """Lives through the next bar, `row` `[fields, A]` packed, with orders `[A]`; returns as `settle` does."""
         after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))

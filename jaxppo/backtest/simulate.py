@@ -16,9 +16,10 @@ from envs.features import ewma_volatility
 from envs.limits import Constraint
 from envs.market import MarketData
 from envs.market_index import market_index
-from envs.portfolio import Portfolio, open_portfolio, outstanding, weights_of
+from envs.portfolio import Portfolio, outstanding, weights_of
 from envs.trading import TradingEnv
 from envs.types import EnvParams, Observation
+from jaxppo.backtest.account import Account, BarRow, Lived, live, open_account
 from jaxppo.masks.choose import choose
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.ppo.trading_task import encode_paths
@@ -34,6 +35,8 @@ class Ledger:
 
     Attributes:
       equity: `[n + 1]` currency at the close of each bar, the starting capital first.
+      ordered: `[n, A]` shares ordered at the decision before each bar.
+      shares: `[n, A]` positions at the close of each bar.
       weights: `[n, A]` position weights at the close of each bar.
       quantity: `[n, A]` shares filled in each bar, forced liquidations included.
       price: `[n, A]` mid price of the fills; of a fill and a liquidation in one bar their mean, weighted by shares.
@@ -47,6 +50,8 @@ class Ledger:
     """
 
     equity: jax.Array
+    ordered: jax.Array
+    shares: jax.Array
     weights: jax.Array
     quantity: jax.Array
     price: jax.Array
@@ -94,56 +99,58 @@ def simulate(
         stays out of the market from then on.
       watch: what to keep of the state of the sizing after each decision.
     """
-    mask_rows, sizing_rows = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), (params.masks, params.sizing)
+    rows = market_rows(params, first, n_bars, inputs)
+
+    def rule(
+        state: tuple[()], portfolio: Portfolio, seen: Observation, own: Any, constraint: Constraint | None
+    ) -> tuple[jax.Array, jax.Array, tuple[()]]:
+        return *decide(portfolio, seen, own, constraint), state
+
+    def one_bar(account: Account, row: BarRow) -> tuple[Account, Ledger]:
+        account, lived = live(rule, env, params.costs, account, row, limited=limited, monitor=monitor)
+        return account, ledger_line(lived, watch(account.sizing))
+
+    start = open_account(env, params, first, monitor)
+    account, lines = jax.lax.scan(one_bar, start, rows)
+    return whole_ledger(start.portfolio.equity, lines, account.dead)
+
+
+def market_rows(params: EnvParams, first: jax.Array, n_bars: int, own: Any) -> BarRow:
+    """What `n_bars` decisions from bar `first` on need of a market, leading axis `n_bars`; `own` is theirs already."""
+
+    def rows(x: Any, start: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, n_bars), x)
+
+    tradable, masks, sizing = rows((params.market.tradable, params.masks, params.sizing), first)
+    return BarRow(first + jnp.arange(n_bars), rows(params.table, first + 1), tradable, masks, sizing, own)
+
+
+def ledger_line(lived: Lived, watched: Any = ()) -> Ledger:
+    """The line of a `Ledger` of one bar."""
+    fills, after = lived.fills, lived.after
+    quantity = fills.quantity + fills.liquidation
+    spent = fills.quantity * fills.price + fills.liquidation * after.price
+    mixed = (fills.liquidation != 0) & (quantity != 0)
+    return Ledger(
+        equity=after.equity,
+        ordered=lived.ordered,
+        shares=after.shares,
+        weights=weights_of(after),
+        quantity=quantity,
+        price=jnp.where(mixed, spent / jnp.where(mixed, quantity, 1.0), fills.price),
+        costs=jax.tree.map(jnp.sum, fills.costs),
+        paid=fills.costs.total(),
+        financing=fills.financing,
+        turnover=lived.outcome.turnover,
+        liquidated=lived.dead,
+        levels=lived.levels,
+        watched=watched,
     )
-    rows = jax.lax.dynamic_slice_in_dim(params.table, first + 1, n_bars)
-    tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, first, n_bars)
-    start = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
 
-    def one_bar(carry: tuple[Portfolio, jax.Array, jax.Array, Any, Any, Any], xs: Any) -> tuple[Any, Ledger]:
-        portfolio, dead, stopped, masks, sizing, watched = carry
-        offset, row, mask_row, sizing_row, tradable_now, own = xs
-        constraint = None
-        if limited:
-            constraint, masks = env.limit(masks, mask_row, first + offset, portfolio, tradable_now, sizing)
-        seen = env.observe_portfolio(first + offset, portfolio, tradable_now, constraint)
-        weights, hold = decide(portfolio, seen, own, constraint)
-        if limited:
-            weights, hold, sizing = env.size(sizing, sizing_row, portfolio, weights, hold)
-        weights, hold = jnp.where(stopped, 0.0, weights), (hold & ~stopped) | dead
-        after, fills, growth = env.settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
-        outcome = env.outcome(portfolio, after, fills, growth)
-        levels, watched = monitor.apply(watched, outcome)
-        dead = dead | fills.liquidated
-        if limited:
-            fired = monitor.stops(levels) & ~stopped
-            after = after.replace(unfilled=jnp.where(fired, 0.0, after.unfilled))
-            stopped = stopped | fired
-        quantity = fills.quantity + fills.liquidation
-        spent = fills.quantity * fills.price + fills.liquidation * after.price
-        mixed = (fills.liquidation != 0) & (quantity != 0)
-        line = Ledger(
-            equity=after.equity,
-            weights=weights_of(after),
-            quantity=quantity,
-            price=jnp.where(mixed, spent / jnp.where(mixed, quantity, 1.0), fills.price),
-            costs=jax.tree.map(jnp.sum, fills.costs),
-            paid=fills.costs.total(),
-            financing=fills.financing,
-            turnover=outcome.turnover,
-            liquidated=dead,
-            levels=levels,
-            watched=watch(sizing),
-        )
-        return (after, dead, stopped, masks, sizing, watched), line
 
-    xs = (jnp.arange(n_bars), rows, mask_rows, sizing_rows, tradable, inputs)
-    going = jnp.zeros((), bool)
-    carry = (start, going, going, env.mask_start(), env.sizing_start(), monitor.init())
-    (_, dead, *_), lines = jax.lax.scan(one_bar, carry, xs)
-    equity = jnp.concatenate([start.equity[None], lines.equity])
-    return lines.replace(equity=equity, liquidated=dead)
+def whole_ledger(capital: jax.Array, lines: Ledger, liquidated: jax.Array) -> Ledger:
+    """The ledger of consecutive lines (leading axis) that began with `capital` `[]`."""
+    return lines.replace(equity=jnp.concatenate([capital[None], lines.equity]), liquidated=liquidated)
 
 
 def prepare_bars(policy: Policy, net: Params, params: EnvParams, first: jax.Array, n_bars: int) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from envs.features import ewma_volatility
 from envs.indicators import log_return
+from envs.market_index import market_index
 from envs.own_bars import own_bars
 from envs.portfolio import Portfolio, expected_weights, outstanding
 from envs.windows import rolling_moments
@@ -80,6 +81,52 @@ def buy_and_hold(*, name: str = "buy_and_hold") -> Strategy:
         return weights, bought | ~tradable, state
 
     return Strategy(name, lambda view: view.market.tradable, lambda n_assets: (), decide)
+
+
+def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equal_weight") -> Strategy:
+    """Equal weights in the tradable assets, `gross` in all, each rebalanced when it leaves its band.
+
+    Args:
+      gross: exposure, fraction of equity, > 0.
+      tolerance: half-width of the band, share of the weight, in [0, 1).
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+
+    def targets(view: MarketView) -> jax.Array:
+        tradable = view.market.tradable
+        return gross * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
+
+
+def volatility_target(
+    target: float = 0.1, *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "volatility_target"
+) -> Strategy:
+    """Equal weights, scaled so that the forecast volatility of their portfolio is the target.
+
+    Args:
+      target: per year, fraction of equity, > 0.
+      span: bars of the exponential forecast, >= 1.
+      gross: largest exposure, see `rule`.
+      tolerance: see `rule`.
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+    _check_scale(target, span)
+
+    def targets(view: MarketView) -> jax.Array:
+        index = market_index(view.market)
+        index = index.replace(tradable=jnp.ones_like(index.tradable))
+        scale = target / (ewma_volatility(index, span) * view.periods**0.5)
+        tradable = view.market.tradable
+        return scale * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
 
 
 def trend(

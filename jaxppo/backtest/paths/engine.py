@@ -1,0 +1,208 @@
+"""Many market paths at once: draws them, trades them side by side, and keeps figures instead of series.
+
+Path p is drawn from `fold_in(key(seed), p)` and from nothing else. Paths are computed in units of a fixed number of
+lanes, unit u holding paths `u L .. (u + 1) L - 1`, by one compiled program; a batch, a shard or a device computes whole
+units. So the numbers of a path depend neither on how many others there are nor on where they are computed, and a path
+that is replayed goes through the program that computed it, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from envs.generators import Generator
+from envs.market import MarketData, MarketInfo
+from envs.types import EnvParams
+from jaxppo.backtest.paths.trade import Drawn, draw_paths, drawn, trade
+from jaxppo.backtest.simulate import Ledger, whole_ledger
+from jaxppo.backtest.traders import Trader
+
+AXIS = "paths"
+MARKET_STREAM, PERTURBATION_STREAM = 0, 1
+"""What is folded into the key of a path: its market, and what the perturbation draws."""
+UNIT_ELEMENTS = 2**22
+"""Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
+MOST_LANES = 1024
+Perturbation = Callable[[jax.Array, EnvParams], EnvParams]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """One path again.
+
+    Attributes:
+      path: its number.
+      market: `[T, A]` bars that were drawn, with the trader's first decision at bar `first`.
+      first: bar of the first decision.
+      ledger: NumPy arrays.
+      figures: those of the batch.
+      curve: `[points]` equity as a fraction of the starting capital, those of the batch.
+    """
+
+    path: int
+    market: MarketData
+    first: int
+    ledger: Ledger
+    figures: dict[str, Any]
+    curve: np.ndarray
+
+
+class Paths:
+    """A trader on random markets.
+
+    Args:
+      trader: from `jaxppo.backtest.traders`.
+      generator: draws markets of `trader.warmup + n_bars + 1 + spare` bars.
+      n_bars: decisions on each path.
+      seed: of all paths, >= 0. Two traders with the same seed and generator see the same markets, path by path, as far
+        as their warm-ups are equal.
+      perturb: `(key, params) -> params` of one path, before it is traded: costs, tables, or `first_bar`, the bar of the
+        first decision; consumes the key.
+      spare: by how many bars a perturbation may delay `first_bar`, >= 0.
+      ruin: share of the starting capital at or below which an account counts as ruined, in [0, 1).
+      points: times at which the equity of every path is kept, evenly spaced, the last bar among them.
+      lanes: paths in a unit; default by the size of a market.
+      devices: default: all.
+
+    Raises:
+      ValueError: the generator does not fit the trader, or an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        trader: Trader,
+        generator: Generator,
+        n_bars: int,
+        *,
+        seed: int = 0,
+        perturb: Perturbation | None = None,
+        spare: int = 0,
+        ruin: float = 0.5,
+        points: int = 100,
+        lanes: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        if n_bars < 1 or points < 1 or spare < 0 or seed < 0 or not 0 <= ruin < 1:
+            raise ValueError(
+                f"n_bars ({n_bars}) and points ({points}) must be >= 1, spare ({spare}) and seed ({seed}) >= 0, "
+                f"ruin ({ruin}) in [0, 1)"
+            )
+        drawn = jax.eval_shape(generator.draw, generator.data, jax.random.key(0))
+        total = trader.warmup + n_bars + 1 + spare
+        if drawn.n_assets != trader.env.n_assets or drawn.n_bars != total:
+            raise ValueError(
+                f"the generator draws {drawn.n_bars} bars of {drawn.n_assets} assets; {trader.name} with n_bars "
+                f"{n_bars} and spare {spare} needs {total} bars of {trader.env.n_assets}"
+            )
+        if lanes is not None and lanes < 1:
+            raise ValueError(f"lanes is {lanes}; it must be >= 1")
+        self.trader, self.generator, self.n_bars, self.seed = trader, generator, n_bars, seed
+        self.perturb, self.spare, self.ruin = perturb, spare, ruin
+        self.lanes = default_lanes(trader, total) if lanes is None else lanes
+        self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
+        self.devices = tuple(jax.devices() if devices is None else devices)
+        self.mesh = Mesh(np.asarray(self.devices), (AXIS,))
+        unit = partial(_unit, trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points)
+        shared, split = P(), P(AXIS)
+        self._program = jax.jit(
+            jax.shard_map(
+                unit, mesh=self.mesh, in_specs=(shared, shared, shared, split, split), out_specs=split, check_vma=False
+            )
+        )
+        self._data = jax.device_put((generator.data, trader.data), NamedSharding(self.mesh, P()))
+
+    def compute(self, units: Sequence[int]) -> Any:
+        """Starts the computation of up to one unit per device; see `fetch`."""
+        return self._start(units, 0)[:2]
+
+    def fetch(self, started: Any, units: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """Path numbers `[n]`, figures `[n]` each, and equity curves `[n, points]` of what `compute` started."""
+        figures, curves = jax.device_get(started)
+        n = len(units) * self.lanes
+        return self._paths(units)[:n], {name: x[:n] for name, x in figures.items()}, curves[:n]
+
+    def replay(self, path: int) -> Replay:
+        """One path alone, with its market and its ledger.
+
+        Raises:
+          ValueError: a negative number.
+        """
+        if path < 0:
+            raise ValueError(f"path is {path}; paths are numbered from 0")
+        unit, lane = divmod(int(path), self.lanes)
+        found = jax.device_get(self._start([unit], lane))
+        figures, curves, (first, capital, lines, dead, market) = found
+        ledger = jax.tree.map(np.asarray, whole_ledger(capital[0], jax.tree.map(lambda x: x[0], lines), dead[0]))
+        market = jax.tree.map(lambda x: x[0], market)
+        market = market.replace(info=MarketInfo(self.symbols))
+        own = {name: x[lane].item() for name, x in figures.items()}
+        return Replay(int(path), market, int(first[0]), ledger, own, curves[lane])
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Of the assets: those of the first market in the generator's data, or numbers."""
+        found = jax.tree.leaves(self.generator.data, is_leaf=lambda x: isinstance(x, MarketData))
+        for leaf in found:
+            if isinstance(leaf, MarketData) and len(leaf.info.symbols) == self.trader.env.n_assets:
+                return leaf.info.symbols
+        return tuple(f"asset {number}" for number in range(self.trader.env.n_assets))
+
+    def _paths(self, units: Sequence[int]) -> np.ndarray:
+        return (np.asarray(units, np.int64)[:, None] * self.lanes + np.arange(self.lanes)).ravel()
+
+    def _start(self, units: Sequence[int], lane: int) -> Any:
+        filled = [*units, *[units[-1]] * (len(self.devices) - len(units))]
+        split = NamedSharding(self.mesh, P(AXIS))
+        ids = jax.device_put(self._paths(filled).astype(np.uint32), split)
+        lanes = jax.device_put(np.full(len(filled), lane, np.int32), split)
+        return self._program(*self._data, np.uint32(self.seed), ids, lanes)
+
+
+def default_lanes(trader: Trader, n_bars: int) -> int:
+    """Lanes of a unit: a power of two, by the size of a market of `n_bars` bars and what the trader says."""
+    most = min(MOST_LANES, trader.lanes or MOST_LANES, max(UNIT_ELEMENTS // (n_bars * trader.env.n_assets), 1))
+    return 2 ** int(np.log2(most))
+
+
+def _unit(
+    trader: Trader,
+    draw: Callable[[Any, jax.Array], MarketData],
+    perturb: Perturbation | None,
+    n_bars: int,
+    spare: int,
+    ruin: float,
+    points: np.ndarray,
+    generator_data: Any,
+    data: Any,
+    seed: jax.Array,
+    ids: jax.Array,
+    lane: jax.Array,
+) -> Any:
+    """Figures `[L]`, curves `[L, points]` and the watched lane's record of L paths `ids`; `lane` is `[1]`."""
+    base = jax.random.key(seed)
+
+    def one(number: jax.Array) -> tuple[Drawn, MarketData]:
+        key = jax.random.fold_in(base, number)
+        market = draw(generator_data, jax.random.fold_in(key, MARKET_STREAM))
+        params = trader.params(data, market).replace(first_bar=jnp.int32(trader.warmup))
+        if perturb is not None:
+            params = perturb(jax.random.fold_in(key, PERTURBATION_STREAM), params)
+            latest = trader.warmup + spare
+            params = params.replace(first_bar=jnp.clip(params.first_bar, trader.warmup, latest).astype(jnp.int32))
+        return drawn(trader, data, params, n_bars), params.market
+
+    paths, market = draw_paths(one, ids, lane[0], trader.at_once)
+    traded = trade(trader, data, paths, n_bars, lane[0], own_costs=perturb is not None)
+    capital = traded.figures.capital
+    record = (paths.first[lane[0]], capital[lane[0]], traded.lines, traded.dead[lane[0]], market)
+    curves = (traded.curve[points - 1] / capital[None]).T
+    return traded.figures.figures(trader.periods, ruin), curves, jax.tree.map(lambda x: x[None], record)

@@ -1,0 +1,135 @@
+"""The Monte Carlo backtest of a saved run."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from envs.generators import GENERATORS
+from envs.market import MarketData, slice_bars
+from jaxppo.backtest.paths.engine import UNIT_ELEMENTS, Paths
+from jaxppo.backtest.paths.job import MonteCarlo, monte_carlo
+from jaxppo.backtest.run import SavedRun, load_run
+from jaxppo.backtest.traders import agent
+from jaxppo.config import ConfigError
+
+GENERATOR = "stationary_bootstrap"
+
+
+def run_paths(
+    run: SavedRun,
+    *,
+    generator: str = GENERATOR,
+    n_bars: int | None = None,
+    seed: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Paths:
+    """The agent of a run on markets drawn from its test period, which it has neither learned nor been selected on.
+
+    Args:
+      run: from `jaxppo.backtest.load_run`; opened on other prices, its test period is all of them.
+      generator: one of `envs.generators.GENERATORS`.
+      n_bars: decisions on each path; default: as many as the test period has.
+      seed: of the paths; default: that of the run.
+      devices: default: all.
+
+    Raises:
+      ConfigError: an argument outside its range, or masks that a drawn market does not allow.
+    """
+    setup = run.setup
+    if generator not in GENERATORS:
+        raise ConfigError(f"--generator is {generator!r}; it must be one of {', '.join(GENERATORS)}")
+    source, trader = source_market(run), agent(run)
+    n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
+    most = UNIT_ELEMENTS // source.n_assets - trader.warmup - 1
+    if not 1 <= n_bars <= most:
+        raise ConfigError(f"--bars is {n_bars}; with {source.n_assets} assets it must be from 1 to {most}")
+    seed = setup.config.seed if seed is None else seed
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; it must be >= 0")
+    try:
+        draws = GENERATORS[generator](source, trader.warmup + n_bars + 1)
+        jax.eval_shape(lambda key: trader.params(trader.data, draws.draw(draws.data, key)), jax.random.key(0))
+        return Paths(trader, draws, n_bars, seed=seed, devices=devices)
+    except ValueError as error:
+        raise ConfigError(f"{run.folder}: cannot be run on drawn markets: {error}") from None
+
+
+def source_market(run: SavedRun) -> MarketData:
+    """The bars of a run's test period."""
+    period = run.setup.periods["test"]
+    return slice_bars(run.setup.market, period.first, period.last + 1)
+
+
+def run_monte_carlo(
+    folder: str | pathlib.Path,
+    n_paths: int,
+    *,
+    generator: str = GENERATOR,
+    n_bars: int | None = None,
+    seed: int | None = None,
+    batch: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    output: str | pathlib.Path | None = None,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+) -> MonteCarlo:
+    """`monte_carlo` of a saved run.
+
+    Args:
+      folder: the run.
+      n_paths: number of paths, >= 1.
+      generator: see `run_paths`.
+      n_bars: see `run_paths`.
+      seed: see `run_paths`.
+      batch: see `monte_carlo`.
+      shard: see `monte_carlo`.
+      output: folder of the job; default: `monte_carlo`, with the number of the shard, in that of the run.
+      overrides: dotted keys, for example other costs.
+      progress: see `monte_carlo`.
+
+    Raises:
+      ConfigError: not a run, a setting that does not fit it, or the folder of another job.
+    """
+    if n_paths < 1:
+        raise ConfigError(f"--paths is {n_paths}; it must be at least 1")
+    if batch is not None and batch < 1:
+        raise ConfigError(f"--batch is {batch}; it must be at least 1")
+    index, n_shards = shard
+    if not 0 <= index < n_shards:
+        raise ConfigError(f"--shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
+    paths = run_paths(load_run(folder, overrides=overrides), generator=generator, n_bars=n_bars, seed=seed)
+    if output is None:
+        name = "monte_carlo" if n_shards == 1 else f"monte_carlo-{index}-of-{n_shards}"
+        output = pathlib.Path(folder) / name
+    try:
+        return monte_carlo(paths, n_paths, output=output, batch=batch, shard=shard, progress=progress)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def describe_paths(job: MonteCarlo) -> str:
+    """The summary as a short table."""
+    summary, settings = job.summary, job.table.settings
+    percent = f"{summary['level']:.0%}"
+    lines = [
+        f"{settings['trader']}: {summary['n_paths']:,} paths of {settings['n_bars']:,} bars "
+        f"({settings['generator'].partition('(')[0]}, seed {settings['seed']})",
+        f"{'':16}{'mean (' + percent + ' interval)':>30}{'5 %':>10}{'median':>10}{'95 %':>10}",
+    ]
+    for name in ("total_return", "sharpe", "max_drawdown", "turnover", "costs"):
+        row = summary["figures"][name]
+        if row["mean"] is None:
+            lines.append(f"{name:16}{'undefined':>30}")
+            continue
+        mean = f"{row['mean']:.3f} ({row['mean_ci'][0]:.3f} .. {row['mean_ci'][1]:.3f})"
+        quantiles = "".join(f"{row['quantiles'][q]:>10.3f}" for q in ("0.05", "0.5", "0.95"))
+        lines.append(f"{name:16}{mean:>30}{quantiles}")
+    chances = summary["probabilities"]
+    found = {"ruin": chances["ruin"], "a loss": chances["loss"]}
+    found |= {f"a drawdown of {float(at):.0%}": chances["drawdown"][at] for at in ("0.1", "0.2", "0.5")}
+    for name, row in found.items():
+        lines.append(f"probability of {name}: {row['estimate']:.2%} ({row['ci'][0]:.2%} .. {row['ci'][1]:.2%})")
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""The folder of a Monte Carlo job: its settings, and Parquet parts that are there whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxppo.config import ConfigError
+from jaxppo.training.run_folder import write_json
+
+SETTINGS, PARTS = "job.json", "parts"
+EQUITY = "equity_"
+"""Prefix of the columns of the curve; the number of bars follows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Figures of paths, one row a path in order of their numbers, in memory or in files.
+
+    Attributes:
+      settings: of the job.
+      files: Parquet parts; empty for a table in memory.
+      memory: the table, if it has no files.
+    """
+
+    settings: dict[str, Any]
+    files: tuple[pathlib.Path, ...] = ()
+    memory: pa.Table | None = None
+
+    @functools.cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self._read("path"), kind="stable")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns but `path`, figures first."""
+        schema = self.memory.schema if self.memory is not None else pq.read_schema(self.files[0])
+        return tuple(name for name in schema.names if name != "path")
+
+    def column(self, name: str) -> np.ndarray:
+        """`[n_paths]` values of a column, in order of the paths; one column at a time is in memory."""
+        return self._read(name)[self._order]
+
+    def frame(self) -> Any:
+        """Everything as a pandas frame, indexed by `path`."""
+        table = pq.read_table(list(self.files)) if self.memory is None else self.memory
+        return table.to_pandas().set_index("path").sort_index()
+
+    def _read(self, name: str) -> np.ndarray:
+        if self.memory is not None:
+            return self.memory.column(name).to_numpy()
+        return np.concatenate([pq.read_table(file, columns=[name]).column(name).to_numpy() for file in self.files])
+
+
+def as_table(paths: np.ndarray, figures: dict[str, np.ndarray], curves: np.ndarray, bars: Sequence[int]) -> pa.Table:
+    """Rows `[n]` of paths: figures, and the curves `[n, points]` as a column per time."""
+    columns = {"path": paths, **figures}
+    columns |= {f"{EQUITY}{bar}": np.ascontiguousarray(curves[:, i]) for i, bar in enumerate(bars)}
+    return pa.table(columns)
+
+
+def write_part(folder: pathlib.Path, name: str, table: pa.Table) -> pathlib.Path:
+    """Writes a part in one move, so that an interrupted job never leaves half of one."""
+    path = folder / PARTS / name
+    draft = path.with_name(path.name + ".part")
+    pq.write_table(table, draft)
+    draft.replace(path)
+    return path
+
+
+def part_name(number: int) -> str:
+    """File name of the part of a batch."""
+    return f"part_{number:06d}.parquet"
+
+
+def open_job(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Starts a job in a folder, or goes on with the one that is there.
+
+    Raises:
+      ConfigError: the folder is that of another job, holds something else, or cannot be used.
+    """
+    path = folder / SETTINGS
+    try:
+        if path.exists():
+            saved = read_settings(folder)
+            for key in {**settings, **saved}:
+                if saved.get(key) != settings.get(key):
+                    raise ConfigError(
+                        f"{folder} is the folder of another job: its {key} is {saved.get(key)!r}, not "
+                        f"{settings.get(key)!r}; give another --output, or the same settings to go on with it"
+                    )
+            return
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"--output {folder} is not empty and not the folder of a Monte Carlo job; give another")
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be used: {error.strerror}") from None
+
+
+def read_settings(folder: pathlib.Path) -> dict[str, Any]:
+    """The settings of the job in a folder.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    path = folder / SETTINGS
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(f"{folder}: not the folder of a Monte Carlo job (no readable {SETTINGS})") from None
+
+
+def digest(tree: Any, *functions: Callable) -> str:
+    """sha256 of the arrays of a pytree and the names and options of functions: what tells two jobs apart."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode() + array.tobytes())
+    for function in functions:
+        found.update(function_name(function).encode())
+    return found.hexdigest()
+
+
+def function_name(function: Callable | None) -> str:
+    """Module, name and bound options of a function; empty for None."""
+    if function is None:
+        return ""
+    options = ""
+    while isinstance(function, functools.partial):
+        options += repr((function.args, sorted(function.keywords.items())))
+        function = function.func
+    return f"{function.__module__}.{function.__qualname__}{options}"

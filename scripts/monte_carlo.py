@@ -1,0 +1,70 @@
+"""Monte Carlo backtest of a run: python scripts/monte_carlo.py --run runs/NAME --paths 100000 [--costs.impact 1.0 ...]
+
+Draws markets from the test period of the run and trades the agent on every one of them. Shards of one job, made by
+--shard 0/4 to --shard 3/4 anywhere, are put together by --merge DIR DIR ... --output DIR. The same command goes on
+with a job that was interrupted.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from jaxppo.cli import OneLineParser, run
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = OneLineParser(description=__doc__)
+    job = parser.add_mutually_exclusive_group(required=True)
+    job.add_argument("--run", metavar="DIR", help="run folder")
+    job.add_argument("--merge", metavar="DIR", nargs="+", help="folders of all shards of a job")
+    parser.add_argument("--paths", type=int, default=10000, metavar="N", help="number of paths (default: 10000)")
+    parser.add_argument("--generator", metavar="NAME", help="how markets are drawn (default: stationary_bootstrap)")
+    parser.add_argument("--bars", type=int, metavar="N", help="decisions on a path (default: as in the test period)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the paths (default: that of the run)")
+    parser.add_argument("--batch", type=int, metavar="N", help="paths in a part that is saved at once")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="only the I-th of N parts of the job, from 0 on")
+    parser.add_argument("--output", metavar="DIR", help="folder of the job (default: monte_carlo in that of the run)")
+    known, overrides = parser.parse_known_args(arguments)
+    shard = re.fullmatch(r"(\d+)/(\d+)", known.shard)
+    if shard is None:
+        parser.error(f"--shard is {known.shard!r}; it must be I/N, for example 0/4")
+    use_every_core()
+    from jaxppo.backtest import paths
+
+    if known.merge:
+        if overrides:
+            parser.error(f"--merge takes no {overrides[0]}")
+        result = paths.merge(known.merge, known.output)
+    else:
+        options = {} if known.generator is None else {"generator": known.generator}
+        result = paths.run_monte_carlo(
+            known.run,
+            known.paths,
+            n_bars=known.bars,
+            seed=known.seed,
+            batch=known.batch,
+            shard=(int(shard[1]), int(shard[2])),
+            output=known.output,
+            overrides=overrides,
+            **options,
+        )
+    print(paths.describe_paths(result))
+    if result.folder is not None:
+        print(f"paths and summary: {result.folder}")
+
+
+def use_every_core() -> None:
+    """On a CPU, a device for each core, so that paths are computed side by side; not where that is settled already."""
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0:
+        return
+    # Refused once JAX has counted its devices.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

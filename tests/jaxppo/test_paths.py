@@ -1,0 +1,294 @@
+"""Monte Carlo paths: replays, shards, resumption, devices, figures against independent arithmetic, no look-ahead."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+import envs
+from envs import simulators
+from envs.generators import stationary_bootstrap
+from envs.market import periods_per_year
+from jaxppo.backtest import traders
+from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
+from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, wilson_interval
+from jaxppo.backtest.paths.parts import PARTS
+from jaxppo.backtest.trading import run_trader, run_trader_streaming
+from jaxppo.config import ConfigError
+from jaxppo.risk import metrics
+from jaxppo.risk.book import buy_and_hold, equal_weight, trend, volatility_target
+
+PAID = {"commission_bps": 2.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1, "borrow_rate": 0.01}
+N_PATHS, N_BARS, WARMUP, LANES = 22, 40, 10, 4
+
+
+def rule(strategy=None, **costs):
+    chosen = trend(lookback=5, span=5, volatility=0.8, tolerance=0.0) if strategy is None else strategy
+    return traders.rule(chosen, 2, periods=252.0, costs=envs.make_costs(**{**PAID, **costs}), warmup=WARMUP)
+
+
+@pytest.fixture(scope="module")
+def market():
+    return simulators.gbm(jax.random.key(0), 150, 2, volatility=0.02)
+
+
+@pytest.fixture(scope="module")
+def generator(market):
+    return stationary_bootstrap(market, WARMUP + N_BARS + 1, mean_block=5.0)
+
+
+@pytest.fixture(scope="module")
+def paths(generator):
+    return Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:2])
+
+
+@pytest.fixture(scope="module")
+def whole(paths):
+    return monte_carlo(paths, N_PATHS, progress=False)
+
+
+def same(one, other):
+    """Bit-equality of two tables."""
+    left, right = one.table.frame(), other.table.frame()
+    assert list(left.columns) == list(right.columns)
+    for name in left:
+        np.testing.assert_array_equal(left[name].to_numpy(), right[name].to_numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("path", [0, 5, N_PATHS - 1])
+def test_a_replay_is_what_the_batch_computed(path, paths, whole):
+    replay = paths.replay(path)
+    row = whole.table.frame().loc[path]
+    for name, value in replay.figures.items():
+        assert value == row[name] or (np.isnan(value) and np.isnan(row[name])), name
+    np.testing.assert_array_equal(replay.curve, row[[f"equity_{point}" for point in paths.points]].to_numpy())
+    assert replay.ledger.equity[-1] / replay.ledger.equity[0] == pytest.approx(replay.curve[-1], rel=1e-6)
+
+
+def test_paths_differ_and_follow_the_seed(paths, whole, generator):
+    assert whole.table.frame()["total_return"].nunique() == N_PATHS
+    other = Paths(rule(), generator, N_BARS, seed=4, points=5, lanes=LANES, devices=jax.devices()[:2])
+    assert (other.replay(0).market.close != paths.replay(0).market.close).any()
+
+
+def test_neither_batches_nor_devices_change_a_number(whole, generator):
+    one = Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:1])
+    same(monte_carlo(one, N_PATHS, batch=7, progress=False), whole)
+
+
+def test_shards_merge_to_the_whole(tmp_path, paths, whole):
+    folders = [tmp_path / f"shard-{i}" for i in range(3)]
+    for i in (2, 0, 1):
+        monte_carlo(paths, N_PATHS, output=folders[i], shard=(i, 3), batch=4, progress=False)
+    with pytest.raises(ConfigError, match=r"shards \[0, 2\] were given; all of 0 to 2 are needed"):
+        merge([folders[0], folders[2]])
+    merged = merge(folders, tmp_path / "merged")
+    same(merged, whole)
+    numbers = {key: value for key, value in merged.summary.items() if key != "settings"}
+    assert numbers == {key: value for key, value in whole.summary.items() if key != "settings"}
+    saved = json.loads((tmp_path / "merged" / "summary.json").read_text())
+    assert saved["probabilities"] == json.loads(json.dumps(whole.summary["probabilities"]))
+    next((folders[1] / PARTS).iterdir()).unlink()
+    with pytest.raises(ConfigError, match=f"of {N_PATHS} paths are there"):
+        merge(folders)
+
+
+def test_an_interrupted_job_goes_on(tmp_path, paths, whole, monkeypatch):
+    folder, fetch, calls = tmp_path / "job", paths.fetch, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fetch(*given)
+
+    monkeypatch.setattr(paths, "fetch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        monte_carlo(paths, N_PATHS, output=folder, batch=8, progress=False)
+    before = {file.name: file.read_bytes() for file in (folder / PARTS).iterdir()}
+    assert list(before)
+    assert all(name.endswith(".parquet") for name in before)
+    assert not (folder / "summary.json").exists()
+    same(monte_carlo(paths, N_PATHS, output=folder, progress=False), whole)
+    assert len(calls) == 3 + 1  # the part that was there is not computed again
+    assert {name: (folder / PARTS / name).read_bytes() for name in before} == before
+
+
+def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
+    monte_carlo(paths, 8, output=tmp_path / "job", progress=False)
+    with pytest.raises(ConfigError, match="folder of another job: its n_paths is 8, not 9"):
+        monte_carlo(paths, 9, output=tmp_path / "job", progress=False)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not the folder of a Monte Carlo job"):
+        monte_carlo(paths, 8, output=tmp_path / "full", progress=False)
+    with pytest.raises(ValueError, match="shard is 2/2"):
+        monte_carlo(paths, 8, shard=(2, 2))
+    with pytest.raises(ValueError, match="make at most 2 shards"):
+        monte_carlo(paths, 8, shard=(0, 3))
+    with pytest.raises(ValueError, match=r"draws 51 bars of 2 assets; trend with n_bars 41 and spare 0 needs 52"):
+        Paths(rule(), generator, N_BARS + 1)
+
+
+def test_figures_are_those_of_the_ledger(paths, whole):
+    replay = paths.replay(7)
+    returns, figures, ledger = replay.ledger.returns, replay.figures, replay.ledger
+    expected = {
+        "total_return": ledger.equity[-1] / ledger.equity[0] - 1.0,
+        "sharpe": float(metrics.sharpe(returns, periods=252.0)),
+        "sortino": float(metrics.sortino(returns, periods=252.0)),
+        "calmar": float(metrics.calmar(returns, periods=252.0)),
+        "volatility": float(metrics.volatility(returns, periods=252.0)),
+        "max_drawdown": float(metrics.max_drawdown(returns)),
+        "max_drawdown_bars": float(metrics.max_drawdown_duration(returns)),
+        "skewness": float(metrics.skewness(returns)),
+        "kurtosis": float(metrics.kurtosis(returns)),
+        "win_rate": float(metrics.win_rate(returns)),
+        "turnover": ledger.turnover.mean(dtype=np.float64) * 252.0,
+        "exposure": np.abs(ledger.weights).sum(axis=1).mean(),
+        "net_exposure": ledger.weights.sum(axis=1).mean(),
+        "trades": (ledger.quantity != 0).sum(),
+        "impact": ledger.costs.impact.sum(dtype=np.float64) / ledger.equity[0],
+        "costs": (ledger.paid.sum(dtype=np.float64) + ledger.financing.sum(dtype=np.float64)) / ledger.equity[0],
+        "least_equity": ledger.equity.min() / ledger.equity[0],
+    }
+    for name, value in expected.items():
+        assert figures[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
+    assert figures["trades"] > N_BARS / 2
+
+
+def test_a_replayed_market_traded_again_gives_the_same_ledger(paths):
+    replay = paths.replay(11)
+    again = run_trader(paths.trader, replay.market)
+    np.testing.assert_allclose(again.equity, replay.ledger.equity, rtol=1e-6)
+    np.testing.assert_allclose(again.shares, replay.ledger.shares, rtol=1e-4, atol=1e-2)
+    tally = run_trader_streaming(paths.trader, replay.market)
+    assert float(tally.equity) == pytest.approx(replay.ledger.equity[-1], rel=1e-6)
+    assert float(tally.figures(252.0, 0.5)["sharpe"]) == pytest.approx(replay.figures["sharpe"], rel=1e-3)
+
+
+RULES = [buy_and_hold(), equal_weight(), volatility_target(0.1, span=5), trend(lookback=5, span=5)]
+
+
+@pytest.mark.parametrize("strategy", RULES, ids=lambda strategy: strategy.name)
+def test_no_decision_reads_what_comes_after_it(strategy, market):
+    kept = 90
+
+    def shuffled(x):
+        if x.ndim != 2 or x.shape[0] != market.n_bars or x.dtype != jnp.float32:
+            return x
+        noise = jnp.exp(0.3 * jax.random.normal(jax.random.key(9), x.shape))
+        return jnp.where(jnp.arange(market.n_bars)[:, None] > kept, x * noise, x)
+
+    changed = jax.tree.map(shuffled, market)
+    trader = rule(strategy)
+    one, other = run_trader(trader, market), run_trader(trader, changed)
+    decided = kept - WARMUP + 1  # decisions at the closes of WARMUP .. kept
+    np.testing.assert_array_equal(one.ordered[:decided], other.ordered[:decided])
+    np.testing.assert_array_equal(one.equity[:decided], other.equity[:decided])
+    assert (np.asarray(one.equity[decided:]) != np.asarray(other.equity[decided:])).any()
+
+
+def test_orders_of_a_rule_are_the_rule(market):
+    trader = rule()
+    ledger = run_trader(trader, market)
+    orders = np.full((market.n_bars, 2), np.nan, np.float32)
+    orders[WARMUP:-1] = ledger.ordered
+    given = {"periods": 252.0, "costs": trader.data["costs"], "warmup": WARMUP}
+    again = run_trader(traders.array(orders, in_shares=True, **given), market)
+    np.testing.assert_array_equal(again.equity, ledger.equity)
+    np.testing.assert_array_equal(again.shares, ledger.shares)
+    half = traders.array(np.full((market.n_bars, 2), 0.5, np.float32), **given)
+    np.testing.assert_array_equal(
+        run_trader(half, market).equity, run_trader(rule(equal_weight(tolerance=0.0)), market).equity
+    )
+
+
+def test_a_path_in_vectorbt(paths, market):
+    vectorbt = pytest.importorskip("vectorbt")
+    replay = paths.replay(2)
+    ledger, n = replay.ledger, N_BARS
+    close = replay.market.close[replay.first + 1 : replay.first + 1 + n]
+    # The costs of a fill as a fee on its notional.
+    notional = np.abs(ledger.quantity) * ledger.price
+    fees = np.where(notional > 0, ledger.paid / np.where(notional > 0, notional, 1.0), 0.0)
+    # Cash enough that no order is refused: ours may go short, and its orders of a bar are filled together.
+    value = vectorbt.Portfolio.from_orders(
+        close, size=ledger.quantity, price=ledger.price, fees=fees, init_cash=1e8, freq="1D"
+    ).value()
+    profit = np.asarray(value).sum(axis=1) - 2e8 - np.cumsum(ledger.financing)
+    assert not ledger.liquidated
+    np.testing.assert_allclose(ledger.equity[0] + profit, ledger.equity[1:], rtol=2e-6)
+    assert (ledger.quantity != 0).sum() > n / 2
+
+
+def test_perturbed_costs_and_starts(generator, market, whole):
+    def dearer(key, params):
+        costs = params.costs.replace(commission_rate=params.costs.commission_rate + 0.01 * jax.random.uniform(key))
+        return params.replace(costs=costs)
+
+    paths = Paths(rule(), generator, N_BARS, seed=3, perturb=dearer, lanes=LANES, devices=jax.devices()[:2])
+    found = monte_carlo(paths, N_PATHS, progress=False)
+    pair = compare(found, whole)
+    assert pair["costs"]["higher"]["estimate"] == 1.0
+    assert pair["total_return"]["difference"]["quantiles"]["0.99"] < 0
+    assert found.table.settings["perturbation"].endswith("dearer")
+
+    def later(key, params):
+        return params.replace(first_bar=params.first_bar + jax.random.randint(key, (), 0, 10))
+
+    longer = stationary_bootstrap(market, WARMUP + N_BARS + 1 + 6, mean_block=5.0)
+    late = Paths(rule(), longer, N_BARS, perturb=later, spare=6, lanes=LANES, devices=jax.devices()[:1])
+    starts = {late.replay(path).first for path in range(6)}
+    assert len(starts) > 1
+    assert min(starts) >= WARMUP
+    assert max(starts) <= WARMUP + 6
+
+
+def test_paired_comparison_needs_the_same_markets(paths, whole):
+    none = compare(whole, whole)
+    assert none["total_return"]["difference"]["mean"] == 0.0
+    assert none["total_return"]["higher"]["estimate"] == 0.0
+    with pytest.raises(ValueError, match=f"n_paths is {N_PATHS} and 4"):
+        compare(whole, monte_carlo(paths, 4, progress=False))
+
+
+def test_the_summary_counts_what_happened(whole):
+    frame, summary = whole.table.frame(), whole.summary
+    assert summary["worst"]["total_return"][0] == frame["total_return"].idxmin()
+    assert summary["worst"]["max_drawdown"][0] == frame["max_drawdown"].idxmax()
+    chances = summary["probabilities"]["drawdown"]
+    assert chances["0.1"]["estimate"] == (frame["max_drawdown"] >= 0.1).mean()
+    assert list(chances["0.05"]) == ["estimate", "ci"]
+    median = [np.quantile(frame[f"equity_{bar}"], 0.5) for bar in summary["fan"]["bars"]]
+    np.testing.assert_allclose(summary["fan"]["quantiles"]["0.5"], median, rtol=1e-6)
+    assert summary["fan"]["bars"][-1] == N_BARS
+    assert summary["figures"]["sharpe"]["mean"] == pytest.approx(frame["sharpe"].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (517, 4000)])
+def test_wilson(hits, n):
+    expected = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(wilson_interval(hits, n), (expected.low, expected.high), atol=1e-12)
+
+
+def test_ledgers_as_tables(tmp_path, market):
+    times = np.datetime64("2020-01-01", "ns") + np.arange(market.n_bars) * np.timedelta64(1, "D")
+    named = market.replace(info=dataclasses.replace(market.info, symbols=("AAA", "BBB"), timestamps=times))
+    ledger = run_trader(rule(), named, n_bars=20)
+    frame, account = ledger_frame(ledger, named, WARMUP), account_frame(ledger, named, WARMUP)
+    assert len(frame) == 40
+    assert len(account) == 20
+    row = frame[(frame.symbol == "BBB") & (frame.time == times[WARMUP + 3])].iloc[0]
+    assert row.filled == ledger.quantity[2, 1]
+    assert row.shares == ledger.shares[2, 1]
+    paid = frame.groupby("bar").paid.sum()
+    kinds = account.set_index("bar")[["commission", "spread", "slippage", "impact"]].sum(axis=1)
+    np.testing.assert_allclose(paid, kinds, rtol=1e-5)
+    write_ledger(tmp_path / "out", ledger, named, WARMUP)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["account.parquet", "ledger.parquet"]
+    assert periods_per_year(market) > 0

@@ -1,0 +1,146 @@
+"""Monte Carlo of a trained agent: its replays are its backtests, and the script's exit codes and messages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import command, prices, tiny_config
+
+import jaxppo
+from envs import load_market
+from envs.generators import stationary_bootstrap
+from envs.market import slice_bars
+from jaxppo.backtest import traders
+from jaxppo.backtest.paths import Paths, monte_carlo, run_paths, source_market
+from jaxppo.backtest.run import load_run
+from jaxppo.backtest.simulate import run_policy
+from jaxppo.backtest.trading import run_trader
+from jaxppo.config import ConfigError
+
+N_BARS = 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run with features of regimes, a mask, and sizing; it has learned for one iteration."""
+    folder = tmp_path_factory.mktemp("runs")
+    prices().to_csv(folder / "prices.csv", index=False)
+    config = tiny_config(
+        data={"path": str(folder / "prices.csv")},
+        features={"groups": ["price", "regime"]},
+        regimes={"kind": "hmm", "states": 2, "restarts": 1},
+        masks=[{"volatility_cap": {"target": 0.3}}],
+        sizing=[{"volatility_target": {"target": 0.2}}],
+        training={"steps": 128},
+    )
+    jaxppo.train(config, output=folder / "tiny")
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def paths(run):
+    """Blocks that do not divide the bars, so that the last overlaps the one before."""
+    trader = traders.agent(run)._replace(block=7)
+    generator = stationary_bootstrap(source_market(run), trader.warmup + N_BARS + 1)
+    return Paths(trader, generator, N_BARS, seed=5, lanes=4, devices=jax.devices()[:1])
+
+
+def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths):
+    job = monte_carlo(paths, 6, progress=False)
+    replay = paths.replay(4)
+    assert replay.figures["sharpe"] == job.table.column("sharpe")[4]
+    assert np.abs(replay.ledger.ordered).sum() > 0
+    trader = paths.trader
+    params = trader.params(trader.data, replay.market)
+    first, decision = jnp.int32(replay.first), run.setup.config.evaluation.decision
+    again = run_policy(run.policy, run.setup.env, run.params, params, first, N_BARS, decision, run.setup.monitor)
+    np.testing.assert_allclose(replay.ledger.equity, again.equity, rtol=1e-5)
+    np.testing.assert_allclose(replay.ledger.weights, again.weights, atol=2e-3)
+
+
+def test_the_agent_on_its_own_market_is_its_backtest(run):
+    setup, trader = run.setup, traders.agent(run)
+    period = setup.periods["test"]
+    n_bars, decision, first = period.n_bars, setup.config.evaluation.decision, jnp.int32(period.first)
+    expected = run_policy(run.policy, setup.env, run.params, setup.params, first, n_bars, decision, setup.monitor)
+    market = slice_bars(setup.market, 0, period.last + 1)
+    found = run_trader(trader, market, first=period.first, n_bars=n_bars)
+    np.testing.assert_allclose(found.equity, expected.equity, rtol=1e-5)
+
+
+def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
+    trader, kept = traders.agent(run), 330
+    table = prices()
+    other = prices(seed=8)
+    days = sorted(table.date.unique())
+    ahead = table.date > days[kept]
+    changed = table.copy()
+    columns = ["open", "high", "low", "close", "volume"]
+    # The prices before stay as they are; after them those of another history, scaled to go on from the same level.
+    for symbol in ("AAA", "BBB"):
+        own = (table.symbol == symbol).to_numpy()
+        level = table.close[own & (table.date == days[kept]).to_numpy()].item()
+        scale = level / other.close[own & (other.date == days[kept]).to_numpy()].item()
+        rows = own & ahead.to_numpy()
+        changed.loc[rows, columns] = other.loc[rows, columns].to_numpy() * ([scale] * 4 + [1.0])
+    one, two = (run_trader(trader, load_market(frame)) for frame in (table, changed))
+    decided = kept - trader.warmup + 1
+    np.testing.assert_allclose(one.ordered[:decided], two.ordered[:decided], rtol=1e-5, atol=1e-2)
+    assert np.abs(np.asarray(one.equity[decided + 1 :]) - np.asarray(two.equity[decided + 1 :])).max() > 1.0
+
+
+def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
+    given = ("--run", folder, "--paths", 70, "--bars", 12, "--seed", 1)
+    for i in range(2):
+        assert command("monte_carlo", *given, "--shard", f"{i}/2", "--output", tmp_path / f"s{i}") == 0
+    assert command("monte_carlo", "--merge", tmp_path / "s0", tmp_path / "s1", "--output", tmp_path / "all") == 0
+    assert "70 paths of 12 bars" in capsys.readouterr().out
+    assert (tmp_path / "all" / "summary.json").exists()
+    assert command("monte_carlo", *given, "--output", tmp_path / "s0") == 2
+    assert "folder of another job: its shard is [0, 2], not [0, 1]" in capsys.readouterr().err
+
+
+MISTAKES = [
+    (("--generator", "dice"), "--generator is 'dice'; it must be one of stationary_bootstrap"),
+    (("--shard", "2/2"), "--shard is 2/2; the first number must be from 0 to 1"),
+    (("--shard", "one"), "--shard is 'one'; it must be I/N"),
+    (("--bars", "0"), "--bars is 0; with 2 assets it must be from 1 to"),
+    (("--bars", "99999999"), "--bars is 99999999; with 2 assets it must be from 1 to"),
+    (("--paths", "0"), "--paths is 0; it must be at least 1"),
+    (("--seed", "-1"), "--seed is -1; it must be >= 0"),
+    (("--batch", "0"), "--batch is 0; it must be at least 1"),
+    (("--policy.width", "32"), "an evaluation cannot change"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda x: str(x)[:20])
+def test_mistakes_are_one_line(arguments, message, folder, tmp_path, capsys):
+    assert command("monte_carlo", "--run", folder, "--output", tmp_path / "job", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "job").exists()
+
+
+def test_not_a_run(tmp_path, capsys):
+    assert command("monte_carlo", "--run", tmp_path) == 2
+    assert "not a run folder" in capsys.readouterr().err
+    assert command("monte_carlo", "--merge", tmp_path) == 2
+    assert "not the folder of a Monte Carlo job" in capsys.readouterr().err
+
+
+def test_masks_that_need_times_are_refused(run):
+    trader = traders.agent(run)
+
+    def without_times(data, market):
+        raise ValueError("trading hours need a market with times")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxppo.backtest.paths.from_run.agent", lambda run: trader._replace(params=without_times))
+        with pytest.raises(ConfigError, match="cannot be run on drawn markets: trading hours need a market with times"):
+            run_paths(run, n_bars=N_BARS)
