@@ -235,7 +235,7 @@ def job(kind: str, n_paths: int, run: str | None) -> dict[str, Any]:
         strategy = RULES[kind.rstrip("5")]()
         costs = envs.make_costs(commission_bps=1.0, **FULL)
         trader = traders.rule(strategy, n_assets, periods=252.0, costs=costs)
-        paths = Paths(trader, stationary_bootstrap(market, trader.warmup + N_BARS + 1), N_BARS)
+        paths = Paths(trader, stationary_bootstrap(market, trader.warmup + N_BARS + 1, mean_block=20.0), N_BARS)
     at_once = paths.lanes * len(paths.devices)
     units = list(range(len(paths.devices)))
     paths.fetch(paths.compute(units), units)

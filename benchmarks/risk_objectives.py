@@ -352,7 +352,7 @@ def main() -> None:
         iterations = chosen.iterations or 800
         rows = objectives(chosen.seeds, iterations, chosen.objectives)
     else:
-        iterations = chosen.iterations or 1000
+        iterations = chosen.iterations or 1600
         rows = constraints(chosen.seeds, iterations)
     if chosen.iterations is None:
         print(record(f"risk_{chosen.study}", {"seeds": chosen.seeds, "iterations": iterations, "rows": rows}))

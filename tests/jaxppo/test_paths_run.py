@@ -8,10 +8,9 @@ from tiny_run import command, prices, tiny_config
 
 import jaxppo
 from envs import load_market
-from envs.generators import stationary_bootstrap
 from envs.market import slice_bars
 from jaxppo.backtest import traders
-from jaxppo.backtest.paths import Paths, monte_carlo, run_paths, source_market
+from jaxppo.backtest.paths import Paths, draws_of, monte_carlo, run_paths
 from jaxppo.backtest.run import load_run
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.backtest.trading import run_trader
@@ -46,7 +45,7 @@ def run(folder):
 def paths(run):
     """Blocks that do not divide the bars, so that the last overlaps the one before."""
     trader = traders.agent(run)._replace(block=7)
-    generator = stationary_bootstrap(source_market(run), trader.warmup + N_BARS + 1)
+    generator = draws_of(run, "stationary_bootstrap", trader.warmup + N_BARS + 1)
     return Paths(trader, generator, N_BARS, seed=5, lanes=4, devices=jax.devices()[:1])
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import jax
 
-from envs.generators import GENERATORS
-from envs.market import MarketData, slice_bars
 from jaxppo.backtest.paths.engine import UNIT_ELEMENTS, Paths
 from jaxppo.backtest.paths.job import MonteCarlo, monte_carlo
+from jaxppo.backtest.paths.sources import draws_of
 from jaxppo.backtest.run import SavedRun, load_run
 from jaxppo.backtest.traders import agent
 from jaxppo.config import ConfigError
@@ -30,7 +29,7 @@ def run_paths(
 
     Args:
       run: from `jaxppo.backtest.load_run`; opened on other prices, its test period is all of them.
-      generator: one of `envs.generators.GENERATORS`.
+      generator: one of `envs.generators.GENERATORS`; see `draws_of`.
       n_bars: decisions on each path; default: as many as the test period has.
       seed: of the paths; default: that of the run.
       devices: default: all.
@@ -39,28 +38,23 @@ def run_paths(
       ConfigError: an argument outside its range, or masks that a drawn market does not allow.
     """
     setup = run.setup
-    if generator not in GENERATORS:
-        raise ConfigError(f"--generator is {generator!r}; it must be one of {', '.join(GENERATORS)}")
-    source, trader = source_market(run), agent(run)
+    trader = agent(run)
     n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
-    most = UNIT_ELEMENTS // source.n_assets - trader.warmup - 1
+    n_assets = setup.market.n_assets
+    most = UNIT_ELEMENTS // n_assets - trader.warmup - 1
     if not 1 <= n_bars <= most:
-        raise ConfigError(f"--bars is {n_bars}; with {source.n_assets} assets it must be from 1 to {most}")
+        raise ConfigError(f"--bars is {n_bars}; with {n_assets} assets it must be from 1 to {most}")
     seed = setup.config.seed if seed is None else seed
     if seed < 0:
         raise ConfigError(f"--seed is {seed}; it must be >= 0")
     try:
-        draws = GENERATORS[generator](source, trader.warmup + n_bars + 1)
+        draws = draws_of(run, generator, trader.warmup + n_bars + 1)
         jax.eval_shape(lambda key: trader.params(trader.data, draws.draw(draws.data, key)), jax.random.key(0))
         return Paths(trader, draws, n_bars, seed=seed, devices=devices)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"{run.folder}: cannot be run on drawn markets: {error}") from None
-
-
-def source_market(run: SavedRun) -> MarketData:
-    """The bars of a run's test period."""
-    period = run.setup.periods["test"]
-    return slice_bars(run.setup.market, period.first, period.last + 1)
 
 
 def run_monte_carlo(
