@@ -183,7 +183,9 @@ def garch(market: MarketData, n_bars: int, *, innovations: Literal["empirical", 
         fields["root"] = correlation_root(pairwise_correlation(residual, returns.known))
     data = {name: jnp.asarray(values, jnp.float32) for name, values in fields.items()}
     data["shapes"] = bar_shapes(source, returns, np.sqrt(variance))
-    return Generator(_calibrated(data, sample, innovations), _draw(n_bars, innovations))
+    return Generator(
+        f"garch, {innovations} innovations", _calibrated(data, sample, innovations), _draw(n_bars, innovations)
+    )
 
 
 def _standardised(returns: Returns, fits: list[GarchFit]) -> tuple[np.ndarray, np.ndarray]:

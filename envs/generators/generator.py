@@ -14,11 +14,13 @@ class Generator(NamedTuple):
     """A source of random markets.
 
     Attributes:
+      name: of its kind, with the options that `data` does not hold.
       data: pytree of arrays: what was fitted or is drawn from. An argument of compiled functions, never a constant.
       draw: `(data, key) -> MarketData` `[n_bars, A]`; pure, jittable, consumes the key, `vmap` it over keys. The same
         function for every generator of one kind and one `n_bars`, so that other data do not recompile.
     """
 
+    name: str
     data: Any
     draw: Callable[[Any, jax.Array], MarketData]
 

@@ -53,7 +53,7 @@ def regime_switching(
         "deviations": jnp.asarray(deviations, jnp.float32),
         "roots": jnp.asarray(roots, jnp.float32),
     }
-    return Generator(data, _draw(n_bars))
+    return Generator("regime_switching", data, _draw(n_bars))
 
 
 def _moments(returns: Returns, labels: np.ndarray, n_states: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

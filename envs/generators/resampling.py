@@ -32,7 +32,7 @@ def stationary_bootstrap(market: MarketData, n_bars: int, *, mean_block: float) 
     """
     mean_block = _checked_block("mean_block", mean_block)
     data = {"market": checked_source(market, n_bars), "mean_block": jnp.asarray(mean_block, jnp.float32)}
-    return Generator(data, _stationary(n_bars))
+    return Generator("stationary_bootstrap", data, _stationary(n_bars))
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def circular_bootstrap(market: MarketData, n_bars: int, *, block: float) -> Gene
     """
     block = min(math.ceil(_checked_block("block", block)), n_bars)
     data = {"market": checked_source(market, n_bars), "block": jnp.asarray(block, jnp.int32)}
-    return Generator(data, _circular(n_bars))
+    return Generator("circular_bootstrap", data, _circular(n_bars))
 
 
 @functools.cache
@@ -120,7 +120,7 @@ def regime_bootstrap(
         "transition": jnp.asarray(transition, jnp.float32),
         "restart": jnp.asarray(1.0 / mean_block, jnp.float32),
     }
-    return Generator(data, _regimes(n_bars))
+    return Generator("regime_bootstrap", data, _regimes(n_bars))
 
 
 @functools.cache

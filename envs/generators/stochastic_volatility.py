@@ -170,7 +170,7 @@ def stochastic_volatility_jumps(market: MarketData, n_bars: int, *, jump_thresho
         "jumps": jnp.asarray(np.where(jumps, returns.values - fit.mean, 0.0)[1:], jnp.float32),
         "shapes": bar_shapes(source, returns, _usual_deviation(returns, usual, fit)),
     }
-    return Generator(data, _draw(n_bars))
+    return Generator("stochastic_volatility_jumps", data, _draw(n_bars))
 
 
 def _common_volatility(returns: Returns, usual: np.ndarray, fit: VolatilityFit) -> float:

@@ -99,7 +99,7 @@ def moments(market: MarketData) -> dict[str, np.ndarray]:
 
 def drawn_paths(name: str, source: MarketData, n_paths: int, **options) -> MarketData:
     """`n_paths` paths as long as the source."""
-    data, draw = GENERATORS[name](source, source.n_bars, **options)
+    _, data, draw = GENERATORS[name](source, source.n_bars, **options)
     return jax.jit(jax.vmap(draw, (None, 0)))(data, jax.random.split(jax.random.key(7), n_paths))
 
 
@@ -290,7 +290,7 @@ def intraday_market() -> MarketData:
 def test_bars_are_valid_and_keep_the_clock_of_the_source(name):
     source = intraday_market()
     options = {"labels": np.arange(720) // 60 % 2} if name == "regime_switching" else {}
-    data, draw = GENERATORS[name](source, 500, **options)
+    _, data, draw = GENERATORS[name](source, 500, **options)
     compiled = jax.jit(jax.vmap(draw, (None, 0)))
     paths = compiled(data, jax.random.split(jax.random.key(13), 40))
     alone = jax.jit(draw)(data, jax.random.split(jax.random.key(13), 40)[7])

@@ -57,7 +57,7 @@ def test_stationary_indices_equal_archs_whole_sampler():
 
 def test_circular_blocks_have_one_length_and_keep_bars_whole():
     source = numbered_market(0)
-    data, draw = GENERATORS["circular_bootstrap"](source, N_BARS, block=24.2)
+    _, data, draw = GENERATORS["circular_bootstrap"](source, N_BARS, block=24.2)
     drawn = jax.jit(draw)(data, jax.random.key(1))
     rows = rows_of(drawn)
     assert rows.min() >= 1
@@ -75,7 +75,7 @@ def test_the_regimes_of_a_path_follow_the_chain_of_the_labels():
     labels = some_labels(2)
     share, transition = counted_chain(labels)
     np.testing.assert_allclose(share @ transition, share, atol=1e-12)
-    data, draw = GENERATORS["regime_bootstrap"](numbered_market(1), N_BARS, labels=labels, mean_block=4.0)
+    _, data, draw = GENERATORS["regime_bootstrap"](numbered_market(1), N_BARS, labels=labels, mean_block=4.0)
     drawn = jax.jit(jax.vmap(draw, (None, 0)))(data, jax.random.split(jax.random.key(2), 20))
     rows = np.asarray(drawn.half_spread[..., 0]).astype(int)
     regimes = labels[rows]
@@ -94,7 +94,7 @@ def test_the_regimes_of_a_path_follow_the_chain_of_the_labels():
 def test_a_path_of_nothing_but_one_regime_and_a_given_chain():
     labels = some_labels(3)
     source = numbered_market(4)
-    data, draw = GENERATORS["regime_bootstrap"](source, N_BARS, labels=labels, mean_block=4.0, regime=2)
+    _, data, draw = GENERATORS["regime_bootstrap"](source, N_BARS, labels=labels, mean_block=4.0, regime=2)
     compiled = jax.jit(draw)
     assert set(labels[rows_of(compiled(data, jax.random.key(5)))]) == {2}
     other = GENERATORS["regime_bootstrap"](

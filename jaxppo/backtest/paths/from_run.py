@@ -110,7 +110,7 @@ def describe_paths(job: MonteCarlo) -> str:
     percent = f"{summary['level']:.0%}"
     lines = [
         f"{settings['trader']}: {summary['n_paths']:,} paths of {settings['n_bars']:,} bars "
-        f"({settings['generator'].partition('(')[0]}, seed {settings['seed']})",
+        f"({settings['generator']}, seed {settings['seed']})",
         f"{'':16}{'mean (' + percent + ' interval)':>30}{'5 %':>10}{'median':>10}{'95 %':>10}",
     ]
     for name in ("total_return", "sharpe", "max_drawdown", "turnover", "costs"):

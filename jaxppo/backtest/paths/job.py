@@ -194,7 +194,7 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
     return {
         "trader": trader.name,
         "trader_digest": digest(trader.data),
-        "generator": function_name(generator.draw),
+        "generator": generator.name,
         "generator_digest": digest(generator.data),
         "perturbation": function_name(paths.perturb),
         "n_paths": n_paths,
