@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from envs.one_bar import LARGEST_LOSS
 from envs.portfolio import weights_of
 from envs.reference.lognormal import LognormalProblem, utility
 from envs.reference.parameters import checked, positive
-from envs.trading import LARGEST_LOSS
 from envs.types import EnvState
 
 N_NODES = 48

@@ -13,9 +13,10 @@ import numpy as np
 from envs import simulators
 from envs.execution import Costs, make_costs
 from envs.market import SECONDS_PER_YEAR, MarketData
+from envs.one_bar import LARGEST_LOSS
 from envs.reference.parameters import positive
 from envs.reference.problem import Problem
-from envs.trading import LARGEST_LOSS, TradingEnv
+from envs.trading import TradingEnv
 from envs.types import EnvParams, EnvState
 
 RUIN_DEVIATIONS = 8.0

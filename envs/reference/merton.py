@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import hermite_e
 
+from envs.one_bar import LARGEST_LOSS
 from envs.reference.lognormal import LognormalProblem, utility
 from envs.reference.parameters import checked
-from envs.trading import LARGEST_LOSS
 from envs.types import EnvState
 
 MAXIMUM_LEVEL = 40
