@@ -9,7 +9,8 @@ from tiny_run import command, prices, tiny_config
 import jaxppo
 from envs import load_market
 from envs.market import slice_bars
-from jaxppo.backtest import traders
+from jaxppo import backtest
+from jaxppo.backtest import capacity, traders
 from jaxppo.backtest.paths import Paths, draws_of, monte_carlo, run_paths
 from jaxppo.backtest.run import load_run
 from jaxppo.backtest.simulate import run_policy
@@ -143,3 +144,35 @@ def test_masks_that_need_times_are_refused(run):
         patch.setattr("jaxppo.backtest.paths.from_run.agent", lambda run: trader._replace(params=without_times))
         with pytest.raises(ConfigError, match="cannot be run on drawn markets: trading hours need a market with times"):
             run_paths(run, n_bars=N_BARS)
+
+
+def test_costs_and_capital_of_a_run(run, folder):
+    """At its own costs and capital a run is what it was evaluated to be; without costs it pays none."""
+    evaluated = backtest.run(folder, output=folder / "again")
+    levels = capacity.cost_levels(run, (0.0, 1.0, 4.0))
+    for name in ("sharpe", "total_return", "max_drawdown", "costs"):
+        np.testing.assert_allclose(levels[name][1], evaluated[name], rtol=1e-3, atol=1e-6, err_msg=name)
+    assert levels["costs"][0] == 0.0
+    assert 0.0 < levels["costs"][1] < levels["costs"][2]
+    curve = capacity.capacity_curve(run, [1e4, 1e6, 1e12])
+    np.testing.assert_allclose(curve["total_return"][1], evaluated["total_return"], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(curve["gain"], curve["capital"] * curve["total_return"])
+    assert curve["turnover"][2] < 0.1 * curve["turnover"][0], "volume bounds what a large account can trade"
+    with pytest.raises(ValueError, match=r"levels is -1\.0; it must be finite and >= 0"):
+        capacity.cost_levels(run, (-1.0,))
+    with pytest.raises(ValueError, match="capitals is empty"):
+        capacity.capacity_curve(run, ())
+
+
+@pytest.mark.parametrize(
+    ("returns", "expected"),
+    [
+        (lambda level: 0.1 - 0.02 * level, 5.0),
+        (lambda level: 0.1 - 0.02 * level**2, 5.0**0.5),
+        (lambda level: -0.01 - level, 0.0),
+        (lambda level: 0.1 + 0.0 * level, np.inf),
+    ],
+)
+def test_costs_that_eat_the_return(run, monkeypatch, returns, expected):
+    monkeypatch.setattr(capacity, "_figures", lambda run, levels, _: {"total_return": returns(np.asarray(levels))})
+    np.testing.assert_allclose(capacity.break_even(run), expected, rtol=1e-2)
