@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -60,8 +61,17 @@ def record(name: str, content: dict[str, Any]) -> pathlib.Path:
         "versions": versions,
     }
     path = RESULTS / f"{name}_{device_name()}.json"
-    path.write_text(json.dumps({**where, **content}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite({**where, **content}), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _processor() -> str:

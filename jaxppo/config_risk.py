@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from jaxppo.config_items import Item, Keys
 
@@ -45,7 +45,7 @@ class ConstraintKeys(Keys):
     """PID rule, or its integral part alone, the plain Lagrangian."""
     proportional: Gain = 0.2
     """pid: multiplier per unit of smoothed relative violation."""
-    integral: Gain = 0.02
+    integral: Annotated[float, Field(gt=0.0, le=1000.0)] = 0.02
     """Multiplier gained an iteration per unit of relative violation."""
     derivative: Gain = 0.2
     """pid: multiplier per unit by which the smoothed relative violation rose."""
@@ -54,7 +54,8 @@ class ConstraintKeys(Keys):
     delay: Annotated[int, Field(ge=1, le=1000)] = 5
     """pid: iterations over which a rise is measured."""
     maximum: Above = 10.0
-    """Largest multiplier; 1 charges a bar at twice the limit one standard deviation of the mean reward of a rollout."""
+    """Largest multiplier; 1 charges a bar at twice a limit that holds one standard deviation of the mean reward of a
+    rollout."""
     patience: Count = 20
     """Measurements in a row at the maximum, with the limit not held, until it is reported as infeasible."""
 
@@ -106,6 +107,25 @@ class ConstraintConfig(Item):
     leverage: LeverageConstraint | None = None
 
 
+OBJECTIVE_KEYS = {"level", "weight", "aversion", "rate"}
+READ = {
+    "expected": set(),
+    "cvar": {"level", "weight", "rate"},
+    "mean_variance": {"aversion", "rate"},
+    "exponential": {"aversion"},
+}
+"""Keys that each kind of objective reads."""
+PID_KEYS = {"proportional", "derivative", "smoothing", "delay"}
+
+
+def _check_read(where: str, given: BaseModel, unread: set[str], why: str) -> None:
+    """A ValueError if a key that nothing reads is not at its default."""
+    for key in sorted(unread):
+        value = getattr(given, key)
+        if value != type(given).model_fields[key].default:
+            raise ValueError(f"{where}.{key} is {value:g}, but {why} does not read it; leave it out")
+
+
 def check_risk(
     objective: ObjectiveConfig, constraints: tuple[ConstraintConfig, ...], env_name: str, risk_aversion: float
 ) -> None:
@@ -123,6 +143,11 @@ def check_risk(
             f"env.risk_aversion is {risk_aversion:g}, but objective.kind {objective.kind} of the {outcome} return "
             "takes the place of that reward; leave it at 1, or set objective.outcome reward"
         )
+    _check_read("objective", objective, OBJECTIVE_KEYS - READ[objective.kind], f"objective.kind {objective.kind}")
+    for number, item in enumerate(constraints):
+        keys = getattr(item, item.kind)
+        if keys.method == "lagrangian":
+            _check_read(f"constraints[{number}].{item.kind}", keys, PID_KEYS, "method lagrangian")
     names = [item.kind for item in constraints]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -247,3 +247,11 @@ def test_round_trips_equal_vectorbts_positions() -> None:
         weights = portfolio.asset_value() / portfolio.value()
         gross = metrics.exposure(jnp.asarray(weights.to_numpy()[:, :, None]), axis=0)
     np.testing.assert_allclose(gross, weights.abs().mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 11, 21, 31, 101])
+def test_the_lowest_returns_of_whole_shares_are_counted_as_by_empyrical(n):
+    """1 - 0.9 is a little less than 0.1, which must not cost a bar."""
+    returns = np.random.default_rng(n).normal(size=n) * 0.01
+    ours = metrics.conditional_value_at_risk(jnp.asarray(returns), level=0.9, method="lowest")
+    np.testing.assert_allclose(ours, -empyrical.conditional_value_at_risk(returns, cutoff=0.1), rtol=1e-5)

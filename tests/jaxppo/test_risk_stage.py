@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxppo import risk
+from jaxppo.config import ConfigError, validate_config
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.task import DATA_AXIS, Rollout
 from jaxppo.risk import batch, objectives
@@ -238,3 +239,24 @@ def test_a_rollout_of_no_objective_and_no_multiplier_is_left_alone():
 def test_arguments_out_of_range(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"objective": {"level": 0.99}}, "objective.level is 0.99, but objective.kind expected does not read it"),
+        (
+            {"objective": {"kind": "exponential", "rate": 0.5}},
+            "objective.rate is 0.5, but objective.kind exponential does not read it",
+        ),
+        (
+            {"constraints": [{"leverage": {"limit": 0.5, "method": "lagrangian", "proportional": 5.0}}]},
+            "constraints[0].leverage.proportional is 5, but method lagrangian does not read it",
+        ),
+        ({"constraints": [{"leverage": {"limit": 0.5, "integral": 0.0}}]}, "integral"),
+    ],
+)
+def test_keys_that_nothing_reads_are_refused(given, message):
+    with pytest.raises(ConfigError) as caught:
+        validate_config({"training": {"steps": 1}, **given})
+    assert message in str(caught.value)

@@ -339,6 +339,16 @@ def test_what_was_not_filled_has_no_target_behind_it():
     np.testing.assert_allclose(whole.behind(whole.init(A), portfolio), [0.2, 0.0, -0.3], rtol=1e-6)
 
 
+def test_a_factor_is_not_kept_beyond_the_largest_exposure():
+    """Calm prices: the cap alone decides, and 1.1 times the targets leaves the factor within the tolerance."""
+    transform = sizing.volatility_target(10.0, max_leverage=1.0, tolerance=0.1)
+    row, state = row_at(transform, market(), 150), transform.init(A)
+    for gross in (1.0, 1.1, 0.9, 0.99, 1.05):
+        targets = jnp.full(A, gross / A)
+        sizes, state = transform.apply(state, row, account(jnp.zeros(A)), targets)
+        assert float(jnp.sum(jnp.abs(sizes))) <= 1.0 + 1e-4
+
+
 def test_small_moves_of_a_factor_are_not_traded():
     whole = sizing.chain(constant("only", tolerance=0.1))
     hold = jnp.zeros(A, bool)

@@ -92,7 +92,7 @@ def conditional_value_at_risk(
         return undefined(returns, axis)
     losses = _largest_losses(returns, axis)
     if method == "lowest":
-        return jnp.mean(losses[..., : int((n - 1) * (1.0 - level)) + 1], axis=-1)
+        return jnp.mean(losses[..., : math.floor(tail_count(level, n - 1)) + 1], axis=-1)
     whole = math.ceil(tail) - 1
     return (jnp.sum(losses[..., :whole], axis=-1) + (tail - whole) * losses[..., whole]) / tail
 

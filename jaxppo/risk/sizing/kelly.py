@@ -85,7 +85,7 @@ def kelly(
     def factor(own: Any, row: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         return row, own
 
-    return scaling("kelly", table, lambda n_assets: (), factor, tolerance=tolerance)
+    return scaling("kelly", table, lambda n_assets: (), factor, tolerance=tolerance, cap=max_leverage)
 
 
 def _within(weights: jax.Array, max_leverage: float) -> jax.Array:

@@ -17,7 +17,8 @@ def equal_risk_contribution(*, span: int = 63, tolerance: float = 0.1, cycles: i
     """Positions whose contributions to the forecast variance are in proportion to their targets.
 
     The signs of the targets are those of the positions, their absolute values the risk budgets: equal ones for equal
-    contributions `w_i (C w)_i`. The gross exposure stays that of the targets.
+    contributions `w_i (C w)_i`. The gross exposure stays that of the targets, up to
+    `tolerance`.
 
     Args:
       span: bars of the exponential covariance C, see `jaxppo.covariance.ewma_covariance`.

@@ -139,6 +139,7 @@ def scaling(
     factor: Callable[[Any, Any, Portfolio, jax.Array], tuple[jax.Array, Any]],
     *,
     tolerance: float = 0.0,
+    cap: float = jnp.inf,
 ) -> SizingTransform:
     """A transform that multiplies every target by a factor.
 
@@ -149,6 +150,7 @@ def scaling(
       factor: `(own, row, portfolio, targets [A]) -> (factors [A], own)`.
       tolerance: relative change of a factor, >= 0, up to which the last one is kept, so that small moves of it are not
         traded.
+      cap: gross exposure beyond which the last factors are not kept.
 
     Raises:
       ValueError: a negative tolerance.
@@ -162,7 +164,9 @@ def scaling(
     def apply(state: ScaleState, row: Any, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, ScaleState]:
         wanted, own = factor(state.own, row, portfolio, targets)
         last = state.factor
-        now = jnp.where(jnp.abs(wanted - last) <= tolerance * jnp.abs(last), last, wanted)
+        near = jnp.abs(wanted - last) <= tolerance * jnp.abs(last)
+        within = jnp.sum(jnp.abs(last * targets)) <= cap * (1.0 + UNCHANGED)
+        now = jnp.where(near & within, last, wanted)
         return now * targets, ScaleState(now, own)
 
     return SizingTransform(name, table, start, apply)

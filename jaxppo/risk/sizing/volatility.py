@@ -44,4 +44,4 @@ def volatility_target(
         scale = jnp.minimum(target / forecast, max_leverage) / jnp.where(gross > 0, gross, 1.0)
         return jnp.broadcast_to(jnp.where(gross > 0, scale, 1.0), targets.shape), own
 
-    return scaling("volatility_target", table, lambda n_assets: (), factor, tolerance=tolerance)
+    return scaling("volatility_target", table, lambda n_assets: (), factor, tolerance=tolerance, cap=max_leverage)
