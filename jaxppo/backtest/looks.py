@@ -66,7 +66,9 @@ def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarra
     selected = None
     for trial in trials.read(register):
         same = (trial.run, trial.seed, trial.iteration, trial.period)
-        if same == (test.run, test.seed, iteration, "validation") and (selected is None or selected.content != content):
+        if same != (test.run, test.seed, iteration, "validation"):
+            continue
+        if selected is None or trial.content == content or selected.content != content:
             selected = trial
     try:
         return selection_figures(register, test, selected, setup.config.evaluation.level)

@@ -44,6 +44,7 @@ class Trial:
       n_bars: returns in it.
       periods: bars per year.
       sharpe: Sharpe ratio per bar; 0 if nothing was traded.
+      attempt: how many looks with other returns there were before under the same name: the run was trained anew.
     """
 
     run: str
@@ -57,11 +58,13 @@ class Trial:
     n_bars: int
     periods: float
     sharpe: float
+    attempt: int = 0
 
     @property
     def key(self) -> str:
         """What makes two looks the same look; the name of the file of returns."""
         same = (self.run, self.content, self.seed, self.fold, self.iteration, self.period, self.first, self.last)
+        same += (self.attempt,) if self.attempt else ()
         return hashlib.sha256(json.dumps(same).encode()).hexdigest()[:24]
 
     @property
@@ -96,7 +99,7 @@ def record(
     periods: float,
     fold: int | None = None,
 ) -> Trial:
-    """Adds a look, unless it is there already. Several processes may record at once.
+    """Adds a look, unless it is there already with the same returns. Several processes may record at once.
 
     Args:
       register: path of `trials.jsonl`; made if it is missing.
@@ -126,8 +129,10 @@ def record(
     register.parent.mkdir(parents=True, exist_ok=True)
     with open(register, "a+b") as file, _locked(file):
         known = {other.key: other for other in _parse(register, _repaired(file))}
-        if trial.key in known:
-            return known[trial.key]
+        while trial.key in known:
+            if _same_returns(_load(register, known[trial.key]), returns):
+                return known[trial.key]
+            trial = dataclasses.replace(trial, attempt=trial.attempt + 1)
         _save_returns(register, trial, returns)
         file.write((json.dumps({"key": trial.key, **dataclasses.asdict(trial)}) + "\n").encode())
         file.flush()
@@ -166,6 +171,11 @@ def load_returns(register: str | pathlib.Path, chosen: Sequence[Trial]) -> np.nd
     if len({trial.bars for trial in chosen}) > 1:
         raise ValueError("the trials are not over the same bars, so their returns cannot stand side by side")
     return np.stack([_load(pathlib.Path(register), trial) for trial in chosen], axis=1)
+
+
+def _same_returns(known: np.ndarray, returns: np.ndarray) -> bool:
+    """Whether they are those of one policy, up to the rounding of another device."""
+    return known.shape == returns.shape and np.allclose(known, returns, rtol=1e-3, atol=1e-6)
 
 
 def _load(register: pathlib.Path, trial: Trial) -> np.ndarray:

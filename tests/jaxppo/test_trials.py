@@ -51,6 +51,22 @@ def test_a_look_is_recorded_once_with_its_returns(tmp_path) -> None:
     assert trials.record(register, np.zeros(5), **LOOK, run="flat", periods=252).sharpe == 0.0
 
 
+def test_a_run_that_is_trained_anew_under_its_name_is_another_look(tmp_path) -> None:
+    register = tmp_path / "trials.jsonl"
+    first, second = (record(register, draw, run="same") for draw in (1, 2))
+    assert (first.attempt, second.attempt) == (0, 1)
+    shorter = record(register, 1, n=90, run="same")
+    whole = [first, second, shorter]
+    assert trials.read(register) == whole
+    for draw, expected in ((1, first), (2, second)):
+        kept = np.random.default_rng(draw).normal(0.0003, 0.01, 100).astype(np.float32)
+        np.testing.assert_array_equal(trials.load_returns(register, [expected])[:, 0], kept)
+        rounded = trials.record(register, kept * (1 + 1e-5), **LOOK, run="same", periods=252.0)
+        assert rounded == expected, "another device rounds otherwise"
+    assert record(register, 1, n=90, run="same") == shorter
+    assert trials.read(register) == whole
+
+
 def test_writers_at_once_lose_and_repeat_nothing(tmp_path) -> None:
     register = tmp_path / "trials.jsonl"
     # The lock belongs to an opened file, so threads exclude each other as processes do.
