@@ -12,8 +12,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -26,6 +29,8 @@ except ImportError:  # not on Windows, where a line is written by one call all t
     fcntl = None
 
 REGISTER, RETURNS = "trials.jsonl", "trial_returns"
+_DAMAGE = (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises on a file of returns that is missing, cut short or changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +188,7 @@ def _load(register: pathlib.Path, trial: Trial) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             returns = file["returns"]
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path}: the returns of run {trial.run} are missing or damaged ({error})") from None
     if returns.shape != (trial.n_bars,):
         raise ValueError(f"{path}: holds {returns.shape} returns, but run {trial.run} has {trial.n_bars} bars")
@@ -239,8 +244,14 @@ def _parse(register: pathlib.Path, content: bytes) -> list[Trial]:
             fields = json.loads(line)
             key = fields.pop("key")
             trial = Trial(**fields)
+            sound = trial.n_bars >= 2 and 0 < trial.periods < math.inf and math.isfinite(trial.sharpe)
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(f"{register}: line {number} is no trial; restore the file or delete the line") from None
+        if not sound:
+            figures = f"n_bars {trial.n_bars}, periods {trial.periods}, sharpe {trial.sharpe}"
+            raise ValueError(
+                f"{register}: line {number} has {figures}; at least 2 bars and finite numbers are expected"
+            )
         if key != trial.key:
             raise ValueError(f"{register}: line {number} was changed; its key does not belong to its content")
         found.append(trial)
