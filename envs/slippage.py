@@ -52,7 +52,7 @@ def slippage_scale(
     """Factor of the slippage of fills in each bar, `[T, A]` in [0.1, 10], from what is known at the previous close.
 
     Which bar is the last of a session is taken as known from the exchange's timetable; the last bar of the market
-    counts as one within a session.
+    counts as one within a session, or as a whole one if the session before it was a single bar.
 
     Args:
       market: `[T, A]` bars.
@@ -92,4 +92,6 @@ def _session_factor(market: MarketData, conditions: SlippageConditions) -> jax.A
     first = jnp.concatenate([jnp.ones(1, bool), changes])
     last = jnp.concatenate([changes, jnp.zeros(1, bool)])
     factor = jnp.where(first, conditions.open, jnp.where(last, conditions.close, 1.0))
-    return jnp.where(first & last, 1.0, factor)
+    whole = first & last
+    whole = whole.at[-1].set(first[-1] & whole[-2:-1].any())  # whether more bars follow it is not known
+    return jnp.where(whole, 1.0, factor)

@@ -6,12 +6,13 @@ import hashlib
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxppo.backtest import trials
-from jaxppo.backtest.selection import selection_figures
+from jaxppo.backtest.selection import figures_alone, selection_figures
 from jaxppo.backtest.trials import Trial
 from jaxppo.config import Config, ConfigError
 from jaxppo.training import run_folder
@@ -51,6 +52,8 @@ def record_look(
 def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarray, content: str) -> dict[str, Any]:
     """Records the evaluation of a checkpoint on the test period, and says what it is worth; see `selection_figures`.
 
+    Where the register cannot be read, which `record_look` says on stderr, it is judged by itself.
+
     Args:
       setup: of the evaluation.
       folder: of the run.
@@ -62,16 +65,21 @@ def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarra
       ConfigError: the register is damaged.
     """
     test = record_look(setup, folder, iteration, "test", returns, content)
-    register = trials.register_of(folder)
-    selected = None
-    for trial in trials.read(register):
-        same = (trial.run, trial.seed, trial.iteration, trial.period)
-        if same == (test.run, test.seed, iteration, "validation") and (selected is None or selected.content != content):
-            selected = trial
+    register, level = trials.register_of(folder), setup.config.evaluation.level
     try:
-        return selection_figures(register, test, selected, setup.config.evaluation.level)
+        selected = _selecting(trials.read(register), test)
+        return selection_figures(register, test, selected, level)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except OSError:
+        return figures_alone(test, returns, level)
+
+
+def _selecting(known: Sequence[Trial], test: Trial) -> Trial | None:
+    """The look at validation that selected the checkpoint of a test: the last with its content, else the last."""
+    sought = (test.run, test.seed, test.iteration, "validation")
+    found = [trial for trial in known if (trial.run, trial.seed, trial.iteration, trial.period) == sought]
+    return next(iter([trial for trial in found if trial.content == test.content][-1:] or found[-1:]), None)
 
 
 def content_of(setup: Setup) -> str:

@@ -55,7 +55,8 @@ def load_run(
       folder: the run.
       data: another price file, all symbols; as a whole, or, if it shares a symbol with the run, after the last bar that
         the run was trained or selected on. Default: the run's own prices; the period `test` is then its own.
-      overrides: dotted keys, as for `load_config`, for example other costs.
+      overrides: dotted keys, as for `load_config`, for example other costs; they cannot move the test period onto bars
+        that the run was trained or selected on.
       market: prices to use instead of the configured file: those of a run that was trained on a market given in Python.
 
     Raises:
@@ -74,6 +75,7 @@ def load_run(
             run_folder.check_same_data(folder, run_folder.data_report(market))
         first = 0 if data is None else _first_unseen(folder, market, config)
         setup = build(config, market, split=data is None, first=first)
+        _check_unseen(folder, saved, setup)
         policy, net = best_policy(folder, setup)
     return SavedRun(folder, setup, policy, net)
 
@@ -166,6 +168,24 @@ def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> i
             f"{seen['last'][:10]}; give later prices or other symbols"
         )
     return first
+
+
+def _check_unseen(folder: pathlib.Path, saved: Config, setup: Setup) -> None:
+    """The test period must begin after what the run was trained and selected on.
+
+    Raises:
+      ConfigError: it does not; names the keys that moved it.
+    """
+    if first_unseen(folder, setup.market) <= setup.periods["test"].first:
+        return
+    keys = type(saved.data).model_fields
+    moved = [key for key in keys if getattr(saved.data, key) != getattr(setup.config.data, key)]
+    named = ", ".join(f"--data.{key} {getattr(setup.config.data, key)}" for key in moved) or "the market"
+    first, seen = setup.market.info.timestamps[setup.periods["test"].first], run_folder.read_data(folder)
+    raise ConfigError(
+        f"{named}: the test period would begin on {str(first)[:10]}, but the run was trained and selected on bars up to"
+        f" {seen['learned_from']['last'][:10]}; an evaluation cannot test on them"
+    )
 
 
 def _check_overrides(saved: Config, config: Config) -> None:

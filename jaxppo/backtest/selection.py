@@ -60,6 +60,13 @@ def selection_figures(
     return figures
 
 
+def figures_alone(test: Trial, returns: np.ndarray, level: float = 0.95) -> dict[str, Any]:
+    """`selection_figures` of an evaluation as if it were the only look, from its `[n]` returns."""
+    alone = {"trials": 1, "effective_trials": 1.0, "sharpe": test.sharpe * math.sqrt(test.periods), "hurdle": 0.0}
+    chances = _chances(test, np.asarray(returns, np.float32), np.array([test.sharpe]), 0.0, 1.0, level)
+    return {"out_of_sample": alone | chances}
+
+
 def _luck(register: pathlib.Path, known: Sequence[Trial], of: Trial, level: float) -> dict[str, Any]:
     """PSR, DSR and what they come from, among all trials of that kind of period."""
     among = [trial for trial in known if trial.period == of.period]
@@ -72,15 +79,23 @@ def _luck(register: pathlib.Path, known: Sequence[Trial], of: Trial, level: floa
     spread = float(sharpes.std(ddof=1)) if len(sharpes) > 1 else 0.0
     hurdle = float(expected_maximum_sharpe(max(n, 1.0), spread))
     figures = {"trials": len(among), "effective_trials": n, "sharpe": of.sharpe * annual, "hurdle": hurdle * annual}
+    returns = trials.load_returns(register, [of])[:, 0] if of in among else None
+    return figures | _chances(of, returns, sharpes, hurdle, max(n, 1.0), level)
+
+
+def _chances(
+    of: Trial, returns: np.ndarray | None, sharpes: np.ndarray, hurdle: float, n: float, level: float
+) -> dict[str, Any]:
+    """What the returns of a trial say against 0 and against the best of `n` by luck; None where they are too few."""
     psr = dsr = bars = low = high = None
-    if of in among and of.sharpe != 0.0 and of.n_bars >= 3:
-        returns = trials.load_returns(register, [of])[:, 0]
+    if returns is not None and of.sharpe != 0.0 and of.n_bars >= 3:
         psr = _finite(probabilistic_sharpe(returns))
-        dsr = _finite(deflated_sharpe(returns, sharpes, n_trials=max(n, 1.0)))
+        dsr = _finite(deflated_sharpe(returns, sharpes, n_trials=n))
         bars = _finite(minimum_track_record(returns, hurdle, level=level))
         half = NormalDist().inv_cdf(0.5 + level / 2.0) * float(sharpe_error(returns))
+        annual = math.sqrt(of.periods)
         low, high = (_finite((of.sharpe + sign * half) * annual) for sign in (-1.0, 1.0))
-    return figures | {"sharpe_ci": [low, high], "psr": psr, "dsr": dsr, "minimum_track_record": bars}
+    return {"sharpe_ci": [low, high], "psr": psr, "dsr": dsr, "minimum_track_record": bars}
 
 
 def _effective(register: pathlib.Path, group: Sequence[Trial]) -> float:

@@ -12,8 +12,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -26,6 +29,8 @@ except ImportError:  # not on Windows, where a line is written by one call all t
     fcntl = None
 
 REGISTER, RETURNS = "trials.jsonl", "trial_returns"
+_DAMAGE = (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises on a file of returns that is missing, cut short or changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Trial:
       n_bars: returns in it.
       periods: bars per year.
       sharpe: Sharpe ratio per bar; 0 if nothing was traded.
+      attempt: how many looks with other returns there were before under the same name: the run was trained anew.
     """
 
     run: str
@@ -57,11 +63,13 @@ class Trial:
     n_bars: int
     periods: float
     sharpe: float
+    attempt: int = 0
 
     @property
     def key(self) -> str:
         """What makes two looks the same look; the name of the file of returns."""
         same = (self.run, self.content, self.seed, self.fold, self.iteration, self.period, self.first, self.last)
+        same += (self.attempt,) if self.attempt else ()
         return hashlib.sha256(json.dumps(same).encode()).hexdigest()[:24]
 
     @property
@@ -96,7 +104,7 @@ def record(
     periods: float,
     fold: int | None = None,
 ) -> Trial:
-    """Adds a look, unless it is there already. Several processes may record at once.
+    """Adds a look, unless it is there already with the same returns. Several processes may record at once.
 
     Args:
       register: path of `trials.jsonl`; made if it is missing.
@@ -126,8 +134,10 @@ def record(
     register.parent.mkdir(parents=True, exist_ok=True)
     with open(register, "a+b") as file, _locked(file):
         known = {other.key: other for other in _parse(register, _repaired(file))}
-        if trial.key in known:
-            return known[trial.key]
+        while trial.key in known:
+            if _same_returns(_load(register, known[trial.key]), returns):
+                return known[trial.key]
+            trial = dataclasses.replace(trial, attempt=trial.attempt + 1)
         _save_returns(register, trial, returns)
         file.write((json.dumps({"key": trial.key, **dataclasses.asdict(trial)}) + "\n").encode())
         file.flush()
@@ -168,12 +178,17 @@ def load_returns(register: str | pathlib.Path, chosen: Sequence[Trial]) -> np.nd
     return np.stack([_load(pathlib.Path(register), trial) for trial in chosen], axis=1)
 
 
+def _same_returns(known: np.ndarray, returns: np.ndarray) -> bool:
+    """Whether they are those of one policy, up to the rounding of another device."""
+    return known.shape == returns.shape and np.allclose(known, returns, rtol=1e-3, atol=1e-6)
+
+
 def _load(register: pathlib.Path, trial: Trial) -> np.ndarray:
     path = _returns_path(register, trial)
     try:
         with np.load(path, allow_pickle=False) as file:
             returns = file["returns"]
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path}: the returns of run {trial.run} are missing or damaged ({error})") from None
     if returns.shape != (trial.n_bars,):
         raise ValueError(f"{path}: holds {returns.shape} returns, but run {trial.run} has {trial.n_bars} bars")
@@ -229,8 +244,14 @@ def _parse(register: pathlib.Path, content: bytes) -> list[Trial]:
             fields = json.loads(line)
             key = fields.pop("key")
             trial = Trial(**fields)
+            sound = trial.n_bars >= 2 and 0 < trial.periods < math.inf and math.isfinite(trial.sharpe)
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(f"{register}: line {number} is no trial; restore the file or delete the line") from None
+        if not sound:
+            figures = f"n_bars {trial.n_bars}, periods {trial.periods}, sharpe {trial.sharpe}"
+            raise ValueError(
+                f"{register}: line {number} has {figures}; at least 2 bars and finite numbers are expected"
+            )
         if key != trial.key:
             raise ValueError(f"{register}: line {number} was changed; its key does not belong to its content")
         found.append(trial)

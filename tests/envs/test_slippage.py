@@ -8,7 +8,7 @@ import pytest
 
 from envs import simulators
 from envs.execution import BAR_FIELDS, make_costs, pack_bars, trade_costs, unpack_bar
-from envs.market import MarketData
+from envs.market import MarketData, slice_bars
 from envs.slippage import USUAL_SPAN
 
 N_BARS, PER_SESSION = 240, 6
@@ -48,8 +48,17 @@ def test_first_and_last_bar_of_a_session(market):
     expected = np.where(within == 0, 3.0, np.where(within == PER_SESSION - 1, 2.0, 1.0))
     expected[-1] = 1.0  # nobody knows what follows the last bar
     np.testing.assert_array_equal(factor, np.tile(expected[:, None], (1, 2)))
-    daily = market.replace(session=jnp.arange(N_BARS, dtype=jnp.int32))
-    np.testing.assert_array_equal(scale_of(daily, slippage_open=3.0, slippage_close=2.0)[:-1], 1.0)
+
+
+def test_sessions_of_one_bar_have_no_open_or_close():
+    daily = simulators.stochastic_volatility_jumps(jax.random.key(0), 8, 2)
+    daily = daily.replace(session=jnp.arange(8, dtype=jnp.int32))
+    for n_bars in (2, 7, 8):
+        start = slice_bars(daily, 0, n_bars)
+        np.testing.assert_array_equal(scale_of(start, slippage_open=3.0, slippage_close=2.0), 1.0)
+    two = daily.replace(session=jnp.asarray([0, 0, 1, 1, 2, 2, 3, 3], jnp.int32))
+    found = scale_of(slice_bars(two, 0, 7), slippage_open=3.0, slippage_close=2.0)[:, 0]
+    np.testing.assert_array_equal(found, [3, 2, 3, 2, 3, 2, 3], "a last bar after sessions of several opens another")
 
 
 def test_spread_and_volume_relative_to_what_is_usual(market):

@@ -140,3 +140,11 @@ def test_bars_that_the_run_has_learned_from_are_not_evaluated(run, summary, tmp_
     early.to_csv(tmp_path / "early.csv", index=False)
     with pytest.raises(ConfigError, match=r"the run was trained and selected on .* give later prices or other symbols"):
         backtest.run(run, data=tmp_path / "early.csv")
+
+
+def test_overrides_do_not_move_the_test_onto_bars_that_were_learned_from(run, summary):
+    pattern = r"^--data.train 0.2, --data.validation 0.1: the test period would begin on .* selected on bars up to"
+    with pytest.raises(ConfigError, match=pattern):
+        backtest.run(run, overrides=["--data.train", "0.2", "--data.validation", "0.1"])
+    later = backtest.load_run(run, overrides=["--data.train", "0.75", "--data.validation", "0.1"])
+    assert later.setup.periods["test"].first > backtest.load_run(run).setup.periods["test"].first

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import math
 import pathlib
+import re
 
 import ffn
 import numpy as np
@@ -13,7 +14,7 @@ import quantstats
 from tiny_run import STEPS_PER_ITERATION, command, write_config
 
 from jaxppo import backtest
-from jaxppo.backtest import selection, trials
+from jaxppo.backtest import looks, selection, trials
 from jaxppo.config import ConfigError
 
 LOOK = {"content": "c", "seed": 0, "iteration": 2, "period": "test", "first": "2020-01-01", "last": "2020-09-01"}
@@ -49,6 +50,49 @@ def test_a_look_is_recorded_once_with_its_returns(tmp_path) -> None:
     assert first.sharpe == pytest.approx(expected.mean() / expected.std(ddof=1), rel=1e-5)
     assert record(register, 7, run="idle", content="idle").sharpe != 0
     assert trials.record(register, np.zeros(5), **LOOK, run="flat", periods=252).sharpe == 0.0
+
+
+def test_a_run_that_is_trained_anew_under_its_name_is_another_look(tmp_path) -> None:
+    register = tmp_path / "trials.jsonl"
+    first, second = (record(register, draw, run="same") for draw in (1, 2))
+    assert (first.attempt, second.attempt) == (0, 1)
+    shorter = record(register, 1, n=90, run="same")
+    whole = [first, second, shorter]
+    assert trials.read(register) == whole
+    for draw, expected in ((1, first), (2, second)):
+        kept = np.random.default_rng(draw).normal(0.0003, 0.01, 100).astype(np.float32)
+        np.testing.assert_array_equal(trials.load_returns(register, [expected])[:, 0], kept)
+        rounded = trials.record(register, kept * (1 + 1e-5), **LOOK, run="same", periods=252.0)
+        assert rounded == expected, "another device rounds otherwise"
+    assert record(register, 1, n=90, run="same") == shorter
+    assert trials.read(register) == whole
+
+
+def test_every_damage_of_a_file_is_one_line(tmp_path) -> None:
+    register = tmp_path / "trials.jsonl"
+    trial = record(register, 1)
+    path, line = tmp_path / "trial_returns" / f"{trial.key}.npz", register.read_text()
+    whole, expected = path.read_bytes(), trials.load_returns(register, [trial])
+    refused = {}
+    for place in range(0, len(whole), 3):
+        flipped = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+        for damaged in (whole[:place], flipped):
+            path.write_bytes(damaged)
+            try:
+                found = trials.load_returns(register, [trial])
+            except ValueError as error:
+                found, refused[str(error).partition(":")[0]] = expected, True
+            np.testing.assert_array_equal(found, expected)
+    assert set(refused) == {str(path)}
+    for name, values in {
+        "sharpe": ("null", "NaN", "1e999"),
+        "periods": ("0", "-1", "NaN"),
+        "n_bars": ("1", "null"),
+    }.items():
+        for value in values:
+            register.write_text(re.sub(rf'"{name}": [^,}}]+', f'"{name}": {value}', line))
+            with pytest.raises(ValueError, match=r"trials\.jsonl: line 1 (is no trial|has n_bars)"):
+                trials.read(register)
 
 
 def test_writers_at_once_lose_and_repeat_nothing(tmp_path) -> None:
@@ -179,6 +223,25 @@ def test_resuming_and_repeating_count_nothing_twice(workplace, capfd) -> None:
     backtest.run(workplace / "seed-8", overrides=["--costs.impact", "1.0"])
     after = trials.read(workplace / "trials.jsonl")
     assert len(after) == before.count(b"\n") + 1, "other costs are another look"
+
+
+def test_without_a_register_to_read_an_evaluation_stands_alone(workplace, capfd) -> None:
+    register, kept = workplace / "trials.jsonl", workplace / "kept.jsonl"
+    first = figures_of(workplace / "seed-7")["out_of_sample"]
+    register.rename(kept)
+    register.mkdir()
+    try:
+        run = backtest.load_run(workplace / "seed-7")
+        returns = trials.load_returns(kept, [t for t in trials.read(kept) if t.period == "test"][:1])[:, 0]
+        alone = looks.judge(run.setup, run.folder, 2, returns, "c")
+    finally:
+        register.rmdir()
+        kept.rename(register)
+    assert "this look could not be recorded in" in capfd.readouterr().err
+    assert set(alone) == {"out_of_sample"}
+    assert set(alone["out_of_sample"]) == set(first)
+    for name, value in first.items():
+        assert alone["out_of_sample"][name] == (value if value is None else pytest.approx(value, rel=1e-4)), name
 
 
 def test_a_register_that_is_damaged_is_a_users_mistake(workplace, tmp_path) -> None:
