@@ -1,6 +1,7 @@
 """Monte Carlo paths: replays, shards, resumption, devices, figures against independent arithmetic, no look-ahead."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -16,6 +17,7 @@ from envs.market import periods_per_year
 from jaxppo.backtest import traders
 from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
 from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, wilson_interval
+from jaxppo.backtest.paths.identity import function_name
 from jaxppo.backtest.paths.parts import PARTS
 from jaxppo.backtest.trading import run_trader, run_trader_streaming
 from jaxppo.config import ConfigError
@@ -122,6 +124,11 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
     monte_carlo(paths, 8, output=tmp_path / "job", progress=False)
     with pytest.raises(ConfigError, match="folder of another job: its n_paths is 8, not 9"):
         monte_carlo(paths, 9, output=tmp_path / "job", progress=False)
+    other = Paths(
+        rule(trend(tolerance=0.3)), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:2]
+    )
+    with pytest.raises(ConfigError, match="folder of another job: its trader_identity is"):
+        monte_carlo(other, 8, output=tmp_path / "job", progress=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not the folder of a Monte Carlo job"):
@@ -132,6 +139,54 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
         monte_carlo(paths, 8, shard=(0, 3))
     with pytest.raises(ValueError, match=r"draws 51 bars of 2 assets; trend with n_bars 41 and spare 0 needs 52"):
         Paths(rule(), generator, N_BARS + 1)
+
+
+def test_a_name_covers_what_a_function_was_made_with():
+    def make(value, default=0.0):
+        def inner(key, at=default):
+            return value, key, at
+
+        return inner
+
+    class Callable:
+        def __call__(self, key):
+            return key
+
+    def outer(value):
+        inner = make(value)
+        return lambda key: inner(key)
+
+    assert function_name(None) == ""
+    assert function_name(outer) == function_name(outer)
+    assert function_name(make(1.0)) == function_name(make(1.0))
+    big = np.arange(5000.0)
+    changed = big.copy()
+    changed[2500] = 0.0  # hidden in a repr
+    made = [make(1.0), make(2.0), make(1.0, 1.0), make(big), make(changed), make(jnp.asarray(big)), make(None)]
+    made += [outer(1.0), outer(2.0), functools.partial(make, 1.0), functools.partial(make, big)]
+    made += [functools.partial(make, changed), make(make(1.0)), make([make(2.0)]), make({"a": object})]
+    assert len({function_name(function) for function in made}) == len(made)
+    with pytest.raises(ValueError, match="has no name that tells it from others"):
+        function_name(Callable())
+
+
+def test_a_trader_is_told_from_one_with_other_settings():
+    values = np.zeros((5, 2), np.float32)
+    one = rule(trend(lookback=5, span=5))
+    assert one.identity == rule(trend(lookback=5, span=5)).identity
+    given = {"periods": 252.0, "warmup": WARMUP}
+    plain = functools.partial(traders.rule, n_assets=2, **given)
+    found = [
+        one,
+        *[rule(trend(lookback=5, span=5, **{key: value})) for key, value in (("gross", 0.5), ("tolerance", 0.2))],
+        plain(trend(lookback=6, span=5)),
+        plain(trend(lookback=5, span=5), initial_cash=1e5),
+        plain(trend(lookback=5, span=5), warmup=WARMUP + 1),
+        plain(trend(lookback=5, span=5), fill_rule=envs.FillRule(latency_bars=2)),
+        traders.array(values, **given),
+        traders.array(values, in_shares=True, **given),
+    ]
+    assert len({trader.identity for trader in found}) == len(found)
 
 
 def test_figures_are_those_of_the_ledger(paths, whole):

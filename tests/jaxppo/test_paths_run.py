@@ -94,6 +94,15 @@ def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
     assert np.abs(np.asarray(one.equity[decided + 1 :]) - np.asarray(two.equity[decided + 1 :])).max() > 1.0
 
 
+def test_settings_of_a_run_make_another_job(run, folder):
+    one = traders.agent(run).identity
+    changed = ("--env.latency_bars", "3"), ("--env.initial_cash", "5000"), ("--evaluation.decision", "mode")
+    found = [traders.agent(load_run(folder, overrides=given)).identity for given in changed]
+    assert len({one, *found}) == 1 + len(changed)
+    same = load_run(folder, overrides=["--evaluation.bootstrap_resamples", "200", "--device", "cpu"])
+    assert traders.agent(same).identity == one
+
+
 def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
     given = ("--run", folder, "--paths", 70, "--bars", 12, "--seed", 1)
     for i in range(2):

@@ -13,13 +13,12 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from jaxppo.backtest.paths.engine import Paths
+from jaxppo.backtest.paths.identity import digest, function_name
 from jaxppo.backtest.paths.parts import (
     PARTS,
     SETTINGS,
     Table,
     as_table,
-    digest,
-    function_name,
     open_job,
     part_name,
     read_settings,
@@ -193,6 +192,7 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
     trader, generator = paths.trader, paths.generator
     return {
         "trader": trader.name,
+        "trader_identity": trader.identity,
         "trader_digest": digest(trader.data),
         "generator": generator.name,
         "generator_digest": digest(generator.data),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,25 +117,3 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise ConfigError(f"{folder}: not the folder of a Monte Carlo job (no readable {SETTINGS})") from None
-
-
-def digest(tree: Any, *functions: Callable) -> str:
-    """sha256 of the arrays of a pytree and the names and options of functions: what tells two jobs apart."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode() + array.tobytes())
-    for function in functions:
-        found.update(function_name(function).encode())
-    return found.hexdigest()
-
-
-def function_name(function: Callable | None) -> str:
-    """Module, name and bound options of a function; empty for None."""
-    if function is None:
-        return ""
-    options = ""
-    while isinstance(function, functools.partial):
-        options += repr((function.args, sorted(function.keywords.items())))
-        function = function.func
-    return f"{function.__module__}.{function.__qualname__}{options}"
