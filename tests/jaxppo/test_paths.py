@@ -94,6 +94,16 @@ def test_shards_merge_to_the_whole(tmp_path, paths, whole):
     assert numbers == {key: value for key, value in whole.summary.items() if key != "settings"}
     saved = json.loads((tmp_path / "merged" / "summary.json").read_text())
     assert saved["probabilities"] == json.loads(json.dumps(whole.summary["probabilities"]))
+    same(merge(folders[::-1], tmp_path / "merged"), whole)
+    same(merge([tmp_path / "merged"]), whole)
+    for batch in (None, 4):
+        with pytest.raises(
+            ConfigError, match=r"merged holds the merged shards of a finished job; give another --output"
+        ):
+            monte_carlo(paths, N_PATHS, output=tmp_path / "merged", batch=batch, progress=False)
+    (tmp_path / "merged" / PARTS / "part_000099.parquet").write_bytes(b"left over")
+    same(merge(folders, tmp_path / "merged"), whole)
+    same(merge([tmp_path / "merged"]), whole)
     next((folders[1] / PARTS).iterdir()).unlink()
     with pytest.raises(ConfigError, match=f"of {N_PATHS} paths are there"):
         merge(folders)
@@ -288,9 +298,10 @@ def test_perturbed_costs_and_starts(generator, market, whole):
 
     paths = Paths(rule(), generator, N_BARS, seed=3, perturb=dearer, lanes=LANES, devices=jax.devices()[:2])
     found = monte_carlo(paths, N_PATHS, progress=False)
-    pair = compare(found, whole)
-    assert pair["costs"]["higher"]["estimate"] == 1.0
-    assert pair["total_return"]["difference"]["quantiles"]["0.99"] < 0
+    assert (found.table.column("costs") > whole.table.column("costs")).all()
+    assert np.quantile(found.table.column("total_return") - whole.table.column("total_return"), 0.99) < 0
+    with pytest.raises(ValueError, match=r"perturbation is .*dearer' and ''"):
+        compare(found, whole)
     assert found.table.settings["perturbation"].endswith("dearer")
 
     def later(key, params):
@@ -310,6 +321,9 @@ def test_paired_comparison_needs_the_same_markets(paths, whole):
     assert none["total_return"]["higher"]["estimate"] == 0.0
     with pytest.raises(ValueError, match=f"n_paths is {N_PATHS} and 4"):
         compare(whole, monte_carlo(paths, 4, progress=False))
+    settings = whole.table.settings | {"generator_digest": "of other prices"}
+    with pytest.raises(ValueError, match=r"generator_digest is .* and 'of other prices'"):
+        compare(whole, dataclasses.replace(whole, table=dataclasses.replace(whole.table, settings=settings)))
 
 
 def test_the_summary_counts_what_happened(whole):

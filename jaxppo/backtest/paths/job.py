@@ -31,6 +31,18 @@ from jaxppo.training.run_folder import write_json
 MOST_IN_A_BATCH = 65536
 PARTS_OF_A_JOB = 64
 """Parts that a job has where its batches are not given, unless they would be too large."""
+SAME_MARKETS = (
+    "seed",
+    "generator",
+    "generator_digest",
+    "perturbation",
+    "n_paths",
+    "n_bars",
+    "warmup",
+    "spare",
+    "shard",
+)
+"""Settings that two jobs have in common whose paths are the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +86,14 @@ def monte_carlo(
 
     Raises:
       ValueError: an argument outside its range.
-      ConfigError: the folder is that of another job, or cannot be used.
+      ConfigError: the folder is that of another job or of merged shards, or cannot be used.
     """
     folder = None if output is None else pathlib.Path(output)
-    if batch is None and folder is not None and (folder / SETTINGS).exists():
-        batch = read_settings(folder).get("batch")
+    if folder is not None and (folder / SETTINGS).exists():
+        saved = read_settings(folder)["batch"]
+        if saved is None:
+            raise ConfigError(f"{folder} holds the merged shards of a finished job; give another --output")
+        batch = saved if batch is None else batch
     settings = _settings(paths, n_paths, batch, shard)
     n_units, per_part = -(-n_paths // paths.lanes), settings["batch"] // paths.lanes
     units = range(shard[0], n_units, shard[1])
@@ -131,7 +146,7 @@ def merge(
     if sorted(numbers) != list(range(n)) or any(settings["shard"][1] != n for _, settings in found):
         raise ConfigError(f"shards {sorted(numbers)} were given; all of 0 to {n - 1} are needed, each once")
     files = [file for folder, _ in found for file in sorted((folder / PARTS).glob("part_*.parquet"))]
-    settings = reference | {"shard": [0, 1]}
+    settings = reference | {"shard": [0, 1], "batch": None}
     table = Table(settings, tuple(files))
     there = np.sort(table.column("path")) if files else np.empty(0, np.int64)
     if len(there) != settings["n_paths"] or (there != np.arange(len(there))).any():
@@ -145,12 +160,14 @@ def merge(
             draft = copies[-1].with_name(copies[-1].name + ".part")
             shutil.copyfile(file, draft)
             draft.replace(copies[-1])
+        for file in {*(folder / PARTS).glob("part_*.parquet")} - {*copies}:  # of shards in other batches
+            file.unlink()
         table = Table(settings, tuple(copies))
     return _finish(table, folder, level)
 
 
 def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[str, Any]:
-    """Two traders on the same markets, path by path: what the paths have in common cancels.
+    """Two traders on the same markets under the same perturbation, path by path: what they have in common cancels.
 
     Returns:
       `n_paths`, and figure -> `difference`, the distribution of `one - other` (see `distribution`), and `higher`, the
@@ -159,7 +176,7 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
     Raises:
       ValueError: the paths are not the same markets.
     """
-    for key in ("seed", "generator", "n_paths", "n_bars", "warmup", "spare", "shard"):
+    for key in SAME_MARKETS:
         before, after = one.table.settings[key], other.table.settings[key]
         if before != after:
             raise ValueError(f"{key} is {before!r} and {after!r}; a paired comparison needs the same markets")
