@@ -151,6 +151,35 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
         Paths(rule(), generator, N_BARS + 1)
 
 
+def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
+    folder = tmp_path / "job"
+    (folder / PARTS).mkdir(parents=True)
+    (folder / "job.json.part").write_text("{")
+    again = functools.partial(monte_carlo, paths, N_PATHS, output=folder, batch=4, progress=False)
+    again()
+    files = [folder / PARTS / f"part_{number:06d}.parquet" for number in range(5)]
+    content = files[3].read_bytes()
+    files[0].unlink()
+    files[1].write_bytes(b"")
+    files[2].write_bytes(content)
+    flipped = bytearray(content)
+    flipped[len(content) // 4] ^= 0xFF
+    files[3].write_bytes(flipped)
+    same(again(), whole)
+    assert files[3].read_bytes() == content
+    files[2].write_bytes(content[:-50])
+    with pytest.raises(ConfigError, match=r"part_000002.parquet cannot be read"):
+        merge([folder])
+    for file in (folder / PARTS).iterdir():
+        file.unlink()
+    (folder / PARTS).rmdir()
+    same(again(), whole)
+    settings = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({key: settings[key] for key in settings if key != "lanes"}))
+    with pytest.raises(ConfigError, match=r"job.json has no lanes"):
+        again()
+
+
 def test_a_name_covers_what_a_function_was_made_with():
     def make(value, default=0.0):
         def inner(key, at=default):

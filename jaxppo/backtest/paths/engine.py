@@ -156,6 +156,11 @@ class Paths:
                 return leaf.info.symbols
         return tuple(f"asset {number}" for number in range(self.trader.env.n_assets))
 
+    def numbers(self, units: Sequence[int], n_paths: int) -> np.ndarray:
+        """`[n]` numbers, below `n_paths`, of the paths of some units."""
+        found = self._paths(units)
+        return found[found < n_paths]
+
     def _paths(self, units: Sequence[int]) -> np.ndarray:
         return (np.asarray(units, np.int64)[:, None] * self.lanes + np.arange(self.lanes)).ravel()
 

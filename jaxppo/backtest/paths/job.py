@@ -19,6 +19,7 @@ from jaxppo.backtest.paths.parts import (
     SETTINGS,
     Table,
     as_table,
+    holds,
     open_job,
     part_name,
     read_settings,
@@ -103,10 +104,10 @@ def monte_carlo(
     with tqdm(total=_number(units, paths, n_paths), unit="path", disable=not progress) as bar:
         for number, start in enumerate(range(0, len(units), per_part)):
             own = units[start : start + per_part]
-            size = _number(own, paths, n_paths)
-            if folder is not None and (folder / PARTS / part_name(number)).exists():
+            expected = paths.numbers(own, n_paths)
+            if folder is not None and holds(folder / PARTS / part_name(number), expected):
                 files.append(folder / PARTS / part_name(number))
-                bar.update(size)
+                bar.update(len(expected))
                 continue
             table = _batch(paths, own, n_paths, bar)
             if folder is None:
