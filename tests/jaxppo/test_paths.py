@@ -45,7 +45,8 @@ def generator(market):
 
 @pytest.fixture(scope="module")
 def paths(generator):
-    return Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:2])
+    given = {"symbols": ("AAA", "BBB"), "devices": jax.devices()[:2]}
+    return Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, **given)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def same(one, other):
 @pytest.mark.parametrize("path", [0, 5, N_PATHS - 1])
 def test_a_replay_is_what_the_batch_computed(path, paths, whole):
     replay = paths.replay(path)
+    assert replay.market.info.symbols == ("AAA", "BBB")
     row = whole.table.frame().loc[path]
     for name, value in replay.figures.items():
         assert value == row[name] or (np.isnan(value) and np.isnan(row[name])), name
@@ -143,6 +145,14 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not the folder of a Monte Carlo job"):
         monte_carlo(paths, 8, output=tmp_path / "full", progress=False)
+    with pytest.raises(ValueError, match=r"seed \(4294967296\) from 0 to 4294967295"):
+        Paths(rule(), generator, N_BARS, seed=2**32)
+    with pytest.raises(ValueError, match=r"n_paths \(4294967297\) must be from 1 to 4294967296"):
+        monte_carlo(paths, 2**32 + 1)
+    with pytest.raises(ValueError, match="path is 4294967296; paths are numbered from 0"):
+        paths.replay(2**32)
+    with pytest.raises(ValueError, match="2 assets need one each"):
+        Paths(rule(), generator, N_BARS, symbols=["AAA"])
     with pytest.raises(ValueError, match="shard is 2/2"):
         monte_carlo(paths, 8, shard=(2, 2))
     with pytest.raises(ValueError, match="make at most 2 shards"):

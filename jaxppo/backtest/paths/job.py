@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from jaxppo.backtest.paths.engine import Paths
+from jaxppo.backtest.paths.engine import NUMBERS, Paths
 from jaxppo.backtest.paths.identity import digest, function_name
 from jaxppo.backtest.paths.parts import (
     PARTS,
@@ -77,7 +77,7 @@ def monte_carlo(
 
     Args:
       paths: what is traded on what.
-      n_paths: number of paths of all shards together, >= 1.
+      n_paths: number of paths of all shards together, in [1, 2^32].
       output: folder for `job.json`, `parts/*.parquet` (a row a path) and `summary.json`. An interrupted job goes on
         from the parts that are there. None keeps the table in memory.
       batch: paths in a part, rounded up to whole units of `paths.lanes`; default: a 64th of the job, 65,536 at most.
@@ -196,8 +196,8 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
 def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, int]) -> dict[str, Any]:
     """What makes two jobs the same."""
     index, n_shards = shard
-    if n_paths < 1 or (batch is not None and batch < 1):
-        raise ValueError(f"n_paths ({n_paths}) and batch ({batch}) must be >= 1")
+    if not 1 <= n_paths <= NUMBERS or (batch is not None and batch < 1):
+        raise ValueError(f"n_paths ({n_paths}) must be from 1 to {NUMBERS}, and batch ({batch}) >= 1")
     if not 0 <= index < n_shards:
         raise ValueError(f"shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
     n_units = -(-n_paths // paths.lanes)
