@@ -6,6 +6,8 @@ are computed from the market it is given, so that a resampled market changes wha
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from envs.types import EnvParams, Observation
 from jaxppo.backtest.account import Rule
 from jaxppo.backtest.run import SavedRun
 from jaxppo.backtest.simulate import decide_without_randomness
+from jaxppo.config import Config
 from jaxppo.masks.transform import MarketView
 from jaxppo.networks.encoder import Bars
 from jaxppo.risk.book.strategies import Strategy
@@ -41,6 +44,7 @@ class Trader(NamedTuple):
 
     Attributes:
       name: for tables and messages.
+      identity: digest of every setting that shapes what it does, with `data` all that tells it from another trader.
       env: fill rule, action space, masks, sizing.
       warmup: earliest bar at which it can decide.
       periods: bars per year, for annual figures.
@@ -61,6 +65,7 @@ class Trader(NamedTuple):
     """
 
     name: str
+    identity: str
     env: TradingEnv
     warmup: int
     periods: float
@@ -132,7 +137,8 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
         return rule
 
     return Trader(
-        name=run.folder.name if name is None else name,
+        name=run.folder.resolve().name if name is None else name,
+        identity=_config_identity(config),
         env=env,
         warmup=env.first_decision,
         periods=setup.periods_per_year,
@@ -150,6 +156,18 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
         in_shares=False,
         monitor=setup.monitor,
     )
+
+
+def _config_identity(config: Config) -> str:
+    """Of a configuration, as far as it shapes decisions and fills: where it runs and its bootstrap do not."""
+    tree = config.model_dump(mode="json")
+    del tree["device"], tree["training"]["devices"]
+    del tree["evaluation"]["bootstrap_resamples"], tree["evaluation"]["level"]
+    return _hashed(tree)
+
+
+def _hashed(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def rule(
@@ -174,8 +192,9 @@ def rule(
       warmup: bars before the first decision, on which it forms what it needs; >= 0.
 
     Raises:
-      ValueError: an argument outside its range.
+      ValueError: an argument outside its range, or a strategy of objects that cannot be told from others.
     """
+    from jaxppo.backtest.paths.identity import function_name  # the package of paths imports this file
 
     def table(data: Any, params: EnvParams) -> Any:
         return strategy.table(MarketView(params.market, periods, 1.0))
@@ -189,7 +208,8 @@ def rule(
         return decided
 
     given = {"periods": periods, "costs": costs, "fill_rule": fill_rule, "initial_cash": initial_cash}
-    plain = _plain(strategy.name, n_assets, warmup, {}, **given)
+    options = [function_name(function) for function in (strategy.table, strategy.init, strategy.decide)]
+    plain = _plain(strategy.name, n_assets, warmup, {}, options, **given)
     return plain._replace(table=table, init=lambda: strategy.init(n_assets), decide=decide)
 
 
@@ -240,7 +260,7 @@ def array(
         return decided
 
     given = {"periods": periods, "costs": costs, "fill_rule": fill_rule, "initial_cash": initial_cash}
-    plain = _plain(name, values.shape[1], warmup, {"values": values}, **given)
+    plain = _plain(name, values.shape[1], warmup, {"values": values}, ["in_shares", in_shares], **given)
     return plain._replace(table=table, decide=decide, in_shares=in_shares)
 
 
@@ -249,13 +269,14 @@ def _plain(
     n_assets: int,
     warmup: int,
     data: dict[str, Any],
+    options: list[Any],
     *,
     periods: float,
     costs: Costs | None,
     fill_rule: FillRule,
     initial_cash: float,
 ) -> Trader:
-    """A trader without masks that never trades; see `rule`."""
+    """A trader without masks that never trades; see `rule`. `options` are what else tells it from others."""
     if warmup < 0 or not periods > 0 or not initial_cash > 0:
         raise ValueError(f"warmup ({warmup}) must be >= 0, periods ({periods}) and initial_cash ({initial_cash}) > 0")
     env = TradingEnv(
@@ -280,6 +301,7 @@ def _plain(
 
     return Trader(
         name=name,
+        identity=_hashed([repr(fill_rule), float(initial_cash), warmup, *options]),
         env=env,
         warmup=warmup,
         periods=periods,

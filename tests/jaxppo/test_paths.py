@@ -1,6 +1,7 @@
 """Monte Carlo paths: replays, shards, resumption, devices, figures against independent arithmetic, no look-ahead."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -16,6 +17,7 @@ from envs.market import periods_per_year
 from jaxppo.backtest import traders
 from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
 from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, wilson_interval
+from jaxppo.backtest.paths.identity import function_name
 from jaxppo.backtest.paths.parts import PARTS
 from jaxppo.backtest.trading import run_trader, run_trader_streaming
 from jaxppo.config import ConfigError
@@ -43,7 +45,8 @@ def generator(market):
 
 @pytest.fixture(scope="module")
 def paths(generator):
-    return Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:2])
+    given = {"symbols": ("AAA", "BBB"), "devices": jax.devices()[:2]}
+    return Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, **given)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,7 @@ def same(one, other):
 @pytest.mark.parametrize("path", [0, 5, N_PATHS - 1])
 def test_a_replay_is_what_the_batch_computed(path, paths, whole):
     replay = paths.replay(path)
+    assert replay.market.info.symbols == ("AAA", "BBB")
     row = whole.table.frame().loc[path]
     for name, value in replay.figures.items():
         assert value == row[name] or (np.isnan(value) and np.isnan(row[name])), name
@@ -92,6 +96,16 @@ def test_shards_merge_to_the_whole(tmp_path, paths, whole):
     assert numbers == {key: value for key, value in whole.summary.items() if key != "settings"}
     saved = json.loads((tmp_path / "merged" / "summary.json").read_text())
     assert saved["probabilities"] == json.loads(json.dumps(whole.summary["probabilities"]))
+    same(merge(folders[::-1], tmp_path / "merged"), whole)
+    same(merge([tmp_path / "merged"]), whole)
+    for batch in (None, 4):
+        with pytest.raises(
+            ConfigError, match=r"merged holds the merged shards of a finished job; give another --output"
+        ):
+            monte_carlo(paths, N_PATHS, output=tmp_path / "merged", batch=batch, progress=False)
+    (tmp_path / "merged" / PARTS / "part_000099.parquet").write_bytes(b"left over")
+    same(merge(folders, tmp_path / "merged"), whole)
+    same(merge([tmp_path / "merged"]), whole)
     next((folders[1] / PARTS).iterdir()).unlink()
     with pytest.raises(ConfigError, match=f"of {N_PATHS} paths are there"):
         merge(folders)
@@ -122,16 +136,106 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
     monte_carlo(paths, 8, output=tmp_path / "job", progress=False)
     with pytest.raises(ConfigError, match="folder of another job: its n_paths is 8, not 9"):
         monte_carlo(paths, 9, output=tmp_path / "job", progress=False)
+    other = Paths(
+        rule(trend(tolerance=0.3)), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:2]
+    )
+    with pytest.raises(ConfigError, match="folder of another job: its trader_identity is"):
+        monte_carlo(other, 8, output=tmp_path / "job", progress=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not the folder of a Monte Carlo job"):
         monte_carlo(paths, 8, output=tmp_path / "full", progress=False)
+    with pytest.raises(ValueError, match=r"seed \(4294967296\) from 0 to 4294967295"):
+        Paths(rule(), generator, N_BARS, seed=2**32)
+    with pytest.raises(ValueError, match=r"n_paths \(4294967297\) must be from 1 to 4294967296"):
+        monte_carlo(paths, 2**32 + 1)
+    with pytest.raises(ValueError, match="path is 4294967296; paths are numbered from 0"):
+        paths.replay(2**32)
+    with pytest.raises(ValueError, match="2 assets need one each"):
+        Paths(rule(), generator, N_BARS, symbols=["AAA"])
     with pytest.raises(ValueError, match="shard is 2/2"):
         monte_carlo(paths, 8, shard=(2, 2))
     with pytest.raises(ValueError, match="make at most 2 shards"):
         monte_carlo(paths, 8, shard=(0, 3))
     with pytest.raises(ValueError, match=r"draws 51 bars of 2 assets; trend with n_bars 41 and spare 0 needs 52"):
         Paths(rule(), generator, N_BARS + 1)
+
+
+def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
+    folder = tmp_path / "job"
+    (folder / PARTS).mkdir(parents=True)
+    (folder / "job.json.part").write_text("{")
+    again = functools.partial(monte_carlo, paths, N_PATHS, output=folder, batch=4, progress=False)
+    again()
+    files = [folder / PARTS / f"part_{number:06d}.parquet" for number in range(5)]
+    content = files[3].read_bytes()
+    files[0].unlink()
+    files[1].write_bytes(b"")
+    files[2].write_bytes(content)
+    flipped = bytearray(content)
+    flipped[len(content) // 4] ^= 0xFF
+    files[3].write_bytes(flipped)
+    same(again(), whole)
+    assert files[3].read_bytes() == content
+    files[2].write_bytes(content[:-50])
+    with pytest.raises(ConfigError, match=r"part_000002.parquet cannot be read"):
+        merge([folder])
+    for file in (folder / PARTS).iterdir():
+        file.unlink()
+    (folder / PARTS).rmdir()
+    same(again(), whole)
+    settings = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({key: settings[key] for key in settings if key != "lanes"}))
+    with pytest.raises(ConfigError, match=r"job.json has no lanes"):
+        again()
+
+
+def test_a_name_covers_what_a_function_was_made_with():
+    def make(value, default=0.0):
+        def inner(key, at=default):
+            return value, key, at
+
+        return inner
+
+    class Callable:
+        def __call__(self, key):
+            return key
+
+    def outer(value):
+        inner = make(value)
+        return lambda key: inner(key)
+
+    assert function_name(None) == ""
+    assert function_name(outer) == function_name(outer)
+    assert function_name(make(1.0)) == function_name(make(1.0))
+    big = np.arange(5000.0)
+    changed = big.copy()
+    changed[2500] = 0.0  # hidden in a repr
+    made = [make(1.0), make(2.0), make(1.0, 1.0), make(big), make(changed), make(jnp.asarray(big)), make(None)]
+    made += [outer(1.0), outer(2.0), functools.partial(make, 1.0), functools.partial(make, big)]
+    made += [functools.partial(make, changed), make(make(1.0)), make([make(2.0)]), make({"a": object})]
+    assert len({function_name(function) for function in made}) == len(made)
+    with pytest.raises(ValueError, match="has no name that tells it from others"):
+        function_name(Callable())
+
+
+def test_a_trader_is_told_from_one_with_other_settings():
+    values = np.zeros((5, 2), np.float32)
+    one = rule(trend(lookback=5, span=5))
+    assert one.identity == rule(trend(lookback=5, span=5)).identity
+    given = {"periods": 252.0, "warmup": WARMUP}
+    plain = functools.partial(traders.rule, n_assets=2, **given)
+    found = [
+        one,
+        *[rule(trend(lookback=5, span=5, **{key: value})) for key, value in (("gross", 0.5), ("tolerance", 0.2))],
+        plain(trend(lookback=6, span=5)),
+        plain(trend(lookback=5, span=5), initial_cash=1e5),
+        plain(trend(lookback=5, span=5), warmup=WARMUP + 1),
+        plain(trend(lookback=5, span=5), fill_rule=envs.FillRule(latency_bars=2)),
+        traders.array(values, **given),
+        traders.array(values, in_shares=True, **given),
+    ]
+    assert len({trader.identity for trader in found}) == len(found)
 
 
 def test_figures_are_those_of_the_ledger(paths, whole):
@@ -233,9 +337,10 @@ def test_perturbed_costs_and_starts(generator, market, whole):
 
     paths = Paths(rule(), generator, N_BARS, seed=3, perturb=dearer, lanes=LANES, devices=jax.devices()[:2])
     found = monte_carlo(paths, N_PATHS, progress=False)
-    pair = compare(found, whole)
-    assert pair["costs"]["higher"]["estimate"] == 1.0
-    assert pair["total_return"]["difference"]["quantiles"]["0.99"] < 0
+    assert (found.table.column("costs") > whole.table.column("costs")).all()
+    assert np.quantile(found.table.column("total_return") - whole.table.column("total_return"), 0.99) < 0
+    with pytest.raises(ValueError, match=r"perturbation is .*dearer' and ''"):
+        compare(found, whole)
     assert found.table.settings["perturbation"].endswith("dearer")
 
     def later(key, params):
@@ -255,6 +360,9 @@ def test_paired_comparison_needs_the_same_markets(paths, whole):
     assert none["total_return"]["higher"]["estimate"] == 0.0
     with pytest.raises(ValueError, match=f"n_paths is {N_PATHS} and 4"):
         compare(whole, monte_carlo(paths, 4, progress=False))
+    settings = whole.table.settings | {"generator_digest": "of other prices"}
+    with pytest.raises(ValueError, match=r"generator_digest is .* and 'of other prices'"):
+        compare(whole, dataclasses.replace(whole, table=dataclasses.replace(whole.table, settings=settings)))
 
 
 def test_the_summary_counts_what_happened(whole):

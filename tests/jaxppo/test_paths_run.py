@@ -94,6 +94,15 @@ def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
     assert np.abs(np.asarray(one.equity[decided + 1 :]) - np.asarray(two.equity[decided + 1 :])).max() > 1.0
 
 
+def test_settings_of_a_run_make_another_job(run, folder):
+    one = traders.agent(run).identity
+    changed = ("--env.latency_bars", "3"), ("--env.initial_cash", "5000"), ("--evaluation.decision", "mode")
+    found = [traders.agent(load_run(folder, overrides=given)).identity for given in changed]
+    assert len({one, *found}) == 1 + len(changed)
+    same = load_run(folder, overrides=["--evaluation.bootstrap_resamples", "200", "--device", "cpu"])
+    assert traders.agent(same).identity == one
+
+
 def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
     given = ("--run", folder, "--paths", 70, "--bars", 12, "--seed", 1)
     for i in range(2):
@@ -112,7 +121,9 @@ MISTAKES = [
     (("--bars", "0"), "--bars is 0; with 2 assets it must be from 1 to"),
     (("--bars", "99999999"), "--bars is 99999999; with 2 assets it must be from 1 to"),
     (("--paths", "0"), "--paths is 0; it must be at least 1"),
-    (("--seed", "-1"), "--seed is -1; it must be >= 0"),
+    (("--paths", str(2**32 + 1)), "--paths is 4294967297; it must be at least 1 and at most 4294967296"),
+    (("--seed", "-1"), "--seed is -1; it must be from 0 to 4294967295"),
+    (("--seed", str(2**32)), "--seed is 4294967296; it must be from 0 to 4294967295"),
     (("--batch", "0"), "--batch is 0; it must be at least 1"),
     (("--policy.width", "32"), "an evaluation cannot change"),
 ]
@@ -130,8 +141,21 @@ def test_mistakes_are_one_line(arguments, message, folder, tmp_path, capsys):
 def test_not_a_run(tmp_path, capsys):
     assert command("monte_carlo", "--run", tmp_path) == 2
     assert "not a run folder" in capsys.readouterr().err
+    for option in (("--seed", "1"), ("--paths", "10000"), ("--shard", "0/1"), ("--costs.impact", "1.0")):
+        assert command("monte_carlo", "--merge", tmp_path, "--output", tmp_path / "all", *option) == 2
+        error = capsys.readouterr().err
+        assert f"--merge takes no {option[0]}" in error
+        assert error.count("\n") == 1
     assert command("monte_carlo", "--merge", tmp_path) == 2
     assert "not the folder of a Monte Carlo job" in capsys.readouterr().err
+
+
+def test_paths_of_a_run_have_its_names(run, folder, monkeypatch):
+    found = run_paths(run, n_bars=N_BARS)
+    assert found.symbols == ("AAA", "BBB")
+    assert {device.platform for device in found.devices} == {run.setup.devices[0].platform}
+    monkeypatch.chdir(folder)
+    assert traders.agent(load_run(".")).name == "tiny"
 
 
 def test_masks_that_need_times_are_refused(run):

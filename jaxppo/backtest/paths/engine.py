@@ -32,6 +32,8 @@ MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 UNIT_ELEMENTS = 2**22
 """Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
 MOST_LANES = 1024
+NUMBERS = 2**32
+"""Seeds, and numbers of paths, that there are: both are 32 bits."""
 Perturbation = Callable[[jax.Array, EnvParams], EnvParams]
 
 
@@ -63,14 +65,15 @@ class Paths:
       trader: from `jaxppo.backtest.traders`.
       generator: draws markets of `trader.warmup + n_bars + 1 + spare` bars.
       n_bars: decisions on each path.
-      seed: of all paths, >= 0. Two traders with the same seed and generator see the same markets, path by path, as far
-        as their warm-ups are equal.
+      seed: of all paths, in [0, 2^32). Two traders with the same seed and generator see the same markets, path by
+        path, as far as their warm-ups are equal.
       perturb: `(key, params) -> params` of one path, before it is traded: costs, tables, or `first_bar`, the bar of the
         first decision; consumes the key.
       spare: by how many bars a perturbation may delay `first_bar`, >= 0.
       ruin: share of the starting capital at or below which an account counts as ruined, in [0, 1).
       points: times at which the equity of every path is kept, evenly spaced, the last bar among them.
       lanes: paths in a unit; default by the size of a market.
+      symbols: A names of the assets, for replays: what a generator draws has none. Default: numbers.
       devices: default: all.
 
     Raises:
@@ -89,12 +92,13 @@ class Paths:
         ruin: float = 0.5,
         points: int = 100,
         lanes: int | None = None,
+        symbols: Sequence[str] | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
-        if n_bars < 1 or points < 1 or spare < 0 or seed < 0 or not 0 <= ruin < 1:
+        if n_bars < 1 or points < 1 or spare < 0 or not 0 <= seed < NUMBERS or not 0 <= ruin < 1:
             raise ValueError(
-                f"n_bars ({n_bars}) and points ({points}) must be >= 1, spare ({spare}) and seed ({seed}) >= 0, "
-                f"ruin ({ruin}) in [0, 1)"
+                f"n_bars ({n_bars}) and points ({points}) must be >= 1, spare ({spare}) >= 0, seed ({seed}) from 0 to "
+                f"{NUMBERS - 1}, ruin ({ruin}) in [0, 1)"
             )
         drawn = jax.eval_shape(generator.draw, generator.data, jax.random.key(0))
         total = trader.warmup + n_bars + 1 + spare
@@ -105,6 +109,10 @@ class Paths:
             )
         if lanes is not None and lanes < 1:
             raise ValueError(f"lanes is {lanes}; it must be >= 1")
+        names = [f"asset {number}" for number in range(drawn.n_assets)] if symbols is None else symbols
+        if len(names) != drawn.n_assets:
+            raise ValueError(f"symbols are {list(names)}; {drawn.n_assets} assets need one each")
+        self.symbols = tuple(names)
         self.trader, self.generator, self.n_bars, self.seed = trader, generator, n_bars, seed
         self.perturb, self.spare, self.ruin = perturb, spare, ruin
         self.lanes = default_lanes(trader, total) if lanes is None else lanes
@@ -134,10 +142,10 @@ class Paths:
         """One path alone, with its market and its ledger.
 
         Raises:
-          ValueError: a negative number.
+          ValueError: a number that no path has.
         """
-        if path < 0:
-            raise ValueError(f"path is {path}; paths are numbered from 0")
+        if not 0 <= path < NUMBERS:
+            raise ValueError(f"path is {path}; paths are numbered from 0 to {NUMBERS - 1}")
         unit, lane = divmod(int(path), self.lanes)
         found = jax.device_get(self._start([unit], lane))
         figures, curves, (first, capital, lines, dead, market) = found
@@ -147,14 +155,10 @@ class Paths:
         own = {name: x[lane].item() for name, x in figures.items()}
         return Replay(int(path), market, int(first[0]), ledger, own, curves[lane])
 
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        """Of the assets: those of the first market in the generator's data, or numbers."""
-        found = jax.tree.leaves(self.generator.data, is_leaf=lambda x: isinstance(x, MarketData))
-        for leaf in found:
-            if isinstance(leaf, MarketData) and len(leaf.info.symbols) == self.trader.env.n_assets:
-                return leaf.info.symbols
-        return tuple(f"asset {number}" for number in range(self.trader.env.n_assets))
+    def numbers(self, units: Sequence[int], n_paths: int) -> np.ndarray:
+        """`[n]` numbers, below `n_paths`, of the paths of some units."""
+        found = self._paths(units)
+        return found[found < n_paths]
 
     def _paths(self, units: Sequence[int]) -> np.ndarray:
         return (np.asarray(units, np.int64)[:, None] * self.lanes + np.arange(self.lanes)).ravel()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxppo.backtest.paths.engine import UNIT_ELEMENTS, Paths
+from jaxppo.backtest.paths.engine import NUMBERS, UNIT_ELEMENTS, Paths
 from jaxppo.backtest.paths.job import MonteCarlo, monte_carlo
 from jaxppo.backtest.paths.sources import draws_of
 from jaxppo.backtest.run import SavedRun, load_run
@@ -31,8 +31,8 @@ def run_paths(
       run: from `jaxppo.backtest.load_run`; opened on other prices, its test period is all of them.
       generator: one of `envs.generators.GENERATORS`; see `draws_of`.
       n_bars: decisions on each path; default: as many as the test period has.
-      seed: of the paths; default: that of the run.
-      devices: default: all.
+      seed: of the paths, in [0, 2^32); default: that of the run.
+      devices: default: all of the kind that the run is on.
 
     Raises:
       ConfigError: an argument outside its range, or masks that a drawn market does not allow.
@@ -45,12 +45,13 @@ def run_paths(
     if not 1 <= n_bars <= most:
         raise ConfigError(f"--bars is {n_bars}; with {n_assets} assets it must be from 1 to {most}")
     seed = setup.config.seed if seed is None else seed
-    if seed < 0:
-        raise ConfigError(f"--seed is {seed}; it must be >= 0")
+    if not 0 <= seed < NUMBERS:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 to {NUMBERS - 1}")
+    devices = jax.devices(setup.devices[0].platform) if devices is None else devices
     try:
         draws = draws_of(run, generator, trader.warmup + n_bars + 1)
         jax.eval_shape(lambda key: trader.params(trader.data, draws.draw(draws.data, key)), jax.random.key(0))
-        return Paths(trader, draws, n_bars, seed=seed, devices=devices)
+        return Paths(trader, draws, n_bars, seed=seed, symbols=setup.market.info.symbols or None, devices=devices)
     except ConfigError:
         raise
     except ValueError as error:
@@ -74,7 +75,7 @@ def run_monte_carlo(
 
     Args:
       folder: the run.
-      n_paths: number of paths, >= 1.
+      n_paths: number of paths, in [1, 2^32].
       generator: see `run_paths`.
       n_bars: see `run_paths`.
       seed: see `run_paths`.
@@ -87,8 +88,8 @@ def run_monte_carlo(
     Raises:
       ConfigError: not a run, a setting that does not fit it, or the folder of another job.
     """
-    if n_paths < 1:
-        raise ConfigError(f"--paths is {n_paths}; it must be at least 1")
+    if not 1 <= n_paths <= NUMBERS:
+        raise ConfigError(f"--paths is {n_paths}; it must be at least 1 and at most {NUMBERS}")
     if batch is not None and batch < 1:
         raise ConfigError(f"--batch is {batch}; it must be at least 1")
     index, n_shards = shard

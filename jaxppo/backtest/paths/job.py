@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from jaxppo.backtest.paths.engine import Paths
+from jaxppo.backtest.paths.engine import NUMBERS, Paths
+from jaxppo.backtest.paths.identity import digest, function_name
 from jaxppo.backtest.paths.parts import (
     PARTS,
     SETTINGS,
     Table,
     as_table,
-    digest,
-    function_name,
+    holds,
     open_job,
     part_name,
     read_settings,
@@ -32,6 +32,18 @@ from jaxppo.training.run_folder import write_json
 MOST_IN_A_BATCH = 65536
 PARTS_OF_A_JOB = 64
 """Parts that a job has where its batches are not given, unless they would be too large."""
+SAME_MARKETS = (
+    "seed",
+    "generator",
+    "generator_digest",
+    "perturbation",
+    "n_paths",
+    "n_bars",
+    "warmup",
+    "spare",
+    "shard",
+)
+"""Settings that two jobs have in common whose paths are the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +77,7 @@ def monte_carlo(
 
     Args:
       paths: what is traded on what.
-      n_paths: number of paths of all shards together, >= 1.
+      n_paths: number of paths of all shards together, in [1, 2^32].
       output: folder for `job.json`, `parts/*.parquet` (a row a path) and `summary.json`. An interrupted job goes on
         from the parts that are there. None keeps the table in memory.
       batch: paths in a part, rounded up to whole units of `paths.lanes`; default: a 64th of the job, 65,536 at most.
@@ -75,11 +87,14 @@ def monte_carlo(
 
     Raises:
       ValueError: an argument outside its range.
-      ConfigError: the folder is that of another job, or cannot be used.
+      ConfigError: the folder is that of another job or of merged shards, or cannot be used.
     """
     folder = None if output is None else pathlib.Path(output)
-    if batch is None and folder is not None and (folder / SETTINGS).exists():
-        batch = read_settings(folder).get("batch")
+    if folder is not None and (folder / SETTINGS).exists():
+        saved = read_settings(folder)["batch"]
+        if saved is None:
+            raise ConfigError(f"{folder} holds the merged shards of a finished job; give another --output")
+        batch = saved if batch is None else batch
     settings = _settings(paths, n_paths, batch, shard)
     n_units, per_part = -(-n_paths // paths.lanes), settings["batch"] // paths.lanes
     units = range(shard[0], n_units, shard[1])
@@ -89,10 +104,10 @@ def monte_carlo(
     with tqdm(total=_number(units, paths, n_paths), unit="path", disable=not progress) as bar:
         for number, start in enumerate(range(0, len(units), per_part)):
             own = units[start : start + per_part]
-            size = _number(own, paths, n_paths)
-            if folder is not None and (folder / PARTS / part_name(number)).exists():
+            expected = paths.numbers(own, n_paths)
+            if folder is not None and holds(folder / PARTS / part_name(number), expected):
                 files.append(folder / PARTS / part_name(number))
-                bar.update(size)
+                bar.update(len(expected))
                 continue
             table = _batch(paths, own, n_paths, bar)
             if folder is None:
@@ -132,7 +147,7 @@ def merge(
     if sorted(numbers) != list(range(n)) or any(settings["shard"][1] != n for _, settings in found):
         raise ConfigError(f"shards {sorted(numbers)} were given; all of 0 to {n - 1} are needed, each once")
     files = [file for folder, _ in found for file in sorted((folder / PARTS).glob("part_*.parquet"))]
-    settings = reference | {"shard": [0, 1]}
+    settings = reference | {"shard": [0, 1], "batch": None}
     table = Table(settings, tuple(files))
     there = np.sort(table.column("path")) if files else np.empty(0, np.int64)
     if len(there) != settings["n_paths"] or (there != np.arange(len(there))).any():
@@ -146,12 +161,14 @@ def merge(
             draft = copies[-1].with_name(copies[-1].name + ".part")
             shutil.copyfile(file, draft)
             draft.replace(copies[-1])
+        for file in {*(folder / PARTS).glob("part_*.parquet")} - {*copies}:  # of shards in other batches
+            file.unlink()
         table = Table(settings, tuple(copies))
     return _finish(table, folder, level)
 
 
 def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[str, Any]:
-    """Two traders on the same markets, path by path: what the paths have in common cancels.
+    """Two traders on the same markets under the same perturbation, path by path: what they have in common cancels.
 
     Returns:
       `n_paths`, and figure -> `difference`, the distribution of `one - other` (see `distribution`), and `higher`, the
@@ -160,7 +177,7 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
     Raises:
       ValueError: the paths are not the same markets.
     """
-    for key in ("seed", "generator", "n_paths", "n_bars", "warmup", "spare", "shard"):
+    for key in SAME_MARKETS:
         before, after = one.table.settings[key], other.table.settings[key]
         if before != after:
             raise ValueError(f"{key} is {before!r} and {after!r}; a paired comparison needs the same markets")
@@ -179,8 +196,8 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
 def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, int]) -> dict[str, Any]:
     """What makes two jobs the same."""
     index, n_shards = shard
-    if n_paths < 1 or (batch is not None and batch < 1):
-        raise ValueError(f"n_paths ({n_paths}) and batch ({batch}) must be >= 1")
+    if not 1 <= n_paths <= NUMBERS or (batch is not None and batch < 1):
+        raise ValueError(f"n_paths ({n_paths}) must be from 1 to {NUMBERS}, and batch ({batch}) >= 1")
     if not 0 <= index < n_shards:
         raise ValueError(f"shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
     n_units = -(-n_paths // paths.lanes)
@@ -193,6 +210,7 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
     trader, generator = paths.trader, paths.generator
     return {
         "trader": trader.name,
+        "trader_identity": trader.identity,
         "trader_digest": digest(trader.data),
         "generator": generator.name,
         "generator_digest": digest(generator.data),

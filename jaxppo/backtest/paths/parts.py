@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +17,26 @@ from jaxppo.config import ConfigError
 from jaxppo.training.run_folder import write_json
 
 SETTINGS, PARTS = "job.json", "parts"
+KEYS = (
+    "trader",
+    "trader_identity",
+    "trader_digest",
+    "generator",
+    "generator_digest",
+    "perturbation",
+    "n_paths",
+    "n_bars",
+    "seed",
+    "shard",
+    "batch",
+    "lanes",
+    "points",
+    "warmup",
+    "spare",
+    "ruin",
+    "periods_per_year",
+)
+"""Settings of every job."""
 EQUITY = "equity_"
 """Prefix of the columns of the curve; the number of bars follows."""
 
@@ -44,8 +62,8 @@ class Table:
     @property
     def names(self) -> tuple[str, ...]:
         """Columns but `path`, figures first."""
-        schema = self.memory.schema if self.memory is not None else pq.read_schema(self.files[0])
-        return tuple(name for name in schema.names if name != "path")
+        names = self.memory.column_names if self.memory is not None else _read(self.files[0], pq.read_schema).names
+        return tuple(name for name in names if name != "path")
 
     def column(self, name: str) -> np.ndarray:
         """`[n_paths]` values of a column, in order of the paths; one column at a time is in memory."""
@@ -53,13 +71,26 @@ class Table:
 
     def frame(self) -> Any:
         """Everything as a pandas frame, indexed by `path`."""
-        table = pq.read_table(list(self.files)) if self.memory is None else self.memory
+        table = self.memory
+        if table is None:
+            table = pa.concat_tables(_read(file, read_part) for file in self.files)
         return table.to_pandas().set_index("path").sort_index()
 
     def _read(self, name: str) -> np.ndarray:
         if self.memory is not None:
             return self.memory.column(name).to_numpy()
-        return np.concatenate([pq.read_table(file, columns=[name]).column(name).to_numpy() for file in self.files])
+
+        def column(file: pathlib.Path) -> np.ndarray:
+            return read_part(file, columns=[name]).column(name).to_numpy()
+
+        return np.concatenate([_read(file, column) for file in self.files])
+
+
+def _read(file: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
+    try:
+        return read(file)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise ConfigError(f"{file} cannot be read ({str(error).splitlines()[0]}); run its job again") from None
 
 
 def as_table(paths: np.ndarray, figures: dict[str, np.ndarray], curves: np.ndarray, bars: Sequence[int]) -> pa.Table:
@@ -73,9 +104,27 @@ def write_part(folder: pathlib.Path, name: str, table: pa.Table) -> pathlib.Path
     """Writes a part in one move, so that an interrupted job never leaves half of one."""
     path = folder / PARTS / name
     draft = path.with_name(path.name + ".part")
-    pq.write_table(table, draft)
+    pq.write_table(table, draft, write_page_checksum=True)
     draft.replace(path)
     return path
+
+
+def read_part(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
+    """A part, or some of its columns.
+
+    Raises:
+      OSError: there is none, or it is damaged.
+      pyarrow.ArrowException: likewise.
+    """
+    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def holds(path: pathlib.Path, numbers: np.ndarray) -> bool:
+    """Whether a part is there, readable, and of exactly the paths of these numbers, in this order."""
+    try:
+        return np.array_equal(read_part(path).column("path").to_numpy(), numbers)
+    except (OSError, KeyError, pa.ArrowException):
+        return False
 
 
 def part_name(number: int) -> str:
@@ -99,45 +148,35 @@ def open_job(folder: pathlib.Path, settings: dict[str, Any]) -> None:
                         f"{folder} is the folder of another job: its {key} is {saved.get(key)!r}, not "
                         f"{settings.get(key)!r}; give another --output, or the same settings to go on with it"
                     )
-            return
-        if folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and not _just_begun(folder):
             raise ConfigError(f"--output {folder} is not empty and not the folder of a Monte Carlo job; give another")
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        if not path.exists():
+            write_json(path, settings)
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be used: {error.strerror}") from None
+
+
+def _just_begun(folder: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but what a job leaves that is interrupted before its settings are there."""
+    found = {file.name for file in folder.iterdir()} - {SETTINGS + ".part"}
+    return not found or (found == {PARTS} and not any((folder / PARTS).iterdir()))
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, Any]:
     """The settings of the job in a folder.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is none, or it lacks a setting.
     """
     path = folder / SETTINGS
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        settings = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise ConfigError(f"{folder}: not the folder of a Monte Carlo job (no readable {SETTINGS})") from None
-
-
-def digest(tree: Any, *functions: Callable) -> str:
-    """sha256 of the arrays of a pytree and the names and options of functions: what tells two jobs apart."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode() + array.tobytes())
-    for function in functions:
-        found.update(function_name(function).encode())
-    return found.hexdigest()
-
-
-def function_name(function: Callable | None) -> str:
-    """Module, name and bound options of a function; empty for None."""
-    if function is None:
-        return ""
-    options = ""
-    while isinstance(function, functools.partial):
-        options += repr((function.args, sorted(function.keywords.items())))
-        function = function.func
-    return f"{function.__module__}.{function.__qualname__}{options}"
+    for key in KEYS:
+        if key not in settings:
+            raise ConfigError(
+                f"{folder}: not the folder of a Monte Carlo job of this version ({SETTINGS} has no {key})"
+            )
+    return settings
