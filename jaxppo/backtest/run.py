@@ -19,6 +19,7 @@ from jaxppo.networks.policy import Params, Policy
 from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.devices import select_devices
+from jaxppo.training.periods import split_periods
 from jaxppo.training.setup import Setup, build, first_policy, load_data
 
 LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "objective", "constraints", "training")
@@ -176,15 +177,22 @@ def _check_unseen(folder: pathlib.Path, saved: Config, setup: Setup) -> None:
     Raises:
       ConfigError: it does not; names the keys that moved it.
     """
-    if first_unseen(folder, setup.market) <= setup.periods["test"].first:
+    test, times = setup.periods["test"], setup.market.info.timestamps
+    unseen, prices = first_unseen(folder, setup.market), run_folder.data_report(setup.market)["fingerprint"]
+    if not len(times) and prices == run_folder.read_data(folder).get("fingerprint"):
+        unseen = split_periods(setup.market, saved.data, setup.env.first_decision, 1)["validation"].last + 1
+    if unseen <= test.first:
         return
-    keys = type(saved.data).model_fields
-    moved = [key for key in keys if getattr(saved.data, key) != getattr(setup.config.data, key)]
-    named = ", ".join(f"--data.{key} {getattr(setup.config.data, key)}" for key in moved) or "the market"
-    first, seen = setup.market.info.timestamps[setup.periods["test"].first], run_folder.read_data(folder)
+    moved = [
+        f"--{section}.{key} {value}"
+        for section in ("data", "simulation")
+        for key, value in getattr(setup.config, section).model_dump(mode="json").items()
+        if getattr(getattr(saved, section), key) != getattr(getattr(setup.config, section), key)
+    ]
+    begins, seen = (str(times[bar])[:10] if len(times) else f"bar {bar}" for bar in (test.first, unseen - 1))
     raise ConfigError(
-        f"{named}: the test period would begin on {str(first)[:10]}, but the run was trained and selected on bars up to"
-        f" {seen['learned_from']['last'][:10]}; an evaluation cannot test on them"
+        f"{', '.join(moved) or 'market'}: the test period would begin on {begins}, but the run was trained and "
+        f"selected on bars up to {seen}; an evaluation cannot test on them"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import (
@@ -15,6 +16,8 @@ from tiny_run import (
     write_prices,
 )
 
+import jaxppo
+from envs import simulators
 from jaxppo import backtest
 from jaxppo.config import ConfigError, load_config
 
@@ -148,3 +151,12 @@ def test_overrides_do_not_move_the_test_onto_bars_that_were_learned_from(run, su
         backtest.run(run, overrides=["--data.train", "0.2", "--data.validation", "0.1"])
     later = backtest.load_run(run, overrides=["--data.train", "0.75", "--data.validation", "0.1"])
     assert later.setup.periods["test"].first > backtest.load_run(run).setup.periods["test"].first
+
+
+def test_nor_on_a_market_without_times(tmp_path):
+    market = simulators.gbm(jax.random.key(3), N_BARS, 2)
+    config = load_config(write_config(tmp_path, training={"steps": STEPS_PER_ITERATION}))
+    result = jaxppo.train(config, output=tmp_path / "run", market=market, progress=False)
+    assert backtest.run(tmp_path / "run", market=market) == result.summary["out_of_sample"]
+    with pytest.raises(ConfigError, match=r"^--data.train 0.5: the test period would begin on bar \d+, but"):
+        backtest.run(tmp_path / "run", market=market, overrides=["--data.train", "0.5"])
