@@ -5,15 +5,10 @@ Draws markets from the test period of the run and trades the agent on every one 
 with a job that was interrupted.
 """
 
-import contextlib
-import os
-import re
 import sys
 from collections.abc import Sequence
 
-import jax
-
-from jaxppo.cli import OneLineParser, run
+from jaxppo.cli import OneLineParser, run, shard_of, use_every_core
 
 N_PATHS = 10000
 OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard")
@@ -36,9 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     given = [f"--{name}" for name in OF_A_RUN if getattr(known, name) is not None] + overrides
     if known.merge and given:
         parser.error(f"--merge takes no {given[0]}")
-    shard = re.fullmatch(r"(\d+)/(\d+)", known.shard or "0/1")
-    if shard is None:
-        parser.error(f"--shard is {known.shard!r}; it must be I/N, for example 0/4")
+    shard = shard_of(known.shard or "0/1")
     use_every_core()
     from jaxppo.backtest import paths
 
@@ -52,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
             n_bars=known.bars,
             seed=known.seed,
             batch=known.batch,
-            shard=(int(shard[1]), int(shard[2])),
+            shard=shard,
             output=known.output,
             overrides=overrides,
             **options,
@@ -60,15 +53,6 @@ def main(arguments: Sequence[str]) -> None:
     print(paths.describe_paths(result))
     if result.folder is not None:
         print(f"paths and summary: {result.folder}")
-
-
-def use_every_core() -> None:
-    """On a CPU, a device for each core, so that paths are computed side by side; not where that is settled already."""
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0:
-        return
-    # Refused once JAX has counted its devices.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

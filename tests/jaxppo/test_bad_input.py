@@ -628,7 +628,7 @@ BACKTESTS = {
         ["seen.csv", "trained and selected on AAA, BBB"],
     ),
     "an output that is not empty": (["--output", "."], ["--output . is not empty"]),
-    "another objective": (["--objective.level", "0.5"], ["--objective.level is 0.5", "0.95", "cannot change"]),
+    "another objective": (["--objective.kind", "cvar"], ["--objective.kind is", "expected", "cannot change"]),
     "a constraint more": (["--constraints", "[{turnover: {limit: 3}}]"], ["--constraints", "cannot change"]),
     "another network": (["--policy.widths", "3"], ["--policy.widths", "did you mean --policy.width?"]),
     "other rewards": (["--rewards", "[log_return]"], ["--rewards are not those of the run's training"]),
