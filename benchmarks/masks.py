@@ -9,7 +9,6 @@ simulated market of five assets. The three take turns in one process; the median
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.recording import record
-from benchmarks.throughput import all_costs
+from benchmarks.throughput import all_costs, iterations_in_turn
 from envs import features, simulators
 from envs.trading import TradingEnv
 from jaxppo import masks
@@ -78,15 +77,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=12)
     chosen = parser.parse_args()
     built = {name: learner_under(chain) for name, chain in CHAINS.items()}
-    states = {name: state for name, (_, state, _) in built.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in built}
-    for turn in range(chosen.repetitions + 1):
-        for name, (learner, _, params) in built.items():
-            started = time.perf_counter()
-            states[name], metrics = learner.iterate(states[name], params, jnp.float32(0.0))
-            jax.block_until_ready((states[name], metrics))
-            if turn:  # the first one compiles
-                seconds[name].append(time.perf_counter() - started)
+    seconds = iterations_in_turn(built, chosen.repetitions)
     median = {name: float(np.median(taken)) for name, taken in seconds.items()}
     ratio = {name: median[name] / median["none"] for name in built}
     print({name: round(x, 3) for name, x in median.items()}, {name: round(x, 3) for name, x in ratio.items()})

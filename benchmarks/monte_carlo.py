@@ -26,7 +26,6 @@ import functools
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -189,7 +188,7 @@ def vectorbt_jobs(close: np.ndarray, targets: np.ndarray) -> dict[str, Callable[
     jobs = {"from_orders": orders, "from_signals": signals}
     try:
         vectorbt.Portfolio.from_signals(price[:5, :1], entries[:5, :1], exits[:5, :1], engine="rust", **common)
-    except Exception:  # this version or this machine has no such engine
+    except ImportError:  # its Rust engine is a package of its own
         return jobs
     return jobs | {"from_signals, rust": functools.partial(signals, engine="rust")}
 
@@ -235,7 +234,7 @@ def job(kind: str, n_paths: int, run: str | None) -> dict[str, Any]:
         strategy = RULES[kind.rstrip("5")]()
         costs = envs.make_costs(commission_bps=1.0, **FULL)
         trader = traders.rule(strategy, n_assets, periods=252.0, costs=costs)
-        paths = Paths(trader, stationary_bootstrap(market, trader.warmup + N_BARS + 1, mean_block=20.0), N_BARS)
+        paths = Paths(trader, stationary_bootstrap(market, trader.history + N_BARS + 1, mean_block=20.0), N_BARS)
     at_once = paths.lanes * len(paths.devices)
     units = list(range(len(paths.devices)))
     paths.fetch(paths.compute(units), units)
@@ -245,8 +244,19 @@ def job(kind: str, n_paths: int, run: str | None) -> dict[str, Any]:
         start = time.perf_counter()
         monte_carlo(paths, n_paths, output=pathlib.Path(folder) / "job", progress=False)
         seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return {"paths": n_paths, "seconds": seconds, "peak_MB": peak, "lanes": paths.lanes}
+    return {"paths": n_paths, "seconds": seconds, "peak_MB": peak_memory(), "lanes": paths.lanes}
+
+
+def peak_memory() -> float | None:
+    """Largest resident memory of this process, MB; None where the system does not say.
+
+    What `getrusage` reports on Linux includes that of the process that started this one.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
 
 
 def in_process(kind: str, n_paths: int, run: str | None = None) -> dict[str, Any]:

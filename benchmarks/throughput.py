@@ -49,6 +49,25 @@ def all_costs() -> Costs:
     )
 
 
+def iterations_in_turn(built: dict[str, tuple[Learner, TrainState, Any]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of training iterations of several learners that take turns; each compiles in a turn that does not count.
+
+    Args:
+      built: name -> learner, first state (donated) and parameters of its environment.
+      repetitions: that count.
+    """
+    states = {name: state for name, (_, state, _) in built.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in built}
+    for turn in range(repetitions + 1):
+        for name, (learner, _, params) in built.items():
+            started = time.perf_counter()
+            states[name], metrics = learner.iterate(states[name], params, jnp.float32(0.0))
+            jax.block_until_ready((states[name], metrics))
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
     """Median wall time of `run` after one warm-up call."""
     jax.block_until_ready(run())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +10,43 @@ import jax.numpy as jnp
 from envs.execution import BAR_FIELDS, Costs
 from envs.impact import Impact
 
-SCALABLE = (
+LASTING = ("transient", "permanent")
+"""Prices that are fields of the `Impact` of costs."""
+PRICES = (
     "commission_rate",
     "commission_per_share",
     "commission_minimum",
     "spread_multiplier",
     "slippage",
     "impact",
-    "participation_limit",
     "borrow_rate",
     "margin_rate",
-    "transient",
-    "permanent",
+    *LASTING,
 )
-"""Costs that can be scaled: fields of `Costs`, and of its `Impact`."""
+"""Prices of trading and holding: fields of `Costs`, and of its `Impact`; the others are limits."""
+SCALABLE = (*PRICES, "participation_limit")
+"""What `scale` can scale."""
+
+
+def prices_of(costs: Costs) -> tuple[str, ...]:
+    """Those of `PRICES` that the costs have."""
+    return PRICES if isinstance(costs.displacement, Impact) else tuple(x for x in PRICES if x not in LASTING)
+
+
+def scale(costs: Costs, factors: Mapping[str, jax.Array | float]) -> Costs:
+    """`costs` with each named one multiplied by its factor `[]`.
+
+    Raises:
+      ValueError: transient or permanent impact of costs that have none.
+    """
+    own = {name: factor for name, factor in factors.items() if name in LASTING}
+    if own and not isinstance(costs.displacement, Impact):
+        raise ValueError(f"the costs have neither transient nor permanent impact; {min(own)} cannot be scaled")
+    scaled = {name: getattr(costs, name) * factor for name, factor in factors.items() if name not in own}
+    if own:
+        moved = {name: getattr(costs.displacement, name) * factor for name, factor in own.items()}
+        scaled["displacement"] = costs.displacement.replace(**moved)
+    return costs.replace(**scaled)
 
 
 def check_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -48,17 +69,11 @@ def scale_costs(key: jax.Array, costs: Costs, ranges: Mapping[str, tuple[float, 
     Raises:
       ValueError: transient or permanent impact of costs that have none.
     """
-    scaled: dict[str, Any] = {}
+    factors = {}
     for name, (low, high) in ranges.items():
         draw = jax.random.uniform(jax.random.fold_in(key, SCALABLE.index(name)))
-        scaled[name] = jnp.exp(jnp.log(low) + draw * (jnp.log(high) - jnp.log(low)))
-    own = {field.name for field in dataclasses.fields(Impact)} & set(scaled)
-    if own and not isinstance(costs.displacement, Impact):
-        raise ValueError(f"the costs have neither transient nor permanent impact; {min(own)} cannot be scaled")
-    if own:
-        factors = {name: getattr(costs.displacement, name) * scaled.pop(name) for name in own}
-        costs = costs.replace(displacement=costs.displacement.replace(**factors))
-    return costs.replace(**{name: getattr(costs, name) * factor for name, factor in scaled.items()})
+        factors[name] = jnp.exp(jnp.log(low) + draw * (jnp.log(high) - jnp.log(low)))
+    return scale(costs, factors)
 
 
 def random_start(key: jax.Array, first: jax.Array | int, last: jax.Array | int) -> jax.Array:

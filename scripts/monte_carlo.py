@@ -1,8 +1,7 @@
 """Monte Carlo backtest of a run: python scripts/monte_carlo.py --run runs/NAME --paths 100000 [--costs.impact 1.0 ...]
 
-Draws markets from the test period of the run and trades the agent on every one of them. Shards of one job, made by
---shard 0/4 to --shard 3/4 anywhere, are put together by --merge DIR DIR ... --output DIR. The same command goes on
-with a job that was interrupted.
+Trades the agent on markets drawn from the run's test period; the same command goes on with an interrupted job. Shards,
+made by --shard 0/4 to --shard 3/4 anywhere, are put together by --merge DIR DIR ... --output DIR.
 """
 
 import sys
@@ -11,8 +10,9 @@ from collections.abc import Sequence
 from jaxppo.cli import OneLineParser, run, shard_of, use_every_core
 
 N_PATHS = 10000
-OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard")
+OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard", "scale_costs", "missed_fills", "delay")
 """Options that a job of a run takes and a merge does not."""
+STRESS = OF_A_RUN[-3:]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,29 +26,30 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the paths (default: that of the run)")
     parser.add_argument("--batch", type=int, metavar="N", help="paths in a part that is saved at once")
     parser.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the job, from 0 on")
+    parser.add_argument("--scale-costs", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factors of costs")
+    parser.add_argument("--missed-fills", type=float, metavar="P", help="share of bars in which an asset does not fill")
+    parser.add_argument("--delay", type=int, metavar="N", help="most bars by which a path begins later")
     parser.add_argument("--output", metavar="DIR", help="folder of the job (default: monte_carlo in that of the run)")
     known, overrides = parser.parse_known_args(arguments)
-    given = [f"--{name}" for name in OF_A_RUN if getattr(known, name) is not None] + overrides
-    if known.merge and given:
-        parser.error(f"--merge takes no {given[0]}")
-    shard = shard_of(known.shard or "0/1")
+    given = {name: value for name in OF_A_RUN if (value := getattr(known, name)) is not None}
+    if known.merge and (given or overrides):
+        first = [*(f"--{name}" for name in given), *overrides][0].replace("_", "-")
+        parser.error(f"--merge takes no {first}")
     use_every_core()
     from jaxppo.backtest import paths
 
     if known.merge:
         result = paths.merge(known.merge, known.output)
     else:
-        options = {} if known.generator is None else {"generator": known.generator}
         result = paths.run_monte_carlo(
             known.run,
-            N_PATHS if known.paths is None else known.paths,
-            n_bars=known.bars,
-            seed=known.seed,
-            batch=known.batch,
-            shard=shard,
+            given.pop("paths", N_PATHS),
+            n_bars=given.pop("bars", None),
+            shard=shard_of(given.pop("shard", "0/1")),
+            stress={name: given.pop(name) for name in STRESS if name in given},
             output=known.output,
             overrides=overrides,
-            **options,
+            **given,
         )
     print(paths.describe_paths(result))
     if result.folder is not None:

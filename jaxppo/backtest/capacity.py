@@ -12,22 +12,11 @@ import numpy as np
 import pandas as pd
 
 from envs.execution import Costs
-from envs.impact import Impact
+from envs.perturbations import prices_of, scale
 from jaxppo.backtest.run import SavedRun
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.risk import metrics
 
-PRICES = (
-    "commission_rate",
-    "commission_per_share",
-    "commission_minimum",
-    "spread_multiplier",
-    "slippage",
-    "impact",
-    "borrow_rate",
-    "margin_rate",
-)
-"""Fields of `Costs` that are prices; the others are limits, which a level of costs leaves alone."""
 LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 FIGURES = ("sharpe", "total_return", "max_drawdown", "costs", "turnover", "unfilled", "liquidated")
 DECADES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -36,13 +25,7 @@ GRID = 17
 
 def at_level(costs: Costs, level: jax.Array | float) -> Costs:
     """`costs` with every price, impact that lasts included, times `level` `[]` >= 0; limits stay."""
-    scaled = costs.replace(**{name: getattr(costs, name) * level for name in PRICES})
-    lasting = costs.displacement
-    if not isinstance(lasting, Impact):
-        return scaled
-    return scaled.replace(
-        displacement=lasting.replace(transient=lasting.transient * level, permanent=lasting.permanent * level)
-    )
+    return scale(costs, dict.fromkeys(prices_of(costs), level))
 
 
 def cost_levels(run: SavedRun, levels: Sequence[float] = LEVELS) -> pd.DataFrame:

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io
 from plotly.subplots import make_subplots
+
+from jaxppo.backtest.formatting import escaped
 
 # Okabe & Ito's palette: told apart by colour-blind readers too. The agent is always the first colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b7280", "#8c6d1f", "#5b3a8c", "#222222")
@@ -27,6 +30,14 @@ _CURVES = (
     "reward", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
     "clip_fraction", "explained_variance", "learning_rate", "gradient_norm", "turnover", "exposure", "steps_per_second",
 )  # fmt: skip
+
+# Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
+}
 
 
 def drawdown_of_equity(equity: np.ndarray) -> np.ndarray:
@@ -284,3 +295,12 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def as_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
+    """A figure without the library, which the page has once, and its caption."""
+    if drawn is None:
+        return '<p class="caption">Nothing was recorded.</p>'
+    figure, caption = drawn
+    division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=CONFIG)
+    return f'<div class="figure">{division}</div>\n<p class="caption">{escaped(caption)}</p>'

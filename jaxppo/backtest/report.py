@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-import plotly.io
 from plotly.offline import get_plotlyjs
 
 from envs.features import REGIMES
@@ -35,13 +33,6 @@ from jaxppo.backtest.formatting import (
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.inspection_figures import TITLES, inspection_figures
 
-# Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
-_FIGURE_CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    "plotlyServerURL": "",
-    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
-}
 _STYLE = pathlib.Path(__file__).with_name("report.css")
 
 
@@ -147,15 +138,18 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
 def render(data: ReportData) -> str:
     """The report as HTML text; see `write_report`."""
     sections = (
-        ("Equity and drawdown", _figure_html("equity", figures.equity_figure(data.points, data.equity))),
+        ("Equity and drawdown", figures.as_html("equity", figures.equity_figure(data.points, data.equity))),
         ("Results", _metric_table(data)),
         ("Could it be luck?", selection.section(data.selection)),
-        ("Positions", _figure_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols))),
+        (
+            "Positions",
+            figures.as_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols)),
+        ),
         ("Costs", _costs(data)),
         ("Limits", _limits(data) + _constraints(data)),
         ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
-        ("Training", _figure_html("training", figures.training_figure(data.training))),
+        ("Training", figures.as_html("training", figures.training_figure(data.training))),
         ("Data", _data_table(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
     )
@@ -173,7 +167,7 @@ def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mappi
     """
     sections = (
         ("Results", _data_table(summary)),
-        ("Training", _figure_html("training", figures.training_figure(rows))),
+        ("Training", figures.as_html("training", figures.training_figure(rows))),
         ("Configuration", _configuration(config_yaml)),
     )
     return _page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
@@ -306,7 +300,7 @@ def _costs(data: ReportData) -> str:
     ]
     head = "<tr><th></th><th>Paid</th><th>Of starting equity</th></tr>"
     table = f'<table class="compact"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
-    return _figure_html("costs", figures.costs_figure(data.points[1:], data.costs)) + table
+    return figures.as_html("costs", figures.costs_figure(data.points[1:], data.costs)) + table
 
 
 def _limits(data: ReportData) -> str:
@@ -361,7 +355,7 @@ def _inspection(data: ReportData) -> str:
     if data.inspection is None:
         return '<p class="caption">The policy was not looked into.</p>'
     drawn = inspection_figures(data.inspection, data.symbols)
-    return "\n".join(f"<h3>{TITLES[name]}</h3>\n{_figure_html(name, figure)}" for name, figure in drawn.items())
+    return "\n".join(f"<h3>{TITLES[name]}</h3>\n{figures.as_html(name, figure)}" for name, figure in drawn.items())
 
 
 def _data_table(report: Mapping[str, Any]) -> str:
@@ -378,15 +372,6 @@ def _data_table(report: Mapping[str, Any]) -> str:
 def _configuration(config_yaml: str) -> str:
     """The resolved configuration, folded away."""
     return f"<details><summary>Show the resolved configuration</summary><pre>{escaped(config_yaml)}</pre></details>"
-
-
-def _figure_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
-    """A figure without the library, which the page has once, and its caption."""
-    if drawn is None:
-        return '<p class="caption">Nothing was recorded.</p>'
-    figure, caption = drawn
-    division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=_FIGURE_CONFIG)
-    return f'<div class="figure">{division}</div>\n<p class="caption">{escaped(caption)}</p>'
 
 
 def _cell(data: ReportData, strategy: str, name: str) -> str:

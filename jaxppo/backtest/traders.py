@@ -47,6 +47,7 @@ class Trader(NamedTuple):
       identity: digest of every setting that shapes what it does, with `data` all that tells it from another trader.
       env: fill rule, action space, masks, sizing.
       warmup: earliest bar at which it can decide.
+      history: bars before its first decision on a drawn market, >= `warmup`: what it reads is formed on them.
       periods: bars per year, for annual figures.
       data: pytree of arrays: its costs under `costs`, and whatever the functions below read.
       params: `(data, market) -> EnvParams` with every table.
@@ -68,6 +69,7 @@ class Trader(NamedTuple):
     identity: str
     env: TradingEnv
     warmup: int
+    history: int
     periods: float
     data: Any
     params: Callable[[Any, MarketData], EnvParams]
@@ -141,6 +143,7 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
         identity=_config_identity(config),
         env=env,
         warmup=env.first_decision,
+        history=max(env.first_decision, env.window + _longest_window(config)),
         periods=setup.periods_per_year,
         data={"costs": setup.params.costs, "net": run.params},
         params=params,
@@ -156,6 +159,21 @@ def agent(run: SavedRun, *, name: str | None = None) -> Trader:
         in_shares=False,
         monitor=setup.monitor,
     )
+
+
+def _longest_window(config: Config) -> int:
+    """Bars that regimes, Kelly sizes and the rules of a book look back; 0 without them."""
+    regimes, windows = config.regimes, [0]
+    if regimes.kind == "rules":
+        windows += [regimes.trend_window, regimes.volatility_window, regimes.drawdown_window]
+    elif regimes.kind == "hmm":
+        windows.append(regimes.usual_volatility_span)
+    for item in config.sizing:
+        if item.kind == "kelly":
+            windows.append(item.kelly.window)
+        for strategy in item.book.strategies if item.kind == "book" else ():
+            windows += [strategy.trend.lookback] if strategy.kind == "trend" else []
+    return max(windows)
 
 
 def _config_identity(config: Config) -> str:
@@ -304,6 +322,7 @@ def _plain(
         identity=_hashed([repr(fill_rule), float(initial_cash), warmup, *options]),
         env=env,
         warmup=warmup,
+        history=warmup,
         periods=periods,
         data={**data, "costs": make_costs() if costs is None else costs},
         params=params,

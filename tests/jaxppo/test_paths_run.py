@@ -1,5 +1,7 @@
 """Monte Carlo of a trained agent: its replays are its backtests, and the script's exit codes and messages."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from envs import load_market
 from envs.market import slice_bars
 from jaxppo import backtest
 from jaxppo.backtest import capacity, traders
-from jaxppo.backtest.paths import Paths, draws_of, monte_carlo, run_paths
+from jaxppo.backtest.paths import Paths, Stress, draws_of, monte_carlo, run_paths
 from jaxppo.backtest.run import load_run
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.backtest.trading import run_trader
@@ -46,7 +48,7 @@ def run(folder):
 def paths(run):
     """Blocks that do not divide the bars, so that the last overlaps the one before."""
     trader = traders.agent(run)._replace(block=7)
-    generator = draws_of(run, "stationary_bootstrap", trader.warmup + N_BARS + 1)
+    generator = draws_of(run, "stationary_bootstrap", trader.history + N_BARS + 1)
     return Paths(trader, generator, N_BARS, seed=5, lanes=4, devices=jax.devices()[:1])
 
 
@@ -89,7 +91,7 @@ def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
         rows = own & ahead.to_numpy()
         changed.loc[rows, columns] = other.loc[rows, columns].to_numpy() * ([scale] * 4 + [1.0])
     one, two = (run_trader(trader, load_market(frame)) for frame in (table, changed))
-    decided = kept - trader.warmup + 1
+    decided = kept - trader.history + 1
     np.testing.assert_allclose(one.ordered[:decided], two.ordered[:decided], rtol=1e-5, atol=1e-2)
     assert np.abs(np.asarray(one.equity[decided + 1 :]) - np.asarray(two.equity[decided + 1 :])).max() > 1.0
 
@@ -125,6 +127,9 @@ MISTAKES = [
     (("--seed", "-1"), "--seed is -1; it must be from 0 to 4294967295"),
     (("--seed", str(2**32)), "--seed is 4294967296; it must be from 0 to 4294967295"),
     (("--batch", "0"), "--batch is 0; it must be at least 1"),
+    (("--missed-fills", "1"), "--missed-fills is 1; it must be in [0, 1)"),
+    (("--scale-costs", "2", "1"), "--scale-costs is 2 1; it must be two factors, 0 < LOW <= HIGH"),
+    (("--delay", "-1"), "--delay is -1; it must be >= 0 bars"),
     (("--policy.width", "32"), "an evaluation cannot change"),
 ]
 
@@ -200,3 +205,32 @@ def test_costs_and_capital_of_a_run(run, folder):
 def test_costs_that_eat_the_return(run, monkeypatch, returns, expected):
     monkeypatch.setattr(capacity, "_figures", lambda run, levels, _: {"total_return": returns(np.asarray(levels))})
     np.testing.assert_allclose(capacity.break_even(run), expected, rtol=1e-2)
+
+
+def test_a_stressed_job(run):
+    """Dearer, with missed fills and later starts, on the same markets; nothing asked for is nothing changed."""
+    devices = jax.devices()[:1]
+    plain, same, hard = (
+        monte_carlo(run_paths(run, n_bars=N_BARS, seed=5, stress=stress, devices=devices), 8, progress=False)
+        for stress in (Stress(), Stress(scale_costs=(1.0, 1.0)), Stress(scale_costs=(20.0, 20.0), missed_fills=0.5))
+    )
+    for name in ("total_return", "costs", "trades"):
+        np.testing.assert_array_equal(plain.table.column(name), same.table.column(name))
+    assert (hard.table.column("trades") < plain.table.column("trades")).all()
+    paid = (x.table.column("commission") / np.maximum(x.table.column("turnover"), 1e-9) for x in (hard, plain))
+    np.testing.assert_allclose(next(paid) / next(paid), 20.0, rtol=0.05)
+    late = run_paths(run, n_bars=N_BARS, seed=5, stress=Stress(delay=9), devices=devices)
+    firsts = {late.replay(path).first - late.trader.history for path in range(8)}
+    assert len(firsts) > 2
+    assert firsts <= set(range(10))
+
+
+def test_a_drawn_history_is_as_long_as_what_is_read_of_it(run):
+    """The regimes of this run look at 504 bars, its features at fewer."""
+    trader = traders.agent(run)
+    assert trader.history == 504 + run.setup.env.window > trader.warmup
+    rules = run.setup.config.model_copy(
+        update={"regimes": run.setup.config.regimes.model_copy(update={"kind": "none"})}
+    )
+    plain = dataclasses.replace(run, setup=dataclasses.replace(run.setup, config=rules))
+    assert traders.agent(plain).history == trader.warmup

@@ -1,13 +1,15 @@
 """Many market paths at once: draws them, trades them side by side, and keeps figures instead of series.
 
 Path p is drawn from `fold_in(key(seed), p)` and from nothing else. Paths are computed in units of a fixed number of
-lanes, unit u holding paths `u L .. (u + 1) L - 1`, by one compiled program; a batch, a shard or a device computes whole
-units. So the numbers of a path depend neither on how many others there are nor on where they are computed, and a path
-that is replayed goes through the program that computed it, bit for bit.
+lanes, unit u holding paths `u L .. (u + 1) L - 1`, by one program that is compiled for one device; a batch or a shard
+computes whole units, on as many devices as there are. So the numbers of a path depend neither on how many others there
+are nor on where they are computed, and a path that is replayed goes through the program that computed it, bit for bit.
+(A program that is sharded over a mesh rounds differently on one device and on two.)
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,8 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from envs.generators import Generator
 from envs.market import MarketData, MarketInfo
@@ -26,7 +26,6 @@ from jaxppo.backtest.paths.trade import Drawn, draw_paths, drawn, trade
 from jaxppo.backtest.simulate import Ledger, whole_ledger
 from jaxppo.backtest.traders import Trader
 
-AXIS = "paths"
 MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
 UNIT_ELEMENTS = 2**22
@@ -63,10 +62,10 @@ class Paths:
 
     Args:
       trader: from `jaxppo.backtest.traders`.
-      generator: draws markets of `trader.warmup + n_bars + 1 + spare` bars.
+      generator: draws markets of `trader.history + n_bars + 1 + spare` bars.
       n_bars: decisions on each path.
       seed: of all paths, in [0, 2^32). Two traders with the same seed and generator see the same markets, path by
-        path, as far as their warm-ups are equal.
+        path, as far as their histories are equal.
       perturb: `(key, params) -> params` of one path, before it is traded: costs, tables, or `first_bar`, the bar of the
         first decision; consumes the key.
       spare: by how many bars a perturbation may delay `first_bar`, >= 0.
@@ -101,7 +100,7 @@ class Paths:
                 f"{NUMBERS - 1}, ruin ({ruin}) in [0, 1)"
             )
         drawn = jax.eval_shape(generator.draw, generator.data, jax.random.key(0))
-        total = trader.warmup + n_bars + 1 + spare
+        total = trader.history + n_bars + 1 + spare
         if drawn.n_assets != trader.env.n_assets or drawn.n_bars != total:
             raise ValueError(
                 f"the generator draws {drawn.n_bars} bars of {drawn.n_assets} assets; {trader.name} with n_bars "
@@ -118,25 +117,18 @@ class Paths:
         self.lanes = default_lanes(trader, total) if lanes is None else lanes
         self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
         self.devices = tuple(jax.devices() if devices is None else devices)
-        self.mesh = Mesh(np.asarray(self.devices), (AXIS,))
         unit = partial(_unit, trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points)
-        shared, split = P(), P(AXIS)
-        self._program = jax.jit(
-            jax.shard_map(
-                unit, mesh=self.mesh, in_specs=(shared, shared, shared, split, split), out_specs=split, check_vma=False
-            )
-        )
-        self._data = jax.device_put((generator.data, trader.data), NamedSharding(self.mesh, P()))
+        self._program = jax.jit(unit)
+        self._data = [jax.device_put((generator.data, trader.data), device) for device in self.devices]
 
     def compute(self, units: Sequence[int]) -> Any:
         """Starts the computation of up to one unit per device; see `fetch`."""
-        return self._start(units, 0)[:2]
+        return [found[:2] for found in self._start(units, 0)]
 
     def fetch(self, started: Any, units: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """Path numbers `[n]`, figures `[n]` each, and equity curves `[n, points]` of what `compute` started."""
-        figures, curves = jax.device_get(started)
-        n = len(units) * self.lanes
-        return self._paths(units)[:n], {name: x[:n] for name, x in figures.items()}, curves[:n]
+        figures, curves = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(started))
+        return self._paths(units), figures, curves
 
     def replay(self, path: int) -> Replay:
         """One path alone, with its market and its ledger.
@@ -147,13 +139,11 @@ class Paths:
         if not 0 <= path < NUMBERS:
             raise ValueError(f"path is {path}; paths are numbered from 0 to {NUMBERS - 1}")
         unit, lane = divmod(int(path), self.lanes)
-        found = jax.device_get(self._start([unit], lane))
-        figures, curves, (first, capital, lines, dead, market) = found
-        ledger = jax.tree.map(np.asarray, whole_ledger(capital[0], jax.tree.map(lambda x: x[0], lines), dead[0]))
-        market = jax.tree.map(lambda x: x[0], market)
+        figures, curves, (first, capital, lines, dead, market) = jax.device_get(self._start([unit], lane)[0])
+        ledger = jax.tree.map(np.asarray, whole_ledger(capital, lines, dead))
         market = market.replace(info=MarketInfo(self.symbols))
         own = {name: x[lane].item() for name, x in figures.items()}
-        return Replay(int(path), market, int(first[0]), ledger, own, curves[lane])
+        return Replay(int(path), market, int(first), ledger, own, curves[lane])
 
     def numbers(self, units: Sequence[int], n_paths: int) -> np.ndarray:
         """`[n]` numbers, below `n_paths`, of the paths of some units."""
@@ -163,12 +153,15 @@ class Paths:
     def _paths(self, units: Sequence[int]) -> np.ndarray:
         return (np.asarray(units, np.int64)[:, None] * self.lanes + np.arange(self.lanes)).ravel()
 
-    def _start(self, units: Sequence[int], lane: int) -> Any:
-        filled = [*units, *[units[-1]] * (len(self.devices) - len(units))]
-        split = NamedSharding(self.mesh, P(AXIS))
-        ids = jax.device_put(self._paths(filled).astype(np.uint32), split)
-        lanes = jax.device_put(np.full(len(filled), lane, np.int32), split)
-        return self._program(*self._data, np.uint32(self.seed), ids, lanes)
+    def _start(self, units: Sequence[int], lane: int) -> list[Any]:
+        """`_unit` of one unit per device. From a thread each, so that their programs are compiled side by side."""
+
+        def one(unit: int, data: Any, device: jax.Device) -> Any:
+            ids = self._paths([unit]).astype(np.uint32)
+            return self._program(*data, *jax.device_put((np.uint32(self.seed), ids, np.int32(lane)), device))
+
+        with concurrent.futures.ThreadPoolExecutor(len(units)) as pool:
+            return list(pool.map(one, units, self._data, self.devices))
 
 
 def default_lanes(trader: Trader, n_bars: int) -> int:
@@ -191,22 +184,21 @@ def _unit(
     ids: jax.Array,
     lane: jax.Array,
 ) -> Any:
-    """Figures `[L]`, curves `[L, points]` and the watched lane's record of L paths `ids`; `lane` is `[1]`."""
+    """Figures `[L]`, curves `[L, points]` and the record of `lane` `[]` of L paths `ids`."""
     base = jax.random.key(seed)
 
     def one(number: jax.Array) -> tuple[Drawn, MarketData]:
         key = jax.random.fold_in(base, number)
         market = draw(generator_data, jax.random.fold_in(key, MARKET_STREAM))
-        params = trader.params(data, market).replace(first_bar=jnp.int32(trader.warmup))
+        params = trader.params(data, market).replace(first_bar=jnp.int32(trader.history))
         if perturb is not None:
             params = perturb(jax.random.fold_in(key, PERTURBATION_STREAM), params)
-            latest = trader.warmup + spare
-            params = params.replace(first_bar=jnp.clip(params.first_bar, trader.warmup, latest).astype(jnp.int32))
+            latest = trader.history + spare
+            params = params.replace(first_bar=jnp.clip(params.first_bar, trader.history, latest).astype(jnp.int32))
         return drawn(trader, data, params, n_bars), params.market
 
-    paths, market = draw_paths(one, ids, lane[0], trader.at_once)
-    traded = trade(trader, data, paths, n_bars, lane[0], own_costs=perturb is not None)
+    paths, market = draw_paths(one, ids, lane, trader.at_once)
+    traded = trade(trader, data, paths, n_bars, lane, own_costs=perturb is not None)
     capital = traded.figures.capital
-    record = (paths.first[lane[0]], capital[lane[0]], traded.lines, traded.dead[lane[0]], market)
-    curves = (traded.curve[points - 1] / capital[None]).T
-    return traded.figures.figures(trader.periods, ruin), curves, jax.tree.map(lambda x: x[None], record)
+    record = (paths.first[lane], capital[lane], traded.lines, traded.dead[lane], market)
+    return traded.figures.figures(trader.periods, ruin), (traded.curve[points - 1] / capital[None]).T, record

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
 from jaxppo.backtest.paths.engine import NUMBERS, UNIT_ELEMENTS, Paths
 from jaxppo.backtest.paths.job import MonteCarlo, monte_carlo
 from jaxppo.backtest.paths.sources import draws_of
+from jaxppo.backtest.paths.stress import UNSTRESSED, Stress
 from jaxppo.backtest.run import SavedRun, load_run
 from jaxppo.backtest.traders import agent
 from jaxppo.config import ConfigError
@@ -23,6 +25,7 @@ def run_paths(
     generator: str = GENERATOR,
     n_bars: int | None = None,
     seed: int | None = None,
+    stress: Stress = UNSTRESSED,
     devices: Sequence[jax.Device] | None = None,
 ) -> Paths:
     """The agent of a run on markets drawn from its test period, which it has neither learned nor been selected on.
@@ -32,6 +35,7 @@ def run_paths(
       generator: one of `envs.generators.GENERATORS`; see `draws_of`.
       n_bars: decisions on each path; default: as many as the test period has.
       seed: of the paths, in [0, 2^32); default: that of the run.
+      stress: what is changed of each path beside its market.
       devices: default: all of the kind that the run is on.
 
     Raises:
@@ -41,7 +45,7 @@ def run_paths(
     trader = agent(run)
     n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
     n_assets = setup.market.n_assets
-    most = UNIT_ELEMENTS // n_assets - trader.warmup - 1
+    most = UNIT_ELEMENTS // n_assets - trader.history - stress.delay - 1
     if not 1 <= n_bars <= most:
         raise ConfigError(f"--bars is {n_bars}; with {n_assets} assets it must be from 1 to {most}")
     seed = setup.config.seed if seed is None else seed
@@ -49,9 +53,10 @@ def run_paths(
         raise ConfigError(f"--seed is {seed}; it must be from 0 to {NUMBERS - 1}")
     devices = jax.devices(setup.devices[0].platform) if devices is None else devices
     try:
-        draws = draws_of(run, generator, trader.warmup + n_bars + 1)
+        draws = draws_of(run, generator, trader.history + n_bars + 1 + stress.delay)
         jax.eval_shape(lambda key: trader.params(trader.data, draws.draw(draws.data, key)), jax.random.key(0))
-        return Paths(trader, draws, n_bars, seed=seed, symbols=setup.market.info.symbols or None, devices=devices)
+        own = {"symbols": setup.market.info.symbols or None, "devices": devices}
+        return Paths(trader, draws, n_bars, seed=seed, perturb=stress.perturbation(), spare=stress.delay, **own)
     except ConfigError:
         raise
     except ValueError as error:
@@ -65,6 +70,7 @@ def run_monte_carlo(
     generator: str = GENERATOR,
     n_bars: int | None = None,
     seed: int | None = None,
+    stress: Mapping[str, Any] | None = None,
     batch: int | None = None,
     shard: tuple[int, int] = (0, 1),
     output: str | pathlib.Path | None = None,
@@ -79,6 +85,7 @@ def run_monte_carlo(
       generator: see `run_paths`.
       n_bars: see `run_paths`.
       seed: see `run_paths`.
+      stress: keys of `Stress`.
       batch: see `monte_carlo`.
       shard: see `monte_carlo`.
       output: folder of the job; default: `monte_carlo`, with the number of the shard, in that of the run.
@@ -95,7 +102,12 @@ def run_monte_carlo(
     index, n_shards = shard
     if not 0 <= index < n_shards:
         raise ConfigError(f"--shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
-    paths = run_paths(load_run(folder, overrides=overrides), generator=generator, n_bars=n_bars, seed=seed)
+    try:
+        stressed = Stress(**(stress or {}))
+    except ValueError as error:
+        raise ConfigError(f"--{str(error).replace('_', '-')}") from None
+    run = load_run(folder, overrides=overrides)
+    paths = run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stressed)
     if output is None:
         name = "monte_carlo" if n_shards == 1 else f"monte_carlo-{index}-of-{n_shards}"
         output = pathlib.Path(folder) / name

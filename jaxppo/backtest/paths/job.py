@@ -39,7 +39,7 @@ SAME_MARKETS = (
     "perturbation",
     "n_paths",
     "n_bars",
-    "warmup",
+    "history",
     "spare",
     "shard",
 )
@@ -222,7 +222,7 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
         "batch": -(-wanted // unit) * unit,
         "lanes": paths.lanes,
         "points": [int(point) for point in paths.points],
-        "warmup": trader.warmup,
+        "history": trader.history,
         "spare": paths.spare,
         "ruin": paths.ruin,
         "periods_per_year": trader.periods,

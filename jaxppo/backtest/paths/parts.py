@@ -31,7 +31,7 @@ KEYS = (
     "batch",
     "lanes",
     "points",
-    "warmup",
+    "history",
     "spare",
     "ruin",
     "periods_per_year",

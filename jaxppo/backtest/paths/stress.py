@@ -1,0 +1,65 @@
+"""What a Monte Carlo changes of each path beside its market: prices of trading, fills that do not happen, the start."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from envs.perturbations import miss_fills, prices_of, random_start, scale_costs
+
+if TYPE_CHECKING:
+    from envs.types import EnvParams
+    from jaxppo.backtest.paths.engine import Perturbation
+
+
+@dataclasses.dataclass(frozen=True)
+class Stress:
+    """How far each path may be from what is configured.
+
+    Attributes:
+      scale_costs: smallest and largest factor, > 0, of every price of trading and holding; each price of each path has
+        its own, log-uniform between them. None leaves them alone.
+      missed_fills: probability in [0, 1) that nothing can be had of an asset in a bar.
+      delay: most bars, >= 0, by which the first decision is delayed, uniformly.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+
+    scale_costs: tuple[float, float] | None = None
+    missed_fills: float = 0.0
+    delay: int = 0
+
+    def __post_init__(self):
+        low, high = self.scale_costs or (1.0, 1.0)
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"scale_costs is {low:g} {high:g}; it must be two factors, 0 < LOW <= HIGH")
+        if not 0 <= self.missed_fills < 1:
+            raise ValueError(f"missed_fills is {self.missed_fills:g}; it must be in [0, 1)")
+        if self.delay < 0:
+            raise ValueError(f"delay is {self.delay}; it must be >= 0 bars")
+
+    def perturbation(self) -> Perturbation | None:
+        """What `jaxppo.backtest.Paths` takes as `perturb`, with `spare=delay`; None for nothing."""
+        if self == UNSTRESSED:
+            return None
+        scaled, missed, delay = self.scale_costs, self.missed_fills, self.delay
+
+        def perturb(key: jax.Array, params: EnvParams) -> EnvParams:
+            key_costs, key_fills, key_start = jax.random.split(key, 3)
+            if scaled is not None:
+                ranges = dict.fromkeys(prices_of(params.costs), scaled)
+                params = params.replace(costs=scale_costs(key_costs, params.costs, ranges))
+            if missed > 0:
+                params = params.replace(table=miss_fills(key_fills, params.table, jnp.float32(missed)))
+            first = params.first_bar
+            return params.replace(first_bar=random_start(key_start, first, first + delay)) if delay else params
+
+        return perturb
+
+
+UNSTRESSED = Stress()
