@@ -209,8 +209,13 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         """
         latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
         choices = latest - params.first_bar + 1
-        drawn = (jax.random.uniform(key) * choices).astype(jnp.int32)
-        return params.first_bar + jnp.minimum(drawn, choices - 1)
+        if params.first_bar.ndim == 0:
+            drawn = (jax.random.uniform(key) * choices).astype(jnp.int32)
+            return params.first_bar + jnp.minimum(drawn, choices - 1)
+        below = jnp.cumsum(jnp.where(params.last_bar > params.first_bar, choices, 0))
+        drawn = jnp.minimum((jax.random.uniform(key) * below[-1]).astype(jnp.int32), below[-1] - 1)
+        period = jnp.searchsorted(below, drawn, side="right")
+        return params.first_bar[period] + drawn - (below - choices)[period]
 
     # The gymnax interface.
 
@@ -283,7 +288,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """End of the episode's length or of the period."""
-        return (state.time >= params.max_steps_in_episode) | (state.bar >= params.last_bar)
+        return (state.time >= params.max_steps_in_episode) | (state.bar >= params.period_end(state.bar))
 
     def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
         """Observation of a state."""

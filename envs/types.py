@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment
 
@@ -94,8 +95,9 @@ class EnvParams(environment.EnvParams):
       initial_cash: `[]` currency.
       risk_aversion: `[]` relative risk aversion of the reward, >= 0.
       drawdown_limit: `[]` an episode terminates at the close where the drawdown exceeds it; infinity for never.
-      first_bar: `[]` int32, earliest decision bar.
-      last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached.
+      first_bar: `[]` int32, earliest decision bar; or `[G]`, of each of several periods, increasing.
+      last_bar: `[]` int32, last bar of the period: the episode is truncated when it is reached; or `[G]`, where one
+        whose last bar is its first is no period.
       masks: table `[T, ...]` of the environment's mask transform.
       sizing: table `[T, ...]` of its sizing transform.
     """
@@ -113,3 +115,9 @@ class EnvParams(environment.EnvParams):
     last_bar: jax.Array
     masks: Any = ()
     sizing: Any = ()
+
+    def period_end(self, bar: jax.Array) -> jax.Array:
+        """Last bar `[]` of the period that `bar` `[]` is in."""
+        if self.last_bar.ndim == 0:
+            return self.last_bar
+        return self.last_bar[jnp.searchsorted(self.last_bar, bar)]

@@ -15,6 +15,7 @@ from jaxppo.config_risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config_simulation import SimulationConfig
 from jaxppo.config_sizing import SizingConfig, check_order
 from jaxppo.config_values import Above, Bars, Day, Factor, Few, NonNegative, Positive, Power, Section, Share, Text
+from jaxppo.config_walk_forward import WalkForwardConfig
 
 LONGEST_EPISODE = 2**30
 BUDGETS = ("steps", "episodes", "minutes")
@@ -238,6 +239,7 @@ class Config(Section):
     ppo: PPOConfig = PPOConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    walk_forward: WalkForwardConfig = WalkForwardConfig()
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Config:

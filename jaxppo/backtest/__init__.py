@@ -3,6 +3,7 @@
 from jaxppo.backtest import capacity, drawdowns, paths, recovery, report, splits, statistics, traders, trials
 from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.backtest.evaluation import describe
+from jaxppo.backtest.folds import WalkForward, load_fold, walk_forward
 from jaxppo.backtest.inspection import Inspection, inspect_policy
 from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
 from jaxppo.backtest.paths import MonteCarlo, Paths, compare, merge, monte_carlo, run_monte_carlo, run_paths
@@ -18,6 +19,7 @@ __all__ = [
     "MonteCarlo",
     "Paths",
     "SavedRun",
+    "WalkForward",
     "account_frame",
     "capacity",
     "compare",
@@ -25,6 +27,7 @@ __all__ = [
     "drawdowns",
     "inspect_policy",
     "ledger_frame",
+    "load_fold",
     "load_run",
     "merge",
     "monte_carlo",
@@ -45,5 +48,6 @@ __all__ = [
     "traders",
     "trained",
     "trials",
+    "walk_forward",
     "write_ledger",
 ]

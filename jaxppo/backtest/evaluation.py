@@ -20,6 +20,7 @@ from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
 from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.risk.metrics import round_trips
+from jaxppo.training.periods import Period
 from jaxppo.training.setup import Setup
 
 
@@ -84,9 +85,13 @@ def _run(setup: Setup, policy: Policy, net: Params, period: str) -> Ledger:
 
 def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") -> Evaluation:
     """The policy and the baselines over a period, with intervals."""
-    where, chosen = setup.periods[period], setup.config.evaluation
-    first = jnp.int32(where.first)
     agent = _run(setup, policy, net, period)
+    return judged(setup, agent, setup.periods[period], limits_of(setup, policy, net, period))
+
+
+def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect]) -> Evaluation:
+    """What an agent did over a period, beside the baselines, with intervals; `effects` are those of its masks."""
+    chosen, first = setup.config.evaluation, jnp.int32(where.first)
     target = jnp.float32(chosen.target_volatility)
     annual, monitor = setup.periods_per_year, setup.monitor
     baselines = run_baselines(setup.env, setup.params, first, where.n_bars, annual, target, monitor)
@@ -120,7 +125,6 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
         figures["agent"]["stopped"] = monitored.stopped_by(monitor, ledgers["agent"].levels, closes)
     span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
     baseline = {name: figures[name] for name in baselines}
-    effects = limits_of(setup, policy, net, period)
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
     return Evaluation({**figures["agent"], **span, **masks, "baseline": baseline}, ledgers, times, effects)
 
@@ -128,14 +132,29 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
 def report(
     setup: Setup,
     result: Evaluation,
-    inspection: Inspection,
+    inspection: Inspection | None,
     training: list[dict[str, Any]],
     config_yaml: str,
     path: pathlib.Path,
     constraints: Mapping[str, Mapping[str, Any]] | None = None,
     selection: Mapping[str, Any] | None = None,
+    sections: Mapping[str, str] | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> None:
-    """Writes `report.html`; `constraints` and `selection` are the entries of summary.json."""
+    """Writes `report.html`.
+
+    Args:
+      setup: of the evaluation.
+      result: the evaluation.
+      inspection: what the policy looks at.
+      training: rows of `metrics.jsonl`.
+      config_yaml: the resolved configuration.
+      path: of the file.
+      constraints: the entry of summary.json.
+      selection: the entry of summary.json.
+      sections: more sections, title -> HTML.
+      warnings: more of them.
+    """
     figures = {"agent": result.summary, **result.summary["baseline"]}
     names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
     names += ("trade_win_rate", "trades", "total_return", "turnover", "costs")
@@ -161,13 +180,14 @@ def report(
             level=setup.config.evaluation.level,
             data_report=setup.market.info.report,
             config_yaml=config_yaml,
-            warnings=_warnings(setup, result, selection),
+            warnings=(*warnings, *_warnings(setup, result, selection)),
             inspection=inspection,
             masks=result.masks,
             watched={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
             stopped=result.summary.get("stopped"),
             constraints=constraints or {},
             selection=selection or {},
+            sections=sections or {},
         ),
     )
 

@@ -16,11 +16,22 @@ from jaxppo.backtest.selection import figures_alone, selection_figures
 from jaxppo.backtest.trials import Trial
 from jaxppo.config import Config, ConfigError
 from jaxppo.training import run_folder
+from jaxppo.training.periods import Period
 from jaxppo.training.setup import Setup
 
 
 def record_look(
-    setup: Setup, folder: pathlib.Path, iteration: int, period: str, returns: np.ndarray, content: str
+    setup: Setup,
+    folder: pathlib.Path,
+    iteration: int,
+    period: str,
+    returns: np.ndarray,
+    content: str,
+    *,
+    where: Period | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    fold: int | None = None,
 ) -> Trial:
     """Records that a checkpoint of a run was looked at; says so on stderr where that cannot be written.
 
@@ -28,25 +39,30 @@ def record_look(
       setup: of the evaluation.
       folder: of the run.
       iteration: of the checkpoint.
-      period: "validation" or "test".
+      period: see `Trial`.
       returns: `[n]` finite simple return per bar of the policy.
       content: `content_of(setup)`.
+      where: bars of the returns; default: the period of the setup.
+      name: of what was run; default: of the folder.
+      seed: default: of the setup.
+      fold: of a walk-forward.
 
     Raises:
       ConfigError: the register is damaged.
     """
-    register, where = trials.register_of(folder), setup.periods[period]
+    register, where = trials.register_of(folder), setup.periods[period] if where is None else where
     times = setup.market.info.timestamps
     first, last = (str(times[bar])[:19] if len(times) else bar for bar in (where.first, where.last))
-    look = {"run": folder.resolve().name, "content": content, "seed": setup.config.seed, "iteration": iteration}
-    look |= {"period": period, "first": first, "last": last, "periods": float(setup.periods_per_year)}
+    look = {"run": folder.resolve().name if name is None else name, "content": content, "fold": fold}
+    look |= {"seed": setup.config.seed if seed is None else seed, "iteration": iteration, "period": period}
+    look |= {"first": first, "last": last, "periods": float(setup.periods_per_year)}
     try:
         return trials.record(register, returns, **look)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except OSError as error:
         print(f"this look could not be recorded in {register}: {error.strerror}", file=sys.stderr)
-        return Trial(**look, fold=None, n_bars=len(returns), sharpe=trials.sharpe_of(returns))
+        return Trial(**look, n_bars=len(returns), sharpe=trials.sharpe_of(returns))
 
 
 def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarray, content: str) -> dict[str, Any]:
@@ -64,7 +80,15 @@ def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarra
     Raises:
       ConfigError: the register is damaged.
     """
-    test = record_look(setup, folder, iteration, "test", returns, content)
+    return worth_of(setup, folder, record_look(setup, folder, iteration, "test", returns, content), returns)
+
+
+def worth_of(setup: Setup, folder: pathlib.Path, test: Trial, returns: np.ndarray) -> dict[str, Any]:
+    """`judge` for an evaluation that is recorded already as `test`.
+
+    Raises:
+      ConfigError: the register is damaged.
+    """
     register, level = trials.register_of(folder), setup.config.evaluation.level
     try:
         selected = _selecting(trials.read(register), test)

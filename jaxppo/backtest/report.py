@@ -63,6 +63,7 @@ class ReportData:
       stopped: the breach that stopped the agent; None without one.
       constraints: constraint -> limit, measured, multiplier, held and infeasible, as in summary.json; may be empty.
       selection: period -> what it is worth after all that was looked at, as in summary.json; may be empty.
+      sections: more sections, title -> HTML.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -88,6 +89,7 @@ class ReportData:
     stopped: Mapping[str, Any] | None = None
     constraints: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     selection: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    sections: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -141,6 +143,7 @@ def render(data: ReportData) -> str:
         ("Equity and drawdown", figures.as_html("equity", figures.equity_figure(data.points, data.equity))),
         ("Results", _metric_table(data)),
         ("Could it be luck?", selection.section(data.selection)),
+        *data.sections.items(),
         (
             "Positions",
             figures.as_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols)),

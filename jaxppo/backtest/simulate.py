@@ -66,9 +66,15 @@ class Ledger:
     @property
     def returns(self) -> np.ndarray:
         """Simple returns per bar, `[n]` float64, host-side; 0 once nothing is left (a debt does not earn)."""
-        equity = np.asarray(self.equity, np.float64)
-        alive = equity[:-1] > 0
-        return np.where(alive, equity[1:] / np.where(alive, equity[:-1], 1.0) - 1.0, 0.0)
+        return returns_of(self.equity)
+
+
+def returns_of(equity: jax.Array | np.ndarray) -> np.ndarray:
+    """Simple returns per bar `[..., n]` of `[..., n + 1]` equity; see `Ledger.returns`."""
+    equity = np.asarray(equity, np.float64)
+    before, after = equity[..., :-1], equity[..., 1:]
+    alive = before > 0
+    return np.where(alive, after / np.where(alive, before, 1.0) - 1.0, 0.0)
 
 
 def simulate(
@@ -99,6 +105,27 @@ def simulate(
         stays out of the market from then on.
       watch: what to keep of the state of the sizing after each decision.
     """
+    start = open_account(env, params, first, monitor)
+    account, lines = carry_on(
+        decide, inputs, env, params, start, first, n_bars, limited=limited, monitor=monitor, watch=watch
+    )
+    return whole_ledger(start.portfolio.equity, lines, account.dead)
+
+
+def carry_on(
+    decide: Decide,
+    inputs: Any,
+    env: TradingEnv,
+    params: EnvParams,
+    account: Account,
+    first: jax.Array,
+    n_bars: int,
+    *,
+    limited: bool = True,
+    monitor: Monitor = UNWATCHED,
+    watch: Callable[[Any], Any] = lambda sizing: (),
+) -> tuple[Account, Ledger]:
+    """`simulate` with an account at the close of bar `first` that has a past: the account after it, and its lines."""
     rows = market_rows(params, first, n_bars, inputs)
 
     def rule(
@@ -110,9 +137,7 @@ def simulate(
         account, lived = live(rule, env, params.costs, account, row, limited=limited, monitor=monitor)
         return account, ledger_line(lived, watch(account.sizing))
 
-    start = open_account(env, params, first, monitor)
-    account, lines = jax.lax.scan(one_bar, start, rows)
-    return whole_ledger(start.portfolio.equity, lines, account.dead)
+    return jax.lax.scan(one_bar, account, rows)
 
 
 def market_rows(params: EnvParams, first: jax.Array, n_bars: int, own: Any) -> BarRow:
@@ -189,13 +214,32 @@ def run_policy(
       monitor: see `simulate`.
     """
 
+    start = open_account(env, params, first, monitor)
+    account, lines = carry_policy_on(policy, env, net, params, start, first, n_bars, decision, monitor)
+    return whole_ledger(start.portfolio.equity, lines, account.dead)
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "n_bars", "decision", "monitor"))
+def carry_policy_on(
+    policy: Policy,
+    env: TradingEnv,
+    net: Params,
+    params: EnvParams,
+    account: Account,
+    first: jax.Array,
+    n_bars: int,
+    decision: Literal["mode", "mean"] = "mode",
+    monitor: Monitor = UNWATCHED,
+) -> tuple[Account, Ledger]:
+    """`run_policy` with an account at the close of bar `first` that has a past; see `carry_on`."""
+
     def decide(
         portfolio: Portfolio, seen: Observation, prepared: jax.Array, constraint: Constraint | None
     ) -> tuple[jax.Array, jax.Array]:
         return decide_without_randomness(policy, env, net, portfolio, seen, prepared, constraint, decision)
 
     prepared = prepare_bars(policy, net, params, first, n_bars)
-    return simulate(decide, prepared, env, params, first, n_bars, monitor=monitor)
+    return carry_on(decide, prepared, env, params, account, first, n_bars, monitor=monitor)
 
 
 def decide_without_randomness(

@@ -43,7 +43,8 @@ class Trial:
       seed: of the run.
       fold: of a walk-forward; None outside one.
       iteration: of the checkpoint.
-      period: "validation" if it selected the checkpoint, "test" if it did not.
+      period: "validation" if it selected the checkpoint, "test" if it did not; "fold" is a part of the test of a
+        walk-forward, which as a whole is a "test".
       first: time (or number) of the bar at whose close the first decision was taken.
       last: time (or number) of the last mark.
       n_bars: returns in it.

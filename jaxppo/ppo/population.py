@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from jaxppo.risk.stage import RiskStage
 
 
+def batched_options(device: jax.Device) -> dict[str, str]:
+    """Options to compile a `vmap` over agents with.
+
+    On a CPU jaxlib 0.10.2 to 0.11.2 hands reductions of seven and more axes, which an axis of agents makes of six, to a
+    library that crashes on some of them (https://github.com/jax-ml/jax/issues/39257): it gets products alone.
+    """
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"} if device.platform == "cpu" else {}
+
+
 def train_population(
     task: Task,
     config: PPOConfig,
@@ -76,4 +85,5 @@ def train_population(
 
     nets = [first_net(jax.random.fold_in(jax.random.key(seed), 1)) for seed in seeds]
     nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
-    return jax.jit(jax.vmap(one_agent))(nets, jnp.asarray(seeds))
+    options = batched_options(jax.devices()[0])
+    return jax.jit(jax.vmap(one_agent), compiler_options=options)(nets, jnp.asarray(seeds))

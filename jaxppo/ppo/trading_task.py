@@ -358,7 +358,7 @@ def _restarted(
 
     Consumes `key`.
     """
-    ended = (path.time >= params.max_steps_in_episode) | (path.bar + config.chunk > params.last_bar)
+    ended = (path.time >= params.max_steps_in_episode) | (path.bar + config.chunk > params.period_end(path.bar))
     fresh = start_path(env, params, config.portfolios, key, monitor)
     return jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, path), ended
 

@@ -17,7 +17,7 @@ LEAST_RETURNS = 50
 
 
 def find_regimes(
-    config: RegimesConfig, market: MarketData, learn_until: int, seed: int
+    config: RegimesConfig, market: MarketData, learn_until: int, seed: int, learn_from: int = 0
 ) -> tuple[jax.Array | None, RegimesConfig]:
     """Probabilities of the regimes at every close, and the configuration with the fitted model filled in.
 
@@ -26,6 +26,7 @@ def find_regimes(
       market: all bars.
       learn_until: last bar that a fit may use.
       seed: of the fit's random starts.
+      learn_from: first bar that it may use.
 
     Returns:
       `[T, A, 4]` in the order of `envs.features.REGIMES`, None without regimes; the configuration.
@@ -49,12 +50,12 @@ def find_regimes(
     else:
         span = config.usual_volatility_span
         if config.model is None:
-            if learn_until < LEAST_RETURNS * config.states:
+            if learn_until - learn_from < LEAST_RETURNS * config.states:
                 raise ConfigError(
                     f"regimes.states is {config.states}; a fit needs {LEAST_RETURNS * config.states} bars up to the "
-                    f"end of the training period, which has {learn_until + 1}"
+                    f"end of the training period, which has {learn_until - learn_from + 1}"
                 )
-            past = slice_bars(seen.replace(info=market.info), 0, learn_until + 1)
+            past = slice_bars(seen.replace(info=market.info), learn_from, learn_until + 1)
             model = fit_regimes(jax.random.key(seed), past, config.states, span=span, n_restarts=config.restarts)
             config = config.model_copy(update={"model": _numbers(model)})
         found = hidden_regimes(_model(config), seen, span)

@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "training",
     "device",
     "monitor",
+    "walk_forward",
     "evaluation.bootstrap_resamples",
     "evaluation.level",
     "evaluation.target_volatility",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -122,7 +122,14 @@ def _with_keys(message: str, options: tuple[str, ...]) -> str:
     return re.sub(rf"\b(?P<name>{'|'.join(options)})=(?P<value>'[^']*'|[^\s,;)]+)", option, message)
 
 
-def build(config: Config, market: MarketData, *, split: bool = True, first: int = 0) -> Setup:
+def build(
+    config: Config,
+    market: MarketData,
+    *,
+    split: bool = True,
+    first: int = 0,
+    periods: Mapping[str, Period] | None = None,
+) -> Setup:
     """Builds a run's objects.
 
     Args:
@@ -130,6 +137,8 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
       market: its prices.
       split: False for an evaluation of the whole market: the only period is then `test`.
       first: earliest decision bar of that evaluation.
+      periods: `train`, `validation` and `test` in place of those of the configuration; what is fitted is fitted on
+        `train` alone.
 
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
@@ -138,29 +147,14 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     encoder = encoder_config(config, devices[0].platform)
     annual = periods_per_year(market)
     costs = make_costs(**config.costs.model_dump())
-    displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
-    fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price, displacement)
-    masks, sizing = _masks(config, market), _sizing(config, market, costs, fill_rule)
-    env = TradingEnv(
-        n_assets=market.n_assets,
-        actions=config.env.actions,
-        levels=config.env.levels,
-        gross_buckets=config.env.gross_buckets,
-        position_limit=config.env.position_limit,
-        observation="index",
-        window=encoder.context,
-        fill_rule=fill_rule,
-        start=config.env.start,
-        groups=config.features.groups,
-        normalisation_window=config.features.normalisation_window,
-        masks=masks,
-        sizing=sizing,
-        rewards=make_rewards(config.rewards, annual),
-    )
+    env = make_env(config, market, encoder.context)
     if split:
         check_reachable(config, env)
     ppo = ppo_for_devices(config, devices)
-    if split:
+    learn_from = 0 if periods is None else periods["train"].first
+    if periods is not None:
+        periods = dict(periods)
+    elif split:
         periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
     else:
         first = max(first, env.first_decision)
@@ -174,7 +168,8 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
     if config.policy.bar_seconds is None:
         config = _with_bar_seconds(config, _median_seconds(market, next(iter(periods.values()))))
         encoder = dataclasses.replace(encoder, bar_seconds=config.policy.bar_seconds)
-    regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed)
+    learn_until = next(iter(periods.values())).last
+    regimes, found = find_regimes(config.regimes, market, learn_until, config.seed, learn_from)
     config = config.model_copy(update={"regimes": found})
     view = MarketView(market, annual, env.position_limit, regimes)
     params = env.make_params(
@@ -202,6 +197,33 @@ def build(config: Config, market: MarketData, *, split: bool = True, first: int 
         devices=devices,
         regimes=regimes,
         monitor=make_monitor(config.monitor, annual),
+    )
+
+
+def make_env(config: Config, market: MarketData, context: int) -> TradingEnv:
+    """The environment of a run, for a policy that sees `context` bars.
+
+    Raises:
+      ConfigError: the configuration does not fit the market.
+    """
+    costs = make_costs(**config.costs.model_dump())
+    displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
+    fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price, displacement)
+    return TradingEnv(
+        n_assets=market.n_assets,
+        actions=config.env.actions,
+        levels=config.env.levels,
+        gross_buckets=config.env.gross_buckets,
+        position_limit=config.env.position_limit,
+        observation="index",
+        window=context,
+        fill_rule=fill_rule,
+        start=config.env.start,
+        groups=config.features.groups,
+        normalisation_window=config.features.normalisation_window,
+        masks=_masks(config, market),
+        sizing=_sizing(config, market, costs, fill_rule),
+        rewards=make_rewards(config.rewards, periods_per_year(market)),
     )
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import os
 import pathlib
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,12 +23,11 @@ from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.devices import select_devices
 from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
+from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, Progress
 from jaxppo.training.monitored import still_stops, stop_in, stop_message
 from jaxppo.training.risk import constraint_summary, describe_constraints
 from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, step_budget
-
-STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +194,7 @@ def _train(run: _Run, state: TrainState, done: _Progressed, market: MarketData |
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
     if progress and market is not None and market.info.report:
         print(format_report(market.info.report), file=sys.stderr)
-    with _stop_requested() as stop:
+    with stop_requested() as stop:
         state, done = _loop(run, state, done, stop, progress)
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
     if stop:
@@ -329,25 +324,3 @@ def _check_finite(run: _Run, done: _Progressed, row: dict[str, float]) -> None:
             f"training diverged in iteration {done.iteration}: {bad} is {row[bad]}; ppo.learning_rate is "
             f"{run.experiment.ppo.learning_rate:g}, try a smaller one"
         )
-
-
-@contextlib.contextmanager
-def _stop_requested() -> Iterator[list[int]]:
-    """A list that gets the signal's number on the first SIGINT or SIGTERM; the second one acts as usual."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        os.write(2, STOPPING)
-        for known, handler in previous.items():
-            signal.signal(known, handler)
-
-    with contextlib.suppress(ValueError):  # only the main thread can catch signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,0 +1,306 @@
+"""Training the agents of a walk-forward, in batches that fit the memory; each keeps what was best on its validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxppo.backtest.folds.population import (
+    FoldParams,
+    Population,
+    make_population,
+    memory_needed,
+    memory_usable,
+)
+from jaxppo.backtest.simulate import returns_of
+from jaxppo.backtest.trials import sharpe_of
+from jaxppo.config import ConfigError
+from jaxppo.networks.policy import Params, Policy
+from jaxppo.ppo.learner import data_mesh, make_learner
+from jaxppo.ppo.trading_task import trading_task
+from jaxppo.training.checkpoints import Checkpoints
+from jaxppo.training.loggers import Progress
+from jaxppo.training.monitored import stop_in
+from jaxppo.training.risk import make_risk
+from jaxppo.training.setup import Setup, dropout_rate, first_policy, step_budget
+
+Look = Callable[["Agent", int, np.ndarray], None]
+"""`(agent, iteration, returns [n])`, called with what a checkpoint did on its validation."""
+
+
+@dataclasses.dataclass
+class Agent:
+    """One agent, and what became of it so far.
+
+    Attributes:
+      fold: number of its fold.
+      seed: of all its randomness.
+      best_iteration: of the checkpoint that was best on validation.
+      best_score: its Sharpe ratio a year there; None before the first look.
+      looks: evaluations on validation.
+      stopped: the watched limit that ended its training, see `jaxppo.training.monitored.stop_in`.
+      rows: metrics at each look, with `iteration` and `validation_sharpe`.
+    """
+
+    fold: int
+    seed: int
+    best_iteration: int = 0
+    best_score: float | None = None
+    looks: int = 0
+    stopped: dict[str, Any] | None = None
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is trained.
+
+    Attributes:
+      setup: of the first fold: environment, policy and hyper-parameters of all.
+      params: of the environments of the folds.
+      validation: first decision of the validation of each fold.
+      n_validation: decisions of a validation.
+      seeds: of the agents of each fold.
+      folder: checkpoints are kept in it.
+    """
+
+    setup: Setup
+    params: FoldParams
+    validation: tuple[int, ...]
+    n_validation: int
+    seeds: tuple[int, ...]
+    folder: pathlib.Path
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Fresh ones, fold by fold."""
+        return [Agent(fold, seed) for fold in range(len(self.validation)) for seed in self.seeds]
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of an iteration of an agent."""
+        ppo = self.setup.ppo
+        return ppo.paths * ppo.portfolios * ppo.chunk
+
+    @property
+    def n_iterations(self) -> int:
+        """Iterations of each agent."""
+        return -(-step_budget(self.setup.config) // self.steps)
+
+    @property
+    def every(self) -> int:
+        """Iterations from one look at validation to the next."""
+        return min(self.setup.config.training.evaluate_every, self.n_iterations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """A job, compiled.
+
+    Attributes:
+      policy: of all agents.
+      population: its programs.
+      iterate: `population.iterate` for `size` agents.
+      size: agents in a batch.
+    """
+
+    policy: Policy
+    population: Population
+    iterate: Callable[..., Any]
+    size: int
+
+
+def compile_job(job: Job, devices: Sequence[jax.Device], at_once: int | None) -> Programs:
+    """Compiles a job for as many agents at once as fit the memory, all of them if possible.
+
+    Args:
+      job: what is trained.
+      devices: to spread the agents over.
+      at_once: most agents in a program; None leaves it to the memory.
+    """
+    n_agents = len(job.agents)
+    at_once = n_agents if at_once is None else min(at_once, n_agents)
+    devices = devices[: min(len(devices), at_once)]
+    policy, net = first_policy(job.setup)
+    config, ppo = job.setup.config, job.setup.ppo
+    task = trading_task(policy, job.setup.env, ppo, dropout_rate(config), job.setup.monitor)
+    learner = make_learner(task, ppo, data_mesh(devices[:1]), make_risk(config, job.setup.periods_per_year))
+    budget = step_budget(config)
+
+    def spent(iteration: jax.Array) -> jax.Array:
+        return iteration * (job.steps / budget)
+
+    population = make_population(job.setup, policy, learner, job.params, spent, job.every, job.n_validation, devices)
+    while True:
+        size = batch_size(n_agents, at_once, len(devices))
+        params = job.params[[0] * size]
+        states = jax.eval_shape(population.start, _repeated(net, size), jnp.zeros(size, jnp.uint32), params)
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=population.sharding), states)
+        compiled = population.iterate.lower(placed, params, jnp.int32(0), jnp.int32(1)).compile()
+        share = memory_usable(devices) / memory_needed(compiled)
+        if share >= 1.0 or size == len(devices):
+            return Programs(policy, population, compiled, size)
+        at_once = max(int(size * share), len(devices))
+
+
+def batch_size(n_agents: int, at_once: int, n_devices: int) -> int:
+    """Agents in each of as few equal batches as possible, at most `at_once`, a multiple of the devices."""
+    most = at_once // n_devices * n_devices
+    n_batches = -(-n_agents // most)
+    return -(-n_agents // (n_batches * n_devices)) * n_devices
+
+
+def _repeated(net: Params, times: int) -> Params:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *x.shape)), net)
+
+
+def train_agents(
+    job: Job, programs: Programs, look: Look, stop: Sequence[int], progress: bool
+) -> tuple[list[Agent], Params] | None:
+    """Trains all agents, or what an interruption has left of them.
+
+    The budget, the schedules and the moments of validation are those of `jaxppo.train`: an agent learns what a run of
+    its own learns on the same bars, up to rounding.
+
+    Args:
+      job: what is trained.
+      programs: from `compile_job`.
+      look: called at each look at a validation.
+      stop: not empty once training is to be interrupted; what is done is saved.
+      progress: report progress on stderr.
+
+    Returns:
+      The agents, and for each the parameters that were best on its validation, `[agents, ...]` on the host; None if
+      interrupted.
+
+    Raises:
+      ConfigError: training diverges.
+    """
+    everyone, size = job.agents, programs.size
+    bar = Progress(len(everyone) * job.n_iterations * job.steps, None, progress)
+    trained, best = [], []
+    try:
+        for start in range(0, len(everyone), size):
+            kept = Checkpoints(job.folder / "checkpoints" / f"agents-{start}", 1)
+            batch = _Batch(job, programs, everyone[start : start + size], kept)
+            try:
+                for iteration in batch.train(look):
+                    batch.save_if_due(iteration, bool(stop))
+                    bar.update((start * job.n_iterations + iteration * len(batch.agents)) * job.steps, 0.0)
+                    if stop and iteration < job.n_iterations:
+                        return None
+            finally:
+                kept.close()
+            trained += batch.agents
+            n_real = len(batch.agents)
+            best.append(jax.tree.map(lambda x, n=n_real: np.asarray(x)[:n], batch.best))
+    finally:
+        bar.close()
+    return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *best)
+
+
+class _Batch:
+    """Agents that are trained at the same time, where their checkpoint says; the last one repeated to fill the program.
+
+    Attributes:
+      agents: those that count.
+      best: parameters that were best on validation, `[size, ...]`.
+    """
+
+    def __init__(self, job: Job, programs: Programs, agents: list[Agent], kept: Checkpoints):
+        self.job, self.programs, self.agents, self.kept = job, programs, agents, kept
+        every = [*agents, *[agents[-1]] * (programs.size - len(agents))]
+        self.params = job.params[[agent.fold for agent in every]]
+        self.first = self._placed(np.array([job.validation[agent.fold] for agent in every], np.int32))
+        seeds = np.array([agent.seed for agent in every], np.uint32)
+        nets = {seed: first_policy(_seeded(job.setup, seed))[1] for seed in dict.fromkeys(job.seeds)}
+        net = self._placed(jax.tree.map(lambda *x: np.stack(x), *(nets[agent.seed] for agent in every)))
+        self.state = programs.population.start(net, self._placed(seeds), self.params)
+        self.best, self.iteration = jax.tree.map(jnp.copy, net), 0
+        if kept.latest is not None:
+            saved, host = kept.restore({"state": self.state, "best": self.best})
+            self.state, self.best = self._placed(saved["state"]), self._placed(saved["best"])
+            self.iteration = host["iteration"]
+            self.agents = [Agent(**fields) for fields in host["agents"]]
+
+    def _placed(self, tree: Any) -> Any:
+        return jax.device_put(tree, self.programs.population.sharding)
+
+    def train(self, look: Look) -> Iterator[int]:
+        """Goes on to the end; yields the number of iterations done after each look at the validations."""
+        job, programs = self.job, self.programs
+        yield self.iteration
+        while self.iteration < job.n_iterations and not all(agent.stopped for agent in self.agents):
+            count = min(job.every, job.n_iterations - self.iteration)
+            self.state, metrics = programs.iterate(self.state, self.params, jnp.int32(self.iteration), jnp.int32(count))
+            rows = {name: np.asarray(values)[:, :count] for name, values in jax.device_get(metrics).items()}
+            equity = programs.population.equity(self.state.params, self.params, self.first)
+            self.iteration += count
+            better = np.zeros(programs.size, bool)
+            for place, (agent, returns) in enumerate(zip(self.agents, returns_of(equity), strict=False)):
+                own = {name: values[place] for name, values in rows.items()}
+                better[place] = self._judged(agent, own, returns, look)
+            self.best = _chosen(self.best, self.state.params, self._placed(better))
+            yield self.iteration
+
+    def _judged(self, agent: Agent, rows: dict[str, np.ndarray], returns: np.ndarray, look: Look) -> bool:
+        """Whether the agent is better now than ever; one that a limit has stopped is not looked at any more.
+
+        Raises:
+          ConfigError: one of its metrics, or what it does, is not finite.
+        """
+        if agent.stopped:
+            return False
+        count = len(next(iter(rows.values())))
+        for offset in range(count):
+            row = {name: float(values[offset]) for name, values in rows.items()}
+            self._check_finite(agent, self.iteration - count + 1 + offset, row)
+            found = stop_in(self.job.setup.monitor, row)
+            if found and not agent.stopped:
+                agent.stopped = {**found, "iteration": self.iteration - count + 1 + offset}
+        if agent.stopped and agent.looks:
+            return False
+        score = sharpe_of(returns) * self.job.setup.periods_per_year**0.5
+        row |= {"validation_sharpe": score}
+        self._check_finite(agent, self.iteration, row)
+        look(agent, self.iteration, returns)
+        agent.looks += 1
+        agent.rows.append({"iteration": self.iteration, **row})
+        if agent.best_score is not None and score < agent.best_score:
+            return False
+        agent.best_score, agent.best_iteration = score, self.iteration
+        return True
+
+    def _check_finite(self, agent: Agent, iteration: int, row: dict[str, float]) -> None:
+        bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
+        if bad is not None:
+            raise ConfigError(
+                f"training diverged in fold {agent.fold}, seed {agent.seed}, iteration {iteration}: {bad} is {row[bad]}"
+                f"; ppo.learning_rate is {self.job.setup.ppo.learning_rate:g}, try a smaller one"
+            )
+
+    def save_if_due(self, iteration: int, stopping: bool) -> None:
+        """A checkpoint at the end, before an interruption, and as often as the configuration says."""
+        cadence = self.job.setup.config.training.checkpoint_every
+        last = self.kept.latest
+        due = iteration >= self.job.n_iterations or all(agent.stopped for agent in self.agents) or stopping
+        if iteration != last and (due or iteration - (last or 0) >= cadence):
+            host = {"iteration": iteration, "agents": [dataclasses.asdict(agent) for agent in self.agents]}
+            self.kept.save(iteration, {"state": self.state, "best": self.best}, host)
+
+
+def _seeded(setup: Setup, seed: int) -> Setup:
+    return dataclasses.replace(setup, config=setup.config.model_copy(update={"seed": seed}))
+
+
+@jax.jit
+def _chosen(old: Params, new: Params, better: jax.Array) -> Params:
+    """Parameters `[agents, ...]` of the new networks where `better` `[agents]`, else of the old ones."""
+    return jax.tree.map(lambda x, y: jnp.where(better.reshape(-1, *[1] * (x.ndim - 1)), y, x), old, new)

@@ -1,0 +1,33 @@
+"""Stopping at the next good moment instead of at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+STOPPING = b"\nstopping after this iteration; once more stops at once\n"
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[list[int]]:
+    """A list that gets the signal's number on the first SIGINT or SIGTERM; the second one acts as usual."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        os.write(2, STOPPING)
+        for known, handler in previous.items():
+            signal.signal(known, handler)
+
+    with contextlib.suppress(ValueError):  # only the main thread can catch signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
