@@ -245,6 +245,50 @@ class _Given:
         return None
 
 
+def test_batches_shrink_until_they_fit_the_memory(workplace, monkeypatch):
+    needs = iter([10.0, 5.0])
+    monkeypatch.setattr(training, "memory_usable", lambda devices: 5.0)
+    monkeypatch.setattr(training, "memory_needed", lambda compiled: next(needs))
+    plan, setup, params = prepare(wf_config(), market_of())
+    first = tuple(fold.validation.first for fold in plan.folds)
+    job = training.Job(setup, params, first, plan.folds[0].validation.n_bars, (7, 8), workplace / "memory")
+    assert training.compile_job(job, jax.devices()[:1], None).size == 3
+    assert [training.batch_size(n, at_once, d) for n, at_once, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
+
+
+def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkeypatch):
+    calls = itertools.count()
+    stop = {"limit": "drawdown", "allowed": 0.1, "level": 0.2}
+    # Two iterations of each of six agents between looks: agent 0 stops before the first one, agent 1 before the second.
+    monkeypatch.setattr(training, "stop_in", lambda monitor, row: stop if next(calls) in (0, 13) else None)
+    looks = []
+    monkeypatch.setattr(walk, "record_look", _noting(looks, walk.record_look))
+    result = walk_forward(wf_config(), output=workplace / "stops" / "stopped", market=market_of(), progress=False)
+    seen = [(fold, seed, iteration) for period, iteration, fold, seed in looks if period == "validation"]
+    assert sorted(look for look in seen if look[0] == 0) == [(0, 7, 2), (0, 8, 2)]
+    assert sum(look[0] > 0 for look in seen) == 12
+    assert result.folds.query("fold == 0").best_iteration.tolist() == [2, 2]
+
+
+def _noting(looks, record):
+    """`record`, and a note of what was recorded."""
+
+    def noting(setup, folder, iteration, period, returns, content, **span):
+        looks.append((period, iteration, span.get("fold"), span.get("seed")))
+        return record(setup, folder, iteration, period, returns, content, **span)
+
+    return noting
+
+
+def test_diverged_training_is_one_line_that_names_the_agent(workplace, monkeypatch):
+    def with_nan(equity):
+        return np.where(np.arange(len(equity))[:, None] == 3, np.nan, 0.01 * np.ones((len(equity), 4)))
+
+    monkeypatch.setattr(training, "returns_of", with_nan)
+    with pytest.raises(ConfigError, match="diverged in fold 1, seed 8, iteration 2: validation_sharpe is nan"):
+        walk_forward(wf_config(), output=workplace / "nan" / "diverged", market=market_of(), progress=False)
+
+
 def test_a_resumed_one_must_be_the_same(whole):
     for sections, named in (
         ({"walk_forward": {"seeds": 3}}, "walk_forward.seeds"),

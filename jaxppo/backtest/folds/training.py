@@ -126,8 +126,8 @@ def compile_job(job: Job, devices: Sequence[jax.Device], at_once: int | None) ->
       at_once: most agents in a program; None leaves it to the memory.
     """
     n_agents = len(job.agents)
-    at_once = n_agents if at_once is None else min(at_once, n_agents)
-    devices = devices[: min(len(devices), at_once)]
+    devices = devices[: min(len(devices), n_agents if at_once is None else at_once)]
+    at_once = n_agents + len(devices) - 1 if at_once is None else at_once
     policy, net = first_policy(job.setup)
     config, ppo = job.setup.config, job.setup.ppo
     task = trading_task(policy, job.setup.env, ppo, dropout_rate(config), job.setup.monitor)
@@ -267,7 +267,8 @@ class _Batch:
                 agent.stopped = {**found, "iteration": self.iteration - count + 1 + offset}
         if agent.stopped and agent.looks:
             return False
-        score = sharpe_of(returns) * self.job.setup.periods_per_year**0.5
+        finite = np.isfinite(returns).all()
+        score = sharpe_of(returns) * self.job.setup.periods_per_year**0.5 if finite else math.nan
         row |= {"validation_sharpe": score}
         self._check_finite(agent, self.iteration, row)
         look(agent, self.iteration, returns)
