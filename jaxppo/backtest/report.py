@@ -150,10 +150,10 @@ def render(data: ReportData) -> str:
         ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
         ("Training", figures.as_html("training", figures.training_figure(data.training))),
-        ("Data", _data_table(data.data_report)),
+        ("Data", data_table(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
     )
-    return _page(data.title, _header(data), sections)
+    return page(data.title, _header(data), sections)
 
 
 def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
@@ -166,14 +166,14 @@ def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mappi
       config_yaml: the resolved configuration.
     """
     sections = (
-        ("Results", _data_table(summary)),
+        ("Results", data_table(summary)),
         ("Training", figures.as_html("training", figures.training_figure(rows))),
         ("Configuration", _configuration(config_yaml)),
     )
-    return _page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
+    return page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
 
 
-def _page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
+def page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
     """A self-contained page of titled sections."""
     body = "\n".join(f"<section><h2>{name}</h2>\n{content}\n</section>" for name, content in sections)
     title = escaped(title)
@@ -358,7 +358,7 @@ def _inspection(data: ReportData) -> str:
     return "\n".join(f"<h3>{TITLES[name]}</h3>\n{figures.as_html(name, figure)}" for name, figure in drawn.items())
 
 
-def _data_table(report: Mapping[str, Any]) -> str:
+def data_table(report: Mapping[str, Any]) -> str:
     """The data report, nested entries flattened to dotted names."""
     rows = [
         f'<tr><th scope="row">{escaped(name)}</th><td class="text">{escaped(value)}</td></tr>'
