@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jaxppo.backtest.figures import COLOURS, finish, label
-from jaxppo.backtest.formatting import percent
+from jaxppo.backtest.formatting import number_text
 
 BANDS = (("0.01", "0.99", 0.12), ("0.05", "0.95", 0.18), ("0.25", "0.75", 0.28))
 """Quantiles between which a band is drawn, and its opacity."""
@@ -32,7 +32,7 @@ def fan_figure(fan: Mapping[str, Any], worst: Mapping[int, np.ndarray]) -> tuple
     figure = go.Figure()
     bars = [0, *fan["bars"]]
     for low, high, opacity in BANDS:
-        name = f"{float(low):.0%} to {float(high):.0%}"
+        name = f"{100 * float(low):g} to {100 * float(high):g} %"
         _add_band(figure, name, bars, [1.0, *fan["quantiles"][low]], [1.0, *fan["quantiles"][high]], opacity)
     figure.add_scatter(
         x=bars, y=[1.0, *fan["quantiles"]["0.5"]], name="median", mode="lines", line={"color": BLUE, "width": 2.4}
@@ -93,7 +93,7 @@ def distribution_figure(
     figure.update_yaxes(tickformat=".2~%", nticks=5)
     finish(figure, np.arange(1), height=300, last_row=1, x_title=None)
     figure.update_layout(hovermode="closest", bargap=0, margin={"l": 48, "r": 12, "t": 32, "b": 44})
-    ends = " to ".join(percent(end) if kind == "percent" else f"{end:.2f}" for end in row["median_ci"])
+    ends = " to ".join(number_text(end, kind) for end in row["median_ci"])
     return figure, f"Share of the paths. Median {ends} ({100 * level:g} %). The outermost bars gather what is beyond."
 
 
@@ -114,10 +114,10 @@ def drawdown_figure(chances: Mapping[str, Mapping[str, Any]], level: float) -> t
     figure.update_xaxes(title_text="Depth of the maximum drawdown", tickformat=".0%", range=[0.0, 1.0])
     figure.update_yaxes(title_text="Share of paths at least as deep", tickformat=".0%", range=[0.0, 1.05])
     finish(figure, np.arange(1), height=340, last_row=1, x_title=None)
-    figure.update_layout(hovermode="closest")
+    figure.update_layout(hovermode="closest", margin_t=16)
     return (
         figure,
-        f"Bars are Wilson's {100 * level:g} % intervals, which lie within the markers where they are not seen.",
+        f"Bars are Wilson's {100 * level:g} % intervals; where none is seen it lies within the marker.",
     )
 
 
@@ -139,8 +139,8 @@ def recovery_figure(recovery: Mapping[str, Any], level: float) -> tuple[go.Figur
         f"Of the deepest drawdown of each path, {recovery['n_drawdowns']:,} in all: the share that is not back at its "
         "peak after so many bars (Kaplan and Meier). "
         f"{recovery['n_censored']:,} paths end in theirs and count only for as long as they were seen; liquidated "
-        "accounts are among them and never recover. The end of a path does not strike by chance alone: a drawdown "
-        "that it cuts off is the deepest so far. The band is the Monte Carlo error."
+        "accounts are among them and never recover. Which drawdown of a path is the deepest depends on where the path "
+        "ends, so this is not the curve of any drawdown of that depth. The band is the Monte Carlo error."
     )
 
 

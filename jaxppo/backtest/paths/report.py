@@ -13,6 +13,7 @@ from jaxppo.backtest.formatting import METRICS, escaped, interval_text, number_t
 from jaxppo.backtest.paths.figures import distribution_figure, drawdown_figure, fan_figure, recovery_figure
 from jaxppo.backtest.paths.parts import EQUITY, Table
 from jaxppo.backtest.report import data_table, page
+from jaxppo.backtest.tally import FIGURES
 
 DRAWN = ("total_return", "sharpe", "max_drawdown")
 """Figures whose distribution is drawn."""
@@ -135,7 +136,7 @@ def caveat(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 def _header(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Title, warnings, sentences and the headline numbers."""
     index, n_shards = settings["shard"]
-    part = f" · shard {index} of {n_shards} (0 to {n_shards - 1})" if n_shards > 1 else ""
+    part = f" · shard {index}/{n_shards}" if n_shards > 1 else ""
     subtitle = (
         f"{summary['n_paths']:,} paths of {settings['n_bars']:,} bars · {settings['generator']} · "
         f"seed {settings['seed']}{part}"
@@ -164,7 +165,7 @@ def _warnings(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[
     found = []
     if summary["n_paths"] < FEW_PATHS:
         found.append(
-            f"Only {summary['n_paths']:,} paths: their tails, and quantiles such as 1 % and 99 %, rest on a few of them."
+            f"Only {summary['n_paths']:,} paths: tails, and quantiles such as 1 % and 99 %, rest on a few of them."
         )
     if settings["shard"][1] > 1:
         found.append("One shard of a job; merge all of them for its numbers.")
@@ -193,7 +194,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
         value = number_text(row["quantiles"].get("0.5"), kind)
         cards.append((f"{METRICS[name][0]}, median", value, interval_text(row["median_ci"], kind)))
     divisions = (
-        f'<div class="card"><span class="label">{escaped(title)}</span><span class="value">{value}</span> {ends}</div>'
+        f'<div class="card"><span class="label">{title}</span><span class="value">{value}</span> {ends}</div>'
         for title, value, ends in cards
     )
     return f'<div class="cards">{"".join(divisions)}</div>'
@@ -213,7 +214,10 @@ def _figure_table(summary: Mapping[str, Any]) -> str:
     """Every figure of the summary, a row each."""
     head = ("Mean", "Median", "1 %", "5 %", "95 %", "99 %", "Undefined")
     rows = []
-    for name, row in summary["figures"].items():
+    for name in FIGURES:
+        if name not in summary["figures"]:
+            continue
+        row = summary["figures"][name]
         label, kind = _FIGURES.get(name, METRICS.get(name, (name.replace("_", " ").capitalize(), "number")))
         kind = "number" if kind == "count" else kind
         middle = (
@@ -224,8 +228,8 @@ def _figure_table(summary: Mapping[str, Any]) -> str:
         cells = "".join(f"<td>{cell}</td>" for cell in (*middle, *tails, f"{row['undefined']:,}"))
         rows.append(f'<tr><th scope="row">{escaped(label)}</th>{cells}</tr>')
     note = (
-        f"In brackets, {100 * summary['level']:g} % intervals of the Monte Carlo error. Mean and quantiles of the paths "
-        "where the figure is defined; the rest is counted as undefined. Everything net of costs."
+        f"In brackets, {100 * summary['level']:g} % intervals of the Monte Carlo error. Mean and quantiles are of "
+        "the paths where the figure is defined; the rest is counted as undefined. Everything net of costs."
     )
     return _table(head, rows) + f'<p class="caption">{note}</p>'
 
@@ -233,8 +237,8 @@ def _figure_table(summary: Mapping[str, Any]) -> str:
 def _chance_table(summary: Mapping[str, Any]) -> str:
     """Probabilities with their intervals."""
     chances, ruin = summary["probabilities"], summary["settings"]["ruin"]
-    named = {text.format(ruin=f"{ruin:.0%} of the capital"): chances[name] for name, text in _CHANCES.items()}
-    named |= {f"A drawdown of {float(depth):.0%} or more": row for depth, row in chances["drawdown"].items()}
+    named = {text.format(ruin=f"{100 * ruin:g} % of the capital"): chances[name] for name, text in _CHANCES.items()}
+    named |= {f"A drawdown of {100 * float(depth):g} % or more": row for depth, row in chances["drawdown"].items()}
     rows = []
     for name, row in named.items():
         cells = f"<td>{percent(row['estimate'])}</td><td>{interval_text(row['ci'], 'percent')}</td>"
@@ -257,15 +261,17 @@ def _worst_tables(table: Table, summary: Mapping[str, Any], rows: Mapping[int, i
             lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in (path, *cells)) + "</tr>")
         parts.append(f"<h3>{title}</h3>{_table(head, lines, corner=False)}")
     note = (
-        "Paths.replay(number) of the same job draws the market of a path again and gives its every order, fill and cost, "
+        "Paths.replay(number) of the same job draws the market of a path again and gives every order, fill and cost, "
         "bit for bit. A Sharpe ratio here is of one path and chosen for being extreme: it has no interval."
     )
     return "".join(parts) + f'<p class="caption">{note}</p>'
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the job; the bars at which the equity was kept are counted."""
-    return {name: len(value) if name == "points" else value for name, value in settings.items()}
+    """The settings of the job as they are shown: the bars at which the equity was kept are counted."""
+    index, n_shards = settings["shard"]
+    unset = {name: "none" for name in ("perturbation", "stress", "batch") if not settings[name]}
+    return settings | unset | {"points": len(settings["points"]), "shard": f"{index}/{n_shards}"}
 
 
 def _rows_of(table: Table, summary: Mapping[str, Any]) -> dict[int, int]:
