@@ -16,7 +16,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from envs.features import REGIMES
-from jaxppo.backtest import figures, monitored, selection
+from jaxppo.backtest import capacity_section, figures, monitored, selection
 from jaxppo.backtest.binding import MaskEffect
 from jaxppo.backtest.formatting import (
     METRICS,
@@ -63,6 +63,7 @@ class ReportData:
       stopped: the breach that stopped the agent; None without one.
       constraints: constraint -> limit, measured, multiplier, held and infeasible, as in summary.json; may be empty.
       selection: period -> what it is worth after all that was looked at, as in summary.json; may be empty.
+      capacity: other costs and capital, see `jaxppo.backtest.capacity.costs_and_capital`; None leaves them out.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -88,6 +89,7 @@ class ReportData:
     stopped: Mapping[str, Any] | None = None
     constraints: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     selection: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    capacity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -146,6 +148,7 @@ def render(data: ReportData) -> str:
             figures.as_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols)),
         ),
         ("Costs", _costs(data)),
+        ("Costs and capacity", capacity_section.section(data.capacity)),
         ("Limits", _limits(data) + _constraints(data)),
         ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
