@@ -87,7 +87,7 @@ def capital_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
     logarithmic = bool((gains > 0).all())
     figure.update_yaxes(tickformat=".2~%", row=1, col=1)
     figure.update_yaxes(tickformat="~s", type="log" if logarithmic else "linear", row=2, col=1)
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", dtick=1)
     figure.add_vline(found["capital"], line={"color": COLOURS[6], "width": 1.2, "dash": "dot"})
     figure.update_xaxes(title_text="Capital", tickformat="~s", row=2, col=1)
     scale = "; the gain is on a logarithmic scale" if logarithmic else ""

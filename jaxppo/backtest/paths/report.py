@@ -258,7 +258,7 @@ def _worst_tables(table: Table, summary: Mapping[str, Any], rows: Mapping[int, i
             row = rows[path]
             cells = [number_text(float(columns[key][row]), METRICS[key][1]) for key in _IN_WORST]
             cells += [f"{columns['deepest_bars'][row]:,}", "yes" if columns["recovered"][row] else "no"]
-            lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in (path, *cells)) + "</tr>")
+            lines.append(f'<tr><th scope="row">{path}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
         parts.append(f"<h3>{title}</h3>{_table(head, lines, corner=False)}")
     note = (
         "Paths.replay(number) of the same job draws the market of a path again and gives every order, fill and cost, "
