@@ -79,7 +79,8 @@ def test_tables_and_figures_are_there(table):
     assert first == f"{np.quantile(sharpe, 0.01):z.2f}"
     drawn = {"fan", "drawdowns", "recovery", *(f"distribution-{x}" for x in ("total_return", "sharpe", "max_drawdown"))}
     assert drawn <= set(page.identifiers)
-    for text in ("Monte Carlo error", "drawn from one history by garch", "scale_costs", "0.5, 2.0", "liquidated"):
+    assert "costs times 0.5 to 2 · 25 % of fills missed · begun up to 3 bars later" in page.visible
+    for text in ("Monte Carlo error", "drawn from one history by garch", "liquidated"):
         assert text in page.visible, text
     assert page.addresses == []
     text = render_paths(table, summarise_paths(table))

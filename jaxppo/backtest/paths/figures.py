@@ -5,6 +5,7 @@ As in `jaxppo.backtest.figures`, every function returns the plotly figure and a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxppo.backtest.formatting import number_text
 
 BANDS = (("0.01", "0.99", 0.12), ("0.05", "0.95", 0.18), ("0.25", "0.75", 0.28))
 """Quantiles between which a band is drawn, and its opacity."""
-BINS = 60
+MOST_BINS = 60
 TAIL = 0.005
 """Share of the paths on each side that the outermost bars of a histogram gather."""
 BLUE, RED, GREY = COLOURS[0], COLOURS[1], "#6b7280"
@@ -73,7 +74,8 @@ def distribution_figure(
     if not len(values):
         return None
     low, high = np.quantile(values, (TAIL, 1.0 - TAIL))
-    counts, edges = np.histogram(np.clip(values, low, high), bins=BINS)
+    n_bins = min(MOST_BINS, math.ceil(2.0 * len(values) ** (1.0 / 3.0)))  # Rice's rule
+    counts, edges = np.histogram(np.clip(values, low, high), bins=n_bins)
     figure = go.Figure(
         go.Bar(
             x=(edges[1:] + edges[:-1]) / 2.0, y=counts / len(values), width=np.diff(edges), marker_color=BLUE,

@@ -64,10 +64,10 @@ def render_paths(table: Table, summary: Mapping[str, Any]) -> str:
     """The report as HTML text; the same job gives the same bytes. See `write_paths_report`."""
     level, chances, recovery = summary["level"], summary["probabilities"], summary["recovery"]
     rows = _rows_of(table, summary)
-    curves = [table.column(f"{EQUITY}{bar}") for bar in summary["fan"]["bars"]]
     first = summary["worst"]["total_return"][:WORST_DRAWN]
-    worst = {path: np.array([column[rows[path]] for column in curves], np.float64) for path in first}
-    del curves
+    places = [rows[path] for path in first]
+    curves = np.array([table.column(f"{EQUITY}{bar}")[places] for bar in summary["fan"]["bars"]], np.float64)
+    worst = dict(zip(first, curves.T, strict=True))
     recovered = recovery_figure(recovery, level) if recovery else None
     sections = (
         ("Equity of the paths", as_html("fan", fan_figure(summary["fan"], worst))),
@@ -139,7 +139,7 @@ def _header(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     part = f" · shard {index}/{n_shards}" if n_shards > 1 else ""
     subtitle = (
         f"{summary['n_paths']:,} paths of {settings['n_bars']:,} bars · {settings['generator']} · "
-        f"seed {settings['seed']}{part}"
+        f"seed {settings['seed']}{_stressed(settings)}{part}"
     )
     title = escaped(f"{settings['trader']}: Monte Carlo")
     parts = [f'<header>\n<h1>{title}</h1>\n<p class="subtitle">{escaped(subtitle)}</p>\n</header>']
@@ -152,6 +152,22 @@ def _header(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     parts.append(f'<p class="verdict {_tone(summary)}"><strong>{escaped(first)}</strong><br>{text}</p>')
     parts.append(_cards(summary))
     return "\n".join(parts)
+
+
+def _stressed(settings: Mapping[str, Any]) -> str:
+    """What is changed of each path beside its market."""
+    stress = settings["stress"]
+    if not stress:
+        return " · perturbed" if settings["perturbation"] else ""
+    parts = []
+    if stress["scale_costs"]:
+        low, high = stress["scale_costs"]
+        parts.append(f"costs times {low:g} to {high:g}")
+    if stress["missed_fills"]:
+        parts.append(f"{100 * stress['missed_fills']:g} % of fills missed")
+    if stress["delay"]:
+        parts.append(f"begun up to {stress['delay']} bars later")
+    return "".join(f" · {part}" for part in parts)
 
 
 def _tone(summary: Mapping[str, Any]) -> str:
