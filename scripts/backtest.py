@@ -12,8 +12,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
     parser.add_argument("--data", metavar="PATH", help="other prices, evaluated as a whole")
     parser.add_argument("--output", metavar="DIR", help="folder for summary.json and report.html")
+    parser.add_argument("--capacity", action="store_true", help="also at other costs and with other capital")
     known, overrides = parser.parse_known_args(arguments)
-    print(backtest.describe(backtest.run(known.run, data=known.data, output=known.output, overrides=overrides)))
+    given = {"data": known.data, "output": known.output, "capacity": known.capacity, "overrides": overrides}
+    print(backtest.describe(backtest.run(known.run, **given)))
 
 
 if __name__ == "__main__":

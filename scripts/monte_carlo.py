@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     print(paths.describe_paths(result))
     if result.folder is not None:
-        print(f"paths and summary: {result.folder}")
+        print(f"paths, summary and report: {result.folder}")
 
 
 if __name__ == "__main__":

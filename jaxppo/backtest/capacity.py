@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,23 @@ import pandas as pd
 
 from envs.execution import Costs
 from envs.perturbations import prices_of, scale
-from jaxppo.backtest.run import SavedRun
+from envs.trading import TradingEnv
+from envs.types import EnvParams
 from jaxppo.backtest.simulate import run_policy
+from jaxppo.backtest.statistics import bootstrap_interval, sharpe_per_bar
+from jaxppo.networks.policy import Params, Policy
 from jaxppo.risk import metrics
+from jaxppo.risk.monitor import Monitor
+
+if TYPE_CHECKING:
+    from jaxppo.backtest.run import SavedRun
 
 LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 FIGURES = ("sharpe", "total_return", "max_drawdown", "costs", "turnover", "unfilled", "liquidated")
 DECADES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 GRID = 17
+MOST = 64.0
+"""Largest multiple of the costs that is tried in search of the break-even."""
 
 
 def at_level(costs: Costs, level: jax.Array | float) -> Costs:
@@ -36,15 +46,16 @@ def cost_levels(run: SavedRun, levels: Sequence[float] = LEVELS) -> pd.DataFrame
       levels: multiples of all prices of trading and holding, >= 0.
 
     Returns:
-      A row a level: `level`, `sharpe` (annual), `total_return`, `max_drawdown`, `costs` (fraction of the capital),
-      `turnover` (a year), `unfilled` (share of the ordered notional that was not filled in its bar), `liquidated`.
+      A row a level: `level`, `sharpe` (annual), `sharpe_low` and `sharpe_high` of its interval, `total_return`,
+      `max_drawdown`, `costs` (fraction of the capital), `turnover` (a year), `unfilled` (share of the ordered notional
+      that was not filled in its bar), `liquidated`.
 
     Raises:
       ValueError: a level outside its range.
     """
     _check("levels", levels, at_least=0.0)
     capital = float(run.setup.params.initial_cash)
-    return _table("level", levels, _figures(run, levels, [capital] * len(levels)))
+    return _table(run, "level", levels, _figures(run, levels, [capital] * len(levels)))
 
 
 def capacity_curve(run: SavedRun, capitals: Sequence[float] | None = None) -> pd.DataFrame:
@@ -63,12 +74,12 @@ def capacity_curve(run: SavedRun, capitals: Sequence[float] | None = None) -> pd
     own = float(run.setup.params.initial_cash)
     capitals = [own * factor for factor in DECADES] if capitals is None else capitals
     _check("capitals", capitals, at_least=math.ulp(0.0))
-    frame = _table("capital", capitals, _figures(run, [1.0] * len(capitals), capitals))
-    frame.insert(3, "gain", frame["capital"] * frame["total_return"])
+    frame = _table(run, "capital", capitals, _figures(run, [1.0] * len(capitals), capitals))
+    frame.insert(5, "gain", frame["capital"] * frame["total_return"])
     return frame
 
 
-def break_even(run: SavedRun, *, most: float = 64.0) -> float:
+def break_even(run: SavedRun, *, most: float = MOST) -> float:
     """Multiple of the run's costs at which the agent's return over the test period falls to 0.
 
     The first crossing on a grid of levels, on a second grid within that bracket, and there on a straight line.
@@ -99,20 +110,59 @@ def break_even(run: SavedRun, *, most: float = 64.0) -> float:
     return float(low + (high - low) * earned[0] / (earned[0] - earned[1]))
 
 
-def _figures(run: SavedRun, levels: Sequence[float], capitals: Sequence[float]) -> dict[str, np.ndarray]:
-    """Figures `[n]` at n levels of costs with n amounts of capital."""
-    setup, where = run.setup, run.setup.periods["test"]
-    decision, annual = setup.config.evaluation.decision, float(setup.periods_per_year)
+def costs_and_capital(run: SavedRun, *, most: float = MOST) -> dict[str, Any]:
+    """`cost_levels`, `capacity_curve` and `break_even` of a run, ready for JSON.
 
-    def one(params: Any, net: Any, level: jax.Array, capital: jax.Array) -> dict[str, jax.Array]:
-        params = params.replace(costs=at_level(params.costs, level), initial_cash=capital)
-        first = jnp.int32(where.first)
-        ledger = run_policy(run.policy, setup.env, net, params, first, where.n_bars, decision, setup.monitor)
+    Returns:
+      `levels` and `capitals`: a mapping for each row, undefined numbers None; `break_even`: None if the agent still
+      earns at `most`; `most`; `capital`: of the run, currency; `level`: of the intervals.
+    """
+    found = break_even(run, most=most)
+    return {
+        "levels": _rows(cost_levels(run)),
+        "capitals": _rows(capacity_curve(run)),
+        "break_even": found if math.isfinite(found) else None,
+        "most": most,
+        "capital": float(run.setup.params.initial_cash),
+        "level": run.setup.config.evaluation.level,
+    }
+
+
+def _figures(run: SavedRun, levels: Sequence[float], capitals: Sequence[float]) -> dict[str, np.ndarray]:
+    """Figures `[n]` and returns `[n, bars]` at n levels of costs with n amounts of capital."""
+    setup, where = run.setup, run.setup.periods["test"]
+    settings = (where.n_bars, setup.config.evaluation.decision, setup.monitor, float(setup.periods_per_year))
+    given = (jnp.asarray(values, jnp.float32) for values in (levels, capitals))
+    first = jnp.int32(where.first)
+    found = _traded(run.policy, setup.env, *settings, run.params, setup.params, first, *given)
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "n_bars", "decision", "monitor", "annual"))
+def _traded(
+    policy: Policy,
+    env: TradingEnv,
+    n_bars: int,
+    decision: Literal["mode", "mean"],
+    monitor: Monitor,
+    annual: float,
+    net: Params,
+    params: EnvParams,
+    first: jax.Array,
+    levels: jax.Array,
+    capitals: jax.Array,
+) -> dict[str, jax.Array]:
+    """See `_figures`."""
+
+    def one(level: jax.Array, capital: jax.Array) -> dict[str, jax.Array]:
+        own = params.replace(costs=at_level(params.costs, level), initial_cash=capital)
+        ledger = run_policy(policy, env, net, own, first, n_bars, decision, monitor)
         before, after = ledger.equity[:-1], ledger.equity[1:]
         returns = jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0) - 1.0, 0.0)
         paid = jnp.sum(ledger.paid) + jnp.sum(ledger.financing)
         ordered, filled = (jnp.sum(jnp.abs(x) * ledger.price) for x in (ledger.ordered, ledger.quantity))
         return {
+            "returns": returns,
             "sharpe": metrics.sharpe(returns, periods=annual),
             "total_return": ledger.equity[-1] / ledger.equity[0] - 1.0,
             "max_drawdown": metrics.max_drawdown(returns),
@@ -122,13 +172,29 @@ def _figures(run: SavedRun, levels: Sequence[float], capitals: Sequence[float]) 
             "liquidated": ledger.liquidated,
         }
 
-    many = jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)))
-    given = (jnp.asarray(values, jnp.float32) for values in (levels, capitals))
-    return {name: np.asarray(x) for name, x in many(setup.params, run.params, *given).items()}
+    return jax.vmap(one)(levels, capitals)
 
 
-def _table(name: str, values: Sequence[float], figures: dict[str, np.ndarray]) -> pd.DataFrame:
-    return pd.DataFrame({name: np.asarray(values, np.float64), **{figure: figures[figure] for figure in FIGURES}})
+def _table(run: SavedRun, name: str, values: Sequence[float], figures: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A row a value, the interval of the Sharpe ratio as of an evaluation of the run."""
+    chosen, annual = run.setup.config.evaluation, float(run.setup.periods_per_year) ** 0.5
+    key = jax.random.fold_in(jax.random.key(run.setup.config.seed), 0)
+    interval = partial(
+        bootstrap_interval, metric=sharpe_per_bar, level=chosen.level, n_resamples=chosen.bootstrap_resamples
+    )
+    ends = [interval(jax.random.clone(key), returns) for returns in figures["returns"]]
+    frame = pd.DataFrame({name: np.asarray(values, np.float64), **{figure: figures[figure] for figure in FIGURES}})
+    for place, (side, found) in enumerate(zip(("low", "high"), zip(*ends, strict=True), strict=True)):
+        frame.insert(2 + place, f"sharpe_{side}", np.asarray(found) * annual)
+    return frame
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, where what is not finite is None."""
+    return [
+        {name: value if math.isfinite(value) else None for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
 
 
 def _check(name: str, values: Sequence[float], *, at_least: float) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.backtest import monitored
+from jaxppo.backtest import capacity_section, monitored
 from jaxppo.backtest.binding import MaskEffect, mask_effects
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
@@ -188,6 +188,7 @@ def report(
             constraints=constraints or {},
             selection=selection or {},
             sections=sections or {},
+            capacity=result.summary.get("capacity"),
         ),
     )
 
@@ -206,6 +207,8 @@ def describe(summary: dict[str, Any]) -> str:
         )
     if "monitor" in summary:
         lines.append(monitored.one_line(summary["monitor"], summary["stopped"]))
+    if "capacity" in summary:
+        lines.append(capacity_section.one_line(summary["capacity"]))
     return "\n".join(lines)
 
 

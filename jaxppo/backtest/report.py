@@ -16,7 +16,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from envs.features import REGIMES
-from jaxppo.backtest import figures, monitored, selection
+from jaxppo.backtest import capacity_section, figures, monitored, selection
 from jaxppo.backtest.binding import MaskEffect
 from jaxppo.backtest.formatting import (
     METRICS,
@@ -64,6 +64,7 @@ class ReportData:
       constraints: constraint -> limit, measured, multiplier, held and infeasible, as in summary.json; may be empty.
       selection: period -> what it is worth after all that was looked at, as in summary.json; may be empty.
       sections: more sections, title -> HTML.
+      capacity: other costs and capital, see `jaxppo.backtest.capacity.costs_and_capital`; None leaves them out.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -90,6 +91,7 @@ class ReportData:
     constraints: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     selection: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     sections: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    capacity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
@@ -149,14 +151,15 @@ def render(data: ReportData) -> str:
             figures.as_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols)),
         ),
         ("Costs", _costs(data)),
+        ("Costs and capacity", capacity_section.section(data.capacity)),
         ("Limits", _limits(data) + _constraints(data)),
         ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
         ("Training", figures.as_html("training", figures.training_figure(data.training))),
-        ("Data", _data_table(data.data_report)),
+        ("Data", data_table(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
     )
-    return _page(data.title, _header(data), sections)
+    return page(data.title, _header(data), sections)
 
 
 def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
@@ -169,14 +172,14 @@ def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mappi
       config_yaml: the resolved configuration.
     """
     sections = (
-        ("Results", _data_table(summary)),
+        ("Results", data_table(summary)),
         ("Training", figures.as_html("training", figures.training_figure(rows))),
         ("Configuration", _configuration(config_yaml)),
     )
-    return _page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
+    return page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
 
 
-def _page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
+def page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
     """A self-contained page of titled sections."""
     body = "\n".join(f"<section><h2>{name}</h2>\n{content}\n</section>" for name, content in sections)
     title = escaped(title)
@@ -361,7 +364,7 @@ def _inspection(data: ReportData) -> str:
     return "\n".join(f"<h3>{TITLES[name]}</h3>\n{figures.as_html(name, figure)}" for name, figure in drawn.items())
 
 
-def _data_table(report: Mapping[str, Any]) -> str:
+def data_table(report: Mapping[str, Any]) -> str:
     """The data report, nested entries flattened to dotted names."""
     rows = [
         f'<tr><th scope="row">{escaped(name)}</th><td class="text">{escaped(value)}</td></tr>'

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from envs.market import MarketData
+from jaxppo.backtest.capacity import costs_and_capital
 from jaxppo.backtest.evaluation import evaluate, report
 from jaxppo.backtest.inspection import inspect_policy
 from jaxppo.backtest.looks import content_of, judge
@@ -107,6 +108,7 @@ def run(
     output: str | pathlib.Path | None = None,
     overrides: Sequence[str] = (),
     market: MarketData | None = None,
+    capacity: bool = False,
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint of a run, and records the look in the register of trials beside the run.
 
@@ -116,9 +118,11 @@ def run(
       output: folder for summary.json and report.html; None writes nothing.
       overrides: see `load_run`.
       market: see `load_run`.
+      capacity: whether to trade at other costs and with other capital too. What comes of that is not recorded as looks:
+        nothing is chosen by it.
 
     Returns:
-      The `out_of_sample` entry of a summary.
+      The `out_of_sample` entry of a summary, with `capacity` if asked, see `costs_and_capital`.
 
     Raises:
       ConfigError: not a run, or a setting that does not fit it.
@@ -129,6 +133,8 @@ def run(
     setup = saved.setup
     with jax.default_device(setup.devices[0]):
         result = evaluate(setup, saved.policy, saved.params)
+        if capacity:
+            result.summary["capacity"] = costs_and_capital(saved)
         content, returns = content_of(setup), result.ledgers["agent"].returns
         worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content)
         if output is not None:

@@ -35,6 +35,8 @@ class Tally:
       net: `[...]` sum of the net exposures.
       trades: `[...]` int32, fills of one asset in one bar, liquidations included.
       liquidated: `[...]` bool.
+      deepest_bars: `[...]` int32, bars of the deepest drawdown, from its peak to its recovery or so far.
+      deepest_open: `[...]` bool, it is not recovered.
     """
 
     stream: streaming.Stream
@@ -48,6 +50,8 @@ class Tally:
     net: jax.Array
     trades: jax.Array
     liquidated: jax.Array
+    deepest_bars: jax.Array
+    deepest_open: jax.Array
 
     def update(self, lived: Lived) -> Tally:
         """The state after another bar of every account."""
@@ -55,8 +59,11 @@ class Tally:
         alive = before.equity > 0
         change = jnp.where(alive, (after.equity - before.equity) / jnp.where(alive, before.equity, 1.0), 0.0)
         traded = (fills.quantity != 0) | (fills.liquidation != 0)
+        stream = self.stream.update(change)
+        under = stream.since > 0
+        deepest = self.deepest_open | (under & (stream.depth > self.stream.depth))
         return self.replace(
-            stream=self.stream.update(change),
+            stream=stream,
             equity=after.equity,
             least=jnp.minimum(self.least, after.equity),
             costs=jax.tree.map(lambda total, paid: total + jnp.sum(paid, axis=-1), self.costs, fills.costs),
@@ -66,6 +73,8 @@ class Tally:
             net=self.net + outcome.net,
             trades=self.trades + jnp.sum(traded, axis=-1, dtype=jnp.int32),
             liquidated=lived.dead,
+            deepest_bars=jnp.where(deepest, self.stream.since + 1, self.deepest_bars),
+            deepest_open=deepest & under,
         )
 
     def figures(self, periods: float, ruin: float) -> dict[str, jax.Array]:
@@ -86,6 +95,7 @@ class Tally:
             "calmar": stream.calmar(periods=periods),
             "max_drawdown": stream.max_drawdown(),
             "max_drawdown_bars": stream.longest,
+            "deepest_bars": self.deepest_bars,
             "ulcer_index": stream.ulcer_index(),
             "skewness": stream.skewness(),
             "kurtosis": stream.kurtosis(),
@@ -101,6 +111,7 @@ class Tally:
             "least_equity": self.least / self.capital,
             "liquidated": self.liquidated,
             "ruined": self.liquidated | (self.least <= ruin * self.capital),
+            "recovered": ~self.deepest_open,
         }
 
 
@@ -120,6 +131,8 @@ def start(portfolio: Portfolio) -> Tally:
         net=zero,
         trades=jnp.zeros(equity.shape, jnp.int32),
         liquidated=jnp.zeros(equity.shape, bool),
+        deepest_bars=jnp.zeros(equity.shape, jnp.int32),
+        deepest_open=jnp.zeros(equity.shape, bool),
     )
 
 
@@ -132,6 +145,7 @@ FIGURES: dict[str, str] = {
     "calmar": "annual return over the largest drawdown",
     "max_drawdown": "fraction",
     "max_drawdown_bars": "bars under water, longest",
+    "deepest_bars": "bars of the deepest drawdown, from its peak to its recovery or the last bar; 0 without one",
     "ulcer_index": "fraction",
     "skewness": "of the returns per bar",
     "kurtosis": "of the same, in excess of 3",
@@ -150,5 +164,6 @@ FIGURES: dict[str, str] = {
     "least_equity": "lowest close, fraction of the starting capital",
     "liquidated": "whether the account was",
     "ruined": "liquidated, or at or below the level of ruin at a close",
+    "recovered": "whether the deepest drawdown was, or there was none",
 }
 """What `Tally.figures` returns, with units."""

@@ -1,5 +1,7 @@
 """The drawdown table by hand and against ffn, the one-pass extraction against the table, Kaplan-Meier against scipy."""
 
+import types
+
 import ffn
 import jax
 import numpy as np
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from jaxppo.backtest import drawdowns, recovery
+from envs.execution import TradeCosts
+from jaxppo.backtest import drawdowns, recovery, tally
 
 
 def walk(n: int, seed: int, drift: float = 0.0005) -> np.ndarray:
@@ -93,6 +96,42 @@ def test_one_pass_over_many_paths_and_the_future_changes_nothing_that_is_over() 
     assert set(zip(before.peak[over], before.depth[over], strict=True)) <= set(
         zip(again.peak.ravel(), again.depth.ravel(), strict=True)
     )
+
+
+def test_a_tally_keeps_the_deepest_drawdown_of_every_account() -> None:
+    curves = [walk(150, seed, drift) for seed in range(20) for drift in (-0.001, 0.003)]
+    rising, sold = np.linspace(100.0, 200.0, 151), np.full(151, 100.0)
+    dead = np.concatenate([walk(60, 3), np.zeros(90)])
+    equity = np.stack([*curves, rising, sold, dead], axis=1).astype(np.float32)
+    none, nothing = np.zeros((equity.shape[1], 1), np.float32), np.zeros(equity.shape[1], np.float32)
+
+    def bar(state, pair):
+        """Nothing but the equity changes."""
+        before, after = (types.SimpleNamespace(equity=x) for x in pair)
+        fills = types.SimpleNamespace(
+            quantity=none, liquidation=none, costs=TradeCosts(none, none, none, none), financing=nothing
+        )
+        outcome = types.SimpleNamespace(turnover=nothing, leverage=nothing, net=nothing)
+        lived = types.SimpleNamespace(before=before, after=after, fills=fills, outcome=outcome, dead=after.equity <= 0)
+        return state.update(lived), None
+
+    state = tally.start(types.SimpleNamespace(equity=equity[0]))
+    figures = jax.jit(lambda state, pairs: jax.lax.scan(bar, state, pairs)[0].figures(252.0, 0.5))(
+        state, (equity[:-1], equity[1:])
+    )
+    kinds = set()
+    for account in range(equity.shape[1]):
+        deepest = drawdowns.table(equity[:, account], deepest=1)
+        own = {name: np.asarray(figures[name])[account] for name in ("deepest_bars", "recovered", "max_drawdown")}
+        if deepest.empty:
+            assert own == {"deepest_bars": 0, "recovered": True, "max_drawdown": 0.0}
+            continue
+        assert own["deepest_bars"] == deepest["bars"][0]
+        assert own["recovered"] == deepest["recovered"][0]
+        np.testing.assert_allclose(own["max_drawdown"], deepest["depth"][0], atol=1e-6)
+        kinds.add(bool(own["recovered"]))
+    assert kinds == {True, False}
+    assert figures["deepest_bars"][-1] == 150 - int(np.argmax(equity[:, -1])), "never recovered, seen to the end"
 
 
 def test_kaplan_meier_by_hand() -> None:

@@ -14,7 +14,7 @@ import envs
 from envs import simulators
 from envs.generators import stationary_bootstrap
 from envs.market import periods_per_year
-from jaxppo.backtest import traders
+from jaxppo.backtest import drawdowns, traders
 from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
 from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, wilson_interval
 from jaxppo.backtest.paths.identity import function_name
@@ -92,11 +92,17 @@ def test_shards_merge_to_the_whole(tmp_path, paths, whole):
         merge([folders[0], folders[2]])
     merged = merge(folders, tmp_path / "merged")
     same(merged, whole)
+    assert "shard 1/3" in (folders[1] / "report.html").read_text(encoding="utf-8")
+    shard = json.loads((folders[1] / "summary.json").read_text())["worst"]["total_return"]
+    own = whole.table.frame()["total_return"].loc[np.concatenate([np.arange(4, 8), np.arange(16, 20)])]
+    assert shard == list(own.sort_values().index), "numbers of paths, which replay them"
     numbers = {key: value for key, value in merged.summary.items() if key != "settings"}
     assert numbers == {key: value for key, value in whole.summary.items() if key != "settings"}
     saved = json.loads((tmp_path / "merged" / "summary.json").read_text())
     assert saved["probabilities"] == json.loads(json.dumps(whole.summary["probabilities"]))
+    report = (tmp_path / "merged" / "report.html").read_bytes()
     same(merge(folders[::-1], tmp_path / "merged"), whole)
+    assert (tmp_path / "merged" / "report.html").read_bytes() == report
     same(merge([tmp_path / "merged"]), whole)
     for batch in (None, 4):
         with pytest.raises(
@@ -263,6 +269,14 @@ def test_figures_are_those_of_the_ledger(paths, whole):
     for name, value in expected.items():
         assert figures[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
     assert figures["trades"] > N_BARS / 2
+
+
+def test_the_deepest_drawdown_of_a_path_is_that_of_its_ledger(paths, whole):
+    bars, recovered = whole.table.column("deepest_bars"), whole.table.column("recovered")
+    assert 0 < recovered.sum() < N_PATHS
+    for path in range(N_PATHS):
+        deepest = drawdowns.table(paths.replay(path).ledger.equity, deepest=1)
+        assert (bars[path], recovered[path]) == (deepest["bars"][0], deepest["recovered"][0]), path
 
 
 def test_a_replayed_market_traded_again_gives_the_same_ledger(paths):

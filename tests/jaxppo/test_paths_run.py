@@ -1,10 +1,12 @@
 """Monte Carlo of a trained agent: its replays are its backtests, and the script's exit codes and messages."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_run import command, prices, tiny_config
 
@@ -177,10 +179,11 @@ def test_masks_that_need_times_are_refused(run):
 
 def test_costs_and_capital_of_a_run(run, folder):
     """At its own costs and capital a run is what it was evaluated to be; without costs it pays none."""
-    evaluated = backtest.run(folder, output=folder / "again")
+    evaluated = backtest.run(folder)
     levels = capacity.cost_levels(run, (0.0, 1.0, 4.0))
     for name in ("sharpe", "total_return", "max_drawdown", "costs"):
         np.testing.assert_allclose(levels[name][1], evaluated[name], rtol=1e-3, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(levels.loc[1, ["sharpe_low", "sharpe_high"]], evaluated["sharpe_ci"], rtol=1e-2)
     assert levels["costs"][0] == 0.0
     assert 0.0 < levels["costs"][1] < levels["costs"][2]
     curve = capacity.capacity_curve(run, [1e4, 1e6, 1e12])
@@ -191,6 +194,20 @@ def test_costs_and_capital_of_a_run(run, folder):
         capacity.cost_levels(run, (-1.0,))
     with pytest.raises(ValueError, match="capitals is empty"):
         capacity.capacity_curve(run, ())
+
+
+def test_the_script_shows_costs_and_capital(run, folder, tmp_path, capsys):
+    assert command("backtest", "--run", folder, "--output", tmp_path, "--capacity") == 0
+    assert "costs: return" in capsys.readouterr().out
+    found = json.loads((tmp_path / "summary.json").read_text())["out_of_sample"]["capacity"]
+    levels, curve = capacity.cost_levels(run), capacity.capacity_curve(run)
+    for rows, frame in ((found["levels"], levels), (found["capitals"], curve)):
+        pd.testing.assert_frame_equal(pd.DataFrame(rows).astype(frame.dtypes), frame, rtol=1e-6)
+    expected = capacity.break_even(run)
+    assert found["break_even"] == (pytest.approx(expected) if np.isfinite(expected) else None)
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<div id="cost_levels"' in report
+    assert '<div id="capacity"' in report
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from jaxppo.backtest.paths.parts import (
     read_settings,
     write_part,
 )
+from jaxppo.backtest.paths.report import write_paths_report
+from jaxppo.backtest.paths.stress import stress_of
 from jaxppo.backtest.paths.summary import distribution, summarise_paths, wilson_interval
 from jaxppo.config import ConfigError
 from jaxppo.training.run_folder import write_json
@@ -78,8 +80,8 @@ def monte_carlo(
     Args:
       paths: what is traded on what.
       n_paths: number of paths of all shards together, in [1, 2^32].
-      output: folder for `job.json`, `parts/*.parquet` (a row a path) and `summary.json`. An interrupted job goes on
-        from the parts that are there. None keeps the table in memory.
+      output: folder for `job.json`, `parts/*.parquet` (a row a path), `summary.json` and `report.html`. An interrupted
+        job goes on from the parts that are there. None keeps the table in memory.
       batch: paths in a part, rounded up to whole units of `paths.lanes`; default: a 64th of the job, 65,536 at most.
       shard: `(i, n)`: only the i-th of n interleaved sets of units, 0 <= i < n; see `merge`.
       level: of the intervals in the summary.
@@ -215,6 +217,7 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
         "generator": generator.name,
         "generator_digest": digest(generator.data),
         "perturbation": function_name(paths.perturb),
+        "stress": stress_of(paths.perturb),
         "n_paths": n_paths,
         "n_bars": paths.n_bars,
         "seed": paths.seed,
@@ -255,4 +258,5 @@ def _finish(table: Table, folder: pathlib.Path | None, level: float) -> MonteCar
     summary = summarise_paths(table, level=level)
     if folder is not None:
         write_json(folder / "summary.json", summary)
+        write_paths_report(folder / "report.html", table, summary)
     return MonteCarlo(table, summary, folder)

@@ -24,6 +24,7 @@ KEYS = (
     "generator",
     "generator_digest",
     "perturbation",
+    "stress",
     "n_paths",
     "n_bars",
     "seed",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -45,21 +46,29 @@ class Stress:
 
     def perturbation(self) -> Perturbation | None:
         """What `jaxppo.backtest.Paths` takes as `perturb`, with `spare=delay`; None for nothing."""
-        if self == UNSTRESSED:
-            return None
-        scaled, missed, delay = self.scale_costs, self.missed_fills, self.delay
+        return None if self == UNSTRESSED else functools.partial(_perturb, self)
 
-        def perturb(key: jax.Array, params: EnvParams) -> EnvParams:
-            key_costs, key_fills, key_start = jax.random.split(key, 3)
-            if scaled is not None:
-                ranges = dict.fromkeys(prices_of(params.costs), scaled)
-                params = params.replace(costs=scale_costs(key_costs, params.costs, ranges))
-            if missed > 0:
-                params = params.replace(table=miss_fills(key_fills, params.table, jnp.float32(missed)))
-            first = params.first_bar
-            return params.replace(first_bar=random_start(key_start, first, first + delay)) if delay else params
 
-        return perturb
+def stress_of(perturb: Perturbation | None) -> dict[str, Any] | None:
+    """The fields of the stress that a perturbation was made from, ready for JSON; None for any other perturbation."""
+    if not isinstance(perturb, functools.partial) or perturb.func is not _perturb:
+        return None
+    stress: Stress = perturb.args[0]
+    scaled = None if stress.scale_costs is None else [float(factor) for factor in stress.scale_costs]
+    return dataclasses.asdict(stress) | {"scale_costs": scaled}
+
+
+def _perturb(stress: Stress, key: jax.Array, params: EnvParams) -> EnvParams:
+    """The parameters of a path under stress. Consumes `key`."""
+    key_costs, key_fills, key_start = jax.random.split(key, 3)
+    if stress.scale_costs is not None:
+        ranges = dict.fromkeys(prices_of(params.costs), stress.scale_costs)
+        params = params.replace(costs=scale_costs(key_costs, params.costs, ranges))
+    if stress.missed_fills > 0:
+        params = params.replace(table=miss_fills(key_fills, params.table, jnp.float32(stress.missed_fills)))
+    if not stress.delay:
+        return params
+    return params.replace(first_bar=random_start(key_start, params.first_bar, params.first_bar + stress.delay))
 
 
 UNSTRESSED = Stress()

@@ -1,0 +1,124 @@
+"""Reports in a real browser: no error, no request, every figure drawn, nothing wider than the screen."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from browser import WIDTHS, faults
+from test_capacity_section import FOUND as CAPACITY
+from test_paths_report import made_up
+from test_report import example
+
+from jaxppo.backtest import report
+from jaxppo.backtest.binding import MaskEffect
+from jaxppo.backtest.inspection import Inspection
+from jaxppo.backtest.paths import summarise_paths
+from jaxppo.backtest.paths.report import write_paths_report
+
+
+def looked_into(n_assets: int) -> Inspection:
+    """Two blocks of two heads over twelve bars and two coarser levels, numbers at random."""
+    rng = np.random.default_rng(0)
+    lag = rng.dirichlet(np.ones(12), (2, 2))
+    return Inspection(
+        bars=np.arange(30),
+        lag=lag,
+        levels=rng.dirichlet(np.ones(3), (2, 2)),
+        pools=(5, 20),
+        assets=rng.dirichlet(np.ones(n_assets), n_assets),
+        regimes={name: rng.dirichlet(np.ones(12), (2, 2)) for name in ("calm", "usual", "turbulent")},
+        hours={hour: rng.dirichlet(np.ones(12), (2, 2)) for hour in (10, 11)},
+        rollout=rng.dirichlet(np.ones(24)).reshape(2, 12),
+        entropy=rng.random((2, 2)),
+        redundancy=rng.random(2),
+        importance={"price": 0.2, "volume": 0.0},
+        gradients=rng.random((2, 12)),
+        features={f"feature {i}": float(i) for i in range(20)},
+        gates={"price": 1.0, "volume": 0.5},
+    )
+
+
+def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
+    """A run's report with every section there is."""
+    data = example(
+        250,
+        n_assets,
+        warnings=("Fills use the close.",),
+        training=[{"iteration": i, **{f"metric_{k}": float(i * k) for k in range(7)}} for i in range(9)],
+        inspection=looked_into(n_assets),
+        masks={"no_short": MaskEffect(0.1, 0.2, 0.01, {"bull": {"bound": 0.1}, "crisis": {"exposure_removed": 0.3}})},
+        watched={
+            name: {
+                "loss": {
+                    "limit": 0.1, "warning": 0.8, "stop": True, "worst": 0.12, "warned": 3, "breached": 1,
+                    "first_breach": "2020-03-01",
+                }
+            }
+            for name in ("agent", "buy_and_hold")
+        },
+        stopped={"limit": "loss", "allowed": 0.1, "level": 0.12, "at": "2020-03-01"},
+        constraints={
+            "turnover": {"limit": 20.0, "measured": 25.0, "multiplier": 1.0, "held": False, "infeasible": True}
+        },
+        selection={
+            "out_of_sample": {
+                "trials": 12, "effective_trials": 3.5, "sharpe": 1.2, "sharpe_ci": [-0.5, 2.9], "hurdle": 0.9,
+                "psr": 0.9, "dsr": 0.6, "minimum_track_record": 800.0,
+            }
+        },
+        capacity=CAPACITY,
+    )  # fmt: skip
+    report.write_report(path, data)
+
+
+def write_run_of_many_assets(path: pathlib.Path) -> None:
+    """Its positions and attention are heat maps with many rows."""
+    write_run(path, n_assets=88)
+
+
+def write_training(path: pathlib.Path) -> None:
+    """The report of a run that is not about trading."""
+    rows = [{"iteration": i, "reward": float(i)} for i in range(5)]
+    path.write_text(report.render_training("pole", {"reward": 4.0}, rows, "seed: 0\n"), encoding="utf-8")
+
+
+def write_monte_carlo(path: pathlib.Path) -> None:
+    table = made_up()
+    write_paths_report(path, table, summarise_paths(table))
+
+
+REPORTS = (write_run, write_run_of_many_assets, write_training, write_monte_carlo)
+
+
+@pytest.mark.parametrize("write", REPORTS, ids=lambda write: write.__name__)
+def test_a_report_is_drawn(write, tmp_path):
+    write(tmp_path / "report.html")
+    assert faults(tmp_path / "report.html") == []
+
+
+END = "</main>"
+BROKEN = {
+    "an error in a script": (END, f"<script>undefined_function()</script>{END}", "undefined_function"),
+    "something from a network": (END, f'<img src="https://example.invalid/a.png">{END}', "asks for https://"),
+    "a page that is too wide": (END, f'<div style="width: 2000px">wide</div>{END}', "pixels too wide"),
+    "a figure without numbers": ('"y":{', '"y":[],"text":{', "training: nothing is drawn"),
+    "no library": ("Plotly.newPlot", "Plotly.oldPlot", "is not a function"),
+    "no figure": ('class="figure"', 'class="figures"', "has no figure"),
+    "a figure that is wider than its place": (
+        END,
+        f"<script>document.querySelector('.figure').style.width = '60%'</script>{END}",
+        "beyond its place",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_what_is_wrong_is_found(fault, tmp_path):
+    """The test above would fail."""
+    old, new, says = BROKEN[fault]
+    write_training(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    head, body = text[: text.index("</head>")], text[text.index("</head>") :]
+    assert old in body
+    (tmp_path / "report.html").write_text(head + body.replace(old, new), encoding="utf-8")
+    assert says in "; ".join(faults(tmp_path / "report.html", WIDTHS[:1]))
