@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import WIDTHS, faults
 from test_capacity_section import FOUND as CAPACITY
@@ -11,6 +12,7 @@ from test_report import example
 
 from jaxppo.backtest import report
 from jaxppo.backtest.binding import MaskEffect
+from jaxppo.backtest.folds.section import section
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.paths import summarise_paths
 from jaxppo.backtest.paths.report import write_paths_report
@@ -87,7 +89,27 @@ def write_monte_carlo(path: pathlib.Path) -> None:
     write_paths_report(path, table, summarise_paths(table))
 
 
-REPORTS = (write_run, write_run_of_many_assets, write_training, write_monte_carlo)
+def write_walk_forward(path: pathlib.Path) -> None:
+    """Three folds, two seeds, with a test in which nothing was traded."""
+    data, rng = example(90), np.random.default_rng(1)
+    rows = [
+        {
+            "fold": fold, "path": 0, "seed": seed, "selected": seed == fold % 2, "best_iteration": 5,
+            "validation_sharpe": rng.normal(), "first": data.timestamps[30 * fold],
+            "last": data.timestamps[30 * fold + 30], "n_bars": 30, "sharpe": rng.normal() * (fold > 0),
+            "sharpe_low": -2.0 if fold else None, "sharpe_high": 2.0 if fold else None, "total_return": 0.1,
+            "max_drawdown": 0.05, "turnover": 3.0, "costs": 0.01,
+        }
+        for fold in range(3)
+        for seed in range(2)
+    ]  # fmt: skip
+    folds, worth = pd.DataFrame(rows), {"rank_correlation": 0.1, "gain": 0.2, "gain_error": 0.3}
+    equity = {"selected": data.equity["agent"], "seed 0": data.equity["flat"], "buy and hold": data.equity["flat"]}
+    html = section("Rolling windows.", folds, worth, data.timestamps, equity, np.array([30, 60]))
+    report.write_report(path, example(90, sections={"Walk-forward": html}))
+
+
+REPORTS = (write_run, write_run_of_many_assets, write_training, write_monte_carlo, write_walk_forward)
 
 
 @pytest.mark.parametrize("write", REPORTS, ids=lambda write: write.__name__)
