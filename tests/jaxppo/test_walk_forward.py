@@ -19,7 +19,7 @@ import envs
 import jaxppo
 from jaxppo.backtest import drawdowns, trials, walk_forward
 from jaxppo.backtest.folds import load_fold, make_plan, training, walk
-from jaxppo.backtest.folds.prepare import prepare
+from jaxppo.backtest.folds.prepare import prepare, restarted
 from jaxppo.backtest.folds.stitched import stitched_ledgers
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.config import ConfigError
@@ -297,6 +297,9 @@ def test_a_resumed_one_must_be_the_same(whole):
     ):
         with pytest.raises(ConfigError, match=named):
             walk_forward(wf_config(**sections), output=whole.folder, market=market_of(), resume=True, progress=False)
+    saved = jaxppo.load_config(whole.folder / "config.yaml")
+    given = wf_config(walk_forward={"agents_at_once": 4}, data={"path": saved.data.path})
+    assert restarted(given, saved).walk_forward.agents_at_once == saved.walk_forward.agents_at_once == 6
 
 
 # What is traded.

@@ -85,9 +85,8 @@ def restarted(config: Config, saved: Config) -> Config:
     Raises:
       ConfigError: names what differs.
     """
-    keys = config.walk_forward
-    if keys.agents_at_once is None:
-        keys = keys.model_copy(update={"agents_at_once": saved.walk_forward.agents_at_once})
+    at_once = {"agents_at_once": saved.walk_forward.agents_at_once}  # what checkpoints hold
+    keys = config.walk_forward.model_copy(update=at_once)
     config = as_started(config, saved).model_copy(update={"walk_forward": keys})
     run_folder.check_same_run(saved, config)
     shaping = (("walk_forward", None), ("training", ("steps", "episodes", "evaluate_every")))
