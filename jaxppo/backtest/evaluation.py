@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxppo.backtest import monitored
 from jaxppo.backtest.binding import MaskEffect, mask_effects
+from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
+from jaxppo.backtest.drawdown_report import drawdown_rows
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
 from jaxppo.backtest.selection import luck_warnings
@@ -21,6 +23,9 @@ from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.risk.metrics import round_trips
 from jaxppo.training.setup import Setup
+
+BY_REGIME = 1000
+"""What the key of the intervals by regime is folded with; the others are numbered from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +37,14 @@ class Evaluation:
       ledgers: agent first, then the baselines; NumPy arrays.
       times: `[n + 1]` bar times of the equity marks, empty for a market without times.
       masks: what each mask did.
+      regimes: `[n + 1]` int, the regime of the market known at each mark, see `jaxppo.backtest.by_regime`.
     """
 
     summary: dict[str, Any]
     ledgers: dict[str, Ledger]
     times: np.ndarray
     masks: dict[str, MaskEffect]
+    regimes: np.ndarray
 
 
 def quick_score(
@@ -113,6 +120,18 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
         )
     times = setup.market.info.timestamps
     times = times[where.first : where.last + 1] if len(times) else times
+    regimes = regimes_over(setup, period)
+    split = figures_by_regime(
+        jax.random.fold_in(key, BY_REGIME),
+        {name: account_of(ledger) for name, ledger in ledgers.items()},
+        regimes[:-1],
+        periods=annual,
+        n_resamples=chosen.bootstrap_resamples,
+        level=chosen.level,
+    )
+    for name in ledgers:
+        figures[name]["by_regime"] = split[name]
+    fallen = drawdown_rows(ledgers["agent"].equity, times, regimes, first=where.first)
     if monitor.limits:
         closes = [_time_name(times, 1 + i, where.first + 1 + i) for i in range(where.n_bars)]
         for name, ledger in ledgers.items():
@@ -122,7 +141,8 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
     baseline = {name: figures[name] for name in baselines}
     effects = limits_of(setup, policy, net, period)
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
-    return Evaluation({**figures["agent"], **span, **masks, "baseline": baseline}, ledgers, times, effects)
+    summary = {**figures["agent"], **span, **masks, "drawdowns": fallen, "baseline": baseline}
+    return Evaluation(summary, ledgers, times, effects, regimes)
 
 
 def report(
@@ -168,6 +188,8 @@ def report(
             stopped=result.summary.get("stopped"),
             constraints=constraints or {},
             selection=selection or {},
+            by_regime={who: row["by_regime"] for who, row in figures.items()},
+            regimes=result.regimes,
         ),
     )
 
