@@ -1,6 +1,6 @@
 """Results by regime: what accounts earned, risked and paid in the bars that were decided in each regime of the market.
 
-A bar belongs to the regime that was known when it was decided, at the close before it: nothing in the split looks ahead.
+A bar belongs to the regime that was known when it was decided, at the close before it: the split does not look ahead.
 """
 
 from __future__ import annotations
@@ -109,12 +109,11 @@ def figures_by_regime(
       level: of the intervals.
 
     Returns:
-      account -> regime -> figures: `n_bars`, `share` of all bars, `stretches` (how often the regime was entered),
+      account -> regime -> figures: `n_bars`, `share` of all bars, `stretches` (unbroken ones),
       `annual_return` (mean simple return per bar times bars per year), `annual_return_ci`, `sharpe` (annual),
-      `sharpe_ci`, `volatility` (annual), `max_drawdown` (largest loss from a peak to a later trough within one unbroken
-      stretch, whose start counts as a peak), `costs` and `turnover` (a year in the regime, fractions of equity), `gross`
-      and `net` (mean exposures, fractions of equity). None is undefined; intervals are `[None, None]` below
-      `LEAST_BARS` bars or where resamples lack the regime, and `[low, high]` otherwise.
+      `sharpe_ci`, `volatility` (annual), `max_drawdown` (see `worst_drawdown`), `costs` and `turnover` (a year in the
+      regime, fractions of equity), `gross` and `net` (mean exposures, fractions of equity). None is undefined;
+      intervals are `[low, high]`, or `[None, None]` below `LEAST_BARS` bars or where resamples lack the regime.
 
     Raises:
       ValueError: series of different lengths; see `conditional_intervals`.
@@ -165,9 +164,10 @@ def _figures(account: Account, inside: np.ndarray, periods: float) -> dict[str, 
 
 
 def worst_drawdown(returns: np.ndarray, inside: np.ndarray) -> float:
-    """Largest loss from a peak to a later trough within one unbroken stretch of bars inside, fraction of the peak, >= 0.
+    """Largest loss from a peak to a later trough within one unbroken stretch of bars inside, fraction >= 0 of the peak.
 
-    What was lost before a stretch, or between two, belongs to other bars: each starts from a peak of its own.
+    The equity before the first bar of a stretch counts as a peak; what was lost before it, or between two stretches,
+    belongs to other bars.
 
     Args:
       returns: `[n]` simple return per bar.
@@ -206,20 +206,19 @@ def section(of: Mapping[str, Figures], level: float) -> str:
     for regime in next(iter(of.values())):
         for position, (who, figures) in enumerate(of.items()):
             row = figures[regime]
-            about = (
-                f"{row['n_bars']:,} bars, {percent(row['share'])} of the time,<br>entered {row['stretches']:,} times"
-            )
+            bars = f"{row['n_bars']:,} bar{'s' * (row['n_bars'] > 1)} in {row['stretches']:,}"
+            about = f"{bars} stretch{'es' * (row['stretches'] > 1)},<br>{percent(row['share'])} of the time"
             first = f'<th scope="rowgroup" rowspan="{len(of)}">{escaped(regime)}<br><small>{about}</small></th>'
             cells = "".join(f"<td>{_cell(name, row)}</td>" for name in _COLUMNS)
             rows.append(f'<tr>{first * (position == 0)}<th scope="row">{escaped(who)}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{title}</th>' for title, _ in _COLUMNS.values())
     table = f"<thead><tr><th>Regime</th><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     note = (
-        "A bar counts in the regime that was known when it was decided, at the close before it. Regimes are those of the "
-        "run, or, where it has none, those of the rules: bull and bear by the trend, crisis by volatility and fall. "
-        f"In brackets, {100 * level:g} % intervals from resampling the whole period in blocks, bars together with their "
-        f"regimes; with fewer than {LEAST_BARS} bars, or in too few stretches, there is too little to tell. Returns, "
-        "costs and turnover are scaled to a year that is all of the regime. Drawdowns are within one stretch of a regime."
+        "A bar counts in the regime that was known when it was decided, at the close before it. Regimes are those of "
+        "the run, or, where it has none, by rules: bull and bear by the trend, crisis by volatility and fall. In "
+        f"brackets, {100 * level:g} % intervals from resampling the whole period in blocks, bars together with their "
+        f"regimes; fewer than {LEAST_BARS} bars, or too few stretches, are too little to tell. Returns, costs and "
+        "turnover are scaled to a year that is all of the regime. Drawdowns are those within one stretch of a regime."
     )
     return f'<div class="scroll"><table class="compact regimes">{table}</table></div><p class="caption">{note}</p>'
 

@@ -120,9 +120,10 @@ def recovery_figure(curves: dict[str, RecoveryCurve], level: float) -> tuple[go.
     figure.update_yaxes(title_text="Not recovered", tickformat=".0%", range=[0, 1.02])
     splits = ", by the regime at their peak" if any(name in BANDS for name in curves) else ""
     return figure, (
-        f"Share of the drawdowns that last longer than so many bars (Kaplan-Meier){splits}; in brackets, how many there "
-        f"are. Shaded: {100 * level:g} % interval of the first line. A tick is a drawdown that was not recovered when the "
-        f"period ended: it counts as long as it was seen. Lines of fewer than {LEAST_DRAWDOWNS} drawdowns are left out."
+        f"Share of the drawdowns that last longer than so many bars (Kaplan-Meier){splits}; in brackets, how many "
+        f"there are. Shaded: {100 * level:g} % interval of the first line. A tick is a drawdown that was not recovered "
+        "when the period ended: it counts for as long as it was seen. Lines of fewer than "
+        f"{LEAST_DRAWDOWNS} drawdowns are left out."
     )
 
 
@@ -140,8 +141,8 @@ def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: f
         return '<p class="caption">The equity never fell below an earlier close.</p>'
     n = len(drawdowns.table(equity))
     note = (
-        f"The deepest {len(rows)} of {n:,} drawdowns, at closes and after costs, from the last close at the peak to the "
-        "first one back at it. Of one that is not recovered, nobody knows how long it takes: its bars are those so far."
+        f"The deepest {len(rows)} of {n:,} drawdowns, at closes and after costs, from the last close at the peak to "
+        "the first one back at it. How long one takes that is not recovered is not known: its bars are those so far."
     )
     curves = recovery_curves(equity, regimes, level=level)
     drawn = as_html("recovery", recovery_figure(curves, level)) if curves else ""

@@ -121,16 +121,8 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
     times = setup.market.info.timestamps
     times = times[where.first : where.last + 1] if len(times) else times
     regimes = regimes_over(setup, period)
-    split = figures_by_regime(
-        jax.random.fold_in(key, BY_REGIME),
-        {name: account_of(ledger) for name, ledger in ledgers.items()},
-        regimes[:-1],
-        periods=annual,
-        n_resamples=chosen.bootstrap_resamples,
-        level=chosen.level,
-    )
-    for name in ledgers:
-        figures[name]["by_regime"] = split[name]
+    for name, found in _by_regime(setup, ledgers, regimes, jax.random.fold_in(key, BY_REGIME)).items():
+        figures[name]["by_regime"] = found
     fallen = drawdown_rows(ledgers["agent"].equity, times, regimes, first=where.first)
     if monitor.limits:
         closes = [_time_name(times, 1 + i, where.first + 1 + i) for i in range(where.n_bars)]
@@ -245,6 +237,21 @@ def _sharpe_difference(setup: Setup, agent: Ledger, baseline: Ledger, key: jax.A
         n_resamples=chosen.bootstrap_resamples,
     )
     return [float(end) * setup.periods_per_year**0.5 if np.isfinite(end) else None for end in ends]
+
+
+def _by_regime(
+    setup: Setup, ledgers: Mapping[str, Ledger], regimes: np.ndarray, key: jax.Array
+) -> dict[str, dict[str, Any]]:
+    """Strategy -> regime -> figures; `regimes` `[n + 1]` at the marks. Consumes `key`."""
+    chosen = setup.config.evaluation
+    return figures_by_regime(
+        key,
+        {name: account_of(ledger) for name, ledger in ledgers.items()},
+        regimes[:-1],
+        periods=setup.periods_per_year,
+        n_resamples=chosen.bootstrap_resamples,
+        level=chosen.level,
+    )
 
 
 def _round_trips(ledger: Ledger) -> dict[str, Any]:

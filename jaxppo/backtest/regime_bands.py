@@ -39,7 +39,7 @@ def drawn_regimes(regimes: np.ndarray, limit: int = MAX_BANDS) -> tuple[np.ndarr
 def add_bands(figure: go.Figure, x: np.ndarray, regimes: np.ndarray) -> str:
     """Adds one pale shape for each regime behind all the rows of a figure; returns what the caption says of it.
 
-    One path of many rectangles for each regime, instead of a shape for each stretch, keeps a figure of 40,000 bars light.
+    One path of many rectangles for each regime, not a shape for each stretch: a figure of 40,000 bars stays light.
 
     Args:
       figure: with one time axis; legend entries switch the bands on and off.

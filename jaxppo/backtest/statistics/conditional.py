@@ -29,11 +29,11 @@ class ConditionalIntervals(NamedTuple):
 def conditional_intervals(
     key: jax.Array, returns: np.ndarray, inside: np.ndarray, *, level: float = 0.95, n_resamples: int = 2000
 ) -> ConditionalIntervals:
-    """Percentile intervals of mean and Sharpe ratio of the bars inside, by the stationary bootstrap of the whole series.
+    """Percentile intervals of mean and Sharpe ratio of the bars inside, by a stationary bootstrap of the whole series.
 
-    Each resample takes blocks of bars with their returns and their condition, and has as many bars inside as it comes to
-    have. Joining the bars inside to a series of its own would make neighbours of bars that are years apart, and take
-    their number for known. Blocks are as long as the influence of the bars on the mean inside,
+    Each resample takes blocks of bars with their returns and their condition, and has as many bars inside as it comes
+    to have. Joining the bars inside to a series of its own would make neighbours of bars that are years apart, and
+    take their number for known. Blocks are as long as the influence of the bars on the mean inside,
     `1{inside_t} (r_t - mean)`, asks for; the intervals are widened for the dependence that blocks cut and, by Student's
     t, for how few bars the variance is from, see `jaxppo.backtest.statistics.calibration`.
 
