@@ -46,6 +46,11 @@ class Evaluation:
     masks: dict[str, MaskEffect]
     regimes: np.ndarray
 
+    @property
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Name -> `[n]` simple return per bar of each baseline."""
+        return {name: ledger.returns for name, ledger in self.ledgers.items() if name != "agent"}
+
 
 def quick_score(
     setup: Setup,

@@ -150,7 +150,7 @@ def render(data: ReportData) -> str:
             figures.as_html("equity", figures.equity_figure(data.points, data.equity, data.regimes)),
         ),
         ("Results", _metric_table(data)),
-        ("Could it be luck?", selection.section(data.selection)),
+        ("Could it be luck?", selection.section(data.selection, data.level)),
         ("By regime", by_regime.section(data.by_regime, data.level)),
         (
             "Drawdowns and recovery",

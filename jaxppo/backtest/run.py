@@ -130,7 +130,7 @@ def run(
     with jax.default_device(setup.devices[0]):
         result = evaluate(setup, saved.policy, saved.params)
         content, returns = content_of(setup), result.ledgers["agent"].returns
-        worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content)
+        worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content, result.baselines)
         if output is not None:
             target = run_folder.make_folder(output, "backtest")
             run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": worth})
