@@ -16,7 +16,7 @@ import numpy as np
 
 from envs.features import REGIMES
 from envs.market import MarketData
-from jaxppo.backtest.formatting import MISSING, escaped, interval_text, number_text, percent
+from jaxppo.backtest.formatting import escaped, interval_text, number_text, percent
 from jaxppo.backtest.simulate import Ledger
 from jaxppo.backtest.statistics import conditional_intervals
 from jaxppo.config import RegimesConfig
@@ -182,14 +182,14 @@ def worst_drawdown(returns: np.ndarray, inside: np.ndarray) -> float:
 
 
 _COLUMNS = {
-    "annual_return": ("Mean return a year", "percent"),
-    "sharpe": ("Sharpe ratio, annual", "ratio"),
-    "volatility": ("Annual volatility", "percent"),
-    "max_drawdown": ("Worst drawdown within", "percent"),
+    "annual_return": ("Return a year", "percent"),
+    "sharpe": ("Sharpe ratio", "ratio"),
+    "volatility": ("Volatility", "percent"),
+    "max_drawdown": ("Worst drawdown", "percent"),
     "costs": ("Costs a year", "percent"),
     "turnover": ("Turnover a year", "ratio"),
-    "gross": ("Gross exposure", "percent"),
-    "net": ("Net exposure", "percent"),
+    "gross": ("Gross", "percent"),
+    "net": ("Net", "percent"),
 }
 
 
@@ -202,37 +202,37 @@ def section(of: Mapping[str, Figures], level: float) -> str:
     """
     if not any(of.values()):
         return '<p class="caption">No regimes are known of this period.</p>'
-    rows = []
+    groups = []
     for regime in next(iter(of.values())):
+        rows = []
         for position, (who, figures) in enumerate(of.items()):
             row = figures[regime]
             bars = f"{row['n_bars']:,} bar{'s' * (row['n_bars'] > 1)} in {row['stretches']:,}"
             about = f"{bars} stretch{'es' * (row['stretches'] > 1)},<br>{percent(row['share'])} of the time"
             first = f'<th scope="rowgroup" rowspan="{len(of)}">{escaped(regime)}<br><small>{about}</small></th>'
-            cells = "".join(f"<td>{_cell(name, row)}</td>" for name in _COLUMNS)
+            cells = "".join(_cell(name, row) for name in _COLUMNS)
             rows.append(f'<tr>{first * (position == 0)}<th scope="row">{escaped(who)}</th>{cells}</tr>')
+        groups.append(f"<tbody>{''.join(rows)}</tbody>")
     head = "".join(f'<th scope="col">{title}</th>' for title, _ in _COLUMNS.values())
-    table = f"<thead><tr><th>Regime</th><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    table = f"<thead><tr><th>Regime</th><th></th>{head}</tr></thead>{''.join(groups)}"
     note = (
         "A bar counts in the regime that was known when it was decided, at the close before it. Regimes are those of "
         "the run, or, where it has none, by rules: bull and bear by the trend, crisis by volatility and fall. In "
         f"brackets, {100 * level:g} % intervals from resampling the whole period in blocks, bars together with their "
-        f"regimes; fewer than {LEAST_BARS} bars, or too few stretches, are too little to tell. Returns, costs and "
-        "turnover are scaled to a year that is all of the regime. Drawdowns are those within one stretch of a regime."
+        f"regimes; fewer than {LEAST_BARS} bars, or too few stretches, are too little to tell. Mean returns, Sharpe "
+        "ratio, volatility, costs and turnover are those of a year that is all of the regime; drawdowns, those within "
+        "one stretch of it; gross and net, mean exposures at the closes."
     )
-    return f'<div class="scroll"><table class="compact regimes">{table}</table></div><p class="caption">{note}</p>'
+    return f'<div class="scroll"><table class="regimes">{table}</table></div><p class="caption">{note}</p>'
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:
     """A number, with its interval if it has one; one that lacks the interval it should have is not shown."""
     kind, interval = _COLUMNS[name][1], row.get(f"{name}_ci")
-    if interval is None:
-        return number_text(row[name], kind)
-    if row[name] is None:
-        return MISSING
-    if None in interval:
-        return "too few bars to tell"
-    return f"{number_text(row[name], kind)} {interval_text(interval, kind)}"
+    text = number_text(row[name], kind)
+    if interval is not None and row[name] is not None:
+        text = "too few bars to tell" if None in interval else f"{text} {interval_text(interval, kind)}"
+    return f"<td>{text}</td>"
 
 
 def _json(value: float) -> float | None:

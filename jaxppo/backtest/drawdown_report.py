@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,9 @@ def recovery_figure(curves: dict[str, RecoveryCurve], level: float) -> tuple[go.
             marker={"symbol": "line-ns", "size": 10, "line": {"color": colour, "width": 2}},
         )  # fmt: skip
     finish(figure, np.empty(0), height=360, last_row=1, x_title="Bars since the peak")
-    figure.update_xaxes(type="log")
+    longest = max(float(curve.bars[-1]) for curve in curves.values())
+    ticks = [step * 10**power for power in range(math.ceil(math.log10(longest)) + 1) for step in (1, 2, 5)]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     figure.update_yaxes(title_text="Not recovered", tickformat=".0%", range=[0, 1.02])
     splits = ", by the regime at their peak" if any(name in BANDS for name in curves) else ""
     return figure, (
