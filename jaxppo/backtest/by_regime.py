@@ -194,7 +194,7 @@ _COLUMNS = {
 
 
 def section(of: Mapping[str, Figures], level: float) -> str:
-    """The section of the report as HTML: a row for each strategy in each regime.
+    """The section of the report as HTML: a row for each strategy in each regime, baselines that hold nothing left out.
 
     Args:
       of: strategy -> regime -> figures, see `figures_by_regime`; the agent first.
@@ -202,8 +202,10 @@ def section(of: Mapping[str, Figures], level: float) -> str:
     """
     if not any(of.values()):
         return '<p class="caption">No regimes are known of this period.</p>'
+    agent = next(iter(of))
+    of = {who: rows for who, rows in of.items() if who == agent or any(row["gross"] for row in rows.values())}
     groups = []
-    for regime in next(iter(of.values())):
+    for regime in of[agent]:
         rows = []
         for position, (who, figures) in enumerate(of.items()):
             row = figures[regime]

@@ -166,9 +166,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         cells += [row[name] or MISSING for name in ("regime_at_peak", "regime_at_trough")]
         lines.append(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells)}</tr>")
     columns = "".join(f'<th scope="col">{name}</th>' for name in head)
-    return f'<table class="compact"><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<table class="compact drawdowns"><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 def _time(at: str | int) -> str:
-    """A time without what is midnight anyway, or the number of a bar."""
-    return f"{at:,}" if isinstance(at, int) else at.removesuffix("T00:00:00").replace("T", " ")
+    """A time to the minute, without what is midnight anyway, or the number of a bar."""
+    return f"{at:,}" if isinstance(at, int) else at.removesuffix("T00:00:00").removesuffix(":00").replace("T", " ")

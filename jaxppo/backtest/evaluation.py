@@ -200,7 +200,7 @@ def describe(summary: dict[str, Any]) -> str:
         interval = "" if low is None or high is None else f" ({_number(low)} .. {_number(high)})"
         sharpe = f"{_number(row['sharpe'])}{interval}"
         lines.append(
-            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>10.1%}"
+            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>z10.1%}"
             f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
         )
     if "monitor" in summary:
