@@ -30,9 +30,8 @@ def drawn_regimes(regimes: np.ndarray, limit: int = MAX_BANDS) -> tuple[np.ndarr
     if len(stretches(regimes)[0]) <= limit:
         return regimes, 1
     size = math.ceil(len(regimes) / limit)
-    groups = np.pad(regimes, (0, -len(regimes) % size), mode="edge").reshape(-1, size)
     values = np.unique(regimes)
-    counts = np.stack([(groups == value).sum(axis=1) for value in values], axis=1)
+    counts = np.add.reduceat(regimes[:, None] == values, np.arange(0, len(regimes), size), axis=0, dtype=np.int64)
     return np.repeat(values[counts.argmax(axis=1)], size)[: len(regimes)], size
 
 

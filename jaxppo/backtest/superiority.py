@@ -91,11 +91,11 @@ def section(figures: Figures, level: float) -> str:
             f'<tr><th scope="row">{all_of} ({test})</th><td>{_p_value(figures[name])}</td></tr>'
             for name, test in (("spa", "Hansen, SPA"), ("reality_check", "White"))
         ]
-    head = '<th>Could this be so?</th><th scope="col">p-value</th>'
+    head = '<th class="text">Could this be so?</th><th scope="col">p-value</th>'
     table = f'<table class="compact"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     note = (
         "Mean returns, whatever their risk, of bars resampled in blocks. A p-value is how often luck alone would bring "
-        f"an advantage as large; below {1 - level:.2g} it is taken to be real. {verdict(figures, level)}"
+        f"an advantage as large; below {1 - level:.2g} it is taken to be real. {escaped(verdict(figures, level))}"
     )
     return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
 
