@@ -1,6 +1,6 @@
 """Backtests: one accounting function, honest intervals, reports."""
 
-from jaxppo.backtest import capacity, drawdowns, paths, recovery, report, splits, statistics, traders, trials
+from jaxppo.backtest import by_regime, capacity, drawdowns, paths, recovery, report, splits, statistics, traders, trials
 from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.backtest.evaluation import describe
 from jaxppo.backtest.inspection import Inspection, inspect_policy
@@ -19,6 +19,7 @@ __all__ = [
     "Paths",
     "SavedRun",
     "account_frame",
+    "by_regime",
     "capacity",
     "compare",
     "describe",
