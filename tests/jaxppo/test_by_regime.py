@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from causality import assert_causal
 from test_report import Page
 
@@ -22,6 +23,7 @@ from jaxppo.backtest.statistics import (
     widened_level,
     widening,
 )
+from jaxppo.backtest.statistics.block_length import flat_top
 from jaxppo.config import RegimesConfig
 from jaxppo.regimes import market_regime, stretches
 from jaxppo.training.periods import Period
@@ -152,6 +154,25 @@ def test_one_stretch_alone_tells_nothing_and_copies_count_alike(example) -> None
     assert flat["bull"]["annual_return_ci"] == [0.0, 0.0]
     with pytest.raises(ValueError, match=r"returns of 'flat' has shape \(400,\)"):
         figures_by_regime(jax.random.key(0), {"flat": nothing}, regimes[:-1], periods=PERIODS)
+
+
+def test_few_bars_have_no_interval_however_they_lie(example) -> None:
+    accounts, _, _ = example
+    for n_bars in (by_regime.LEAST_BARS - 1, by_regime.LEAST_BARS):
+        regimes = np.zeros(400, int)
+        regimes[13 * np.arange(n_bars)] = 3
+        found = figures_by_regime(jax.random.key(0), accounts, regimes, periods=PERIODS, n_resamples=200)
+        assert (None in found["agent"]["crisis"]["sharpe_ci"]) == (n_bars < by_regime.LEAST_BARS)
+
+
+def test_students_t_counts_the_bars_inside() -> None:
+    influence = np.where(np.arange(600) % 4 == 0, np.random.default_rng(1).normal(0.0, 0.01, 600), 0.0)
+    window = flat_top(influence).window
+    inside, whole = (scipy.stats.t.ppf(0.975, bars / window) for bars in (150, 600))
+    assert inside > 1.003 * whole
+    assert widening(influence, 1.0, 0.95, bars=150) == pytest.approx(
+        inside / whole * widening(influence, 1.0, 0.95), 1e-4
+    )
 
 
 def test_a_table_shows_no_sharpe_ratio_without_its_interval(example) -> None:
