@@ -216,7 +216,7 @@ def section(of: Mapping[str, Figures], level: float) -> str:
             rows.append(f'<tr>{first * (position == 0)}<th scope="row">{escaped(who)}</th>{cells}</tr>')
         groups.append(f"<tbody>{''.join(rows)}</tbody>")
     head = "".join(f'<th scope="col">{title}</th>' for title, _ in _COLUMNS.values())
-    table = f"<thead><tr><th>Regime</th><th></th>{head}</tr></thead>{''.join(groups)}"
+    table = f'<thead><tr><th class="text">Regime</th><th></th>{head}</tr></thead>{"".join(groups)}'
     note = (
         "A bar counts in the regime that was known when it was decided, at the close before it. Regimes are those of "
         "the run, or, where it has none, by rules: bull and bear by the trend, crisis by volatility and fall. In "
