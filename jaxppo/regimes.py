@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from envs.features import REGIMES as NAMES
 from envs.features import ewma_volatility
@@ -69,6 +70,28 @@ def rule_regimes(
     regime = jnp.where(turbulent & fallen, CRISIS, regime)
     regime = jnp.where(bars.listed, bars.spread(regime), SIDEWAYS)
     return jax.nn.one_hot(regime, len(NAMES))
+
+
+def market_regime(probability: np.ndarray) -> np.ndarray:
+    """The one regime of a market at each close: the likeliest by the mean over the assets whose regime is known.
+
+    Args:
+      probability: `[n, A, 4]`, NaN where unknown.
+
+    Returns:
+      `[n]` int: position in `envs.features.REGIMES`, of equally likely ones the first; -1 where no asset's is known.
+    """
+    probability = np.asarray(probability, np.float64)
+    known = np.isfinite(probability).all(axis=-1)
+    total = np.where(known[..., None], probability, 0.0).sum(axis=1)
+    return np.where(known.any(axis=1), total.argmax(axis=-1), -1)
+
+
+def stretches(regimes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each unbroken stretch of one regime begins and ends (exclusive), `[m]` each, of `regimes [n]`."""
+    regimes = np.asarray(regimes)
+    changes = np.flatnonzero(np.diff(regimes)) + 1
+    return np.r_[0, changes][: len(regimes)], np.r_[changes, len(regimes)][: len(regimes)]
 
 
 def standardised_returns(market: MarketData, span: int = 504) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,6 @@
 """Backtests: one accounting function, honest intervals, reports."""
 
-from jaxppo.backtest import capacity, drawdowns, paths, recovery, report, splits, statistics, traders, trials
+from jaxppo.backtest import by_regime, capacity, drawdowns, paths, recovery, report, splits, statistics, traders, trials
 from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.backtest.evaluation import describe
 from jaxppo.backtest.folds import WalkForward, load_fold, walk_forward
@@ -21,6 +21,7 @@ __all__ = [
     "SavedRun",
     "WalkForward",
     "account_frame",
+    "by_regime",
     "capacity",
     "compare",
     "describe",

@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxppo.backtest import capacity_section, monitored
 from jaxppo.backtest.binding import MaskEffect, mask_effects
+from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
+from jaxppo.backtest.drawdown_report import drawdown_rows
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.report import ReportData, write_report
 from jaxppo.backtest.selection import luck_warnings
@@ -22,6 +24,9 @@ from jaxppo.networks.policy import Params, Policy
 from jaxppo.risk.metrics import round_trips
 from jaxppo.training.periods import Period
 from jaxppo.training.setup import Setup
+
+BY_REGIME = 1000
+"""What the key of the intervals by regime is folded with; the others are numbered from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +38,19 @@ class Evaluation:
       ledgers: agent first, then the baselines; NumPy arrays.
       times: `[n + 1]` bar times of the equity marks, empty for a market without times.
       masks: what each mask did.
+      regimes: `[n + 1]` int, the regime of the market known at each mark, see `jaxppo.backtest.by_regime`.
     """
 
     summary: dict[str, Any]
     ledgers: dict[str, Ledger]
     times: np.ndarray
     masks: dict[str, MaskEffect]
+    regimes: np.ndarray
+
+    @property
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Name -> `[n]` simple return per bar of each baseline."""
+        return {name: ledger.returns for name, ledger in self.ledgers.items() if name != "agent"}
 
 
 def quick_score(
@@ -118,6 +130,10 @@ def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEf
         )
     times = setup.market.info.timestamps
     times = times[where.first : where.last + 1] if len(times) else times
+    regimes = regimes_over(setup, where)
+    for name, found in _by_regime(setup, ledgers, regimes, jax.random.fold_in(key, BY_REGIME)).items():
+        figures[name]["by_regime"] = found
+    fallen = drawdown_rows(ledgers["agent"].equity, times, regimes, first=where.first)
     if monitor.limits:
         closes = [_time_name(times, 1 + i, where.first + 1 + i) for i in range(where.n_bars)]
         for name, ledger in ledgers.items():
@@ -126,7 +142,8 @@ def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEf
     span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
     baseline = {name: figures[name] for name in baselines}
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
-    return Evaluation({**figures["agent"], **span, **masks, "baseline": baseline}, ledgers, times, effects)
+    summary = {**figures["agent"], **span, **masks, "drawdowns": fallen, "baseline": baseline}
+    return Evaluation(summary, ledgers, times, effects, regimes)
 
 
 def report(
@@ -189,6 +206,8 @@ def report(
             selection=selection or {},
             sections=sections or {},
             capacity=result.summary.get("capacity"),
+            by_regime={who: row["by_regime"] for who, row in figures.items()},
+            regimes=result.regimes,
         ),
     )
 
@@ -202,7 +221,7 @@ def describe(summary: dict[str, Any]) -> str:
         interval = "" if low is None or high is None else f" ({_number(low)} .. {_number(high)})"
         sharpe = f"{_number(row['sharpe'])}{interval}"
         lines.append(
-            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>10.1%}"
+            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>z10.1%}"
             f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
         )
     if "monitor" in summary:
@@ -246,6 +265,21 @@ def _sharpe_difference(setup: Setup, agent: Ledger, baseline: Ledger, key: jax.A
         n_resamples=chosen.bootstrap_resamples,
     )
     return [float(end) * setup.periods_per_year**0.5 if np.isfinite(end) else None for end in ends]
+
+
+def _by_regime(
+    setup: Setup, ledgers: Mapping[str, Ledger], regimes: np.ndarray, key: jax.Array
+) -> dict[str, dict[str, Any]]:
+    """Strategy -> regime -> figures; `regimes` `[n + 1]` at the marks. Consumes `key`."""
+    chosen = setup.config.evaluation
+    return figures_by_regime(
+        key,
+        {name: account_of(ledger) for name, ledger in ledgers.items()},
+        regimes[:-1],
+        periods=setup.periods_per_year,
+        n_resamples=chosen.bootstrap_resamples,
+        level=chosen.level,
+    )
 
 
 def _round_trips(ledger: Ledger) -> dict[str, Any]:

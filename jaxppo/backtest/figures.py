@@ -17,6 +17,7 @@ import plotly.io
 from plotly.subplots import make_subplots
 
 from jaxppo.backtest.formatting import escaped
+from jaxppo.backtest.regime_bands import add_bands
 
 # Okabe & Ito's palette: told apart by colour-blind readers too. The agent is always the first colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b7280", "#8c6d1f", "#5b3a8c", "#222222")
@@ -70,12 +71,15 @@ def drawn_points(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
     return np.unique(picked)
 
 
-def equity_figure(times: np.ndarray, equity: Mapping[str, np.ndarray]) -> tuple[go.Figure, str]:
-    """Equity of every strategy, drawdowns below on the same time axis.
+def equity_figure(
+    times: np.ndarray, equity: Mapping[str, np.ndarray], regimes: np.ndarray | None = None
+) -> tuple[go.Figure, str]:
+    """Equity of every strategy, drawdowns below on the same time axis, regimes shaded behind.
 
     Args:
       times: `[n + 1]` datetime64 or bar numbers.
       equity: name -> `[n + 1]` currency; the first is the agent.
+      regimes: `[n + 1]` int, the regime known at each point, see `jaxppo.backtest.regime_bands`; None shades nothing.
 
     Returns:
       The figure and its caption.
@@ -99,7 +103,8 @@ def equity_figure(times: np.ndarray, equity: Mapping[str, np.ndarray]) -> tuple[
         "Equity after all costs, marked at the close of each bar; below, the distance from its highest value so far."
     )
     scale = " Equity is on a logarithmic scale." if logarithmic else ""
-    return figure, caption + scale + _thinned(len(times), "point")
+    shaded = "" if regimes is None else add_bands(figure, x, regimes)
+    return figure, caption + scale + shaded + _thinned(len(times), "point")
 
 
 def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> tuple[go.Figure, str]:

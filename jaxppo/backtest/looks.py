@@ -6,18 +6,23 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxppo.backtest import trials
 from jaxppo.backtest.selection import figures_alone, selection_figures
+from jaxppo.backtest.superiority import superiority_figures
 from jaxppo.backtest.trials import Trial
 from jaxppo.config import Config, ConfigError
 from jaxppo.training import run_folder
 from jaxppo.training.periods import Period
 from jaxppo.training.setup import Setup
+
+SUPERIORITY = 2000
+"""What the key of these tests is folded with; those of `jaxppo.backtest.evaluation` are below."""
 
 
 def record_look(
@@ -65,8 +70,15 @@ def record_look(
         return Trial(**look, n_bars=len(returns), sharpe=trials.sharpe_of(returns))
 
 
-def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarray, content: str) -> dict[str, Any]:
-    """Records the evaluation of a checkpoint on the test period, and says what it is worth; see `selection_figures`.
+def judge(
+    setup: Setup,
+    folder: pathlib.Path,
+    iteration: int,
+    returns: np.ndarray,
+    content: str,
+    baselines: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Records the evaluation of a checkpoint on the test period, and says what it is worth.
 
     Where the register cannot be read, which `record_look` says on stderr, it is judged by itself.
 
@@ -76,14 +88,25 @@ def judge(setup: Setup, folder: pathlib.Path, iteration: int, returns: np.ndarra
       iteration: of the checkpoint.
       returns: `[n]` simple return per bar of the policy over the test period.
       content: `content_of(setup)`.
+      baselines: name -> `[n]` returns of the baselines over the same bars; None leaves out the tests against them.
+
+    Returns:
+      See `selection_figures`, and as `superiority` the tests of `superiority_figures` against the baselines.
 
     Raises:
       ConfigError: the register is damaged.
     """
-    return worth_of(setup, folder, record_look(setup, folder, iteration, "test", returns, content), returns)
+    test = record_look(setup, folder, iteration, "test", returns, content)
+    return worth_of(setup, folder, test, returns, baselines)
 
 
-def worth_of(setup: Setup, folder: pathlib.Path, test: Trial, returns: np.ndarray) -> dict[str, Any]:
+def worth_of(
+    setup: Setup,
+    folder: pathlib.Path,
+    test: Trial,
+    returns: np.ndarray,
+    baselines: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """`judge` for an evaluation that is recorded already as `test`.
 
     Raises:
@@ -91,12 +114,19 @@ def worth_of(setup: Setup, folder: pathlib.Path, test: Trial, returns: np.ndarra
     """
     register, level = trials.register_of(folder), setup.config.evaluation.level
     try:
-        selected = _selecting(trials.read(register), test)
-        return selection_figures(register, test, selected, level)
+        known = trials.read(register)
+        figures = selection_figures(register, test, _selecting(known, test), level)
+        same = [trial for trial in known if trial.period == "test" and trial.bars == test.bars]
+        looks = trials.load_returns(register, same) if test in same else returns[:, None]
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except OSError:
-        return figures_alone(test, returns, level)
+        figures, looks = figures_alone(test, returns, level), returns[:, None]
+    if baselines is not None:
+        key = jax.random.fold_in(jax.random.key(setup.config.seed), SUPERIORITY)
+        n_resamples = setup.config.evaluation.bootstrap_resamples
+        figures["superiority"] = superiority_figures(key, returns, baselines, looks, n_resamples=n_resamples)
+    return figures
 
 
 def _selecting(known: Sequence[Trial], test: Trial) -> Trial | None:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from envs.features import REGIMES
-from jaxppo.backtest import capacity_section, figures, monitored, selection
+from jaxppo.backtest import by_regime, capacity_section, drawdown_report, figures, limits, monitored, selection
 from jaxppo.backtest.binding import MaskEffect
 from jaxppo.backtest.formatting import (
     METRICS,
@@ -65,6 +64,9 @@ class ReportData:
       selection: period -> what it is worth after all that was looked at, as in summary.json; may be empty.
       sections: more sections, title -> HTML.
       capacity: other costs and capital, see `jaxppo.backtest.capacity.costs_and_capital`; None leaves them out.
+      by_regime: strategy -> regime -> figures, see `jaxppo.backtest.by_regime`; may be empty.
+      regimes: `[n + 1]` int, the regime known at each point of the equity, position in `envs.features.REGIMES`; -1
+        where none is, as it is everywhere by default.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -92,12 +94,17 @@ class ReportData:
     selection: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     sections: Mapping[str, str] = dataclasses.field(default_factory=dict)
     capacity: Mapping[str, Any] | None = None
+    by_regime: Mapping[str, by_regime.Figures] = dataclasses.field(default_factory=dict)
+    regimes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)
+        if self.regimes is None:
+            object.__setattr__(self, "regimes", np.full(n + 1, -1))
         if not self.equity or n < 1:
             raise ValueError("a report needs the equity of at least one strategy over at least one bar")
         lengths = {f"equity[{name!r}]": len(values) for name, values in self.equity.items()}
+        lengths["regimes"] = len(self.regimes)
         if len(self.timestamps):
             lengths["timestamps"] = len(self.timestamps)
         wrong = [f"{name} has {length} points, not {n + 1}" for name, length in lengths.items() if length != n + 1]
@@ -142,17 +149,25 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
 def render(data: ReportData) -> str:
     """The report as HTML text; see `write_report`."""
     sections = (
-        ("Equity and drawdown", figures.as_html("equity", figures.equity_figure(data.points, data.equity))),
+        (
+            "Equity and drawdown",
+            figures.as_html("equity", figures.equity_figure(data.points, data.equity, data.regimes)),
+        ),
         ("Results", _metric_table(data)),
-        ("Could it be luck?", selection.section(data.selection)),
+        ("Could it be luck?", selection.section(data.selection, data.level)),
         *data.sections.items(),
+        ("By regime", by_regime.section(data.by_regime, data.level)),
+        (
+            "Drawdowns and recovery",
+            drawdown_report.section(data.equity[data.agent], data.timestamps, data.regimes, data.level),
+        ),
         (
             "Positions",
             figures.as_html("positions", figures.positions_figure(data.points[1:], data.weights, data.symbols)),
         ),
         ("Costs", _costs(data)),
         ("Costs and capacity", capacity_section.section(data.capacity)),
-        ("Limits", _limits(data) + _constraints(data)),
+        ("Limits", limits.section(data.masks, data.constraints)),
         ("Monitored limits", monitored.section(data.watched, data.stopped, data.training)),
         ("What the policy looks at", _inspection(data)),
         ("Training", figures.as_html("training", figures.training_figure(data.training))),
@@ -307,53 +322,6 @@ def _costs(data: ReportData) -> str:
     head = "<tr><th></th><th>Paid</th><th>Of starting equity</th></tr>"
     table = f'<table class="compact"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
     return figures.as_html("costs", figures.costs_figure(data.points[1:], data.costs)) + table
-
-
-def _limits(data: ReportData) -> str:
-    """What each mask did, a row each, a table for each figure; by regime where there are regimes."""
-    if not data.masks:
-        return '<p class="caption">The agent traded without masks.</p>'
-    regimes = [name for name in REGIMES if any(name in effect.by_regime for effect in data.masks.values())]
-    parts = []
-    for figure, title in _LIMIT_FIGURES.items():
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("All", *regimes))
-        rows = []
-        for name, effect in data.masks.items():
-            of_regimes = (effect.by_regime.get(regime, {}).get(figure, math.nan) for regime in regimes)
-            values = (getattr(effect, figure), *of_regimes)
-            cells = "".join(f"<td>{percent(value) if math.isfinite(value) else MISSING}</td>" for value in values)
-            rows.append(f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>')
-        top = f"<thead><tr><th>{title}</th>{head}</tr></thead>"
-        parts.append(f'<div class="scroll"><table class="compact">{top}<tbody>{"".join(rows)}</tbody></table></div>')
-    note = (
-        "Each mask against the same policy with all masks but this one: what two forbid alike counts for neither. "
-        "Decisions changed: share of the decisions about an asset, along the path with all masks. Exposure removed and "
-        "costs saved: mean gross exposure, and costs and financing a year, of an account that trades through the whole "
-        "period without the mask, less those of the agent; of equity. Regimes add up to them."
-    )
-    return "".join(parts) + f'<p class="caption">{note}</p>'
-
-
-def _constraints(data: ReportData) -> str:
-    """What became of each constraint of training, a row each."""
-    if not data.constraints:
-        return ""
-    rows = []
-    for name, row in data.constraints.items():
-        verdict = "infeasible" if row["infeasible"] else "held" if row["held"] else "not held"
-        numbers = "".join(f"<td>{number_text(row[key], 'number')}</td>" for key in ("limit", "measured", "multiplier"))
-        rows.append(f'<tr><th scope="row">{escaped(name)}</th>{numbers}<td class="text">{verdict}</td></tr>')
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("Limit", "Measured", "Multiplier", ""))
-    top = f"<thead><tr><th>Constraint</th>{head}</tr></thead>"
-    note = (
-        "Constraints of training: means over the last quarter of its iterations, of the policy with its randomness, on "
-        "the training period. Infeasible: not held with the multiplier at its maximum."
-    )
-    table = f'<table class="compact">{top}<tbody>{"".join(rows)}</tbody></table>'
-    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
-
-
-_LIMIT_FIGURES = {"bound": "Decisions changed", "exposure_removed": "Exposure removed", "costs_saved": "Costs saved"}
 
 
 def _inspection(data: ReportData) -> str:

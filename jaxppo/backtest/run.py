@@ -136,7 +136,7 @@ def run(
         if capacity:
             result.summary["capacity"] = costs_and_capital(saved)
         content, returns = content_of(setup), result.ledgers["agent"].returns
-        worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content)
+        worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content, result.baselines)
         if output is not None:
             target = run_folder.make_folder(output, "backtest")
             run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": worth})

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxppo.backtest import trials
+from jaxppo.backtest import superiority, trials
 from jaxppo.backtest.formatting import escaped, interval_text, number_text, percent
 from jaxppo.backtest.statistics import (
+    autocorrelation_adjusted_sharpe,
     deflated_sharpe,
     effective_trials,
     expected_maximum_sharpe,
@@ -47,8 +49,8 @@ def selection_figures(
       `out_of_sample` and perhaps `validation`: `trials` of that kind in the register, what they amount to as
       `effective_trials`, `sharpe` (annual) and `sharpe_ci` from its standard error, `psr` against 0, `hurdle` (annual
       Sharpe ratio that the best of them reaches by luck), `dsr`, `minimum_track_record` (bars to exceed it; None if no
-      length would do), and for validation `pbo`, `degradation` (slope) and `probability_of_loss` of choosing among the
-      looks at the same bars.
+      length would do), `adjusted_sharpe` (annual, Lo's for autocorrelated bars) and `adjusted_sharpe_ci`, and for
+      validation `pbo`, `degradation` (slope) and `probability_of_loss` of choosing among the looks at the same bars.
 
     Raises:
       ValueError: the register is damaged, or returns are missing.
@@ -88,14 +90,29 @@ def _chances(
 ) -> dict[str, Any]:
     """What the returns of a trial say against 0 and against the best of `n` by luck; None where they are too few."""
     psr = dsr = bars = low = high = None
+    adjusted = adjusted_low = adjusted_high = None
     if returns is not None and of.sharpe != 0.0 and of.n_bars >= 3:
         psr = _finite(probabilistic_sharpe(returns))
         dsr = _finite(deflated_sharpe(returns, sharpes, n_trials=n))
         bars = _finite(minimum_track_record(returns, hurdle, level=level))
-        half = NormalDist().inv_cdf(0.5 + level / 2.0) * float(sharpe_error(returns))
-        annual = math.sqrt(of.periods)
+        z, annual = NormalDist().inv_cdf(0.5 + level / 2.0), math.sqrt(of.periods)
+        half = z * float(sharpe_error(returns))
         low, high = (_finite((of.sharpe + sign * half) * annual) for sign in (-1.0, 1.0))
-    return {"sharpe_ci": [low, high], "psr": psr, "dsr": dsr, "minimum_track_record": bars}
+        if of.n_bars >= 4:
+            lo = _adjusted(returns, periods=max(1, round(of.periods)))
+            adjusted = _finite(lo.sharpe)
+            adjusted_low, adjusted_high = (_finite(lo.sharpe + sign * z * lo.standard_error) for sign in (-1.0, 1.0))
+    return {
+        "sharpe_ci": [low, high],
+        "adjusted_sharpe": adjusted,
+        "adjusted_sharpe_ci": [adjusted_low, adjusted_high],
+        "psr": psr,
+        "dsr": dsr,
+        "minimum_track_record": bars,
+    }
+
+
+_adjusted = jax.jit(autocorrelation_adjusted_sharpe, static_argnames=("periods", "lags"))
 
 
 def _effective(register: pathlib.Path, group: Sequence[Trial]) -> float:
@@ -140,6 +157,7 @@ _ROWS = {
     "trials": "Trials looked at",
     "effective_trials": "Independent trials they amount to",
     "sharpe": "Annual Sharpe ratio",
+    "adjusted_sharpe": "The same, adjusted for autocorrelation (Lo)",
     "hurdle": "Reached by the best of them without skill",
     "psr": "Probability that the true ratio exceeds 0 (PSR)",
     "dsr": "Probability that it exceeds that of luck (DSR)",
@@ -152,23 +170,25 @@ _AS_PERCENT = ("psr", "dsr", "pbo", "probability_of_loss")
 _TITLES = {"out_of_sample": "Test period", "validation": "Validation, which selected the checkpoint"}
 
 
-def section(figures: Figures) -> str:
-    """The section of the report as HTML."""
+def section(figures: Figures, level: float) -> str:
+    """The section of the report as HTML; `level` is that of the tests."""
     if not figures:
         return '<p class="caption">No register of trials was kept.</p>'
-    head = "".join(f'<th scope="col">{_TITLES[name]}</th>' for name in figures)
+    columns = {name: figures[name] for name in _TITLES if name in figures}
+    head = "".join(f'<th scope="col">{_TITLES[name]}</th>' for name in columns)
     rows = []
     for name, title in _ROWS.items():
-        if any(name in column for column in figures.values()):
-            cells = "".join(f"<td>{_cell(name, column)}</td>" for column in figures.values())
+        if any(name in column for column in columns.values()):
+            cells = "".join(f"<td>{_cell(name, column)}</td>" for column in columns.values())
             rows.append(f'<tr><th scope="row">{escaped(title)}</th>{cells}</tr>')
     note = (
         "From the register trials.jsonl beside the run folder: every run, seed and checkpoint whose returns were seen. "
         "Test figures are deflated by all looks at test periods, validation figures by all looks at "
-        "validation. Sharpe ratios are taken as those of independent bars."
+        "validation. Sharpe ratios are taken as those of independent bars, but for the one that is adjusted."
     )
     table = f'<table class="compact"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
+    tests = superiority.section(figures["superiority"], level) if "superiority" in figures else ""
+    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>{tests}'
 
 
 def one_line(figures: Figures) -> str:
@@ -181,8 +201,8 @@ def one_line(figures: Figures) -> str:
 
 def _cell(name: str, column: Figures) -> str:
     value = column.get(name)
-    if name == "sharpe":
-        return f"{number_text(value, 'ratio')} {interval_text(column['sharpe_ci'], 'ratio')}"
+    if name in ("sharpe", "adjusted_sharpe"):
+        return f"{number_text(value, 'ratio')} {interval_text(column[f'{name}_ci'], 'ratio')}"
     if value is not None and name in _AS_PERCENT:
         return percent(value)
     if value is not None and name in ("trials", "minimum_track_record"):

@@ -105,7 +105,7 @@ def trading_experiment(setup: Setup) -> Experiment:
         looked = inspect_policy(setup, policy, net)
         limits, text = summary.get("constraints", {}), dump_config(setup.config)
         iteration = summary["validation"]["best_iteration"]
-        worth = judge(setup, folder, iteration, result.ledgers["agent"].returns, content)
+        worth = judge(setup, folder, iteration, result.ledgers["agent"].returns, content, result.baselines)
         report(setup, result, looked, list(rows), text, folder / "report.html", limits, worth)
         return {"out_of_sample": result.summary, "selection": worth}
 

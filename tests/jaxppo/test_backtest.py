@@ -18,7 +18,9 @@ from tiny_run import (
 
 import jaxppo
 from envs import simulators
+from envs.features import REGIMES
 from jaxppo import backtest
+from jaxppo.backtest import by_regime, evaluation
 from jaxppo.config import ConfigError, load_config
 
 
@@ -50,6 +52,43 @@ def test_with_an_output_folder(run, summary, tmp_path, capfd):
     assert printed == backtest.describe(summary) + "\n"
     assert f"{summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}" in printed
     assert all(name in printed for name in ("agent", "buy_and_hold", "flat", "volatility_target"))
+
+
+def test_bars_belong_to_the_regime_in_which_they_were_decided(run, summary):
+    """Adds up to the whole; the regime of the bar's own close is another split."""
+    saved = backtest.load_run(run)
+    regimes = by_regime.regimes_over(saved.setup, saved.setup.periods["test"])
+    result = evaluation.evaluate(saved.setup, saved.policy, saved.params)
+    annual, n = saved.setup.periods_per_year, summary["n_bars"]
+    assert len(set(regimes)) > 1
+    for name, own in {"agent": summary, **summary["baseline"]}.items():
+        returns, found = result.ledgers[name].returns, own["by_regime"]
+        assert sum(row["n_bars"] for row in found.values()) == n
+        assert sum(row["share"] * row["turnover"] for row in found.values()) == pytest.approx(own["turnover"])
+        for number, regime in enumerate(REGIMES):
+            inside = regimes[:-1] == number
+            assert (regime in found) == inside.any()
+            if inside.any():
+                assert found[regime]["annual_return"] == pytest.approx(returns[inside].mean() * annual)
+        ledger = result.ledgers[name]
+        weights, equity = np.asarray(ledger.weights), np.asarray(ledger.equity, np.float64)
+        paid = np.asarray(ledger.paid, np.float64).sum(axis=1) + np.asarray(ledger.financing)
+        for figure, expected in (
+            ("gross", np.abs(weights).sum(axis=1).mean()),
+            ("net", weights.sum(axis=1).mean()),
+            ("costs", (paid / equity[:-1]).mean() * annual),
+        ):
+            assert sum(row["share"] * row[figure] for row in found.values()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_drawdowns_one_by_one(run, summary):
+    rows = summary["drawdowns"]
+    assert rows[0]["depth"] == pytest.approx(summary["max_drawdown"], rel=1e-4)
+    assert [row["depth"] for row in rows] == sorted((row["depth"] for row in rows), reverse=True)
+    assert all(summary["first_bar"] <= row["peak"] < row["trough"] <= summary["last_bar"] for row in rows)
+    report = (run / "report.html").read_text()
+    for title in ("By regime", "Drawdowns and recovery", "Shaded: the regime of the market"):
+        assert title in report
 
 
 def test_the_number_of_devices_does_not_matter(run, summary, tmp_path):

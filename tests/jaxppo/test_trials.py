@@ -148,6 +148,10 @@ def test_figures_equal_ffn_and_quantstats(tmp_path) -> None:
     assert figures["dsr"] < 0.8 < figures["psr"]
     low, high = figures["sharpe_ci"]
     assert low < figures["sharpe"] < high
+    correlation = [series.autocorr(lag) for lag in range(1, 5)]
+    variance = 252 + 2 * sum((252 - lag) * rho for lag, rho in enumerate(correlation, 1))
+    lo = 252 / math.sqrt(variance) * series.mean() / series.std()
+    assert figures["adjusted_sharpe"] == pytest.approx(lo, rel=0.05), "pandas takes means of each part"
 
 
 def test_hourly_and_daily_trials_stand_side_by_side_by_the_year(tmp_path) -> None:
@@ -209,6 +213,15 @@ def test_every_run_seed_and_checkpoint_that_was_looked_at_is_there(workplace) ->
     report = (workplace / "seed-8" / "report.html").read_text()
     assert "Could it be luck?" in report
     assert "Probability that it exceeds that of luck (DSR)" in report
+    alone, both = first["superiority"], second["superiority"]
+    assert list(both["no_better_than"]) == ["buy_and_hold", "flat", "volatility_target"]
+    assert (alone["looks"], both["looks"]) == (1, 2), "the second run is tested with the first"
+    assert alone["spa"] == pytest.approx(alone["no_better_than"]["buy_and_hold"], abs=0.15), "one strategy, other draws"
+    assert "None of 2 looks at these bars earns more than buy_and_hold" in report
+    assert (second["out_of_sample"]["dsr"] < 0.95) == ("indistinguishable from the best of 2 trials" in report)
+    for figures in (first["out_of_sample"], second["validation"]):
+        low, high = figures["adjusted_sharpe_ci"]
+        assert low < figures["adjusted_sharpe"] < high
 
 
 def test_resuming_and_repeating_count_nothing_twice(workplace, capfd) -> None:

@@ -8,7 +8,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -175,8 +175,8 @@ def _finish(
     ways = results.ways_to_choose(agents, len(plan.folds))
     ledgers = stitched_ledgers(setup, programs.policy, job.params, nets, plan, list(ways.values()))
     folds = results.fold_table(plan, agents, ways, ledgers, market, annual, level)
-    worth = _record(job, plan, agents, ways, ledgers, content)
     result = judged(setup, ledgers[0][0], plan.test, {})
+    worth = _record(job, plan, agents, ways, ledgers, content, result.baselines)
     found = {
         "kind": setup.config.walk_forward.kind,
         "n_folds": len(plan.folds),
@@ -208,6 +208,7 @@ def _record(
     ways: dict[str, list[int]],
     ledgers: Sequence[Sequence[Ledger]],
     content: str,
+    baselines: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Records every test of every agent and every path; says what the first path of the selected agents is worth."""
     setup, folder, origin = job.setup, job.folder, plan.test.first
@@ -223,7 +224,7 @@ def _record(
             trial = record_look(setup, folder, 0, "test", ledger.returns, content, **of)
             if way == results.SELECTED and path == 0:
                 first = trial
-    return worth_of(setup, folder, first, ledgers[0][0].returns)
+    return worth_of(setup, folder, first, ledgers[0][0].returns, baselines)
 
 
 def _averaged(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:

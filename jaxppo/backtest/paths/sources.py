@@ -9,6 +9,7 @@ from envs.market import MarketData, slice_bars
 from jaxppo.backtest.run import SavedRun
 from jaxppo.backtest.statistics import optimal_block_length
 from jaxppo.config import ConfigError
+from jaxppo.regimes import market_regime
 
 BY_REGIME = ("regime_bootstrap", "regime_switching")
 
@@ -61,7 +62,4 @@ def _labels(run: SavedRun, name: str) -> np.ndarray:
     if setup.regimes is None:
         raise ConfigError(f"--generator is {name!r}, but regimes.kind of the run is none; it needs rules or hmm")
     period = setup.periods["test"]
-    probability = np.asarray(setup.regimes, np.float64)[period.first : period.last + 1]
-    known = np.isfinite(probability).all(axis=-1)
-    mean = np.where(known[..., None], probability, 0.0).sum(axis=1)
-    return np.where(known.any(axis=1), mean.argmax(axis=-1), -1)
+    return market_regime(setup.regimes[period.first : period.last + 1])

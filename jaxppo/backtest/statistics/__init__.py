@@ -14,6 +14,7 @@ from jaxppo.backtest.statistics.comparison import (
     reality_check,
     superior_predictive_ability,
 )
+from jaxppo.backtest.statistics.conditional import ConditionalIntervals, conditional_intervals
 from jaxppo.backtest.statistics.deflated import deflated_sharpe, effective_trials, expected_maximum_sharpe
 from jaxppo.backtest.statistics.overfitting import Overfitting, probability_of_backtest_overfitting
 from jaxppo.backtest.statistics.resampling import (
@@ -31,6 +32,7 @@ from jaxppo.backtest.statistics.summary import sharpe_per_bar, summarise
 
 __all__ = [
     "AnnualSharpe",
+    "ConditionalIntervals",
     "Metric",
     "Overfitting",
     "PairedTest",
@@ -39,6 +41,7 @@ __all__ = [
     "bootstrap_difference_interval",
     "bootstrap_interval",
     "bootstrap_variance",
+    "conditional_intervals",
     "deflated_sharpe",
     "effective_trials",
     "expected_maximum_sharpe",

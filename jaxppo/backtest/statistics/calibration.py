@@ -45,7 +45,7 @@ def lost_spread(series: np.ndarray, mean_block: float) -> np.ndarray:
     return np.sqrt(np.where(within > 0, np.maximum(variance, within) / np.where(within > 0, within, 1.0), 1.0))
 
 
-def widening(returns: np.ndarray, mean_block: float, level: float) -> float:
+def widening(returns: np.ndarray, mean_block: float, level: float, *, bars: int | None = None) -> float:
     """Factor >= 1 by which an interval of this level has to be wider than that of a bootstrap with such blocks.
 
     `lost_spread` times `t / z`: a variance is estimated from about `n / M` independent stretches of M bars, the window
@@ -55,6 +55,8 @@ def widening(returns: np.ndarray, mean_block: float, level: float) -> float:
       returns: `[n]` or `[n, S]` float; of several series the largest factor is taken.
       mean_block: mean block length in bars.
       level: in (0, 1).
+      bars: n, how many of the bars count; None takes all. Of a statistic of some bars alone, which is given by its
+        influence, 0 elsewhere, they are those bars.
 
     Returns:
       The factor; 1 where there is nothing to estimate (fewer than 4 bars, a constant series).
@@ -65,7 +67,8 @@ def widening(returns: np.ndarray, mean_block: float, level: float) -> float:
         return 1.0
     columns = columns[:, np.ptp(columns, axis=0) > 0]
     z = NormalDist().inv_cdf(0.5 + level / 2.0)
-    degrees = (max(len(one) / flat_top(one).window, FEWEST_DEGREES) for one in columns.T)
+    count = len(columns) if bars is None else bars
+    degrees = (max(count / flat_top(one).window, FEWEST_DEGREES) for one in columns.T)
     student = (_student_quantile(z, of) / z for of in degrees)
     return max((t * lost for t, lost in zip(student, lost_spread(columns, mean_block), strict=True)), default=1.0)
 

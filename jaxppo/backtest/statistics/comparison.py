@@ -19,7 +19,7 @@ from jaxppo.backtest.statistics.calibration import (
     widening,
 )
 from jaxppo.backtest.statistics.checks import check_count, check_panel, check_returns
-from jaxppo.backtest.statistics.resampling import resampling_counts
+from jaxppo.backtest.statistics.resampling import resampled_means
 
 
 class SuperiorAbility(NamedTuple):
@@ -170,10 +170,8 @@ def _resampled_means(
     key: jax.Array, excess: jax.Array, mean_block: jax.Array, *, n_resamples: int
 ) -> tuple[jax.Array, jax.Array]:
     """Means `[B, N]` of the resamples less those of the sample, and the sample's `[N]`."""
-    n = excess.shape[0]
     centre = jnp.mean(excess, axis=0)
-    counts = resampling_counts(key, n, mean_block, n_resamples).astype(excess.dtype)
-    return counts @ (excess - centre[None]) / n, centre
+    return resampled_means(key, excess - centre[None], mean_block, n_resamples), centre
 
 
 def _ability(means: np.ndarray, centre: np.ndarray, error: np.ndarray, n: int, studentised: bool) -> SuperiorAbility:

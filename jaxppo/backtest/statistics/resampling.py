@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +63,31 @@ def resampling_counts(key: jax.Array, n: int, mean_block: jax.Array | float, n_r
       `[n_resamples, n]` float32 counts; each row sums to n.
     """
 
+    return _over_resamples(lambda counts: counts, key, n, mean_block, n_resamples)
+
+
+@functools.partial(jax.jit, static_argnames=("n_resamples",))
+def resampled_means(key: jax.Array, series: jax.Array, mean_block: jax.Array | float, n_resamples: int) -> jax.Array:
+    """Means `[n_resamples, N]` of the resamples of `series [n, N]`, in memory that does not grow with their number.
+
+    A matmul of counts for each batch of resamples; see `resampling_counts`.
+    """
+    n = series.shape[0]
+
+    def mean(counts: jax.Array) -> jax.Array:
+        return jnp.matmul(counts.astype(series.dtype), series, precision=jax.lax.Precision.HIGHEST) / n
+
+    return _over_resamples(mean, key, n, mean_block, n_resamples)
+
+
+def _over_resamples(
+    statistic: Callable[[jax.Array], jax.Array], key: jax.Array, n: int, mean_block: jax.Array | float, n_resamples: int
+) -> jax.Array:
+    """`[n_resamples, ...]` of the counts `[n]` of each resample."""
+
     def one(resample_key: jax.Array) -> jax.Array:
         bars = stationary_bootstrap_indices(resample_key, n, mean_block)
-        return jnp.zeros((n,), jnp.float32).at[bars].add(1.0)
+        return statistic(jnp.zeros((n,), jnp.float32).at[bars].add(1.0))
 
     keys = jax.random.split(key, n_resamples)
     return jax.lax.map(one, keys, batch_size=max(1, min(n_resamples, BATCH_ELEMENTS // n)))
