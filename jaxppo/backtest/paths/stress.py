@@ -1,15 +1,16 @@
-"""What a Monte Carlo changes of each path beside its market: prices of trading, fills that do not happen, the start."""
+"""What a Monte Carlo changes of each path beside its market: prices of trading, latency, missing fills, the start."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from envs.perturbations import miss_fills, prices_of, random_start, scale_costs
+from envs.execution import Costs
+from envs.perturbations import miss_fills, prices_of, random_latency, random_start, scale_costs
 
 if TYPE_CHECKING:
     from envs.types import EnvParams
@@ -25,6 +26,8 @@ class Stress:
         its own, log-uniform between them. None leaves them alone.
       missed_fills: probability in [0, 1) that nothing can be had of an asset in a bar.
       delay: most bars, >= 0, by which the first decision is delayed, uniformly.
+      latency: fewest and most bars, 1 <= LOW <= HIGH, from a decision to its fill; each path has its own number,
+        uniformly. The fill rule of what is traded must have HIGH `latency_bars`. None leaves them as they are there.
 
     Raises:
       ValueError: a value outside its range.
@@ -33,6 +36,7 @@ class Stress:
     scale_costs: tuple[float, float] | None = None
     missed_fills: float = 0.0
     delay: int = 0
+    latency: tuple[int, int] | None = None
 
     def __post_init__(self):
         low, high = self.scale_costs or (1.0, 1.0)
@@ -42,24 +46,41 @@ class Stress:
             raise ValueError(f"missed_fills is {self.missed_fills:g}; it must be in [0, 1)")
         if self.delay < 0:
             raise ValueError(f"delay is {self.delay}; it must be >= 0 bars")
+        least, most = self.latency or (1, 1)
+        if not 1 <= least <= most:
+            raise ValueError(f"latency is {least} {most}; it must be two numbers of bars, 1 <= LOW <= HIGH")
 
     def perturbation(self) -> Perturbation | None:
         """What `jaxppo.backtest.Paths` takes as `perturb`, with `spare=delay`; None for nothing."""
         if self == UNSTRESSED:
             return None
-        scaled, missed, delay = self.scale_costs, self.missed_fills, self.delay
+        scaled, latency = (pair and tuple(pair) for pair in (self.scale_costs, self.latency))
+        missed, delay = self.missed_fills, self.delay
 
         def perturb(key: jax.Array, params: EnvParams) -> EnvParams:
-            key_costs, key_fills, key_start = jax.random.split(key, 3)
+            key_costs, key_fills, key_start, key_latency = jax.random.split(key, 4)
             if scaled is not None:
                 ranges = dict.fromkeys(prices_of(params.costs), scaled)
                 params = params.replace(costs=scale_costs(key_costs, params.costs, ranges))
             if missed > 0:
                 params = params.replace(table=miss_fills(key_fills, params.table, jnp.float32(missed)))
+            if latency is not None:
+                params = _with_latency(params, random_latency(key_latency, *latency))
             first = params.first_bar
             return params.replace(first_bar=random_start(key_start, first, first + delay)) if delay else params
 
         return perturb
+
+
+def _with_latency(params: EnvParams, latency: jax.Array) -> EnvParams:
+    """`params` with `Costs.latency` `[n]` for the account, and for those that its sizing keeps of strategies."""
+    every_bar = jnp.broadcast_to(latency, (params.market.n_bars, *latency.shape))
+
+    def kept(x: Any) -> Any:
+        return x.replace(latency=every_bar) if isinstance(x, Costs) else x
+
+    sizing = jax.tree.map(kept, params.sizing, is_leaf=lambda x: isinstance(x, Costs))
+    return params.replace(costs=params.costs.replace(latency=latency), sizing=sizing)
 
 
 UNSTRESSED = Stress()
