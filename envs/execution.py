@@ -18,7 +18,7 @@ from envs.slippage import SlippageConditions, slippage_scale
 
 @struct.dataclass
 class Costs:
-    """Prices of trading and holding; every field is a traceable scalar, so a batch of them may be `vmap`ped.
+    """Prices of trading and holding; every field is traceable, most are scalars, so a batch may be `vmap`ped.
 
     Attributes:
       commission_rate: `[]` fraction of the traded notional (1e-4 is 1 basis point).
@@ -35,6 +35,8 @@ class Costs:
       displacement: `envs.impact.Impact`: what own trades do to the price of later ones; `()` for nothing.
       conditions: `envs.slippage.SlippageConditions`, which the table of bars is made with: of a batch of costs on one
         table it is that of the table; `()` for none.
+      latency: `[FillRule.latency_bars]` bool, true for the one of the next bars in which orders are due, the first is
+        the next; the same for all orders of an account. `()` for the last, as the fill rule says.
     """
 
     commission_rate: jax.Array
@@ -50,6 +52,7 @@ class Costs:
     maintenance_margin: jax.Array
     displacement: Any = ()
     conditions: Any = ()
+    latency: Any = ()
 
 
 NO_PARTICIPATION_LIMIT = 1e30

@@ -1,4 +1,4 @@
-"""What Monte Carlo changes beside the market: costs, start, and fills that do not happen; pure functions of a key."""
+"""What Monte Carlo changes beside the market: costs, latency, start, missing fills; pure functions of a key."""
 
 from __future__ import annotations
 
@@ -79,6 +79,14 @@ def scale_costs(key: jax.Array, costs: Costs, ranges: Mapping[str, tuple[float, 
 def random_start(key: jax.Array, first: jax.Array | int, last: jax.Array | int) -> jax.Array:
     """First decision bar of a path, `[]` int32, uniform over `first <= bar <= last`. Consumes `key`."""
     return jax.random.randint(key, (), first, jnp.asarray(last, jnp.int32) + 1)
+
+
+def random_latency(key: jax.Array, least: int, most: int) -> jax.Array:
+    """`Costs.latency` `[most]` of orders that take from `least` to `most` bars, 1 <= least <= most, uniformly.
+
+    Consumes `key`.
+    """
+    return jnp.arange(1, most + 1) == jax.random.randint(key, (), least, most + 1)
 
 
 def miss_fills(key: jax.Array, table: jax.Array, probability: jax.Array | float) -> jax.Array:

@@ -25,7 +25,8 @@ class FillRule:
     """How orders reach the market (static).
 
     Attributes:
-      latency_bars: bars from the decision to the fill, >= 1; 1 fills at the open of the next bar.
+      latency_bars: bars from the decision to the fill, >= 1; 1 fills at the open of the next bar. With `Costs.latency`
+        the most that there may be.
       unfilled: what happens to the part of an order that a bar could not absorb: "carry" works it in the following
         bars until a new decision replaces it, "drop" cancels it.
       price: "next_open", or "decision_close" to fill at the close that the decision has already seen, which no market
@@ -122,6 +123,15 @@ def check_displacement(costs: Costs, rule: FillRule) -> None:
         )
 
 
+def check_latency(costs: Costs, rule: FillRule) -> None:
+    """Raises ValueError where costs have a latency of their own and the rule not as many bars."""
+    if not isinstance(costs.latency, tuple) and costs.latency.shape != (rule.latency_bars,):
+        raise ValueError(
+            f"orders of these costs are due within {costs.latency.shape[-1]} bars, and FillRule says latency_bars="
+            f"{rule.latency_bars}; the two must be equal"
+        )
+
+
 def expected_weights(portfolio: Portfolio) -> jax.Array:
     """Position weights `[A]` once the outstanding orders are filled."""
     return weights_of(portfolio.replace(shares=portfolio.shares + outstanding(portfolio)))
@@ -191,10 +201,11 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
       The portfolio at the close of `bar`, and what happened. An equity below zero is a debt and is kept.
 
     Raises:
-      ValueError: costs and rule disagree on displacement.
+      ValueError: costs and rule disagree on displacement or latency.
     """
     check_displacement(costs, rule)
-    due, *in_flight = (*portfolio.in_flight, order)
+    check_latency(costs, rule)
+    due, *in_flight = _queue(portfolio.in_flight, order, costs.latency)
     rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
     wanted = _snap(due + portfolio.unfilled, rounding)
     goal = _snap(portfolio.shares + wanted, rounding)
@@ -233,6 +244,14 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         liquidation=liquidation,
     )
     return new, fills
+
+
+def _queue(in_flight: tuple[jax.Array, ...], order: jax.Array, latency: Any) -> tuple[jax.Array, ...]:
+    """Shares `[A]` that are due in each of the next bars, with a new order; `latency` as in `Costs`."""
+    if isinstance(latency, tuple):
+        return (*in_flight, order)
+    later = (*in_flight, jnp.zeros_like(order))
+    return tuple(due + jnp.where(latency[bar], order, 0.0) for bar, due in enumerate(later))
 
 
 def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -> tuple[TradeCosts, Any]:

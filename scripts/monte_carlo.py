@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from jaxppo.cli import OneLineParser, run, shard_of, use_every_core
 
 N_PATHS = 10000
-OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard", "scale_costs", "missed_fills", "delay")
+STRESS = ("scale_costs", "missed_fills", "delay", "latency")
+OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard", *STRESS)
 """Options that a job of a run takes and a merge does not."""
-STRESS = OF_A_RUN[-3:]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,12 +29,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--scale-costs", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factors of costs")
     parser.add_argument("--missed-fills", type=float, metavar="P", help="share of bars in which an asset does not fill")
     parser.add_argument("--delay", type=int, metavar="N", help="most bars by which a path begins later")
+    parser.add_argument("--latency", type=int, nargs=2, metavar=("LOW", "HIGH"), help="random bars from order to fill")
     parser.add_argument("--output", metavar="DIR", help="folder of the job (default: monte_carlo in that of the run)")
     known, overrides = parser.parse_known_args(arguments)
     given = {name: value for name in OF_A_RUN if (value := getattr(known, name)) is not None}
     if known.merge and (given or overrides):
-        first = [*(f"--{name}" for name in given), *overrides][0].replace("_", "-")
-        parser.error(f"--merge takes no {first}")
+        parser.error(f"--merge takes no {[*(f'--{name}' for name in given), *overrides][0].replace('_', '-')}")
     use_every_core()
     from jaxppo.backtest import paths
 

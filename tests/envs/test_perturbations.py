@@ -1,4 +1,4 @@
-"""Randomised costs, starts and fills: ranges, shares, and that nothing else changes."""
+"""Randomised costs, starts, latencies and fills: ranges, shares, and that nothing else changes."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from moments import assert_mean
 from random_accounts import random_bars, random_decisions, run_account
 
 from envs.execution import BAR_FIELDS, make_costs
-from envs.perturbations import check_ranges, miss_fills, random_start, scale_costs
+from envs.perturbations import check_ranges, miss_fills, random_latency, random_start, scale_costs
 from envs.portfolio import FillRule
 
 COSTS = make_costs(commission_bps=2.0, slippage=0.1, impact=0.5, transient_impact=1.0, permanent_impact=0.3)
@@ -52,6 +52,37 @@ def test_starts_are_uniform_with_both_ends():
     for bar in range(5, 10):
         assert_mean(np.asarray(starts) == bar, 0.2)
     assert int(random_start(jax.random.key(2), 7, 7)) == 7
+
+
+def test_latencies_are_uniform_with_both_ends():
+    drawn = np.asarray(jax.vmap(lambda key: random_latency(key, 2, 4))(jax.random.split(jax.random.key(4), 3000)))
+    assert drawn.shape == (3000, 4)
+    np.testing.assert_array_equal(drawn.sum(axis=1), 1)
+    assert not drawn[:, 0].any()
+    for bar in (1, 2, 3):
+        assert_mean(drawn[:, bar], 1 / 3)
+    np.testing.assert_array_equal(random_latency(jax.random.key(5), 1, 1), [True])
+
+
+@pytest.mark.parametrize("latency", [1, 2])
+def test_a_latency_of_the_costs_is_that_of_a_fill_rule(latency):
+    """Bit for bit, through partial fills, halts and liquidations."""
+    bars, (weights, hold) = random_bars(6, 600, 2, volatility=0.03), random_decisions(6, 600, 2, hold=0.3)
+    costs = make_costs(
+        commission_bps=2.0, impact=0.5, participation_limit=0.3, max_leverage=2.0, maintenance_margin=0.48
+    )
+    static, usual, orders = run_account(bars, 2 * weights, hold, costs, 1e5, FillRule(latency))
+    own = costs.replace(latency=jnp.arange(3) == latency - 1)
+    found, fills, ordered = run_account(bars, 2 * weights, hold, own, 1e5, FillRule(3))
+    np.testing.assert_array_equal(found.equity, static.equity)
+    np.testing.assert_array_equal(found.shares, static.shares)
+    np.testing.assert_array_equal(ordered, orders)
+    np.testing.assert_array_equal(fills.quantity, usual.quantity)
+    assert np.asarray(usual.liquidated).any()
+    assert (np.asarray(usual.quantity) != 0).sum() > 200
+    assert (np.asarray(static.unfilled) != 0).any()
+    with pytest.raises(ValueError, match=r"due within 3 bars, and FillRule says latency_bars=2"):
+        run_account(bars, weights, hold, own, 1e6, FillRule(2))
 
 
 def test_missed_fills_wait_for_the_next_bar():

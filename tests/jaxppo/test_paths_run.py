@@ -108,7 +108,7 @@ def test_settings_of_a_run_make_another_job(run, folder):
 
 
 def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
-    given = ("--run", folder, "--paths", 70, "--bars", 12, "--seed", 1)
+    given = ("--run", folder, "--paths", 70, "--bars", 12, "--seed", 1, "--latency", 1, 2)
     for i in range(2):
         assert command("monte_carlo", *given, "--shard", f"{i}/2", "--output", tmp_path / f"s{i}") == 0
     assert command("monte_carlo", "--merge", tmp_path / "s0", tmp_path / "s1", "--output", tmp_path / "all") == 0
@@ -132,6 +132,8 @@ MISTAKES = [
     (("--missed-fills", "1"), "--missed-fills is 1; it must be in [0, 1)"),
     (("--scale-costs", "2", "1"), "--scale-costs is 2 1; it must be two factors, 0 < LOW <= HIGH"),
     (("--delay", "-1"), "--delay is -1; it must be >= 0 bars"),
+    (("--latency", "0", "2"), "--latency is 0 2; it must be two numbers of bars, 1 <= LOW <= HIGH"),
+    (("--latency", "1", "300"), "env.latency_bars is 300"),
     (("--policy.width", "32"), "an evaluation cannot change"),
 ]
 

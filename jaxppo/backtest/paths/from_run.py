@@ -48,6 +48,9 @@ def run_paths(
     most = UNIT_ELEMENTS // n_assets - trader.history - stress.delay - 1
     if not 1 <= n_bars <= most:
         raise ConfigError(f"--bars is {n_bars}; with {n_assets} assets it must be from 1 to {most}")
+    if stress.latency is not None and stress.latency[1] != setup.env.fill_rule.latency_bars:
+        most = stress.latency[1]
+        raise ConfigError(f"--latency goes up to {most}; the run must be opened with --env.latency_bars {most}")
     seed = setup.config.seed if seed is None else seed
     if not 0 <= seed < NUMBERS:
         raise ConfigError(f"--seed is {seed}; it must be from 0 to {NUMBERS - 1}")
@@ -106,7 +109,8 @@ def run_monte_carlo(
         stressed = Stress(**(stress or {}))
     except ValueError as error:
         raise ConfigError(f"--{str(error).replace('_', '-')}") from None
-    run = load_run(folder, overrides=overrides)
+    latency = [] if stressed.latency is None else ["--env.latency_bars", str(stressed.latency[1])]
+    run = load_run(folder, overrides=[*overrides, *latency])
     paths = run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stressed)
     if output is None:
         name = "monte_carlo" if n_shards == 1 else f"monte_carlo-{index}-of-{n_shards}"
