@@ -46,12 +46,13 @@ from jax.sharding import PartitionSpec as P
 import envs
 from benchmarks.recording import record
 from envs import simulators
-from envs.execution import BAR_FIELDS
+from envs.execution import BAR_FIELDS, zero_prices
 from envs.generators import stationary_bootstrap
 from envs.portfolio import FillRule, open_portfolio
 from jaxppo.backtest import traders
 from jaxppo.backtest.account import Account, BarRow
 from jaxppo.backtest.paths import Paths, monte_carlo, run_paths
+from jaxppo.backtest.paths.engine import CPU_OPTIONS
 from jaxppo.backtest.paths.trade import Drawn, trade
 from jaxppo.backtest.run import load_run
 from jaxppo.risk.book import buy_and_hold, equal_weight, trend, volatility_target
@@ -94,27 +95,29 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes:
     made = envs.make_costs(commission_bps=1e4 * COMMISSION, **costs)
     rule = FillRule(price="decision_close")
     trader = traders.array(np.zeros((n_bars, 1)), periods=252.0, costs=made, fill_rule=rule)
-    data = {**trader.data, "values": None}
+    data, free = {**trader.data, "values": None}, zero_prices(made)
+
+    def read(given: tuple[jax.Array, jax.Array], i: jax.Array | int) -> Any:
+        closes, goals = given
+        return tuple(jax.lax.dynamic_index_in_dim(x, j, keepdims=False) for x, j in ((closes, i), (closes, i + 1), (goals, i)))
+
+    def formed(given: tuple[jax.Array, jax.Array, jax.Array]) -> BarRow:
+        before, after, goal = (x[:, None] for x in given)
+        others = {"available_volume": 1e7, "average_volume": 1e7, "half_spread": 1e-4, "volatility": 0.01}
+        others |= {"year_fraction": 1.0 / 252.0}
+        fields = {name: jnp.full_like(before, value) for name, value in others.items()}
+        fields |= {"open": before, "close": after}
+        packed = jnp.stack([fields[name] for name in BAR_FIELDS])
+        return BarRow(jnp.zeros(len(goal), jnp.int32), packed, jnp.ones(goal.shape, bool), (), (), goal)
 
     def unit(closes: jax.Array, goals: jax.Array) -> jax.Array:
         lane = closes.shape[1]
-        ones = jnp.ones((n_bars, lane))
-        fields = dict.fromkeys(BAR_FIELDS, ones)
-        fields |= {
-            "open": closes[:-1],
-            "close": closes[1:],
-            "available_volume": 1e7 * ones,
-            "average_volume": 1e7 * ones,
-        }
-        fields |= {"half_spread": 1e-4 * ones, "volatility": 0.01 * ones, "year_fraction": ones / 252.0}
-        packed = jnp.stack([fields[name] for name in BAR_FIELDS], axis=1)[None, ..., None]
         portfolio = jax.vmap(lambda price: open_portfolio(price, 1e6, rule))(closes[0][:, None])
-        off, own = jnp.zeros(lane, bool), goals[None, ..., None]
-        rows = BarRow(jnp.zeros((1, n_bars, lane), jnp.int32), packed, jnp.ones_like(own, bool), (), (), own)
+        off = jnp.zeros(lane, bool)
         account = Account(portfolio, off, off, (), (), (), ())
         shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (lane,)), made)
-        paths = Drawn(rows, account, shared, (), jnp.zeros(lane, jnp.int32))
-        traded = trade(trader, data, paths, n_bars, jnp.int32(0))
+        paths = Drawn((closes, goals), account, shared, (), jnp.zeros(lane, jnp.int32))
+        traded = trade(trader, data, paths, n_bars, jnp.int32(0), free=free, read=read, formed=formed)
         return traded.figures.figures(252.0, 0.5)
 
     return _sharded(unit, close, at_changes(targets), lanes, "total_return")
@@ -159,7 +162,8 @@ def _sharded(unit: Callable[..., Any], close: np.ndarray, goals: np.ndarray, lan
     mesh = Mesh(np.asarray(jax.devices()), ("paths",))
     columns = P(None, "paths")
     program = jax.jit(
-        jax.shard_map(unit, mesh=mesh, in_specs=(columns, columns), out_specs=P("paths"), check_vma=False)
+        jax.shard_map(unit, mesh=mesh, in_specs=(columns, columns), out_specs=P("paths"), check_vma=False),
+        compiler_options=CPU_OPTIONS,
     )
     width = lanes * mesh.size
     sharding = jax.sharding.NamedSharding(mesh, columns)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs.execution import zero_prices
 from envs.generators import Generator
 from envs.market import MarketData, MarketInfo
 from envs.types import EnvParams
@@ -33,6 +34,8 @@ UNIT_ELEMENTS = 2**22
 MOST_LANES = 1024
 NUMBERS = 2**32
 """Seeds, and numbers of paths, that there are: both are 32 bits."""
+CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+"""Of the compiler: whole registers where there are such wide ones; all there is to compute is side by side."""
 Perturbation = Callable[[jax.Array, EnvParams], EnvParams]
 
 
@@ -117,8 +120,11 @@ class Paths:
         self.lanes = default_lanes(trader, total) if lanes is None else lanes
         self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
         self.devices = tuple(jax.devices() if devices is None else devices)
-        unit = partial(_unit, trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points)
-        self._program = jax.jit(unit)
+        free = zero_prices(trader.data["costs"]) if perturb is None else ()
+        fixed = (trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points, free)
+        unit = partial(_unit, *fixed)
+        on_cpu = self.devices[0].platform == "cpu"
+        self._program = jax.jit(unit, compiler_options=CPU_OPTIONS if on_cpu else None)
         self._data = [jax.device_put((generator.data, trader.data), device) for device in self.devices]
 
     def compute(self, units: Sequence[int]) -> Any:
@@ -178,6 +184,7 @@ def _unit(
     spare: int,
     ruin: float,
     points: np.ndarray,
+    free: tuple[str, ...],
     generator_data: Any,
     data: Any,
     seed: jax.Array,
@@ -198,7 +205,7 @@ def _unit(
         return drawn(trader, data, params, n_bars), params.market
 
     paths, market = draw_paths(one, ids, lane, trader.at_once)
-    traded = trade(trader, data, paths, n_bars, lane, own_costs=perturb is not None)
+    traded = trade(trader, data, paths, n_bars, lane, own_costs=perturb is not None, free=free)
     capital = traded.figures.capital
     record = (paths.first[lane], capital[lane], traded.lines, traded.dead[lane], market)
     return traded.figures.figures(trader.periods, ruin), (traded.curve[points - 1] / capital[None]).T, record
