@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.apart import apart
 from envs.execution import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
 from envs.impact import Impact, displace, relax, undisplaced
+from envs.kernels import once
 
 LEVERAGE_ROUNDING = 1e-5
 """Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
@@ -199,7 +199,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
     wanted = _snap(due + portfolio.unfilled, rounding)
     goal = _snap(portfolio.shares + wanted, rounding)
-    quantity = apart(_filled, portfolio, wanted, bar, costs)
+    quantity = once(_filled, portfolio, wanted, bar, costs)
     price = bar.open if rule.price == "next_open" else portfolio.price
     shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()

@@ -31,7 +31,9 @@ MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
 UNIT_ELEMENTS = 2**22
 """Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
-MOST_LANES = 1024
+MOST_LANES = {"cpu": 256}
+"""By backend, so that accounts and rows stay in its cache; elsewhere `LANES`."""
+LANES = 1024
 NUMBERS = 2**32
 """Seeds, and numbers of paths, that there are: both are 32 bits."""
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
@@ -172,7 +174,8 @@ class Paths:
 
 def default_lanes(trader: Trader, n_bars: int) -> int:
     """Lanes of a unit: a power of two, by the size of a market of `n_bars` bars and what the trader says."""
-    most = min(MOST_LANES, trader.lanes or MOST_LANES, max(UNIT_ELEMENTS // (n_bars * trader.env.n_assets), 1))
+    lanes = MOST_LANES.get(jax.default_backend(), LANES)
+    most = min(lanes, trader.lanes or lanes, max(UNIT_ELEMENTS // (n_bars * trader.env.n_assets), 1))
     return 2 ** int(np.log2(most))
 
 

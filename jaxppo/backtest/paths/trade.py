@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs.execution import Costs, without
+from envs.kernels import in_one
 from envs.market import MarketData
 from envs.types import EnvParams
 from jaxppo.backtest import tally
@@ -170,7 +171,7 @@ def trade(
     curve = jnp.zeros((n_bars, *equity.shape), equity.dtype)
     carry = (paths.account, tally.start(paths.account.portfolio), row, curve, lines)
     if trader.ready is None:
-        carry = jax.lax.fori_loop(0, n_bars, lambda i, c: step(i, c, 0, ()), carry)
+        carry = in_one(lambda carry: jax.lax.fori_loop(0, n_bars, lambda i, c: step(i, c, 0, ()), carry), carry)
     else:
         carry = jax.lax.fori_loop(0, -(-n_bars // block), one_block, carry)
     account, figures, _, curve, lines = carry
