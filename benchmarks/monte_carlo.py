@@ -99,7 +99,9 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes:
 
     def read(given: tuple[jax.Array, jax.Array], i: jax.Array | int) -> Any:
         closes, goals = given
-        return tuple(jax.lax.dynamic_index_in_dim(x, j, keepdims=False) for x, j in ((closes, i), (closes, i + 1), (goals, i)))
+        return tuple(
+            jax.lax.dynamic_index_in_dim(x, j, keepdims=False) for x, j in ((closes, i), (closes, i + 1), (goals, i))
+        )
 
     def formed(given: tuple[jax.Array, jax.Array, jax.Array]) -> BarRow:
         before, after, goal = (x[:, None] for x in given)

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from envs.kernels import in_one
 from envs.market import MarketData, MarketInfo
 from envs.own_bars import carried_forward, own_bars
 from envs.windows import linear_recurrence, shift
@@ -37,7 +38,7 @@ def stationary_indices(
         index = jnp.where(fresh, start, jnp.where(index + 1 == n_source, 0, index + 1))
         return index, index
 
-    return jax.lax.scan(step, jnp.int32(0), (starts, fresh))[1], fresh
+    return in_one(lambda *bars: jax.lax.scan(step, jnp.int32(0), bars)[1], starts, fresh), fresh
 
 
 def circular_indices(starts: jax.Array, block: jax.Array, n_bars: int, n_source: int) -> tuple[jax.Array, jax.Array]:
@@ -156,7 +157,7 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
         tradable=tradable,
         volume_known=market.volume_known,
         minute_of_day=market.minute_of_day[row],
-        session=jnp.cumsum(new_session, dtype=jnp.int32) - 1,
+        session=linear_recurrence(1, new_session.astype(jnp.int32)) - 1,
         day_of_week=market.day_of_week[row],
         seconds_since_previous=market.seconds_since_previous[row].at[0].set(0.0),
         info=MarketInfo(),

@@ -87,6 +87,7 @@ def carried_forward(x: jax.Array, known: jax.Array, start: jax.Array) -> tuple[j
     Returns:
       `([T, A], [T, A] bool)`.
     """
+
     def held(x: jax.Array, known: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
         latest = jax.lax.cummax(jnp.where(known, rows, -1))

@@ -13,6 +13,8 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from envs.kernels import in_one
+
 Aggregate = TypeVar("Aggregate")
 
 
@@ -128,7 +130,7 @@ def linear_recurrence(decay: jax.Array, drive: jax.Array) -> jax.Array:
             value = value * bar[0] + bar[1]
             return value, value
 
-        return jax.lax.scan(step, jnp.zeros_like(drive[0]), (decay, drive))[1]
+        return in_one(lambda *bars: jax.lax.scan(step, jnp.zeros_like(bars[1][0]), bars)[1], decay, drive)
     return _in_blocks(decay, drive)
 
 

@@ -29,11 +29,11 @@ from jaxppo.backtest.traders import Trader
 
 MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
-UNIT_ELEMENTS = 2**22
-"""Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
-MOST_LANES = {"cpu": 256}
-"""By backend, so that accounts and rows stay in its cache; elsewhere `LANES`."""
-LANES = 1024
+MOST_LANES, UNIT_ELEMENTS = 1024, 2**22
+"""Paths of a unit, and its bars x assets x lanes, at most: about half a gigabyte while its markets are prepared."""
+CPU_MOST_LANES, CPU_UNIT_ELEMENTS = 256, 2**19
+"""The same on a CPU: accounts that stay in its cache, and tables of 15 MB, which C's allocator keeps for the next unit
+instead of having the system clear new pages."""
 NUMBERS = 2**32
 """Seeds, and numbers of paths, that there are: both are 32 bits."""
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
@@ -174,8 +174,9 @@ class Paths:
 
 def default_lanes(trader: Trader, n_bars: int) -> int:
     """Lanes of a unit: a power of two, by the size of a market of `n_bars` bars and what the trader says."""
-    lanes = MOST_LANES.get(jax.default_backend(), LANES)
-    most = min(lanes, trader.lanes or lanes, max(UNIT_ELEMENTS // (n_bars * trader.env.n_assets), 1))
+    on_cpu = jax.default_backend() == "cpu"
+    lanes, elements = (CPU_MOST_LANES, CPU_UNIT_ELEMENTS) if on_cpu else (MOST_LANES, UNIT_ELEMENTS)
+    most = min(lanes, trader.lanes or lanes, max(elements // (n_bars * trader.env.n_assets), 1))
     return 2 ** int(np.log2(most))
 
 
