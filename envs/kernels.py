@@ -17,13 +17,17 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 Result = TypeVar("Result")
 
-SIMPLE = frozenset(
-    "abs add and broadcast_in_dim ceil clamp concatenate cond convert_element_type copy cos custom_jvp_call "
-    "custom_vmap_call div dynamic_slice dynamic_update_slice eq exp exp2 expm1 floor ge gt integer_pow iota "
-    "is_finite jit le log log1p logistic lt max min mul ne neg not or pad pow reduce_and reduce_max reduce_min "
-    "reduce_or reduce_sum rem reshape round rsqrt scan select_n sign sin slice sqrt square squeeze stack "
-    "stop_gradient sub tanh transpose while xla_metadata_value xor".split()
-)
+# fmt: off
+SIMPLE = frozenset({
+    "abs", "add", "and", "broadcast_in_dim", "ceil", "clamp", "concatenate", "cond", "convert_element_type", "copy",
+    "cos", "custom_jvp_call", "custom_vmap_call", "div", "dynamic_slice", "dynamic_update_slice", "eq", "exp",
+    "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p",
+    "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pad", "pow", "reduce_and", "reduce_max",
+    "reduce_min", "reduce_or", "reduce_sum", "rem", "reshape", "round", "rsqrt", "scan", "select_n", "sign", "sin",
+    "slice", "sqrt", "square", "squeeze", "stack", "stop_gradient", "sub", "tanh", "transpose", "while",
+    "xla_metadata_value", "xor",
+})
+# fmt: on
 """Operations that one kernel can consist of; not among them: calls of libraries, sorting, scattering."""
 
 
