@@ -127,6 +127,7 @@ class Paths:
         unit = partial(_unit, *fixed)
         on_cpu = self.devices[0].platform == "cpu"
         self._program = jax.jit(unit, compiler_options=CPU_OPTIONS if on_cpu else None)
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(self.devices))
         self._data = [jax.device_put((generator.data, trader.data), device) for device in self.devices]
 
     def compute(self, units: Sequence[int]) -> Any:
@@ -168,8 +169,7 @@ class Paths:
             ids = self._paths([unit]).astype(np.uint32)
             return self._program(*data, *jax.device_put((np.uint32(self.seed), ids, np.int32(lane)), device))
 
-        with concurrent.futures.ThreadPoolExecutor(len(units)) as pool:
-            return list(pool.map(one, units, self._data, self.devices))
+        return list(self._threads.map(one, units, self._data, self.devices))
 
 
 def default_lanes(trader: Trader, n_bars: int) -> int:
