@@ -19,7 +19,7 @@ from envs.portfolio import open_portfolio
 from jaxppo.backtest import traders
 from jaxppo.backtest.account import Account, BarRow
 from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
-from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, wilson_interval
+from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, parts, wilson_interval
 from jaxppo.backtest.paths.identity import function_name
 from jaxppo.backtest.paths.parts import PARTS
 from jaxppo.backtest.paths.trade import Drawn, trade
@@ -192,6 +192,14 @@ def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
     (folder / "job.json").write_text(json.dumps({key: settings[key] for key in settings if key != "lanes"}))
     with pytest.raises(ConfigError, match=r"job.json has no lanes"):
         again()
+
+
+def test_a_few_columns_at_a_time_are_the_same(tmp_path, paths, whole, monkeypatch):
+    monkeypatch.setattr(parts, "MOST_VALUES", 3 * N_PATHS)
+    found = monte_carlo(paths, N_PATHS, output=tmp_path / "job", batch=4, progress=False)
+    for name in found.table.names[::-1]:
+        np.testing.assert_array_equal(found.table.column(name), whole.table.column(name), err_msg=name)
+        assert len(found.table._held) <= 3
 
 
 def test_a_name_covers_what_a_function_was_made_with():
