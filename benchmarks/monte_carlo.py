@@ -52,6 +52,7 @@ from benchmarks.recording import record
 from envs import simulators
 from envs.execution import BAR_FIELDS, zero_prices
 from envs.generators import stationary_bootstrap
+from envs.kernels import in_one
 from envs.portfolio import FillRule, open_portfolio
 from jaxppo.backtest import traders
 from jaxppo.backtest.account import Account, BarRow
@@ -150,7 +151,8 @@ def bare(close: np.ndarray, targets: np.ndarray, lanes: int) -> Callable[[], np.
 
         one, zero = jnp.ones(lane), jnp.zeros(lane)
         carry = (one, zero, one, zero, zero, zero, closes[0], closes[1], goals[0])
-        equity, _, _, depth, total, squares, *_ = jax.lax.fori_loop(0, n_bars, step, carry)
+        ended = in_one(lambda carry: jax.lax.fori_loop(0, n_bars, step, carry), carry)
+        equity, _, _, depth, total, squares, *_ = ended
         mean = total / n_bars
         sharpe = mean / jnp.sqrt(squares / n_bars - mean * mean) * 252.0**0.5
         return {"total_return": equity - 1.0, "max_drawdown": depth, "sharpe": sharpe}
