@@ -8,15 +8,19 @@ vectorbt's are float64 and keep order records: say so wherever a ratio is quoted
 
 - `full`: the accounting function with every cost on (commission, half-spread, slippage, square-root impact,
   participation limit, borrow fee, margin), and all figures of `jaxppo.backtest.tally.FIGURES`.
-- `full, proportional`: the same program with no cost but a commission.
+- `full, proportional`: the same function with no cost but a commission; what is zero is left out of the program.
 - `bare`: equity, drawdown and Sharpe moments in a scan of a dozen operations, commission only, which is not what the
   library runs: what the hardware allows for the job that vectorbt does.
 - vectorbt: `from_orders(size_type="targetpercent")`, and `from_signals` where the targets are all in or all out; the
   fill simulation alone, without any figure.
 
+`in the loop`: an agent on drawn markets, its encoder read once per block of bars as the library does it, against the
+same agent that encodes its window anew at every bar; both have to trade the same.
+
 Then whole jobs with markets drawn and traded inside (`end to end`), their peak memory at several numbers of paths, and
 what 100,000 paths x 2,500 bars of a rule and 10,000 x 2,500 of the quick-start agent take, extrapolated from a share of
-the paths that the result names: time is linear in paths, which the several numbers of paths show.
+the paths that the result names: time is linear in paths, which the several numbers of paths show. Memory of a process
+holds what JAX and its compiler take; what jobs need shows in how it grows with the paths.
 """
 
 from __future__ import annotations
@@ -46,12 +50,14 @@ from jax.sharding import PartitionSpec as P
 import envs
 from benchmarks.recording import record
 from envs import simulators
-from envs.execution import BAR_FIELDS
+from envs.execution import BAR_FIELDS, zero_prices
 from envs.generators import stationary_bootstrap
+from envs.kernels import in_one
 from envs.portfolio import FillRule, open_portfolio
 from jaxppo.backtest import traders
 from jaxppo.backtest.account import Account, BarRow
-from jaxppo.backtest.paths import Paths, monte_carlo, run_paths
+from jaxppo.backtest.paths import Paths, draws_of, monte_carlo, run_paths
+from jaxppo.backtest.paths.engine import CPU_OPTIONS
 from jaxppo.backtest.paths.trade import Drawn, trade
 from jaxppo.backtest.run import load_run
 from jaxppo.risk.book import buy_and_hold, equal_weight, trend, volatility_target
@@ -61,7 +67,8 @@ COMMISSION = 1e-3
 FULL = {"slippage": 0.05, "impact": 0.7, "participation_limit": 0.2, "borrow_rate": 0.005, "margin_rate": 0.03}
 RULES = {"buy_and_hold": buy_and_hold, "equal_weight": equal_weight, "volatility_target": volatility_target}
 RULES |= {"trend": trend}
-LANES = 1024
+LANES, BARE_LANES = 256, 1024
+"""Paths side by side."""
 AGREEMENT = 1e-4
 """Largest relative difference of final equities, ours in float32, that counts as equal."""
 
@@ -94,27 +101,31 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes:
     made = envs.make_costs(commission_bps=1e4 * COMMISSION, **costs)
     rule = FillRule(price="decision_close")
     trader = traders.array(np.zeros((n_bars, 1)), periods=252.0, costs=made, fill_rule=rule)
-    data = {**trader.data, "values": None}
+    data, free = {**trader.data, "values": None}, zero_prices(made)
+
+    def read(given: tuple[jax.Array, jax.Array], i: jax.Array | int) -> Any:
+        closes, goals = given
+        return tuple(
+            jax.lax.dynamic_index_in_dim(x, j, keepdims=False) for x, j in ((closes, i), (closes, i + 1), (goals, i))
+        )
+
+    def formed(given: tuple[jax.Array, jax.Array, jax.Array]) -> BarRow:
+        before, after, goal = (x[:, None] for x in given)
+        others = {"available_volume": 1e7, "average_volume": 1e7, "half_spread": 1e-4, "volatility": 0.01}
+        others |= {"year_fraction": 1.0 / 252.0}
+        fields = {name: jnp.full_like(before, value) for name, value in others.items()}
+        fields |= {"open": before, "close": after}
+        packed = jnp.stack([fields[name] for name in BAR_FIELDS])
+        return BarRow(jnp.zeros(len(goal), jnp.int32), packed, jnp.ones(goal.shape, bool), (), (), goal)
 
     def unit(closes: jax.Array, goals: jax.Array) -> jax.Array:
         lane = closes.shape[1]
-        ones = jnp.ones((n_bars, lane))
-        fields = dict.fromkeys(BAR_FIELDS, ones)
-        fields |= {
-            "open": closes[:-1],
-            "close": closes[1:],
-            "available_volume": 1e7 * ones,
-            "average_volume": 1e7 * ones,
-        }
-        fields |= {"half_spread": 1e-4 * ones, "volatility": 0.01 * ones, "year_fraction": ones / 252.0}
-        packed = jnp.stack([fields[name] for name in BAR_FIELDS], axis=1)[None, ..., None]
         portfolio = jax.vmap(lambda price: open_portfolio(price, 1e6, rule))(closes[0][:, None])
-        off, own = jnp.zeros(lane, bool), goals[None, ..., None]
-        rows = BarRow(jnp.zeros((1, n_bars, lane), jnp.int32), packed, jnp.ones_like(own, bool), (), (), own)
+        off = jnp.zeros(lane, bool)
         account = Account(portfolio, off, off, (), (), (), ())
         shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (lane,)), made)
-        paths = Drawn(rows, account, shared, (), jnp.zeros(lane, jnp.int32))
-        traded = trade(trader, data, paths, n_bars, jnp.int32(0))
+        paths = Drawn((closes, goals), account, shared, (), jnp.zeros(lane, jnp.int32))
+        traded = trade(trader, data, paths, n_bars, jnp.int32(0), free=free, read=read, formed=formed)
         return traded.figures.figures(252.0, 0.5)
 
     return _sharded(unit, close, at_changes(targets), lanes, "total_return")
@@ -140,7 +151,8 @@ def bare(close: np.ndarray, targets: np.ndarray, lanes: int) -> Callable[[], np.
 
         one, zero = jnp.ones(lane), jnp.zeros(lane)
         carry = (one, zero, one, zero, zero, zero, closes[0], closes[1], goals[0])
-        equity, _, _, depth, total, squares, *_ = jax.lax.fori_loop(0, n_bars, step, carry)
+        ended = in_one(lambda carry: jax.lax.fori_loop(0, n_bars, step, carry), carry)
+        equity, _, _, depth, total, squares, *_ = ended
         mean = total / n_bars
         sharpe = mean / jnp.sqrt(squares / n_bars - mean * mean) * 252.0**0.5
         return {"total_return": equity - 1.0, "max_drawdown": depth, "sharpe": sharpe}
@@ -159,7 +171,8 @@ def _sharded(unit: Callable[..., Any], close: np.ndarray, goals: np.ndarray, lan
     mesh = Mesh(np.asarray(jax.devices()), ("paths",))
     columns = P(None, "paths")
     program = jax.jit(
-        jax.shard_map(unit, mesh=mesh, in_specs=(columns, columns), out_specs=P("paths"), check_vma=False)
+        jax.shard_map(unit, mesh=mesh, in_specs=(columns, columns), out_specs=P("paths"), check_vma=False),
+        compiler_options=CPU_OPTIONS,
     )
     width = lanes * mesh.size
     sharding = jax.sharding.NamedSharding(mesh, columns)
@@ -209,7 +222,7 @@ def compare_with_vectorbt(n_bars: int, n_paths: int, repeats: int) -> dict[str, 
         if not gate[name] < AGREEMENT:
             raise SystemExit(f"{name} and ours differ by {gate[name]:.1e}, more than {AGREEMENT:.0e}")
         rates[f"vectorbt {name}"] = size / best(job, repeats)
-    minimal = bare(close, targets, LANES)
+    minimal = bare(close, targets, BARE_LANES)
     gate["bare"] = float(np.max(np.abs((1.0 + minimal()) / reference - 1.0)))
     if not gate["bare"] < AGREEMENT:
         raise SystemExit(f"bare and ours differ by {gate['bare']:.1e}")
@@ -277,6 +290,25 @@ def quick_start(folder: str) -> str:
     return run
 
 
+def in_the_loop(folder: str, n_bars: int, repeats: int) -> dict[str, Any]:
+    """Bars x paths a second of an agent that encodes a block of bars at once, and one that encodes windows."""
+    run = load_run(folder)
+    agent = traders.agent(run)
+    draws = draws_of(run, "stationary_bootstrap", agent.history + n_bars + 1)
+    found: dict[str, Any] = {"bars": n_bars, "context": run.policy.context}
+    returns = {}
+    for name, trader in {"once per block": agent, "at every bar": agent._replace(block=1)}.items():
+        paths = Paths(trader, draws, n_bars, devices=jax.devices()[:1])
+        _, figures, _ = paths.fetch(paths.compute([0]), [0])
+        returns[name] = figures["total_return"]
+        seconds = best(functools.partial(lambda paths: paths.fetch(paths.compute([0]), [0]), paths), repeats)
+        found |= {"paths": paths.lanes, name: paths.lanes * n_bars / seconds}
+    found["gate"] = float(np.max(np.abs(returns["once per block"] - returns["at every bar"])))
+    if not found["gate"] < AGREEMENT:
+        raise SystemExit(f"encoded once and at every bar, the agent earns differently by {found['gate']:.1e}")
+    return found | {"ratio": found["once per block"] / found["at every bar"]}
+
+
 def whole_jobs(quick: bool) -> dict[str, Any]:
     """Whole jobs: time linear in paths, memory flat in them, and the targets."""
     counts = (1000, 3000) if quick else (1000, 10_000, 100_000)
@@ -286,6 +318,7 @@ def whole_jobs(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = quick_start(folder)
         found["agent"] = [in_process("agent", count, run) for count in ((64,) if quick else (256, 1024))]
+        loop = in_the_loop(run, 50 if quick else 250, 2)
     for rows in found.values():
         for row in rows:
             row["M_per_second"] = row["paths"] * N_BARS / row["seconds"] / 1e6
@@ -298,7 +331,7 @@ def whole_jobs(quick: bool) -> dict[str, Any]:
         }
         for kind, rows in found.items()
     }
-    return {"bars": N_BARS, "jobs": found, "targets": targets}
+    return {"bars": N_BARS, "jobs": found, "targets": targets, "in_the_loop": loop}
 
 
 def main() -> None:

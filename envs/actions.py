@@ -150,7 +150,8 @@ class TargetActions:
         if constraint is None:
             if self.actions == "discrete":
                 shape = (*tradable.shape, self.num_actions)
-                return jnp.broadcast_to(tradable[..., None], shape).at[..., HOLD].set(True)
+                hold = jnp.broadcast_to(jnp.arange(self.num_actions) == HOLD, shape)
+                return jnp.broadcast_to(tradable[..., None], shape) | hold
             if self.actions == "hierarchical":
                 return jax.vmap(self.actions_within, in_axes=(None, None, None, 0))(-jnp.inf, jnp.inf, 0.0, tradable)
             return jnp.broadcast_to(jnp.asarray((self.levels[0], self.levels[-1])), (*tradable.shape, 2))

@@ -7,9 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from envs.kernels import in_one
 from envs.market import MarketData, MarketInfo
 from envs.own_bars import carried_forward, own_bars
-from envs.windows import shift
+from envs.windows import linear_recurrence, shift
 
 
 def stationary_indices(
@@ -30,10 +31,14 @@ def stationary_indices(
 
     Reference: Politis, Romano (1994), The stationary bootstrap.
     """
-    bar = jnp.arange(starts.shape[0], dtype=jnp.int32)
-    fresh = (draws <= restart_probability) | (bar == 0)
-    begun = jax.lax.cummax(jnp.where(fresh, bar, 0))
-    return (starts[begun] + bar - begun) % n_source, fresh
+    fresh = (draws <= restart_probability).at[0].set(True)
+
+    def step(index: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        start, fresh = now
+        index = jnp.where(fresh, start, jnp.where(index + 1 == n_source, 0, index + 1))
+        return index, index
+
+    return in_one(lambda *bars: jax.lax.scan(step, jnp.int32(0), bars)[1], starts, fresh), fresh
 
 
 def circular_indices(starts: jax.Array, block: jax.Array, n_bars: int, n_source: int) -> tuple[jax.Array, jax.Array]:
@@ -74,7 +79,7 @@ def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block:
     """
     _check_source(market)
     starts_key, draws_key = jax.random.split(key)
-    starts = jax.random.randint(starts_key, (n_bars,), 0, market.n_bars - 1)
+    starts = (jax.random.bits(starts_key, (n_bars,)) % (market.n_bars - 1)).astype(jnp.int32)
     draws = jax.random.uniform(draws_key, (n_bars,))
     index, fresh = stationary_indices(starts, draws, 1 / mean_block, market.n_bars - 1)
     return resample(market, index + 1, fresh)
@@ -128,7 +133,7 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
     reference = jnp.where(newly_listed, market.open, shift(market.close, 1))
     start = source.pack(market.close)[0]
     tradable = market.tradable[row]
-    compounded = jnp.exp(jnp.log(start)[None] + jnp.cumsum(jnp.log(market.close / reference)[row], axis=0))
+    compounded = jnp.exp(jnp.log(start)[None] + linear_recurrence(1.0, jnp.log(market.close / reference)[row]))
     close, listed = carried_forward(compounded, tradable, start)
     previous = jnp.concatenate([start[None], close[:-1]])
 
@@ -152,7 +157,7 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
         tradable=tradable,
         volume_known=market.volume_known,
         minute_of_day=market.minute_of_day[row],
-        session=jnp.cumsum(new_session, dtype=jnp.int32) - 1,
+        session=linear_recurrence(1, new_session.astype(jnp.int32)) - 1,
         day_of_week=market.day_of_week[row],
         seconds_since_previous=market.seconds_since_previous[row].at[0].set(0.0),
         info=MarketInfo(),

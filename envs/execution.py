@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from envs.features import MINIMUM_VOLUME, REGIMES, average_volume, ewma_volatility
@@ -56,6 +57,23 @@ class Costs:
 
 
 NO_PARTICIPATION_LIMIT = 1e30
+OMISSIBLE = ("commission_per_share", "spread_multiplier", "slippage", "impact", "borrow_rate", "margin_rate")
+"""Prices that are left out of a program which is written with the number 0 for them, instead of an array."""
+
+
+def zero_prices(costs: Costs) -> tuple[str, ...]:
+    """Those of `OMISSIBLE` that are zero; host-side."""
+    return tuple(name for name in OMISSIBLE if not np.any(np.asarray(getattr(costs, name))))
+
+
+def without(costs: Costs, names: Sequence[str]) -> Costs:
+    """`costs` with the number 0 for some of `OMISSIBLE`, which makes them free to compute as well; within a program."""
+    return costs.replace(**dict.fromkeys(names, 0.0))
+
+
+def is_charged(price: jax.Array | float) -> bool:
+    """Whether a price has to be computed with: it is not the number 0."""
+    return not isinstance(price, float) or price != 0.0
 
 
 def make_costs(
@@ -270,19 +288,22 @@ def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -
     """
     size = jnp.abs(quantity)
     notional = size * price
-    commission = jnp.maximum(
-        costs.commission_minimum, costs.commission_rate * notional + costs.commission_per_share * size
-    )
-    participation = jnp.sqrt(size / bar.average_volume)
-    slippage = bar.volatility * costs.slippage
-    if not isinstance(bar.slippage_scale, tuple):
-        slippage = slippage * bar.slippage_scale
-    return TradeCosts(
-        commission=jnp.where(size > 0, commission, 0.0),
-        spread=notional * (bar.half_spread * costs.spread_multiplier),
-        slippage=notional * slippage,
-        impact=notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0)),
-    )
+    spread = slippage = impact = jnp.zeros_like(notional)
+    commission = costs.commission_rate * notional
+    if is_charged(costs.commission_per_share):
+        commission = commission + costs.commission_per_share * size
+    if is_charged(costs.spread_multiplier):
+        spread = notional * (bar.half_spread * costs.spread_multiplier)
+    if is_charged(costs.slippage):
+        moved = bar.volatility * costs.slippage
+        if not isinstance(bar.slippage_scale, tuple):
+            moved = moved * bar.slippage_scale
+        slippage = notional * moved
+    if is_charged(costs.impact):
+        participation = jnp.sqrt(size / bar.average_volume)
+        impact = notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0))
+    commission = jnp.where(size > 0, jnp.maximum(costs.commission_minimum, commission), 0.0)
+    return TradeCosts(commission=commission, spread=spread, slippage=slippage, impact=impact)
 
 
 def fillable(wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:

@@ -14,10 +14,12 @@ class OwnBars(NamedTuple):
     Attributes:
       source: `[T, A]` int32, market row of the asset's k-th own bar; 0 in the unused rows at the end.
       latest: `[T, A]` int32, index k of the asset's last own bar at or before market row t; -1 before the first.
+      whole: `[]` bool, every asset, of every market that is mapped over, has a bar at every row: nothing to move.
     """
 
     source: jax.Array
     latest: jax.Array
+    whole: jax.Array
 
     @property
     def listed(self) -> jax.Array:
@@ -32,12 +34,27 @@ class OwnBars(NamedTuple):
 
     def pack(self, x: jax.Array) -> jax.Array:
         """`[T, A] -> [T, A]`: row k holds the value at the asset's k-th own bar."""
-        return jnp.take_along_axis(x, self.source, axis=0)
+        return jax.lax.cond(self.whole, lambda x: x, lambda x: jnp.take_along_axis(x, self.source, axis=0), x)
 
     def spread(self, packed: jax.Array) -> jax.Array:
         """`[T, A, ...] -> [T, A, ...]`: row t holds the value of the asset's last own bar; row 0's before the first."""
-        index = jnp.maximum(self.latest, 0)
-        return jnp.take_along_axis(packed, index.reshape(index.shape + (1,) * (packed.ndim - 2)), axis=0)
+
+        def moved(packed: jax.Array) -> jax.Array:
+            index = jnp.maximum(self.latest, 0)
+            return jnp.take_along_axis(packed, index.reshape(index.shape + (1,) * (packed.ndim - 2)), axis=0)
+
+        return jax.lax.cond(self.whole, lambda packed: packed, moved, packed)
+
+
+@jax.custom_batching.custom_vmap
+def everywhere(x: jax.Array) -> jax.Array:
+    """Whether all of `x` is True, in every element of a batch that is mapped over: `[]` bool, the same for all."""
+    return jnp.all(x)
+
+
+@everywhere.def_vmap
+def _(axis_size, in_batched, x):
+    return everywhere(x), False
 
 
 def own_bars(tradable: jax.Array) -> OwnBars:
@@ -47,12 +64,16 @@ def own_bars(tradable: jax.Array) -> OwnBars:
       tradable: `[T, A]` bool.
     """
     n_bars, n_assets = tradable.shape
-    latest = jnp.cumsum(tradable, axis=0, dtype=jnp.int32) - 1
     rows = jnp.broadcast_to(jnp.arange(n_bars, dtype=jnp.int32)[:, None], tradable.shape)
-    columns = jnp.broadcast_to(jnp.arange(n_assets)[None], tradable.shape)
-    target = jnp.where(tradable, latest, n_bars)
-    source = jnp.zeros_like(rows).at[target, columns].set(rows, mode="drop")
-    return OwnBars(source, latest)
+
+    def found(tradable: jax.Array) -> tuple[jax.Array, jax.Array]:
+        latest = jnp.cumsum(tradable, axis=0, dtype=jnp.int32) - 1
+        columns = jnp.broadcast_to(jnp.arange(n_assets)[None], tradable.shape)
+        target = jnp.where(tradable, latest, n_bars)
+        return jnp.zeros_like(rows).at[target, columns].set(rows, mode="drop"), latest
+
+    whole = everywhere(tradable)
+    return OwnBars(*jax.lax.cond(whole, lambda tradable: (rows, rows), found, tradable), whole)
 
 
 def carried_forward(x: jax.Array, known: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -66,7 +87,11 @@ def carried_forward(x: jax.Array, known: jax.Array, start: jax.Array) -> tuple[j
     Returns:
       `([T, A], [T, A] bool)`.
     """
-    rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
-    latest = jax.lax.cummax(jnp.where(known, rows, -1))
-    held = jnp.take_along_axis(x, jnp.maximum(latest, 0), axis=0)
-    return jnp.where(latest >= 0, held, start[None]), latest >= 0
+
+    def held(x: jax.Array, known: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+        latest = jax.lax.cummax(jnp.where(known, rows, -1))
+        last = jnp.take_along_axis(x, jnp.maximum(latest, 0), axis=0)
+        return jnp.where(latest >= 0, last, start[None]), latest >= 0
+
+    return jax.lax.cond(everywhere(known), lambda x, known: (x, known), held, x, known)

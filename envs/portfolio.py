@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.execution import Bar, Costs, TradeCosts, fillable, trade_costs
+from envs.execution import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
 from envs.impact import Impact, displace, relax, undisplaced
+from envs.kernels import once
 
 LEVERAGE_ROUNDING = 1e-5
 """Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
@@ -209,7 +210,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
     wanted = _snap(due + portfolio.unfilled, rounding)
     goal = _snap(portfolio.shares + wanted, rounding)
-    quantity = _within_leverage(portfolio, fillable(wanted, bar, costs), costs)
+    quantity = once(_filled, portfolio, wanted, bar, costs)
     price = bar.open if rule.price == "next_open" else portfolio.price
     shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
@@ -264,6 +265,11 @@ def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs:
     return paid.replace(impact=paid.impact + own), displaced
 
 
+def _filled(portfolio: Portfolio, wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
+    """Shares `[A]` of an order that fill: as far as halts, volume and the leverage limit allow."""
+    return _within_leverage(portfolio, fillable(wanted, bar, costs), costs)
+
+
 def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) -> jax.Array:
     """Scales fills that add exposure to what `max_leverage` leaves after those that reduce it, `[A]`.
 
@@ -301,9 +307,13 @@ def cash(portfolio: Portfolio) -> jax.Array:
 def _financing(portfolio: Portfolio, bar: Bar, costs: Costs) -> jax.Array:
     """Borrow fee and margin interest since the previous bar, on the positions held until this bar's fills."""
     value = portfolio.shares * portfolio.price
-    short = jnp.sum(jnp.maximum(-value, 0.0) * bar.year_fraction) * costs.borrow_rate
-    debt = jnp.maximum(jnp.sum(value) - portfolio.equity, 0.0) * bar.year_fraction[0] * costs.margin_rate
-    return short + debt
+    paid = jnp.zeros_like(portfolio.equity)
+    if is_charged(costs.borrow_rate):
+        paid = jnp.sum(jnp.maximum(-value, 0.0) * bar.year_fraction) * costs.borrow_rate
+    if is_charged(costs.margin_rate):
+        debt = jnp.maximum(jnp.sum(value) - portfolio.equity, 0.0)
+        paid = paid + debt * bar.year_fraction[0] * costs.margin_rate
+    return paid
 
 
 def _rounding(*shares: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ from jaxppo.risk.book.strategies import Strategy
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 from jaxppo.training.regimes import find_regimes
 
-RULE_AT_ONCE, AGENT_AT_ONCE = 16, 1
+RULE_AT_ONCE, AGENT_AT_ONCE = 8, 1
 """Paths whose markets are prepared together on a CPU, so that the working set fits its cache."""
 AGENT_BLOCK = 500
 """Bars of one encoder pass, which has the context before them to read again."""

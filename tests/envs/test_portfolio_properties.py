@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_accounts import as_float64, costs_as_floats, random_bars, random_decisions, run_account
 
-from envs.execution import BAR_FIELDS, Costs, make_costs, pack_bars, unpack_bar
+from envs.execution import BAR_FIELDS, OMISSIBLE, Costs, make_costs, pack_bars, unpack_bar, without, zero_prices
 from envs.market import MarketData
 from envs.portfolio import FillRule, open_portfolio, orders_to_target, outstanding, step
 
@@ -257,3 +257,25 @@ def test_a_planted_leak_is_caught():
 
     with pytest.raises(AssertionError):
         assert_causal(lambda market: history(market, FillRule(), leaking), make_market(), 20, jax.random.key(3))
+
+
+@pytest.mark.parametrize("charged", [(), OMISSIBLE[:3], OMISSIBLE[3:]])
+def test_leaving_out_prices_of_zero_changes_nothing(charged):
+    """And without any of them, what is left out is not computed."""
+    costs = make_costs(commission_bps=3.0, commission_minimum=1.0, spread_multiplier=0.0, max_leverage=2.0)
+    costs = costs.replace(**{name: jnp.float32(0.02) for name in charged})
+    names = zero_prices(costs)
+    assert set(names) == set(OMISSIBLE) - set(charged)
+    bars = random_bars(5, N_BARS, N_ASSETS, volatility=0.02)
+    weights, hold = random_decisions(5, N_BARS, N_ASSETS, hold=0.3)
+    run = run_account.__wrapped__
+
+    def left_out(costs):
+        return run(bars, 2 * weights, hold, without(costs, names), jnp.float32(1e5), FillRule())
+
+    full = run_account(bars, 2 * weights, hold, costs, 1e5, FillRule())
+    lowered = jax.jit(left_out).lower(costs)
+    for found, expected in zip(jax.tree.leaves(lowered.compile()(costs)), jax.tree.leaves(full), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert ("sqrt" in lowered.as_text()) is ("impact" in charged)
+    assert float(full[1].costs.commission.sum()) > 0

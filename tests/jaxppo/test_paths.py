@@ -12,13 +12,17 @@ from scipy.stats import binomtest
 
 import envs
 from envs import simulators
+from envs.execution import BAR_FIELDS, zero_prices
 from envs.generators import stationary_bootstrap
 from envs.market import periods_per_year
+from envs.portfolio import open_portfolio
 from jaxppo.backtest import drawdowns, traders
+from jaxppo.backtest.account import Account, BarRow
 from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
-from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, wilson_interval
+from jaxppo.backtest.paths import Paths, compare, merge, monte_carlo, parts, wilson_interval
 from jaxppo.backtest.paths.identity import function_name
 from jaxppo.backtest.paths.parts import PARTS
+from jaxppo.backtest.paths.trade import Drawn, trade
 from jaxppo.backtest.trading import run_trader, run_trader_streaming
 from jaxppo.config import ConfigError
 from jaxppo.risk import metrics
@@ -196,6 +200,14 @@ def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
         again()
 
 
+def test_a_few_columns_at_a_time_are_the_same(tmp_path, paths, whole, monkeypatch):
+    monkeypatch.setattr(parts, "MOST_VALUES", 3 * N_PATHS)
+    found = monte_carlo(paths, N_PATHS, output=tmp_path / "job", batch=4, progress=False)
+    for name in found.table.names[::-1]:
+        np.testing.assert_array_equal(found.table.column(name), whole.table.column(name), err_msg=name)
+        assert len(found.table._held) <= 3
+
+
 def test_a_name_covers_what_a_function_was_made_with():
     def make(value, default=0.0):
         def inner(key, at=default):
@@ -287,6 +299,39 @@ def test_a_replayed_market_traded_again_gives_the_same_ledger(paths):
     tally = run_trader_streaming(paths.trader, replay.market)
     assert float(tally.equity) == pytest.approx(replay.ledger.equity[-1], rel=1e-6)
     assert float(tally.figures(252.0, 0.5)["sharpe"]) == pytest.approx(replay.figures["sharpe"], rel=1e-3)
+
+
+def test_rows_formed_of_prices_are_the_rows_of_a_table():
+    """And prices of zero that are left out change nothing."""
+    n_bars, lanes = 30, 3
+    draws = np.random.default_rng(0)
+    closes = jnp.asarray(100 * np.exp(np.cumsum(0.02 * draws.standard_normal((n_bars + 1, lanes)), 0)), jnp.float32)
+    goals = jnp.asarray(draws.choice([0.0, 0.9, np.nan], (n_bars, lanes)), jnp.float32)
+    costs, fills = envs.make_costs(commission_bps=10.0, spread_multiplier=0.0), envs.FillRule(price="decision_close")
+    trader = traders.array(np.zeros((n_bars, 1)), periods=252.0, costs=costs, fill_rule=fills)
+    off = jnp.zeros(lanes, bool)
+    account = Account(jax.vmap(lambda x: open_portfolio(x, 1e6, fills))(closes[0][:, None]), off, off, (), (), (), ())
+    shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes,)), costs)
+
+    def formed(given):
+        before, after, goal = (x[:, None] for x in given)
+        row = jnp.stack([before, after, *[jnp.ones_like(before)] * (len(BAR_FIELDS) - 2)])
+        return BarRow(jnp.zeros(lanes, jnp.int32), row.at[2].set(1e9), jnp.ones(goal.shape, bool), (), (), goal)
+
+    @functools.partial(jax.jit, static_argnames=("free", "read", "formed"))
+    def traded(rows, free, **given):
+        paths = Drawn(rows, account, shared, (), jnp.zeros(lanes, jnp.int32))
+        return trade(trader, trader.data, paths, n_bars, jnp.int32(0), free=free, **given)
+
+    lazily = functools.partial(traded, read=lambda x, i: (x[0][i], x[0][i + 1], x[1][i]), formed=formed)
+    table = jax.vmap(formed)((closes[:-1], closes[1:], goals))
+    table = jax.tree.map(lambda x: x[None], table)  # one part of all lanes
+    expected = jax.device_get(traded(table, ()))
+    assert expected.figures.trades.min() > 3
+    assert expected.figures.costs.commission.min() > 0
+    for found in (lazily((closes, goals), ()), lazily((closes, goals), zero_prices(costs))):
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
 
 
 RULES = [buy_and_hold(), equal_weight(), volatility_target(0.1, span=5), trend(lookback=5, span=5)]

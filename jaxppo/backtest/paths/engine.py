@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs.execution import zero_prices
 from envs.generators import Generator
 from envs.market import MarketData, MarketInfo
 from envs.types import EnvParams
@@ -28,11 +29,15 @@ from jaxppo.backtest.traders import Trader
 
 MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
-UNIT_ELEMENTS = 2**22
-"""Most bars x assets x lanes of a unit: about half a gigabyte while its markets are prepared."""
-MOST_LANES = 1024
+MOST_LANES, UNIT_ELEMENTS = 1024, 2**22
+"""Paths of a unit, and its bars x assets x lanes, at most: about half a gigabyte while its markets are prepared."""
+CPU_MOST_LANES, CPU_UNIT_ELEMENTS = 256, 2**19
+"""The same on a CPU: accounts that stay in its cache, and tables of 15 MB, which C's allocator keeps for the next unit
+instead of having the system clear new pages."""
 NUMBERS = 2**32
 """Seeds, and numbers of paths, that there are: both are 32 bits."""
+CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+"""Of the compiler: whole registers where there are such wide ones; all there is to compute is side by side."""
 Perturbation = Callable[[jax.Array, EnvParams], EnvParams]
 
 
@@ -117,8 +122,12 @@ class Paths:
         self.lanes = default_lanes(trader, total) if lanes is None else lanes
         self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
         self.devices = tuple(jax.devices() if devices is None else devices)
-        unit = partial(_unit, trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points)
-        self._program = jax.jit(unit)
+        free = zero_prices(trader.data["costs"]) if perturb is None else ()
+        fixed = (trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points, free)
+        unit = partial(_unit, *fixed)
+        on_cpu = self.devices[0].platform == "cpu"
+        self._program = jax.jit(unit, compiler_options=CPU_OPTIONS if on_cpu else None)
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(self.devices))
         self._data = [jax.device_put((generator.data, trader.data), device) for device in self.devices]
 
     def compute(self, units: Sequence[int]) -> Any:
@@ -160,13 +169,14 @@ class Paths:
             ids = self._paths([unit]).astype(np.uint32)
             return self._program(*data, *jax.device_put((np.uint32(self.seed), ids, np.int32(lane)), device))
 
-        with concurrent.futures.ThreadPoolExecutor(len(units)) as pool:
-            return list(pool.map(one, units, self._data, self.devices))
+        return list(self._threads.map(one, units, self._data, self.devices))
 
 
 def default_lanes(trader: Trader, n_bars: int) -> int:
     """Lanes of a unit: a power of two, by the size of a market of `n_bars` bars and what the trader says."""
-    most = min(MOST_LANES, trader.lanes or MOST_LANES, max(UNIT_ELEMENTS // (n_bars * trader.env.n_assets), 1))
+    on_cpu = jax.default_backend() == "cpu"
+    lanes, elements = (CPU_MOST_LANES, CPU_UNIT_ELEMENTS) if on_cpu else (MOST_LANES, UNIT_ELEMENTS)
+    most = min(lanes, trader.lanes or lanes, max(elements // (n_bars * trader.env.n_assets), 1))
     return 2 ** int(np.log2(most))
 
 
@@ -178,6 +188,7 @@ def _unit(
     spare: int,
     ruin: float,
     points: np.ndarray,
+    free: tuple[str, ...],
     generator_data: Any,
     data: Any,
     seed: jax.Array,
@@ -198,7 +209,7 @@ def _unit(
         return drawn(trader, data, params, n_bars), params.market
 
     paths, market = draw_paths(one, ids, lane, trader.at_once)
-    traded = trade(trader, data, paths, n_bars, lane, own_costs=perturb is not None)
+    traded = trade(trader, data, paths, n_bars, lane, own_costs=perturb is not None, free=free)
     capital = traded.figures.capital
     record = (paths.first[lane], capital[lane], traded.lines, traded.dead[lane], market)
     return traded.figures.figures(trader.periods, ruin), (traded.curve[points - 1] / capital[None]).T, record

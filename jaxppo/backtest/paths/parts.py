@@ -38,6 +38,8 @@ KEYS = (
     "periods_per_year",
 )
 """Settings of every job."""
+MOST_VALUES = 2**24
+"""Values that are read from the files of a table at once: as many columns as that allows, for opening files is slow."""
 EQUITY = "equity_"
 """Prefix of the columns of the curve; the number of bars follows."""
 
@@ -67,7 +69,7 @@ class Table:
         return tuple(name for name in names if name != "path")
 
     def column(self, name: str) -> np.ndarray:
-        """`[n_paths]` values of a column, in order of the paths; one column at a time is in memory."""
+        """`[n_paths]` values of a column, in order of the paths; of a large table only a few are in memory."""
         return self._read(name)[self._order]
 
     def frame(self) -> Any:
@@ -80,11 +82,20 @@ class Table:
     def _read(self, name: str) -> np.ndarray:
         if self.memory is not None:
             return self.memory.column(name).to_numpy()
+        if name not in self._held:
+            names = list(_read(self.files[0], pq.read_schema).names)
+            size = max(MOST_VALUES // self.settings["n_paths"], 1)
+            start = names.index(name) // size * size
+            read = functools.partial(read_part, columns=names[start : start + size])
+            table = pa.concat_tables(_read(file, read) for file in self.files)
+            self._held.clear()
+            self._held.update({found: table.column(found).to_numpy() for found in table.column_names})
+        return self._held[name]
 
-        def column(file: pathlib.Path) -> np.ndarray:
-            return read_part(file, columns=[name]).column(name).to_numpy()
-
-        return np.concatenate([_read(file, column) for file in self.files])
+    @functools.cached_property
+    def _held(self) -> dict[str, np.ndarray]:
+        """The columns that were read last."""
+        return {}
 
 
 def _read(file: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.execution import Costs
+from envs.execution import Costs, without
+from envs.kernels import in_one
 from envs.market import MarketData
 from envs.types import EnvParams
 from jaxppo.backtest import tally
@@ -100,7 +101,18 @@ def draw_paths(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prepared).replace(rows=rows), market
 
 
-def trade(trader: Trader, data: Any, paths: Drawn, n_bars: int, lane: jax.Array, *, own_costs: bool = False) -> Traded:
+def trade(
+    trader: Trader,
+    data: Any,
+    paths: Drawn,
+    n_bars: int,
+    lane: jax.Array,
+    *,
+    own_costs: bool = False,
+    free: tuple[str, ...] = (),
+    read: Callable[[Any, jax.Array | int], Any] | None = None,
+    formed: Callable[[Any], BarRow] = lambda row: row,
+) -> Traded:
     """Trades L paths.
 
     Args:
@@ -110,10 +122,15 @@ def trade(trader: Trader, data: Any, paths: Drawn, n_bars: int, lane: jax.Array,
       n_bars: decisions.
       lane: `[]` int32, whose ledger is kept.
       own_costs: whether each path has costs of its own.
+      free: prices among the costs that are zero and need not be computed with, see `envs.execution.zero_prices`.
+      read: `(paths.rows, number of a decision) -> what is carried to it`; default: `row_at`.
+      formed: what is carried as the row of all lanes, see `row_at`: what the prices imply need not lie in memory.
     """
+    read = row_at if read is None else read
     costs, axis = paths.costs, 0
     if not own_costs:  # kept as scalars
         costs, axis = jax.tree.map(lambda x: x[0], paths.costs), None
+    costs = without(costs, free)
     decide, block = trader.decide(data), min(trader.block, n_bars)
 
     def one(account: Account, row: BarRow, costs: Costs) -> tuple[Account, Lived]:
@@ -134,8 +151,8 @@ def trade(trader: Trader, data: Any, paths: Drawn, n_bars: int, lane: jax.Array,
     def step(i: jax.Array, carry: Any, start: jax.Array | int, ready: Any) -> Any:
         account, figures, row, curve, lines = carry
         # The next row is carried along: kernels that read it from the table themselves are not vectorised.
-        following = row_at(paths.rows, jnp.minimum(start + i + 1, n_bars - 1))
-        account, lived = one_bar(account, row, ready, i)
+        following = read(paths.rows, jnp.minimum(start + i + 1, n_bars - 1))
+        account, lived = one_bar(account, formed(row), ready, i)
         line = ledger_line(jax.tree.map(lambda x: x[lane], lived))
         curve = jax.lax.dynamic_update_index_in_dim(curve, lived.after.equity, start + i, 0)
         lines = jax.tree.map(lambda all, x: jax.lax.dynamic_update_index_in_dim(all, x, start + i, 0), lines, line)
@@ -147,14 +164,14 @@ def trade(trader: Trader, data: Any, paths: Drawn, n_bars: int, lane: jax.Array,
         ready = ready_at(start)
         return jax.lax.fori_loop(begin - start, block, lambda i, c: step(i, c, start, ready), carry)
 
-    row, equity = row_at(paths.rows, 0), paths.account.portfolio.equity
-    lived = jax.eval_shape(lambda: one_bar(paths.account, row, ready_at(0), 0)[1])
+    row, equity = read(paths.rows, 0), paths.account.portfolio.equity
+    lived = jax.eval_shape(lambda: one_bar(paths.account, formed(row), ready_at(0), 0)[1])
     line = jax.eval_shape(lambda lived: ledger_line(jax.tree.map(lambda x: x[0], lived)), lived)
     lines = jax.tree.map(lambda x: jnp.zeros((n_bars, *x.shape), x.dtype), line)
     curve = jnp.zeros((n_bars, *equity.shape), equity.dtype)
     carry = (paths.account, tally.start(paths.account.portfolio), row, curve, lines)
     if trader.ready is None:
-        carry = jax.lax.fori_loop(0, n_bars, lambda i, c: step(i, c, 0, ()), carry)
+        carry = in_one(lambda carry: jax.lax.fori_loop(0, n_bars, lambda i, c: step(i, c, 0, ()), carry), carry)
     else:
         carry = jax.lax.fori_loop(0, -(-n_bars // block), one_block, carry)
     account, figures, _, curve, lines = carry
