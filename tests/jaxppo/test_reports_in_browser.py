@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,10 +13,14 @@ from test_report import example
 
 from jaxppo.backtest import report
 from jaxppo.backtest.binding import MaskEffect
+from jaxppo.backtest.by_regime import Account, figures_by_regime
 from jaxppo.backtest.folds.section import section
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.paths import summarise_paths
 from jaxppo.backtest.paths.report import write_paths_report
+
+REGIMES_SEEN = np.repeat([0, 2, 1, 3, -1, 0], [70, 60, 40, 12, 9, 60])
+"""Of 251 marks."""
 
 
 def looked_into(n_assets: int) -> Inspection:
@@ -40,6 +45,13 @@ def looked_into(n_assets: int) -> Inspection:
     )
 
 
+def split_by_regime() -> dict:
+    """Figures of three strategies, with a crisis that is too short to tell anything."""
+    rng = np.random.default_rng(2)
+    accounts = {name: Account(*rng.normal(0.001, 0.01, (5, 250))) for name in ("agent", "buy_and_hold", "flat")}
+    return figures_by_regime(jax.random.key(0), accounts, REGIMES_SEEN[:-1], periods=252.0, n_resamples=100)
+
+
 def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
     """A run's report with every section there is."""
     data = example(
@@ -62,7 +74,12 @@ def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
         constraints={
             "turnover": {"limit": 20.0, "measured": 25.0, "multiplier": 1.0, "held": False, "infeasible": True}
         },
+        regimes=REGIMES_SEEN,
+        by_regime=split_by_regime(),
         selection={
+            "superiority": {
+                "no_better_than": {"buy_and_hold": 0.4, "flat": 0.01}, "looks": 12, "spa": 0.3, "reality_check": 0.4,
+            },
             "out_of_sample": {
                 "trials": 12, "effective_trials": 3.5, "sharpe": 1.2, "sharpe_ci": [-0.5, 2.9], "hurdle": 0.9,
                 "psr": 0.9, "dsr": 0.6, "minimum_track_record": 800.0,
