@@ -31,7 +31,7 @@ def stationary_indices(
 
     Reference: Politis, Romano (1994), The stationary bootstrap.
     """
-    fresh = (draws <= restart_probability).at[0].set(True)
+    fresh = (jnp.asarray(draws) <= restart_probability).at[0].set(True)
 
     def step(index: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         start, fresh = now
