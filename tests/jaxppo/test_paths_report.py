@@ -27,7 +27,8 @@ def made_up(n: int = N_PATHS, *, numbers: np.ndarray | None = None, **changes: n
     columns["recovered"] = (rng.random(n) < 0.7) | (columns["deepest_bars"] == 0)
     columns |= {f"equity_{bar}": rng.uniform(0.5, 2.0, n).astype(np.float32) for bar in BARS}
     settings = dict.fromkeys(KEYS, 1) | {"trader": HOSTILE, "generator": "garch", "points": list(BARS), "ruin": 0.5}
-    settings |= {"n_bars": 30, "shard": [0, 1], "stress": {"scale_costs": [0.5, 2.0], "missed_fills": 0.25, "delay": 3}}
+    stress = {"scale_costs": [0.5, 2.0], "missed_fills": 0.25, "delay": 3, "latency": [1, 4]}
+    settings |= {"n_bars": 30, "shard": [0, 1], "stress": stress}
     path = np.arange(n) if numbers is None else numbers
     return Table(settings, memory=pa.table({"path": path, **columns, **changes}))
 
@@ -79,7 +80,10 @@ def test_tables_and_figures_are_there(table):
     assert first == f"{np.quantile(sharpe, 0.01):z.2f}"
     drawn = {"fan", "drawdowns", "recovery", *(f"distribution-{x}" for x in ("total_return", "sharpe", "max_drawdown"))}
     assert drawn <= set(page.identifiers)
-    assert "costs times 0.5 to 2 · 25 % of fills missed · begun up to 3 bars later" in page.visible
+    assert (
+        "costs times 0.5 to 2 · 25 % of fills missed · begun up to 3 bars later · filled 1 to 4 bars after the decision"
+        in page.visible
+    )
     for text in ("Monte Carlo error", "drawn from one history by garch", "liquidated"):
         assert text in page.visible, text
     assert page.addresses == []

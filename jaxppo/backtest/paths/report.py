@@ -167,6 +167,9 @@ def _stressed(settings: Mapping[str, Any]) -> str:
         parts.append(f"{100 * stress['missed_fills']:g} % of fills missed")
     if stress["delay"]:
         parts.append(f"begun up to {stress['delay']} bars later")
+    if stress["latency"]:
+        low, high = stress["latency"]
+        parts.append(f"filled {low} to {high} bars after the decision")
     return "".join(f" · {part}" for part in parts)
 
 
