@@ -11,16 +11,15 @@ holding the same ones. Options are keys of the configuration.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import tempfile
 from typing import Any
 
 import jax
 
-from jaxppo.cli import use_every_core
-
 if __name__ == "__main__":
-    use_every_core()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 import jaxppo
 from benchmarks.recording import record
@@ -69,11 +68,12 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("prices")
     parser.add_argument("--runs", default=None, help="folder for the walk-forward (default: a temporary one)")
+    parser.add_argument("--resume", action="store_true", help="go on with the one in --runs, or evaluate it again")
     known, overrides = parser.parse_known_args()
     options = [*COMMON, *JOBS[known.job], "--data.path", known.prices, *overrides]
     config = jaxppo.load_config(CONFIG, options)
     runs = pathlib.Path(tempfile.mkdtemp() if known.runs is None else known.runs)
-    result = backtest.walk_forward(config, output=runs / f"walk-forward-{known.job}")
+    result = backtest.walk_forward(config, output=runs / f"walk-forward-{known.job}", resume=known.resume)
     keys = {"config": CONFIG, "options": JOBS[known.job] + COMMON, "devices": len(jax.devices())}
     print(result.text)
     print(record(f"walk_forward_{known.job}", {**keys, **measured(result)}))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
-
-import jax
 
 from envs import DataError
 from jaxppo.config import ConfigError
@@ -57,12 +53,3 @@ def shard_of(text: str) -> tuple[int, int]:
     if found is None:
         raise ConfigError(f"--shard is {text!r}; it must be I/N, for example 0/4")
     return int(found[1]), int(found[2])
-
-
-def use_every_core() -> None:
-    """On a CPU, a device for each core, so that paths are computed side by side; not where that is settled already."""
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0:
-        return
-    # Refused once JAX has counted its devices.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

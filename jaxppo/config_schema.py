@@ -15,7 +15,7 @@ from jaxppo.config_risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config_simulation import SimulationConfig
 from jaxppo.config_sizing import SizingConfig, check_order
 from jaxppo.config_values import Above, Bars, Day, Factor, Few, NonNegative, Positive, Power, Section, Share, Text
-from jaxppo.config_walk_forward import WalkForwardConfig
+from jaxppo.config_walk_forward import WalkForwardConfig, check_walk_forward
 
 LONGEST_EPISODE = 2**30
 BUDGETS = ("steps", "episodes", "minutes")
@@ -257,6 +257,7 @@ class Config(Section):
         if self.ppo.direction == "natural" and self.ppo.kl_limit is None:
             raise ValueError("ppo.direction natural needs ppo.kl_limit, the length of its steps (0.01 is usual)")
         check_critic(self.policy.quantiles, self.ppo)
+        check_walk_forward(self.walk_forward)
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
         return self

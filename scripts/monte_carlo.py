@@ -4,10 +4,13 @@ Trades the agent on markets drawn from the run's test period; the same command g
 made by --shard 0/4 to --shard 3/4 anywhere, are put together by --merge DIR DIR ... --output DIR.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
-from jaxppo.cli import OneLineParser, run, shard_of, use_every_core
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # before JAX counts them: a device for each core
+from jaxppo.backtest import paths
+from jaxppo.cli import OneLineParser, run, shard_of
 
 N_PATHS = 10000
 STRESS = ("scale_costs", "missed_fills", "delay", "latency")
@@ -35,9 +38,6 @@ def main(arguments: Sequence[str]) -> None:
     given = {name: value for name in OF_A_RUN if (value := getattr(known, name)) is not None}
     if known.merge and (given or overrides):
         parser.error(f"--merge takes no {[*(f'--{name}' for name in given), *overrides][0].replace('_', '-')}")
-    use_every_core()
-    from jaxppo.backtest import paths
-
     if known.merge:
         result = paths.merge(known.merge, known.output)
     else:

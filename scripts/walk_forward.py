@@ -4,11 +4,16 @@ Trains agents on every fold of the bars in one program and trades what follows w
 how the bars are split; training.steps is the budget of each agent.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from jaxppo.cli import OneLineParser, run, use_every_core
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # before JAX counts them: a device for each core
+
+import jaxppo
+from jaxppo.backtest import walk_forward
+from jaxppo.cli import OneLineParser, run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,10 +35,6 @@ def main(arguments: Sequence[str]) -> None:
             overrides += [option, getattr(known, key)]
     if known.config is None and not (known.resume and known.output):
         parser.error("--config is required, for example --config configs/quickstart.yaml")
-    use_every_core()
-    import jaxppo
-    from jaxppo.backtest import walk_forward
-
     path = known.config if known.config is not None else pathlib.Path(known.output, "config.yaml")
     config = jaxppo.load_config(path, overrides)
     name = f"{pathlib.Path(path).stem}-walk-forward"

@@ -37,14 +37,14 @@ class Evaluation:
       summary: the `out_of_sample` entry of summary.json.
       ledgers: agent first, then the baselines; NumPy arrays.
       times: `[n + 1]` bar times of the equity marks, empty for a market without times.
-      masks: what each mask did.
+      masks: what each mask did; None where that is not known.
       regimes: `[n + 1]` int, the regime of the market known at each mark, see `jaxppo.backtest.by_regime`.
     """
 
     summary: dict[str, Any]
     ledgers: dict[str, Ledger]
     times: np.ndarray
-    masks: dict[str, MaskEffect]
+    masks: dict[str, MaskEffect] | None
     regimes: np.ndarray
 
     @property
@@ -101,8 +101,9 @@ def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") ->
     return judged(setup, agent, setup.periods[period], limits_of(setup, policy, net, period))
 
 
-def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect]) -> Evaluation:
-    """What an agent did over a period, beside the baselines, with intervals; `effects` are those of its masks."""
+def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect] | None) -> Evaluation:
+    """What an agent did over a period, beside the baselines, with intervals; `effects` are those of its masks,
+    None where they are not known."""
     chosen, first = setup.config.evaluation, jnp.int32(where.first)
     target = jnp.float32(chosen.target_volatility)
     annual, monitor = setup.periods_per_year, setup.monitor

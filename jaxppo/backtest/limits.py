@@ -13,18 +13,20 @@ from jaxppo.backtest.formatting import MISSING, escaped, number_text, percent
 _FIGURES = {"bound": "Decisions changed", "exposure_removed": "Exposure removed", "costs_saved": "Costs saved"}
 
 
-def section(masks: Mapping[str, MaskEffect], constraints: Mapping[str, Mapping[str, Any]]) -> str:
+def section(masks: Mapping[str, MaskEffect] | None, constraints: Mapping[str, Mapping[str, Any]]) -> str:
     """The section of the report as HTML.
 
     Args:
-      masks: mask -> what it did.
+      masks: mask -> what it did; None where that is not known.
       constraints: constraint -> limit, measured, multiplier, held and infeasible.
     """
     return _masks(masks) + _constraints(constraints)
 
 
-def _masks(masks: Mapping[str, MaskEffect]) -> str:
+def _masks(masks: Mapping[str, MaskEffect] | None) -> str:
     """What each mask did, a row each, a table for each figure; by regime where there are regimes."""
+    if masks is None:
+        return '<p class="caption">What masks did was not measured: several agents traded.</p>'
     if not masks:
         return '<p class="caption">The agent traded without masks.</p>'
     regimes = [name for name in REGIMES if any(name in effect.by_regime for effect in masks.values())]

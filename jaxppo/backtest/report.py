@@ -57,7 +57,7 @@ class ReportData:
         resampling; may be empty.
       level: coverage of all the intervals, in (0, 1).
       inspection: what the policy looks at; None leaves it out.
-      masks: mask -> what it did; empty without masks.
+      masks: mask -> what it did; empty without masks, None where it is not known.
       watched: strategy -> watched limit -> its figures, see `jaxppo.backtest.monitored`; empty without limits.
       stopped: the breach that stopped the agent; None without one.
       constraints: constraint -> limit, measured, multiplier, held and infeasible, as in summary.json; may be empty.
@@ -87,7 +87,7 @@ class ReportData:
     sharpe_differences: Mapping[str, tuple[float | None, float | None]] = dataclasses.field(default_factory=dict)
     level: float = 0.95
     inspection: Inspection | None = None
-    masks: Mapping[str, MaskEffect] = dataclasses.field(default_factory=dict)
+    masks: Mapping[str, MaskEffect] | None = dataclasses.field(default_factory=dict)
     watched: Mapping[str, monitored.Figures] = dataclasses.field(default_factory=dict)
     stopped: Mapping[str, Any] | None = None
     constraints: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)

@@ -20,9 +20,9 @@ def batched_options(device: jax.Device) -> dict[str, str]:
     """Options to compile a `vmap` over agents with.
 
     On a CPU jaxlib 0.10.2 to 0.11.2 hands reductions of seven and more axes, which an axis of agents makes of six, to a
-    library that crashes on some of them (https://github.com/jax-ml/jax/issues/39257): it gets products alone.
+    library that crashes on some of them (https://github.com/jax-ml/jax/issues/39257): it is not used.
     """
-    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"} if device.platform == "cpu" else {}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if device.platform == "cpu" else {}
 
 
 def train_population(

@@ -8,18 +8,16 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-STOPPING = b"\nstopping after this iteration; once more stops at once\n"
-
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[list[int]]:
+def stop_requested(saying: bytes = b"stopping after this iteration") -> Iterator[list[int]]:
     """A list that gets the signal's number on the first SIGINT or SIGTERM; the second one acts as usual."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: Any) -> None:
         received.append(number)
-        os.write(2, STOPPING)
+        os.write(2, b"\n" + saying + b"; once more stops at once\n")
         for known, handler in previous.items():
             signal.signal(known, handler)
 

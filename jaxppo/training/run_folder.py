@@ -75,11 +75,15 @@ def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
     raise ConfigError(f"--output {output} is a file; a folder is expected")
 
 
-def open_folder(folder: str | pathlib.Path) -> tuple[pathlib.Path, Config]:
-    """An existing run and its configuration.
+RUN, WALK_FORWARD = "run", "walk_forward"
+"""What a folder can be of, `kind` in its metadata.json; without one it is a run."""
+
+
+def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Path, Config]:
+    """An existing run, or walk-forward, and its configuration.
 
     Raises:
-      ConfigError: there is no run there.
+      ConfigError: there is none there, or one of the other kind.
     """
     folder = pathlib.Path(folder)
     try:
@@ -88,7 +92,21 @@ def open_folder(folder: str | pathlib.Path) -> tuple[pathlib.Path, Config]:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
     if not found:
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
+    found = _kind(folder)
+    if found != kind:
+        hint = (
+            "open its agents with jaxppo.backtest.load_fold" if found == WALK_FORWARD else "give that of a walk-forward"
+        )
+        raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
     return folder, load_config(folder / "config.yaml")
+
+
+def _kind(folder: pathlib.Path) -> str:
+    """What a folder is of; one whose metadata.json cannot be read is a run."""
+    try:
+        return json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("kind", RUN)
+    except (OSError, ValueError, AttributeError):
+        return RUN
 
 
 def check_same_run(saved: Config, given: Config) -> None:

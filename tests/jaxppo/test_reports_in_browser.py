@@ -120,7 +120,8 @@ def write_walk_forward(path: pathlib.Path) -> None:
         for fold in range(3)
         for seed in range(2)
     ]  # fmt: skip
-    folds, worth = pd.DataFrame(rows), {"rank_correlation": 0.1, "gain": 0.2, "gain_error": 0.3}
+    folds, worth = pd.DataFrame(rows), {"rank_correlation": 0.1, "gain": 0.2, "gain_ci": [-0.1, 0.5]}
+    worth |= {"tests": 3, "won": 1, "idle": 1}
     equity = {"selected": data.equity["agent"], "seed 0": data.equity["flat"], "buy and hold": data.equity["flat"]}
     html = section("Rolling windows.", folds, worth, data.timestamps, equity, np.array([30, 60]))
     report.write_report(path, example(90, sections={"Walk-forward": html}))

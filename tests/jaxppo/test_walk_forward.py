@@ -13,14 +13,18 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
-from tiny_run import assert_trees_equal, command, prices, tiny_config, write_config
+from tiny_run import assert_trees_equal, command, prices, snapshot, tiny_config, write_config
 
 import envs
 import jaxppo
+from envs.market import periods_per_year
 from jaxppo.backtest import drawdowns, trials, walk_forward
 from jaxppo.backtest.folds import load_fold, make_plan, training, walk
 from jaxppo.backtest.folds.prepare import prepare, restarted
+from jaxppo.backtest.folds.results import selection_worth
+from jaxppo.backtest.folds.section import verdict
 from jaxppo.backtest.folds.stitched import stitched_ledgers
+from jaxppo.backtest.run import load_run
 from jaxppo.backtest.simulate import run_policy
 from jaxppo.config import ConfigError
 from jaxppo.config_walk_forward import WalkForwardConfig
@@ -32,7 +36,8 @@ KEYS = {"train_bars": TRAIN, "test_bars": TEST, "seeds": SEEDS}
 
 
 def wf_config(**sections):
-    sections["walk_forward"] = {**KEYS, **sections.get("walk_forward", {})}
+    given = sections.get("walk_forward", {})
+    sections["walk_forward"] = {**({"seeds": SEEDS} if given.get("kind") == "combinatorial" else KEYS), **given}
     return tiny_config(**sections)
 
 
@@ -219,7 +224,7 @@ def test_an_interrupted_one_goes_on_to_the_same_numbers(whole, workplace, monkey
             super().save_if_due(iteration, bool(stops))
 
     monkeypatch.setattr(training, "_Batch", Stopping)
-    monkeypatch.setattr(walk, "stop_requested", lambda: _Given(stops))
+    monkeypatch.setattr(walk, "stop_requested", lambda saying: _Given(stops))
     first = walk_forward(wf_config(), output=folder, market=market_of(), progress=False)
     assert (first.summary, first.text) == (None, "")
     assert not (folder / "summary.json").exists()
@@ -256,11 +261,11 @@ def test_batches_shrink_until_they_fit_the_memory(workplace, monkeypatch):
     assert [training.batch_size(n, at_once, d) for n, at_once, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
 
 
-def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkeypatch):
+def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkeypatch, capsys):
     calls = itertools.count()
     stop = {"limit": "drawdown", "allowed": 0.1, "level": 0.2}
-    # Two iterations of each of six agents between looks: agent 0 stops before the first one, agent 1 before the second.
-    monkeypatch.setattr(training, "stop_in", lambda monitor, row: stop if next(calls) in (0, 13) else None)
+    # Two iterations between looks: agent 0 stops in its first, before any look, and agent 1 in its third.
+    monkeypatch.setattr(training, "stop_in", lambda monitor, row: stop if next(calls) in (0, 11) else None)
     looks = []
     monkeypatch.setattr(walk, "record_look", _noting(looks, walk.record_look))
     result = walk_forward(wf_config(), output=workplace / "stops" / "stopped", market=market_of(), progress=False)
@@ -268,6 +273,12 @@ def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkey
     assert sorted(look for look in seen if look[0] == 0) == [(0, 7, 2), (0, 8, 2)]
     assert sum(look[0] > 0 for look in seen) == 12
     assert result.folds.query("fold == 0").best_iteration.tolist() == [2, 2]
+    assert [(row["fold"], row["seed"], row["iteration"]) for row in result.summary["walk_forward"]["stopped"]] == [
+        (0, 7, 1), (0, 8, 3)
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    assert "fold 0, seed 8: stopped by the monitor after iteration 3: drawdown reached 0.2" in said
+    assert result.summary["train"]["env_steps"] == (1 + 3 + 4 * 6) * 128
 
 
 def _noting(looks, record):
@@ -280,13 +291,24 @@ def _noting(looks, record):
     return noting
 
 
-def test_diverged_training_is_one_line_that_names_the_agent(workplace, monkeypatch):
-    def with_nan(equity):
-        return np.where(np.arange(len(equity))[:, None] == 3, np.nan, 0.01 * np.ones((len(equity), 4)))
+def test_an_agent_that_diverges_keeps_what_it_was_and_one_that_was_nothing_ends_it(workplace, monkeypatch, capsys):
+    calls = itertools.count()
 
-    monkeypatch.setattr(training, "returns_of", with_nan)
+    def with_nan(since):
+        def returns(equity):
+            bad = (np.arange(len(equity))[:, None] == 3) & (next(calls) >= since)
+            return np.where(bad, np.nan, 0.01 * np.arange(4.0) * np.ones((len(equity), 1)))
+
+        return returns
+
+    monkeypatch.setattr(training, "returns_of", with_nan(0))
     with pytest.raises(ConfigError, match="diverged in fold 1, seed 8, iteration 2: validation_sharpe is nan"):
-        walk_forward(wf_config(), output=workplace / "nan" / "diverged", market=market_of(), progress=False)
+        walk_forward(wf_config(), output=workplace / "nan" / "at once", market=market_of(), progress=False)
+    calls = itertools.count()
+    monkeypatch.setattr(training, "returns_of", with_nan(1))
+    result = walk_forward(wf_config(), output=workplace / "nan" / "later", market=market_of(), progress=False)
+    assert "fold 1, seed 8: diverged in iteration 4: validation_sharpe is nan" in capsys.readouterr().err
+    assert result.folds.query("fold == 1").best_iteration.tolist() == [6, 2]
 
 
 def test_a_resumed_one_must_be_the_same(whole):
@@ -300,6 +322,65 @@ def test_a_resumed_one_must_be_the_same(whole):
     saved = jaxppo.load_config(whole.folder / "config.yaml")
     given = wf_config(walk_forward={"agents_at_once": 4}, data={"path": saved.data.path})
     assert restarted(given, saved).walk_forward.agents_at_once == saved.walk_forward.agents_at_once == 6
+
+
+def test_a_folder_is_of_a_run_or_of_a_walk_forward(whole, workplace):
+    config = wf_config()
+    run = jaxppo.train(config, output=workplace / "kinds" / "run", market=market_of(), progress=False)
+    before = snapshot(workplace / "kinds"), snapshot(whole.folder)
+    with pytest.raises(ConfigError, match="the folder of a run; give that of a walk-forward"):
+        walk_forward(config, output=run.folder, market=market_of(), resume=True, progress=False)
+    with pytest.raises(ConfigError, match="the folder of a walk-forward; open its agents with"):
+        jaxppo.train(config, output=whole.folder, market=market_of(), resume=True, progress=False)
+    with pytest.raises(ConfigError, match="load_fold"):
+        load_run(whole.folder, market=market_of())
+    assert before == (snapshot(workplace / "kinds"), snapshot(whole.folder))
+
+
+def test_many_agents_in_one_program(workplace):
+    """Twelve agents, whose reductions a library of jaxlib 0.10.2 crashes on."""
+    config = wf_config(walk_forward={"seeds": 4}, training={"steps": 2 * 128})
+    result = walk_forward(config, output=workplace / "many" / "twelve", market=market_of(), progress=False)
+    assert result.summary["train"]["agents_at_once"] == len(result.folds) == 12
+
+
+def test_a_fitted_model_of_regimes_is_that_of_the_bars_of_the_fold():
+    regimes = {"kind": "hmm", "states": 2, "restarts": 1, "usual_volatility_span": 20}
+    config = wf_config(regimes=regimes, features={"groups": ["price", "regime"]})
+    frame = prices()
+    plan, _, params = prepare(config, market_of(frame))
+    until = plan.folds[0].train[0].last
+    frame.loc[frame.groupby("symbol").cumcount() > until, ["open", "high", "low", "close"]] *= 1.1
+    changed = prepare(config, market_of(frame))[2]
+    ours, theirs = (np.asarray(found[[0, 1]].features) for found in (params, changed))
+    np.testing.assert_array_equal(ours[0, : until + 1], theirs[0, : until + 1])
+    assert not np.array_equal(ours[0, until + 1 :], theirs[0, until + 1 :], equal_nan=True)
+    assert not np.array_equal(ours[0, : until + 1], ours[1, : until + 1], equal_nan=True), "each fold has its own"
+
+
+def test_what_choosing_by_validation_is_worth_by_hand():
+    rows = [
+        # fold, seed, selected, validation, test
+        (0, 0, False, 1.0, 0.5), (0, 1, True, 2.0, 1.5), (0, 2, False, 0.0, -0.5),
+        (1, 0, True, 3.0, -1.0), (1, 1, False, 2.0, 0.0), (1, 2, False, 1.0, 1.0),
+    ]  # fmt: skip
+    names = ["fold", "seed", "selected", "validation_sharpe", "sharpe"]
+    folds = pd.DataFrame(rows, columns=names).assign(path=0, turnover=1.0, total_return=0.1)
+    worth = selection_worth(folds)
+    assert worth["rank_correlation"] == pytest.approx((1.0 - 1.0) / 2)
+    assert worth["gain"] == pytest.approx(((1.5 - 0.5) + (-1.0 - 0.0)) / 2)
+    error = np.std([1.0, -1.0], ddof=1) / np.sqrt(2)
+    np.testing.assert_allclose(worth["gain_ci"], [-12.7062 * error, 12.7062 * error], rtol=1e-5)
+    assert selection_worth(folds, overlapping=True)["gain_ci"] == [None, None]
+    assert selection_worth(folds[folds.seed == 0])["rank_correlation"] is None
+    stopped = folds.assign(
+        turnover=np.where(folds.fold == 1, 0.0, 1.0), total_return=np.where(folds.fold == 1, 0.0, 1.0)
+    )
+    assert selection_worth(stopped)["rank_correlation"] == 1.0
+    said = verdict({**selection_worth(stopped), "tests": 2, "won": 1, "idle": 1})
+    assert said[0] == "The selected agents made money in 1 of 2 tests, and stood aside in 1."
+    alike = verdict({"tests": 1, "won": 0, "idle": 0, "rank_correlation": None, "gain": 0.0, "gain_ci": [0.0, 0.0]})
+    assert alike[1].endswith("which is within chance.")
 
 
 # What is traded.
@@ -330,6 +411,8 @@ def test_a_new_agent_takes_over_positions_and_pays_for_changing_them(whole):
     edge = plan.folds[0].tests[0].n_bars
     np.testing.assert_array_equal(mixed.equity[: edge + 1], same.equity[: edge + 1])
     assert np.abs(mixed.shares[edge - 1]).max() > 0
+    assert (mixed.paid[edge] > 0)[np.abs(mixed.quantity[edge]) > 0].all()
+    assert mixed.paid[edge].sum() > 2 * same.paid[edge].sum() > 0
     held = mixed.shares[edge - 1] + mixed.quantity[edge]
     np.testing.assert_allclose(mixed.shares[edge], held, rtol=1e-6)
     assert not np.allclose(mixed.shares[edge], same.shares[edge])
@@ -350,7 +433,7 @@ def test_the_tables_say_what_the_account_did(whole):
         own = whole.returns[f"seed {row.seed}"][whole.returns.bar.between(period.first + 1, period.last)].to_numpy()
         assert row["first"] == str(market.info.timestamps[period.first])[:19]
         assert row.total_return == pytest.approx(np.prod(1 + own) - 1, abs=1e-6)
-        assert row.sharpe == pytest.approx(own.mean() / own.std(ddof=1) * 252**0.5, rel=0.02)
+        assert row.sharpe == pytest.approx(own.mean() / own.std(ddof=1) * periods_per_year(market) ** 0.5, rel=1e-4)
         table = drawdowns.table(np.concatenate([[1.0], np.cumprod(1 + own)]))
         assert row.max_drawdown == pytest.approx(table.depth.max() if len(table) else 0.0, abs=1e-6)
         assert row.sharpe_low < row.sharpe < row.sharpe_high
@@ -385,7 +468,13 @@ def test_every_look_is_a_trial(whole, workplace):
 
 def test_the_report_shows_folds_and_paths(whole):
     report = (whole.folder / "report.html").read_text()
-    for text in ("Walk-forward", "0 (selected)", "takes it over with its positions", "rank correlation"):
+    for text in (
+        "Walk-forward",
+        "0 (selected)",
+        "takes it over with its positions",
+        "rank correlation",
+        "The last 17 bars",
+    ):
         assert text in report
     assert report.count('id="walk_forward_paths"') == report.count('id="walk_forward_folds"') == 1
 
@@ -430,7 +519,8 @@ def test_combinatorial_paths_cover_every_bar_and_agents_do_not_learn_from_their_
         (["--walk_forward.test_bars", "1"], "test_bars is 1; at least 2"),
         (["--walk_forward.validation", "0.99"], "walk_forward.validation is 0.99"),
         (["--walk_forward.kind", "sliding"], "one of rolling, expanding, combinatorial"),
-        (["--walk_forward.kind", "combinatorial", "--walk_forward.test_folds", "6"], "test_folds is 6"),
+        (["--walk_forward.kind", "combinatorial"], "walk_forward.train_bars is 150, which only"),
+        (["--walk_forward.folds", "12"], "walk_forward.folds is 12, which only walk_forward.kind combinatorial reads"),
         (["--env.name", "CartPole-v1", "--policy.kind", "mlp"], "env.name is 'CartPole-v1'"),
         (["--seed", "2147483647", "--walk_forward.seeds", "2"], "walk_forward.seeds is 2"),
         (["--data.path", "nowhere.csv"], "nowhere.csv"),

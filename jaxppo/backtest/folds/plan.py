@@ -7,7 +7,7 @@ import dataclasses
 from jaxppo.backtest import splits
 from jaxppo.backtest.splits import Split
 from jaxppo.config import ConfigError
-from jaxppo.config_walk_forward import WalkForwardConfig
+from jaxppo.config_walk_forward import DEFAULT_FOLDS, WalkForwardConfig
 from jaxppo.training.periods import Period
 
 LEAST = 2
@@ -37,10 +37,12 @@ class Plan:
       folds: one for each training.
       paths: for each out-of-sample path, `(fold, position in its tests)` in the order of time. Each one covers the same
         bars without a gap; there is one but in combinatorial splits.
+      left_out: decisions at the end of the market that are too few for another test.
     """
 
     folds: tuple[Fold, ...]
     paths: tuple[tuple[tuple[int, int], ...], ...]
+    left_out: int = 0
 
     @property
     def test(self) -> Period:
@@ -71,17 +73,21 @@ def make_plan(config: WalkForwardConfig, n_bars: int, first_decision: int, chunk
     try:
         found = _split(config, n, first_decision, purge)
     except ValueError as error:
-        raise ConfigError(f"walk_forward.kind is {config.kind!r}, with {n} decisions: {error}") from None
+        raise ConfigError(
+            f"walk_forward.kind is {config.kind!r}, with {n} decisions ({n_bars} bars, of which {first_decision} are "
+            f"the history of the first): {error}"
+        ) from None
     held_back = max(round(config.validation * min(len(split.train) for split in found)), LEAST)
     folds = tuple(_fold(split, held_back, first_decision, chunk, purge, config) for split in found)
-    return Plan(folds, splits.paths(found))
+    return Plan(folds, splits.paths(found), n_bars - 1 - max(test.last for fold in folds for test in fold.tests))
 
 
 def _split(config: WalkForwardConfig, n: int, history: int, purge: int) -> tuple[Split, ...]:
     """The splits of `n` decisions."""
     if config.kind == "combinatorial":
         embargo = history if config.embargo_bars is None else config.embargo_bars
-        return splits.combinatorial_purged(n, config.folds, config.test_folds, purge=purge, embargo=embargo)
+        n_folds, n_tests = config.folds or DEFAULT_FOLDS[0], config.test_folds or DEFAULT_FOLDS[1]
+        return splits.combinatorial_purged(n, n_folds, n_tests, purge=purge, embargo=embargo)
     train = n // 2 if config.train_bars is None else config.train_bars
     test = (n - train - purge) // 5 if config.test_bars is None else config.test_bars
     if test < LEAST:

@@ -40,7 +40,7 @@ def load_fold(
       ConfigError: not a finished walk-forward, or it has no such agent.
       envs.DataError: the prices cannot be used.
     """
-    folder, config = run_folder.open_folder(folder)
+    folder, config = run_folder.open_folder(folder, run_folder.WALK_FORWARD)
     with jax.default_device(select_devices(config)[0]):
         market = load_data(config) if market is None else market
         run_folder.check_same_data(folder, run_folder.data_report(market))
@@ -90,6 +90,8 @@ def restarted(config: Config, saved: Config) -> Config:
     config = as_started(config, saved).model_copy(update={"walk_forward": keys})
     run_folder.check_same_run(saved, config)
     shaping = (("walk_forward", None), ("training", ("steps", "episodes", "evaluate_every")))
+    if saved.monitor != config.monitor:
+        raise ConfigError("--resume: monitor differs from the one that the walk-forward was started with")
     for section_name, only in shaping:
         old, new = getattr(saved, section_name).model_dump(), getattr(config, section_name).model_dump()
         for key in only or old:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 from envs.market import MarketData
 from jaxppo.backtest.folds.plan import Plan
@@ -128,25 +129,57 @@ def time_of(market: MarketData, bar: int) -> str | int:
     return str(times[bar])[:19] if len(times) else bar
 
 
-def selection_worth(folds: pd.DataFrame) -> dict[str, Any]:
-    """Whether validation tells agents apart.
+def selection_worth(folds: pd.DataFrame, *, overlapping: bool = False) -> dict[str, Any]:
+    """Whether validation tells the agents of a fold apart. Tests in which an agent stood aside are left out.
+
+    Args:
+      folds: from `fold_table`.
+      overlapping: whether folds share bars, so that their scatter says nothing of the error.
 
     Returns:
-      `rank_correlation` (Spearman's, of validation and test Sharpe ratios over all agents and tests; None where it does
-      not exist), and `gain`: test Sharpe ratio of the selected agents less that of the average seed, mean over folds,
-      with its standard error (None with fewer than two folds or seeds).
+      `rank_correlation`: Spearman's, of validation and test Sharpe ratios of the seeds of a fold, mean over the tests
+      where it exists. `gain`: test Sharpe ratio of the selected agents less that of the average seed, mean over folds,
+      and `gain_ci`, its Student's interval at 95 %. None where there is one seed; no interval from one fold or
+      overlapping ones.
     """
-    correlation = None
-    if folds.validation_sharpe.nunique() > 1 and folds.sharpe.nunique() > 1 and len(folds) > 2:
-        correlation = float(spearmanr(folds.validation_sharpe, folds.sharpe).statistic)
-    gain = error = None
-    if folds.seed.nunique() > 1:
-        tests = folds.groupby(["fold", "path"])
-        gains = tests.apply(lambda rows: rows.sharpe[rows.selected].mean() - rows.sharpe.mean(), include_groups=False)
-        by_fold = gains.groupby("fold").mean()
-        if len(by_fold) > 1:
-            gain, error = float(by_fold.mean()), float(by_fold.std(ddof=1) / math.sqrt(len(by_fold)))
-    return {"rank_correlation": correlation, "gain": gain, "gain_error": error}
+    active = folds[~idle(folds)]
+    none = {"rank_correlation": None, "gain": None, "gain_ci": [None, None]}
+    if active.seed.nunique() < 2:
+        return none
+    correlations, gains = [], {}
+    for (fold, _), rows in active.groupby(["fold", "path"]):
+        if rows.validation_sharpe.nunique() > 1 and rows.sharpe.nunique() > 1:
+            correlations.append(float(spearmanr(rows.validation_sharpe, rows.sharpe).statistic))
+        if rows.selected.any():
+            gains.setdefault(fold, []).append(rows.sharpe[rows.selected].mean() - rows.sharpe.mean())
+    by_fold = np.array([np.mean(each) for each in gains.values()])
+    found = none | {"rank_correlation": float(np.mean(correlations)) if correlations else None}
+    if len(by_fold):
+        found["gain"] = float(by_fold.mean())
+    if len(by_fold) > 1 and not overlapping:
+        half = float(student.ppf(0.975, len(by_fold) - 1) * by_fold.std(ddof=1) / math.sqrt(len(by_fold)))
+        found["gain_ci"] = [found["gain"] - half, found["gain"] + half]
+    return found
+
+
+def idle(folds: pd.DataFrame) -> pd.Series:
+    """Tests in which an agent did nothing and earned nothing: it chose to, or its account was stopped or liquidated."""
+    return (folds.turnover == 0.0) & (folds.total_return == 0.0)
+
+
+def tests_won(plan: Plan, selected: Sequence[Ledger]) -> dict[str, int]:
+    """Of the tests of the selected agents' accounts, one for each path: `tests`, those `won`, and `idle` ones."""
+    found = [
+        figures_of(ledger, *(bar - plan.test.first for bar in (test.first, test.last)), 1.0, 0.95)
+        for path, ledger in zip(plan.paths, selected, strict=True)
+        for test in (plan.folds[fold].tests[position] for fold, position in path)
+    ]
+    table = pd.DataFrame(found)
+    return {
+        "tests": len(table),
+        "won": int((table.total_return > 0).sum()),
+        "idle": int(idle(table).sum()),
+    }
 
 
 def path_figures(

@@ -34,35 +34,34 @@ def section(
     Args:
       scheme: how the bars were split, in words.
       folds: from `fold_table`.
-      worth: from `selection_worth`.
+      worth: from `selection_worth` and `tests_won`.
       points: `[n + 1]` times or numbers of the marks.
       equity: name -> `[n + 1]` equity of each path and baseline.
       edges: positions in `points` at which one test ends and the next begins.
     """
     drawn = figures.as_html("walk_forward_paths", paths_figure(points, equity, edges))
     scatter = figures.as_html("walk_forward_folds", folds_figure(folds)) if len(folds) > 2 else ""
-    sentences = " ".join(verdict(folds, worth))
+    sentences = " ".join(verdict(worth))
     return f"<p>{escaped(scheme)} {escaped(sentences)}</p>{drawn}{scatter}{_table(folds)}"
 
 
-def verdict(folds: pd.DataFrame, worth: Mapping[str, Any]) -> list[str]:
-    """What the folds say, in plain sentences."""
-    chosen = folds[folds.selected]
-    won = int((chosen.total_return > 0).sum())
-    found = [f"The selected agents made money in {won} of {len(chosen)} tests."]
-    correlation = worth["rank_correlation"]
-    if correlation is not None:
+def verdict(worth: Mapping[str, Any]) -> list[str]:
+    """What the folds say, in plain sentences; takes `selection_worth` with `tests_won`."""
+    aside = f", and stood aside in {worth['idle']}" if worth["idle"] else ""
+    found = [f"The selected agents made money in {worth['won']} of {worth['tests']} tests{aside}."]
+    if worth["rank_correlation"] is not None:
         found.append(
-            f"The rank correlation of validation and test Sharpe ratios is {correlation:.2f}: "
-            + ("what does well on validation does well afterwards." if correlation > 0.5 else
-               "validation says little about what follows." if correlation > -0.5 else
-               "what does well on validation does badly afterwards.")
-        )  # fmt: skip
+            "The rank correlation of validation and test Sharpe ratios between the seeds of a fold is "
+            f"{worth['rank_correlation']:.2f} on average: 1 if validation finds the best agent, 0 if it says nothing."
+        )
     if worth["gain"] is not None:
-        within = abs(worth["gain"]) < 2.0 * worth["gain_error"]
+        low, high = worth["gain_ci"]
+        chance = ""
+        if low is not None:
+            within = "within chance" if low <= 0.0 <= high else "not within chance"
+            chance = f" (95 % interval {low:+.2f} to {high:+.2f}), which is {within}"
         found.append(
-            f"Choosing the seed by validation changed the test Sharpe ratio by {worth['gain']:+.2f} on average "
-            f"(standard error {worth['gain_error']:.2f}), which {'is' if within else 'is not'} within chance."
+            f"Choosing the seed by validation changed the test Sharpe ratio by {worth['gain']:+.2f} on average{chance}."
         )
     return found
 

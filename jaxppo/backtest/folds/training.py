@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,8 +46,10 @@ class Agent:
       best_iteration: of the checkpoint that was best on validation.
       best_score: its Sharpe ratio a year there; None before the first look.
       looks: evaluations on validation.
-      stopped: the watched limit that ended its training, see `jaxppo.training.monitored.stop_in`.
+      stopped: what ended its training: a watched limit, see `jaxppo.training.monitored.stop_in`, or as `limit` the
+        figure that was no number.
       rows: metrics at each look, with `iteration` and `validation_sharpe`.
+      iterations: that it was trained for before it was stopped.
     """
 
     fold: int
@@ -56,6 +59,15 @@ class Agent:
     looks: int = 0
     stopped: dict[str, Any] | None = None
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    iterations: int = 0
+
+
+def stopped_text(stopped: dict[str, Any]) -> str:
+    """What ended the training of an agent, as a line."""
+    if "level" in stopped:
+        reached = f"{stopped['limit']} reached {stopped['level']:.4g} where at most {stopped['allowed']:g} is allowed"
+        return f"stopped by the monitor after iteration {stopped['iteration']}: {reached}"
+    return f"diverged in iteration {stopped['iteration']}: {stopped['limit']}; what it was before is traded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,23 +121,28 @@ class Programs:
       population: its programs.
       iterate: `population.iterate` for `size` agents.
       size: agents in a batch.
+      compile_seconds: what compiling took.
     """
 
     policy: Policy
     population: Population
     iterate: Callable[..., Any]
     size: int
+    compile_seconds: float
 
 
-def compile_job(job: Job, devices: Sequence[jax.Device], at_once: int | None) -> Programs:
+def compile_job(job: Job, devices: Sequence[jax.Device], at_once: int | None, *, exactly: bool = False) -> Programs:
     """Compiles a job for as many agents at once as fit the memory, all of them if possible.
 
     Args:
       job: what is trained.
       devices: to spread the agents over.
       at_once: most agents in a program; None leaves it to the memory.
+      exactly: `at_once` agents, whatever the memory, on as many devices as divide them.
     """
-    n_agents = len(job.agents)
+    n_agents, began = len(job.agents), time.monotonic()
+    if exactly:
+        devices = devices[: max(n for n in range(1, len(devices) + 1) if at_once % n == 0)]
     devices = devices[: min(len(devices), n_agents if at_once is None else at_once)]
     at_once = n_agents + len(devices) - 1 if at_once is None else at_once
     policy, net = first_policy(job.setup)
@@ -139,14 +156,14 @@ def compile_job(job: Job, devices: Sequence[jax.Device], at_once: int | None) ->
 
     population = make_population(job.setup, policy, learner, job.params, spent, job.every, job.n_validation, devices)
     while True:
-        size = batch_size(n_agents, at_once, len(devices))
+        size = at_once if exactly else batch_size(n_agents, at_once, len(devices))
         params = job.params[[0] * size]
         states = jax.eval_shape(population.start, _repeated(net, size), jnp.zeros(size, jnp.uint32), params)
         placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=population.sharding), states)
         compiled = population.iterate.lower(placed, params, jnp.int32(0), jnp.int32(1)).compile()
         share = memory_usable(devices) / memory_needed(compiled)
-        if share >= 1.0 or size == len(devices):
-            return Programs(policy, population, compiled, size)
+        if exactly or share >= 1.0 or size == len(devices):
+            return Programs(policy, population, compiled, size, time.monotonic() - began)
         at_once = max(int(size * share), len(devices))
 
 
@@ -163,7 +180,7 @@ def _repeated(net: Params, times: int) -> Params:
 
 def train_agents(
     job: Job, programs: Programs, look: Look, stop: Sequence[int], progress: bool
-) -> tuple[list[Agent], Params] | None:
+) -> tuple[list[Agent], Params, float] | None:
     """Trains all agents, or what an interruption has left of them.
 
     The budget, the schedules and the moments of validation are those of `jaxppo.train`: an agent learns what a run of
@@ -177,15 +194,15 @@ def train_agents(
       progress: report progress on stderr.
 
     Returns:
-      The agents, and for each the parameters that were best on its validation, `[agents, ...]` on the host; None if
-      interrupted.
+      The agents, for each the parameters that were best on its validation, `[agents, ...]` on the host, and the seconds
+      of training over all resumes; None if interrupted.
 
     Raises:
-      ConfigError: training diverges.
+      ConfigError: training of an agent diverges before it was ever looked at.
     """
     everyone, size = job.agents, programs.size
     bar = Progress(len(everyone) * job.n_iterations * job.steps, None, progress)
-    trained, best = [], []
+    trained, best, seconds = [], [], 0.0
     try:
         for start in range(0, len(everyone), size):
             kept = Checkpoints(job.folder / "checkpoints" / f"agents-{start}", 1)
@@ -199,11 +216,12 @@ def train_agents(
             finally:
                 kept.close()
             trained += batch.agents
+            seconds += batch.seconds
             n_real = len(batch.agents)
             best.append(jax.tree.map(lambda x, n=n_real: np.asarray(x)[:n], batch.best))
     finally:
         bar.close()
-    return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *best)
+    return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *best), seconds
 
 
 class _Batch:
@@ -212,6 +230,7 @@ class _Batch:
     Attributes:
       agents: those that count.
       best: parameters that were best on validation, `[size, ...]`.
+      seconds: of training and looking, over all resumes.
     """
 
     def __init__(self, job: Job, programs: Programs, agents: list[Agent], kept: Checkpoints):
@@ -223,11 +242,11 @@ class _Batch:
         nets = {seed: first_policy(_seeded(job.setup, seed))[1] for seed in dict.fromkeys(job.seeds)}
         net = self._placed(jax.tree.map(lambda *x: np.stack(x), *(nets[agent.seed] for agent in every)))
         self.state = programs.population.start(net, self._placed(seeds), self.params)
-        self.best, self.iteration = jax.tree.map(jnp.copy, net), 0
+        self.best, self.iteration, self.seconds = jax.tree.map(jnp.copy, net), 0, 0.0
         if kept.latest is not None:
             saved, host = kept.restore({"state": self.state, "best": self.best})
             self.state, self.best = self._placed(saved["state"]), self._placed(saved["best"])
-            self.iteration = host["iteration"]
+            self.iteration, self.seconds = host["iteration"], host["seconds"]
             self.agents = [Agent(**fields) for fields in host["agents"]]
 
     def _placed(self, tree: Any) -> Any:
@@ -238,7 +257,7 @@ class _Batch:
         job, programs = self.job, self.programs
         yield self.iteration
         while self.iteration < job.n_iterations and not all(agent.stopped for agent in self.agents):
-            count = min(job.every, job.n_iterations - self.iteration)
+            count, began = min(job.every, job.n_iterations - self.iteration), time.monotonic()
             self.state, metrics = programs.iterate(self.state, self.params, jnp.int32(self.iteration), jnp.int32(count))
             rows = {name: np.asarray(values)[:, :count] for name, values in jax.device_get(metrics).items()}
             equity = programs.population.equity(self.state.params, self.params, self.first)
@@ -248,29 +267,34 @@ class _Batch:
                 own = {name: values[place] for name, values in rows.items()}
                 better[place] = self._judged(agent, own, returns, look)
             self.best = _chosen(self.best, self.state.params, self._placed(better))
+            self.seconds += time.monotonic() - began
             yield self.iteration
 
     def _judged(self, agent: Agent, rows: dict[str, np.ndarray], returns: np.ndarray, look: Look) -> bool:
-        """Whether the agent is better now than ever; one that a limit has stopped is not looked at any more.
+        """Whether the agent is better now than ever; one that was stopped is not looked at any more.
 
         Raises:
-          ConfigError: one of its metrics, or what it does, is not finite.
+          ConfigError: a figure is no number, and the agent was never looked at.
         """
         if agent.stopped:
             return False
         count = len(next(iter(rows.values())))
         for offset in range(count):
-            row = {name: float(values[offset]) for name, values in rows.items()}
-            self._check_finite(agent, self.iteration - count + 1 + offset, row)
-            found = stop_in(self.job.setup.monitor, row)
-            if found and not agent.stopped:
-                agent.stopped = {**found, "iteration": self.iteration - count + 1 + offset}
+            row, iteration = {name: float(x[offset]) for name, x in rows.items()}, self.iteration - count + 1 + offset
+            found = self._not_finite(agent, iteration, row) or stop_in(self.job.setup.monitor, row)
+            agent.iterations = iteration
+            if found:
+                agent.stopped = {**found, "iteration": iteration}
+                break
         if agent.stopped and agent.looks:
             return False
         finite = np.isfinite(returns).all()
         score = sharpe_of(returns) * self.job.setup.periods_per_year**0.5 if finite else math.nan
         row |= {"validation_sharpe": score}
-        self._check_finite(agent, self.iteration, row)
+        found = self._not_finite(agent, self.iteration, row)
+        if found:
+            agent.stopped = {**found, "iteration": self.iteration}
+            return False
         look(agent, self.iteration, returns)
         agent.looks += 1
         agent.rows.append({"iteration": self.iteration, **row})
@@ -279,13 +303,19 @@ class _Batch:
         agent.best_score, agent.best_iteration = score, self.iteration
         return True
 
-    def _check_finite(self, agent: Agent, iteration: int, row: dict[str, float]) -> None:
+    def _not_finite(self, agent: Agent, iteration: int, row: dict[str, float]) -> dict[str, str] | None:
+        """The first figure that is no number; None for none.
+
+        Raises:
+          ConfigError: there is one, and the agent was never looked at.
+        """
         bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
-        if bad is not None:
+        if bad is not None and not agent.looks:
             raise ConfigError(
                 f"training diverged in fold {agent.fold}, seed {agent.seed}, iteration {iteration}: {bad} is {row[bad]}"
                 f"; ppo.learning_rate is {self.job.setup.ppo.learning_rate:g}, try a smaller one"
             )
+        return None if bad is None else {"limit": f"{bad} is {row[bad]}"}
 
     def save_if_due(self, iteration: int, stopping: bool) -> None:
         """A checkpoint at the end, before an interruption, and as often as the configuration says."""
@@ -293,7 +323,11 @@ class _Batch:
         last = self.kept.latest
         due = iteration >= self.job.n_iterations or all(agent.stopped for agent in self.agents) or stopping
         if iteration != last and (due or iteration - (last or 0) >= cadence):
-            host = {"iteration": iteration, "agents": [dataclasses.asdict(agent) for agent in self.agents]}
+            host = {
+                "iteration": iteration,
+                "seconds": self.seconds,
+                "agents": [dataclasses.asdict(agent) for agent in self.agents],
+            }
             self.kept.save(iteration, {"state": self.state, "best": self.best}, host)
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import pathlib
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from jaxppo.backtest.folds.plan import Plan
 from jaxppo.backtest.folds.prepare import check, prepare, restarted, seeds_of, settled
 from jaxppo.backtest.folds.section import SCHEMES, section
 from jaxppo.backtest.folds.stitched import stitched_ledgers
-from jaxppo.backtest.folds.training import Agent, Job, Programs, compile_job, train_agents
+from jaxppo.backtest.folds.training import Agent, Job, Programs, compile_job, stopped_text, train_agents
 from jaxppo.backtest.looks import content_of, record_look, worth_of
 from jaxppo.backtest.selection import one_line
 from jaxppo.backtest.simulate import Ledger
@@ -33,6 +32,7 @@ from jaxppo.training import run_folder
 from jaxppo.training.checkpoints import Checkpoints
 from jaxppo.training.devices import select_devices
 from jaxppo.training.interrupts import stop_requested
+from jaxppo.training.risk import constraint_summary
 from jaxppo.training.setup import GIVEN_IN_PYTHON, Setup, load_data
 
 
@@ -98,7 +98,7 @@ def walk_forward(
     elif output is None:
         raise ConfigError("--resume needs --output: the folder of the walk-forward to continue")
     else:
-        config = restarted(config, run_folder.open_folder(output)[1])
+        config = restarted(config, run_folder.open_folder(output, run_folder.WALK_FORWARD)[1])
     devices = select_devices(config)
     with jax.default_device(devices[0]):
         market = load_data(config) if market is None else market
@@ -113,11 +113,12 @@ def walk_forward(
         job = Job(setup, params, first, plan.folds[0].validation.n_bars, seeds_of(config), folder)
         if progress:
             print(f"{_scheme(setup.config, plan)} {len(job.agents)} agents are compiled", file=sys.stderr)
-        programs = compile_job(job, devices, keys.agents_at_once)
+        programs = compile_job(job, devices, keys.agents_at_once, exactly=resume)
         setup = settled(setup, config, programs.size)
-        run_folder.write_config(folder, setup.config)
-        metadata = run_folder.provenance(config, run_folder.data_report(market), devices)
-        run_folder.write_json(folder / "metadata.json", metadata)
+        if not resume:
+            metadata = run_folder.provenance(config, run_folder.data_report(market), devices)
+            run_folder.write_json(folder / "metadata.json", {"kind": run_folder.WALK_FORWARD, **metadata})
+            run_folder.write_config(folder, setup.config)
         content = _content(setup)
 
         def look(agent: Agent, iteration: int, returns: np.ndarray) -> None:
@@ -125,14 +126,16 @@ def walk_forward(
             own = {"seed": agent.seed, "fold": agent.fold, "where": where}
             record_look(setup, folder, iteration, "validation", returns, content, **own)
 
-        began = time.monotonic()
-        with stop_requested() as stop:
+        with stop_requested(b"stopping after the next look at validation") as stop:
             trained = train_agents(job, programs, look, stop, progress)
         if trained is None:
             print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
             return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "")
-        agents, nets = trained
-        training = _training(job, programs, time.monotonic() - began)
+        agents, nets, seconds = trained
+        for agent in agents:
+            if agent.stopped:
+                print(f"fold {agent.fold}, seed {agent.seed}: {stopped_text(agent.stopped)}", file=sys.stderr)
+        training = _training(job, programs, agents, seconds)
         return _finish(dataclasses.replace(job, setup=setup), programs, plan, agents, nets, training, content)
 
 
@@ -147,17 +150,26 @@ def _scheme(config: Config, plan: Plan) -> str:
     """How the bars are split, as a sentence."""
     keys, fold = config.walk_forward, plan.folds[0]
     train = fold.validation.last - fold.train[0].first
-    words = SCHEMES[keys.kind].format(train=f"{train:,}", test_folds=keys.test_folds, folds=keys.folds)
-    return (
-        f"{words}; {len(plan.folds)} folds, validation on {fold.validation.n_bars:,} bars, {keys.seeds} seed(s) each."
-    )
+    sizes = {"train": f"{train:,}", "test_folds": len(fold.tests), "folds": len(plan.paths[0])}
+    words = SCHEMES[keys.kind].format(**sizes)
+    left = plan.left_out
+    unused = f" The last {left:,} bars, too few for another test, are not traded." if left else ""
+    trained = f"{len(plan.folds)} folds, validation on {fold.validation.n_bars:,} bars, {keys.seeds} seed(s) each."
+    return f"{words}; {trained}{unused}"
 
 
-def _training(job: Job, programs: Programs, seconds: float) -> dict[str, Any]:
-    """The `train` entry of the summary; `seconds` are those of the last call."""
-    agents = len(job.agents)
-    done = {"agents": agents, "agents_at_once": programs.size, "iterations": job.n_iterations}
-    return done | {"env_steps": agents * job.n_iterations * job.steps, "seconds": seconds}
+def _training(job: Job, programs: Programs, agents: Sequence[Agent], seconds: float) -> dict[str, Any]:
+    """The `train` entry of the summary; `seconds` without compilation, over all resumes."""
+    steps = sum(agent.iterations for agent in agents) * job.steps
+    return {
+        "agents": len(agents),
+        "agents_at_once": programs.size,
+        "iterations": job.n_iterations,
+        "env_steps": steps,
+        "seconds": seconds,
+        "steps_per_second": steps / max(seconds, 1e-9),
+        "compile_seconds": programs.compile_seconds,
+    }
 
 
 def _finish(
@@ -175,14 +187,19 @@ def _finish(
     ways = results.ways_to_choose(agents, len(plan.folds))
     ledgers = stitched_ledgers(setup, programs.policy, job.params, nets, plan, list(ways.values()))
     folds = results.fold_table(plan, agents, ways, ledgers, market, annual, level)
-    result = judged(setup, ledgers[0][0], plan.test, {})
+    result = judged(setup, ledgers[0][0], plan.test, None)
     worth = _record(job, plan, agents, ways, ledgers, content, result.baselines)
     found = {
         "kind": setup.config.walk_forward.kind,
         "n_folds": len(plan.folds),
         "seeds": list(job.seeds),
         "paths": results.path_figures(ways, ledgers, plan.test.n_bars, annual, level),
-        "selection": results.selection_worth(folds),
+        "selection": results.selection_worth(folds, overlapping=setup.config.walk_forward.kind == "combinatorial")
+        | results.tests_won(plan, ledgers[0]),
+        "stopped": [
+            {"fold": agent.fold, "seed": agent.seed, **agent.stopped} for agent in agents if agent.stopped is not None
+        ],
+        "constraints": _constraints(setup.config, agents),
         "folds": json.loads(folds.to_json(orient="records", double_precision=10)),
     }
     summary = {"train": training, "walk_forward": found, "out_of_sample": result.summary, "selection": worth}
@@ -227,9 +244,16 @@ def _record(
     return worth_of(setup, folder, first, ledgers[0][0].returns, baselines)
 
 
+def _constraints(config: Config, agents: Sequence[Agent]) -> list[dict[str, Any]]:
+    """`constraint_summary` of every agent over the iterations that were looked at; empty without constraints."""
+    found = ((agent, constraint_summary(config, agent.rows)) for agent in agents)
+    return [{"fold": agent.fold, "seed": agent.seed, **limits} for agent, limits in found if limits]
+
+
 def _averaged(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Metrics at each look, averaged over the agents."""
+    """Metrics at each look, averaged over the agents; without what is counted of watched limits."""
     frame = pd.DataFrame(rows).drop(columns=["fold", "seed"])
+    frame = frame.drop(columns=[name for name in frame if name.startswith("monitor_")])
     return frame.groupby("iteration", as_index=False).mean().to_dict("records")
 
 
