@@ -205,7 +205,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
         """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length.
 
-        Consumes `key`.
+        A period that is shorter has one of them, its first. Consumes `key`.
         """
         latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
         choices = latest - params.first_bar + 1
