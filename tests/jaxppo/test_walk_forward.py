@@ -152,10 +152,10 @@ def test_episodes_stay_within_the_stretches_of_training():
 # What agents learn.
 
 
-def test_an_agent_of_a_fold_is_the_run_on_its_bars(whole, workplace):
-    market, fold = market_of(), 1
-    plan = whole.plan.folds[fold]
-    times = market.info.timestamps
+@pytest.fixture(scope="module")
+def alone(whole, workplace):
+    """The run on the bars of fold 1, with the seed of its second agent."""
+    times, plan = market_of().info.timestamps, whole.plan.folds[1]
     dates = {
         name: [str(times[first])[:10], str(times[last])[:10]]
         for name, first, last in (
@@ -165,7 +165,11 @@ def test_an_agent_of_a_fold_is_the_run_on_its_bars(whole, workplace):
         )
     }
     config = wf_config(seed=8, data={**dates, "purge_bars": 4})
-    alone = jaxppo.train(config, output=workplace / "alone", market=market, progress=False)
+    return jaxppo.train(config, output=workplace / "alone" / "run", market=market_of(), progress=False)
+
+
+def test_an_agent_of_a_fold_is_the_run_on_its_bars(whole, alone):
+    market, fold = market_of(), 1
     agent = load_fold(whole.folder, fold, seed=8, market=market)
     row = whole.folds.query("fold == @fold and seed == 8").iloc[0]
     assert alone.summary["validation"]["best_iteration"] == row.best_iteration
@@ -324,17 +328,16 @@ def test_a_resumed_one_must_be_the_same(whole):
     assert restarted(given, saved).walk_forward.agents_at_once == saved.walk_forward.agents_at_once == 6
 
 
-def test_a_folder_is_of_a_run_or_of_a_walk_forward(whole, workplace):
+def test_a_folder_is_of_a_run_or_of_a_walk_forward(whole, alone):
     config = wf_config()
-    run = jaxppo.train(config, output=workplace / "kinds" / "run", market=market_of(), progress=False)
-    before = snapshot(workplace / "kinds"), snapshot(whole.folder)
+    before = snapshot(alone.folder), snapshot(whole.folder)
     with pytest.raises(ConfigError, match="the folder of a run; give that of a walk-forward"):
-        walk_forward(config, output=run.folder, market=market_of(), resume=True, progress=False)
+        walk_forward(config, output=alone.folder, market=market_of(), resume=True, progress=False)
     with pytest.raises(ConfigError, match="the folder of a walk-forward; open its agents with"):
         jaxppo.train(config, output=whole.folder, market=market_of(), resume=True, progress=False)
     with pytest.raises(ConfigError, match="load_fold"):
         load_run(whole.folder, market=market_of())
-    assert before == (snapshot(workplace / "kinds"), snapshot(whole.folder))
+    assert before == (snapshot(alone.folder), snapshot(whole.folder))
 
 
 def test_many_agents_in_one_program(workplace):
