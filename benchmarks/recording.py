@@ -53,7 +53,7 @@ def record(name: str, content: dict[str, Any]) -> pathlib.Path:
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    words = [pathlib.Path(word).name if os.path.isfile(word) else word for word in sys.argv[1:]]
+    words = [pathlib.Path(word).name if os.path.exists(word) else word for word in sys.argv[1:]]
     where = {
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *words]),
         "device": device_name(),
