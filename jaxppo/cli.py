@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from envs import DataError
-from jaxppo.config import ConfigError
+from jaxppo.config import Config, ConfigError, load_config
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -41,6 +42,43 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def training_of(
+    description: str, arguments: Sequence[str], budgets: Mapping[str, str]
+) -> tuple[Config, str, argparse.Namespace]:
+    """What a command that trains was asked for.
+
+    Args:
+      description: of the command.
+      arguments: of the command.
+      budgets: name -> help of the keys of `training` that are options of their own.
+
+    Returns:
+      The configuration, the name of its file (or of the folder that is resumed), and `output` and `resume`.
+
+    Raises:
+      ConfigError: see `load_config`; neither a configuration nor a folder to resume is given.
+    """
+    epilog = "Any key of the config is an option, for example --data.path FILE."
+    parser = OneLineParser(description=description, epilog=epilog)
+    parser.add_argument("--config", metavar="FILE", help="YAML run configuration (with --resume: that of the folder)")
+    budget = parser.add_mutually_exclusive_group()
+    for name, meaning in budgets.items():
+        budget.add_argument(f"--{name}", metavar="N", help=meaning)
+    parser.add_argument("--seed", metavar="N", help="seed of all randomness (of the first of several agents)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write (default: one in runs, named after the config)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue in --output")
+    known, overrides = parser.parse_known_args(arguments)
+    for name, key in (*((name, f"training.{name}") for name in budgets), ("seed", "seed")):
+        if getattr(known, name) is not None:
+            overrides += [f"--{key}", getattr(known, name)]
+    if known.config is None and not (known.resume and known.output):
+        parser.error("--config is required, for example --config configs/quickstart.yaml")
+    path = known.config if known.config is not None else pathlib.Path(known.output, "config.yaml")
+    return load_config(path, overrides), pathlib.Path(path).stem, known
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -52,11 +52,10 @@ class Account:
 def account_of(ledger: Ledger) -> Account:
     """The account of a ledger."""
     before = np.asarray(ledger.equity, np.float64)[:-1]
-    paid = np.asarray(ledger.costs.total(), np.float64) + np.asarray(ledger.financing, np.float64)
     weights = np.asarray(ledger.weights, np.float64)
     return Account(
         returns=ledger.returns,
-        costs=np.where(before > 0, paid / np.where(before > 0, before, 1.0), 0.0),
+        costs=np.where(before > 0, ledger.expenses / np.where(before > 0, before, 1.0), 0.0),
         turnover=np.asarray(ledger.turnover, np.float64),
         gross=np.abs(weights).sum(axis=-1),
         net=weights.sum(axis=-1),

@@ -22,7 +22,7 @@ from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
 from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
 from jaxppo.networks.policy import Params, Policy
 from jaxppo.risk.metrics import round_trips
-from jaxppo.training.periods import Period
+from jaxppo.training.periods import Period, time_of
 from jaxppo.training.setup import Setup
 
 BY_REGIME = 1000
@@ -121,7 +121,7 @@ def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEf
                 level=chosen.level,
             ),
             "turnover": float(np.mean(ledger.turnover, dtype=np.float64)) * setup.periods_per_year,
-            "costs": float(_total_costs(ledger).sum()) / float(ledger.equity[0]),
+            "costs": float(ledger.expenses.sum()) / float(ledger.equity[0]),
             "liquidated": bool(ledger.liquidated),
             **_round_trips(ledger),
         }
@@ -136,11 +136,11 @@ def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEf
         figures[name]["by_regime"] = found
     fallen = drawdown_rows(ledgers["agent"].equity, times, regimes, first=where.first)
     if monitor.limits:
-        closes = [_time_name(times, 1 + i, where.first + 1 + i) for i in range(where.n_bars)]
+        closes = [time_of(setup.market, bar) for bar in range(where.first + 1, where.last + 1)]
         for name, ledger in ledgers.items():
             figures[name]["monitor"] = monitored.watched_figures(monitor, ledger.levels, closes)
         figures["agent"]["stopped"] = monitored.stopped_by(monitor, ledgers["agent"].levels, closes)
-    span = {"first_bar": _time_name(times, 0, where.first), "last_bar": _time_name(times, -1, where.last)}
+    span = {"first_bar": time_of(setup.market, where.first), "last_bar": time_of(setup.market, where.last)}
     baseline = {name: figures[name] for name in baselines}
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
     summary = {**figures["agent"], **span, **masks, "drawdowns": fallen, "baseline": baseline}
@@ -288,12 +288,3 @@ def _round_trips(ledger: Ledger) -> dict[str, Any]:
     trips = round_trips(ledger.quantity, ledger.price, ledger.paid)
     rate = float(trips.win_rate())
     return {"trade_win_rate": rate if np.isfinite(rate) else None, "trades": int(trips.closed.sum())}
-
-
-def _total_costs(ledger: Ledger) -> np.ndarray:
-    kinds = (ledger.costs.commission, ledger.costs.spread, ledger.costs.slippage, ledger.costs.impact, ledger.financing)
-    return sum(np.asarray(kind, np.float64) for kind in kinds)
-
-
-def _time_name(times: np.ndarray, index: int, bar: int) -> str | int:
-    return str(times[index])[:19] if len(times) else bar

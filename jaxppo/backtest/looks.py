@@ -18,7 +18,7 @@ from jaxppo.backtest.superiority import superiority_figures
 from jaxppo.backtest.trials import Trial
 from jaxppo.config import Config, ConfigError
 from jaxppo.training import run_folder
-from jaxppo.training.periods import Period
+from jaxppo.training.periods import Period, time_of
 from jaxppo.training.setup import Setup
 
 SUPERIORITY = 2000
@@ -56,8 +56,7 @@ def record_look(
       ConfigError: the register is damaged.
     """
     register, where = trials.register_of(folder), setup.periods[period] if where is None else where
-    times = setup.market.info.timestamps
-    first, last = (str(times[bar])[:19] if len(times) else bar for bar in (where.first, where.last))
+    first, last = (time_of(setup.market, bar) for bar in (where.first, where.last))
     look = {"run": folder.resolve().name if name is None else name, "content": content, "fold": fold}
     look |= {"seed": setup.config.seed if seed is None else seed, "iteration": iteration, "period": period}
     look |= {"first": first, "last": last, "periods": float(setup.periods_per_year)}

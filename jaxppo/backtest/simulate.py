@@ -68,6 +68,12 @@ class Ledger:
         """Simple returns per bar, `[n]` float64, host-side; 0 once nothing is left (a debt does not earn)."""
         return returns_of(self.equity)
 
+    @property
+    def expenses(self) -> np.ndarray:
+        """Costs of trading of all kinds and financing per bar, `[n]` currency, float64, host-side."""
+        kinds = (self.costs.commission, self.costs.spread, self.costs.slippage, self.costs.impact, self.financing)
+        return sum(np.asarray(kind, np.float64) for kind in kinds)
+
 
 def returns_of(equity: jax.Array | np.ndarray) -> np.ndarray:
     """Simple returns per bar `[..., n]` of `[..., n + 1]` equity; see `Ledger.returns`."""

@@ -24,6 +24,12 @@ class Period:
         return self.last - self.first
 
 
+def time_of(market: MarketData, bar: int) -> str | int:
+    """Time of a bar to the second, or its number in a market without times."""
+    times = market.info.timestamps
+    return str(times[bar])[:19] if len(times) else bar
+
+
 def split_periods(market: MarketData, config: DataConfig, first_decision: int, min_train: int) -> dict[str, Period]:
     """`train`, `validation`, `test`, in time order, at least `purge_bars` apart.
 

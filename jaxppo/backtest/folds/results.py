@@ -18,6 +18,7 @@ from jaxppo.backtest.folds.training import Agent
 from jaxppo.backtest.simulate import Ledger
 from jaxppo.backtest.statistics import sharpe_error
 from jaxppo.backtest.trials import sharpe_of
+from jaxppo.training.periods import time_of
 
 SELECTED = "selected"
 """The way that takes, in each fold, the agent with the best validation."""
@@ -57,8 +58,7 @@ def figures_of(ledger: Ledger, start: int, stop: int, periods: float, level: flo
         found = [(sharpe + sign * half) * math.sqrt(periods) for sign in (-1.0, 1.0)]
         ends = found if all(map(math.isfinite, found)) else ends
     peak = np.maximum.accumulate(equity)
-    kinds = (ledger.costs.commission, ledger.costs.spread, ledger.costs.slippage, ledger.costs.impact, ledger.financing)
-    paid = sum(float(np.sum(np.asarray(kind, np.float64)[start:stop])) for kind in kinds)
+    paid = float(ledger.expenses[start:stop].sum())
     return {
         "sharpe": sharpe * math.sqrt(periods),
         "sharpe_low": ends[0],
@@ -121,12 +121,6 @@ def fold_table(
                     }
                 )
     return pd.DataFrame(rows).sort_values(["fold", "path", "seed"], ignore_index=True)
-
-
-def time_of(market: MarketData, bar: int) -> str | int:
-    """Time of a bar to the second, or its number in a market without times."""
-    times = market.info.timestamps
-    return str(times[bar])[:19] if len(times) else bar
 
 
 def selection_worth(folds: pd.DataFrame, *, overlapping: bool = False) -> dict[str, Any]:

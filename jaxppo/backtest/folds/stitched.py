@@ -42,7 +42,7 @@ def stitched_ledgers(
     account, lines = None, []
     decision, axes = setup.config.evaluation.decision, params.fill(None, 0)
 
-    @partial(jax.jit, static_argnames="n_bars", compiler_options=batched_options(jax.devices()[0]))
+    @partial(jax.jit, static_argnames="n_bars", compiler_options=batched_options(setup.devices[0]))
     def trade(net: Params, own: EnvParams, account: Account, first: jax.Array, n_bars: int) -> tuple[Account, Ledger]:
         def one(net: Params, own: EnvParams, account: Account) -> tuple[Account, Ledger]:
             return carry_policy_on(policy, setup.env, net, own, account, first, n_bars, decision, setup.monitor)
