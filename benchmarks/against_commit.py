@@ -9,6 +9,7 @@ turns, every turn a process of its own that compiles and then takes 12 iteration
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from benchmarks.recording import record
 
@@ -46,23 +48,30 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@contextlib.contextmanager
+def checkout(commit: str) -> Iterator[pathlib.Path]:
+    """A checkout of another commit, removed again at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = pathlib.Path(folder) / "checkout"
+        git("worktree", "add", "--detach", str(other), commit)
+        try:
+            yield other
+        finally:
+            git("worktree", "remove", "--force", str(other))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit")
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--portfolios", type=int, default=1)
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        other = pathlib.Path(folder) / "checkout"
-        git("worktree", "add", "--detach", str(other), chosen.commit)
-        try:
-            seconds: dict[str, list[list[float]]] = {"this": [], "other": []}
-            for _ in range(chosen.turns):
-                for name, root in (("other", other), ("this", ROOT)):
-                    seconds[name].append(one_turn(root, chosen.portfolios))
-                    print(name, round(statistics.median(seconds[name][-1]), 3), flush=True)
-        finally:
-            git("worktree", "remove", "--force", str(other))
+    seconds: dict[str, list[list[float]]] = {"this": [], "other": []}
+    with checkout(chosen.commit) as other:
+        for _ in range(chosen.turns):
+            for name, root in (("other", other), ("this", ROOT)):
+                seconds[name].append(one_turn(root, chosen.portfolios))
+                print(name, round(statistics.median(seconds[name][-1]), 3), flush=True)
     medians = {name: [statistics.median(turn) for turn in turns] for name, turns in seconds.items()}
     speed = [old / new for old, new in zip(medians["other"], medians["this"], strict=True)]
     print("speed, of the other commit's:", [round(x, 3) for x in speed])
