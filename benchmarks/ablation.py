@@ -22,16 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import envs
 from benchmarks.learning import FACTOR_PPO, LEVELS, Design, train_and_test
 from benchmarks.recording import record
-from envs import features
-from envs.execution import Costs, make_costs
-from envs.market import MarketData, periods_per_year, slice_bars
-from envs.structured_markets import delayed_signal, lead_lag
-from envs.trading import TradingEnv
+from jaxppo import envs
 from jaxppo.backtest import simulate
-from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.market import features
+from jaxppo.envs.market.market_data import MarketData, periods_per_year, slice_bars
+from jaxppo.envs.simulators.structured import delayed_signal, lead_lag
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy.networks import EncoderConfig, make_policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 

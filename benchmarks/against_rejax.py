@@ -23,7 +23,7 @@ from gymnax.wrappers.compat import LegacyStepAPIWrapper
 
 from benchmarks.recording import record
 from jaxppo.config import PPOConfig, load_config
-from jaxppo.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs
 from jaxppo.ppo.population import train_population

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.recording import record
 from benchmarks.studies import GOAL, SMALL, STUDIES, Study, learnable, observed_score
-from envs.reference import Problem
+from jaxppo.envs.reference import Problem
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import to_env_action
 
@@ -126,7 +126,7 @@ def actor_layers(model: PPO) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def torch_agent(problem: Problem, net: Any) -> Callable[[jax.Array, Any], jax.Array]:
-    """The layers of an actor as a policy of `envs.reference.simulate`, without randomness."""
+    """The layers of an actor as a policy of `jaxppo.envs.reference.simulate`, without randomness."""
 
     def act(observation: jax.Array, state: Any) -> jax.Array:
         del state

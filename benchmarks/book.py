@@ -18,13 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import envs
 from benchmarks.recording import record
-from envs.market import periods_per_year
+from jaxppo import envs
 from jaxppo.backtest.book import BookRun, run_book
-from jaxppo.backtest.statistics import bootstrap_difference_interval, bootstrap_interval, sharpe_per_bar
+from jaxppo.book import Strategy, allocation_rule, buy_and_hold, inverse_volatility, mean_reversion, trend
+from jaxppo.envs.market.market_data import periods_per_year
 from jaxppo.risk import metrics
-from jaxppo.risk.book import Strategy, buy_and_hold, capital_rule, inverse_volatility, mean_reversion, trend
+from jaxppo.statistics import bootstrap_difference_interval, bootstrap_interval, sharpe_per_bar
 
 COSTS = {"commission_bps": 1.0, "slippage": 0.05, "impact": 0.7, "borrow_rate": 0.005}
 ALONE = {"parts": (), "cut": 1.0, "readmit": 0.0, "cooldown": None}
@@ -91,7 +91,7 @@ def main() -> None:
     n_bars = market.n_bars - 1 - first
 
     def whole(strategies: tuple[Strategy, ...], **keys: Any) -> BookRun:
-        return run_book(strategies, env, params, first, n_bars, capital_rule(**keys))
+        return run_book(strategies, env, params, first, n_bars, allocation_rule(**keys))
 
     alone = {strategy.name: figures(whole((strategy,), **ALONE), None) for strategy in rules()}
     reference = whole(rules(), **ALONE)

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.recording import record
-from jaxppo.backtest import statistics
-from jaxppo.backtest.statistics.bootstrap import percentile_interval
+from jaxppo import statistics
+from jaxppo.statistics.bootstrap import percentile_interval
 
 YEAR = 252
 LEVEL = 0.95

@@ -28,14 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import envs
 from benchmarks.recording import record
-from envs import simulators
-from envs.bootstrap import block_bootstrap
-from envs.execution import Costs, make_costs, pack_bars
-from envs.market import MarketData
-from envs.portfolio import open_portfolio
-from envs.trading import TradingEnv
+from jaxppo import envs
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
+from jaxppo.envs.execution.portfolio import open_portfolio
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.simulators.bootstrap import block_bootstrap
+from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.masks import MarketView
 from jaxppo.risk import sizing
 

@@ -24,11 +24,11 @@ import numpy as np
 from benchmarks.learning import LEVELS, LIMIT, Design, encoder_config, factor_score
 from benchmarks.recording import record
 from benchmarks.throughput import median_seconds
-from envs import features
-from envs.trading import TradingEnv
 from jaxppo.config import PPOConfig
-from jaxppo.networks import ActionConfig, Bars, EncoderConfig, make_policy
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.envs.market import features
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy.networks import ActionConfig, Bars, EncoderConfig, make_policy
+from jaxppo.policy.networks.actor_critic import Params, Policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 

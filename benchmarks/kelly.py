@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.drawdown_control import spread_out
 from benchmarks.recording import record
-from envs import simulators
-from envs.execution import make_costs, pack_bars
-from envs.market import MarketData
-from envs.portfolio import open_portfolio
-from envs.trading import TradingEnv
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import make_costs, pack_bars
+from jaxppo.envs.execution.portfolio import open_portfolio
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.masks import MarketView
 from jaxppo.risk import sizing
 

@@ -23,13 +23,14 @@ import numpy as np
 
 from benchmarks.recording import record
 from benchmarks.windowed import make_window_policy
-from envs import features, simulators
-from envs.execution import Costs, make_costs
-from envs.market import MarketData
-from envs.trading import TradingEnv
 from jaxppo.backtest import run_policy
 from jaxppo.config import PPOConfig
-from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.market import features
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy.networks import EncoderConfig, make_policy
 from jaxppo.ppo import Learner, data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 

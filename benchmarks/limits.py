@@ -24,14 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import envs
 import jaxppo
 from benchmarks.recording import record
-from envs.limits import GrossBudgets, Limits, NetBudget, constrain, enforced, intersection, no_limits
-from envs.portfolio import open_portfolio, weights_of
+from jaxppo import envs
 from jaxppo.backtest import SavedRun, load_run
 from jaxppo.backtest.evaluation import limits_of, quick_score
 from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
+from jaxppo.envs.execution.limits import GrossBudgets, Limits, NetBudget, constrain, intersection, no_limits, project
+from jaxppo.envs.execution.portfolio import open_portfolio, weights_of
 from jaxppo.masks.transform import apply_each
 
 SLACK, LOUD = 1e-4, 100.0
@@ -122,9 +122,14 @@ def follow(run: SavedRun) -> dict[str, Any]:
             constraint = constrain(limits, portfolio, now, bar)
             seen = env.observe_portfolio(bar, portfolio, now, constraint)
             wanted, hold = decide_without_randomness(run.policy, env, net, portfolio, seen, ready, constraint, decision)
-            chosen = enforced(constraint, wanted, hold)
+            chosen = project(constraint, wanted, hold)
             after, _, _ = env.settle(portfolio, wanted, hold, now, params.table[bar + 1], params.costs, constraint)
-            line = {"position": weights_of(portfolio), "keep": constraint.keep, "decision": chosen, "limits": each}
+            line = {
+                "position": weights_of(portfolio),
+                "keep": constraint.feasible_hold,
+                "decision": chosen,
+                "limits": each,
+            }
             return (after, state), line
 
         start = open_portfolio(params.market.close[where.first], params.initial_cash, env.fill_rule)

@@ -17,16 +17,17 @@ import numpy as np
 
 from benchmarks.recording import record
 from benchmarks.throughput import all_costs, iterations_in_turn
-from envs import features, simulators
-from envs.trading import TradingEnv
 from jaxppo import masks
 from jaxppo.config import PPOConfig
+from jaxppo.envs import simulators
+from jaxppo.envs.market import features
+from jaxppo.envs.market.regimes import rule_regimes
+from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.masks import MarketView, MaskTransform
-from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.policy.networks import EncoderConfig, make_policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
-from jaxppo.regimes import rule_regimes
 
 N_ASSETS, PERIODS = 5, 252.0
 SIDES = {"crisis": (0.0, 0.5), "bear": (-0.5, 0.5)}

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.recording import record
 from benchmarks.throughput import trading_learner
 from jaxppo.config import PPOConfig
-from jaxppo.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs
 from jaxppo.ppo.learner import Learner, TrainState

@@ -7,7 +7,7 @@ jobs of a comparison read the same prices `[bars, paths]` of one asset from memo
 vectorbt's are float64 and keep order records: say so wherever a ratio is quoted.
 
 - `full`: the accounting function with every cost on (commission, half-spread, slippage, square-root impact,
-  participation limit, borrow fee, margin), and all figures of `jaxppo.backtest.tally.FIGURES`.
+  participation limit, borrow fee, margin), and all figures of `jaxppo.backtest.running_statistics.FIGURES`.
 - `full, proportional`: the same function with no cost but a commission; what is zero is left out of the program.
 - `bare`: equity, drawdown and Sharpe moments in a scan of a dozen operations, commission only, which is not what the
   library runs: what the hardware allows for the job that vectorbt does.
@@ -47,20 +47,20 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-import envs
 from benchmarks.recording import record
-from envs import simulators
-from envs.execution import BAR_FIELDS, zero_prices
-from envs.generators import stationary_bootstrap
-from envs.kernels import in_one
-from envs.portfolio import FillRule, open_portfolio
+from jaxppo import envs
 from jaxppo.backtest import traders
 from jaxppo.backtest.account import Account, BarRow
-from jaxppo.backtest.paths import Paths, draws_of, monte_carlo, run_paths
-from jaxppo.backtest.paths.engine import CPU_OPTIONS
-from jaxppo.backtest.paths.trade import Drawn, trade
 from jaxppo.backtest.run import load_run
-from jaxppo.risk.book import buy_and_hold, equal_weight, trend, volatility_target
+from jaxppo.book import buy_and_hold, equal_weight, trend, volatility_target
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
+from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
+from jaxppo.envs.market.kernels import in_one
+from jaxppo.envs.simulators.generators import stationary_bootstrap
+from jaxppo.monte_carlo import Paths, draws_of, monte_carlo, run_paths
+from jaxppo.monte_carlo.engine import CPU_OPTIONS
+from jaxppo.monte_carlo.trade import Drawn, trade
 
 N_BARS = 2500
 COMMISSION = 1e-3

@@ -17,10 +17,11 @@ import numpy as np
 
 from benchmarks.recording import record
 from benchmarks.throughput import all_costs, iterations_in_turn
-from envs import features, simulators
-from envs.trading import TradingEnv
 from jaxppo.config import PPOConfig
-from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.envs import simulators
+from jaxppo.envs.market import features
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy.networks import EncoderConfig, make_policy
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config

@@ -26,16 +26,16 @@ from scipy.stats import norm
 
 from benchmarks.recording import record
 from benchmarks.studies import Study, learnable
-from envs import reference, simulators
-from envs.execution import make_costs
-from envs.features import group_slices
-from envs.limits import Constraint
-from envs.market import SECONDS_PER_YEAR, MarketData
-from envs.portfolio import Portfolio, open_portfolio
-from envs.trading import TradingEnv
 from jaxppo import risk
 from jaxppo.config import PPOConfig
-from jaxppo.networks import EncoderConfig, make_policy
+from jaxppo.envs import reference, simulators
+from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
+from jaxppo.envs.market.features import group_slices
+from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy.networks import EncoderConfig, make_policy
 from jaxppo.ppo.population import train_population
 from jaxppo.ppo.trading_task import action_config, encode_paths, trading_task
 
@@ -184,7 +184,7 @@ def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str,
     rows, grid = [], np.linspace(0.0, 1.0, 2001)
     for name in chosen:
         kind, keys = OBJECTIVES[name]
-        stage = risk.risk_stage(getattr(risk.objectives, kind)(**keys), outcome="simple")
+        stage = risk.shape_rewards(getattr(risk.objectives, kind)(**keys), outcome="simple")
         values = np.array([exact(kind, x, **keys) for x in grid])
         started = time.perf_counter()
         nets, metrics = zip(*(trained(stage, seed, iterations) for seed in range(seeds)), strict=True)
@@ -276,7 +276,7 @@ def constraints(seeds: int, iterations: int) -> list[dict[str, Any]]:
         make = {"volatility": lambda x: risk.constraints.volatility(x, periods), "leverage": risk.constraints.leverage}
         best = constrained_optimum(problem, name, limit)
         for method, gains in METHODS.items():
-            stage = risk.risk_stage(None, [risk.Charged(make[name](limit), gains)])
+            stage = risk.shape_rewards(None, [risk.PenalisedConstraint(make[name](limit), gains)])
             started = time.perf_counter()
             nets, metrics, _ = train_population(
                 ready.task,

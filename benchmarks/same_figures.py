@@ -74,7 +74,17 @@ def jobs(runs: str) -> dict[str, list[list[str]]]:
             + ["--output", f"{runs}/monte_carlo"]
         ],
         "walk_forward": [
-            ["scripts/walk_forward.py", *quick, "--steps", "32768", *SMALL, "--walk_forward.folds", "2"]
+            [
+                "scripts/walk_forward.py",
+                *quick,
+                "--steps",
+                "32768",
+                *SMALL,
+                "--walk_forward.train_bars",
+                "1500",
+                "--walk_forward.test_bars",
+                "800",
+            ]
             + ["--output", f"{runs}/walk_forward"]
         ],
         "limits": [

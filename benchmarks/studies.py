@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs import reference
-from envs.features import group_slices
-from envs.portfolio import drawdown
-from envs.reference.grossman_zhou import cushion_share
-from envs.trading import TradingEnv
-from envs.types import Observation
 from jaxppo.config import PPOConfig
-from jaxppo.networks import Bars, EncoderConfig, make_policy
-from jaxppo.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.envs import reference
+from jaxppo.envs.execution.portfolio import drawdown
+from jaxppo.envs.market.features import group_slices
+from jaxppo.envs.reference.grossman_zhou import cushion_share
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import Observation
+from jaxppo.policy.networks import Bars, EncoderConfig, make_policy
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
 from jaxppo.ppo import Task, trading_task
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs, n_market, to_env_action
 from jaxppo.ppo.trading_task import action_config as trading_action_config

@@ -24,16 +24,16 @@ from scipy import stats
 
 import jaxppo
 from benchmarks.recording import record
-from envs import simulators
-from envs.costly_factor import CostlyFactor
-from envs.portfolio import weights_of
 from jaxppo import backtest
 from jaxppo.backtest.run import SavedRun
 from jaxppo.backtest.simulate import Ledger, run_policy, simulate
-from jaxppo.backtest.statistics import bootstrap_difference_interval
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.portfolio import weights_of
+from jaxppo.envs.simulators.costly_factor import CostlyFactor
 from jaxppo.risk import metrics
-from jaxppo.training.setup import Setup
-from jaxppo.training.simulation import factor_strength
+from jaxppo.run.setup import Setup
+from jaxppo.run.simulation import factor_strength
+from jaxppo.statistics import bootstrap_difference_interval
 
 CONFIG = "configs/target.yaml"
 FIGURES = ("sharpe", "max_drawdown", "trade_win_rate", "calmar", "cvar_95", "total_return", "trades", "turnover")

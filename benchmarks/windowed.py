@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxppo.networks.blocks import FeedForward
-from jaxppo.networks.config import EncoderConfig
-from jaxppo.networks.embedding import GroupEmbedding
-from jaxppo.networks.encoder import Bars
-from jaxppo.networks.head import ActionConfig, Head
-from jaxppo.networks.policy import Params
-from jaxppo.networks.positions import rotate, rotations
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.networks.blocks import FeedForward
+from jaxppo.policy.networks.config import EncoderConfig
+from jaxppo.policy.networks.embedding import GroupEmbedding
+from jaxppo.policy.networks.encoder import Bars
+from jaxppo.policy.networks.head import ActionConfig, Head
+from jaxppo.policy.networks.positions import rotate, rotations
 
 
 class CausalAttention(nnx.Module):
@@ -77,7 +77,7 @@ class WindowActorCritic(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class WindowPolicy:
-    """Drop-in for `jaxppo.networks.Policy`: same learner, same update, one window per decision.
+    """Drop-in for `jaxppo.policy.networks.Policy`: same learner, same update, one window per decision.
 
     Attributes:
       graph: static structure.
@@ -104,11 +104,11 @@ class WindowPolicy:
         return model.head.prepare(memory, bars.listed[:, -n_steps:])
 
     def act(self, params: Params, prepared: jax.Array, seen, hindsight: jax.Array | None = None):
-        """See `jaxppo.networks.Policy.act`."""
+        """See `jaxppo.policy.networks.Policy.act`."""
         return nnx.merge(self.graph, params).head(prepared, seen, hindsight)
 
     def distribution(self, params: Params, prepared: jax.Array, seen):
-        """See `jaxppo.networks.Policy.distribution`."""
+        """See `jaxppo.policy.networks.Policy.distribution`."""
         return self.act(params, prepared, seen)[0]
 
 

@@ -1,14 +1,15 @@
 """The market side: data, features, simulators, execution, accounting, environment."""
 
-from envs import datasets, features, indicators, reference, simulators
-from envs.adapters import to_gymnasium
-from envs.data import format_report, load_market
-from envs.data_rows import DataError
-from envs.execution import Costs, make_costs
-from envs.market import MarketData, MarketInfo, slice_bars
-from envs.portfolio import FillRule, Fills, Portfolio
-from envs.trading import TradingEnv
-from envs.types import EnvParams, EnvState, Observation
+from jaxppo.envs import datasets, reference, simulators
+from jaxppo.envs.data.load import format_report, load_market
+from jaxppo.envs.data.rows import DataError
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio
+from jaxppo.envs.market import features, indicators
+from jaxppo.envs.market.market_data import MarketData, MarketInfo, slice_bars
+from jaxppo.envs.trading.adapters import to_gymnasium
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, EnvState, Observation
 
 __all__ = [
     "Costs",

@@ -1,7 +1,9 @@
 """PPO trading agents, trained, validated and shipped in JAX."""
 
-from jaxppo import backtest, masks, networks, ppo, regimes, risk
+from jaxppo import backtest, masks, ppo, risk
 from jaxppo.config import Config, ConfigError, load_config
+from jaxppo.envs.market import regimes
+from jaxppo.policy import networks
 from jaxppo.training.trainer import TrainResult, train
 
 __all__ = [

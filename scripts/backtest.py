@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxppo import backtest
-from jaxppo.cli import OneLineParser, run
+from jaxppo.cli.command import OneLineParser, run
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # before JAX counts them: a device for each core
-from jaxppo.backtest import paths
-from jaxppo.cli import OneLineParser, run, shard_of
+from jaxppo import monte_carlo as paths
+from jaxppo.cli.command import OneLineParser, run, shard_of
 
 N_PATHS = 10000
 STRESS = ("scale_costs", "missed_fills", "delay", "latency")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli import run, training_of
+from jaxppo.cli.command import run, training_of
 
 
 def main(arguments: Sequence[str]) -> None:

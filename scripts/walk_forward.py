@@ -11,7 +11,7 @@ from collections.abc import Sequence
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # before JAX counts them: a device for each core
 
 from jaxppo.backtest import walk_forward
-from jaxppo.cli import run, training_of
+from jaxppo.cli.command import run, training_of
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.market import MarketData
+from jaxppo.envs.market.market_data import MarketData
 
 REPLACEMENTS = 2
 """Independent random futures that every check tries."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.studies import STUDIES, band_errors, learnable
-from envs import reference
-from envs.types import EnvState
+from jaxppo.envs import reference
+from jaxppo.envs.trading.types import EnvState
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment
 
-from envs.reference.environment import ReferenceEnv
-from envs.reference.parameters import checked, counted, positive
-from envs.reference.problem import Problem
+from jaxppo.envs.reference.environment import ReferenceEnv
+from jaxppo.envs.reference.parameters import checked, counted, positive
+from jaxppo.envs.reference.problem import Problem
 
 
 @struct.dataclass

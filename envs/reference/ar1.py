@@ -11,10 +11,10 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment
 
-from envs.reference.environment import ReferenceEnv
-from envs.reference.no_trade_band import BandValue, solve_band
-from envs.reference.parameters import BOX_DEVIATIONS, checked, counted, positive
-from envs.reference.problem import Problem
+from jaxppo.envs.reference.environment import ReferenceEnv
+from jaxppo.envs.reference.no_trade_band import BandValue, solve_band
+from jaxppo.envs.reference.parameters import BOX_DEVIATIONS, checked, counted, positive
+from jaxppo.envs.reference.problem import Problem
 
 
 @struct.dataclass

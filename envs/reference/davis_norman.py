@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from envs.one_bar import LARGEST_LOSS
-from envs.portfolio import weights_of
-from envs.reference.lognormal import LognormalProblem, utility
-from envs.reference.parameters import checked, positive
-from envs.types import EnvState
+from jaxppo.envs.execution.portfolio import weights_of
+from jaxppo.envs.reference.lognormal import LognormalProblem, utility
+from jaxppo.envs.reference.parameters import checked, positive
+from jaxppo.envs.trading.bar import LARGEST_LOSS
+from jaxppo.envs.trading.types import EnvState
 
 N_NODES = 48
 REACH = 9.0

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from envs.limits import Constraint
-from envs.portfolio import Portfolio, drawdown
-from envs.reference.lognormal import RUIN_DEVIATIONS, LognormalProblem
-from envs.reference.parameters import checked, positive
-from envs.trading import TradingEnv
-from envs.types import EnvState
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import Portfolio, drawdown
+from jaxppo.envs.reference.lognormal import RUIN_DEVIATIONS, LognormalProblem
+from jaxppo.envs.reference.parameters import checked, positive
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvState
 
 N_NODES = 64
 DEEPEST = 10.0

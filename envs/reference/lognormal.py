@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs import simulators
-from envs.execution import Costs, make_costs
-from envs.market import SECONDS_PER_YEAR, MarketData
-from envs.one_bar import LARGEST_LOSS
-from envs.reference.parameters import positive
-from envs.reference.problem import Problem
-from envs.trading import TradingEnv
-from envs.types import EnvParams, EnvState
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
+from jaxppo.envs.reference.parameters import positive
+from jaxppo.envs.reference.problem import Problem
+from jaxppo.envs.trading.bar import LARGEST_LOSS
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, EnvState
 
 RUIN_DEVIATIONS = 8.0
 """A weight is allowed if the account survives a bar of so many standard deviations (one in 10^15) against it."""

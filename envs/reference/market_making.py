@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment
 
-from envs.reference.environment import ReferenceEnv, utility_increment
-from envs.reference.parameters import checked, count_steps, counted, positive
-from envs.reference.problem import Problem
-from envs.reference.quoting import QuoteLaw, root_mean_squares, solve_quotes
+from jaxppo.envs.reference.environment import ReferenceEnv, utility_increment
+from jaxppo.envs.reference.parameters import checked, count_steps, counted, positive
+from jaxppo.envs.reference.problem import Problem
+from jaxppo.envs.reference.quoting import QuoteLaw, root_mean_squares, solve_quotes
 
 LEAST_GAIN = 1e-4
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import hermite_e
 
-from envs.one_bar import LARGEST_LOSS
-from envs.reference.lognormal import LognormalProblem, utility
-from envs.reference.parameters import checked
-from envs.types import EnvState
+from jaxppo.envs.reference.lognormal import LognormalProblem, utility
+from jaxppo.envs.reference.parameters import checked
+from jaxppo.envs.trading.bar import LARGEST_LOSS
+from jaxppo.envs.trading.types import EnvState
 
 MAXIMUM_LEVEL = 40
 NEWTON_STEPS = 50

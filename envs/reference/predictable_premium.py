@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment
 
-from envs.reference.environment import ReferenceEnv, utility_increment
-from envs.reference.parameters import checked, count_steps, positive
-from envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem
+from jaxppo.envs.reference.environment import ReferenceEnv, utility_increment
+from jaxppo.envs.reference.parameters import checked, count_steps, positive
+from jaxppo.envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem
 
 
 @struct.dataclass

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.reference.environment import LARGEST_EXPONENT
-from envs.reference.parameters import BOX_DEVIATIONS
-from envs.reference.problem import Problem
+from jaxppo.envs.reference.environment import LARGEST_EXPONENT
+from jaxppo.envs.reference.parameters import BOX_DEVIATIONS
+from jaxppo.envs.reference.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)

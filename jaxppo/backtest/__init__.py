@@ -1,16 +1,21 @@
 """Backtests: one accounting function, honest intervals, reports."""
 
-from jaxppo.backtest import by_regime, capacity, drawdowns, paths, recovery, report, splits, statistics, traders, trials
+from jaxppo import monte_carlo as paths
+from jaxppo import statistics
+from jaxppo.backtest import by_regime, capacity, traders
 from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.backtest.evaluation import describe
-from jaxppo.backtest.folds import WalkForward, load_fold, walk_forward
+from jaxppo.backtest.frames import account_frame, ledger_frame, write_ledger
 from jaxppo.backtest.inspection import Inspection, inspect_policy
-from jaxppo.backtest.ledgers import account_frame, ledger_frame, write_ledger
-from jaxppo.backtest.paths import MonteCarlo, Paths, compare, merge, monte_carlo, run_monte_carlo, run_paths
 from jaxppo.backtest.run import SavedRun, load_run, run
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy, simulate
 from jaxppo.backtest.trading import run_trader, run_trader_streaming
 from jaxppo.backtest.trained import trained
+from jaxppo.monte_carlo import MonteCarlo, Paths, compare, merge, monte_carlo, run_monte_carlo, run_paths
+from jaxppo.report import page as report
+from jaxppo.run import trials
+from jaxppo.statistics import drawdowns, recovery, splits
+from jaxppo.walk_forward import WalkForward, load_fold, walk_forward
 
 __all__ = [
     "BookRun",

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.execution import Costs
-from envs.limits import Constraint
-from envs.portfolio import Fills, Portfolio, open_portfolio
-from envs.trading import TradingEnv
-from envs.types import EnvParams, Observation, Outcome
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import Fills, Portfolio, open_portfolio
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
 from jaxppo.risk.monitor import Monitor
 
 Rule = Callable[[Any, Portfolio, Observation, Any, Constraint | None], tuple[jax.Array, jax.Array, Any]]
@@ -49,7 +49,7 @@ class BarRow:
 
     Attributes:
       bar: `[]` int32, the decision bar.
-      next_bar: `[fields, A]`, the bar that is lived through, see `envs.execution.pack_bars`.
+      next_bar: `[fields, A]`, the bar that is lived through, see `jaxppo.envs.execution.costs.pack_bars`.
       tradable: `[A]` bool at the decision.
       masks: row of the table of the masks, at the decision.
       sizing: row of that of the sizing.
@@ -64,7 +64,7 @@ class BarRow:
     own: Any
 
 
-class Lived(NamedTuple):
+class StepResult(NamedTuple):
     """What one bar did.
 
     Attributes:
@@ -110,7 +110,7 @@ def live(
     limited: bool,
     monitor: Monitor,
     in_shares: bool = False,
-) -> tuple[Account, Lived]:
+) -> tuple[Account, StepResult]:
     """A decision at the close of a bar, and the bar after it.
 
     Args:
@@ -139,7 +139,7 @@ def live(
     outcome = env.outcome(portfolio, after, fills, growth)
     levels, watched = monitor.apply(account.watched, outcome)
     dead, stopped = account.dead | fills.liquidated, account.stopped
-    lived = Lived(portfolio, ordered, after, fills, outcome, levels, dead)
+    lived = StepResult(portfolio, ordered, after, fills, outcome, levels, dead)
     if limited:
         fired = monitor.stops(levels) & ~stopped
         after = after.replace(unfilled=jnp.where(fired, 0.0, after.unfilled))

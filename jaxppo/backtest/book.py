@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.market import periods_per_year
-from envs.portfolio import Portfolio
-from envs.trading import TradingEnv
-from envs.types import EnvParams, Observation
 from jaxppo.backtest.simulate import Ledger, simulate
-from jaxppo.masks.transform import MarketView
-from jaxppo.risk.book.capital import CapitalRule
-from jaxppo.risk.book.shadow import AGENT
-from jaxppo.risk.book.sizing import BookState, book, strategy_names
-from jaxppo.risk.book.strategies import Strategy
+from jaxppo.book.allocation import AllocationRule
+from jaxppo.book.paper_accounts import AGENT
+from jaxppo.book.sizing import BookState, book, strategy_names
+from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, Observation
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.rules import Strategy
 from jaxppo.risk.metrics import max_drawdown, sharpe, total_return, volatility
 
 
@@ -81,7 +81,7 @@ def run_book(
     params: EnvParams,
     first: int,
     n_bars: int,
-    rule: CapitalRule,
+    rule: AllocationRule,
     *,
     periods: float | None = None,
     regimes: jax.Array | None = None,
@@ -118,7 +118,7 @@ def run_book(
 
     def watch(state: BookState) -> dict[str, jax.Array]:
         kept = {name: getattr(state.capital, name) for name in ("capital", "active", "moved", "cuts")}
-        return {**kept, "equity": state.shadows.portfolio.equity}
+        return {**kept, "equity": state.paper_accounts.portfolio.equity}
 
     @jax.jit
     def whole(params: EnvParams, first: jax.Array) -> Ledger:

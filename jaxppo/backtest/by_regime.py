@@ -14,16 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from envs.features import REGIMES
-from envs.market import MarketData
-from jaxppo.backtest.formatting import escaped, interval_text, number_text, percent
 from jaxppo.backtest.simulate import Ledger
-from jaxppo.backtest.statistics import conditional_intervals
 from jaxppo.config import RegimesConfig
-from jaxppo.regimes import market_regime, stretches
-from jaxppo.training.periods import Period
-from jaxppo.training.regimes import find_regimes
-from jaxppo.training.setup import Setup
+from jaxppo.envs.market.features import REGIMES
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.regimes import market_regime, stretches
+from jaxppo.report.formatting import escaped, interval_text, number_text, percent
+from jaxppo.run.periods import Period
+from jaxppo.run.regimes import find_regimes
+from jaxppo.run.setup import Setup
+from jaxppo.statistics import conditional_intervals
 
 Figures = Mapping[str, Mapping[str, Any]]
 LEAST_BARS = 30
@@ -73,7 +73,7 @@ def regimes_over(setup: Setup, where: Period) -> np.ndarray:
       where: bars of its market.
 
     Returns:
-      `[n + 1]` int, see `jaxppo.regimes.market_regime`: the first n are those of the decisions.
+      `[n + 1]` int, see `jaxppo.envs.market.regimes.market_regime`: the first n are those of the decisions.
     """
     found, config = setup.regimes, setup.config.regimes
     if found is None:
@@ -104,7 +104,7 @@ def figures_by_regime(
       regimes: `[n]` int, the regime known at the decision before each bar: position in `names`; -1 counts in none.
       periods: bars per year.
       names: of the regimes.
-      n_resamples: of the intervals, see `jaxppo.backtest.statistics.conditional_intervals`.
+      n_resamples: of the intervals, see `jaxppo.statistics.conditional_intervals`.
       level: of the intervals.
 
     Returns:

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from envs.execution import Costs
-from envs.perturbations import prices_of, scale
-from envs.trading import TradingEnv
-from envs.types import EnvParams
 from jaxppo.backtest.simulate import run_policy
-from jaxppo.backtest.statistics import bootstrap_interval, sharpe_per_bar
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.perturbations import prices_of, scale
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.policy.networks.actor_critic import Params, Policy
 from jaxppo.risk import metrics
 from jaxppo.risk.monitor import Monitor
+from jaxppo.statistics import bootstrap_interval, sharpe_per_bar
 
 if TYPE_CHECKING:
     from jaxppo.backtest.run import SavedRun

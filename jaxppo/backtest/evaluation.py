@@ -11,19 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.backtest import capacity_section, monitored
-from jaxppo.backtest.binding import MaskEffect, mask_effects
 from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
-from jaxppo.backtest.drawdown_report import drawdown_rows
 from jaxppo.backtest.inspection import Inspection
-from jaxppo.backtest.report import ReportData, write_report
-from jaxppo.backtest.selection import luck_warnings
+from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
 from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
-from jaxppo.backtest.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.report import capacity as capacity_section
+from jaxppo.report import monitor as monitored
+from jaxppo.report.drawdowns import drawdown_rows
+from jaxppo.report.page import ReportData, write_report
+from jaxppo.report.selection import luck_warnings
 from jaxppo.risk.metrics import round_trips
-from jaxppo.training.periods import Period, time_of
-from jaxppo.training.setup import Setup
+from jaxppo.run.periods import Period, time_of
+from jaxppo.run.setup import Setup
+from jaxppo.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
 
 BY_REGIME = 1000
 """What the key of the intervals by regime is folded with; the others are numbered from 0."""

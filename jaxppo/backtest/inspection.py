@@ -1,4 +1,4 @@
-"""What a run's policy looks at over a period: `jaxppo.networks.inspect`, averaged over decisions spread across it."""
+"""What a run's policy looks at over a period: `jaxppo.policy.networks.inspect`, averaged over decisions spread across it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.features import feature_names, group_slices
-from envs.limits import Constraint
-from envs.portfolio import Portfolio, open_portfolio
-from envs.trading import TradingEnv
-from envs.types import EnvParams, Observation
 from jaxppo.backtest.simulate import equal_weight_volatility
-from jaxppo.networks import inspect
-from jaxppo.networks.encoder import Bars
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
+from jaxppo.envs.market.features import feature_names, group_slices
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, Observation
+from jaxppo.policy.networks import inspect
+from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.policy.networks.encoder import Bars
 from jaxppo.ppo.trading_task import chunk_bars
-from jaxppo.training.setup import Setup
+from jaxppo.run.setup import Setup
 
 REGIMES = ("calm", "usual", "turbulent")
 AT_ONCE = 16

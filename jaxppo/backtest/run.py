@@ -10,18 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from envs.market import MarketData
 from jaxppo.backtest.capacity import costs_and_capital
 from jaxppo.backtest.evaluation import evaluate, report
 from jaxppo.backtest.inspection import inspect_policy
-from jaxppo.backtest.looks import content_of, judge
+from jaxppo.backtest.selection import configuration_hash, judge
 from jaxppo.config import Config, ConfigError, dump_config, load_config
-from jaxppo.networks.policy import Params, Policy
-from jaxppo.training import run_folder
-from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.training.devices import select_devices
-from jaxppo.training.periods import split_periods
-from jaxppo.training.setup import Setup, build, first_policy, load_data
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.run import folder as run_folder
+from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.devices import select_devices
+from jaxppo.run.periods import split_periods
+from jaxppo.run.setup import Setup, build, first_policy, load_data
 
 LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "objective", "constraints", "training")
 """What is settled once a run is trained."""
@@ -135,7 +135,7 @@ def run(
         result = evaluate(setup, saved.policy, saved.params)
         if capacity:
             result.summary["capacity"] = costs_and_capital(saved)
-        content, returns = content_of(setup), result.ledgers["agent"].returns
+        content, returns = configuration_hash(setup), result.ledgers["agent"].returns
         worth = judge(setup, saved.folder, best_iteration(saved.folder), returns, content, result.baselines)
         if output is not None:
             target = run_folder.make_folder(output, "backtest")

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.execution import TradeCosts
-from envs.features import ewma_volatility
-from envs.limits import Constraint
-from envs.market import MarketData
-from envs.market_index import market_index
-from envs.portfolio import Portfolio, outstanding, weights_of
-from envs.trading import TradingEnv
-from envs.types import EnvParams, Observation
-from jaxppo.backtest.account import Account, BarRow, Lived, live, open_account
-from jaxppo.masks.choose import choose
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.backtest.account import Account, BarRow, StepResult, live, open_account
+from jaxppo.envs.execution.costs import TradeCosts
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import Portfolio, outstanding, weights_of
+from jaxppo.envs.market.features import ewma_volatility
+from jaxppo.envs.market.index import market_index
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, Observation
+from jaxppo.policy.choose import choose
+from jaxppo.policy.networks.actor_critic import Params, Policy
 from jaxppo.ppo.trading_task import encode_paths
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 
@@ -156,7 +156,7 @@ def market_rows(params: EnvParams, first: jax.Array, n_bars: int, own: Any) -> B
     return BarRow(first + jnp.arange(n_bars), rows(params.table, first + 1), tradable, masks, sizing, own)
 
 
-def ledger_line(lived: Lived, watched: Any = ()) -> Ledger:
+def ledger_line(lived: StepResult, watched: Any = ()) -> Ledger:
     """The line of a `Ledger` of one bar."""
     fills, after = lived.fills, lived.after
     quantity = fills.quantity + fills.liquidation

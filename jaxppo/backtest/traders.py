@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs.execution import Costs, make_costs
-from envs.limits import Constraint
-from envs.market import MarketData
-from envs.portfolio import FillRule, Portfolio
-from envs.trading import TradingEnv
-from envs.types import EnvParams, Observation
 from jaxppo.backtest.account import Rule
 from jaxppo.backtest.run import SavedRun
 from jaxppo.backtest.simulate import decide_without_randomness
 from jaxppo.config import Config
-from jaxppo.masks.transform import MarketView
-from jaxppo.networks.encoder import Bars
-from jaxppo.risk.book.strategies import Strategy
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import FillRule, Portfolio
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, Observation
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.networks.encoder import Bars
+from jaxppo.policy.rules import Strategy
 from jaxppo.risk.monitor import UNWATCHED, Monitor
-from jaxppo.training.regimes import find_regimes
+from jaxppo.run.regimes import find_regimes
 
 RULE_AT_ONCE, AGENT_AT_ONCE = 8, 1
 """Paths whose markets are prepared together on a CPU, so that the working set fits its cache."""
@@ -198,7 +198,7 @@ def rule(
     initial_cash: float = 1e6,
     warmup: int = 63,
 ) -> Trader:
-    """A rule of `jaxppo.risk.book` with an account of its own, without masks.
+    """A rule of `jaxppo.book` with an account of its own, without masks.
 
     Args:
       strategy: the rule.
@@ -212,7 +212,7 @@ def rule(
     Raises:
       ValueError: an argument outside its range, or a strategy of objects that cannot be told from others.
     """
-    from jaxppo.backtest.paths.identity import function_name  # the package of paths imports this file
+    from jaxppo.monte_carlo.identity import function_name  # the package of paths imports this file
 
     def table(data: Any, params: EnvParams) -> Any:
         return strategy.table(MarketView(params.market, periods, 1.0))

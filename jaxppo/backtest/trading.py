@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs.market import MarketData
-from envs.types import EnvParams
-from jaxppo.backtest import tally
-from jaxppo.backtest.account import Account, BarRow, Lived, live, open_account
+from jaxppo.backtest import running_statistics as tally
+from jaxppo.backtest.account import Account, BarRow, StepResult, live, open_account
+from jaxppo.backtest.running_statistics import RunningStatistics
 from jaxppo.backtest.simulate import Ledger, ledger_line, market_rows, whole_ledger
-from jaxppo.backtest.tally import Tally
 from jaxppo.backtest.traders import Trader
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.types import EnvParams
 
 
 def run_trader(trader: Trader, market: MarketData, *, first: int | None = None, n_bars: int | None = None) -> Ledger:
@@ -35,7 +35,7 @@ def run_trader(trader: Trader, market: MarketData, *, first: int | None = None, 
 
 def run_trader_streaming(
     trader: Trader, market: MarketData, *, first: int | None = None, n_bars: int | None = None
-) -> Tally:
+) -> RunningStatistics:
     """The figures of a trader over a market; takes the arguments of `run_trader`, in memory that no bar adds to."""
     first, n_bars = _period(trader, market, first, n_bars)
     return _tally(_Static(trader), trader.data, market, jnp.int32(first), n_bars)
@@ -91,7 +91,7 @@ def _in_blocks(trader: Trader, data: Any, read: Any, first: jax.Array, n_bars: i
     return jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *pieces)
 
 
-def _live(trader: Trader, data: Any, params: EnvParams, account: Account, row: BarRow) -> tuple[Account, Lived]:
+def _live(trader: Trader, data: Any, params: EnvParams, account: Account, row: BarRow) -> tuple[Account, StepResult]:
     return live(
         trader.decide(data),
         trader.env,
@@ -119,12 +119,14 @@ def _ledger(static: _Static, data: Any, market: MarketData, first: jax.Array, n_
 
 
 @partial(jax.jit, static_argnames=("static", "n_bars"))
-def _tally(static: _Static, data: Any, market: MarketData, first: jax.Array, n_bars: int) -> Tally:
+def _tally(static: _Static, data: Any, market: MarketData, first: jax.Array, n_bars: int) -> RunningStatistics:
     trader = static.trader
     params, rows = _prepare(trader, data, market, first, n_bars)
     start = open_account(trader.env, params, first, trader.monitor, trader.init())
 
-    def one_bar(carry: tuple[Account, Tally], row: BarRow) -> tuple[tuple[Account, Tally], None]:
+    def one_bar(
+        carry: tuple[Account, RunningStatistics], row: BarRow
+    ) -> tuple[tuple[Account, RunningStatistics], None]:
         account, figures = carry
         account, lived = _live(trader, data, params, account, row)
         return (account, figures.update(lived)), None

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.limits import enforced
-from envs.market import MarketData
-from envs.portfolio import Portfolio, expected_weights
 from jaxppo.backtest.run import SavedRun, best_policy, on_one_device
 from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
-from jaxppo.masks.transform import MarketView
-from jaxppo.risk.book.strategies import Strategy
-from jaxppo.training import run_folder
-from jaxppo.training.regimes import find_regimes
-from jaxppo.training.setup import build
+from jaxppo.envs.execution.limits import project
+from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.rules import Strategy
+from jaxppo.run import folder as run_folder
+from jaxppo.run.regimes import find_regimes
+from jaxppo.run.setup import build
 
 
 @struct.dataclass
@@ -110,7 +110,7 @@ def trained(run: SavedRun, *, name: str | None = None) -> Strategy:
         )
         weights, hold, sizing = env.size(state.sizing, row.sizing, portfolio, weights, hold)
         if constraint is not None:
-            weights = enforced(constraint, weights, hold)
+            weights = project(constraint, weights, hold)
             hold = weights == expected_weights(portfolio)
         waiting = row.bar < env.first_decision
         after = jax.tree.map(lambda old, new: jnp.where(waiting, old, new), state, AgentState(masks, sizing))

@@ -4,10 +4,11 @@ Whoever decides (the sampled policy in training, its mode in a backtest, a rule,
 environment executes the nearest decision within the limits.
 """
 
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.masks.account import holding_period, liquidity, risk_budget, turnover
-from jaxppo.masks.choose import choose
 from jaxppo.masks.market import halt, no_short, regime, session, volatility_cap
-from jaxppo.masks.transform import MarketView, MaskTransform, apply_each, chain
+from jaxppo.masks.transform import MaskTransform, apply_each, chain
+from jaxppo.policy.choose import choose
 
 __all__ = [
     "MarketView",

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.features import average_volume
-from envs.limits import GrossBudgets, Limits, NetBudget, QuadraticBudget, no_limits
-from envs.portfolio import Portfolio, drawdown, expected_weights, outstanding
-from jaxppo.covariance import ewma_covariance
-from jaxppo.masks.market import within
-from jaxppo.masks.transform import MarketView, MaskTransform
+from jaxppo.envs.execution.limits import GrossBudgets, Limits, NetBudget, QuadraticBudget, no_limits
+from jaxppo.envs.execution.portfolio import Portfolio, drawdown, expected_weights, outstanding
+from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.market.features import average_volume
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.masks.market import box_limits
+from jaxppo.masks.transform import MaskTransform
 
 
 def risk_budget(
@@ -77,7 +78,7 @@ def risk_budget(
         ones = jnp.ones(n_assets)
         limits = no_limits(n_assets)
         if asset is not None:
-            limits = within(-asset * ones, asset * ones, force)
+            limits = box_limits(-asset * ones, asset * ones, force)
         budgets = []
         if gross is not None or drawdown_budget is not None:
             limit = jnp.asarray(1.0 if gross is None else gross)
@@ -87,7 +88,7 @@ def risk_budget(
         if groups:
             budgets.append(_gross(member, group_limit, multiple))
         if net is not None:
-            box = within(jnp.asarray([net[0]]), jnp.asarray([net[1]]), force)
+            box = box_limits(jnp.asarray([net[0]]), jnp.asarray([net[1]]), force)
             budgets.append(NetBudget(*(x[0] for x in (box.low, box.high, box.forced_low, box.forced_high))))
         if concentration is not None:
             budgets.append(_quadratic(jnp.eye(n_assets), concentration, multiple * concentration))
@@ -160,7 +161,7 @@ def liquidity(*, spread: float | None = None, participation: float | None = None
 
 def _increase_of(expected: jax.Array, room: jax.Array) -> Limits:
     """Positions may grow by `room` `[A]` from what is expected, or shrink."""
-    return within(jnp.minimum(expected - room, 0.0), jnp.maximum(expected + room, 0.0))
+    return box_limits(jnp.minimum(expected - room, 0.0), jnp.maximum(expected + room, 0.0))
 
 
 @struct.dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxppo.config_masks import MaskConfig
+from jaxppo.config.masks import MaskConfig
 from jaxppo.masks import account, market
 from jaxppo.masks.transform import MaskTransform, chain
 

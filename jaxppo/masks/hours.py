@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from envs.data_sessions import load_schedule
-from envs.market import MarketData
+from jaxppo.envs.data.sessions import load_schedule
+from jaxppo.envs.market.market_data import MarketData
 
 MINUTE = 60 * 10**9
 

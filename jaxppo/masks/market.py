@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.features import ewma_volatility
-from envs.limits import Limits
-from envs.own_bars import own_bars
-from envs.windows import rolling_max, shift
+from jaxppo.envs.execution.limits import Limits
+from jaxppo.envs.market.features import ewma_volatility
+from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.regimes import NAMES
+from jaxppo.envs.market.windows import rolling_max, shift
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.masks.hours import trading_hours
-from jaxppo.masks.transform import MarketView, MaskTransform, market_only
-from jaxppo.regimes import NAMES
+from jaxppo.masks.transform import MaskTransform, market_only
 
 
-def within(low: jax.Array, high: jax.Array, force: float | None = None) -> Limits:
+def box_limits(low: jax.Array, high: jax.Array, force: float | None = None) -> Limits:
     """Limits of a box `[A]`; `force` is the multiple of it beyond which positions are reduced, None for never."""
     far = jnp.full(low.shape, jnp.inf)
     if force is None:
@@ -28,7 +29,7 @@ def within(low: jax.Array, high: jax.Array, force: float | None = None) -> Limit
 
 def no_short() -> MaskTransform:
     """No short positions."""
-    return market_only("no_short", _number_of_assets, lambda ones: within(0.0 * ones, ones * jnp.inf))
+    return market_only("no_short", _number_of_assets, lambda ones: box_limits(0.0 * ones, ones * jnp.inf))
 
 
 def _number_of_assets(view: MarketView) -> jax.Array:
@@ -63,7 +64,7 @@ def regime(sides: Mapping[str, tuple[float, float]], *, force: bool = False) -> 
         now = jnp.argmax(view.regimes, axis=-1)
         return {"low": low[now] * view.position_limit, "high": high[now] * view.position_limit}
 
-    return market_only("regime", table, lambda row: within(row["low"], row["high"], 1.0 if force else None))
+    return market_only("regime", table, lambda row: box_limits(row["low"], row["high"], 1.0 if force else None))
 
 
 def volatility_cap(
@@ -96,7 +97,7 @@ def volatility_cap(
 
         return jax.lax.scan(follow, wanted[0], wanted)[1]
 
-    return market_only("volatility_cap", table, lambda cap: within(-cap, cap, force))
+    return market_only("volatility_cap", table, lambda cap: box_limits(-cap, cap, force))
 
 
 def session(
@@ -178,4 +179,4 @@ def halt(
             halted = halted | named[None]
         return jnp.where(halted, 0.0, jnp.inf)
 
-    return market_only("halt", table, lambda most: within(-most, most))
+    return market_only("halt", table, lambda most: box_limits(-most, most))

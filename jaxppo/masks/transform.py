@@ -6,32 +6,12 @@ Everything is written for one account and one market; `vmap` over accounts.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
-from envs.limits import Limits, intersection, no_limits
-from envs.market import MarketData
-from envs.portfolio import Portfolio
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MarketView:
-    """What the market-only part of a mask reads.
-
-    Attributes:
-      market: `[T, A]` bars.
-      periods: bars per year.
-      position_limit: largest absolute weight of one asset that the action space has, fraction of equity.
-      regimes: `[T, A, 4]` probabilities of `jaxppo.regimes.NAMES`, known at each close; None without any.
-    """
-
-    market: MarketData
-    periods: float
-    position_limit: float
-    regimes: jax.Array | None = None
+from jaxppo.envs.execution.limits import Limits, intersection, no_limits
+from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.trading.view import MarketView
 
 
 class MaskTransform(NamedTuple):

@@ -11,10 +11,12 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from jaxppo.config import PPOConfig
-from jaxppo.networks.head import ActionConfig
-from jaxppo.networks.mlp import MLPPolicy
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.networks.head import ActionConfig
+from jaxppo.policy.networks.mlp import MLPPolicy
+from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import discounted_future
-from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
+from jaxppo.ppo.task import Task
 
 
 @struct.dataclass

@@ -15,13 +15,15 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxppo.config import PPOConfig
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo import losses
 from jaxppo.ppo.targets import ValueStatistics, make_targets, no_statistics, preserve_outputs
-from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
+from jaxppo.ppo.task import Task
 from jaxppo.ppo.update import Batch, Coefficients, Objective, update
 
 if TYPE_CHECKING:
-    from jaxppo.risk.stage import RiskStage
+    from jaxppo.risk.shaping import RewardShaping
 
 INTEGRAL_GAIN = 0.3
 """Of the integral rule of the KL coefficient, per iteration."""
@@ -102,14 +104,14 @@ def shuffle_groups(config: PPOConfig, n_devices: int) -> int:
     return groups
 
 
-def make_learner(task: Task, config: PPOConfig, mesh: Mesh, risk: RiskStage | None = None) -> Learner:
+def make_learner(task: Task, config: PPOConfig, mesh: Mesh, risk: RewardShaping | None = None) -> Learner:
     """Builds the training iteration.
 
     Args:
       task: what is learned.
       config: hyper-parameters; `micro_batch` must divide the paths of a minibatch on one device.
       mesh: one axis named "data".
-      risk: objective and constraints, from `jaxppo.risk.risk_stage`; None for the expected sum of rewards.
+      risk: objective and constraints, from `jaxppo.risk.shape_rewards`; None for the expected sum of rewards.
 
     Raises:
       ValueError: the batch cannot be split over the mesh.

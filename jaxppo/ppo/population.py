@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.config import PPOConfig
+from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import data_mesh, make_learner
-from jaxppo.ppo.task import Params, Task
+from jaxppo.ppo.task import Task
 
 if TYPE_CHECKING:
-    from jaxppo.risk.stage import RiskStage
+    from jaxppo.risk.shaping import RewardShaping
 
 
 def batched_options(device: jax.Device) -> dict[str, str]:
@@ -36,7 +37,7 @@ def train_population(
     refresh: Callable[[jax.Array], Any] | None = None,
     watch: Callable[[Params], Any] | None = None,
     every: int = 1,
-    risk: RiskStage | None = None,
+    risk: RewardShaping | None = None,
 ) -> tuple[Params, dict[str, jax.Array], Any]:
     """Trains one agent per seed: a scan over iterations under a vmap over seeds.
 

@@ -10,7 +10,9 @@ import numpy as np
 from flax import struct
 
 from jaxppo.config import PPOConfig
-from jaxppo.config_critic import check_critic
+from jaxppo.config.critic import check_critic
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import (
     distorted_advantages,
     generalised_advantage_estimation,
@@ -18,7 +20,6 @@ from jaxppo.ppo.returns import (
     n_step_returns,
     return_atoms,
 )
-from jaxppo.ppo.task import DATA_AXIS, Params, Rollout
 from jaxppo.risk.distortion import cell_weights, distorted_value, midpoints
 
 SMALLEST_SPREAD = 1e-4
@@ -193,7 +194,7 @@ def make_targets(
       before: statistics that the rollout's values are in units of.
 
     Raises:
-      ValueError: hyper-parameters that the critic excludes, see `jaxppo.config_critic`.
+      ValueError: hyper-parameters that the critic excludes, see `jaxppo.config.critic`.
     """
     known, after_known = before.denormalise(rollout.value), before.denormalise(rollout.value_after)
     distributional = known.ndim > rollout.reward.ndim

@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.portfolio import FillRule, Portfolio, open_portfolio
-from envs.trading import TradingEnv
-from envs.types import EnvParams, Observation
 from jaxppo.config import PPOConfig
-from jaxppo.masks.choose import choose
-from jaxppo.networks.encoder import Bars
-from jaxppo.networks.head import ActionConfig
-from jaxppo.networks.policy import Params, Policy
+from jaxppo.envs.execution.portfolio import FillRule, Portfolio, open_portfolio
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams, Observation
+from jaxppo.policy.choose import choose
+from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.policy.networks.encoder import Bars
+from jaxppo.policy.networks.head import ActionConfig
+from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import discounted_future
-from jaxppo.ppo.task import DATA_AXIS, Rollout, Task
+from jaxppo.ppo.task import Task
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 
 

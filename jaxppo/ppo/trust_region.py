@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxppo.ppo.task import Params
+from jaxppo.policy.networks.actor_critic import Params
 
 SMALLEST_RESIDUAL = 1e-7
 """Of conjugate gradients, relative to the right-hand side."""

@@ -11,9 +11,11 @@ import optax
 from flax import struct
 
 from jaxppo.config import PPOConfig
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo import losses
 from jaxppo.ppo.targets import Targets
-from jaxppo.ppo.task import DATA_AXIS, Params, Rollout, Task
+from jaxppo.ppo.task import Task
 from jaxppo.ppo.trust_region import line_search, natural_step
 
 RATIO_BOUND = 0.2

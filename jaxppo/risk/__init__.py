@@ -1,12 +1,13 @@
 """Risk: metrics of returns; objectives, constraints and rewards of learning; sizing, books, watched limits."""
 
-from jaxppo.risk import book, constraints, lagrangian, metrics, monitor, objectives, rewards, sizing, streaming
-from jaxppo.risk.stage import Charged, RiskStage, RiskState, risk_stage
+from jaxppo import book
+from jaxppo.risk import constraints, lagrangian, metrics, monitor, objectives, rewards, sizing, streaming
+from jaxppo.risk.shaping import PenalisedConstraint, RewardShaping, ShapingState, shape_rewards
 
 __all__ = [
-    "Charged",
-    "RiskStage",
-    "RiskState",
+    "PenalisedConstraint",
+    "RewardShaping",
+    "ShapingState",
     "book",
     "constraints",
     "lagrangian",
@@ -14,7 +15,7 @@ __all__ = [
     "monitor",
     "objectives",
     "rewards",
-    "risk_stage",
+    "shape_rewards",
     "sizing",
     "streaming",
 ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.ppo.task import DATA_AXIS
+from jaxppo.policy.rollout import DATA_AXIS
 
 HALVINGS = 40
 """Of the bracket of a quantile: samples closer than the range of all times `2^-40` are not told apart."""

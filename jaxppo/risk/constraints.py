@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.ppo.task import DATA_AXIS
+from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.risk import batch
 from jaxppo.risk.episodes import Episode, Sample
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxppo.config_monitor import MonitorConfig
-from jaxppo.config_rewards import RewardConfig
+from jaxppo.config.monitor import MonitorConfig
+from jaxppo.config.rewards import RewardConfig
 from jaxppo.risk import monitor, rewards
 
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs.portfolio import LEVERAGE_ROUNDING
-from envs.types import Outcome
+from jaxppo.envs.execution.portfolio import LEVERAGE_ROUNDING
+from jaxppo.envs.trading.types import Outcome
 
 ROUNDING = LEVERAGE_ROUNDING
 """Relative excess over a limit that is let pass."""

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.types import Outcome
+from jaxppo.envs.trading.types import Outcome
 
 
 class RewardTransform(NamedTuple):

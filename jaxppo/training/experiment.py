@@ -13,17 +13,18 @@ import numpy as np
 
 from jaxppo.backtest.evaluation import describe, evaluate, limits_of, quick_score, report
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
-from jaxppo.backtest.looks import content_of, judge, record_look
-from jaxppo.backtest.selection import one_line
+from jaxppo.backtest.selection import configuration_hash, judge, record_evaluation
 from jaxppo.config import Config, PPOConfig, dump_config
-from jaxppo.ppo.task import Params, Task
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import trading_task
+from jaxppo.report.selection import one_line
 from jaxppo.risk.monitor import UNWATCHED, Monitor
-from jaxppo.risk.stage import RiskStage
-from jaxppo.training.monitored import breached_in
-from jaxppo.training.risk import make_risk
-from jaxppo.training.run_folder import data_report
-from jaxppo.training.setup import Setup, dropout_rate, first_policy
+from jaxppo.risk.shaping import RewardShaping
+from jaxppo.run.folder import data_report
+from jaxppo.run.objectives import make_reward_shaping
+from jaxppo.run.setup import Setup, dropout_rate, first_policy
+from jaxppo.training.monitor import breached_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Experiment:
     finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
     describe: Callable[[dict[str, Any]], str]
     monitor: Monitor = UNWATCHED
-    risk: RiskStage | None = None
+    risk: RewardShaping | None = None
 
 
 def learned_from(setup: Setup) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def learned_from(setup: Setup) -> dict[str, Any]:
 def trading_experiment(setup: Setup) -> Experiment:
     """Trading: the Sharpe ratio on the validation period selects; the test period is evaluated once, at the end."""
     policy, net = first_policy(setup)
-    annual, content = setup.periods_per_year, content_of(setup)
+    annual, content = setup.periods_per_year, configuration_hash(setup)
 
     def derive(row: dict[str, float]) -> dict[str, float]:
         return {"sharpe": row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5}
@@ -87,7 +88,7 @@ def trading_experiment(setup: Setup) -> Experiment:
 
     def score(net: Params, folder: pathlib.Path, iteration: int) -> dict[str, float]:
         def look(returns: np.ndarray) -> None:
-            record_look(setup, folder, iteration, "validation", returns, content)
+            record_evaluation(setup, folder, iteration, "validation", returns, content)
 
         effects = limits_of(setup, policy, net, "validation")
         did = {
@@ -124,5 +125,5 @@ def trading_experiment(setup: Setup) -> Experiment:
         finish=finish,
         describe=lambda summary: f"{describe(summary['out_of_sample'])}\n{one_line(summary['selection'])}",
         monitor=setup.monitor,
-        risk=make_risk(setup.config, annual),
+        risk=make_reward_shaping(setup.config, annual),
     )

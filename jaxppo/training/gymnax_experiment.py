@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from gymnax.environments import environment
 
-from jaxppo.backtest.report import render_training
 from jaxppo.config import Config, ConfigError, dump_config
-from jaxppo.networks.mlp import MLPConfig, MLPPolicy, make_mlp_policy
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.networks.mlp import MLPConfig, MLPPolicy, make_mlp_policy
 from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs, n_market, to_env_action
 from jaxppo.ppo.learner import shuffle_groups
-from jaxppo.ppo.task import Params
+from jaxppo.report.page import render_training
+from jaxppo.run.objectives import make_reward_shaping
+from jaxppo.run.setup import select_devices
 from jaxppo.training.experiment import Experiment
-from jaxppo.training.risk import make_risk
-from jaxppo.training.setup import select_devices
 
 VALIDATION_EPISODES, TEST_EPISODES = 32, 256
 LONGEST_EPISODE = 100_000
@@ -91,7 +91,7 @@ def gymnax_experiment(config: Config) -> Experiment:
         show=show,
         finish=finish,
         describe=describe,
-        risk=make_risk(config),
+        risk=make_reward_shaping(config),
     )
 
 

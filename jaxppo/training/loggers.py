@@ -11,7 +11,7 @@ import tensorboardX
 import tqdm
 from tensorboardX.proto.summary_pb2 import Summary
 
-from jaxppo.training.run_folder import read_metrics
+from jaxppo.run.folder import read_metrics
 
 
 class MetricsLog:

@@ -13,21 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.data import format_report
-from envs.market import MarketData
 from jaxppo.config import Config, ConfigError
+from jaxppo.envs.data.load import format_report
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
-from jaxppo.ppo.task import Params
-from jaxppo.training import run_folder
-from jaxppo.training.checkpoints import Checkpoints
-from jaxppo.training.devices import select_devices
+from jaxppo.run import folder as run_folder
+from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.devices import select_devices
+from jaxppo.run.objectives import constraint_summary, describe_constraints
+from jaxppo.run.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, step_budget
 from jaxppo.training.experiment import Experiment, trading_experiment
 from jaxppo.training.gymnax_experiment import gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.monitored import still_stops, stop_in, stop_message
-from jaxppo.training.risk import constraint_summary, describe_constraints
-from jaxppo.training.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, step_budget
+from jaxppo.training.monitor import still_stops, stop_in, stop_message
 
 
 @dataclasses.dataclass(frozen=True)

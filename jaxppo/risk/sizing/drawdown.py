@@ -5,11 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from envs.features import ewma_volatility
-from envs.own_bars import own_bars
-from envs.portfolio import Portfolio, drawdown, expected_weights, weights_of
-from envs.windows import shift
-from jaxppo.masks.transform import MarketView
+from jaxppo.envs.execution.portfolio import Portfolio, drawdown, expected_weights, weights_of
+from jaxppo.envs.market.features import ewma_volatility
+from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.windows import shift
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import SizingTransform
 
 

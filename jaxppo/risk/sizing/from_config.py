@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jaxppo.config_sizing import SizingConfig
+from jaxppo.config.sizing import SizingConfig
 from jaxppo.risk.sizing.drawdown import drawdown_control
 from jaxppo.risk.sizing.kelly import kelly
 from jaxppo.risk.sizing.parity import equal_risk_contribution
@@ -23,7 +23,7 @@ def make_sizing(configs: Sequence[SizingConfig], make_book: Callable[..., Sizing
 
     Args:
       configs: in order.
-      make_book: of a `BookSizing` and the transforms `before` and `after` it; see `jaxppo.risk.book.from_config`.
+      make_book: of a `BookSizing` and the transforms `before` and `after` it; see `jaxppo.book.from_config`.
 
     Raises:
       ValueError: names the transform whose keys do not fit together.

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from envs.market_index import own_returns
-from envs.portfolio import Portfolio
-from jaxppo.masks.transform import MarketView
+from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.market.index import own_returns
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.estimation import kan_zhou_scale, ledoit_wolf, sample_covariance, shrunk_mean, solve
 from jaxppo.risk.sizing.transform import SizingTransform, scaling
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs.portfolio import Portfolio
-from jaxppo.covariance import ewma_covariance
-from jaxppo.masks.transform import MarketView
+from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import SizingTransform, scaling
 
 
@@ -21,7 +21,7 @@ def equal_risk_contribution(*, span: int = 63, tolerance: float = 0.1, cycles: i
     `tolerance`.
 
     Args:
-      span: bars of the exponential covariance C, see `jaxppo.covariance.ewma_covariance`.
+      span: bars of the exponential covariance C, see `jaxppo.envs.market.covariance.ewma_covariance`.
       tolerance: relative change of the ratio of an asset's size to its target up to which the last one is kept, >= 0.
       cycles: of the solver, see `risk_parity`.
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs.portfolio import Portfolio, expected_weights
-from jaxppo.masks.transform import MarketView
+from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import SizingTransform
 
 HALVINGS = 40

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.portfolio import Portfolio, expected_weights
-from jaxppo.masks.transform import MarketView
+from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
+from jaxppo.envs.trading.view import MarketView
 
 UNCHANGED = 1e-5
 """Relative difference up to which the size of a held position counts as the position."""
@@ -46,7 +46,7 @@ class Sizing(NamedTuple):
     Attributes:
       table: `MarketView -> pytree` with leading axis T.
       init: `n_assets -> SizingState`.
-      behind: `(state, portfolio) -> [A]`, the targets behind the present positions: what holding stands for.
+      pre_sizing_targets: `(state, portfolio) -> [A]`, the targets behind the present positions: what holding stands for.
       apply: `(state, row, portfolio, weights [A], hold [A]) -> (sizes [A], state)`. Assets that are held come with
         their present weight, outstanding orders filled; where it comes back the asset is not traded.
       parts: the transforms.
@@ -54,7 +54,7 @@ class Sizing(NamedTuple):
 
     table: Callable[[MarketView], Any]
     init: Callable[[int], SizingState]
-    behind: Callable[[SizingState, Portfolio], jax.Array]
+    pre_sizing_targets: Callable[[SizingState, Portfolio], jax.Array]
     apply: Callable[[SizingState, Any, Portfolio, jax.Array, jax.Array], tuple[jax.Array, SizingState]]
     parts: tuple[SizingTransform, ...]
 
@@ -94,7 +94,7 @@ def chain(*transforms: SizingTransform) -> Sizing:
             zeros, zeros, ones, jnp.ones(()), tuple(transform.init(n_assets) for transform in transforms)
         )
 
-    def behind(state: SizingState, portfolio: Portfolio) -> jax.Array:
+    def pre_sizing_targets(state: SizingState, portfolio: Portfolio) -> jax.Array:
         present = expected_weights(portfolio)
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         moved = portfolio.price / state.price * (state.equity / equity)
@@ -106,7 +106,7 @@ def chain(*transforms: SizingTransform) -> Sizing:
     def apply(
         state: SizingState, row: Any, portfolio: Portfolio, weights: jax.Array, hold: jax.Array
     ) -> tuple[jax.Array, SizingState]:
-        targets = jnp.where(hold, behind(state, portfolio), weights)
+        targets = jnp.where(hold, pre_sizing_targets(state, portfolio), weights)
         sizes, states = targets, []
         for transform, own, part in zip(transforms, state.parts, row, strict=True):
             sizes, after = transform.apply(own, part, portfolio, sizes)
@@ -116,7 +116,7 @@ def chain(*transforms: SizingTransform) -> Sizing:
         remembered = SizingState(targets, sizes, portfolio.price, equity, tuple(states))
         return jnp.where(hold & same, weights, sizes), remembered
 
-    return Sizing(table, init, behind, apply, tuple(transforms))
+    return Sizing(table, init, pre_sizing_targets, apply, tuple(transforms))
 
 
 @struct.dataclass

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs.portfolio import Portfolio
-from jaxppo.covariance import ewma_covariance
-from jaxppo.masks.transform import MarketView
+from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import SizingTransform, scaling
 
 
@@ -22,7 +22,7 @@ def volatility_target(
 
     Args:
       target: volatility per year, fraction of equity, > 0.
-      span: bars of the exponential covariance C, see `jaxppo.covariance.ewma_covariance`.
+      span: bars of the exponential covariance C, see `jaxppo.envs.market.covariance.ewma_covariance`.
       max_leverage: largest gross exposure that targets are scaled up or down to, > 0.
       tolerance: relative change of k up to which the last one is kept, >= 0.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.reference.lognormal import LognormalProblem
+from jaxppo.envs.reference.lognormal import LognormalProblem
 
 
 class Episodes(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.reference import simulate
+from jaxppo.envs.reference import simulate
 
 
 def value_error(problem, key, n_paths):

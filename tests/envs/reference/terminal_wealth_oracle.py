@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import interpolate
 
-from envs.reference import Problem, simulate
+from jaxppo.envs.reference import Problem, simulate
 
 
 def brute_force(

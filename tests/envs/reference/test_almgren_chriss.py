@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stationary_problem import gains, value_error
 
-from envs.reference.almgren_chriss import AlmgrenChriss, held_ratios
+from jaxppo.envs.reference.almgren_chriss import AlmgrenChriss, held_ratios
 
 DEFAULT = {}
 # A thousand shares in a quarter of a day, strong permanent impact, hurried.

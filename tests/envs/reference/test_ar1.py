@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stationary_problem import check_environment, gains, value_error
 
-from envs.reference.ar1 import AR1State, ProportionalCostAR1, QuadraticCostAR1
+from jaxppo.envs.reference.ar1 import AR1State, ProportionalCostAR1, QuadraticCostAR1
 
 QUADRATIC = [
     {"max_steps_in_episode": 100},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from lognormal_episodes import differences, estimate, run
 
-from envs.reference.davis_norman import DavisNorman, _BandProgram
-from envs.reference.merton import Merton
+from jaxppo.envs.reference.davis_norman import DavisNorman, _BandProgram
+from jaxppo.envs.reference.merton import Merton
 
 N_PATHS, N_BARS = 2048, 63
 MODELS = {

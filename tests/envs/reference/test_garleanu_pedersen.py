@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 from stationary_problem import check_environment, gains, value_error
 
-from envs.reference.garleanu_pedersen import FactorState, GarleanuPedersen, stationary_covariance
+from jaxppo.envs.reference.garleanu_pedersen import FactorState, GarleanuPedersen, stationary_covariance
 
 
 def random_parameters(seed):

@@ -10,9 +10,9 @@ import pytest
 import scipy.stats
 from lognormal_episodes import differences, estimate, run
 
-from envs.portfolio import drawdown, open_portfolio, weights_of
-from envs.reference.grossman_zhou import FloorEnv, GrossmanZhou, cushion_share
-from envs.reference.merton import Merton
+from jaxppo.envs.execution.portfolio import drawdown, open_portfolio, weights_of
+from jaxppo.envs.reference.grossman_zhou import FloorEnv, GrossmanZhou, cushion_share
+from jaxppo.envs.reference.merton import Merton
 
 N_PATHS, N_BARS = 4096, 153
 LADDER = 0.5826

@@ -10,8 +10,8 @@ import pytest
 from finite_episodes import check_environment
 from stationary_problem import gains, value_error
 
-from envs.reference.environment import utility_increment
-from envs.reference.market_making import AvellanedaStoikov, CarteaJaimungal, depth_of
+from jaxppo.envs.reference.environment import utility_increment
+from jaxppo.envs.reference.market_making import AvellanedaStoikov, CarteaJaimungal, depth_of
 
 # A volatile mid-price, wide steps with many orders, a tight limit.
 CROWDED = {"volatility": 1.0, "arrival_rate": 45.0, "fill_decay": 4.0, "inventory_penalty": 0.3} | {

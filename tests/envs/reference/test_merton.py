@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lognormal_episodes import differences, estimate, run
 
-from envs.reference.merton import Merton, sparse_hermite
+from jaxppo.envs.reference.merton import Merton, sparse_hermite
 
 N_PATHS, N_BARS = 2048, 23
 SCALES = (0.7, 0.9, 1.1, 1.3)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from envs.reference.no_trade_band import Band, BandValue, normal_tail, solve_band, stationary_deviation
+from jaxppo.envs.reference.no_trade_band import Band, BandValue, normal_tail, solve_band, stationary_deviation
 
 
 def brute_force(decay, cost, discount, n_signals, n_positions, largest, n_sweeps):

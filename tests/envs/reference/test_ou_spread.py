@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from terminal_wealth_oracle import affine_policies, brute_force, stationary_certainty, t_statistic
 
-from envs.reference import simulate
-from envs.reference.spread import OUSpread
+from jaxppo.envs.reference import simulate
+from jaxppo.envs.reference.spread import OUSpread
 
 N_STEPS = 2_400_000
 DEFAULT = {}

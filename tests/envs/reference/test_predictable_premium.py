@@ -10,9 +10,9 @@ import pytest
 from scipy import integrate
 from terminal_wealth_oracle import affine_policies, brute_force, stationary_certainty, t_statistic
 
-from envs.reference import simulate
-from envs.reference.predictable_premium import KimOmberg
-from envs.reference.terminal_wealth import StepLaw
+from jaxppo.envs.reference import simulate
+from jaxppo.envs.reference.predictable_premium import KimOmberg
+from jaxppo.envs.reference.terminal_wealth import StepLaw
 
 N_STEPS = 2_400_000
 DEFAULT = {}

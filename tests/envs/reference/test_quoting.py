@@ -9,13 +9,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.reference.quoting import (
-    QuoteLaw,
-    certain_gain,
-    occupancy,
-    root_mean_squares,
-    solve_quotes,
-)
+from jaxppo.envs.reference.quoting import QuoteLaw, certain_gain, occupancy, root_mean_squares, solve_quotes
 
 LINEAR = QuoteLaw(4, 0.3, 1.2, 0.0, 0.05, 0.3, 2)
 AVERSE = QuoteLaw(4, 0.3, 1.2, 0.8, 0.05, 0.3, 2)

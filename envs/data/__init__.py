@@ -1,0 +1,1 @@
+"""From price tables to checked markets: reading, columns, times, sessions, history, checks."""

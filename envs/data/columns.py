@@ -1,0 +1,281 @@
+"""Column spellings of the usual vendors -> one canonical frame of rows."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
+from jaxppo.envs.data.reading import column_key
+from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, DataError, LoadOptions, Rows, Table
+from jaxppo.envs.data.times import DAY, NOT_A_TIME, AmbiguousDates, parse_times
+
+NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend")
+SPELLINGS = {
+    "time": [
+        "timestamp",
+        "datetime",
+        "opentime",
+        "starttime",
+        "dateutc",
+        "gmttime",
+        "date",
+        "time",
+        "t",
+        "ts",
+        "unix",
+        "unixtime",
+        "epoch",
+        "tradedate",
+        "day",
+    ],
+    "clock": ["time", "timeofday"],
+    "symbol": SYMBOL_SPELLINGS,
+    "open": ["open", "openprice", "priceopen", "1open", "o"],
+    "high": ["high", "highprice", "pricehigh", "2high", "h", "max"],
+    "low": ["low", "lowprice", "pricelow", "3low", "l", "min"],
+    "close": ["close", "closeprice", "priceclose", "4close", "closelast", "last", "price", "c"],
+    "volume": ["volume", "vol", "5volume", "6volume", "tickvolume", "tickvol", "sharevolume", "v"],
+    "bid": ["bid", "bidprice", "bidclose", "closebid", "closingbid"],
+    "ask": ["ask", "askprice", "askclose", "closeask", "closingask", "offer", "ofr"],
+    "adj_close": ["adjclose", "adjustedclose", "closeadj", "5adjustedclose", "adjcloseprice"],
+    "adj_factor": ["adjfactor", "adjustmentfactor"],
+    "split": ["stocksplits", "splitratio", "splitcoefficient", "8splitcoefficient"],
+    "dividend": ["dividends", "dividend", "exdividend", "dividendamount", "7dividendamount", "divcash"],
+}
+_QUOTE_BARS = tuple(side + price for side in ("bid", "ask") for price in PRICES)
+
+
+def recognise(columns: list) -> dict[str, object]:
+    """Which column holds what: `{canonical name: original label}`; spellings earlier in `SPELLINGS` win."""
+    keys: dict[str, object] = {}
+    for column in columns:
+        keys.setdefault(column_key(column), column)
+    found = {}
+    for name, spellings in SPELLINGS.items():
+        spelling = next((s for s in spellings if s in keys), None)
+        if spelling is not None:
+            found[name] = keys[spelling]
+    found |= {name: keys[name] for name in _QUOTE_BARS if name in keys}
+    if found.get("clock") is not None and (found["clock"] == found.get("time") or column_key(found["time"]) != "date"):
+        del found["clock"]
+    return found
+
+
+def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
+    """Reads times and numbers of every table and keeps the wanted symbols.
+
+    Args:
+      tables: what `jaxppo.envs.data.reading.read_tables` returns.
+      options: of the call.
+
+    Returns:
+      All rows in file order; rows that cannot be read are dropped and counted if `on_bad_rows` says so.
+
+    Raises:
+      DataError: missing columns, unknown symbol, unreadable times or numbers, no rows.
+    """
+    rows = Rows(pd.DataFrame(), tables)
+    parts, available = [], set()
+    for index, table in enumerate(tables):
+        part, names = _read_table(index, table, rows, options)
+        available |= names
+        parts.append(part)
+    _check_symbols(options.symbols, available, tables)
+    frame = pd.concat(parts, ignore_index=True)
+    if frame.empty:
+        raise DataError(f"{tables[0].name}: no rows left to use")
+    names = list(options.symbols) if options.symbols else sorted(set(frame["symbol"]))
+    frame["symbol"] = pd.Categorical(frame["symbol"], categories=names)
+    rows.frame = frame
+    return rows
+
+
+def _check_symbols(wanted: tuple[str, ...] | None, available: set[str], tables: list[Table]) -> None:
+    for symbol in wanted or ():
+        if symbol not in available:
+            names = sorted(available, key=lambda name: (name.lower() != symbol.lower(), name))
+            listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            where = tables[0].name if len(tables) == 1 else f"{len(tables)} files"
+            raise DataError(f"{where}: no symbol {symbol!r}; there is {listed}")
+
+
+def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> tuple[pd.DataFrame, set[str]]:
+    found = recognise(list(table.frame.columns))
+    if "time" not in found and table.unnamed is not None:
+        found["time"] = table.unnamed
+    _require_columns(found, table)
+    raw = _one_column_for_each(found, table)
+    keep = _rows_of_symbols(raw, found, table, rows, options)
+    if "symbol" in found:
+        symbols = _symbol_names(raw[found["symbol"]])
+        names = set(symbols[keep].unique())
+    else:
+        name = table.symbol or (options.symbols[0] if options.symbols and len(options.symbols) == 1 else "asset")
+        symbols, names = pd.Series(name, index=raw.index, dtype=object), {name}
+    if options.symbols and names - set(options.symbols):
+        keep = keep & symbols.isin(options.symbols).to_numpy()
+    row = table.rows
+    if not keep.all():
+        raw, symbols, row = raw[keep], symbols[keep], row[keep]
+    _name_volume(found, raw, symbols)
+    table.columns = {name: str(label) for name, label in found.items()}
+    part = pd.DataFrame({"symbol": symbols.to_numpy(), "table": index, "row": row})
+    part["utc"], part["written"] = _times(table, raw, found, part, rows, options)
+    texts = {name: raw[found[name]] for name in (*NUMBERS, *_QUOTE_BARS) if name in found}
+    numbers = _numbers(table, texts, raw[found["time"]])
+    for name, values in numbers.items():
+        _refuse_text(name, texts[name], values, part, table, options)
+    _quote_bars(numbers)
+    for name in NUMBERS:
+        part[name] = numbers.get(name, np.nan) if name not in PRICES else numbers[name] * table.price_scale
+    part["crossed"] = numbers.get("crossed", False)
+    unread = part["utc"].to_numpy() == NOT_A_TIME
+    rows.count("dropped: unreadable time", unread.sum())
+    return part[~unread], names
+
+
+def _one_column_for_each(found: dict, table: Table) -> pd.DataFrame:
+    """The table without columns that repeat a used one; columns of one name and different values cannot both be right.
+
+    Of labels that repeat exactly, readers of CSV number the later ones: `close, close.1`.
+    """
+    labels = [str(label) for label in table.frame.columns]
+    stems = [re.sub(r"\.\d+$", "", label) for label in labels]
+    labels = [stem if stem in labels else label for stem, label in zip(stems, labels, strict=True)]
+    keys = [column_key(label) for label in labels]
+    used = {column_key(label) for label in found.values()}
+    repeats = [at for at, key in enumerate(keys) if key in used and keys.index(key) < at]
+    for at in repeats:
+        first = keys.index(keys[at])
+        one, other = (table.frame.iloc[:, i].astype(str).to_numpy() for i in (first, at))
+        if not np.array_equal(one, other):
+            both = f"{labels[first]!r} and {labels[at]!r} (columns {first + 1} and {at + 1})"
+            raise DataError(f"{table.name}: {both} have one meaning and different values; rename or remove one of them")
+    return table.frame.drop(columns=table.frame.columns[repeats]) if repeats else table.frame
+
+
+def _symbol_names(column: pd.Series) -> pd.Series:
+    """Symbols as text without spaces around it; empty where there is none."""
+    codes, unique = pd.factorize(column)
+    return pd.Series(np.array([*(str(name).strip() for name in unique), ""], object)[codes], index=column.index)
+
+
+def _rows_of_symbols(raw: pd.DataFrame, found: dict, table: Table, rows: Rows, options: LoadOptions) -> np.ndarray:
+    """`[N]` bool: the rows that repeat no header line, as joined files do, and that say whose they are."""
+    keep = ~np.all([_repeats_label(raw[found[name]]) for name in ("time", "close") if name in found], axis=0)
+    _drop_or_refuse_lines(table, ~keep, "repeated header", lambda row: "the header line is repeated", rows, options)
+    if "symbol" not in found:
+        return keep
+
+    def describe(row: pd.Series) -> str:
+        cells = [str(cell) for cell in row if pd.notna(cell) and str(cell).strip()]
+        return f"the column {found['symbol']} is empty" + (f" (the row begins with {cells[0]!r})" if cells else "")
+
+    empty = keep & (_symbol_names(raw[found["symbol"]]) == "").to_numpy()
+    _drop_or_refuse_lines(table, empty, "no symbol", describe, rows, options)
+    return keep & ~empty
+
+
+def _repeats_label(column: pd.Series) -> np.ndarray:
+    """`[N]` bool: the cell is the label of its column."""
+    if is_number_column(column) or pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return np.zeros(len(column), bool)
+    return (column.astype(object).astype(str).str.strip() == str(column.name).strip()).to_numpy()
+
+
+def _drop_or_refuse_lines(table: Table, bad: np.ndarray, reason: str, describe, rows: Rows, options: LoadOptions):
+    """Counts the rows in the mask as dropped, or refuses the first one; for rows whose symbol is not known."""
+    if bad.any() and options.on_bad_rows == "error":
+        at = int(np.flatnonzero(bad)[0])
+        raise table.refuse("", table.rows[at], describe(table.frame.iloc[at]), DROP_ROWS, int(bad.sum()))
+    rows.count(f"dropped: {reason}", bad.sum())
+
+
+def _require_columns(found: dict, table: Table) -> None:
+    listed = ", ".join(map(str, table.frame.columns[:12]))
+    if "time" not in found:
+        raise DataError(f"{table.name}: no column of times (timestamp, datetime, date, time, ...); found {listed}")
+    quoted = all(name in found for name in _QUOTE_BARS)
+    missing = [name for name in PRICES if name not in found]
+    if missing and not quoted:
+        ticks = (
+            "; these look like single trades, make bars of them first" if len(missing) == 3 and "close" in found else ""
+        )
+        raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}{ticks}")
+
+
+def _name_volume(found: dict, raw: pd.DataFrame, symbols: pd.Series) -> None:
+    """Among `volume_btc, volume_usd, volume`, the one in units of the asset: its suffix begins the symbol."""
+    symbol = re.sub(r"\W", "", symbols.iloc[0]).lower() if len(symbols) else ""
+    for column in raw.columns:
+        match = re.fullmatch(r"volume[\W_]+(\w+)", str(column).strip().lower())
+        if match and symbol.startswith(match[1]) and symbol != match[1]:
+            found["volume"] = column
+
+
+def _times(table, raw, found, part, rows, options) -> tuple[np.ndarray, np.ndarray]:
+    values = raw[found["time"]]
+    if "clock" in found:
+        values = values.astype(str).str.strip() + " " + raw[found["clock"]].astype(str).str.strip()
+    try:
+        utc, written = parse_times(values, timezone=options.timezone, day_first=options.day_first)
+    except AmbiguousDates as error:
+        finding = f"dates such as {error} read day first and month first"
+        raise DataError(f"{table.name}: {finding}; pass day_first=True or day_first=False") from None
+    bad = np.flatnonzero(utc == NOT_A_TIME)
+    if len(bad) and options.on_bad_rows == "error":
+        at = bad[0]
+        text = str(values.iloc[at])
+        finding = f"{text!r} is not a time" if text not in ("nan", "NaT", "<NA>", "None") else "the time is missing"
+        if written[at] != NOT_A_TIME:
+            finding = f"{text!r} falls in the hour that {options.timezone} skips or repeats when clocks change"
+        way_out = f"{DROP_ROWS}, or write times in UTC" if written[at] != NOT_A_TIME else DROP_ROWS
+        raise table.refuse(part["symbol"].iloc[at], part["row"].iloc[at], finding, way_out, len(bad))
+    return utc, written
+
+
+def _numbers(table: Table, texts: dict[str, pd.Series], times: pd.Series) -> dict[str, np.ndarray]:
+    """The columns as float64. Between semicolons the comma may mark decimals, and a dot may mean either thing."""
+    prices = [texts[name] for name in (*PRICES, *_QUOTE_BARS) if name in texts and not is_number_column(texts[name])]
+    decimal_comma = table.separator == ";" and has_decimal_comma(prices)
+    if table.separator == ";" and not decimal_comma and prices:
+        unclear = dots_may_group_thousands(prices)
+        continental = times.astype("string").str.match(r"\s*\d{1,2}\.\d{1,2}\.\d{2}").fillna(False).mean() > 0.5
+        if unclear is not None and continental:
+            way_out = "write them with a decimal comma (2006,0), or without a separator of thousands (2006)"
+            raise DataError(f"{table.name}: prices such as {unclear} read as a fraction and as thousands; {way_out}")
+    return {name: parse_numbers(column, decimal_comma=decimal_comma) for name, column in texts.items()}
+
+
+def _refuse_text(name, column, values, part, table, options) -> None:
+    """A price or volume that is text is an error, not a missing value."""
+    if is_number_column(column) or name in ("split", "dividend"):
+        return
+    given = column.notna().to_numpy() & (column.astype("string").str.strip().fillna("").to_numpy() != "")
+    bad = np.flatnonzero(given & np.isnan(values) & (part["utc"].to_numpy() != NOT_A_TIME))
+    if len(bad) and options.on_bad_rows == "error":
+        at = bad[0]
+        finding = f"{name} {str(column.iloc[at])!r} is not a number"
+        raise table.refuse(part["symbol"].iloc[at], part["row"].iloc[at], finding, DROP_ROWS, len(bad))
+
+
+def _quote_bars(numbers: dict[str, np.ndarray]) -> None:
+    """Bars of bids and of asks: prices become mids, closing quotes stay; marks bars with any bid above its ask."""
+    if not all(name in numbers for name in _QUOTE_BARS):
+        return
+    crossed = False
+    for price in PRICES:
+        bid, ask = numbers["bid" + price], numbers["ask" + price]
+        crossed = crossed | (bid > ask)
+        if price not in numbers:
+            numbers[price] = (bid + ask) / 2
+    numbers["crossed"] = crossed
+    numbers["bid"], numbers["ask"] = numbers["bidclose"], numbers["askclose"]
+
+
+def is_daily(written: np.ndarray) -> bool:
+    """True if every clock time is midnight: bars of a day or longer, stamped with their date."""
+    return not np.any(written % DAY)

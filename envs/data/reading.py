@@ -1,0 +1,263 @@
+"""Files, folders and data frames -> tables with their origin."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import pathlib
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pyarrow
+
+from jaxppo.envs import datasets
+from jaxppo.envs.data.rows import PRICES, SYMBOL_SPELLINGS, DataError, Table
+
+TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".zip")
+SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
+MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", "#N/A", "-"]
+LEAN_PRICE_UNIT = 1e-4
+_QUOTE_BAR = ["date"] + [s + p for s in ("bid", "ask") for p in ("open", "high", "low", "close", "size")]
+
+
+def column_key(label: object) -> str:
+    """A column's name without case, spaces, punctuation and byte-order mark."""
+    return re.sub(r"[^a-z0-9]", "", str(label).lower())
+
+
+def read_tables(source: object) -> list[Table]:
+    """Reads whatever `envs.load_market` was given.
+
+    Args:
+      source: a path, a folder, the name of a shipped data set, a data frame, a list of paths, or `{symbol: data
+        frame}`.
+
+    Returns:
+      At least one table.
+
+    Raises:
+      DataError: missing, empty, unreadable or unsupported file, folder without price files, or something else
+        altogether.
+    """
+    if isinstance(source, pd.DataFrame):
+        return _from_frame(source, "data frame", "")
+    if isinstance(source, Mapping):
+        tables = [table for symbol, frame in source.items() for table in _from_frame(frame, f"{symbol}", str(symbol))]
+    elif isinstance(source, (list, tuple)):
+        tables = [table for path in source for table in read_tables(path)]
+    elif isinstance(source, (str, os.PathLike)):
+        tables = _from_path(source)
+    else:
+        raise DataError(f"prices must be a path, a list of paths or a pandas DataFrame, not {type(source).__name__}")
+    if not tables:
+        raise DataError("an empty list of price files")
+    return tables
+
+
+def _from_path(source: str | os.PathLike) -> list[Table]:
+    path = pathlib.Path(source).expanduser()
+    if str(source) in datasets.FILES and not path.exists():
+        path = datasets.path(str(source))
+    if not path.exists():
+        shipped = ", ".join(datasets.FILES)
+        raise DataError(f"{source}: no such file or folder (shipped data sets: {shipped})")
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES) and not f.name.startswith("."))
+        if not files:
+            raise DataError(f"{path}: the folder holds no price files ({', '.join(SUFFIXES)})")
+        return [table for file in files for table in _from_file(file)]
+    return _from_file(path)
+
+
+def _from_file(path: pathlib.Path) -> list[Table]:
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise DataError(f"{path.name}: cannot read this kind of file, only {', '.join(SUFFIXES)}")
+    try:
+        if name.endswith((".parquet", ".pq")):
+            return _from_frame(pd.read_parquet(path), path.name, _stem(path.name))
+        data = path.read_bytes()
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                members = [
+                    m
+                    for m in archive.namelist()
+                    if m.lower().endswith((".csv", ".txt", ".tsv")) and "__MACOSX" not in m
+                ]
+                if not members:
+                    raise DataError(f"{path.name}: the archive holds no .csv file")
+                contents = [(f"{path.name}/{m}", m, archive.read(m)) for m in sorted(members)]
+            return [table for label, member, text in contents for table in _from_text(text, label, _stem(member))]
+        data = gzip.decompress(data) if name.endswith(".gz") else data
+        return _from_text(data, path.name, _stem(path.name))
+    except DataError:
+        raise
+    except pd.errors.ParserWarning:
+        raise DataError(f"{path.name}: cannot be read: rows have more cells than the header") from None
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        zipfile.BadZipFile,
+        RuntimeError,
+        pyarrow.ArrowException,
+        ValueError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason.removeprefix("Error tokenizing data. C error: ")
+        raise DataError(f"{path.name}: cannot be read: {reason}") from None
+
+
+def _stem(name: str) -> str:
+    stem = pathlib.PurePosixPath(name).name
+    return re.sub(r"(\.(csv|tsv|txt|gz|zip|parquet|pq))+$", "", stem, flags=re.IGNORECASE)
+
+
+def _from_frame(
+    frame: pd.DataFrame, name: str, symbol: str, rows: np.ndarray | None = None, lines: bool = False
+) -> list[Table]:
+    """Tables of a data frame: itself, or one for each symbol of two-level columns (price x symbol, either order)."""
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{name}: expected a pandas DataFrame, not {type(frame).__name__}")
+    rows = np.arange(len(frame)) if rows is None else rows
+    if not len(frame):
+        raise DataError(f"{name}: the table has no rows")
+    if isinstance(frame.columns, pd.MultiIndex):
+        level = max(range(frame.columns.nlevels), key=lambda i: _n_prices(frame.columns.get_level_values(i)))
+        tables = []
+        for key in dict.fromkeys(frame.columns.droplevel(level)):
+            one = frame.xs(key, axis=1, level=1 - level)
+            present = one.notna().any(axis=1).to_numpy()
+            tables += _from_frame(one[present], name, str(key), rows[present], lines) if present.any() else []
+        return tables
+    unnamed = None
+    if not isinstance(frame.index, pd.RangeIndex):
+        has_names = any(n is not None for n in frame.index.names)
+        unnamed = "index" if not has_names and not pd.api.types.is_numeric_dtype(frame.index.dtype) else None
+        if (unnamed or has_names) and not set(frame.index.names) & set(frame.columns):
+            frame = frame.reset_index(names=unnamed) if unnamed else frame.reset_index()
+    return [Table(frame.reset_index(drop=True), name, rows, symbol, unnamed, lines)]
+
+
+def _n_prices(labels: pd.Index) -> int:
+    return len({column_key(label) for label in labels} & set(PRICES))
+
+
+def _decode(data: bytes, name: str) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    if b"\x00" in data[:4096]:
+        raise DataError(f"{name}: cannot be read as text; is it really a CSV file?")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
+    text = _decode(data, name)
+    if not text.strip():
+        raise DataError(f"{name}: the file is empty")
+    head = text.split("\n", 12)[:12]
+    header = next((i for i, line in enumerate(head) if _is_header(_cells(line, _separator(line)))), None)
+    if header is None:
+        return [_without_header(text, name, symbol, head)]
+    separator = _separator(head[header])
+    if header + 1 < len(head) and column_key(_cells(head[header + 1], separator)[0]) == "ticker":
+        return _two_level_header(text, name, header)
+    labels = _cells(head[header], separator)
+    first = head[header + 1].rstrip("\r\n") if header + 1 < len(head) else ""
+    if first.endswith(separator) and first.count(separator) == len(labels):
+        labels.append("trailing separator")
+    names = _unique(labels)
+    missing = {label: MISSING for label in names if column_key(label) not in SYMBOL_SPELLINGS}
+    kept_as_text = {label: str for label in names if label not in missing or separator == ";"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            header=0,
+            names=names,
+            skiprows=header,
+            index_col=False,
+            dtype=kept_as_text,
+            keep_default_na=False,
+            na_values=missing,
+            skip_blank_lines=False,
+            skipinitialspace=True,
+            low_memory=False,
+        )
+    rows = np.arange(len(frame)) + header + 2
+    written = ~(frame.isna() | (frame == "")).all(axis=1).to_numpy()
+    if not written.any():
+        raise DataError(f"{name}: the file has a header but no rows")
+    unnamed = "" if labels[0] == "" else None
+    return [Table(frame[written].reset_index(drop=True), name, rows[written], symbol, unnamed, True, separator)]
+
+
+def _unique(labels: list[str]) -> list[str]:
+    """Repeated labels get a number, as data frames need."""
+    return [label if label not in labels[:i] else f"{label}.{i}" for i, label in enumerate(labels)]
+
+
+def _separator(line: str) -> str:
+    return max(",;\t|", key=line.count)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    return [cell.strip().strip('"').strip() for cell in line.strip("\r\n").split(separator)]
+
+
+def _is_header(cells: list[str]) -> bool:
+    keys = {column_key(cell) for cell in cells}
+    prices = {"close", "price", "last", "closelast", "4close", "adjclose", "bidclose", "open", "high", "low"}
+    named = bool(keys & prices) or {"o", "h", "l", "c"} <= keys
+    return len(cells) > 1 and named and not any(re.fullmatch(r"-?\d+\.\d+", cell) for cell in cells)
+
+
+def _two_level_header(text: str, name: str, header: int) -> list[Table]:
+    """`Price,Close,High,...` over `Ticker,AAPL,AAPL,...`, as yfinance frames are written."""
+    frame = pd.read_csv(io.StringIO(text), header=[0, 1], index_col=0, skiprows=header, low_memory=False)
+    rows = np.arange(len(frame)) + header + 3
+    if frame.index.name is not None:
+        rows = rows + 1
+    frame.index.name = "date"
+    return _from_frame(frame, name, "", rows, lines=True)
+
+
+def _without_header(text: str, name: str, symbol: str, head: list[str]) -> Table:
+    """Bars without a header: `time,open,high,low,close[,volume]`, `date,time,...`, and QuantConnect Lean's files."""
+    separator = _separator(head[0])
+    cells = _cells(head[0], separator)
+    numeric = [bool(re.fullmatch(r"-?\d+(\.\d+)?", cell)) for cell in cells]
+    split_clock = len(cells) in (6, 7) and bool(re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", cells[1]))
+    names = ["date", *(["time"] if split_clock else []), *PRICES, "volume"]
+    layouts = {len(names): names, len(names) - 1: names[:-1], len(_QUOTE_BAR): _QUOTE_BAR}
+    if len(cells) not in layouts or not re.search(r"\d{4}", cells[0]) or not all(numeric[2 if split_clock else 1 :]):
+        found = f"no header line with open, high, low, close in the first {len(head)} lines"
+        raise DataError(f"{name}: {found}; the first is {head[0].strip()[:60]!r}")
+    frame = pd.read_csv(
+        io.StringIO(text),
+        sep=separator,
+        header=None,
+        names=layouts[len(cells)],
+        skip_blank_lines=False,
+        index_col=False,
+        low_memory=False,
+        na_values=MISSING,
+        dtype={"date": str},
+    )
+    rows = np.arange(len(frame)) + 1
+    written = frame.notna().any(axis=1).to_numpy()
+    table = Table(frame[written].reset_index(drop=True), name, rows[written], symbol, in_lines=True)
+    whole = len(cells) == 6 and all(pd.api.types.is_integer_dtype(table.frame[price].dtype) for price in PRICES)
+    if whole and re.fullmatch(r"\d{8} \d{2}:\d{2}", cells[0]):
+        table.price_scale = LEAN_PRICE_UNIT
+    return table

@@ -1,0 +1,197 @@
+"""What the loader found, counted and repaired: the data report."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from jaxppo.envs.data.rows import LoadOptions, Rows, time_text
+from jaxppo.envs.data.sessions import Schedule, off_session, session_numbers
+from jaxppo.envs.data.times import DAY
+
+WIDE_BAR = 0.7
+"""Log range of a bar, and log size of a gap, from which the report warns (a factor of two)."""
+
+OFF_SESSION_SHARE = 0.05
+"""Share of an asset's bars outside the sessions of the calendar from which the report warns."""
+
+
+def fingerprint(symbols: tuple[str, ...], times: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
+    """sha256 of the content that is used, whatever file and order of rows it came in.
+
+    Args:
+      symbols: in column order.
+      times: `[T]` int64 ns UTC.
+      arrays: every array of the market by name.
+    """
+    digest = hashlib.sha256()
+    for text in symbols:
+        digest.update(text.encode() + b"\0")
+    digest.update(np.ascontiguousarray(times, "<i8").tobytes())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.shape} {array.dtype.str}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def symbol_report(
+    frame, half_spread: np.ndarray, quoted: np.ndarray, times: np.ndarray, daily: bool, bar_length: int,
+    schedule: Schedule | None, options: LoadOptions,
+) -> dict[str, Any]:  # fmt: skip
+    """Counts of one symbol.
+
+    Args:
+      frame: its checked and adjusted rows in order of time, as in `jaxppo.envs.data.checks.Rows.frame`.
+      half_spread: `[N]` fraction of the price.
+      quoted: `[N]` bool, the half spread comes from quotes.
+      times: `[T]` int64 ns UTC, the axis of the whole market.
+      daily: whether bars are stamped with dates.
+      bar_length: ns, the most frequent distance of bars.
+      schedule: the exchange's sessions, if a calendar was named.
+      options: of the call.
+
+    Returns:
+      JSON-serialisable counts, shares and extremes.
+    """
+    utc = frame["utc"].to_numpy()
+    volume = frame["volume"].to_numpy()
+    high, low, close = (np.log(frame[name].to_numpy()) for name in ("high", "low", "close"))
+    steps, moves = np.diff(utc), np.diff(close)
+    own_span = np.searchsorted(times, utc[-1], "right") - np.searchsorted(times, utc[0], "left")
+    known = bool(np.nansum(volume) > 0)
+    spread = "quoted" if quoted.all() else "estimated" if not quoted.any() else "quoted, else estimated"
+    report = {
+        "bars": len(utc),
+        "first": time_text(utc[0]),
+        "last": time_text(utc[-1]),
+        "missing_bars": int(own_span - len(utc)),
+        "volume_known": known,
+        "zero_volume_bars": int((volume == 0).sum()) if known else 0,
+        "unknown_volume_bars": int(np.isnan(volume).sum()) if known else len(utc),
+        "spread": spread,
+        "quoted_share": float(quoted.mean()),
+        "floor_share": float((~quoted & (half_spread <= options.min_half_spread)).mean()),
+        "median_half_spread": float(np.median(half_spread)),
+        "longest_hole_days": float(steps.max() / DAY) if len(steps) else 0.0,
+        "holes": int((steps > max(6 * DAY, 2.5 * bar_length)).sum()),
+        "largest_log_move": _extreme(moves, utc[1:]),
+        "largest_log_range": _extreme(high - low, utc),
+        "wide_bars": int((high - low > WIDE_BAR).sum()),
+    }
+    if len(steps):
+        report["longest_hole_ends"] = time_text(utc[1:][steps.argmax()])
+    if schedule is not None:
+        outside = off_session(utc, daily, bar_length, schedule)
+        report["off_session_bars"] = int(outside.sum())
+        if bar_length <= 1.5 * DAY and not outside.all():
+            numbers = np.unique(session_numbers(utc[~outside], daily, schedule))
+            report["missing_sessions"] = int(numbers[-1] - numbers[0] + 1 - len(numbers))
+    return report
+
+
+def _extreme(values: np.ndarray, times: np.ndarray) -> dict[str, Any] | None:
+    if not len(values):
+        return None
+    at = int(np.abs(values).argmax())
+    return {"value": float(values[at]), "at": time_text(times[at])}
+
+
+def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
+    """What a careful reader should look at although the data was accepted.
+
+    Args:
+      symbols: counts of every symbol, as `symbol_report` makes them.
+      calendar: name of the exchange's calendar, if one was given.
+    """
+    lines = _about_the_panel(symbols, calendar)
+    for name, counts in symbols.items():
+        wide, move = counts["largest_log_range"], counts["largest_log_move"]
+        if counts["wide_bars"]:
+            widest = f"the widest {np.exp(wide['value']):.3g}x at {wide['at']}"
+            n = counts["wide_bars"]
+            suspicion = "bad prints, or a split inside (see max_log_range)?"
+            lines.append(f"{name}: {n} bar(s) with high more than twice low, {widest}: {suspicion}")
+        if move and abs(move["value"]) > WIDE_BAR:
+            factor = np.exp(move["value"])
+            lines.append(
+                f"{name}: close moves by a factor of {factor:.3g} at {move['at']}: real, or an unadjusted split?"
+            )
+        if counts["longest_hole_days"] > 14 and counts["holes"]:
+            longest = f"the longest {counts['longest_hole_days']:.0f} days, ends {counts['longest_hole_ends']}"
+            lines.append(f"{name}: {counts['holes']} hole(s), {longest}")
+        missing = counts.get("missing_sessions", 0)
+        if missing:
+            lines.append(f"{name}: {missing} session(s) of the calendar without a bar")
+        silent = counts["zero_volume_bars"] + counts["unknown_volume_bars"]
+        if counts["volume_known"] and silent > 0.05 * counts["bars"]:
+            lines.append(f"{name}: {silent} of {counts['bars']} bars without volume")
+    floored = [name for name, counts in symbols.items() if counts["floor_share"] > 0.5]
+    if floored:
+        shown = ", ".join(floored[:5]) + (", ..." if len(floored) > 5 else "")
+        lines.append(f"half spread at its floor in most bars of {len(floored)} of {len(symbols)} symbols: {shown}")
+    return lines
+
+
+def _about_the_panel(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
+    """Symbols that differ only in case, and a calendar that does not fit the bars."""
+    lines = []
+    spelled: dict[str, list[str]] = {}
+    for name in symbols:
+        spelled.setdefault(name.casefold(), []).append(name)
+    for names in spelled.values():
+        if len(names) > 1:
+            lines.append(f"{' and '.join(names)} differ only in case: one asset in two spellings?")
+    shares = {name: counts.get("off_session_bars", 0) / counts["bars"] for name, counts in symbols.items()}
+    outside = [name for name, share in shares.items() if share > OFF_SESSION_SHARE]
+    if outside:
+        worst = max(outside, key=shares.get)
+        lines.append(
+            f"{100 * shares[worst]:.0f} % of the bars of {worst} lie outside every session of {calendar}, as more than "
+            f"{100 * OFF_SESSION_SHARE:.0f} % do in {len(outside)} of {len(symbols)} symbol(s): another calendar, "
+            "another timezone, or extended hours?"
+        )
+    return lines
+
+
+def source_report(rows: Rows) -> list[dict[str, Any]]:
+    """Every table read: name, rows, and which column was used for what."""
+    listed = []
+    for table in rows.tables:
+        used = set(table.columns.values())
+        entry = {
+            "name": table.name,
+            "rows": len(table.rows),
+            "columns": dict(table.columns),
+            "ignored_columns": [str(column) for column in table.frame.columns if str(column) not in used],
+        }
+        if table.price_scale != 1.0:
+            entry["price_scale"] = table.price_scale
+        listed.append(entry)
+    return listed
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report of a market (`market.info.report`) in a few lines for people."""
+    names = [source["name"] for source in report["sources"]]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    kind = "daily or longer" if report["daily"] else f"{report['bar_seconds']:g} s"
+    symbols = report["symbols"]
+    spreads: dict[str, int] = {}
+    for counts in symbols.values():
+        spreads[counts["spread"]] = spreads.get(counts["spread"], 0) + 1
+    median = float(np.median([counts["median_half_spread"] for counts in symbols.values()]))
+    lines = [
+        f"data: {shown}; {report['rows_kept']} of {report['rows_read']} rows used",
+        f"  {report['assets']} asset(s) x {report['bars']} bars ({kind}), {report['first']} to {report['last']}, "
+        f"clock {report['timezone']}, calendar {report['calendar'] or 'none'}, "
+        f"adjusted by {report['adjusted_by'] or 'nothing'}",
+        f"  half spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
+    ]
+    lines += [f"  repaired: {what}: {n}" for what, n in report["repairs"].items()]
+    lines += [f"  look at: {line}" for line in report["warnings"][:10]]
+    if len(report["warnings"]) > 10:
+        lines.append(f"  look at: {len(report['warnings']) - 10} more in the full report")
+    lines.append(f"  fingerprint {report['fingerprint'][:16]}")
+    return "\n".join(lines)

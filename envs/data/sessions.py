@@ -1,0 +1,137 @@
+"""Trading sessions: which bar belongs to which, seen from the exchange's clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import zoneinfo
+
+import numpy as np
+import pandas as pd
+
+from jaxppo.envs.data.rows import DataError
+from jaxppo.envs.data.times import DAY
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Sessions of an exchange around the data.
+
+    Attributes:
+      name: exchange_calendars name.
+      timezone: IANA name of the exchange's zone.
+      dates: `[S]` int64 ns, the session's date at midnight.
+      opens: `[S]` int64 ns UTC.
+      closes: `[S]` int64 ns UTC.
+    """
+
+    name: str
+    timezone: str
+    dates: np.ndarray
+    opens: np.ndarray
+    closes: np.ndarray
+
+
+def check_timezone(name: str | None) -> None:
+    """Raises DataError for a name that is no IANA time zone."""
+    if name is None:
+        return
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        near = difflib.get_close_matches(name, zoneinfo.available_timezones(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"timezone={name!r} is no IANA time zone such as 'America/New_York'{hint}") from None
+
+
+def load_schedule(name: str, first: int, last: int) -> Schedule:
+    """Sessions of the named calendar between two times, with a week to spare on either side.
+
+    Args:
+      name: exchange_calendars name, for example `XNYS`, `XLON`, `CMES`, `24/5`.
+      first, last: int64 ns UTC.
+
+    Raises:
+      DataError: no such calendar, or it does not reach over these dates.
+    """
+    import exchange_calendars
+    from exchange_calendars import errors
+
+    start, end = (pd.Timestamp(int(t)).normalize() for t in (first - 7 * DAY, last + 7 * DAY))
+    try:
+        calendar = exchange_calendars.get_calendar(name, start=start, end=end)
+    except errors.InvalidCalendarName:
+        near = difflib.get_close_matches(name.upper(), exchange_calendars.get_calendar_names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"calendar={name!r} is no exchange_calendars name such as 'XNYS' or '24/5'{hint}") from None
+    except (errors.CalendarError, ValueError) as error:
+        raise DataError(f"calendar={name!r} does not cover {start:%Y-%m-%d} to {end:%Y-%m-%d}: {error}") from None
+
+    def nanoseconds(values: pd.Index | pd.Series) -> np.ndarray:
+        return pd.DatetimeIndex(values).tz_localize(None).as_unit("ns").asi8
+
+    opens, closes = calendar.opens.dt.tz_convert("UTC"), calendar.closes.dt.tz_convert("UTC")
+    return Schedule(name, str(calendar.tz), nanoseconds(calendar.sessions), nanoseconds(opens), nanoseconds(closes))
+
+
+def off_session(times: np.ndarray, daily: bool, bar_length: int, schedule: Schedule) -> np.ndarray:
+    """Bars that no session touches.
+
+    Args:
+      times: `[N]` int64 ns UTC, starts of bars (dates if `daily`).
+      daily: whether bars are stamped with dates.
+      bar_length: ns; an intraday bar counts as inside if any part of it is.
+      schedule: sessions that reach over `times`.
+
+    Returns:
+      `[N]` bool.
+    """
+    if daily:
+        return ~np.isin(times, schedule.dates)
+    index = np.searchsorted(schedule.closes, times, side="right")
+    index = np.minimum(index, len(schedule.opens) - 1)
+    return ~((schedule.opens[index] < times + max(bar_length, 1)) & (times < schedule.closes[index]))
+
+
+def session_numbers(times: np.ndarray, daily: bool, schedule: Schedule) -> np.ndarray:
+    """Index of each bar's session in the schedule.
+
+    Trading outside hours belongs to the nearer session: the boundary is halfway between a close and the next open. A
+    daily bar on a day without session belongs to the session before it.
+
+    Returns:
+      `[N]` int64, non-decreasing in time.
+    """
+    if daily:
+        return np.maximum(np.searchsorted(schedule.dates, times, side="right") - 1, 0)
+    boundaries = schedule.closes[:-1] + (schedule.opens[1:] - schedule.closes[:-1]) // 2
+    return np.searchsorted(boundaries, times, side="right")
+
+
+def calendar_fields(
+    times: np.ndarray, daily: bool, timezone: str, schedule: Schedule | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Minute of day, session id and weekday of every bar, on the exchange's clock.
+
+    Args:
+      times: `[T]` int64 ns UTC, increasing.
+      daily: whether bars are stamped with dates; those have minute 0 and keep their date in every zone.
+      timezone: IANA zone of the exchange.
+      schedule: its sessions; None counts the local dates that occur, 0, 1, 2, ...
+
+    Returns:
+      `(minute_of_day, session, day_of_week)`, each `[T]` int32. With a schedule, ids of missed sessions are left out.
+    """
+    local = times
+    if not daily:
+        zoned = pd.DatetimeIndex(times.astype("datetime64[ns]")).tz_localize("UTC").tz_convert(timezone)
+        local = zoned.tz_localize(None).as_unit("ns").asi8
+    days = local // DAY
+    minute = (local - days * DAY) // (60 * 10**9)
+    weekday = (days + 3) % 7
+    if schedule is None:
+        session = np.unique(days, return_inverse=True)[1]
+    else:
+        session = session_numbers(times, daily, schedule)
+        session = session - session[0]
+    return minute.astype(np.int32), np.maximum.accumulate(session).astype(np.int32), weekday.astype(np.int32)

@@ -1,0 +1,1 @@
+"""From orders to fills: costs, slippage, impact, limits, and the one accounting function."""

@@ -1,0 +1,321 @@
+"""What a trade costs and how much of it gets done: commission, spread, slippage, impact, participation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxppo.envs.execution.impact import Impact
+from jaxppo.envs.execution.slippage import SlippageConditions, slippage_scale
+from jaxppo.envs.market.features import MINIMUM_VOLUME, REGIMES, average_volume, ewma_volatility
+from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
+
+
+@struct.dataclass
+class Costs:
+    """Prices of trading and holding; every field is traceable, most are scalars, so a batch may be `vmap`ped.
+
+    Attributes:
+      commission_rate: `[]` fraction of the traded notional (1e-4 is 1 basis point).
+      commission_per_share: `[]` currency per share.
+      commission_minimum: `[]` currency per filled order of one asset in one bar.
+      spread_multiplier: `[]` share of the market's half-spread paid by each fill; 1 crosses the whole half-spread.
+      slippage: `[]` adverse price move per fill, in multiples of the per-bar volatility forecast.
+      impact: `[]` `Y` of the square-root law, 0.5-1 in the literature; 0 switches impact off.
+      participation_limit: `[]` largest share of the bar's volume that one fill may be, > 0; 1e30 for no limit.
+      borrow_rate: `[]` fee per year on the market value of short positions, fraction.
+      margin_rate: `[]` interest per year on negative cash, fraction.
+      max_leverage: `[]` largest gross exposure that an order may aim at, multiple of equity.
+      maintenance_margin: `[]` equity below this fraction of gross exposure liquidates the portfolio.
+      displacement: `jaxppo.envs.execution.impact.Impact`: what own trades do to the price of later ones; `()` for nothing.
+      conditions: `jaxppo.envs.execution.slippage.SlippageConditions`, which the table of bars is made with: of a batch of costs on one
+        table it is that of the table; `()` for none.
+      latency: `[FillRule.latency_bars]` bool, true for the one of the next bars in which orders are due, the first is
+        the next; the same for all orders of an account. `()` for the last, as the fill rule says.
+    """
+
+    commission_rate: jax.Array
+    commission_per_share: jax.Array
+    commission_minimum: jax.Array
+    spread_multiplier: jax.Array
+    slippage: jax.Array
+    impact: jax.Array
+    participation_limit: jax.Array
+    borrow_rate: jax.Array
+    margin_rate: jax.Array
+    max_leverage: jax.Array
+    maintenance_margin: jax.Array
+    displacement: Any = ()
+    conditions: Any = ()
+    latency: Any = ()
+
+
+NO_PARTICIPATION_LIMIT = 1e30
+OMISSIBLE = ("commission_per_share", "spread_multiplier", "slippage", "impact", "borrow_rate", "margin_rate")
+"""Prices that are left out of a program which is written with the number 0 for them, instead of an array."""
+
+
+def zero_prices(costs: Costs) -> tuple[str, ...]:
+    """Those of `OMISSIBLE` that are zero; host-side."""
+    return tuple(name for name in OMISSIBLE if not np.any(np.asarray(getattr(costs, name))))
+
+
+def without(costs: Costs, names: Sequence[str]) -> Costs:
+    """`costs` with the number 0 for some of `OMISSIBLE`, which makes them free to compute as well; within a program."""
+    return costs.replace(**dict.fromkeys(names, 0.0))
+
+
+def is_charged(price: jax.Array | float) -> bool:
+    """Whether a price has to be computed with: it is not the number 0."""
+    return not isinstance(price, float) or price != 0.0
+
+
+def make_costs(
+    *,
+    commission_bps: float = 0.0,
+    commission_per_share: float = 0.0,
+    commission_minimum: float = 0.0,
+    spread_multiplier: float = 1.0,
+    slippage: float = 0.0,
+    slippage_open: float = 1.0,
+    slippage_close: float = 1.0,
+    slippage_volatility: float = 0.0,
+    slippage_volume: float = 0.0,
+    slippage_spread: float = 0.0,
+    slippage_regimes: Sequence[float] | None = None,
+    impact: float = 0.0,
+    transient_impact: float = 0.0,
+    transient_half_life: float = 1.0,
+    permanent_impact: float = 0.0,
+    participation_limit: float | None = None,
+    borrow_rate: float = 0.0,
+    margin_rate: float = 0.0,
+    max_leverage: float = 1.0,
+    maintenance_margin: float = 0.25,
+) -> Costs:
+    """Builds `Costs` from plain numbers: see `Costs` for units, `commission_bps` in basis points of notional.
+
+    `slippage_...` are the fields of `jaxppo.envs.execution.slippage.SlippageConditions`; `transient_impact`, `transient_half_life` and
+    `permanent_impact` those of `jaxppo.envs.execution.impact.Impact`. What is left at its default costs nothing to compute; an
+    environment with transient or permanent impact needs `FillRule(displacement=True)`.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+    limit = NO_PARTICIPATION_LIMIT if participation_limit is None else min(participation_limit, NO_PARTICIPATION_LIMIT)
+    values = {
+        "commission_bps": commission_bps,
+        "commission_per_share": commission_per_share,
+        "commission_minimum": commission_minimum,
+        "spread_multiplier": spread_multiplier,
+        "slippage": slippage,
+        "slippage_open": slippage_open,
+        "slippage_close": slippage_close,
+        "slippage_volatility": slippage_volatility,
+        "slippage_volume": slippage_volume,
+        "slippage_spread": slippage_spread,
+        "impact": impact,
+        "transient_impact": transient_impact,
+        "transient_half_life": transient_half_life,
+        "permanent_impact": permanent_impact,
+        "participation_limit": limit,
+        "borrow_rate": borrow_rate,
+        "margin_rate": margin_rate,
+        "max_leverage": max_leverage,
+        "maintenance_margin": maintenance_margin,
+    }
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be a finite number >= 0")
+    if not limit > 0 or not max_leverage > 0:
+        raise ValueError(f"participation_limit ({limit}) and max_leverage ({max_leverage}) must be > 0")
+    if not maintenance_margin * max_leverage < 1:
+        raise ValueError(
+            f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
+            "fully invested: their product must be < 1"
+        )
+    values["commission_rate"] = values.pop("commission_bps") * 1e-4
+    displacement, conditions = _displacement(values), _conditions(values, slippage_regimes)
+    return Costs(displacement=displacement, conditions=conditions, **_traced(values))
+
+
+def _traced(values: dict[str, float]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+def _displacement(values: dict[str, float]) -> Any:
+    """Takes the parameters of displacement out of `values`; `()` where there is none."""
+    names = {"transient": "transient_impact", "half_life": "transient_half_life", "permanent": "permanent_impact"}
+    own = {field: values.pop(name) for field, name in names.items()}
+    return Impact(**_traced(own)) if own["transient"] > 0 or own["permanent"] > 0 else ()
+
+
+def _conditions(values: dict[str, float], regimes: Sequence[float] | None) -> Any:
+    """Takes the conditions of slippage out of `values`; `()` where none changes it."""
+    neutral = {"open": 1.0, "close": 1.0, "volatility": 0.0, "volume": 0.0, "spread": 0.0}
+    own = {name: values.pop(f"slippage_{name}") for name in neutral}
+    if regimes is None:
+        return SlippageConditions(**_traced(own)) if own != neutral else ()
+    if len(regimes) != len(REGIMES) or not all(0 <= factor < math.inf for factor in regimes):
+        raise ValueError(
+            f"slippage_regimes is {list(regimes)}; it must be {len(REGIMES)} numbers >= 0, for {', '.join(REGIMES)}"
+        )
+    return SlippageConditions(**_traced(own), regimes=jnp.asarray(regimes, jnp.float32))
+
+
+@struct.dataclass
+class Bar:
+    """What the accounting of one bar needs, for `A` assets; fill conditions are those known before the bar opens.
+
+    Attributes:
+      open: `[A]` price at which orders fill.
+      close: `[A]` price at which the portfolio is marked.
+      available_volume: `[A]` shares that traded in the bar; 0 where not tradable, inf where volume is not reported.
+      half_spread: `[A]` fraction of price, as of the previous close.
+      volatility: `[A]` per-bar volatility forecast, as of the previous close.
+      average_volume: `[A]` shares per bar, as of the previous close, > 0; inf where volume is not reported.
+      year_fraction: `[A]` years since the previous bar (the same for every asset).
+      slippage_scale: `[A]` what slippage is multiplied by, or `()` for nothing.
+    """
+
+    open: jax.Array
+    close: jax.Array
+    available_volume: jax.Array
+    half_spread: jax.Array
+    volatility: jax.Array
+    average_volume: jax.Array
+    year_fraction: jax.Array
+    slippage_scale: Any = ()
+
+
+BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
+"""Rows of a packed bar; one more, `slippage_scale`, where slippage depends on conditions."""
+
+
+def pack_bars(
+    market: MarketData,
+    *,
+    volatility_span: int = 63,
+    volume_span: int = 21,
+    conditions: Any = (),
+    regimes: jax.Array | None = None,
+) -> jax.Array:
+    """All `Bar`s of a market as one table `[T, len(BAR_FIELDS), A]` float32, so that a step reads one row.
+
+    Args:
+      market: unbatched market.
+      volatility_span: span in bars of the EWMA volatility forecast.
+      volume_span: span in bars of the EWMA volume forecast.
+      conditions: `Costs.conditions`; unless `()`, the table has one field more.
+      regimes: `[T, A, 4]` probabilities of the regimes at each close, for conditions on them.
+
+    Returns:
+      The table; row 0 uses its own bar for the forecasts (nothing ever fills there), and an asset that has not traded
+      before a bar takes that bar's volume as its normal one.
+
+    Raises:
+      ValueError: conditions on regimes without regimes.
+    """
+
+    def before(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x[:1], x[:-1]])
+
+    known = market.volume_known[None, :]
+    available = jnp.where(market.tradable, jnp.where(known, market.volume, jnp.inf), 0.0)
+    volume = average_volume(market, volume_span)
+    volatility = ewma_volatility(market, volatility_span)
+    expected = before(volume)
+    own = jnp.maximum(market.volume, MINIMUM_VOLUME)
+    normal_volume = jnp.where(known, jnp.where(expected > MINIMUM_VOLUME, expected, own), jnp.inf)
+    years = market.seconds_since_previous[:, None] / SECONDS_PER_YEAR
+    columns = [
+        market.open,
+        market.close,
+        available,
+        before(market.half_spread),
+        before(volatility),
+        normal_volume,
+        jnp.broadcast_to(years, market.close.shape),
+    ]
+    if not isinstance(conditions, tuple):
+        columns.append(slippage_scale(market, conditions, regimes, volatility, volume))
+    return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=1)
+
+
+def unpack_bar(row: jax.Array) -> Bar:
+    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or one more."""
+    fields = (*BAR_FIELDS, "slippage_scale")[: row.shape[0]]
+    return Bar(**{name: row[i] for i, name in enumerate(fields)})
+
+
+@struct.dataclass
+class TradeCosts:
+    """Currency paid for the fills of one bar, by kind; each `[A]`, >= 0.
+
+    Only `impact` can be negative: where a fill is on the other side of the displacement that earlier ones have left.
+    """
+
+    commission: jax.Array
+    spread: jax.Array
+    slippage: jax.Array
+    impact: jax.Array
+
+    def total(self) -> jax.Array:
+        """Sum over kinds, `[A]`."""
+        return self.commission + self.spread + self.slippage + self.impact
+
+
+def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -> TradeCosts:
+    """Cost of filling `quantity` at a mid price of `price`; always adverse, whatever the side.
+
+    Impact is the average cost of the square-root law, two thirds of the peak:
+    `2/3 Y sigma sqrt(|q| / V) |q| p` with per-bar volatility `sigma` and normal volume `V`.
+
+    Args:
+      quantity: `[A]` shares, signed.
+      price: `[A]` mid price of the fill.
+      bar: conditions of the fill.
+      costs: cost parameters.
+
+    References:
+      Toth et al. (2011), Anomalous price impact and the critical nature of liquidity, Phys. Rev. X 1.
+    """
+    size = jnp.abs(quantity)
+    notional = size * price
+    spread = slippage = impact = jnp.zeros_like(notional)
+    commission = costs.commission_rate * notional
+    if is_charged(costs.commission_per_share):
+        commission = commission + costs.commission_per_share * size
+    if is_charged(costs.spread_multiplier):
+        spread = notional * (bar.half_spread * costs.spread_multiplier)
+    if is_charged(costs.slippage):
+        moved = bar.volatility * costs.slippage
+        if not isinstance(bar.slippage_scale, tuple):
+            moved = moved * bar.slippage_scale
+        slippage = notional * moved
+    if is_charged(costs.impact):
+        participation = jnp.sqrt(size / bar.average_volume)
+        impact = notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0))
+    commission = jnp.where(size > 0, jnp.maximum(costs.commission_minimum, commission), 0.0)
+    return TradeCosts(commission=commission, spread=spread, slippage=slippage, impact=impact)
+
+
+def fillable(wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
+    """Part of an order that the bar can absorb: `|fill| <= participation_limit * volume`, 0 on a halted asset.
+
+    Args:
+      wanted: `[A]` shares, signed.
+      bar: the bar in which the order is worked.
+      costs: cost parameters.
+
+    Returns:
+      `[A]` shares, signed, same side as `wanted`.
+    """
+    limit = costs.participation_limit * bar.available_volume
+    return jnp.clip(wanted, -limit, limit)

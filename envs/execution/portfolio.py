@@ -1,0 +1,333 @@
+"""The accounting function: one portfolio, one bar. Training, backtest and live trading all step through it.
+
+Profit is booked as price differences and summed with compensation (Kahan), so float32 equity stays within 1e-5 of a
+float64 cash ledger after 100,000 bars; cash is derived, never accumulated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
+from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
+from jaxppo.envs.market.kernels import once
+
+LEVERAGE_ROUNDING = 1e-5
+"""Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FillRule:
+    """How orders reach the market (static).
+
+    Attributes:
+      latency_bars: bars from the decision to the fill, >= 1; 1 fills at the open of the next bar. With `Costs.latency`
+        the most that there may be.
+      unfilled: what happens to the part of an order that a bar could not absorb: "carry" works it in the following
+        bars until a new decision replaces it, "drop" cancels it.
+      price: "next_open", or "decision_close" to fill at the close that the decision has already seen, which no market
+        offers (only with `latency_bars=1`; reports say so in red).
+      displacement: own trades move the price of later ones, by `Costs.displacement`.
+    """
+
+    latency_bars: int = 1
+    unfilled: Literal["carry", "drop"] = "carry"
+    price: Literal["next_open", "decision_close"] = "next_open"
+    displacement: bool = False
+
+    def __post_init__(self):
+        if self.latency_bars < 1:
+            raise ValueError(f"latency_bars is {self.latency_bars}; it must be >= 1")
+        if self.unfilled not in ("carry", "drop"):
+            raise ValueError(f"unfilled is {self.unfilled!r}; it must be 'carry' or 'drop'")
+        if self.price not in ("next_open", "decision_close"):
+            raise ValueError(f"price is {self.price!r}; it must be 'next_open' or 'decision_close'")
+        if self.price == "decision_close" and self.latency_bars != 1:
+            raise ValueError(f"price 'decision_close' needs latency_bars 1, not {self.latency_bars}")
+
+
+@struct.dataclass
+class Portfolio:
+    """One account at the close of a bar.
+
+    Attributes:
+      shares: `[A]` positions, signed.
+      price: `[A]` marks: the last closes.
+      equity: `[]` currency.
+      equity_error: `[]` currency, running compensation of `equity` (Kahan).
+      peak_equity: `[]` currency, highest equity so far.
+      unfilled: `[A]` shares of due orders still to be worked.
+      in_flight: `latency_bars - 1` arrays `[A]`, shares ordered and not yet due, oldest first.
+      displaced: `jaxppo.envs.execution.impact.Displaced`, what the account's trades have left in the market; `()` without displacement.
+    """
+
+    shares: jax.Array
+    price: jax.Array
+    equity: jax.Array
+    equity_error: jax.Array
+    peak_equity: jax.Array
+    unfilled: jax.Array
+    in_flight: tuple[jax.Array, ...]
+    displaced: Any = ()
+
+
+@struct.dataclass
+class Fills:
+    """What happened to a portfolio in one bar.
+
+    Attributes:
+      quantity: `[A]` shares filled at the open, signed.
+      price: `[A]` mid price of the fills, before costs and displacement.
+      costs: currency per asset, by kind; includes the costs of a liquidation.
+      financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar.
+      liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
+        Stays true while equity is negative.
+      liquidation: `[A]` shares closed by a liquidation, signed.
+    """
+
+    quantity: jax.Array
+    price: jax.Array
+    costs: TradeCosts
+    financing: jax.Array
+    liquidated: jax.Array
+    liquidation: jax.Array
+
+
+def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) -> Portfolio:
+    """A flat portfolio with `cash` currency, marked at `price` `[A]`."""
+    zeros = jnp.zeros_like(price)
+    cash = jnp.asarray(cash, price.dtype)
+    return Portfolio(
+        shares=zeros,
+        price=price,
+        equity=cash,
+        equity_error=jnp.zeros_like(cash),
+        peak_equity=cash,
+        unfilled=zeros,
+        in_flight=(zeros,) * (rule.latency_bars - 1),
+        displaced=undisplaced(price) if rule.displacement else (),
+    )
+
+
+def check_displacement(costs: Costs, rule: FillRule) -> None:
+    """Raises ValueError where one of the two knows of displacement and the other does not."""
+    if isinstance(costs.displacement, Impact) != rule.displacement:
+        raise ValueError(
+            "transient and permanent impact need FillRule(displacement=True), and that needs one of them: the costs "
+            f"have {'some' if isinstance(costs.displacement, Impact) else 'none'}, and the rule says "
+            f"displacement={rule.displacement}"
+        )
+
+
+def check_latency(costs: Costs, rule: FillRule) -> None:
+    """Raises ValueError where costs have a latency of their own and the rule not as many bars."""
+    if not isinstance(costs.latency, tuple) and costs.latency.shape != (rule.latency_bars,):
+        raise ValueError(
+            f"orders of these costs are due within {costs.latency.shape[-1]} bars, and FillRule says latency_bars="
+            f"{rule.latency_bars}; the two must be equal"
+        )
+
+
+def expected_weights(portfolio: Portfolio) -> jax.Array:
+    """Position weights `[A]` once the outstanding orders are filled."""
+    return weights_of(portfolio.replace(shares=portfolio.shares + outstanding(portfolio)))
+
+
+def outstanding(portfolio: Portfolio) -> jax.Array:
+    """Shares `[A]` ordered and not yet filled."""
+    return sum(portfolio.in_flight, start=portfolio.unfilled)
+
+
+def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
+    """Orders that bring the portfolio from where its outstanding orders leave it to the target weights.
+
+    If the gross target exceeds `costs.max_leverage`, the weights of the assets that are not held are scaled down to
+    what the held ones leave free; a held position is never touched.
+
+    Args:
+      portfolio: at the close of the decision bar.
+      weights: `[A]` target position value as a fraction of equity, signed.
+      hold: `[A]` bool, leave this asset (and its outstanding order) alone.
+      costs: cost parameters.
+
+    Returns:
+      `[A]` shares, signed; exactly 0 where only rounding is left to trade. Without equity they close what is not held.
+    """
+    expected = portfolio.shares + outstanding(portfolio)
+    equity = jnp.maximum(portfolio.equity, 0.0)
+    target = weights * target_scale(portfolio, weights, hold, costs) * equity / portfolio.price
+    rounding = _rounding(portfolio.shares, portfolio.unfilled, *portfolio.in_flight)
+    return jnp.where(hold, 0.0, _snap(target - expected, rounding))
+
+
+def target_scale(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
+    """What the leverage limit leaves of the targets of the assets that are not held, `[]` in [0, 1].
+
+    Takes the arguments of `orders_to_target`.
+    """
+    expected = portfolio.shares + outstanding(portfolio)
+    equity = jnp.maximum(portfolio.equity, 0.0)
+    committed = jnp.abs(expected) * portfolio.price
+    gross_held = jnp.sum(jnp.where(hold, committed, 0.0))
+    gross_wanted = jnp.sum(jnp.where(hold, 0.0, jnp.abs(weights))) * equity
+    room = jnp.maximum(costs.max_leverage * equity - gross_held, 0.0)
+    return jnp.where(gross_wanted > room, room / jnp.maximum(gross_wanted, jnp.finfo(jnp.float32).tiny), 1.0)
+
+
+def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:
+    """Takes one portfolio from one close to the next.
+
+    In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts,
+    volume and the leverage limit allow, at a cost; the book is marked at the close; equity below the maintenance margin
+    is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
+
+    With displacement, fills pay, or earn, what the account's earlier trades have left of it, as a cost of impact. The
+    book is marked at the market's own closes, so that no trade raises the equity by moving a mark.
+
+    `equity' = equity + shares (p - mark) + shares' (close - p) - costs - financing`, `p` the fill price.
+
+    Args:
+      portfolio: at the previous close.
+      order: `[A]` shares decided at that close, signed.
+      bar: the bar to live through.
+      costs: cost parameters.
+      rule: latency, carry and fill price (static).
+
+    Returns:
+      The portfolio at the close of `bar`, and what happened. An equity below zero is a debt and is kept.
+
+    Raises:
+      ValueError: costs and rule disagree on displacement or latency.
+    """
+    check_displacement(costs, rule)
+    check_latency(costs, rule)
+    due, *in_flight = _queue(portfolio.in_flight, order, costs.latency)
+    rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
+    wanted = _snap(due + portfolio.unfilled, rounding)
+    goal = _snap(portfolio.shares + wanted, rounding)
+    quantity = once(_filled, portfolio, wanted, bar, costs)
+    price = bar.open if rule.price == "next_open" else portfolio.price
+    shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
+    displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
+    paid, displaced = _pay(displaced, quantity, price, bar, costs)
+    financing = _financing(portfolio, bar, costs)
+    profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
+    equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financing)
+
+    gross = jnp.sum(jnp.abs(shares) * bar.close)
+    liquidated = equity < costs.maintenance_margin * gross
+    liquidation = jnp.where(liquidated, -shares, 0.0)
+    forced, displaced = _pay(displaced, liquidation, bar.close, bar, costs)
+    equity, error = _add(equity, error, -jnp.sum(forced.total()))
+
+    unfilled = goal - shares if rule.unfilled == "carry" else jnp.zeros_like(wanted)
+    new = Portfolio(
+        shares=shares + liquidation,
+        price=bar.close,
+        equity=equity,
+        equity_error=error,
+        peak_equity=jnp.maximum(portfolio.peak_equity, equity),
+        unfilled=jnp.where(liquidated, 0.0, unfilled),
+        in_flight=tuple(jnp.where(liquidated, 0.0, later) for later in in_flight),
+        displaced=displaced,
+    )
+    fills = Fills(
+        quantity=quantity,
+        price=price,
+        costs=jax.tree.map(jnp.add, paid, forced),
+        financing=financing,
+        liquidated=liquidated,
+        liquidation=liquidation,
+    )
+    return new, fills
+
+
+def _queue(in_flight: tuple[jax.Array, ...], order: jax.Array, latency: Any) -> tuple[jax.Array, ...]:
+    """Shares `[A]` that are due in each of the next bars, with a new order; `latency` as in `Costs`."""
+    if isinstance(latency, tuple):
+        return (*in_flight, order)
+    later = (*in_flight, jnp.zeros_like(order))
+    return tuple(due + jnp.where(latency[bar], order, 0.0) for bar, due in enumerate(later))
+
+
+def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -> tuple[TradeCosts, Any]:
+    """What fills cost, displacement included, and what they leave of it; arguments as those of `trade_costs`."""
+    paid = trade_costs(quantity, price, bar, costs)
+    if isinstance(displaced, tuple):
+        return paid, displaced
+    unit = bar.volatility * price / bar.average_volume
+    own, displaced = displace(displaced, quantity, unit, costs.displacement)
+    return paid.replace(impact=paid.impact + own), displaced
+
+
+def _filled(portfolio: Portfolio, wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
+    """Shares `[A]` of an order that fill: as far as halts, volume and the leverage limit allow."""
+    return _within_leverage(portfolio, fillable(wanted, bar, costs), costs)
+
+
+def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) -> jax.Array:
+    """Scales fills that add exposure to what `max_leverage` leaves after those that reduce it, `[A]`.
+
+    Measured at the last marks, at which orders are sized: it binds where a reduction that was to pay for an addition
+    did not fill, or an old order is worked after prices have moved. Reductions are never touched.
+    """
+    opposite = portfolio.shares * quantity < 0
+    closing = jnp.minimum(jnp.abs(quantity), jnp.abs(portfolio.shares))
+    reducing = jnp.where(opposite, jnp.sign(quantity) * closing, 0.0)
+    adding = quantity - reducing
+    kept = jnp.sum(jnp.abs(portfolio.shares + reducing) * portfolio.price)
+    added = jnp.sum(jnp.abs(adding) * portfolio.price)
+    limit = costs.max_leverage * jnp.maximum(portfolio.equity, 0.0)
+    room = jnp.where(limit - kept > LEVERAGE_ROUNDING * limit, limit - kept, 0.0)
+    scale = room / jnp.maximum(added, jnp.finfo(jnp.float32).tiny)
+    return jnp.where(added > room * (1.0 + LEVERAGE_ROUNDING), reducing + scale * adding, quantity)
+
+
+def weights_of(portfolio: Portfolio) -> jax.Array:
+    """Position values as fractions of equity, `[A]`, signed; 0 once equity is gone."""
+    value = portfolio.shares * portfolio.price
+    return jnp.where(portfolio.equity > 0, value / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0), 0.0)
+
+
+def drawdown(portfolio: Portfolio) -> jax.Array:
+    """Fraction of the peak equity that is lost, `[]`, >= 0."""
+    return 1.0 - portfolio.equity / portfolio.peak_equity
+
+
+def cash(portfolio: Portfolio) -> jax.Array:
+    """Equity less the market value of the positions, `[]` currency; negative when borrowed."""
+    return portfolio.equity - jnp.sum(portfolio.shares * portfolio.price)
+
+
+def _financing(portfolio: Portfolio, bar: Bar, costs: Costs) -> jax.Array:
+    """Borrow fee and margin interest since the previous bar, on the positions held until this bar's fills."""
+    value = portfolio.shares * portfolio.price
+    paid = jnp.zeros_like(portfolio.equity)
+    if is_charged(costs.borrow_rate):
+        paid = jnp.sum(jnp.maximum(-value, 0.0) * bar.year_fraction) * costs.borrow_rate
+    if is_charged(costs.margin_rate):
+        debt = jnp.maximum(jnp.sum(value) - portfolio.equity, 0.0)
+        paid = paid + debt * bar.year_fraction[0] * costs.margin_rate
+    return paid
+
+
+def _rounding(*shares: jax.Array) -> jax.Array:
+    """Largest error `[A]` that adding up these `[A]` shares can leave."""
+    return 8 * jnp.finfo(shares[0].dtype).eps * sum(jnp.abs(term) for term in shares)
+
+
+def _snap(shares: jax.Array, rounding: jax.Array) -> jax.Array:
+    """`shares`, exactly 0 where they are rounding: dust would be held, traded and charged a minimum commission."""
+    return jnp.where(jnp.abs(shares) <= rounding, 0.0, shares)
+
+
+def _add(total: jax.Array, error: jax.Array, amount: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One step of compensated summation: `(total + amount, new compensation)`."""
+    corrected = amount - error
+    new = total + corrected
+    return new, (new - total) - corrected

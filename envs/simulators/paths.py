@@ -1,0 +1,232 @@
+"""Generative markets: `simulators.<name>(key, n_bars, ...) -> MarketData`.
+
+All of them are compiled with static `n_bars` and `n_assets` (every other argument is traced), can be `vmap`ped over the
+key, and speak **per bar**: a volatility of 0.01 is 1 % a bar, about 16 % a year for daily bars. Bars are weekdays, the
+first a Monday. A `drift` is the log of the expected gross *simple* return, `E[close_{t+1} / close_t] = exp(drift)`, so
+drift 0 makes the price itself, not its logarithm, a martingale.
+
+Arguments in common:
+  key: consumed.
+  n_bars: T, static.
+  n_assets: A, static.
+  correlation: of the return shocks, one number in (-1 / (A - 1), 1) or a positive definite `[A, A]` matrix.
+  gap_share: share of a bar's variance that falls between the previous close and the open, in [0, 1).
+  half_spread: constant half-spread, fraction of the price.
+  start_price: price before the first bar, > 0; a number or `[A]`.
+  median_volume, volume_deviation: volume is lognormal, independent over bars; the deviation is of the log volume.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.windows import linear_recurrence
+from jaxppo.envs.simulators.bars import bar_shocks, correlate, daily_market, gap_and_body, log_path
+from jaxppo.envs.simulators.markov import markov_path, stationary_law
+
+__all__ = ["gbm", "ornstein_uhlenbeck", "regime_switching", "stochastic_volatility_jumps"]
+
+_simulator = functools.partial(jax.jit, static_argnames=("n_bars", "n_assets"))
+
+
+def _per_bar(x: jax.Array | float, shape: tuple[int, int]) -> jax.Array:
+    """A number or `[A]` as `[T, A]`."""
+    return jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape)
+
+
+@_simulator
+def gbm(
+    key: jax.Array,
+    n_bars: int,
+    n_assets: int = 1,
+    *,
+    drift: jax.Array | float = 0.0,
+    volatility: jax.Array | float = 0.01,
+    correlation: jax.Array | float = 0.0,
+    gap_share: float = 0.2,
+    half_spread: jax.Array | float = 1e-4,
+    start_price: jax.Array | float = 100.0,
+    median_volume: float = 1e6,
+    volume_deviation: float = 0.5,
+) -> MarketData:
+    """Geometric Brownian motion: `log(close_{t+1} / close_t) ~ N(drift - volatility^2 / 2, volatility^2)`.
+
+    Args:
+      drift: log of the expected gross return per bar; a number or `[A]`.
+      volatility: standard deviation of the log return per bar, >= 0; a number or `[A]`.
+      key, n_bars, n_assets, others: as in the module's docstring.
+    """
+    shape = (n_bars, n_assets)
+    normal_key, extremes_key = jax.random.split(key)
+    for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
+    deviation = _per_bar(volatility, shape)
+    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
+    gap, body = gap_and_body(shocks, _per_bar(drift, shape), deviation, gap_share)
+    log_open, log_close = log_path(gap, body, start_price)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    body_deviation = jnp.sqrt(1 - gap_share) * deviation
+    return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
+
+
+@_simulator
+def ornstein_uhlenbeck(
+    key: jax.Array,
+    n_bars: int,
+    n_assets: int = 1,
+    *,
+    reversion: jax.Array | float = 0.02,
+    volatility: jax.Array | float = 0.01,
+    correlation: jax.Array | float = 0.0,
+    gap_share: float = 0.2,
+    half_spread: jax.Array | float = 1e-4,
+    start_price: jax.Array | float = 100.0,
+    median_volume: float = 1e6,
+    volume_deviation: float = 0.5,
+) -> MarketData:
+    """Mean-reverting log price: `dX = -reversion * X dt + volatility dB`, `price = start_price * exp(X)`, dt in bars.
+
+    Sampled from the exact transition law over the gap (`gap_share` of a bar) and the rest of the bar, and started in
+    the stationary law `N(0, volatility^2 / (2 reversion))`; half-life `log(2) / reversion` bars. The highs and lows
+    take the diffusion inside a bar as Brownian.
+
+    Args:
+      reversion: per bar, > 0; a number or `[A]`.
+      volatility: standard deviation of the diffusion per bar, >= 0; a number or `[A]`.
+      start_price: the level that the price reverts to, > 0; a number or `[A]`.
+      key, n_bars, n_assets, others: as in the module's docstring.
+
+    Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, eq. 3.40.
+    """
+    shape = (n_bars, n_assets)
+    normal_key, start_key, extremes_key = jax.random.split(key, 3)
+    for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
+    reversion, volatility = _per_bar(reversion, (1, n_assets)), _per_bar(volatility, (1, n_assets))
+    stationary = volatility / jnp.sqrt(2 * reversion)
+    gap_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * gap_share))
+    body_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * (1 - gap_share)))
+    gap_shock = gap_deviation * correlate(for_gap, correlation)
+    body_shock = body_deviation * correlate(for_body, correlation)
+    start = stationary * correlate(jax.random.normal(start_key, (1, n_assets)), correlation)
+    drive = jnp.exp(-reversion * (1 - gap_share)) * gap_shock + body_shock
+    drive = drive.at[0].add((jnp.exp(-reversion) * start)[0])
+    close_level = linear_recurrence(jnp.exp(-reversion), drive)
+    previous = jnp.concatenate([start, close_level[:-1]])
+    open_level = jnp.exp(-reversion * gap_share) * previous + gap_shock
+    centre = jnp.broadcast_to(jnp.log(jnp.asarray(start_price, jnp.float32)), shape)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    deviation = jnp.broadcast_to(body_deviation, shape)
+    return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, log_volume, half_spread)
+
+
+@_simulator
+def regime_switching(
+    key: jax.Array,
+    n_bars: int,
+    n_assets: int = 1,
+    *,
+    drifts: Sequence[float] | jax.Array = (0.0006, -0.001),
+    volatilities: Sequence[float] | jax.Array = (0.008, 0.02),
+    transition: Sequence[Sequence[float]] | jax.Array = ((0.99, 0.01), (0.03, 0.97)),
+    correlation: jax.Array | float = 0.3,
+    gap_share: float = 0.2,
+    half_spread: jax.Array | float = 1e-4,
+    start_price: jax.Array | float = 100.0,
+    median_volume: float = 1e6,
+    volume_deviation: float = 0.5,
+) -> MarketData:
+    """Markov-switching Gaussian returns; all assets share the regime, which starts in its stationary law.
+
+    Args:
+      drifts: `[S]` log of the expected gross return per bar in each regime.
+      volatilities: `[S]` standard deviation of the log return per bar in each regime, >= 0.
+      transition: `[S, S]` probability of the next bar's regime (column) given this bar's (row); rows sum to 1 and every
+        regime can be reached from every other.
+      key, n_bars, n_assets, others: as in the module's docstring.
+
+    Reference: Hamilton (1989), A new approach to the economic analysis of nonstationary time series.
+    """
+    shape = (n_bars, n_assets)
+    regime_key, normal_key, extremes_key = jax.random.split(key, 3)
+    for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
+    transition = jnp.asarray(transition, jnp.float32)
+    regime = markov_path(regime_key, n_bars, stationary_law(transition), transition)
+    drift, deviation = (
+        jnp.broadcast_to(jnp.asarray(values, jnp.float32)[regime][:, None], shape) for values in (drifts, volatilities)
+    )
+    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
+    gap, body = gap_and_body(shocks, drift, deviation, gap_share)
+    log_open, log_close = log_path(gap, body, start_price)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    body_deviation = jnp.sqrt(1 - gap_share) * deviation
+    return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
+
+
+@_simulator
+def stochastic_volatility_jumps(
+    key: jax.Array,
+    n_bars: int,
+    n_assets: int = 1,
+    *,
+    drift: jax.Array | float = 0.0,
+    volatility: jax.Array | float = 0.01,
+    reversion: float = 0.03,
+    volatility_of_variance: float = 0.0015,
+    leverage: float = -0.6,
+    jump_rate: float = 0.01,
+    jump_mean: float = -0.02,
+    jump_deviation: float = 0.03,
+    correlation: jax.Array | float = 0.3,
+    gap_share: float = 0.2,
+    half_spread: jax.Array | float = 1e-4,
+    start_price: jax.Array | float = 100.0,
+    median_volume: float = 1e6,
+    volume_deviation: float = 0.5,
+) -> MarketData:
+    """Heston variance per asset, stepped bar by bar, plus lognormal jumps in the opening gap (Bates).
+
+    `v_{t+1} = v_t + reversion (volatility^2 - v_t^+) + volatility_of_variance sqrt(v_t^+) z_t` (full truncation); the
+    log return of the bar is `N(., v_t^+)` and its shock has correlation `leverage` with z. At most one jump a bar, with
+    probability `jump_rate` and log size `N(jump_mean, jump_deviation^2)`; its expectation is taken out of the drift, so
+    `E[close_{t+1} / close_t] = exp(drift)` exactly.
+
+    Args:
+      drift: log of the expected gross return per bar; a number or `[A]`.
+      volatility: square root of the long-run variance per bar, > 0, jumps apart; a number or `[A]`.
+      reversion: of the variance, per bar, in (0, 1).
+      volatility_of_variance: per bar, >= 0; the variance keeps away from 0 for about `2 reversion volatility^2 >
+        volatility_of_variance^2`.
+      leverage: in [-1, 1].
+      jump_rate: in [0, 1).
+      jump_mean: log return of a jump.
+      jump_deviation: standard deviation of the log size of a jump, >= 0.
+      key, n_bars, n_assets, others: as in the module's docstring.
+
+    Reference: Bates (1996), Jumps and stochastic volatility; Lord, Koekkoek, van Dijk (2010), A comparison of biased
+    simulation schemes for stochastic volatility models (full truncation).
+    """
+    shape = (n_bars, n_assets)
+    normal_key, jump_key, extremes_key = jax.random.split(key, 3)
+    for_gap, for_body, for_variance, for_size, for_volume = jax.random.normal(normal_key, (5, *shape))
+    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
+    variance_shock = leverage * (shocks[0] + shocks[1]) + jnp.sqrt(1 - leverage**2) * for_variance
+    long_run = jnp.square(_per_bar(volatility, (1, n_assets)))[0]
+
+    def step(variance: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        positive = jnp.maximum(variance, 0)
+        moved = variance + reversion * (long_run - positive) + volatility_of_variance * jnp.sqrt(positive) * z
+        return moved, positive
+
+    _, variance = jax.lax.scan(step, long_run, variance_shock)
+    jumps = jax.random.bernoulli(jump_key, jump_rate, shape)
+    size = jump_mean + jump_deviation * for_size
+    compensator = jnp.log1p(jump_rate * jnp.expm1(jump_mean + 0.5 * jump_deviation**2))
+    gap, body = gap_and_body(shocks, _per_bar(drift, shape), jnp.sqrt(variance), gap_share)
+    log_open, log_close = log_path(gap + jnp.where(jumps, size, 0) - compensator, body, start_price)
+    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    body_deviation = jnp.sqrt((1 - gap_share) * variance)
+    return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)

@@ -1,0 +1,1 @@
+"""The trading environment: actions, one bar, observations, and views for other trainers."""

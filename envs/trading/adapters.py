@@ -1,0 +1,129 @@
+"""Gymnasium views of a `TradingEnv`, so that Stable-Baselines3 and others can train on it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium import spaces as gym_spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnax.environments import spaces
+
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.spaces import MultiDiscrete
+from jaxppo.envs.trading.types import EnvParams
+
+
+def to_gymnasium(
+    env: TradingEnv, params: EnvParams | None = None, *, num_envs: int | None = None
+) -> gymnasium.Env | VectorEnv:
+    """A Gymnasium environment that steps the compiled one.
+
+    Args:
+      env: with `observation="window"`.
+      params: market, costs, period; default: `env.default_params`.
+      num_envs: None for a `gymnasium.Env`; a number for a `gymnasium.vector.VectorEnv` of that many copies (same-step
+        automatic reset, `final_obs` and `final_info` in the info).
+
+    Raises:
+      ValueError: the environment's observations are not arrays, or `num_envs` < 1.
+    """
+    if env.observation != "window":
+        raise ValueError(f"observation is {env.observation!r}; Gymnasium needs TradingEnv(observation='window')")
+    if num_envs is not None and num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs}; it must be >= 1")
+    params = env.default_params if params is None else params
+    return _SingleView(env, params) if num_envs is None else _VectorView(env, params, num_envs)
+
+
+def _space(space: spaces.Space) -> gym_spaces.Space:
+    """The Gymnasium space of one of `TradingEnv`'s."""
+    if isinstance(space, MultiDiscrete):
+        return gym_spaces.MultiDiscrete(space.categories)
+    if isinstance(space, spaces.Discrete):
+        return gym_spaces.Discrete(space.n)
+    return gym_spaces.Box(float(space.low), float(space.high), space.shape, np.float32)
+
+
+class _SingleView(gymnasium.Env):
+    """One environment; episodes end at their final observation, the caller resets."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    render_mode = None
+
+    def __init__(self, env: TradingEnv, params: EnvParams):
+        self.action_space = _space(env.action_space(params))
+        self.observation_space = _space(env.observation_space(params))
+        self._params = params
+        self._reset = jax.jit(env.reset_env)
+
+        def step(key: jax.Array, state: Any, action: jax.Array, params: EnvParams) -> tuple[Any, ...]:
+            observation, state, reward, terminated, info = env.step_env(key, state, action, params)
+            return observation, state, reward, terminated, env.is_truncated(state, params), info
+
+        self._step = jax.jit(step)
+        self._state = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Starts an episode at a random bar of the period."""
+        super().reset(seed=seed)
+        self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        observation, self._state = self._reset(self._key, self._params)
+        return np.asarray(observation), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision and one bar."""
+        observation, self._state, reward, terminated, truncated, info = self._step(
+            self._key, self._state, np.asarray(action), self._params
+        )
+        info = {name: np.asarray(value) for name, value in info.items()}
+        return np.asarray(observation), float(reward), bool(terminated), bool(truncated), info
+
+
+class _VectorView(VectorEnv):
+    """`num_envs` environments stepped in one compiled call."""
+
+    def __init__(self, env: TradingEnv, params: EnvParams, num_envs: int):
+        self.num_envs = num_envs
+        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_action_space = _space(env.action_space(params))
+        self.single_observation_space = _space(env.observation_space(params))
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._params = params
+        self._reset = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))
+        self._step = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
+        self._states = None
+        self._count = 0
+
+    def _keys(self) -> jax.Array:
+        self._count += 1
+        return jax.random.split(jax.random.fold_in(self._key, self._count), self.num_envs)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        """Starts an episode in every environment."""
+        super().reset(seed=seed if not isinstance(seed, list) else seed[0])
+        self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        self._count = 0
+        observation, self._states = self._reset(self._keys(), self._params)
+        return np.asarray(observation), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One decision and one bar in every environment; those that end are reset in the same step."""
+        observation, self._states, reward, terminated, truncated, info = self._step(
+            self._keys(), self._states, np.asarray(actions), self._params
+        )
+        info = {name: np.asarray(value) for name, value in info.items()}
+        terminated, truncated = info.pop("terminated"), info.pop("truncated")
+        final = info.pop("final_observation")
+        done = terminated | truncated
+        if done.any():
+            boxed = np.empty(self.num_envs, dtype=object)
+            boxed[:] = [row if ended else None for row, ended in zip(final, done, strict=True)]
+            info |= {"final_obs": boxed, "_final_obs": done, "final_info": dict(info), "_final_info": done}
+        return np.asarray(observation), np.asarray(reward), terminated, truncated, info

@@ -1,0 +1,336 @@
+"""`TradingEnv`: a gymnax environment whose market, costs and period are traced parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments import environment, spaces
+
+from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
+from jaxppo.envs.execution.limits import Constraint
+from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
+from jaxppo.envs.market import features
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.bar import OneBar
+from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
+
+
+class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
+    """Trades `A` assets from one cash account over a random window of a market.
+
+    At the close of bar t the agent sees bars <= t and its portfolio and chooses targets; orders fill at the open of bar
+    `t + latency`, the book is marked at the close of t + 1.
+
+    - Observation: `observation="window"`: `[window * A * F + 3 A + 3]` float32, the features of the last `window` bars
+      (oldest first), then `Observation.asset` and `Observation.account`, all flattened, for third-party trainers.
+      `observation="index"`: an `Observation`, for policies that read the feature table themselves.
+    - Action: `actions="discrete"`: int32 `[A]` (a scalar for one asset): 0 holds the position as it is, `i >= 1`
+      targets the weight `levels[i - 1] * position_limit`. `actions="continuous"`: float32 `[A]` in
+      `[min(levels), max(levels)]`, times `position_limit`. `actions="band"`: float32 `[A, 2]`, two such weights per
+      asset in either order, the edges of a no-trade band: a position outside is traded to the nearest edge, one inside
+      is held. `actions="hierarchical"`: int32 `[1 + A]`: first the bucket of the whole portfolio, 0 for risk off or
+      `b >= 1` for positions of up to `gross_buckets[b - 1] * position_limit` each; then for each asset a discrete
+      action, whose levels count in units of that. A bucket cuts what an asset holds beyond it, risk off closes
+      everything; only the last leaves all positions alone.
+    - Reward: `(G^(1 - a) - 1) / (1 - a)` of the bar's growth `G = equity_{t+1} / equity_t`, with relative risk aversion
+      `a`; the default `a = 1` is the log return. A loss beyond 99.9 % in one bar counts as 99.9 %. Then `rewards`.
+    - Terminated: the portfolio was liquidated (equity below the maintenance margin), or its drawdown exceeds the limit.
+      Truncated: `max_steps_in_episode` steps, or the last bar of the period.
+
+    Args:
+      n_assets: A.
+      actions: "discrete", "continuous", "band" or "hierarchical".
+      levels: target levels in units of `position_limit`, within [-1, 1]; with 0 among them for hierarchical actions.
+      gross_buckets: largest gross exposure in each bucket of hierarchical actions but the first, risk off: shares in
+        (0, 1] of the largest possible, `A * position_limit`, increasing.
+      position_limit: largest absolute target weight per asset; default `1 / A`.
+      observation: "window" or "index".
+      window: bars that a decision reads; starts are drawn so that they, and the features' warm-up, lie before it.
+      fill_rule: latency, partial fills and fill price.
+      start: "flat", or "random": episodes begin with uniformly drawn positions within the action range, whatever the
+        masks: like positions that prices carried beyond a limit.
+      groups: feature groups, see `jaxppo.envs.market.features.GROUPS`.
+      normalisation_window: span in bars of the causal normalisation of features.
+      masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
+        (jaxppo.envs.execution.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
+        decides, what is executed is the nearest decision within the limits.
+      sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state`,
+        `pre_sizing_targets(state, portfolio) -> targets` and `apply(state, row, portfolio, weights, hold) -> (weights, state)`,
+        such as those that `jaxppo.risk.sizing.chain` makes; its table comes with `make_params`. Bands, buckets and the
+        mean of targets then count a position as the target behind it.
+      rewards: shapes the reward: a transform with `init() -> state` and `apply(state, reward, outcome) -> (reward,
+        state)`, such as those of `jaxppo.risk.rewards`.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_assets: int = 1,
+        actions: Literal["discrete", "continuous", "band", "hierarchical"] = "discrete",
+        levels: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0),
+        gross_buckets: tuple[float, ...] = (0.25, 0.5, 1.0),
+        position_limit: float | None = None,
+        observation: Literal["window", "index"] = "window",
+        window: int = 32,
+        fill_rule: FillRule = FillRule(),
+        start: Literal["flat", "random"] = "flat",
+        groups: tuple[str, ...] = features.GROUPS,
+        normalisation_window: int = 252,
+        masks: Any = None,
+        sizing: Any = None,
+        rewards: Any = None,
+    ):
+        environment.Environment.__init__(self)
+        OneBar.__init__(self, n_assets, actions, levels, gross_buckets, position_limit)
+        choices = {"observation": ("window", "index"), "start": ("flat", "random")}
+        for name, value in (("observation", observation), ("start", start)):
+            if value not in choices[name]:
+                raise ValueError(f"{name} is {value!r}; it must be one of {choices[name]}")
+        if window < 1:
+            raise ValueError(f"window is {window}; it must be >= 1")
+        if normalisation_window < 2:
+            raise ValueError(f"normalisation_window is {normalisation_window}; it must be >= 2 bars")
+        features.feature_names(groups)
+        self.observation = observation
+        self.window = window
+        self.fill_rule = fill_rule
+        self.start = start
+        self.groups = tuple(groups)
+        self.normalisation_window = normalisation_window
+        self.masks = masks
+        self.sizing = sizing
+        self.rewards = rewards
+
+    @property
+    def first_decision(self) -> int:
+        """Earliest bar at which `window` fully formed feature rows exist."""
+        return features.warmup(self.groups, self.normalisation_window) + self.window - 1
+
+    @property
+    def default_params(self) -> EnvParams:
+        """Parameters on a simulated driftless market, so that the environment runs out of the box.
+
+        Raises:
+          ValueError: an environment with masks, sizing, or the feature group `regime`, which need tables of a market.
+        """
+        if self.masks is not None or self.sizing is not None:
+            raise ValueError("an environment with masks or sizing has no default parameters; use make_params")
+        n_bars = self.first_decision + 1024
+        return self.make_params(simulators.gbm(jax.random.key(0), n_bars, self.n_assets))
+
+    def make_params(
+        self,
+        market: MarketData,
+        costs: Costs | None = None,
+        *,
+        initial_cash: float = 1e6,
+        risk_aversion: float = 1.0,
+        drawdown_limit: float | None = None,
+        episode_bars: int = 256,
+        first_bar: int | None = None,
+        last_bar: int | None = None,
+        feature_dtype: Any = jnp.float32,
+        masks: Any = (),
+        sizing: Any = (),
+        regimes: jax.Array | None = None,
+    ) -> EnvParams:
+        """Precomputes the tables of a market.
+
+        Args:
+          market: unbatched, `n_assets` assets.
+          costs: default: the market's half-spread and nothing else.
+          initial_cash: currency, > 0.
+          risk_aversion: relative risk aversion of the reward, >= 0; 1 is log utility.
+          drawdown_limit: in (0, 1); an episode terminates beyond it. Default: never.
+          episode_bars: steps until truncation, >= 1.
+          first_bar: earliest decision bar; default and minimum: `first_decision`.
+          last_bar: last bar of the period; default: the last of the market.
+          feature_dtype: storage type of the features.
+          masks: table of the environment's mask transform, leading axis T.
+          sizing: table of its sizing transform, likewise.
+          regimes: `[T, A, 4]` probabilities, for the feature group `regime`, see `compute_features`, and for costs that
+            depend on regimes.
+
+        Raises:
+          ValueError: the market or the costs do not fit the environment, or the period is empty.
+        """
+        if market.n_assets != self.n_assets:
+            raise ValueError(f"the market has {market.n_assets} assets, the environment {self.n_assets}")
+        first = self.first_decision if first_bar is None else int(first_bar)
+        last = market.n_bars - 1 if last_bar is None else int(last_bar)
+        if first < self.first_decision:
+            raise ValueError(
+                f"first_bar is {first}; features and window need at least {self.first_decision} bars before it"
+            )
+        if not first < last < market.n_bars:
+            raise ValueError(f"the period [{first}, {last}] must hold a step and end before bar {market.n_bars}")
+        if episode_bars < 1 or not initial_cash > 0:
+            raise ValueError(f"episode_bars ({episode_bars}) must be >= 1 and initial_cash ({initial_cash}) > 0")
+        if not risk_aversion >= 0:
+            raise ValueError(f"risk_aversion is {risk_aversion}; it must be >= 0")
+        if drawdown_limit is not None and not 0 < drawdown_limit < 1:
+            raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
+        costs = make_costs() if costs is None else costs
+        check_displacement(costs, self.fill_rule)
+        unknown = jnp.nan if self.observation == "index" else 0.0
+        table = features.compute_features(
+            market,
+            groups=self.groups,
+            normalisation_window=self.normalisation_window,
+            unknown=unknown,
+            regimes=regimes,
+        )
+        return EnvParams(
+            max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
+            market=market,
+            table=pack_bars(market, conditions=costs.conditions, regimes=regimes),
+            features=table.astype(feature_dtype),
+            listed=jnp.cumsum(market.tradable, axis=0) > 0,
+            costs=costs,
+            initial_cash=jnp.asarray(initial_cash, jnp.float32),
+            risk_aversion=jnp.asarray(risk_aversion, jnp.float32),
+            drawdown_limit=jnp.asarray(jnp.inf if drawdown_limit is None else drawdown_limit, jnp.float32),
+            first_bar=jnp.asarray(first, jnp.int32),
+            last_bar=jnp.asarray(last, jnp.int32),
+            masks=masks,
+            sizing=sizing,
+        )
+
+    def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
+        """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length.
+
+        A period that is shorter has one of them, its first. Consumes `key`.
+        """
+        latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
+        choices = latest - params.first_bar + 1
+        if params.first_bar.ndim == 0:
+            drawn = (jax.random.uniform(key) * choices).astype(jnp.int32)
+            return params.first_bar + jnp.minimum(drawn, choices - 1)
+        below = jnp.cumsum(jnp.where(params.last_bar > params.first_bar, choices, 0))
+        drawn = jnp.minimum((jax.random.uniform(key) * below[-1]).astype(jnp.int32), below[-1] - 1)
+        period = jnp.searchsorted(below, drawn, side="right")
+        return params.first_bar[period] + drawn - (below - choices)[period]
+
+    # The gymnax interface.
+
+    @partial(jax.jit, static_argnames=("self",))
+    def step(
+        self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams | None = None
+    ) -> tuple[Any, EnvState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """One decision and one bar, then an automatic reset if the episode ended. Consumes `key` for the reset.
+
+        gymnax's contract; the transition itself is deterministic, so the key is not split, which would cost more than
+        the step: a subclass must not draw from it in `step_env`; `decode`, `_fresh_state` and `_observe` may change.
+        """
+        params = self.default_params if params is None else params
+        observed, stepped, reward, terminated, info = self.step_env(key, state, action, params)
+        truncated = self.is_truncated(stepped, params)
+        fresh = self._fresh_state(key, params)
+        state = jax.tree.map(lambda new, old: jnp.where(terminated | truncated, new, old), fresh, stepped)
+        info |= {"terminated": terminated, "truncated": truncated, "final_observation": observed}
+        info["action_mask"] = self._seen(state, params).mask
+        return self._observe(state, params), state, reward, terminated, truncated, info
+
+    def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
+        """Starts an episode at a random bar. Consumes `key`."""
+        state = self._fresh_state(key, params)
+        return self._observe(state, params), state
+
+    def _fresh_state(self, key: jax.Array, params: EnvParams) -> EnvState:
+        """The first state of an episode. Consumes `key`."""
+        key_start, key_portfolio = (key, None) if self.start == "flat" else jax.random.split(key)
+        bar = self.draw_start(key_start, params)
+        price, tradable = params.market.close[bar], params.market.tradable[bar]
+        portfolio = self.start_portfolio(key_portfolio, price, tradable, params)
+        return EnvState(
+            time=jnp.zeros((), jnp.int32),
+            bar=bar,
+            portfolio=portfolio,
+            masks=self.mask_start(),
+            sizing=self.sizing_start(),
+            rewards=self.rewards_start(),
+        )
+
+    def step_env(
+        self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams
+    ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+        """One decision and one bar; the transition is deterministic."""
+        del key
+        row, tradable = params.table[state.bar + 1], params.market.tradable[state.bar]
+        constraint, masks = self._limit(state, params)
+        weights, hold = self.decode(action, state.portfolio, constraint)
+        sizing_row = jax.tree.map(lambda x: x[state.bar], params.sizing)
+        weights, hold, sizing = self.size(state.sizing, sizing_row, state.portfolio, weights, hold)
+        portfolio, fills, log_growth = self.settle(
+            state.portfolio, weights, hold, tradable, row, params.costs, constraint
+        )
+        outcome = self.outcome(state.portfolio, portfolio, fills, log_growth)
+        reward, rewards = self.reward(state.rewards, outcome, params)
+        ended = self.ruined(portfolio, fills, params)
+        state = EnvState(state.time + 1, state.bar + 1, portfolio, masks, sizing, rewards)
+        info = {
+            "discount": jnp.where(ended, 0.0, 1.0),
+            "equity": portfolio.equity,
+            "costs": jnp.sum(fills.costs.total()) + fills.financing,
+            "action_mask": self._seen(state, params).mask,
+        }
+        return self._observe(state, params), state, reward, ended, info
+
+    def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """The account is gone or beyond the drawdown limit; a liquidation that leaves money only its step reports."""
+        return (state.portfolio.equity <= 0) | (drawdown(state.portfolio) > params.drawdown_limit)
+
+    def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """End of the episode's length or of the period."""
+        return (state.time >= params.max_steps_in_episode) | (state.bar >= params.period_end(state.bar))
+
+    def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
+        """Observation of a state."""
+        del key, action
+        return self._observe(state, params)
+
+    def _observe(self, state: EnvState, params: EnvParams) -> Any:
+        seen = self._seen(state, params)
+        if self.observation == "index":
+            return seen
+        shape = (self.window, *params.features.shape[1:])
+        window = jax.lax.dynamic_slice(params.features, (state.bar - self.window + 1, 0, 0), shape)
+        parts = (window.astype(jnp.float32), seen.asset, seen.account)
+        return jnp.concatenate([part.ravel() for part in parts])
+
+    def _seen(self, state: EnvState, params: EnvParams) -> Observation:
+        tradable = params.market.tradable[state.bar]
+        return self.observe_portfolio(state.bar, state.portfolio, tradable, self._limit(state, params)[0])
+
+    def _limit(self, state: EnvState, params: EnvParams) -> tuple[Constraint | None, Any]:
+        row = jax.tree.map(lambda x: x[state.bar], params.masks)
+        tradable = params.market.tradable[state.bar]
+        return self.limit(state.masks, row, state.bar, state.portfolio, tradable, state.sizing)
+
+    def observation_space(self, params: EnvParams | None = None) -> spaces.Space:
+        """See the class docstring."""
+        del params
+        if self.observation == "index":
+            mask = spaces.Box(False, True, (self.n_assets, self.num_actions), jnp.bool_)
+            if self.actions == "hierarchical":
+                mask = spaces.Box(False, True, (self.n_assets, self.num_buckets, self.num_actions), jnp.bool_)
+            elif self.actions != "discrete":
+                mask = spaces.Box(-jnp.inf, jnp.inf, (self.n_assets, 2))
+            return spaces.Dict(
+                {
+                    "bar": spaces.Box(0, jnp.iinfo(jnp.int32).max, (), jnp.int32),
+                    "asset": spaces.Box(-jnp.inf, jnp.inf, (self.n_assets, N_ASSET_FEATURES)),
+                    "account": spaces.Box(-jnp.inf, jnp.inf, (N_ACCOUNT_FEATURES,)),
+                    "mask": mask,
+                }
+            )
+        n_features = len(features.feature_names(self.groups))
+        size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
+        return spaces.Box(-jnp.inf, jnp.inf, (size,))

@@ -1,7 +1,0 @@
-"""Walk-forward: agents trained fold by fold, and what they do on the bars that follow."""
-
-from jaxppo.backtest.folds.plan import Fold, Plan, make_plan
-from jaxppo.backtest.folds.prepare import load_fold
-from jaxppo.backtest.folds.walk import WalkForward, walk_forward
-
-__all__ = ["Fold", "Plan", "WalkForward", "load_fold", "make_plan", "walk_forward"]

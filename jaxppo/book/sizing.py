@@ -1,0 +1,183 @@
+"""A book of strategies as the sizing of an account: it holds what its strategies hold, by their capital."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxppo.book.allocation import Allocation, AllocationRule
+from jaxppo.book.paper_accounts import AGENT, PaperAccounts, decide, live, open_paper_accounts
+from jaxppo.envs.execution.costs import Costs, pack_bars
+from jaxppo.envs.execution.portfolio import FillRule, Portfolio, expected_weights
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.rules import Strategy
+from jaxppo.risk.sizing.transform import UNCHANGED, Sizing, SizingState, SizingTransform, chain
+
+
+@struct.dataclass
+class BookRow:
+    """What a book reads of a bar; leading axis T in its table.
+
+    Attributes:
+      bar: `[fields, A]` packed, see `jaxppo.envs.execution.costs.pack_bars`.
+      tradable: `[A]` bool.
+      costs: of the shadow accounts.
+      strategies: rows of the strategies' tables; `()` for the agent.
+    """
+
+    bar: jax.Array
+    tradable: jax.Array
+    costs: Costs
+    strategies: tuple[Any, ...]
+
+
+@struct.dataclass
+class BookState:
+    """A book at the close of a bar.
+
+    Attributes:
+      paper_accounts: the strategies' own accounts.
+      capital: who has how much.
+      before: state of the sizing of the agent's decisions.
+      after: states of the transforms of the book's targets.
+    """
+
+    paper_accounts: PaperAccounts
+    capital: Allocation
+    before: SizingState
+    after: tuple[Any, ...]
+
+
+class BookPart(NamedTuple):
+    """A book among the parts of a sizing.
+
+    Attributes:
+      name: "book".
+      table: `MarketView -> BookRow`.
+    """
+
+    name: str
+    table: Callable[[MarketView], BookRow]
+
+
+def book(
+    strategies: Sequence[Strategy | str],
+    rule: AllocationRule,
+    *,
+    costs: Costs,
+    fill_rule: FillRule = FillRule(),
+    initial_cash: float = 1e6,
+    before: Sequence[SizingTransform] = (),
+    after: Sequence[SizingTransform] = (),
+) -> Sizing:
+    """Trades `sum_i capital_i w_i` for strategies with weights `w_i` in accounts of their own.
+
+    Each strategy trades a shadow account from a flat start with the cash of the whole account, so that costs that grow
+    with size are at least those that its part will pay. The agent is the strategy that decides here: its shadow account
+    begins as the account itself, positions included; what it holds, and what bands and buckets count from, is its
+    position there; what it observes is the account, which holds the positions of all strategies.
+
+    Between allocations the account is left alone in an asset in which no strategy with capital trades, as long as it is
+    within `rule.rebalance` of its target there (a share of the larger of the two), and not beyond what transforms after
+    the book leave of it: separate accounts would not trade either.
+
+    Args:
+      strategies: M >= 1 of them, with different names; "agent" stands for the decision that is being sized.
+      rule: who gets how much capital.
+      costs: of the shadow accounts: those of the environment.
+      fill_rule: likewise.
+      initial_cash: of the shadow accounts, currency, > 0.
+      before: transforms of the agent's decisions, for its shadow account.
+      after: transforms of the book's targets, for the account.
+
+    Raises:
+      ValueError: no strategy, two of one name, or `before` without an agent.
+    """
+    strategies = tuple(strategies)
+    names = strategy_names(strategies)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"strategies need different names; the book has {', '.join(names) or 'none'}")
+    if before and AGENT not in names:
+        raise ValueError(f"{before[0].name} sizes what the agent decides, but the book has no agent")
+    agent = names.index(AGENT) if AGENT in names else None
+    own = chain(*before)
+
+    def table(view: MarketView) -> BookRow:
+        n_bars = view.market.n_bars
+        return BookRow(
+            bar=pack_bars(view.market, conditions=costs.conditions, regimes=view.regimes),
+            tradable=view.market.tradable,
+            costs=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), costs.replace(conditions=())),
+            strategies=tuple(() if strategy == AGENT else strategy.table(view) for strategy in strategies),
+        )
+
+    parts = (*before, BookPart("book", table), *after)
+
+    def init(n_assets: int) -> BookState:
+        return BookState(
+            paper_accounts=open_paper_accounts(strategies, n_assets, initial_cash, fill_rule),
+            capital=rule.init(len(strategies)),
+            before=own.init(n_assets),
+            after=tuple(transform.init(n_assets) for transform in after),
+        )
+
+    def pre_sizing_targets(state: BookState, portfolio: Portfolio) -> jax.Array:
+        """The agent's own position, its order filled, at the marks of `portfolio`, before the costs of the bar."""
+        if agent is None:
+            return expected_weights(portfolio)
+        account = jax.tree.map(lambda x: x[agent], state.paper_accounts.portfolio)
+        marked = account.replace(
+            price=portfolio.price,
+            equity=account.equity + jnp.sum(account.shares * (portfolio.price - account.price)),
+            unfilled=account.unfilled + state.paper_accounts.order[agent],
+        )
+        first = state.capital.bars == 0
+        return own.pre_sizing_targets(
+            state.before, jax.tree.map(lambda x, y: jnp.where(first, x, y), portfolio, marked)
+        )
+
+    def apply(
+        state: BookState, row: tuple[Any, ...], portfolio: Portfolio, weights: jax.Array, hold: jax.Array
+    ) -> tuple[jax.Array, BookState]:
+        rows_before, now, rows_after = row[: len(before)], row[len(before)], row[len(before) + 1 :]
+        paper_accounts, sized = live(state.paper_accounts, now.bar, now.costs, fill_rule), state.before
+        if agent is not None:
+            paper_accounts = _entered(paper_accounts, agent, portfolio, state.capital.bars == 0)
+            account = jax.tree.map(lambda x: x[agent], paper_accounts.portfolio)
+            held = expected_weights(account)
+            weights, sized = own.apply(sized, rows_before, account, jnp.where(hold, held, weights), hold)
+            hold = hold & (weights == held)
+        capital = rule.update(state.capital, paper_accounts.portfolio.equity, paper_accounts.dead)
+        paper_accounts, targets = decide(
+            strategies, paper_accounts, now.strategies, (weights, hold), now.tradable, now.costs
+        )
+        target, states = capital.capital @ targets, []
+        for transform, inner, part in zip(after, state.after, rows_after, strict=True):
+            target, inner = transform.apply(inner, part, portfolio, target)
+            states.append(inner)
+        present = expected_weights(portfolio)
+        trading = jnp.any((paper_accounts.order != 0) & (capital.capital > 0)[:, None], axis=0)
+        largest = jnp.maximum(jnp.abs(target), jnp.abs(present))
+        near = jnp.abs(target - present) <= rule.rebalance * largest
+        if after:  # which may be caps
+            near &= jnp.abs(present) <= (1.0 + UNCHANGED) * jnp.abs(target)
+        left_alone = ~capital.moved & ~trading & near
+        return jnp.where(left_alone, present, target), BookState(paper_accounts, capital, sized, tuple(states))
+
+    return Sizing(lambda view: tuple(part.table(view) for part in parts), init, pre_sizing_targets, apply, parts)
+
+
+def strategy_names(strategies: Sequence[Strategy | str]) -> tuple[str, ...]:
+    """Their names, in order."""
+    return tuple(AGENT if strategy == AGENT else strategy.name for strategy in strategies)
+
+
+def _entered(paper_accounts: PaperAccounts, agent: int, portfolio: Portfolio, first: jax.Array) -> PaperAccounts:
+    """At the first close of an episode the agent's shadow account is the account itself."""
+    begun = jax.tree.map(lambda old, new: old.at[agent].set(new), paper_accounts.portfolio, portfolio)
+    portfolios = jax.tree.map(lambda new, old: jnp.where(first, new, old), begun, paper_accounts.portfolio)
+    return paper_accounts.replace(portfolio=portfolios)

@@ -1,0 +1,93 @@
+"""What the scripts share: one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from jaxppo.config import Config, ConfigError, load_config
+from jaxppo.envs import DataError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that reports a mistake as a `ConfigError` and whose options cannot be abbreviated."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `ConfigError`."""
+        raise ConfigError(f"{message}; see --help")
+
+
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Runs `main` and turns a user's mistake into one line on stderr.
+
+    Returns:
+      0; 2 for a `ConfigError` or `DataError`; 130 when interrupted where nothing is left to save.
+    """
+    try:
+        main(sys.argv[1:] if arguments is None else arguments)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def training_of(
+    description: str, arguments: Sequence[str], budgets: Mapping[str, str]
+) -> tuple[Config, str, argparse.Namespace]:
+    """What a command that trains was asked for.
+
+    Args:
+      description: of the command.
+      arguments: of the command.
+      budgets: name -> help of the keys of `training` that are options of their own.
+
+    Returns:
+      The configuration, the name of its file (or of the folder that is resumed), and `output` and `resume`.
+
+    Raises:
+      ConfigError: see `load_config`; neither a configuration nor a folder to resume is given.
+    """
+    epilog = "Any key of the config is an option, for example --data.path FILE."
+    parser = OneLineParser(description=description, epilog=epilog)
+    parser.add_argument("--config", metavar="FILE", help="YAML run configuration (with --resume: that of the folder)")
+    budget = parser.add_mutually_exclusive_group()
+    for name, meaning in budgets.items():
+        budget.add_argument(f"--{name}", metavar="N", help=meaning)
+    parser.add_argument("--seed", metavar="N", help="seed of all randomness (of the first of several agents)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write (default: one in runs, named after the config)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue in --output")
+    known, overrides = parser.parse_known_args(arguments)
+    for name, key in (*((name, f"training.{name}") for name in budgets), ("seed", "seed")):
+        if getattr(known, name) is not None:
+            overrides += [f"--{key}", getattr(known, name)]
+    if known.config is None and not (known.resume and known.output):
+        parser.error("--config is required, for example --config configs/quickstart.yaml")
+    path = known.config if known.config is not None else pathlib.Path(known.output, "config.yaml")
+    return load_config(path, overrides), pathlib.Path(path).stem, known
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`(I, N)` of "I/N".
+
+    Raises:
+      ConfigError: something else.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise ConfigError(f"--shard is {text!r}; it must be I/N, for example 0/4")
+    return int(found[1]), int(found[2])

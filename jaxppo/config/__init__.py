@@ -1,0 +1,34 @@
+"""Configuration of a run: one YAML file, checked before anything is compiled."""
+
+from jaxppo.config.load import ConfigError, dump_config, load_config, validate_config
+from jaxppo.config.schema import (
+    PERIODS,
+    Config,
+    CostsConfig,
+    DataConfig,
+    EnvConfig,
+    EvaluationConfig,
+    FeaturesConfig,
+    PolicyConfig,
+    PPOConfig,
+    RegimesConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "PERIODS",
+    "Config",
+    "ConfigError",
+    "CostsConfig",
+    "DataConfig",
+    "EnvConfig",
+    "EvaluationConfig",
+    "FeaturesConfig",
+    "PPOConfig",
+    "PolicyConfig",
+    "RegimesConfig",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+    "validate_config",
+]

@@ -1,0 +1,161 @@
+"""The keys of what learns: network, PPO, training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from jaxppo.config.values import LARGEST, BoundedInt, Budget, Fraction, NonNegative, Positive, PositiveFloat, Section
+
+
+class PolicyConfig(Section):
+    """The network; see `jaxppo.policy.networks`."""
+
+    kind: Literal["transformer", "mlp"] = "transformer"
+    """Transformer over bars and assets, or a perceptron on the current bar."""
+    width: Positive = 64
+    """Model width."""
+    layers: BoundedInt = 2
+    """Number of blocks."""
+    heads: Positive = 8
+    """Attention heads; twice their number must divide the width."""
+    window: Annotated[int, Field(ge=2, le=2**20)] = 32
+    """Bars that one attention layer sees."""
+    expansion: BoundedInt = 2
+    """Hidden width of the feed-forward part, multiples of the width."""
+    asset_attention: bool = True
+    """Attend across assets at each bar."""
+    positions: Literal["rotary", "rotary_rows", "alibi", "sinusoidal", "learned", "none"] = "rotary"
+    """Rotary on elapsed time or on row numbers, a bias by the lag in rows (ALiBi, sinusoids, learned), or none."""
+    bar_seconds: PositiveFloat | None = None
+    """Time that counts as one bar for rotary positions, seconds; absent: median of the training period."""
+    coarse_pools: Annotated[tuple[Annotated[int, Field(ge=2, le=4096)], ...], Field(max_length=4)] = ()
+    """Coarser levels that attention reads beside its window: bars pooled into one token, such as [5, 20]."""
+    coarse_window: BoundedInt = 16
+    """Tokens of each coarser level that a bar attends to."""
+    portfolio: Literal["add", "film", "cross_attention"] = "add"
+    """How the head joins the portfolio to the memory: added, scaling it, or attending to all assets' memories."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the encoder's units that is dropped in training, at the start."""
+    dropout_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How dropout goes to `dropout_final` over the budget."""
+    dropout_final: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the units that is dropped at the end, unless the schedule is constant."""
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Kernel of attention over bars; auto is cuDNN's on GPUs where it can compute the rest of the policy, else XLA."""
+    rematerialise: Literal["none", "minimal", "full"] = "none"
+    """What the backward pass computes again to save memory: nothing, the insides of layers, or whole blocks."""
+    action_distribution: Literal["squashed_gaussian", "beta"] = "squashed_gaussian"
+    """Continuous and band actions of trading: a Gaussian squashed into their interval, or a Beta distribution on it."""
+    action_std: PositiveFloat = 0.6
+    """Standard deviation of a continuous action before squashing, at the start; not for beta."""
+    quantiles: BoundedInt = 1
+    """Quantiles of the return that the critic learns, at (i - 1/2) / N; 1 learns the mean instead."""
+
+
+class PPOConfig(Section):
+    """Learning; see `jaxppo.ppo`."""
+
+    paths: Positive = 32
+    """Market paths P rolled out at once."""
+    portfolios: Positive = 8
+    """Portfolios K on each path."""
+    chunk: Positive = 64
+    """Bars S of a rollout."""
+    epochs: Positive = 4
+    """Passes over a rollout."""
+    minibatches: Positive = 4
+    """Minibatches a pass; must divide `paths`."""
+    micro_batch: Positive | None = None
+    """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed only."""
+    learning_rate: PositiveFloat = 3e-4
+    """Adam step size at the start."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the step size, and the length of natural-gradient steps, falls to zero over the budget."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    """Discount per step."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of generalised advantage estimation."""
+    n_steps: Positive = 5
+    """Transitions of the n-step returns that the two mixtures use."""
+    advantage_n_step: Fraction = 0.0
+    """Weight of the n-step advantage; the rest is generalised advantage estimation."""
+    target_lambda: Fraction | None = None
+    """Lambda of the value target's lambda-return; absent: `gae_lambda`."""
+    target_n_step: Fraction = 0.0
+    """Weight of the n-step return in the value target; the rest is the lambda-return."""
+    control_variate: bool = True
+    """Subtract the mean advantage of the other portfolios on the path at the same bar; without effect for one."""
+    hindsight_critic: bool = False
+    """Show the critic the rest of the chunk's market returns (in training only; the actor never sees them)."""
+    distortion: Literal["none", "cvar", "wang", "power"] = "none"
+    """What the policy maximises of the distribution of returns: its mean, the mean of its worst share, or Wang's or the
+    power distortion of it; needs `policy.quantiles`. See `jaxppo.risk.distortion`."""
+    distortion_level: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    """Of cvar: the worst share, at least 1 / `policy.quantiles` and at most 1. Of wang: standard deviations taken off a
+    normal distribution. Of power: independent draws beside the first, of which the worst counts."""
+    clip: PositiveFloat | None = 0.2
+    """Clip range of the importance ratio; null for no clip."""
+    dual_clip: Annotated[float, Field(gt=1.0, le=LARGEST)] | None = None
+    """Bound of the loss where the advantage is negative, multiples of the advantage; null for none."""
+    kl_penalty: Literal["none", "doubling", "integral"] = "none"
+    """Penalty on KL(old || new) whose coefficient follows `kl_target`: doubled or halved, or an integral rule."""
+    kl_target: PositiveFloat = 0.01
+    """Mean KL per iteration that the penalty aims at, nats."""
+    kl_coefficient: PositiveFloat = 1.0
+    """Coefficient of the penalty at the start."""
+    kl_stop: PositiveFloat | None = None
+    """Mean KL of a minibatch beyond which the rest of the iteration is skipped, nats; null for never."""
+    kl_limit: PositiveFloat | None = None
+    """Largest accepted mean KL of an iteration: a line search shortens its step until it holds; null for none."""
+    line_search_steps: BoundedInt = 10
+    """Lengths that the line search tries, each a fifth shorter, before it rejects the step."""
+    direction: Literal["adam", "natural"] = "adam"
+    """Minibatch Adam on the loss, or one natural-gradient step that aims at `kl_limit` an iteration."""
+    conjugate_gradient_steps: BoundedInt = 10
+    """Conjugate-gradient iterations of the natural gradient."""
+    fisher_damping: NonNegative = 0.1
+    """Multiple of the identity that is added to the Fisher matrix."""
+    value_coefficient: NonNegative = 0.5
+    """Weight of the value loss."""
+    value_loss: Literal["squared", "clipped", "huber"] = "squared"
+    """Value error: squared, squared with a clip around the value in the rollout, or Huber; not for quantiles."""
+    value_clip: PositiveFloat = 0.2
+    """Clip range of `value_loss: clipped`, in (normalised) values."""
+    huber_delta: PositiveFloat = 1.0
+    """Where `value_loss: huber` turns linear, in (normalised) values."""
+    quantile_kappa: NonNegative = 0.0
+    """Where the loss of quantiles turns linear, in (normalised) values; 0 for everywhere. What is learned are quantiles
+    only as far as this is small beside the spread of returns."""
+    value_normalisation: Literal["none", "running", "popart"] = "none"
+    """Learn values in units of the targets' running spread; popart rescales the last layer to preserve its output."""
+    value_statistics_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    """Weight of an iteration's targets in those running statistics."""
+    entropy_coefficient: NonNegative = 0.01
+    """Weight of the entropy bonus at the start."""
+    entropy_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the weight of the entropy bonus goes to `entropy_final` over the budget."""
+    entropy_final: NonNegative = 0.0
+    """Weight of the entropy bonus at the end, unless the schedule is constant."""
+    max_grad_norm: PositiveFloat = 0.5
+    """Global gradient-norm clip."""
+    reward_scale: PositiveFloat = 20.0
+    """Multiplier of the reward; 100 counts log returns in percent."""
+
+
+class TrainingConfig(Section):
+    """The host loop."""
+
+    steps: Budget | None = None
+    """Budget in environment steps (portfolio bars)."""
+    episodes: Budget | None = None
+    """Budget in training episodes, of `env.episode_chunks * ppo.chunk` steps each."""
+    minutes: PositiveFloat | None = None
+    """Budget in minutes of wall time, compilation included."""
+    evaluate_every: Positive = 10
+    """Iterations between evaluations on the validation period."""
+    checkpoint_every: Positive = 10
+    """Iterations between checkpoints."""
+    devices: Positive | None = None
+    """Devices to train on; absent: all."""

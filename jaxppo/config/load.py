@@ -1,0 +1,272 @@
+"""The run configuration: typed, frozen, strict; one YAML file plus dotted overrides."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+import yaml
+
+from jaxppo.config.items import item_of, written_out
+from jaxppo.config.schema import BUDGETS, Config
+from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text
+
+LONGEST_SHOWN = 100
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration; the message is one line that names the key, the value and what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars (1e-4 is a number; ON, NO and 2010-12-31 are text); a key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in given:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            given |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that a YAML 1.1 or a YAML 1.2 reader would take for something else."""
+
+
+LINE_BREAKS = "\n\r\x85\u2028\u2029"
+"""Characters that only a double-quoted text keeps."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if set(text) & set(LINE_BREAKS) else None)
+
+
+_Dumper.add_representer(str, _text)
+
+_SCALARS = (
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9](?:_?[0-9])*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9](?:_?[0-9])*\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in _SCALARS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and applies overrides.
+
+    Args:
+      path: YAML file; keys that it leaves out have their defaults.
+      overrides: command-line style: `("--ppo.learning-rate", "1e-4")` or `("--ppo.learning-rate=1e-4",)`. A dash in a
+        key stands for an underscore; values are YAML, and a list may be written `a,b,c`. A budget (`training.steps`,
+        `.episodes`, `.minutes`) replaces that of the file.
+
+    Raises:
+      ConfigError: file missing or not a mapping, unknown key, value of the wrong type or out of range, bad combination.
+    """
+    options = _parse_overrides(overrides)
+    tree = _read_yaml(path)
+    if any(key == f"training.{budget}" for key in options for budget in BUDGETS) and isinstance(
+        tree.get("training"), dict
+    ):
+        tree["training"] = {key: value for key, value in tree["training"].items() if key not in BUDGETS}
+    for key, value in options.items():
+        _assign(tree, key, value)
+    return validate_config(tree, source=str(path), options=tuple(options))
+
+
+def validate_config(tree: dict[str, Any], *, source: str = "config", options: Sequence[str] = ()) -> Config:
+    """`Config` of a nested dict; errors name `source`, or the option for the dotted keys in `options`.
+
+    Raises:
+      ConfigError: see `load_config`.
+    """
+    filled = {name: {} if value is None and name in sections() else value for name, value in tree.items()}
+    filled |= {name: written_out(filled[name]) for name in lists() if name in filled}
+    try:
+        return Config.model_validate_json(json.dumps(filled))
+    except pydantic.ValidationError as error:
+        problem = _first_problem(error, filled, source, options)
+    except (TypeError, ValueError) as error:
+        problem = f"{source}: {error}; only numbers, text, lists and mappings are allowed"
+    raise ConfigError(problem)
+
+
+def dump_config(config: Config) -> str:
+    """YAML of a resolved configuration; `load_config` of it gives the same one."""
+    tree = config.model_dump(mode="json")
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+def _read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+    if not str(path):
+        raise ConfigError("the path of the config file is empty; give a YAML file such as configs/quickstart.yaml")
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; a YAML file is expected") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not a text file in UTF-8 (byte {error.object[error.start]:#04x} at position {error.start})"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    tree = _parse_yaml(text, str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a mapping of sections, not {_shown(tree)}")
+    return tree
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: lists or mappings are nested too deeply") from None
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Dotted key and value of each override; the last of several for one key counts."""
+    parsed, rest = {}, list(overrides)
+    while rest:
+        word = str(rest.pop(0))
+        if not word.startswith("--") or len(word) == 2:
+            raise ConfigError(f"unexpected argument {word!r}; overrides look like --ppo.learning-rate 1e-4")
+        option, equals, text = word.partition("=")
+        key = option[2:].replace("-", "_")
+        fields = dict(keys())
+        if key not in fields and key not in sections():
+            raise ConfigError(f"unknown option {option}; {_nearest(key, '--')}")
+        if not equals:
+            if not rest or (str(rest[0]).startswith("--") and len(str(rest[0])) > 2):
+                raise ConfigError(f"{option} has no value; write {option} VALUE")
+            text = str(rest.pop(0))
+        value = _parse_yaml(text, f"{option}: {text!r}")
+        parsed[key] = _as_written(value, text, fields[key], option) if key in fields else value
+    given = [f"--{key}" for key in (f"training.{budget}" for budget in BUDGETS) if parsed.get(key) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} are given; only one budget can be set")
+    return parsed
+
+
+def _as_written(value: Any, text: str, field: Any, option: str) -> Any:
+    """Text stays text where a key accepts it (a file named 2010), and `a,b` is a list where a key accepts one."""
+    if takes_text(field):
+        return value if value is None or isinstance(value, str | list) else text
+    alone = "list of" in accepted(field).partition(" or ")[0]
+    if takes_list(field) and not isinstance(value, list | dict) and value is not None and (alone or "," in text):
+        return _parse_yaml(f"[{text}]", f"{option}: {text!r}")
+    return value
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key in place."""
+    section, _, name = key.rpartition(".")
+    if not section:
+        tree[name] = value
+        return
+    node = tree[section] = {} if tree.get(section) is None else tree[section]
+    if not isinstance(node, dict):
+        raise ConfigError(f"{section} is {_shown(node)}; allowed: a section (a mapping of keys)")
+    node[name] = value
+
+
+def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source: str, options: Sequence[str]) -> str:
+    """One line for the first error: where, the key, its value, and what is allowed or the nearest known key."""
+    problems = error.errors(include_url=False)
+    # A misspelt key of an item says more than the required one that is missing for it.
+    misspelt = (p for p in problems if p["loc"] and p["loc"][0] in lists() and p["type"] == "extra_forbidden")
+    problem = next(misspelt, problems[0])
+    location = [str(part) for part in problem["loc"]]
+    if not location:
+        return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
+    if location[0] in lists() and len(location) > 1:
+        return _item_problem(problem, f"--{location[0]}" if location[0] in options else source)
+    inside = location[0] in sections() and len(location) > 1
+    key = ".".join(location[: 2 if inside else 1])
+    where = f"--{key}" if key in options else f"{source}: {key}"
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown key {key!r}; {_nearest(key, '')}"
+    value = tree[location[0]][location[1]] if inside else tree[location[0]]
+    field = dict(keys()).get(key)
+    if field is None:
+        example = next(iter(sections()[key].model_fields))
+        return f"{where} is {_shown(value)}; allowed: a section (a mapping of keys such as {example})"
+    return f"{where} is {_shown(value)}; allowed: {accepted(field)}"
+
+
+def _item_problem(problem: Any, source: str) -> str:
+    """One line for an error inside a list of named transforms."""
+    key, number, *path = problem["loc"]
+    absent = problem["type"] == "missing" and isinstance(path[-1], str)
+    if problem["type"] == "missing" and not absent:
+        path.pop()  # an element that a list lacks: the list is what is wrong
+    where = ".".join([f"{key}[{number}]", *map(str, path)])
+    fields = nested(lists()[key], path)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)
+        return (
+            f"{source}: unknown key {where!r}; "
+            f"{f'did you mean {near[0]}?' if near else 'known: ' + (', '.join(fields) or 'none')}"
+        )
+    if absent:
+        return f"{source}: {where} is missing; it has no default"
+    named = [part for part in path if part in fields]
+    allowed = problem["msg"].removeprefix("Value error, ")
+    if not path and not isinstance(problem["input"], dict):
+        allowed = lists()[key].form()
+    if named and len(path) > 1:
+        allowed = accepted(fields[named[-1]])
+    elif path:
+        allowed = f"a mapping of keys: {', '.join(fields) or 'it has none'}"
+    field = nested(lists()[key], path[:-1]).get(path[-1]) if path else None
+    if field is not None and item_of(field.annotation) is not None:
+        allowed = accepted(field)
+    return f"{source}: {where} is {_shown(problem['input'])}; allowed: {allowed}"
+
+
+def _nearest(key: str, prefix: str) -> str:
+    """A hint for an unknown key: the known one that is most like it, or those of its section."""
+    known = [name for name, _ in keys()]
+    short = {name.rpartition(".")[2]: name for name in reversed(known)}
+    section, _, last = key.rpartition(".")
+    near = difflib.get_close_matches(key, [*known, *sections()], n=1, cutoff=0.75)
+    near = near or [short[name] for name in difflib.get_close_matches(last, short, n=1, cutoff=0.75)]
+    if near:
+        return f"did you mean {prefix}{near[0]}?"
+    model = sections().get(section, Config)
+    inside = f"of {section} " if section in sections() else ""
+    return f"known keys {inside}are {', '.join(model.model_fields)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML would show it, cut to one short piece."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " ..."

@@ -1,0 +1,64 @@
+"""The reference page of the configuration: `python -m jaxppo.config.reference > docs/config.md`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jaxppo.config.items import Item, item_of
+from jaxppo.config.schema import Config
+from jaxppo.config.types import accepted, is_section, keys, lists
+
+COMMAND = "python -m jaxppo.config.reference > docs/config.md"
+HEAD = f"""\
+# Configuration keys
+
+Written by `{COMMAND}`; do not edit.
+
+A run is one YAML file. Every key is also an option of `scripts/train.py` and `scripts/backtest.py`, for example
+`--ppo.learning_rate 1e-4` or `--data.symbols AAPL,MSFT`, which takes the place of the file's value. A key that is left
+out has its default. An unknown key, a value of another type and a value out of its range are errors.
+"""
+
+
+def reference() -> str:
+    """Markdown of every key: what it accepts, its default, and what it means."""
+    top = {name: field for name, field in Config.model_fields.items() if not is_section(field)}
+    parts = [HEAD, _table("Top level", "", top)]
+    for name, field in Config.model_fields.items():
+        if is_section(field):
+            parts.append(_table(name, field.annotation.__doc__ or "", dict(keys(field.annotation, f"{name}."))))
+    for key, item in lists().items():
+        parts += _items(key, item)
+    return "\n".join(parts)
+
+
+def _items(title: str, item: type[Item]) -> list[str]:
+    """A section for every kind of item of a list, and for those of the lists that it has."""
+    parts = []
+    for name, model in item.kinds().items():
+        parts.append(_table(f"{title}: {name}", model.__doc__ or "", model.model_fields))
+        inner = {key: item_of(field.annotation) for key, field in model.model_fields.items()}
+        for key, found in inner.items():
+            parts += _items(f"{title}: {name}.{key}", found) if found is not None else []
+    return parts
+
+
+def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:
+    """One section as a heading, a sentence and a table."""
+    lines = [f"## {title}", "", *([meaning, ""] if meaning else [])]
+    lines += ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
+    for key, field in fields.items():
+        default = "" if field.is_required() else f"`{_default(field.default)}`"
+        cells = (f"`{key}`", accepted(field), default, " ".join((field.description or "").split()))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: Any) -> str:
+    """A default as YAML writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,1 @@
+"""Whoever decides: the policy protocol, networks, distributions, rules."""

@@ -1,0 +1,265 @@
+"""Strategies of a book: rules and agents that decide for an account of their own, as pure functions.
+
+A factory with static hyper-parameters returns a `Strategy`. Everything is written for one account and one market;
+`vmap` over accounts. `jaxppo.backtest.trained` makes one of a trained agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, outstanding
+from jaxppo.envs.market.features import ewma_volatility
+from jaxppo.envs.market.index import market_index
+from jaxppo.envs.market.indicators import log_return
+from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.windows import rolling_moments
+from jaxppo.envs.trading.view import MarketView
+
+
+class Strategy(NamedTuple):
+    """A decision rule as pure functions.
+
+    Attributes:
+      name: unique within a book.
+      table: `MarketView -> pytree` with leading axis T: what depends on the market alone, computed once. Row t may use
+        bars <= t only.
+      init: `n_assets -> state` at the start of an episode, a pytree of arrays.
+      decide: `(state, row, portfolio) -> (weights [A], hold [A], state)` at the close of a bar: target weights,
+        fractions of the equity of its own account `portfolio`, and which assets it leaves alone.
+    """
+
+    name: str
+    table: Callable[[MarketView], Any]
+    init: Callable[[int], Any]
+    decide: Callable[[Any, Any, Portfolio], tuple[jax.Array, jax.Array, Any]]
+
+
+def rule(
+    name: str, targets: Callable[[MarketView], jax.Array], *, gross: float = 1.0, tolerance: float = 0.1
+) -> Strategy:
+    """A strategy that follows target weights which depend on the market alone.
+
+    Args:
+      name: of the strategy.
+      targets: `MarketView -> [T, A]` weights, those of row t known at its close.
+      gross: largest gross exposure, > 0: larger targets are scaled down to it, all by the same factor.
+      tolerance: an asset is traded when it is off its target by more than this share of the target, in [0, 1).
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+    if not gross > 0 or not 0 <= tolerance < 1:
+        raise ValueError(f"gross ({gross}) must be > 0 and tolerance ({tolerance}) in [0, 1)")
+
+    def table(view: MarketView) -> dict[str, jax.Array]:
+        weights = targets(view)
+        total = jnp.sum(jnp.abs(weights), axis=-1, keepdims=True)
+        scale = jnp.where(total > gross, gross / jnp.where(total > gross, total, 1.0), 1.0)
+        return {"weights": weights * scale, "tradable": view.market.tradable}
+
+    def decide(
+        state: tuple[()], row: dict[str, jax.Array], portfolio: Portfolio
+    ) -> tuple[jax.Array, jax.Array, tuple[()]]:
+        wanted = row["weights"]
+        near = jnp.abs(wanted - expected_weights(portfolio)) <= tolerance * jnp.abs(wanted)
+        return wanted, near | ~row["tradable"], state
+
+    return Strategy(name, table, lambda n_assets: (), decide)
+
+
+def buy_and_hold(*, name: str = "buy_and_hold") -> Strategy:
+    """Equal weights in the assets that are tradable at the first decision that has any, never touched again."""
+
+    def decide(state: tuple[()], tradable: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array, tuple[()]]:
+        weights = tradable / jnp.maximum(tradable.sum(), 1)
+        bought = jnp.any((portfolio.shares != 0) | (outstanding(portfolio) != 0))
+        return weights, bought | ~tradable, state
+
+    return Strategy(name, lambda view: view.market.tradable, lambda n_assets: (), decide)
+
+
+def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equal_weight") -> Strategy:
+    """Equal weights in the tradable assets, `gross` in all, each rebalanced when it leaves its band.
+
+    Args:
+      gross: exposure, fraction of equity, > 0.
+      tolerance: half-width of the band, share of the weight, in [0, 1).
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+
+    def targets(view: MarketView) -> jax.Array:
+        tradable = view.market.tradable
+        return gross * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
+
+
+def volatility_target(
+    target: float = 0.1, *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "volatility_target"
+) -> Strategy:
+    """Equal weights, scaled so that the forecast volatility of their portfolio is the target.
+
+    Args:
+      target: per year, fraction of equity, > 0.
+      span: bars of the exponential forecast, >= 1.
+      gross: largest exposure, see `rule`.
+      tolerance: see `rule`.
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+    _check_scale(target, span)
+
+    def targets(view: MarketView) -> jax.Array:
+        index = market_index(view.market)
+        index = index.replace(tradable=jnp.ones_like(index.tradable))
+        scale = target / (ewma_volatility(index, span) * view.periods**0.5)
+        tradable = view.market.tradable
+        return scale * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
+
+
+def trend(
+    *,
+    lookback: int = 252,
+    volatility: float = 0.4,
+    span: int = 63,
+    short: bool = True,
+    gross: float = 1.0,
+    tolerance: float = 0.1,
+    name: str = "trend",
+) -> Strategy:
+    """Time-series momentum: long what has risen over the look-back, short what has fallen.
+
+    `w_a = sign(log(p_t / p_{t - lookback})) volatility / sigma_a / A_t`, with `sigma_a` the volatility forecast per
+    year and `A_t` the number of tradable assets.
+
+    Args:
+      lookback: own bars of an asset, >= 1.
+      volatility: per year that each position has by itself, times `1 / A_t`, > 0.
+      span: own bars of the exponential forecast, >= 1.
+      short: False is flat instead of short.
+      gross: see `rule`.
+      tolerance: see `rule`.
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+
+    References:
+      Moskowitz, Ooi & Pedersen (2012), Time series momentum, JFE 104, equation 5 (12 months, 40 %).
+    """
+    if lookback < 1:
+        raise ValueError(f"lookback is {lookback}; it must be >= 1 bar")
+    _check_scale(volatility, span)
+
+    def targets(view: MarketView) -> jax.Array:
+        bars = own_bars(view.market.tradable)
+        moved = bars.spread(log_return(bars.pack(view.market.close), lookback))
+        side = jnp.where(bars.latest >= lookback, jnp.sign(moved), 0.0)
+        return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
+
+
+def mean_reversion(
+    *,
+    window: int = 20,
+    entry: float = 1.25,
+    leave: float = 0.5,
+    volatility: float = 0.4,
+    span: int = 63,
+    short: bool = True,
+    gross: float = 1.0,
+    tolerance: float = 0.1,
+    name: str = "mean_reversion",
+) -> Strategy:
+    """Buys what is far below its recent mean and sells what is far above, until it is near again.
+
+    With `z` the distance of the log price from its mean over the window in standard deviations: long from
+    `z < -entry` until `z > -leave`, short from `z > entry` until `z < leave`; sizes as for `trend`.
+
+    Args:
+      window: own bars of mean and deviation, >= 3.
+      entry: distance at which a position is opened, > `leave`.
+      leave: distance at which it is closed, >= 0.
+      volatility: see `trend`.
+      span: see `trend`.
+      short: see `trend`.
+      gross: see `rule`.
+      tolerance: see `rule`.
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+
+    References:
+      Avellaneda & Lee (2010), Statistical arbitrage in the US equities market, Quantitative Finance 10, section 4
+      (entry 1.25, leave 0.5 on the price itself instead of on residuals).
+    """
+    if window < 3 or not entry > leave >= 0:
+        raise ValueError(f"window ({window}) must be >= 3 bars and entry ({entry}) > leave ({leave}) >= 0")
+    _check_scale(volatility, span)
+
+    def targets(view: MarketView) -> jax.Array:
+        bars = own_bars(view.market.tradable)
+        log_price = jnp.log(bars.pack(view.market.close))
+        mean, squares = rolling_moments(log_price, window)
+        deviation = jnp.sqrt(squares / (window - 1))
+        apart = jnp.where(deviation > 0, (log_price - mean) / jnp.where(deviation > 0, deviation, 1.0), 0.0)
+        apart = jnp.where(bars.latest >= window - 1, bars.spread(apart), 0.0)
+
+        def follow(side: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            near = jnp.where(side > 0, z > -leave, z < leave)
+            side = jnp.where(z < -entry, 1.0, jnp.where(z > entry, -1.0, jnp.where(near, 0.0, side)))
+            return side, side
+
+        side = jax.lax.scan(follow, jnp.zeros(view.market.n_assets), apart)[1]
+        return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
+
+
+def inverse_volatility(
+    *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "inverse_volatility"
+) -> Strategy:
+    """Long the tradable assets in proportion to `1 / sigma_a`, `gross` in all.
+
+    Args:
+      span: own bars of the exponential forecast of volatility, >= 1.
+      gross: exposure, fraction of equity, > 0.
+      tolerance: see `rule`.
+      name: of the strategy.
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+    _check_scale(1.0, span)
+
+    def targets(view: MarketView) -> jax.Array:
+        part = view.market.tradable / ewma_volatility(view.market, span)
+        total = jnp.sum(part, axis=-1, keepdims=True)
+        return gross * part / jnp.where(total > 0, total, 1.0)
+
+    return rule(name, targets, gross=gross, tolerance=tolerance)
+
+
+def _check_scale(volatility: float, span: int) -> None:
+    if not volatility > 0 or span < 1:
+        raise ValueError(f"volatility ({volatility}) must be > 0 and span ({span}) >= 1 bar")
+
+
+def _scaled(view: MarketView, volatility: float, span: int) -> jax.Array:
+    """Weights `[T, A]` of positions of that volatility per year each, divided among the tradable assets."""
+    number = jnp.maximum(view.market.tradable.sum(axis=-1, keepdims=True), 1)
+    return volatility / (ewma_volatility(view.market, span) * view.periods**0.5) / number

@@ -1,0 +1,1 @@
+"""Reports: pages, sections and figures of results that are known."""

@@ -1,0 +1,174 @@
+"""Drawdowns of a backtest for the summary and the report: the deepest, and how long recovery takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from jaxppo.envs.market.features import REGIMES
+from jaxppo.report.figures import COLOURS, as_html, finish
+from jaxppo.report.formatting import MISSING, escaped, percent
+from jaxppo.report.regime_bands import BANDS
+from jaxppo.statistics import drawdowns
+from jaxppo.statistics.drawdowns import Drawdowns
+from jaxppo.statistics.recovery import RecoveryCurve, kaplan_meier, time_to_recovery_by_regime
+
+DEEPEST = 10
+"""Rows of the table."""
+LEAST_DRAWDOWNS = 10
+"""Drawdowns that a curve needs."""
+DEEP = 0.01
+"""Fraction of the peak from which on a drawdown counts as deep."""
+
+
+def drawdown_rows(
+    equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, *, first: int = 0, deepest: int = DEEPEST
+) -> list[dict[str, Any]]:
+    """The deepest drawdowns of an account, deepest first, ready for JSON.
+
+    Args:
+      equity: `[n + 1]` currency, the start included.
+      times: `[n + 1]` datetime64; empty for a market without times.
+      regimes: `[n + 1]` int, the regime known at each point: position in `REGIMES`; -1 unknown.
+      first: number of the first point in a market without times.
+      deepest: how many.
+
+    Returns:
+      Rows with `depth` (positive fraction of the peak), `peak`, `trough` and `recovery` (time or number of the bar;
+      None if not recovered), `bars_to_trough`, `bars_to_recover` (from the trough; None if not recovered), `bars` (from
+      the peak to the recovery, or so far), `recovered`, `regime_at_peak` and `regime_at_trough` (None if unknown).
+
+    Raises:
+      ValueError: see `jaxppo.statistics.drawdowns.table`.
+    """
+
+    def at(point: int) -> str | int:
+        return str(times[point])[:19] if len(times) else first + int(point)
+
+    def regime(point: int) -> str | None:
+        return REGIMES[regimes[point]] if regimes[point] >= 0 else None
+
+    return [
+        {
+            "depth": float(row.depth),
+            "peak": at(row.peak),
+            "trough": at(row.trough),
+            "recovery": at(row.recovery) if row.recovered else None,
+            "bars_to_trough": int(row.bars_to_trough),
+            "bars_to_recover": int(row.bars_to_recover) if row.recovered else None,
+            "bars": int(row.bars),
+            "recovered": bool(row.recovered),
+            "regime_at_peak": regime(row.peak),
+            "regime_at_trough": regime(row.trough),
+        }
+        for row in drawdowns.table(equity, deepest=deepest).itertuples()
+    ]
+
+
+def recovery_curves(equity: np.ndarray, regimes: np.ndarray, *, level: float = 0.95) -> dict[str, RecoveryCurve]:
+    """Kaplan-Meier curves of the time from peak to recovery: of all drawdowns, deep ones, and by regime at the peak.
+
+    Args:
+      equity: `[n + 1]` currency, the start included.
+      regimes: see `drawdown_rows`.
+      level: of the intervals.
+
+    Returns:
+      Name -> curve; those of fewer than `LEAST_DRAWDOWNS` drawdowns are left out.
+    """
+    table = drawdowns.table(equity)
+    if table.empty:
+        return {}
+    peak, bars, recovered, depth = (table[name].to_numpy() for name in ("peak", "bars", "recovered", "depth"))
+    found = {"all": kaplan_meier(bars, recovered, level=level)}
+    if (depth > DEEP).any():
+        found[f"deeper than {100 * DEEP:g} %"] = kaplan_meier(bars[depth > DEEP], recovered[depth > DEEP], level=level)
+    peak = peak.astype(np.int64)
+    every = Drawdowns(depth, peak, table["trough"].to_numpy(np.int64), peak + bars, recovered)
+    found |= time_to_recovery_by_regime(every, regimes, level=level)
+    return {name: curve for name, curve in found.items() if curve.n_drawdowns >= LEAST_DRAWDOWNS}
+
+
+def recovery_figure(curves: dict[str, RecoveryCurve], level: float) -> tuple[go.Figure, str]:
+    """Share of drawdowns that are not recovered after so many bars, with the interval of the first curve."""
+    figure = go.Figure()
+    for rank, (name, curve) in enumerate(curves.items()):
+        # The axis is logarithmic; a curve is 1 until a drawdown has recovered, which takes a bar at least.
+        bars, share = np.r_[0.8, curve.bars], np.r_[1.0, curve.unrecovered]
+        if rank == 0:
+            known = np.isfinite(curve.low)
+            for end, fill in ((curve.high, None), (curve.low, "tonexty")):
+                figure.add_scatter(
+                    x=np.r_[0.8, curve.bars[known]], y=np.r_[1.0, end[known]], line={"width": 0, "shape": "hv"},
+                    mode="lines", fill=fill, fillcolor="rgba(0,114,178,0.15)", hoverinfo="skip", showlegend=False,
+                )  # fmt: skip
+        colour = BANDS.get(name, COLOURS[0] if rank == 0 else COLOURS[-1])
+        figure.add_scatter(
+            x=bars, y=share, name=f"{name} ({curve.n_drawdowns:,})", mode="lines",
+            line={"shape": "hv", "color": colour, "width": 2.4 if rank == 0 else 1.5}, hovertemplate="%{y:.1%}",
+        )  # fmt: skip
+        censored = curve.at_risk - curve.recoveries - np.r_[curve.at_risk[1:], 0] > 0
+        figure.add_scatter(
+            x=curve.bars[censored], y=curve.unrecovered[censored], mode="markers", showlegend=False, hoverinfo="skip",
+            marker={"symbol": "line-ns", "size": 10, "line": {"color": colour, "width": 2}},
+        )  # fmt: skip
+    finish(figure, np.empty(0), height=360, last_row=1, x_title="Bars since the peak")
+    longest = max(float(curve.bars[-1]) for curve in curves.values())
+    ticks = [step * 10**power for power in range(math.ceil(math.log10(longest)) + 1) for step in (1, 2, 5)]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    figure.update_yaxes(title_text="Not recovered", tickformat=".0%", range=[0, 1.02])
+    splits = ", by the regime at their peak" if any(name in BANDS for name in curves) else ""
+    return figure, (
+        f"Share of the drawdowns that last longer than so many bars (Kaplan-Meier){splits}; in brackets, how many "
+        f"there are. Shaded: {100 * level:g} % interval of the first line. A tick is a drawdown that was not recovered "
+        "when the period ended: it counts for as long as it was seen. Lines of fewer than "
+        f"{LEAST_DRAWDOWNS} drawdowns are left out."
+    )
+
+
+def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: float) -> str:
+    """The section of the report as HTML: the table of the deepest drawdowns and the curve of recovery.
+
+    Args:
+      equity: `[n + 1]` currency of the agent.
+      times: see `drawdown_rows`.
+      regimes: see `drawdown_rows`.
+      level: of the intervals.
+    """
+    rows = drawdown_rows(equity, times, regimes)
+    if not rows:
+        return '<p class="caption">The equity never fell below an earlier close.</p>'
+    n = len(drawdowns.table(equity))
+    note = (
+        f"The deepest {len(rows)} of {n:,} drawdowns, at closes and after costs, from the last close at the peak to "
+        "the first one back at it. How long one takes that is not recovered is not known: its bars are those so far."
+    )
+    curves = recovery_curves(equity, regimes, level=level)
+    drawn = as_html("recovery", recovery_figure(curves, level)) if curves else ""
+    few = '<p class="caption">They are too few to tell how long recovery takes.</p>'
+    return f'<div class="scroll">{_table(rows)}</div><p class="caption">{note}</p>{drawn or few}'
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    head = ("Depth", "Peak", "Trough", "Recovery", "Bars to trough", "Bars to recover", "Bars in all")
+    head += ("Regime at peak", "At trough")
+    lines = []
+    for row in rows:
+        cells = [percent(row["depth"]), _time(row["peak"]), _time(row["trough"])]
+        cells.append(_time(row["recovery"]) if row["recovered"] else "not recovered")
+        cells.append(f"{row['bars_to_trough']:,}")
+        cells.append(f"{row['bars_to_recover']:,}" if row["recovered"] else MISSING)
+        cells.append(f"{row['bars']:,}" + ("" if row["recovered"] else " so far"))
+        cells += [row[name] or MISSING for name in ("regime_at_peak", "regime_at_trough")]
+        lines.append(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells)}</tr>")
+    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
+    return f'<table class="compact drawdowns"><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _time(at: str | int) -> str:
+    """A time to the minute, without what is midnight anyway, or the number of a bar."""
+    return f"{at:,}" if isinstance(at, int) else at.removesuffix("T00:00:00").removesuffix(":00").replace("T", " ")

@@ -1,0 +1,311 @@
+"""The figures of a backtest report, each drawn from plain arrays: equity, positions, costs, training curves.
+
+Every function returns the plotly figure and a caption in plain words. A long series is drawn from fewer points than it
+has, and the caption says so; nothing is smoothed away: lines keep the lowest and the highest value of each group.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+from plotly.subplots import make_subplots
+
+from jaxppo.report.formatting import escaped
+from jaxppo.report.regime_bands import add_bands
+
+# Okabe & Ito's palette: told apart by colour-blind readers too. The agent is always the first colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b7280", "#8c6d1f", "#5b3a8c", "#222222")
+MAX_POINTS = 4000
+MAX_COLUMNS = 1000
+MAX_LINES = 10
+MAX_PANELS = 15
+
+_X_KEYS = ("env_steps", "iteration", "step")
+_CURVES = (
+    "reward", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
+    "clip_fraction", "explained_variance", "learning_rate", "gradient_norm", "turnover", "exposure", "steps_per_second",
+)  # fmt: skip
+
+# Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "plotlyServerURL": "",
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d", "autoScale2d"],
+}
+
+
+def drawdown_of_equity(equity: np.ndarray) -> np.ndarray:
+    """`[n + 1]` distance below the running peak as a fraction >= 0 of that peak; NaN points are skipped."""
+    peak = np.fmax.accumulate(np.asarray(equity, dtype=np.float64))
+    return 1.0 - np.divide(equity, peak, out=np.full(len(peak), np.nan), where=peak > 0)
+
+
+def drawn_points(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
+    """Indices of the points to draw: all of them, or the first, lowest, highest and last of each group of bars.
+
+    Args:
+      values: `[n]`, NaN allowed.
+      limit: how many points may be drawn, >= 4.
+
+    Returns:
+      Ascending indices, at most `limit` of them; the first and last point, and both extremes, are among them.
+    """
+    values = np.asarray(values)
+    n = len(values)
+    if n <= limit:
+        return np.arange(n)
+    size = math.ceil(n / (limit // 4))
+    picked = [0, n - 1]
+    for begin in range(0, n, size):
+        group = values[begin : begin + size]
+        picked += [begin, begin + len(group) - 1]
+        if np.isfinite(group).any():
+            picked += [begin + int(np.nanargmin(group)), begin + int(np.nanargmax(group))]
+    return np.unique(picked)
+
+
+def equity_figure(
+    times: np.ndarray, equity: Mapping[str, np.ndarray], regimes: np.ndarray | None = None
+) -> tuple[go.Figure, str]:
+    """Equity of every strategy, drawdowns below on the same time axis, regimes shaded behind.
+
+    Args:
+      times: `[n + 1]` datetime64 or bar numbers.
+      equity: name -> `[n + 1]` currency; the first is the agent.
+      regimes: `[n + 1]` int, the regime known at each point, see `jaxppo.report.regime_bands`; None shades nothing.
+
+    Returns:
+      The figure and its caption.
+    """
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.66, 0.34], vertical_spacing=0.05)
+    x = _axis_values(times)
+    for rank, (name, values) in enumerate(equity.items()):
+        values = np.asarray(values, dtype=np.float64)
+        for row, series in ((1, values), (2, -drawdown_of_equity(values))):
+            points = drawn_points(series)
+            line = _line(rank, name, x[points], series[points], width=2.4 if rank == 0 else 1.5)
+            line.update(legendgroup=str(rank), showlegend=row == 1)
+            line.update(hovertemplate="%{y:,.2f}" if row == 1 else "%{y:.2%}")
+            figure.add_trace(line, row=row, col=1)
+    values = np.concatenate([np.ravel(series) for series in equity.values()])
+    logarithmic = bool((values > 0).all()) and values.max() > 10 * values.min()
+    figure.update_yaxes(title_text="Equity", tickformat="~s", type="log" if logarithmic else "linear", row=1, col=1)
+    figure.update_yaxes(title_text="Drawdown", tickformat=".1~%", maxallowed=0, row=2, col=1)
+    finish(figure, times, height=560, last_row=2)
+    caption = (
+        "Equity after all costs, marked at the close of each bar; below, the distance from its highest value so far."
+    )
+    scale = " Equity is on a logarithmic scale." if logarithmic else ""
+    shaded = "" if regimes is None else add_bands(figure, x, regimes)
+    return figure, caption + scale + shaded + _thinned(len(times), "point")
+
+
+def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> tuple[go.Figure, str]:
+    """Weight of each asset over time (lines, a heat map for many assets), gross and net exposure below.
+
+    Args:
+      times: `[n]` datetime64 or bar numbers.
+      weights: `[n, A]` fraction of equity, negative when short.
+      symbols: A names.
+
+    Returns:
+      The figure and its caption.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    n_assets = len(symbols)
+    many = n_assets > MAX_LINES
+    height = min(1500, 320 + 15 * n_assets) if many else 520
+    below = 150 / height
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, row_heights=[1 - below, below], vertical_spacing=40 / height
+    )
+    x = _axis_values(times)
+    add_weights = _add_heat_map if many else _add_weight_lines
+    caption = add_weights(figure, x, weights, symbols)
+    for rank, (name, series) in enumerate((("gross", np.abs(weights).sum(axis=1)), ("net", weights.sum(axis=1)))):
+        points = drawn_points(series)
+        line = _line(0, name, x[points], series[points], width=1.4)
+        line.update(
+            line_color=("#374151", "#9ca3af")[rank], line_shape="hv", hovertemplate="%{y:.1%}", legend="legend2"
+        )
+        figure.add_trace(line, row=2, col=1)
+    figure.update_yaxes(title_text="Exposure", tickformat=".0%", rangemode="tozero", row=2, col=1)
+    finish(figure, times, height=height, last_row=2)
+    figure.update_layout(legend2={"orientation": "h", "x": 0, "y": below, "yanchor": "bottom"})
+    return figure, caption + " Gross exposure is the sum of the absolute weights, net exposure their sum."
+
+
+def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go.Figure, str]:
+    """Cumulative costs by kind, stacked.
+
+    Args:
+      times: `[n]` datetime64 or bar numbers.
+      costs: kind -> `[n]` currency per bar; negative where a fee was earned.
+
+    Returns:
+      The figure and its caption.
+    """
+    figure = go.Figure()
+    x = _axis_values(times)
+    cumulative = {kind: np.cumsum(np.asarray(paid, dtype=np.float64)) for kind, paid in costs.items()}
+    shared = drawn_points(np.sum(list(cumulative.values()), axis=0))
+    stacked = all((np.asarray(paid) >= 0).all() for paid in costs.values())
+    for rank, (kind, total) in enumerate(cumulative.items()):
+        points = shared if stacked else drawn_points(total)
+        line = _line(rank, kind, x[points], total[points], width=1.2)
+        line.update(hovertemplate="%{y:,.2f}", stackgroup="costs" if stacked else None)
+        figure.add_trace(line)
+    figure.update_yaxes(title_text="Paid so far", tickformat="~s")
+    finish(figure, times, height=360, last_row=1)
+    how = "stacked by kind" if stacked else "by kind (a negative cost was earned, so the lines are not stacked)"
+    return figure, f"Costs paid since the start, {how}, in the currency of the equity." + _thinned(len(x), "bar")
+
+
+def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] | None:
+    """One small panel per training metric.
+
+    Args:
+      rows: the rows of `metrics.jsonl`, one per iteration; what is not a number is left out, and so are Sharpe ratios,
+        which would stand without an interval.
+
+    Returns:
+      The figure and its caption, or None when there is no number to draw.
+    """
+    x_key = next((key for key in _X_KEYS if any(_number(row.get(key)) is not None for row in rows)), None)
+    curves = {
+        name: [_number(row.get(name)) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+    }
+    curves = {
+        name: values
+        for name, values in curves.items()
+        if name not in _X_KEYS and "sharpe" not in name and any(v is not None for v in values)
+    }
+    if not curves:
+        return None
+    order = sorted(curves, key=lambda name: (_CURVES.index(name) if name in _CURVES else len(_CURVES), name))
+    shown, left_out = order[:MAX_PANELS], order[MAX_PANELS:]
+    n_rows = math.ceil(len(shown) / 3)
+    titles = [label(name.replace("_", " ")) for name in shown]
+    spacing = {"vertical_spacing": min(0.16, 0.42 / n_rows), "horizontal_spacing": 0.07}
+    figure = make_subplots(rows=n_rows, cols=3, subplot_titles=titles, **spacing)
+    x = np.array([_number(row.get(x_key)) if x_key else i for i, row in enumerate(rows)], dtype=np.float64)
+    for position, name in enumerate(shown):
+        values = np.array(curves[name], dtype=np.float64)
+        known = np.flatnonzero(np.isfinite(values))
+        points = known[drawn_points(values[known], MAX_POINTS // 2)]
+        line = _line(0, name, x[points], values[points], width=1.4)
+        line.update(showlegend=False, hovertemplate="%{y:.4~g}<extra></extra>")
+        figure.add_trace(line, row=position // 3 + 1, col=position % 3 + 1)
+    figure.update_annotations(font_size=12)
+    figure.update_xaxes(tickformat="~s", nticks=5)
+    figure.update_yaxes(nticks=5)
+    finish(figure, np.arange(len(rows)), height=90 + 190 * n_rows, last_row=n_rows, x_title=None)
+    axis = (x_key or "row").replace("_", " ")
+    caption = f"Metrics of the training run against {axis}: diagnostics of learning, not results."
+    if left_out:
+        caption += f" Not drawn, but in metrics.jsonl: {', '.join(left_out)}."
+    return figure, caption
+
+
+def _add_weight_lines(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> str:
+    """Adds `[n, A]` weights as one stepped line per asset to the first row; returns the caption."""
+    for rank, symbol in enumerate(symbols):
+        points = drawn_points(weights[:, rank])
+        line = _line(rank, symbol, x[points], weights[points, rank], width=1.6)
+        line.update(line_shape="hv", hovertemplate="%{y:.1%}")
+        figure.add_trace(line, row=1, col=1)
+    figure.update_yaxes(title_text="Weight", tickformat=".0%", row=1, col=1)
+    return "Weight of each asset as a fraction of equity, negative when short." + _thinned(len(x), "bar")
+
+
+def _add_heat_map(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> str:
+    """Adds `[n, A]` weights as a heat map to the first row; returns the caption."""
+    n, n_assets = weights.shape
+    size = math.ceil(n / MAX_COLUMNS)
+    begins = np.arange(0, n, size)
+    counts = np.diff(np.append(begins, n))
+    means = np.add.reduceat(weights, begins, axis=0) / counts[:, None]
+    largest = np.nanmax(np.abs(means), initial=0.0)
+    limit = float(largest) if np.isfinite(largest) and largest > 0 else 1.0
+    figure.add_trace(
+        go.Heatmap(
+            x=x[begins], y=[label(symbol) for symbol in symbols], z=means.T.astype(np.float32),
+            zmin=-limit, zmax=limit, colorscale="RdBu", hovertemplate="%{y} %{x}: %{z:.2%}<extra></extra>",
+            colorbar={"title": {"text": "weight"}, "tickformat": ".2~%", "len": 0.5, "y": 0.72, "thickness": 12},
+        ),
+        row=1, col=1,
+    )  # fmt: skip
+    figure.update_yaxes(type="category", autorange="reversed", row=1, col=1)
+    figure.update_yaxes(tickfont_size=9, dtick=max(1, math.ceil(n_assets / 90)), row=1, col=1)
+    thinned = f" Each column is the mean of {size} bars, of {n:,} in all." if size > 1 else ""
+    return f"Weight of each of {n_assets} assets: blue is long, red is short, white is no position.{thinned}"
+
+
+def _line(rank: int, name: str, x: np.ndarray, y: np.ndarray, *, width: float) -> go.Scatter:
+    """A line in the colour of its rank; a series of a few points also shows the points."""
+    mode = "lines" if len(x) > 30 else "lines+markers"
+    return go.Scatter(
+        x=x, y=y, name=label(name), mode=mode, marker_size=5,
+        line={"color": COLOURS[rank % len(COLOURS)], "width": width},
+    )  # fmt: skip
+
+
+def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, x_title: str | None = "Bar") -> None:
+    """Applies the common look, and labels the last time axis."""
+    figure.update_layout(
+        template="plotly_white", height=height, hovermode="x unified",
+        font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": "#1f2937"},
+        margin={"l": 64, "r": 24, "t": 56, "b": 44},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9ca3af", "activecolor": COLOURS[0]},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+    )  # fmt: skip
+    figure.update_xaxes(showgrid=True, gridcolor="#eef0f3", zeroline=False, linecolor="#cbd5e1", showline=True)
+    figure.update_yaxes(showgrid=True, gridcolor="#eef0f3", zerolinecolor="#94a3b8", automargin=True)
+    if np.issubdtype(np.asarray(times).dtype, np.datetime64):
+        daily = (times == times.astype("datetime64[D]")).all()
+        figure.update_xaxes(hoverformat="%Y-%m-%d" if daily else "%Y-%m-%d %H:%M")
+    elif x_title:
+        figure.update_xaxes(title_text=x_title, row=last_row if last_row > 1 else None, col=1 if last_row > 1 else None)
+
+
+def _axis_values(times: np.ndarray) -> np.ndarray:
+    """Times to the second, as plotly writes them out in full; bar numbers as they are."""
+    times = np.asarray(times)
+    return times.astype("datetime64[s]") if np.issubdtype(times.dtype, np.datetime64) else times
+
+
+def _thinned(n: int, unit: str) -> str:
+    """What the caption says of a line that is not drawn from all its points."""
+    if n <= MAX_POINTS:
+        return ""
+    size = math.ceil(n / (MAX_POINTS // 4))
+    return f" Drawn from the first, lowest, highest and last of every {size} {unit}s, of {n:,}: no extreme is missing."
+
+
+def label(name: str) -> str:
+    """A name that plotly, which reads a little HTML, shows as it was written."""
+    return html.escape(str(name), quote=False)
+
+
+def _number(value: Any) -> float | None:
+    """`value` as a float if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def as_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
+    """A figure without the library, which the page has once, and its caption."""
+    if drawn is None:
+        return '<p class="caption">Nothing was recorded.</p>'
+    figure, caption = drawn
+    division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=CONFIG)
+    return f'<div class="figure">{division}</div>\n<p class="caption">{escaped(caption)}</p>'

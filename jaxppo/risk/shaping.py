@@ -1,0 +1,194 @@
+"""What stands between a rollout and its targets: the reward that an objective and constraints make of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxppo.policy.rollout import Rollout
+from jaxppo.risk import batch, lagrangian
+from jaxppo.risk.batch import Average
+from jaxppo.risk.constraints import Constraint, Traded
+from jaxppo.risk.episodes import Account, Sample, follow, open_account, restart, sample_of
+from jaxppo.risk.lagrangian import Gains, Multiplier
+from jaxppo.risk.objectives import EpisodeUtility
+
+Outcome = Literal["reward", "log", "simple"]
+SCALE_RATE = 0.05
+"""Weight of an iteration in the scale of the multipliers."""
+SLACK = 0.02
+"""A limit counts as held up to this relative violation."""
+SMALLEST_SCALE = 1e-12
+
+
+class PenalisedConstraint(NamedTuple):
+    """A constraint, and how it is project.
+
+    Attributes:
+      constraint: what is limited.
+      gains: of its multiplier.
+      patience: measurements in a row with the multiplier at its maximum and the limit not held, after which the limit
+        is reported as infeasible.
+    """
+
+    constraint: Constraint
+    gains: Gains = Gains()
+    patience: int = 20
+
+
+@struct.dataclass
+class ShapingState:
+    """What is learned beside the policy; the same on every device.
+
+    Attributes:
+      threshold: of the objective.
+      scale: variance of the mean reward of a portfolio over a rollout: the unit of the multipliers.
+      multipliers: one per constraint.
+      stuck: `[]` int32 per constraint, measurements in a row with the multiplier at its maximum and the limit not held.
+    """
+
+    threshold: Average
+    scale: Average
+    multipliers: tuple[Multiplier, ...]
+    stuck: tuple[jax.Array, ...]
+
+
+class RewardShaping(NamedTuple):
+    """Pure functions that the learner calls in every iteration.
+
+    Attributes:
+      start: `(n_paths, n_portfolios) -> (state, accounts [P, K])` before the first iteration.
+      apply: `(state, accounts, rollout) -> (rollout with another reward, state, accounts, metrics)`, under `shard_map`.
+      restart: `accounts -> accounts`, of paths whose episodes begin anew.
+    """
+
+    start: Callable[[int, int], tuple[ShapingState, Account]]
+    apply: Callable[[ShapingState, Account, Rollout], tuple[Rollout, ShapingState, Account, dict[str, jax.Array]]]
+    restart: Callable[[Account], Account]
+
+
+def shape_rewards(
+    utility: EpisodeUtility | None = None,
+    constraints: Sequence[PenalisedConstraint] = (),
+    *,
+    outcome: Outcome = "reward",
+    rate: float = 0.1,
+) -> RewardShaping:
+    """An objective under constraints.
+
+    The reward of a bar becomes `(r - s sum_i lambda_i g_i) / (1 + sum_i lambda_i)`: r is the increment of the utility
+    of the episode's return, g_i the relative excess of the bar beyond limit i (`jaxppo.risk.constraints`; a share of
+    what was measured where that is above the limit, so that one far out of reach does not drown the rest), lambda_i its
+    multiplier (`jaxppo.risk.lagrangian`), and the unit s of the multipliers the standard deviation, over portfolios, of
+    the mean r of a rollout. Multipliers have seen the rollout that they are applied to.
+
+    Args:
+      utility: of the return of an episode; None leaves the reward as it is. With a utility episodes end where they are
+        truncated, because nothing that comes after counts.
+      constraints: limits with distinct names; they read `Rollout.info` of trading.
+      outcome: the return of an episode: the sum of its rewards, its log growth, or its simple return. The last two read
+        `Rollout.info` of trading.
+      rate: weight of an iteration in the exponential average of the threshold, in (0, 1].
+
+    Raises:
+      ValueError: an argument outside its range.
+
+    References:
+      Tessler, Mankowitz & Mannor, "Reward constrained policy optimization", ICLR 2019, eq. 8.
+      Stooke, Achiam & Abbeel, "Responsive safety in reinforcement learning by PID Lagrangian methods", ICML 2020.
+    """
+    names = [charged.constraint.name for charged in constraints]
+    if len(set(names)) != len(names):
+        raise ValueError(f"constraints are {names}; each can be given once")
+    if not 0.0 < rate <= 1.0:
+        raise ValueError(f"rate is {rate}; it must be in (0, 1]")
+    unmeasured = tuple(lagrangian.start(charged.gains) for charged in constraints)
+
+    def start(n_paths: int, n_portfolios: int) -> tuple[ShapingState, Account]:
+        account = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_paths, n_portfolios)), open_account())
+        multipliers = jax.tree.map(jnp.copy, unmeasured)
+        stuck = tuple(jnp.zeros((), jnp.int32) for _ in constraints)
+        return ShapingState(batch.no_average(), batch.no_average(), multipliers, stuck), account
+
+    def apply(
+        state: ShapingState, accounts: Account, rollout: Rollout
+    ) -> tuple[Rollout, ShapingState, Account, dict[str, jax.Array]]:
+        ended, info = rollout.terminated | rollout.truncated, rollout.info
+        gain = rollout.reward if outcome == "reward" else info["log_growth"]
+        drawdown = info.get("drawdown", jnp.zeros_like(gain))
+        over_portfolios = jax.vmap(follow, in_axes=(0, 1, 1, 1), out_axes=(0, 1, 1))
+        accounts, before, after = jax.vmap(over_portfolios)(accounts, ended, gain, drawdown)
+        finished = sample_of(accounts, ended, after)
+        reward, metrics = rollout.reward, {}
+        if utility is not None:
+            returns = tuple(_returns(x, outcome) for x in (before.gain, after.gain, finished.episode.gain))
+            reward, threshold, metrics = _objective(utility, state.threshold, *returns, finished, rate)
+            state = state.replace(threshold=threshold)
+            rollout = rollout.replace(terminated=ended, truncated=jnp.zeros_like(ended))
+        if constraints:
+            columns = (jnp.expm1(info["log_growth"]), info["leverage"], info["turnover"])
+            traded = Traded(*columns, before, after, finished)
+            reward, state, charged = _charge(constraints, state, reward, traded)
+            metrics |= charged
+        return rollout.replace(reward=reward), state, accounts, metrics
+
+    return RewardShaping(start, apply, restart)
+
+
+def _returns(gain: jax.Array, outcome: Outcome) -> jax.Array:
+    """The return behind an accumulated gain, any shape."""
+    return jnp.expm1(gain) if outcome == "simple" else gain
+
+
+def _objective(
+    utility: EpisodeUtility,
+    threshold: Average,
+    before: jax.Array,
+    after: jax.Array,
+    returns: jax.Array,
+    finished: Sample,
+    rate: float,
+) -> tuple[jax.Array, Average, dict[str, jax.Array]]:
+    """Increments of the utility `[P, S, K]`, the threshold, and metrics."""
+    metrics = {"objective_return": batch.mean(returns, finished.counted)}
+    if utility.learn is not None:
+        threshold = threshold.include(utility.learn(returns, finished.counted), rate, finished.known)
+        metrics["objective_threshold"] = threshold.value
+    worth = utility.utility(returns, threshold.value)
+    metrics["objective_value"] = batch.mean(worth, finished.counted)
+    increments = utility.utility(after, threshold.value) - utility.utility(before, threshold.value)
+    return increments, threshold, metrics
+
+
+def _charge(
+    constraints: Sequence[PenalisedConstraint], state: ShapingState, reward: jax.Array, traded: Traded
+) -> tuple[jax.Array, ShapingState, dict[str, jax.Array]]:
+    """The reward less what the bars are charged for, and the multipliers after this batch."""
+    scale = state.scale.include(batch.spread_of_means(reward), SCALE_RATE, jnp.ones((), bool))
+    unit = jnp.sqrt(jnp.maximum(scale.value, SMALLEST_SCALE**2))
+    multipliers, stuck, metrics = [], [], {}
+    total, weight = reward, jnp.ones(())
+    for (constraint, gains, patience), before, times in zip(constraints, state.multipliers, state.stuck, strict=True):
+        measured = constraint.measure(traded)
+        violation = measured / constraint.limit - 1.0
+        fresh = traded.finished.fresh if constraint.episodic else jnp.ones((), bool)
+        moved = lagrangian.follow(gains, before, violation)
+        after = jax.tree.map(lambda new, old, fresh=fresh: jnp.where(fresh, new, old), moved, before)
+        unmet = (after.value >= gains.maximum) & (violation > SLACK)
+        times = jnp.where(unmet, times + fresh, 0)
+        excess = constraint.excess(traded) / jnp.maximum(measured / constraint.limit, 1.0)
+        total = total - unit * after.value * excess
+        weight = weight + after.value
+        multipliers.append(after)
+        stuck.append(times)
+        metrics |= {
+            f"constraint_{constraint.name}": measured,
+            f"multiplier_{constraint.name}": after.value,
+            f"constraint_{constraint.name}_infeasible": (times >= patience).astype(jnp.float32),
+        }
+    state = state.replace(scale=scale, multipliers=tuple(multipliers), stuck=tuple(stuck))
+    return total / weight, state, metrics

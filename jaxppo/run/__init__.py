@@ -1,0 +1,1 @@
+"""A run: its folder, periods, devices, checkpoints, register of trials, and how it is opened."""

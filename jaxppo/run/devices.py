@@ -1,0 +1,112 @@
+"""What a configuration leaves to the devices: which ones, the precision, the kernel of attention, the micro-batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxppo.config import Config, ConfigError, PPOConfig
+from jaxppo.envs.market import features
+from jaxppo.policy.networks.attention import fused_window_attention
+from jaxppo.policy.networks.config import EncoderConfig
+from jaxppo.ppo.learner import shuffle_groups
+
+
+def select_devices(config: Config) -> list[jax.Device]:
+    """Devices to train on.
+
+    Raises:
+      ConfigError: the platform is absent, or has fewer devices than asked for.
+    """
+    try:
+        devices = jax.devices() if config.device == "auto" else jax.devices(config.device)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {config.device!r}; {_present(error)}") from None
+    wanted = config.training.devices
+    if wanted is not None and wanted > len(devices):
+        raise ConfigError(
+            f"training.devices is {wanted}; this machine has {len(devices)} of kind {devices[0].platform}"
+        )
+    return list(devices[:wanted])
+
+
+def _present(error: RuntimeError) -> str:
+    """What there is instead of a device that JAX cannot use."""
+    try:
+        return f"this machine has {', '.join(sorted({device.platform for device in jax.devices()}))}"
+    except RuntimeError:
+        return f"JAX finds no device: {error}"
+
+
+def encoder_config(config: Config, platform: str) -> EncoderConfig:
+    """Shape, precision and kernels of the network on a platform."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32" if platform == "cpu" else "bfloat16"
+    slices = features.group_slices(config.features.groups)
+    encoder = EncoderConfig(
+        kind=config.policy.kind,
+        groups=tuple(s.stop - s.start for s in slices.values()),
+        width=config.policy.width,
+        layers=config.policy.layers,
+        heads=config.policy.heads,
+        window=config.policy.window,
+        expansion=config.policy.expansion,
+        asset_attention=config.policy.asset_attention,
+        dtype=jnp.dtype(precision),
+        positions=config.policy.positions,
+        bar_seconds=config.policy.bar_seconds or 1.0,
+        coarse_pools=config.policy.coarse_pools,
+        coarse_window=config.policy.coarse_window,
+        rematerialise=config.policy.rematerialise,
+        portfolio=config.policy.portfolio,
+    )
+    return dataclasses.replace(encoder, attention=_attention(config, encoder, platform))
+
+
+def _attention(config: Config, encoder: EncoderConfig, platform: str) -> str:
+    """The kernel of attention; says in the log why it is not the one that was asked for."""
+    if config.policy.attention == "xla" or encoder.kind == "mlp":
+        return "xla"
+    why_not = "" if platform == "gpu" else f"needs a GPU, not a {platform}"
+    if config.ppo.direction == "natural":
+        why_not = why_not or "has no second derivatives, which ppo.direction natural needs"
+    why_not = why_not or encoder.not_fused or _cudnn_error(encoder)
+    if why_not and (config.policy.attention == "cudnn" or platform == "gpu"):
+        logging.getLogger(__name__).warning("attention by XLA: cuDNN's kernel %s", why_not)
+    return "xla" if why_not else "cudnn"
+
+
+def _cudnn_error(encoder: EncoderConfig) -> str:
+    """What cuDNN says against a small problem, forward and backward; empty for nothing."""
+    shape = (1, encoder.heads, 8, encoder.width // encoder.heads)
+    past = (*shape[:2], 8 + encoder.window - 1, shape[-1])
+
+    def loss(query: jax.Array, key: jax.Array) -> jax.Array:
+        return fused_window_attention(query, key, key, encoder.window).astype(jnp.float32).sum()
+
+    try:
+        jax.jit(jax.grad(loss)).lower(jnp.zeros(shape, jnp.bfloat16), jnp.zeros(past, jnp.bfloat16)).compile()
+    except Exception as error:  # whatever is wrong with the installation, XLA's kernel works
+        return f"does not compile here: {' '.join(str(error).split())[:200]}"
+    return ""
+
+
+def ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
+    """Fills in `micro_batch`: one path at a time keeps a CPU's working set in cache, accelerators take all at once."""
+    ppo = config.ppo
+    try:
+        shuffle_groups(ppo, len(devices))
+    except ValueError as error:
+        raise ConfigError(f"{error}; change them or training.devices") from None
+    local = ppo.paths // ppo.minibatches // len(devices)
+    micro = ppo.micro_batch
+    if micro is None and devices[0].platform == "cpu":
+        micro = math.gcd(local, 2)
+    if micro is not None and micro < local and local % micro:
+        raise ConfigError(f"ppo.micro_batch is {micro}; it must divide the {local} paths of a minibatch on one device")
+    return ppo.model_copy(update={"micro_batch": micro})

@@ -1,0 +1,245 @@
+"""The folder of a run: configuration, provenance, metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxppo.config import Config, ConfigError, dump_config, load_config
+from jaxppo.config.types import keys
+from jaxppo.envs.data.report import fingerprint
+from jaxppo.envs.market.market_data import MarketData
+
+LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
+MAY_CHANGE = (
+    "training",
+    "device",
+    "monitor",
+    "walk_forward",
+    "evaluation.bootstrap_resamples",
+    "evaluation.level",
+    "evaluation.target_volatility",
+)
+
+
+def check_output(output: str | pathlib.Path | None) -> None:
+    """Refuses an output folder that cannot be used, before there is anything to write; touches nothing.
+
+    Raises:
+      ConfigError: `output` is not empty, is not a folder, or cannot be made.
+    """
+    if output is None:
+        return
+    if not str(output):
+        raise ConfigError("--output is empty; give a folder such as runs/first")
+    folder = pathlib.Path(output)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(
+                f"--output {folder} is not empty; give another folder, or --resume to continue a run in it"
+            )
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be used: {error.strerror}") from None
+    if not existing.is_dir():
+        raise ConfigError(f"--output {folder} cannot be made: {existing} is a file; a folder is expected")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output {folder} cannot be made: {existing} must be writable")
+
+
+def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
+    """The folder of a new run: `output`, or the first unused of `runs/name`, `runs/name-2`, ...
+
+    Raises:
+      ConfigError: it cannot be made.
+    """
+    numbered = (pathlib.Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    for folder in [pathlib.Path(output)] if output is not None else numbered:
+        try:
+            folder.mkdir(parents=True, exist_ok=output is not None)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"--output {folder} cannot be made: {error.strerror}") from None
+        return folder
+    raise ConfigError(f"--output {output} is a file; a folder is expected")
+
+
+RUN, WALK_FORWARD = "run", "walk_forward"
+"""What a folder can be of, `kind` in its metadata.json; without one it is a run."""
+
+
+def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Path, Config]:
+    """An existing run, or walk-forward, and its configuration.
+
+    Raises:
+      ConfigError: there is none there, or one of the other kind.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        found = (folder / "config.yaml").is_file()
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
+    if not found:
+        raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
+    found = _kind(folder)
+    if found != kind:
+        hint = (
+            "open its agents with jaxppo.backtest.load_fold" if found == WALK_FORWARD else "give that of a walk-forward"
+        )
+        raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
+    return folder, load_config(folder / "config.yaml")
+
+
+def _kind(folder: pathlib.Path) -> str:
+    """What a folder is of; one whose metadata.json cannot be read is a run."""
+    try:
+        return json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("kind", RUN)
+    except (OSError, ValueError, AttributeError):
+        return RUN
+
+
+def check_same_run(saved: Config, given: Config) -> None:
+    """A resumed run must be the same run: only what does not shape its parameters may change.
+
+    Raises:
+      ConfigError: names the first key that differs.
+    """
+    old, new = saved.model_dump(), given.model_dump()
+    before, after = ([next(iter(item)) for item in config["monitor"]] for config in (old, new))
+    if before != after:
+        raise ConfigError(
+            f"--resume: monitor watches {', '.join(after) or 'nothing'} but the run was started with "
+            f"{', '.join(before) or 'nothing'}; of its limits only the keys may change, such as stop"
+        )
+    for key, _ in keys():
+        section, _, name = key.rpartition(".")
+        before, after = (old[section][name], new[section][name]) if section else (old[name], new[name])
+        if before != after and not {section, key} & {*MAY_CHANGE}:
+            raise ConfigError(
+                f"--resume: {key} is {after!r} but the run was started with {before!r}; only {', '.join(MAY_CHANGE)} "
+                "may change"
+            )
+
+
+def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
+    """The data must be those that the run was started with; `data` is their report.
+
+    Raises:
+      ConfigError: they are not, or the run does not say which it was started with.
+    """
+    try:
+        started_with = read_data(folder)["fingerprint"]
+    except KeyError:
+        raise ConfigError(f"{folder / 'metadata.json'}: damaged; it has no fingerprint of the run's prices") from None
+    found = data["fingerprint"]
+    if found != started_with:
+        raise ConfigError(
+            f"{folder}: the prices are not those that the run was started with (fingerprint {found[:12]}, expected "
+            f"{started_with[:12]})"
+        )
+
+
+def read_data(folder: pathlib.Path) -> dict[str, Any]:
+    """The report on the data that a run was started with, from `metadata.json`.
+
+    Raises:
+      ConfigError: it is not there.
+    """
+    path = folder / "metadata.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it"
+        ) from None
+
+
+def write_config(folder: pathlib.Path, config: Config) -> None:
+    """`config.yaml`, every key resolved."""
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a file in one move, so that a reader never sees half of it."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
+    """What is needed to say where a result came from: versions, commit, data, devices, seed."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "commit": _commit(),
+        "data": data,
+        "devices": [str(device.device_kind) for device in devices],
+        "platform": devices[0].platform,
+        "seed": config.seed,
+    }
+
+
+def data_report(market: MarketData) -> dict[str, Any]:
+    """The loader's report; of a market that no loader has seen, its fingerprint."""
+    if market.info.report:
+        return market.info.report
+    arrays = {
+        field.name: np.asarray(getattr(market, field.name))
+        for field in dataclasses.fields(market)
+        if field.name != "info"
+    }
+    times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
+    return {"fingerprint": fingerprint(market.info.symbols, times, arrays)}
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`; none if there is no such file. A last row that was never finished is left out.
+
+    Raises:
+      ConfigError: another row cannot be read, or the rows are out of order.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+    del unfinished
+    try:
+        rows = [json.loads(line) for line in lines]
+        iterations = [row["iteration"] for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: damaged: a row is no JSON object with an iteration ({error!r})") from None
+    if iterations != sorted(set(iterations)):
+        raise ConfigError(f"{path}: damaged: its iterations do not increase from row to row")
+    return rows
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the source tree that the package was imported from, `-dirty` if changed; None outside a checkout."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        if pathlib.Path(git("rev-parse", "--show-toplevel") or ".") != root:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None

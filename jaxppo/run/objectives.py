@@ -1,0 +1,123 @@
+"""Objective and constraints of a run: built from its configuration, and what became of the limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxppo.config import Config, ConfigError
+from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.risk import constraints, objectives
+from jaxppo.risk.lagrangian import Gains
+from jaxppo.risk.objectives import EpisodeUtility
+from jaxppo.risk.shaping import SLACK, PenalisedConstraint, RewardShaping, shape_rewards
+
+
+def make_reward_shaping(config: Config, periods_per_year: float | None = None) -> RewardShaping | None:
+    """The configured objective and constraints; None where the expected sum of rewards is all there is.
+
+    Args:
+      config: of the run.
+      periods_per_year: bars per year; None outside trading.
+    """
+    objective = config.objective
+    outcome = objective.outcome or objective.usual_outcome(trading=periods_per_year is not None)
+    utility = None if objective.kind == "expected" and outcome == "reward" else _utility(objective)
+    charged = [_charged(item, periods_per_year) for item in config.constraints]
+    if utility is None and not charged:
+        return None
+    return shape_rewards(utility, charged, outcome=outcome, rate=objective.rate)
+
+
+def _utility(objective: ObjectiveConfig) -> EpisodeUtility:
+    """The configured utility."""
+    if objective.kind == "cvar":
+        return objectives.cvar(objective.level, objective.weight)
+    if objective.kind == "expected":
+        return objectives.expected()
+    return {"mean_variance": objectives.mean_variance, "exponential": objectives.exponential}[objective.kind](
+        objective.aversion
+    )
+
+
+def _charged(item: ConstraintConfig, periods: float) -> PenalisedConstraint:
+    """One configured constraint."""
+    keys = item.values
+    extra = {"cvar": {"level": getattr(keys, "level", None)}, "turnover": {"periods": periods}}
+    extra["volatility"] = {"periods": periods}
+    constraint = getattr(constraints, item.kind)(keys.limit, **extra.get(item.kind, {}))
+    pid = keys.method == "pid"
+    gains = Gains(
+        proportional=keys.proportional if pid else 0.0,
+        integral=keys.integral,
+        derivative=keys.derivative if pid else 0.0,
+        smoothing=keys.smoothing,
+        delay=keys.delay,
+        maximum=keys.maximum,
+    )
+    return PenalisedConstraint(constraint, gains, keys.patience)
+
+
+def check_reachable(config: Config, env: TradingEnv) -> None:
+    """Refuses a limit of leverage below what every decision takes.
+
+    Raises:
+      ConfigError: names the constraint, its limit, and the smallest leverage.
+    """
+    low, high = env.levels[0], env.levels[-1]
+    ranged = env.actions in ("continuous", "band")
+    least = max(low, -high, 0.0) if ranged else min(map(abs, env.levels))
+    if env.actions == "discrete" and env.start == "flat":
+        least = 0.0  # never to trade is a choice
+    smallest = least * env.position_limit * env.n_assets
+    for number, item in enumerate(config.constraints):
+        if item.kind == "leverage" and item.values.limit < smallest:
+            raise ConfigError(
+                f"constraints[{number}].leverage.limit is {item.values.limit:g}; env.levels {list(env.levels)} do not "
+                f"reach 0: the smallest leverage of {env.n_assets} positions of env.position_limit "
+                f"{env.position_limit:g} is {smallest:g}"
+            )
+
+
+def constraint_summary(config: Config, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What became of each limit: the `constraints` entry of summary.json; empty without constraints.
+
+    Args:
+      config: of the run.
+      rows: of `metrics.jsonl`.
+
+    Returns:
+      name -> `limit`; `measured`, its mean over the last quarter of the iterations; the last `multiplier`; whether the
+      limit was `held` up to 2 %, and whether it was `infeasible` at the end.
+    """
+    found = {}
+    for item in config.constraints if rows else ():
+        name, limit = item.kind, item.values.limit
+        late = rows[-math.ceil(len(rows) / 4) :]
+        measured = float(np.mean([row[f"constraint_{name}"] for row in late]))
+        found[name] = {
+            "limit": limit,
+            "measured": measured,
+            "multiplier": rows[-1][f"multiplier_{name}"],
+            "held": measured <= limit * (1.0 + SLACK),
+            "infeasible": bool(rows[-1][f"constraint_{name}_infeasible"]),
+        }
+    return found
+
+
+def describe_constraints(summary: dict[str, dict[str, Any]]) -> str:
+    """A line on each limit, from `constraint_summary`; empty without constraints."""
+    lines = []
+    for name, row in summary.items():
+        verdict = "held" if row["held"] else "NOT HELD"
+        if row["infeasible"]:
+            verdict = "INFEASIBLE: not held with the multiplier at its maximum"
+        lines.append(
+            f"constraint {name}: {row['measured']:.4g} in the last quarter of training, limit {row['limit']:g}, "
+            f"multiplier {row['multiplier']:.3g}: {verdict}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""The walk-forward section of the report: paths, folds, and what choosing by validation was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from jaxppo.report import figures
+from jaxppo.report.formatting import MISSING, escaped, interval_text, number_text, percent
+from jaxppo.walk_forward.results import SELECTED
+
+SCHEMES = {
+    "rolling": "Each agent was trained on a window of {train} bars that moves on with the tests",
+    "expanding": "Each agent was trained on all bars up to its test, {train} in the first fold",
+    "combinatorial": "Each choice of {test_folds} of {folds} folds of bars was tested by agents trained on the others",
+}
+MOST_ROWS = 200
+
+
+def section(
+    scheme: str,
+    folds: pd.DataFrame,
+    worth: Mapping[str, Any],
+    points: np.ndarray,
+    equity: Mapping[str, np.ndarray],
+    edges: np.ndarray,
+) -> str:
+    """The section as HTML.
+
+    Args:
+      scheme: how the bars were split, in words.
+      folds: from `fold_table`.
+      worth: from `adjust_folds_for_selection` and `tests_won`.
+      points: `[n + 1]` times or numbers of the marks.
+      equity: name -> `[n + 1]` equity of each path and baseline.
+      edges: positions in `points` at which one test ends and the next begins.
+    """
+    drawn = figures.as_html("walk_forward_paths", paths_figure(points, equity, edges))
+    scatter = figures.as_html("walk_forward_folds", folds_figure(folds)) if len(folds) > 2 else ""
+    sentences = " ".join(verdict(worth))
+    return f"<p>{escaped(scheme)} {escaped(sentences)}</p>{drawn}{scatter}{_table(folds)}"
+
+
+def verdict(worth: Mapping[str, Any]) -> list[str]:
+    """What the folds say, in plain sentences; takes `adjust_folds_for_selection` with `tests_won`."""
+    aside = f", and stood aside in {worth['idle']}" if worth["idle"] else ""
+    found = [f"The selected agents made money in {worth['won']} of {worth['tests']} tests{aside}."]
+    if worth["rank_correlation"] is not None:
+        found.append(
+            "The rank correlation of validation and test Sharpe ratios between the seeds of a fold is "
+            f"{worth['rank_correlation']:.2f} on average: 1 if validation finds the best agent, 0 if it says nothing."
+        )
+    if worth["gain"] is not None:
+        low, high = worth["gain_ci"]
+        chance = ""
+        if low is not None:
+            within = "within chance" if low <= 0.0 <= high else "not within chance"
+            chance = f" (95 % interval {low:+.2f} to {high:+.2f}), which is {within}"
+        found.append(
+            f"Choosing the seed by validation changed the test Sharpe ratio by {worth['gain']:+.2f} on average{chance}."
+        )
+    return found
+
+
+def paths_figure(points: np.ndarray, equity: Mapping[str, np.ndarray], edges: np.ndarray) -> tuple[go.Figure, str]:
+    """Equity of every path and baseline, relative to the start, with the ends of the tests."""
+    figure, x = go.Figure(), points.astype("datetime64[s]") if points.dtype.kind == "M" else points
+    for rank, (name, values) in enumerate(equity.items()):
+        values = np.asarray(values, np.float64) / float(values[0])
+        kept = figures.drawn_points(values)
+        width = 2.4 if name.startswith(SELECTED) else 1.2
+        line = {"color": figures.COLOURS[rank % len(figures.COLOURS)], "width": width}
+        figure.add_trace(
+            go.Scatter(
+                x=x[kept], y=values[kept], name=figures.label(name), mode="lines", line=line, hovertemplate="%{y:.3f}"
+            )
+        )
+    for edge in edges:
+        at = str(x[edge]) if points.dtype.kind == "M" else int(x[edge])
+        figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"color": "#cbd5e1", "dash": "dot"})
+    figure.update_yaxes(title_text="Equity, start = 1")
+    figures.finish(figure, points, height=430, last_row=1)
+    caption = (
+        "One account through all tests of a path; at each dotted line the next fold's agent takes it over with its "
+        "positions, and pays for changing them."
+    )
+    return figure, caption
+
+
+def folds_figure(folds: pd.DataFrame) -> tuple[go.Figure, str]:
+    """Validation against test Sharpe ratio, a point for each agent and test, with the interval of the test."""
+    figure = go.Figure()
+    for name, rows in (("selected", folds[folds.selected]), ("not selected", folds[~folds.selected])):
+        if not len(rows):
+            continue
+        low, high = (rows[end].astype(float).fillna(rows.sharpe) for end in ("sharpe_low", "sharpe_high"))
+        figure.add_trace(
+            go.Scatter(
+                x=rows.validation_sharpe, y=rows.sharpe, mode="markers", name=name, marker={"size": 8},
+                marker_color=figures.COLOURS[0] if name == "selected" else figures.COLOURS[6],
+                error_y={"type": "data", "symmetric": False, "array": high - rows.sharpe,
+                         "arrayminus": rows.sharpe - low, "thickness": 1, "width": 0},
+                text=[f"fold {fold}, seed {seed}" for fold, seed in zip(rows.fold, rows.seed, strict=True)],
+                hovertemplate="%{text}: validation %{x:.2f}, test %{y:.2f}<extra></extra>",
+            )
+        )  # fmt: skip
+    figures.finish(figure, np.arange(1), height=380, last_row=1, x_title="Sharpe ratio on validation, annual")
+    figure.update_layout(hovermode="closest")
+    figure.update_yaxes(title_text="Sharpe ratio in the test, annual")
+    return figure, "Each point is an agent in a test; the vertical lines are the intervals of its test Sharpe ratio."
+
+
+def _table(folds: pd.DataFrame) -> str:
+    """A row for each agent and test."""
+    head = ["Fold", "Test", "Bars", "Seed", "Checkpoint", "Validation Sharpe", "Test Sharpe", "Return", "Drawdown"]
+    head += ["Turnover a year", "Costs"]
+    rows = []
+    for row in folds.head(MOST_ROWS).itertuples():
+        cells = [f"{str(row.first)[:10]} to {str(row.last)[:10]}", f"{row.n_bars:,}", row.seed, row.best_iteration]
+        cells = [escaped(cell) for cell in cells]
+        cells.append(number_text(row.validation_sharpe, "ratio"))
+        cells.append(f"{number_text(row.sharpe, 'ratio')} {interval_text((row.sharpe_low, row.sharpe_high), 'ratio')}")
+        cells += [MISSING if value is None else percent(value) for value in (row.total_return, row.max_drawdown)]
+        cells += [number_text(row.turnover, "ratio"), MISSING if row.costs is None else percent(row.costs)]
+        mark = " (selected)" if row.selected else ""
+        text = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{row.fold}{mark}</th>{text}</tr>')
+    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
+    table = f'<table class="compact"><thead><tr>{columns}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    left = len(folds) - MOST_ROWS
+    more = f" {left} more rows are in folds.csv." if left > 0 else ""
+    note = (
+        f"Validation Sharpe ratios are the best of many looks and selected the checkpoint: they are no results.{more}"
+    )
+    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'

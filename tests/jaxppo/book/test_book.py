@@ -1,0 +1,299 @@
+"""Books of rules: tables that look back only, shadow accounts that are real ones, the account that follows them."""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from causality import assert_causal, randomise_after
+
+from jaxppo import envs
+from jaxppo.backtest import run_book
+from jaxppo.backtest.simulate import run_baselines, simulate
+from jaxppo.book import AGENT, allocation_rule, book, buy_and_hold, inverse_volatility, mean_reversion, rule, trend
+from jaxppo.envs import simulators
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.risk.sizing import projection, volatility_target
+
+PAID = {"commission_bps": 2.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1, "borrow_rate": 0.02}
+ALONE = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
+N_BARS, FIRST, LENGTH, PERIODS = 240, 40, 190, 252.0
+SHORT = {"span": 20}
+ROUNDING = 1e-6
+"""Relative difference of the same float32 accounting in two compiled programs."""
+
+
+def strategies():
+    return (
+        buy_and_hold(),
+        trend(lookback=30, **SHORT),
+        mean_reversion(window=10, **SHORT),
+        inverse_volatility(**SHORT),
+    )
+
+
+@functools.cache
+def environment(n_assets=2):
+    return envs.TradingEnv(n_assets=n_assets, observation="index", window=4, groups=("price",), normalisation_window=20)
+
+
+@functools.cache
+def prices(n_assets=2, seed=0):
+    """With missing bars."""
+    market = simulators.gbm(jax.random.key(seed), N_BARS, n_assets, volatility=0.02)
+    return market.replace(tradable=jax.random.uniform(jax.random.key(seed + 1), market.close.shape) < 0.95)
+
+
+@functools.cache
+def tables(n_assets=2, **costs):
+    return environment(n_assets).make_params(prices(n_assets), envs.make_costs(**(costs or PAID)))
+
+
+def always(name, weights, **keys):
+    """The same targets at every bar."""
+    return rule(name, lambda view: jnp.broadcast_to(jnp.asarray(weights), view.market.close.shape), **keys)
+
+
+def own_backtest(strategy, n_assets=2, params=None):
+    """What `simulate` makes of a stateless strategy by itself."""
+    params = tables(n_assets) if params is None else params
+    rows = strategy.table(MarketView(params.market, PERIODS, 0.5))
+    rows = jax.tree.map(lambda x: x[FIRST : FIRST + LENGTH], rows)
+
+    def decide(portfolio, seen, row, _):
+        return strategy.decide((), row, portfolio)[:2]
+
+    run = jax.jit(lambda rows, params: simulate(decide, rows, environment(n_assets), params, jnp.int32(FIRST), LENGTH))
+    return run(rows, params)
+
+
+@functools.cache
+def whole(**keys):
+    return run_book(strategies(), environment(), tables(), FIRST, LENGTH, allocation_rule(**keys), periods=PERIODS)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_strategies_do_not_look_ahead(number):
+    strategy = strategies()[number]
+    for t in (20, 150):
+        assert_causal(lambda m: strategy.table(MarketView(m, PERIODS, 0.5)), prices(), t, jax.random.key(t))
+
+
+def ramp(steps):
+    """A market of one asset whose log price changes by these steps."""
+    close = jnp.exp(jnp.cumsum(jnp.asarray(steps, jnp.float32)))[:, None]
+    market = simulators.gbm(jax.random.key(0), len(steps), 1)
+    return market.replace(open=close, high=close * 1.001, low=close / 1.001, close=close)
+
+
+def test_trend_follows_the_sign_and_scales_by_volatility():
+    steps = [0.01] * 30 + [-0.01] * 30
+    weights = trend(lookback=10, volatility=0.1, span=5).table(MarketView(ramp(steps), 252.0, 1.0))["weights"][:, 0]
+    size = 0.1 / (0.01 * 252**0.5)
+    assert (weights[:10] == 0).all(), "not formed"
+    np.testing.assert_allclose(weights[25:34], size, rtol=2e-2)
+    np.testing.assert_allclose(weights[45:], -size, rtol=1e-2)
+    flat = trend(lookback=10, volatility=0.1, span=5, short=False).table(MarketView(ramp(steps), 252.0, 1.0))
+    assert (flat["weights"][45:] == 0).all()
+
+
+def test_mean_reversion_opens_far_away_and_closes_nearby():
+    """A loop over bars in numpy."""
+    close = np.log(np.asarray(prices(1).replace(tradable=prices(1).tradable | True).close[:, 0], np.float64))
+    market = prices(1).replace(tradable=jnp.ones((N_BARS, 1), bool))
+    weights = mean_reversion(window=10, span=20).table(MarketView(market, PERIODS, 1.0))["weights"][:, 0]
+    side, expected = 0, []
+    for t in range(N_BARS):
+        z = 0.0
+        if t >= 9:
+            past = close[t - 9 : t + 1]
+            z = (close[t] - past.mean()) / past.std(ddof=1)
+        if z < -1.25:
+            side = 1
+        elif z > 1.25:
+            side = -1
+        elif (side > 0 and z > -0.5) or (side < 0 and z < 0.5):
+            side = 0
+        expected.append(side)
+    np.testing.assert_array_equal(np.sign(weights), expected)
+    assert {-1, 0, 1} == set(expected)
+
+
+def test_inverse_volatility_is_that_and_gross_is_kept():
+    market = prices(3)
+    weights = inverse_volatility(span=20, gross=0.8).table(MarketView(market, PERIODS, 1.0))["weights"]
+    sigma = np.asarray(envs.features.ewma_volatility(market, 20), np.float64)
+    part = np.asarray(market.tradable) / sigma
+    listed = part.sum(axis=1) > 0
+    np.testing.assert_allclose(weights[listed], 0.8 * (part / part.sum(axis=1, keepdims=True))[listed], rtol=1e-4)
+    loud = rule("loud", lambda view: 3.0 * jnp.ones(view.market.close.shape), gross=1.5)
+    np.testing.assert_allclose(loud.table(MarketView(market, PERIODS, 1.0))["weights"], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_shadow_account_is_a_backtest(number):
+    """Whether its strategy has capital, is cut, or neither."""
+    expected = own_backtest(strategies()[number])
+    for run in (whole(), whole(parts=(), cut=0.05, readmit=0.01, cooldown=10)):
+        np.testing.assert_allclose(run.equity[:, number], expected.equity[:-1], rtol=ROUNDING)
+    assert np.abs(expected.quantity).sum() > 0
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_book_of_one_is_its_strategy(number):
+    strategy = strategies()[number]
+    expected = own_backtest(strategy)
+    run = run_book((strategy,), environment(), tables(), FIRST, LENGTH, ALONE, periods=PERIODS)
+    np.testing.assert_allclose(run.ledger.equity, expected.equity, rtol=ROUNDING)
+    np.testing.assert_array_equal(run.ledger.quantity != 0, np.asarray(expected.quantity) != 0)
+    np.testing.assert_array_equal(run.capital, 1.0)
+
+
+def test_the_baseline_is_the_same_rule():
+    baseline = run_baselines(environment(), tables(), jnp.int32(FIRST), LENGTH, PERIODS, jnp.float32(0.1))
+    np.testing.assert_allclose(whole().equity[:, 0], baseline["buy_and_hold"].equity[:-1], rtol=ROUNDING)
+
+
+def test_separate_accounts_are_the_same_money():
+    """Half in each of two rules that hold, without costs: the account ends with the mean of theirs, and trades once."""
+    params = tables(spread_multiplier=0.0)
+    first = rule(
+        "first", lambda view: jnp.broadcast_to(jnp.asarray([1.0, 0.0]), view.market.close.shape), tolerance=0.99
+    )
+    second = rule(
+        "second", lambda view: jnp.broadcast_to(jnp.asarray([0.0, 0.6]), view.market.close.shape), tolerance=0.99
+    )
+    patient = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None, rebalance=0.9)
+    run = run_book((first, second), environment(), params, FIRST, LENGTH, patient)
+    np.testing.assert_allclose(run.ledger.equity[1:-1], run.equity[1:].mean(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(np.count_nonzero(run.ledger.quantity, axis=0), [1, 1])
+
+
+@pytest.mark.parametrize("most", [0.5, 1.0])
+def test_exposure_is_within_that_of_the_strategies(most):
+    run = whole(max_total=most, rebalance=0.0, parts=("inverse_risk",))
+    own = [np.abs(own_backtest(strategy).weights).sum(axis=1) for strategy in strategies()]
+    gross = np.abs(run.ledger.weights).sum(axis=1)
+    largest = np.max(own, axis=0)
+    assert (gross <= most * np.maximum(largest, 1.0) * 1.02).all()
+    assert gross.max() > 0.3 * most
+
+
+def test_nobody_who_is_cut_holds_capital_and_cuts_are_counted():
+    run = whole(parts=(), cut=0.05, readmit=0.01, cooldown=10)
+    assert (run.capital[~run.active] == 0.0).all()
+    falls = (run.active[:-1] & ~run.active[1:]).sum(axis=0)
+    np.testing.assert_array_equal(run.cuts, falls)
+    assert run.cuts.sum() > 2
+    summary = run.summary()
+    assert summary["book"]["cuts"] == run.cuts.sum()
+    assert list(summary) == ["book", *run.names]
+
+
+def reckless():
+    """All on one asset, borrowed."""
+    return always("reckless", [4.0, 0.0], gross=9.0)
+
+
+def test_a_liquidated_strategy_is_out_for_good():
+    market = prices()
+    crash = market.close.at[FIRST + 50 :, 0].multiply(0.7)
+    market = market.replace(
+        close=crash, open=market.open.at[FIRST + 50 :, 0].multiply(0.7), low=jnp.minimum(market.low, crash),
+        tradable=jnp.ones_like(market.tradable),
+    )  # fmt: skip
+    params = environment().make_params(market, envs.make_costs(max_leverage=4.0, maintenance_margin=0.2))
+    both = (reckless(), buy_and_hold())
+    run = run_book(both, environment(), params, FIRST, LENGTH, allocation_rule(parts=("inverse_risk",), cooldown=5))
+    alone = own_backtest(reckless(), params=params)
+    assert bool(alone.liquidated)
+    np.testing.assert_allclose(run.equity[:, 0], alone.equity[:-1], rtol=ROUNDING)
+    assert (run.equity[60:, 0] == run.equity[60, 0]).all()
+    assert not run.active[52:, 0].any()
+    assert (run.capital[52:, 0] == 0.0).all()
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.capital, run.equity)))
+
+
+def test_one_asset():
+    env = environment(1)
+    run = run_book(strategies(), env, tables(1), FIRST, LENGTH, allocation_rule(warmup=20))
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.capital, run.equity)))
+    assert run.ledger.quantity.any()
+
+
+@pytest.mark.parametrize("kept", [1, 60, 150])
+def test_a_book_does_not_look_ahead(kept):
+    market = randomise_after(prices(), FIRST + kept, jax.random.key(3))
+    params = environment().make_params(market, tables().costs)
+    one, two = whole(warmup=20), run_book(
+        strategies(), environment(), params, FIRST, LENGTH, allocation_rule(warmup=20), periods=PERIODS
+    )  # fmt: skip
+    for name in ("quantity", "weights", "turnover"):
+        np.testing.assert_array_equal(getattr(one.ledger, name)[:kept], getattr(two.ledger, name)[:kept], err_msg=name)
+    np.testing.assert_array_equal(one.capital[: kept + 1], two.capital[: kept + 1])
+    assert (one.ledger.equity[kept + 1 :] != two.ledger.equity[kept + 1 :]).any()
+
+
+def sized_run(sizing, decide, market=None):
+    """`simulate` of a decision under a sizing."""
+    market = prices() if market is None else market
+    env = copy.copy(environment())
+    env.sizing = sizing
+    params = environment().make_params(market, tables().costs, sizing=sizing.table(MarketView(market, PERIODS, 0.5)))
+    return jax.jit(
+        lambda p: simulate(decide, None, env, p, jnp.int32(FIRST), LENGTH, watch=lambda s: s.capital.capital)
+    )(params)
+
+
+def follower(portfolio, seen, _, __):
+    """Trades by the day, holds at times."""
+    day = seen.bar % 7
+    return jnp.asarray([0.3, -0.2]) * (day - 3) / 3.0, jnp.asarray([day == 1, day >= 4])
+
+
+def test_a_book_of_the_agent_alone_changes_nothing():
+    plain = jax.jit(lambda p: simulate(follower, None, environment(), p, jnp.int32(FIRST), LENGTH))(tables())
+    sized = sized_run(book([AGENT], ALONE, costs=tables().costs), follower)
+    np.testing.assert_allclose(sized.equity, plain.equity, rtol=2e-6)
+    np.testing.assert_allclose(sized.weights, plain.weights, atol=2e-6)
+    np.testing.assert_array_equal(sized.watched, 1.0)
+
+
+def test_what_the_agent_holds_is_its_own():
+    """An agent that always holds is flat in its own account, whatever the others hold in the common one."""
+
+    def nothing(portfolio, seen, _, __):
+        return jnp.ones(2), jnp.ones(2, bool)
+
+    sized = sized_run(book([AGENT, buy_and_hold()], ALONE, costs=tables().costs), nothing)
+    half = own_backtest(buy_and_hold())
+    np.testing.assert_allclose(sized.weights[5].sum(), 0.5 * half.weights[5].sum(), rtol=0.02)
+
+
+def test_transforms_before_size_the_agent_and_those_after_the_account():
+    """Without halts, in which what was to be sold may stay while something else is bought."""
+    open_ = prices().replace(tradable=jnp.ones((N_BARS, 2), bool))
+    cap = projection(leverage=0.2)
+    sized = sized_run(book([AGENT, buy_and_hold()], ALONE, costs=tables().costs, after=[cap]), follower, open_)
+    assert 0.19 < np.abs(sized.weights).sum(axis=1).max() < 0.22
+    small = volatility_target(0.01, span=20)
+    before = sized_run(book([AGENT], ALONE, costs=tables().costs, before=[small]), follower)
+    assert 0 < np.abs(before.weights).sum(axis=1).max() < 0.1
+    with pytest.raises(ValueError, match="no agent"):
+        book([buy_and_hold()], ALONE, costs=tables().costs, before=[small])
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="different names"):
+        book([trend(), trend()], ALONE, costs=tables().costs)
+    with pytest.raises(ValueError, match="no policy decides"):
+        run_book([AGENT], environment(), tables(), FIRST, LENGTH, ALONE)
+    with pytest.raises(ValueError, match="must be in the market"):
+        run_book([trend()], environment(), tables(), FIRST, N_BARS, ALONE)
+    for mistake in ({"lookback": 0}, {"volatility": 0.0}, {"gross": 0.0}, {"tolerance": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(mistake))):
+            trend(**mistake)
+    with pytest.raises(ValueError, match="entry"):
+        mean_reversion(entry=0.5, leave=0.5)
