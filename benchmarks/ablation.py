@@ -25,13 +25,15 @@ import numpy as np
 from benchmarks.learning import FACTOR_PPO, LEVELS, Design, train_and_test
 from benchmarks.recording import record
 from jaxppo import envs
-from jaxppo.backtest import simulate
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData, periods_per_year, slice_bars
 from jaxppo.envs.simulators.structured import delayed_signal, lead_lag
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks import EncoderConfig, make_policy
+from jaxppo.policy.arrays import from_array
+from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 
@@ -93,10 +95,10 @@ def trading_env(task: Task) -> TradingEnv:
 def build(task: Task, changes: dict[str, Any]) -> Design:
     encoder, env = encoder_config(task, changes), trading_env(task)
     action = action_config(env, 0.6)
-    policy, _ = make_policy(encoder, action, jax.random.key(0))
+    policy, _ = make_actor_critic(encoder, action, jax.random.key(0))
     dropout = (lambda progress: changes["dropout"] * (1.0 - progress)) if "dropout" in changes else None
     learner = make_learner(trading_task(policy, env, FACTOR_PPO, dropout), FACTOR_PPO, data_mesh(jax.devices()[:1]))
-    return Design(policy, env, learner, lambda key: make_policy(encoder, action, key)[1])
+    return Design(policy, env, learner, lambda key: make_actor_critic(encoder, action, key)[1])
 
 
 def simulated(name: str) -> Task:
@@ -120,15 +122,11 @@ def simulated(name: str) -> Task:
     )
     env = trading_env(task)
 
-    @jax.jit
     def follow(params: Any, signal: jax.Array) -> jax.Array:
-        def decide(portfolio: Any, seen: Any, own: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            weights = jnp.clip(STRENGTH / VOLATILITY * own, -LIMIT, LIMIT)
-            return weights, jnp.zeros(weights.shape, bool)
-
-        n_bars = TEST_BARS - 1 - env.first_decision
-        rows = jax.lax.dynamic_slice_in_dim(signal, env.first_decision, n_bars)
-        return simulate(decide, rows, env, params, jnp.int32(env.first_decision), n_bars).equity
+        oracle = from_array(jnp.clip(STRENGTH / VOLATILITY * signal, -LIMIT, LIMIT), name="oracle")
+        first = env.first_decision
+        rules = AccountRules(env, 252.0)
+        return simulate_account(oracle, rules, params, jnp.int32(first), TEST_BARS - 1 - first).equity
 
     equity = [np.asarray(follow(env.make_params(market, costs), signal), np.float64) for market, signal in drawn]
     returns = np.concatenate([x[1:] / x[:-1] - 1.0 for x in equity])

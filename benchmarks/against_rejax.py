@@ -23,7 +23,7 @@ from gymnax.wrappers.compat import LegacyStepAPIWrapper
 
 from benchmarks.recording import record
 from jaxppo.config import PPOConfig, load_config
-from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs
 from jaxppo.ppo.population import train_population
@@ -50,7 +50,7 @@ def ours(name: str, paths: int, chunk: int) -> Callable[[], float]:
     """A function that trains for `ITERATIONS` iterations and returns its seconds."""
     env, params = gymnax.make(name)
     config = _config(paths, chunk)
-    policy, net = make_mlp_policy(
+    policy, net = make_mlp_actor_critic(
         MLPConfig(n_inputs(env, params), 0, 64, 2), action_config(env, params, 0.6), jax.random.key(0)
     )
     learner = make_learner(gymnax_task(policy, env, params, config), config, data_mesh(jax.devices()[:1]))
@@ -101,7 +101,7 @@ def cartpole(seeds: int, iterations: int) -> dict[str, Any]:
     env, params = gymnax.make("CartPole-v1")
     config, shape = load_config(CARTPOLE).ppo, MLPConfig(n_inputs(env, params), 0, 64, 2)
     action = action_config(env, params, 0.6)
-    policy, _ = make_mlp_policy(shape, action, jax.random.key(0))
+    policy, _ = make_mlp_actor_critic(shape, action, jax.random.key(0))
 
     def greedy_return(net: Any) -> jax.Array:
         def episode(key: jax.Array) -> jax.Array:
@@ -120,11 +120,11 @@ def cartpole(seeds: int, iterations: int) -> dict[str, Any]:
     _, _, returns = train_population(
         gymnax_task(policy, env, params, config),
         config,
-        lambda key: make_mlp_policy(shape, action, key)[1],
+        lambda key: make_mlp_actor_critic(shape, action, key)[1],
         params,
         range(seeds),
         iterations,
-        watch=greedy_return,
+        evaluate=greedy_return,
         every=10,
     )
     returns, steps = np.asarray(returns), config.paths * config.portfolios * config.chunk

@@ -21,8 +21,10 @@ import numpy as np
 from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.backtest.book import BookRun, run_book
-from jaxppo.book import Strategy, allocation_rule, buy_and_hold, inverse_volatility, mean_reversion, trend
+from jaxppo.book import allocation_rule
 from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.policy.protocol import Policy
+from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion, trend
 from jaxppo.risk import metrics
 from jaxppo.statistics import bootstrap_difference_interval, bootstrap_interval, sharpe_per_bar
 
@@ -43,7 +45,7 @@ BOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def rules() -> tuple[Strategy, ...]:
+def rules() -> tuple[Policy, ...]:
     """Four rules; the first is long only by nature, the others too where they can be."""
     return buy_and_hold(), trend(), mean_reversion(), inverse_volatility()
 
@@ -66,10 +68,10 @@ def figures(run: BookRun, reference: BookRun | None) -> dict[str, Any]:
         "max_drawdown": book["max_drawdown"],
         "cvar_95": float(metrics.conditional_value_at_risk(returns, level=0.95)),
         "turnover": book["turnover"],
-        "capital": book["capital"],
+        "allocation": book["allocation"],
         "allocations": book["allocations"],
         "cuts": book["cuts"],
-        "mean_capital": {name: own[name]["capital"] for name in run.names},
+        "mean_allocation": {name: own[name]["allocation"] for name in run.names},
     }
     if reference is not None:
         ends = bootstrap_difference_interval(
@@ -90,7 +92,7 @@ def main() -> None:
     first = int(chosen.first * market.n_bars)
     n_bars = market.n_bars - 1 - first
 
-    def whole(strategies: tuple[Strategy, ...], **keys: Any) -> BookRun:
+    def whole(strategies: tuple[Policy, ...], **keys: Any) -> BookRun:
         return run_book(strategies, env, params, first, n_bars, allocation_rule(**keys))
 
     alone = {strategy.name: figures(whole((strategy,), **ALONE), None) for strategy in rules()}

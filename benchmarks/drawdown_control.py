@@ -35,8 +35,9 @@ from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.simulators.bootstrap import block_bootstrap
+from jaxppo.envs.trading.bar import Account, BarRow
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.masks import MarketView
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk import sizing
 
 LIMIT, MOVE, LEVERAGE, CASH = 0.08, 0.05, 2.0, 1e6
@@ -113,13 +114,11 @@ def follow(
     """
     table = pack_bars(market)
     rows = () if env.sizing is None else env.sizing.table(MarketView(market, 252.0, env.position_limit))
-    start = open_portfolio(market.close[0], CASH, env.fill_rule)
+    start = env.open_account(open_portfolio(market.close[0], CASH, env.fill_rule))
 
-    def one_bar(carry: Any, xs: Any) -> Any:
-        portfolio, state = carry
-        weights, left, row, tradable, bar = xs
-        weights, left, state = env.size(state, row, portfolio, weights, left)
-        after, fills, _ = env.settle(portfolio, weights, left, tradable, bar, costs)
+    def one_bar(account: Account, row: BarRow) -> tuple[Account, dict[str, jax.Array]]:
+        account, result, _ = env.step_bar(lambda account, view, row: (*row.policy, None), account, row, costs)
+        portfolio, after, fills = result.before, result.after, result.fills
         traded = jnp.abs(fills.quantity) * fills.price
         financed = fills.financing / jnp.maximum(jnp.sum(jnp.abs(portfolio.shares) * portfolio.price), 1.0)
         held = portfolio.shares + fills.quantity
@@ -132,10 +131,11 @@ def follow(
             "overpaid": jnp.sum(jnp.maximum(fills.costs.total() - (reserve - financed) * traded, 0.0)),
             "liquidated": fills.liquidated,
         }
-        return (after, state), line
+        return account, line
 
-    xs = (targets[:-1], hold[:-1], jax.tree.map(lambda x: x[:-1], rows), market.tradable[:-1], table[1:])
-    return jax.lax.scan(one_bar, (start, env.sizing_start()), xs)[1]
+    tradable, rows, decided = jax.tree.map(lambda x: x[:-1], (market.tradable, rows, (targets, hold)))
+    bars = BarRow(jnp.arange(market.n_bars - 1), table[1:], tradable, (), rows, decided)
+    return jax.lax.scan(one_bar, start, bars)[1]
 
 
 def gaps(market: MarketData, survived: jax.Array) -> tuple[jax.Array, jax.Array]:

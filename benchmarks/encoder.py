@@ -27,8 +27,8 @@ from benchmarks.throughput import median_seconds
 from jaxppo.config import PPOConfig
 from jaxppo.envs.market import features
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks import ActionConfig, Bars, EncoderConfig, make_policy
-from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.policy.networks import ActionConfig, Bars, EncoderConfig, make_actor_critic
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 
@@ -56,14 +56,14 @@ def bars(n_paths: int, n_bars: int, n_assets: int = 1) -> Bars:
     )
 
 
-def gradient(policy: Policy) -> Any:
+def gradient(policy: ActorCritic) -> Any:
     """Compiled gradient of a sum of squares of what the head gets."""
     return jax.jit(jax.grad(lambda net, chunk: jnp.mean(jnp.square(policy.encode(net, chunk)))))
 
 
 def cost(repeats: int) -> dict[str, Any]:
     """Seconds over the grid, and how they grow in S and in W."""
-    policies = {window: make_policy(encoder(window), ACTION, jax.random.key(0)) for window in WINDOWS}
+    policies = {window: make_actor_critic(encoder(window), ACTION, jax.random.key(0)) for window in WINDOWS}
     grid: dict[str, dict[str, float]] = {}
     for window, (policy, net) in policies.items():
         run = gradient(policy)
@@ -127,9 +127,9 @@ def _factor_design(dtype: str, config: PPOConfig) -> Design:
     shape = dataclasses.replace(encoder_config(16), dtype=jnp.dtype(dtype))
     env = TradingEnv(observation="index", window=shape.context, start="random", levels=LEVELS, position_limit=LIMIT)
     action = action_config(env, 0.6)
-    policy, _ = make_policy(shape, action, jax.random.key(0))
+    policy, _ = make_actor_critic(shape, action, jax.random.key(0))
     learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
-    return Design(policy, env, learner, lambda key: make_policy(shape, action, key)[1])
+    return Design(policy, env, learner, lambda key: make_actor_critic(shape, action, key)[1])
 
 
 def _memory(dtype: str, width: int) -> dict[str, int]:
@@ -139,7 +139,7 @@ def _memory(dtype: str, width: int) -> dict[str, int]:
     for the backward pass before any compiler has seen it, the same on every device: XLA for CPUs computes bfloat16 in
     float32.
     """
-    policy, net = make_policy(encoder(64, width=width, dtype=jnp.dtype(dtype)), ACTION, jax.random.key(0))
+    policy, net = make_actor_critic(encoder(64, width=width, dtype=jnp.dtype(dtype)), ACTION, jax.random.key(0))
     chunk = bars(4, policy.context - 1 + 512)
     chunk = chunk.replace(features=chunk.features.astype(dtype))
     compiled = gradient(policy).lower(net, chunk).compile()
@@ -168,13 +168,13 @@ def sizes(names: list[str], window: int, peak: float | None) -> dict[str, Any]:
                 dtype=jnp.dtype(dtype),
                 attention=attention,
             )
-            policy, net = make_policy(shape, ACTION, jax.random.key(0))
+            policy, net = make_actor_critic(shape, ACTION, jax.random.key(0))
             row = rows[f"{name}, {attention}"] = _one_size(policy, net, shape, peak)
             print(name, attention, row, flush=True)
     return {"window": window, "peak_flops_per_second": peak, "rows": rows}
 
 
-def _one_size(policy: Policy, net: Params, shape: EncoderConfig, peak: float | None) -> dict[str, Any]:
+def _one_size(policy: ActorCritic, net: Params, shape: EncoderConfig, peak: float | None) -> dict[str, Any]:
     run, best, largest, length = gradient(policy), {}, 0, 1024
     while length <= 2**22:
         n_bars = policy.context - 1 + length

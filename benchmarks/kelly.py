@@ -25,8 +25,9 @@ from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.bar import Account, BarRow
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.masks import MarketView
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk import sizing
 
 PERIODS, LARGEST = 252, 200.0
@@ -63,16 +64,19 @@ def growth(market: MarketData, transform: sizing.SizingTransform) -> jax.Array:
     rows = whole.table(MarketView(market, PERIODS, env.position_limit))
     table = pack_bars(market)
     targets, nothing = jnp.ones(n_assets), jnp.zeros(n_assets, bool)
-    start = (open_portfolio(market.close[0], 1e6, env.fill_rule), env.sizing_start(), jnp.zeros((), bool))
+    start = env.open_account(open_portfolio(market.close[0], 1e6, env.fill_rule)).replace(
+        liquidated=jnp.zeros((), bool)
+    )
 
-    def one_bar(carry: Any, xs: Any) -> Any:
-        portfolio, state, dead = carry
-        row, bar = xs
-        weights, hold, state = env.size(state, row, portfolio, targets, nothing)
-        after, fills, change = env.settle(portfolio, weights, hold | dead, ~nothing, bar, costs)
-        return (after, state, dead | fills.liquidated), jnp.where(dead, 0.0, change)
+    def one_bar(account: Account, row: BarRow) -> tuple[Account, jax.Array]:
+        after, result, _ = env.step_bar(lambda *_: (targets, nothing, None), account, row, costs)
+        return after, jnp.where(account.liquidated, 0.0, result.outcome.log_growth)
 
-    return jax.lax.scan(one_bar, start, (jax.tree.map(lambda x: x[:-1], rows), table[1:]))[1]
+    bars = jnp.arange(market.n_bars - 1)
+    everywhere = jnp.ones((market.n_bars - 1, n_assets), bool)
+    return jax.lax.scan(one_bar, start, BarRow(bars, table[1:], everywhere, (), jax.tree.map(lambda x: x[:-1], rows)))[
+        1
+    ]
 
 
 def known(paths: int, at_once: int) -> dict[str, Any]:

@@ -23,14 +23,16 @@ import numpy as np
 
 from benchmarks.recording import record
 from benchmarks.windowed import make_window_policy
-from jaxppo.backtest import run_policy
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.config import PPOConfig
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks import EncoderConfig, make_policy
+from jaxppo.policy.agent import agent
+from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import Learner, data_mesh, make_learner, trading_task
 from jaxppo.ppo.trading_task import action_config
 
@@ -74,7 +76,7 @@ def build(design: str, limit: float, config: PPOConfig) -> Design:
 
     def both(key: jax.Array) -> tuple[Any, Any]:
         if design == "chunk":
-            return make_policy(encoder, action, key)
+            return make_actor_critic(encoder, action, key)
         return make_window_policy(encoder_config(encoder.context), action, key, last_query=True)
 
     policy, _ = both(jax.random.key(0))
@@ -99,7 +101,7 @@ def train_and_test(
     ledgers = []
     for test in tests:
         where = (env.make_params(test, costs), jnp.int32(first), test.n_bars - 1 - first)
-        ledgers.append(run_policy(policy, env, state.params, *where, "mean"))
+        ledgers.append(simulate_account(agent(policy, state.params, env, "mean"), AccountRules(env, 252.0), *where))
     returns = np.concatenate([ledger.returns for ledger in ledgers])
     return {
         "seed": seed,

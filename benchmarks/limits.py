@@ -29,10 +29,12 @@ from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.backtest import SavedRun, load_run
 from jaxppo.backtest.evaluation import limits_of, quick_score
-from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
-from jaxppo.envs.execution.limits import GrossBudgets, Limits, NetBudget, constrain, intersection, no_limits, project
-from jaxppo.envs.execution.portfolio import open_portfolio, weights_of
+from jaxppo.envs.execution.limits import GrossBudgets, Limits, NetBudget, constrain, intersection, no_limits
+from jaxppo.envs.execution.portfolio import open_portfolio, orders_to_target, weights_of
 from jaxppo.masks.transform import apply_each
+from jaxppo.policy.agent import agent, decide
+from jaxppo.policy.encoding import encode_bars
+from jaxppo.policy.protocol import Observed
 
 SLACK, LOUD = 1e-4, 100.0
 BUDGETS = {"risk_budget": ("gross", "groups", "net", "concentration", "volatility"), "turnover": ("trades",)}
@@ -109,7 +111,8 @@ def follow(run: SavedRun) -> dict[str, Any]:
 
     @jax.jit
     def whole(net: Any) -> dict[str, Any]:
-        prepared = prepare_bars(run.policy, net, params, jnp.int32(where.first), n_bars)
+        encoding = agent(run.network, net, env, decision).encoding
+        prepared = encode_bars(encoding, net, encoding.inputs(params), jnp.int32(where.first), n_bars)
 
         def one_bar(carry: Any, xs: Any) -> Any:
             portfolio, state = carry
@@ -121,9 +124,10 @@ def follow(run: SavedRun) -> dict[str, Any]:
                 limits = intersection(limits, one)
             constraint = constrain(limits, portfolio, now, bar)
             seen = env.observe_portfolio(bar, portfolio, now, constraint)
-            wanted, hold = decide_without_randomness(run.policy, env, net, portfolio, seen, ready, constraint, decision)
-            chosen = project(constraint, wanted, hold)
-            after, _, _ = env.settle(portfolio, wanted, hold, now, params.table[bar + 1], params.costs, constraint)
+            observed = Observed(portfolio, (), seen, constraint, ready)
+            chosen, held = env.feasible(portfolio, *decide(run.network, env, net, observed, decision), constraint)
+            orders = orders_to_target(portfolio, chosen, held | ~now, params.costs)
+            after, _, _ = env.fill(portfolio, orders, params.table[bar + 1], params.costs)
             line = {
                 "position": weights_of(portfolio),
                 "keep": constraint.feasible_hold,

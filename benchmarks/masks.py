@@ -24,7 +24,7 @@ from jaxppo.envs.market import features
 from jaxppo.envs.market.regimes import rule_regimes
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.masks import MarketView, MaskTransform
-from jaxppo.policy.networks import EncoderConfig, make_policy
+from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
@@ -63,7 +63,7 @@ def learner_under(chain: tuple[MaskTransform, ...]) -> tuple[Learner, TrainState
         position_limit=0.4,
         masks=transform,
     )
-    policy, net = make_policy(encoder, action_config(env, 0.6), jax.random.key(0))
+    policy, net = make_actor_critic(encoder, action_config(env, 0.6), jax.random.key(0))
     config = PPOConfig(paths=32, portfolios=8, chunk=64, micro_batch=2)
     learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
     market = simulators.gbm(jax.random.key(1), 3000, N_ASSETS)

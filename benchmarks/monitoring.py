@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.recording import record
 from benchmarks.throughput import trading_learner
 from jaxppo.config import PPOConfig
-from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs
 from jaxppo.ppo.learner import Learner, TrainState
@@ -34,7 +34,7 @@ def cartpole_learner() -> tuple[Learner, TrainState, Any]:
     env, params = gymnax.make("CartPole-v1")
     config = PPOConfig(paths=64, portfolios=1, chunk=64, reward_scale=1.0)
     shape, action = MLPConfig(n_inputs(env, params), 0, 64, 2), action_config(env, params, 0.6)
-    policy, net = make_mlp_policy(shape, action, jax.random.key(0))
+    policy, net = make_mlp_actor_critic(shape, action, jax.random.key(0))
     learner = make_learner(gymnax_task(policy, env, params, config), config, data_mesh(jax.devices()[:1]))
     return learner, learner.init(net, 0, params), params
 

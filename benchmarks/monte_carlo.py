@@ -49,18 +49,20 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.recording import record
 from jaxppo import envs
-from jaxppo.backtest import traders
-from jaxppo.backtest.account import Account, BarRow
-from jaxppo.backtest.run import load_run
-from jaxppo.book import buy_and_hold, equal_weight, trend, volatility_target
+from jaxppo.backtest import conditions_of, plain_conditions
+from jaxppo.backtest.account import AccountState
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
 from jaxppo.envs.market.kernels import in_one
 from jaxppo.envs.simulators.generators import stationary_bootstrap
+from jaxppo.envs.trading.bar import Account, BarRow
 from jaxppo.monte_carlo import Paths, draws_of, monte_carlo, run_paths
 from jaxppo.monte_carlo.engine import CPU_OPTIONS
-from jaxppo.monte_carlo.trade import Drawn, trade
+from jaxppo.monte_carlo.trade import PreparedMarket, trade
+from jaxppo.policy import from_array
+from jaxppo.policy.rules import buy_and_hold, equal_weight, trend, volatility_target
+from jaxppo.run.saved import load_run
 
 N_BARS = 2500
 COMMISSION = 1e-3
@@ -91,7 +93,7 @@ def best(call: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes: int) -> Callable[[], np.ndarray]:
+def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], batch_size: int) -> Callable[[], np.ndarray]:
     """Final equities of our accounting function on given prices, as a function without arguments.
 
     An order is sized and filled at the close at which it is decided, as vectorbt's is, and held targets are traded at
@@ -100,8 +102,8 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes:
     n_bars = len(targets)
     made = envs.make_costs(commission_bps=1e4 * COMMISSION, **costs)
     rule = FillRule(price="decision_close")
-    trader = traders.array(np.zeros((n_bars, 1)), periods=252.0, costs=made, fill_rule=rule)
-    data, free = {**trader.data, "values": None}, zero_prices(made)
+    conditions = plain_conditions(1, periods=252.0, costs=made, fill_rule=rule)
+    policy, free = from_array(np.zeros((n_bars, 1)))._replace(params=None), zero_prices(made)
 
     def read(given: tuple[jax.Array, jax.Array], i: jax.Array | int) -> Any:
         closes, goals = given
@@ -109,7 +111,7 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes:
             jax.lax.dynamic_index_in_dim(x, j, keepdims=False) for x, j in ((closes, i), (closes, i + 1), (goals, i))
         )
 
-    def formed(given: tuple[jax.Array, jax.Array, jax.Array]) -> BarRow:
+    def unpack(given: tuple[jax.Array, jax.Array, jax.Array]) -> BarRow:
         before, after, goal = (x[:, None] for x in given)
         others = {"available_volume": 1e7, "average_volume": 1e7, "half_spread": 1e-4, "volatility": 0.01}
         others |= {"year_fraction": 1.0 / 252.0}
@@ -119,19 +121,19 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], lanes:
         return BarRow(jnp.zeros(len(goal), jnp.int32), packed, jnp.ones(goal.shape, bool), (), (), goal)
 
     def unit(closes: jax.Array, goals: jax.Array) -> jax.Array:
-        lane = closes.shape[1]
+        n_paths = closes.shape[1]
         portfolio = jax.vmap(lambda price: open_portfolio(price, 1e6, rule))(closes[0][:, None])
-        off = jnp.zeros(lane, bool)
-        account = Account(portfolio, off, off, (), (), (), ())
-        shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (lane,)), made)
-        paths = Drawn((closes, goals), account, shared, (), jnp.zeros(lane, jnp.int32))
-        traded = trade(trader, data, paths, n_bars, jnp.int32(0), free=free, read=read, formed=formed)
+        no = jnp.zeros(n_paths, bool)
+        state = AccountState(Account(portfolio, liquidated=no, stopped=no), (), ())
+        shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_paths,)), made)
+        paths = PreparedMarket((closes, goals), state, shared, (), jnp.zeros(n_paths, jnp.int32))
+        traded = trade(policy, conditions, paths, n_bars, jnp.int32(0), free=free, read=read, unpack=unpack)
         return traded.figures.figures(252.0, 0.5)
 
-    return _sharded(unit, close, at_changes(targets), lanes, "total_return")
+    return _sharded(unit, close, at_changes(targets), batch_size, "total_return")
 
 
-def bare(close: np.ndarray, targets: np.ndarray, lanes: int) -> Callable[[], np.ndarray]:
+def bare(close: np.ndarray, targets: np.ndarray, batch_size: int) -> Callable[[], np.ndarray]:
     """The same from a minimal scan with a commission alone, see the module."""
 
     def unit(closes: jax.Array, goals: jax.Array) -> dict[str, jax.Array]:
@@ -157,7 +159,7 @@ def bare(close: np.ndarray, targets: np.ndarray, lanes: int) -> Callable[[], np.
         sharpe = mean / jnp.sqrt(squares / n_bars - mean * mean) * 252.0**0.5
         return {"total_return": equity - 1.0, "max_drawdown": depth, "sharpe": sharpe}
 
-    return _sharded(unit, close, at_changes(targets), lanes, "total_return")
+    return _sharded(unit, close, at_changes(targets), batch_size, "total_return")
 
 
 def at_changes(targets: np.ndarray) -> np.ndarray:
@@ -166,15 +168,15 @@ def at_changes(targets: np.ndarray) -> np.ndarray:
     return np.where(targets != before, targets, np.nan).astype(np.float32)
 
 
-def _sharded(unit: Callable[..., Any], close: np.ndarray, goals: np.ndarray, lanes: int, name: str) -> Any:
-    """Runs `unit` on groups of `lanes` paths, a group on each device at a time."""
+def _sharded(unit: Callable[..., Any], close: np.ndarray, goals: np.ndarray, batch_size: int, name: str) -> Any:
+    """Runs `unit` on groups of `batch_size` paths, a group on each device at a time."""
     mesh = Mesh(np.asarray(jax.devices()), ("paths",))
     columns = P(None, "paths")
     program = jax.jit(
         jax.shard_map(unit, mesh=mesh, in_specs=(columns, columns), out_specs=P("paths"), check_vma=False),
         compiler_options=CPU_OPTIONS,
     )
-    width = lanes * mesh.size
+    width = batch_size * mesh.size
     sharding = jax.sharding.NamedSharding(mesh, columns)
     groups = [
         tuple(jax.device_put(x[:, start : start + width], sharding) for x in (close, goals))
@@ -246,18 +248,18 @@ def job(kind: str, n_paths: int, run: str | None) -> dict[str, Any]:
         market = simulators.gbm(jax.random.key(0), 2500, n_assets, volatility=0.01)
         strategy = RULES[kind.rstrip("5")]()
         costs = envs.make_costs(commission_bps=1.0, **FULL)
-        trader = traders.rule(strategy, n_assets, periods=252.0, costs=costs)
-        paths = Paths(trader, stationary_bootstrap(market, trader.history + N_BARS + 1, mean_block=20.0), N_BARS)
-    at_once = paths.lanes * len(paths.devices)
-    units = list(range(len(paths.devices)))
-    paths.fetch(paths.compute(units), units)
+        conditions, strategy = plain_conditions(n_assets, periods=252.0, costs=costs), strategy._replace(warmup=63)
+        paths = Paths(strategy, conditions, stationary_bootstrap(market, 63 + N_BARS + 1, mean_block=20.0), N_BARS)
+    at_once = paths.batch_size * len(paths.devices)
+    batches = list(range(len(paths.devices)))
+    paths.fetch(paths.compute(batches), batches)
     # Whole rounds of all devices, so that rates of few and of many paths compare.
     n_paths = max(n_paths // at_once, 1) * at_once
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         monte_carlo(paths, n_paths, output=pathlib.Path(folder) / "job", progress=False)
         seconds = time.perf_counter() - start
-    return {"paths": n_paths, "seconds": seconds, "peak_MB": peak_memory(), "lanes": paths.lanes}
+    return {"paths": n_paths, "seconds": seconds, "peak_MB": peak_memory(), "batch_size": paths.batch_size}
 
 
 def peak_memory() -> float | None:
@@ -293,16 +295,17 @@ def quick_start(folder: str) -> str:
 def in_the_loop(folder: str, n_bars: int, repeats: int) -> dict[str, Any]:
     """Bars x paths a second of an agent that encodes a block of bars at once, and one that encodes windows."""
     run = load_run(folder)
-    agent = traders.agent(run)
-    draws = draws_of(run, "stationary_bootstrap", agent.history + n_bars + 1)
-    found: dict[str, Any] = {"bars": n_bars, "context": run.policy.context}
+    agent, conditions = run.agent(), conditions_of(run)
+    draws = draws_of(run, "stationary_bootstrap", conditions.history + n_bars + 1)
+    found: dict[str, Any] = {"bars": n_bars, "context": run.network.context}
     returns = {}
-    for name, trader in {"once per block": agent, "at every bar": agent._replace(block=1)}.items():
-        paths = Paths(trader, draws, n_bars, devices=jax.devices()[:1])
+    window = agent._replace(encoding=agent.encoding._replace(block=1))
+    for name, policy in {"once per block": agent, "at every bar": window}.items():
+        paths = Paths(policy, conditions, draws, n_bars, devices=jax.devices()[:1])
         _, figures, _ = paths.fetch(paths.compute([0]), [0])
         returns[name] = figures["total_return"]
         seconds = best(functools.partial(lambda paths: paths.fetch(paths.compute([0]), [0]), paths), repeats)
-        found |= {"paths": paths.lanes, name: paths.lanes * n_bars / seconds}
+        found |= {"paths": paths.batch_size, name: paths.batch_size * n_bars / seconds}
     found["gate"] = float(np.max(np.abs(returns["once per block"] - returns["at every bar"])))
     if not found["gate"] < AGREEMENT:
         raise SystemExit(f"encoded once and at every bar, the agent earns differently by {found['gate']:.1e}")

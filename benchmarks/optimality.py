@@ -57,7 +57,7 @@ def study(name: str, seeds: int, quick: bool = False, **changes: Any) -> dict[st
         range(seeds),
         chosen.iterations,
         refresh=refresh,
-        watch=lambda net: net,
+        evaluate=lambda net: net,
         every=chosen.every,
     )
     jax.block_until_ready(nets)

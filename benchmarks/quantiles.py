@@ -21,7 +21,7 @@ from jaxppo.config import PPOConfig
 from jaxppo.envs import simulators
 from jaxppo.envs.market import features
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks import EncoderConfig, make_policy
+from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
@@ -40,7 +40,7 @@ def learner_with(quantiles: int, changes: dict[str, Any]) -> tuple[Learner, Trai
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, 64, 2, 8, 32, 2, True, jnp.dtype("float32"))
     env = TradingEnv(n_assets=N_ASSETS, observation="index", window=encoder.context, start="random")
-    policy, net = make_policy(encoder, action_config(env, 0.6), jax.random.key(0), quantiles=quantiles)
+    policy, net = make_actor_critic(encoder, action_config(env, 0.6), jax.random.key(0), quantiles=quantiles)
     config = PPOConfig(paths=32, portfolios=8, chunk=64, micro_batch=2, **changes)
     learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
     market = simulators.gbm(jax.random.key(1), 3000, N_ASSETS)

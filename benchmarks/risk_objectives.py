@@ -35,9 +35,10 @@ from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
 from jaxppo.envs.market.features import group_slices
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks import EncoderConfig, make_policy
+from jaxppo.policy.encoding import encode_paths
+from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo.population import train_population
-from jaxppo.ppo.trading_task import action_config, encode_paths, trading_task
+from jaxppo.ppo.trading_task import action_config, trading_task
 
 # Two assets. Simple returns of a bar: probability, mean, deviation of each part of the first; mean, deviation of the
 # second.
@@ -142,7 +143,7 @@ def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str,
     sizes = tuple(columns.stop - columns.start for columns in group_slices(env.groups).values())
     encoder = EncoderConfig("mlp", sizes, 16, 1, 2, 1, 2, False, jnp.dtype("float32"))
     action = action_config(env, 0.2)
-    policy = make_policy(encoder, action, jax.random.key(0))[0]
+    policy = make_actor_critic(encoder, action, jax.random.key(0))[0]
     task = trading_task(policy, env, ONE_BAR)
 
     def params_of(key: jax.Array) -> Any:
@@ -170,12 +171,12 @@ def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str,
         _, metrics, nets = train_population(
             task,
             ONE_BAR,
-            lambda key: make_policy(encoder, action, key)[1],
+            lambda key: make_actor_critic(encoder, action, key)[1],
             params,
             [seed],
             iterations,
             refresh=params_of,
-            watch=lambda net: net,
+            evaluate=lambda net: net,
             every=iterations // 20,
             risk=stage,
         )

@@ -60,46 +60,25 @@ print(json.dumps(found))
 """
 
 
-def jobs(runs: str) -> dict[str, list[list[str]]]:
-    """Name -> commands, in order; later jobs read the folders of earlier ones."""
-    quick = ["--config", "configs/quickstart.yaml"]
-    return {
-        "quickstart": [["scripts/train.py", *quick, "--steps", "65536", *SMALL, "--output", f"{runs}/quickstart"]],
-        "backtest": [
-            ["scripts/backtest.py", "--run", f"{runs}/quickstart", "--costs.commission-bps", "7"]
-            + ["--output", f"{runs}/backtest"]
-        ],
-        "monte_carlo": [
-            ["scripts/monte_carlo.py", "--run", f"{runs}/quickstart", "--paths", "128", "--bars", "200"]
-            + ["--output", f"{runs}/monte_carlo"]
-        ],
-        "walk_forward": [
-            [
-                "scripts/walk_forward.py",
-                *quick,
-                "--steps",
-                "32768",
-                *SMALL,
-                "--walk_forward.train_bars",
-                "1500",
-                "--walk_forward.test_bars",
-                "800",
-            ]
-            + ["--output", f"{runs}/walk_forward"]
-        ],
-        "limits": [
-            ["scripts/train.py", "--config", "configs/limits.yaml", "--steps", "32768", *SMALL]
-            + ["--output", f"{runs}/limits"]
-        ],
-        "target": [
-            ["scripts/train.py", "--config", "configs/target.yaml", "--steps", "32768", *SMALL]
-            + ["--output", f"{runs}/target"]
-        ],
-        "book": [
-            ["scripts/train.py", *quick, "--steps", "32768", *SMALL, "--sizing", BOOK, "--output", f"{runs}/book"]
-        ],
-        "reference": [["-c", REFERENCE]],
+def jobs(runs: str) -> dict[str, list[str]]:
+    """Name -> command, in order; later jobs read the folders of earlier ones."""
+    quick = ["scripts/train.py", "--config", "configs/quickstart.yaml", *SMALL]
+    walk = ["scripts/walk_forward.py", "--config", "configs/quickstart.yaml", *SMALL, "--steps", "32768"]
+    folds = ["--walk_forward.train_bars", "1500", "--walk_forward.test_bars", "800"]
+    again = ["scripts/backtest.py", "--run", f"{runs}/quickstart", "--costs.commission-bps", "7"]
+    paths = ["scripts/monte_carlo.py", "--run", f"{runs}/quickstart", "--paths", "128", "--bars", "200"]
+    limits, target = (["scripts/train.py", "--config", f"configs/{name}.yaml", *SMALL] for name in ("limits", "target"))
+    commands = {
+        "quickstart": [*quick, "--steps", "65536"],
+        "backtest": again,
+        "monte_carlo": paths,
+        "walk_forward": [*walk, *folds],
+        "limits": [*limits, "--steps", "32768"],
+        "target": [*target, "--steps", "32768"],
+        "book": [*quick, "--steps", "32768", "--sizing", BOOK],
     }
+    found = {name: [*command, "--output", f"{runs}/{name}"] for name, command in commands.items()}
+    return {**found, "reference": ["-c", REFERENCE]}
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -141,15 +120,12 @@ def run_jobs(root: pathlib.Path, only: list[str]) -> dict[str, dict[str, list[fl
         runs = pathlib.Path(folder) / RUNS
         runs.mkdir()
         found = {}
-        for name, commands in jobs(str(runs)).items():
+        for name, command in jobs(str(runs)).items():
             if only and name not in only:
                 continue
-            for command in commands:
-                done = subprocess.run(
-                    [sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True
-                )
-                if done.returncode:
-                    raise SystemExit(f"{name} in {root} failed:\n{done.stderr[-4000:]}")
+            done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{name} in {root} failed:\n{done.stderr[-4000:]}")
             if name == "reference":
                 found[name] = {key: list(numbers(row)) for key, row in json.loads(done.stdout).items()}
             else:

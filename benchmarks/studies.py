@@ -17,8 +17,8 @@ from jaxppo.envs.market.features import group_slices
 from jaxppo.envs.reference.grossman_zhou import cushion_share
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import Observation
-from jaxppo.policy.networks import Bars, EncoderConfig, make_policy
-from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.policy.networks import Bars, EncoderConfig, make_actor_critic
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.ppo import Task, trading_task
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs, n_market, to_env_action
 from jaxppo.ppo.trading_task import action_config as trading_action_config
@@ -151,7 +151,7 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
     env, params = problem.env, problem.params
     ahead = n_market(env, params) + 1 if config.hindsight_critic else 0
     action, shape = action_config(env, params, study.std), MLPConfig(n_inputs(env, params), ahead, study.width, 2)
-    policy, _ = make_mlp_policy(shape, action, jax.random.key(0))
+    policy, _ = make_mlp_actor_critic(shape, action, jax.random.key(0))
 
     def agent(net: Any, _: reference.Problem) -> Callable[[jax.Array, Any], jax.Array]:
         def act(observation: jax.Array, state: Any) -> jax.Array:
@@ -161,7 +161,7 @@ def _observed(problem: reference.Problem, study: Study, config: PPOConfig) -> Le
         return act
 
     def first_net(key: jax.Array) -> Any:
-        return make_mlp_policy(shape, action, key)[1]
+        return make_mlp_actor_critic(shape, action, key)[1]
 
     score = observed_score(problem, lambda net: agent(net, problem))
     if study.episode is not None:
@@ -233,7 +233,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     sizes = tuple(columns.stop - columns.start for columns in group_slices(env.groups).values())
     encoder = EncoderConfig("mlp", sizes, 32, 1, 4, 1, 2, False, jnp.dtype("float32"))
     action = trading_action_config(env, study.std)
-    policy, _ = make_policy(encoder, action, jax.random.key(0), hindsight=config.hindsight_critic)
+    policy, _ = make_actor_critic(encoder, action, jax.random.key(0), hindsight=config.hindsight_critic)
     listed, seconds = jnp.ones((1, 1, env.n_assets), bool), jnp.zeros((1, 1))
 
     def decide(net: Any, features: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
@@ -249,7 +249,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     kinds = {"Merton": _merton_score, "DavisNorman": _band_score, "GrossmanZhou": _floor_score}
 
     def first_net(key: jax.Array) -> Any:
-        return make_policy(encoder, action, key, hindsight=config.hindsight_critic)[1]
+        return make_actor_critic(encoder, action, key, hindsight=config.hindsight_critic)[1]
 
     return Learnable(
         trading_task(policy, env, config),

@@ -25,12 +25,15 @@ from scipy import stats
 import jaxppo
 from benchmarks.recording import record
 from jaxppo import backtest
-from jaxppo.backtest.run import SavedRun
-from jaxppo.backtest.simulate import Ledger, run_policy, simulate
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.portfolio import weights_of
 from jaxppo.envs.simulators.costly_factor import CostlyFactor
+from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.risk import metrics
+from jaxppo.run.saved import SavedRun
 from jaxppo.run.setup import Setup
 from jaxppo.run.simulation import factor_strength
 from jaxppo.statistics import bootstrap_difference_interval
@@ -69,11 +72,8 @@ def over_seeds(values: list[float | None], level: float = 0.95) -> dict[str, Any
 def agent_ledger(saved: SavedRun) -> Ledger:
     """What the run's agent does over its test period."""
     setup, where = saved.setup, saved.setup.periods["test"]
-    decision = setup.config.evaluation.decision
-    ledger = run_policy(
-        saved.policy, setup.env, saved.params, setup.params, jnp.int32(where.first), where.n_bars, decision
-    )
-    return jax.device_get(ledger)
+    rules = AccountRules(setup.env, setup.periods_per_year)
+    return jax.device_get(simulate_account(saved.agent(), rules, setup.params, jnp.int32(where.first), where.n_bars))
 
 
 def figures_of(ledger: Ledger, periods: float) -> dict[str, float | None]:
@@ -101,19 +101,20 @@ def best_policy(setup: Setup) -> CostlyFactor:
 def best_ledger(setup: Setup, best: CostlyFactor, unit: float) -> Ledger:
     """The optimum over the test period, without a limit of leverage; `unit` is its weight for a factor of 1."""
     where = setup.periods["test"]
-    factor = simulators.revealed_factor(setup.market)[where.first : where.last]
 
-    def decide(portfolio: Any, seen: Any, known: jax.Array, _: Any) -> tuple[jax.Array, jax.Array]:
-        held = weights_of(portfolio)
-        low, high = best.edges(known, held / unit)
+    def decide(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
+        held = weights_of(observed.portfolio)
+        low, high = best.edges(observed.row, held / unit)
         target = jnp.clip(held, unit * low, unit * high)
-        return target, target == held
+        return Targets(target, target == held), state
 
     free = {"max_leverage": 1e3, "margin_rate": 0.0, "maintenance_margin": 0.0}
     costs = setup.params.costs.replace(**{name: jnp.float32(value) for name, value in free.items()})
     params = setup.params.replace(costs=costs)
     first = jnp.int32(where.first)
-    return jax.device_get(simulate(decide, factor, setup.env, params, first, where.n_bars, limited=False))
+    optimum = Policy("optimum", decide, table=lambda params, view: simulators.revealed_factor(view.market))
+    rules = AccountRules(setup.env, setup.periods_per_year, limited=False)
+    return jax.device_get(simulate_account(optimum, rules, params, first, where.n_bars))
 
 
 def one_seed(config: jaxppo.Config, folder: pathlib.Path, without: list[str]) -> dict[str, Any]:

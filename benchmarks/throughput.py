@@ -28,7 +28,7 @@ from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.market import features
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks import EncoderConfig, make_policy
+from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
@@ -89,7 +89,7 @@ def trading_learner(
     env = TradingEnv(observation="index", window=encoder.context, start="random")
     action = action_config(env, 0.6)
     if design == "chunk":
-        policy, net = make_policy(encoder, action, jax.random.key(0))
+        policy, net = make_actor_critic(encoder, action, jax.random.key(0))
     else:
         policy, net = make_window_policy(encoder, action, jax.random.key(0), last_query=design != "window")
     config = PPOConfig(paths=paths, portfolios=portfolios, chunk=CHUNK, micro_batch=micro)

@@ -77,7 +77,7 @@ class WindowActorCritic(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class WindowPolicy:
-    """Drop-in for `jaxppo.policy.networks.Policy`: same learner, same update, one window per decision.
+    """Drop-in for `jaxppo.policy.networks.ActorCritic`: same learner, same update, one window per decision.
 
     Attributes:
       graph: static structure.
@@ -104,17 +104,17 @@ class WindowPolicy:
         return model.head.prepare(memory, bars.listed[:, -n_steps:])
 
     def act(self, params: Params, prepared: jax.Array, seen, hindsight: jax.Array | None = None):
-        """See `jaxppo.policy.networks.Policy.act`."""
+        """See `jaxppo.policy.networks.ActorCritic.act`."""
         return nnx.merge(self.graph, params).head(prepared, seen, hindsight)
 
     def distribution(self, params: Params, prepared: jax.Array, seen):
-        """See `jaxppo.policy.networks.Policy.distribution`."""
+        """See `jaxppo.policy.networks.ActorCritic.distribution`."""
         return self.act(params, prepared, seen)[0]
 
 
 def make_window_policy(
     config: EncoderConfig, action: ActionConfig, key: jax.Array, *, last_query: bool
 ) -> tuple[WindowPolicy, Params]:
-    """Builds the baseline with as many parameters as `make_policy`. Consumes `key`."""
+    """Builds the baseline with as many parameters as `make_actor_critic`. Consumes `key`."""
     graph, state = nnx.split(WindowActorCritic(config, action, nnx.Rngs(key)), nnx.Param)
     return WindowPolicy(graph, config.window, last_query), nnx.to_pure_dict(state)

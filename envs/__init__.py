@@ -1,15 +1,19 @@
-"""The market side: data, features, simulators, execution, accounting, environment."""
+"""The market side: price data, features, simulated markets, execution and the trading environment.
+
+`load_market` reads prices into a `MarketData`, `simulators` generate one, `reference` holds problems with a known
+optimum. `features`, `indicators` and `regimes` compute what is known of a market at each close. `TradingEnv` trades it.
+"""
 
 from jaxppo.envs import datasets, reference, simulators
 from jaxppo.envs.data.load import format_report, load_market
-from jaxppo.envs.data.rows import DataError
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio
-from jaxppo.envs.market import features, indicators
-from jaxppo.envs.market.market_data import MarketData, MarketInfo, slice_bars
+from jaxppo.envs.market import features, indicators, regimes
+from jaxppo.envs.market.market_data import MarketData, MarketInfo, periods_per_year, slice_bars
 from jaxppo.envs.trading.adapters import to_gymnasium
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, EnvState, Observation
+from jaxppo.errors import DataError
 
 __all__ = [
     "Costs",
@@ -29,8 +33,14 @@ __all__ = [
     "indicators",
     "load_market",
     "make_costs",
+    "periods_per_year",
     "reference",
+    "regimes",
     "simulators",
     "slice_bars",
     "to_gymnasium",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,21 +1,8 @@
-"""PPO trading agents, trained, validated and shipped in JAX."""
+"""PPO trading agents, trained, validated and shipped in JAX.
 
-from jaxppo import backtest, masks, ppo, risk
-from jaxppo.config import Config, ConfigError, load_config
-from jaxppo.envs.market import regimes
-from jaxppo.policy import networks
-from jaxppo.training.trainer import TrainResult, train
+What is exported stands in `__init__.pyi`; it is imported when it is first used, so that `import jaxppo` is quick.
+"""
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "TrainResult",
-    "backtest",
-    "load_config",
-    "masks",
-    "networks",
-    "ppo",
-    "regimes",
-    "risk",
-    "train",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from jaxppo import backtest
-from jaxppo.cli.command import OneLineParser, run
+import jaxppo
+from jaxppo.cli import OneLineParser, run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--capacity", action="store_true", help="also at other costs and with other capital")
     known, overrides = parser.parse_known_args(arguments)
     given = {"data": known.data, "output": known.output, "capacity": known.capacity, "overrides": overrides}
-    print(backtest.describe(backtest.run(known.run, **given)))
+    print(jaxppo.backtest.describe(jaxppo.backtest.run(known.run, **given)))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # before JAX counts them: a device for each core
-from jaxppo import monte_carlo as paths
-from jaxppo.cli.command import OneLineParser, run, shard_of
+import jaxppo
+from jaxppo.cli import OneLineParser, parse_shard, run
 
 N_PATHS = 10000
 STRESS = ("scale_costs", "missed_fills", "delay", "latency")
@@ -39,19 +39,19 @@ def main(arguments: Sequence[str]) -> None:
     if known.merge and (given or overrides):
         parser.error(f"--merge takes no {[*(f'--{name}' for name in given), *overrides][0].replace('_', '-')}")
     if known.merge:
-        result = paths.merge(known.merge, known.output)
+        result = jaxppo.monte_carlo.merge(known.merge, known.output)
     else:
-        result = paths.run_monte_carlo(
+        result = jaxppo.monte_carlo.run_monte_carlo(
             known.run,
             given.pop("paths", N_PATHS),
             n_bars=given.pop("bars", None),
-            shard=shard_of(given.pop("shard", "0/1")),
+            shard=parse_shard(given.pop("shard", "0/1")),
             stress={name: given.pop(name) for name in STRESS if name in given},
             output=known.output,
             overrides=overrides,
             **given,
         )
-    print(paths.describe_paths(result))
+    print(jaxppo.monte_carlo.describe_paths(result))
     if result.folder is not None:
         print(f"paths, summary and report: {result.folder}")
 

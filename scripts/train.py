@@ -4,13 +4,13 @@ import sys
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli.command import run, training_of
+from jaxppo.cli import parse_training, run
 
 
 def main(arguments: Sequence[str]) -> None:
     budgets = {"minutes": "train for N minutes of wall time", "episodes": "train for N episodes"}
     budgets |= {"steps": "train for N environment steps"}
-    config, name, given = training_of(__doc__, arguments, budgets)
+    config, name, given = parse_training(__doc__, arguments, budgets)
     result = jaxppo.train(config, output=given.output, name=name, resume=given.resume)
     if result.summary is not None:
         print(result.text)

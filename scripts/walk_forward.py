@@ -10,14 +10,16 @@ from collections.abc import Sequence
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # before JAX counts them: a device for each core
 
-from jaxppo.backtest import walk_forward
-from jaxppo.cli.command import run, training_of
+import jaxppo
+from jaxppo.cli import parse_training, run
 
 
 def main(arguments: Sequence[str]) -> None:
     budgets = {"episodes": "train each agent for N episodes", "steps": "train each agent for N environment steps"}
-    config, name, given = training_of(__doc__, arguments, budgets)
-    result = walk_forward(config, output=given.output, name=f"{name}-walk-forward", resume=given.resume)
+    config, name, given = parse_training(__doc__, arguments, budgets)
+    result = jaxppo.walk_forward.walk_forward(
+        config, output=given.output, name=f"{name}-walk-forward", resume=given.resume
+    )
     if result.summary is not None:
         print(result.text)
         print(f"report: {result.folder / 'report.html'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ import numpy as np
 import optax
 from flax import struct
 
+from jaxppo.backtest.account import AccountRules, AccountState
+from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.simulate import nothing, simulate_account
 from jaxppo.config import PPOConfig
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import make_costs
@@ -19,14 +23,18 @@ from jaxppo.envs.market.features import group_slices
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, Observation
-from jaxppo.policy.networks.actor_critic import Params, Policy, make_policy
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.agent import agent
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_critic
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.head import ActionConfig
-from jaxppo.policy.networks.mlp import MLPConfig, MLPPolicy, make_mlp_policy
+from jaxppo.policy.networks.mlp import MLPActorCritic, MLPConfig, make_mlp_actor_critic
+from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import PathState, trading_task
+from jaxppo.risk.monitor import UNWATCHED, Monitor
 
 GROUPS = ("price", "volume")
 N_BARS = 300
@@ -98,9 +106,9 @@ def shared_params() -> EnvParams:
 
 
 @functools.cache
-def policy() -> tuple[Policy, Params]:
+def policy() -> tuple[ActorCritic, Params]:
     """The network of `encoder_config()` and its first parameters."""
-    return make_policy(encoder_config(), ACTION, jax.random.key(0))
+    return make_actor_critic(encoder_config(), ACTION, jax.random.key(0))
 
 
 @functools.cache
@@ -184,9 +192,11 @@ def bandit_params(payoff=(-1.0, 0.0, 1.0), mean=0.0, spread=1.0, noise=0.5) -> B
 
 
 @functools.cache
-def bandit_policy(quantiles: int = 1) -> tuple[MLPPolicy, Params]:
+def bandit_policy(quantiles: int = 1) -> tuple[MLPActorCritic, Params]:
     """Three actions on contexts of two numbers."""
-    return make_mlp_policy(MLPConfig(2, 0, 8, 1, quantiles), ActionConfig("discrete", 3, -1.0, 1.0), jax.random.key(0))
+    return make_mlp_actor_critic(
+        MLPConfig(2, 0, 8, 1, quantiles), ActionConfig("discrete", 3, -1.0, 1.0), jax.random.key(0)
+    )
 
 
 @functools.cache
@@ -263,3 +273,45 @@ def relative_distance(actual: Any, expected: Any) -> float:
     """Norm of the difference of two pytrees over the norm of the second."""
     difference = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), actual, expected)
     return float(optax.global_norm(difference) / optax.global_norm(expected))
+
+
+def run_agent(
+    network: ActorCritic,
+    env: TradingEnv,
+    net: Any,
+    params: EnvParams,
+    first: jax.Array,
+    n_bars: int,
+    decision: str = "mode",
+    monitor: Monitor = UNWATCHED,
+) -> Ledger:
+    """The ledger of a network without its randomness."""
+    return simulate_account(
+        agent(network, net, env, decision), AccountRules(env, 252.0, monitor), params, first, n_bars
+    )
+
+
+def run_rule(
+    decide: Callable[..., tuple[jax.Array, jax.Array]],
+    inputs: Any,
+    env: TradingEnv,
+    params: EnvParams,
+    first: jax.Array,
+    n_bars: int,
+    *,
+    limited: bool = True,
+    monitor: Monitor = UNWATCHED,
+    record: Callable[[AccountState], Any] = nothing,
+) -> Ledger:
+    """The ledger of `decide(portfolio, observation, row of inputs, constraint)`; inputs have leading axis `n_bars`."""
+
+    def table(rows: Any, view: MarketView) -> Any:
+        before = jax.tree.map(lambda x: jnp.zeros((int(first), *x.shape[1:]), x.dtype), rows)
+        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), before, rows)
+
+    def apply(rows: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
+        seen = (observed.portfolio, observed.observation, observed.row, observed.constraint)
+        return Targets(*decide(*seen)), state
+
+    policy = Policy("rule", apply, table=table, params=jax.tree.map(jnp.asarray, inputs))
+    return simulate_account(policy, AccountRules(env, 252.0, monitor, limited), params, first, n_bars, record)

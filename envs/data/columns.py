@@ -1,36 +1,27 @@
-"""Column spellings of the usual vendors -> one canonical frame of rows."""
+"""Maps the column spellings of the usual vendors to one canonical frame of rows."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import pandas as pd
 
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
+from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.reading import column_key
-from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, DataError, LoadOptions, Rows, Table
-from jaxppo.envs.data.times import DAY, NOT_A_TIME, AmbiguousDates, parse_times
+from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table
+from jaxppo.envs.data.times import NOT_A_TIME, AmbiguousDates, parse_times
+from jaxppo.errors import DataError
 
 NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend")
+_TIME_SPELLINGS = (
+    "timestamp", "datetime", "opentime", "starttime", "dateutc", "gmttime", "date", "time", "t", "ts", "unix",
+    "unixtime", "epoch", "tradedate", "day",
+)  # fmt: skip
 SPELLINGS = {
-    "time": [
-        "timestamp",
-        "datetime",
-        "opentime",
-        "starttime",
-        "dateutc",
-        "gmttime",
-        "date",
-        "time",
-        "t",
-        "ts",
-        "unix",
-        "unixtime",
-        "epoch",
-        "tradedate",
-        "day",
-    ],
+    "time": _TIME_SPELLINGS,
     "clock": ["time", "timeofday"],
     "symbol": SYMBOL_SPELLINGS,
     "open": ["open", "openprice", "priceopen", "1open", "o"],
@@ -45,15 +36,17 @@ SPELLINGS = {
     "split": ["stocksplits", "splitratio", "splitcoefficient", "8splitcoefficient"],
     "dividend": ["dividends", "dividend", "exdividend", "dividendamount", "7dividendamount", "divcash"],
 }
+Labels = dict[str, Hashable]
+"""Canonical name of a field -> label of the column that holds it."""
 _QUOTE_BARS = tuple(side + price for side in ("bid", "ask") for price in PRICES)
 
 
-def recognise(columns: list) -> dict[str, object]:
-    """Which column holds what: `{canonical name: original label}`; spellings earlier in `SPELLINGS` win."""
-    keys: dict[str, object] = {}
+def _recognise(columns: list[Hashable]) -> Labels:
+    """Finds the column of each field; spellings earlier in `SPELLINGS` win."""
+    keys: dict[str, Hashable] = {}
     for column in columns:
         keys.setdefault(column_key(column), column)
-    found = {}
+    found: Labels = {}
     for name, spellings in SPELLINGS.items():
         spelling = next((s for s in spellings if s in keys), None)
         if spelling is not None:
@@ -65,20 +58,21 @@ def recognise(columns: list) -> dict[str, object]:
 
 
 def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
-    """Reads times and numbers of every table and keeps the wanted symbols.
+    """Parses times and numbers of every table and selects the symbols.
 
     Args:
-      tables: what `jaxppo.envs.data.reading.read_tables` returns.
-      options: of the call.
+      tables: result of `read_tables`.
+      options: `symbols`, `timezone`, `day_first` and `on_bad_rows` apply.
 
     Returns:
-      All rows in file order; rows that cannot be read are dropped and counted if `on_bad_rows` says so.
+      All rows in file order; unreadable ones are dropped and counted if `on_bad_rows` is `"drop"`.
 
     Raises:
       DataError: missing columns, unknown symbol, unreadable times or numbers, no rows.
     """
     rows = Rows(pd.DataFrame(), tables)
-    parts, available = [], set()
+    parts = []
+    available: set[str] = set()
     for index, table in enumerate(tables):
         part, names = _read_table(index, table, rows, options)
         available |= names
@@ -87,8 +81,8 @@ def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
     frame = pd.concat(parts, ignore_index=True)
     if frame.empty:
         raise DataError(f"{tables[0].name}: no rows left to use")
-    names = list(options.symbols) if options.symbols else sorted(set(frame["symbol"]))
-    frame["symbol"] = pd.Categorical(frame["symbol"], categories=names)
+    order = list(options.symbols) if options.symbols else sorted(set(frame["symbol"]))
+    frame["symbol"] = pd.Categorical(frame["symbol"], categories=order)
     rows.frame = frame
     return rows
 
@@ -103,11 +97,12 @@ def _check_symbols(wanted: tuple[str, ...] | None, available: set[str], tables: 
 
 
 def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> tuple[pd.DataFrame, set[str]]:
-    found = recognise(list(table.frame.columns))
+    """Parses one table; returns its canonical rows and its symbols, selected or not."""
+    found = _recognise(list(table.frame.columns))
     if "time" not in found and table.unnamed is not None:
         found["time"] = table.unnamed
     _require_columns(found, table)
-    raw = _one_column_for_each(found, table)
+    raw = _without_repeated_columns(found, table)
     keep = _rows_of_symbols(raw, found, table, rows, options)
     if "symbol" in found:
         symbols = _symbol_names(raw[found["symbol"]])
@@ -120,14 +115,14 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     row = table.rows
     if not keep.all():
         raw, symbols, row = raw[keep], symbols[keep], row[keep]
-    _name_volume(found, raw, symbols)
+    _choose_volume(found, raw, symbols)
     table.columns = {name: str(label) for name, label in found.items()}
     part = pd.DataFrame({"symbol": symbols.to_numpy(), "table": index, "row": row})
-    part["utc"], part["written"] = _times(table, raw, found, part, rows, options)
+    part["utc"], part["written"] = _times(table, raw, found, part, options)
     texts = {name: raw[found[name]] for name in (*NUMBERS, *_QUOTE_BARS) if name in found}
     numbers = _numbers(table, texts, raw[found["time"]])
     for name, values in numbers.items():
-        _refuse_text(name, texts[name], values, part, table, options)
+        _check_text(name, texts[name], values, part, table, options)
     _quote_bars(numbers)
     for name in NUMBERS:
         part[name] = numbers.get(name, np.nan) if name not in PRICES else numbers[name] * table.price_scale
@@ -137,11 +132,9 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     return part[~unread], names
 
 
-def _one_column_for_each(found: dict, table: Table) -> pd.DataFrame:
-    """The table without columns that repeat a used one; columns of one name and different values cannot both be right.
-
-    Of labels that repeat exactly, readers of CSV number the later ones: `close, close.1`.
-    """
+def _without_repeated_columns(found: Labels, table: Table) -> pd.DataFrame:
+    """Drops columns that repeat a used one; columns of one name and different values are refused."""
+    # Readers of CSV number labels that repeat: `close, close.1`.
     labels = [str(label) for label in table.frame.columns]
     stems = [re.sub(r"\.\d+$", "", label) for label in labels]
     labels = [stem if stem in labels else label for stem, label in zip(stems, labels, strict=True)]
@@ -158,15 +151,15 @@ def _one_column_for_each(found: dict, table: Table) -> pd.DataFrame:
 
 
 def _symbol_names(column: pd.Series) -> pd.Series:
-    """Symbols as text without spaces around it; empty where there is none."""
+    """Converts symbols to stripped text; empty where there is none."""
     codes, unique = pd.factorize(column)
     return pd.Series(np.array([*(str(name).strip() for name in unique), ""], object)[codes], index=column.index)
 
 
-def _rows_of_symbols(raw: pd.DataFrame, found: dict, table: Table, rows: Rows, options: LoadOptions) -> np.ndarray:
-    """`[N]` bool: the rows that repeat no header line, as joined files do, and that say whose they are."""
+def _rows_of_symbols(raw: pd.DataFrame, found: Labels, table: Table, rows: Rows, options: LoadOptions) -> np.ndarray:
+    """Marks rows that name a symbol and do not repeat the header, as joined files do: `[N]` bool."""
     keep = ~np.all([_repeats_label(raw[found[name]]) for name in ("time", "close") if name in found], axis=0)
-    _drop_or_refuse_lines(table, ~keep, "repeated header", lambda row: "the header line is repeated", rows, options)
+    _drop_or_raise(table, ~keep, "repeated header", lambda row: "the header line is repeated", rows, options)
     if "symbol" not in found:
         return keep
 
@@ -175,26 +168,28 @@ def _rows_of_symbols(raw: pd.DataFrame, found: dict, table: Table, rows: Rows, o
         return f"the column {found['symbol']} is empty" + (f" (the row begins with {cells[0]!r})" if cells else "")
 
     empty = keep & (_symbol_names(raw[found["symbol"]]) == "").to_numpy()
-    _drop_or_refuse_lines(table, empty, "no symbol", describe, rows, options)
+    _drop_or_raise(table, empty, "no symbol", describe, rows, options)
     return keep & ~empty
 
 
 def _repeats_label(column: pd.Series) -> np.ndarray:
-    """`[N]` bool: the cell is the label of its column."""
+    """Marks cells that hold the label of their column: `[N]` bool."""
     if is_number_column(column) or pd.api.types.is_datetime64_any_dtype(column.dtype):
         return np.zeros(len(column), bool)
     return (column.astype(object).astype(str).str.strip() == str(column.name).strip()).to_numpy()
 
 
-def _drop_or_refuse_lines(table: Table, bad: np.ndarray, reason: str, describe, rows: Rows, options: LoadOptions):
-    """Counts the rows in the mask as dropped, or refuses the first one; for rows whose symbol is not known."""
+def _drop_or_raise(
+    table: Table, bad: np.ndarray, reason: str, describe: Callable[[pd.Series], str], rows: Rows, options: LoadOptions
+) -> None:
+    """Counts bad rows of unknown symbol as dropped, or raises the error for the first one."""
     if bad.any() and options.on_bad_rows == "error":
         at = int(np.flatnonzero(bad)[0])
-        raise table.refuse("", table.rows[at], describe(table.frame.iloc[at]), DROP_ROWS, int(bad.sum()))
+        raise table.error("", table.rows[at], describe(table.frame.iloc[at]), DROP_ROWS, int(bad.sum()))
     rows.count(f"dropped: {reason}", bad.sum())
 
 
-def _require_columns(found: dict, table: Table) -> None:
+def _require_columns(found: Labels, table: Table) -> None:
     listed = ", ".join(map(str, table.frame.columns[:12]))
     if "time" not in found:
         raise DataError(f"{table.name}: no column of times (timestamp, datetime, date, time, ...); found {listed}")
@@ -207,8 +202,8 @@ def _require_columns(found: dict, table: Table) -> None:
         raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}{ticks}")
 
 
-def _name_volume(found: dict, raw: pd.DataFrame, symbols: pd.Series) -> None:
-    """Among `volume_btc, volume_usd, volume`, the one in units of the asset: its suffix begins the symbol."""
+def _choose_volume(found: Labels, raw: pd.DataFrame, symbols: pd.Series) -> None:
+    """Chooses, among `volume_btc, volume_usd, volume`, the one in units of the asset: its suffix begins the symbol."""
     symbol = re.sub(r"\W", "", symbols.iloc[0]).lower() if len(symbols) else ""
     for column in raw.columns:
         match = re.fullmatch(r"volume[\W_]+(\w+)", str(column).strip().lower())
@@ -216,7 +211,10 @@ def _name_volume(found: dict, raw: pd.DataFrame, symbols: pd.Series) -> None:
             found["volume"] = column
 
 
-def _times(table, raw, found, part, rows, options) -> tuple[np.ndarray, np.ndarray]:
+def _times(
+    table: Table, raw: pd.DataFrame, found: Labels, part: pd.DataFrame, options: LoadOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parses the times of a table; raises the error for the first unreadable one unless bad rows are dropped."""
     values = raw[found["time"]]
     if "clock" in found:
         values = values.astype(str).str.strip() + " " + raw[found["clock"]].astype(str).str.strip()
@@ -228,30 +226,32 @@ def _times(table, raw, found, part, rows, options) -> tuple[np.ndarray, np.ndarr
     bad = np.flatnonzero(utc == NOT_A_TIME)
     if len(bad) and options.on_bad_rows == "error":
         at = bad[0]
-        text = str(values.iloc[at])
+        text, remedy = str(values.iloc[at]), DROP_ROWS
         finding = f"{text!r} is not a time" if text not in ("nan", "NaT", "<NA>", "None") else "the time is missing"
         if written[at] != NOT_A_TIME:
             finding = f"{text!r} falls in the hour that {options.timezone} skips or repeats when clocks change"
-        way_out = f"{DROP_ROWS}, or write times in UTC" if written[at] != NOT_A_TIME else DROP_ROWS
-        raise table.refuse(part["symbol"].iloc[at], part["row"].iloc[at], finding, way_out, len(bad))
+            remedy = f"{DROP_ROWS}, or write times in UTC"
+        raise table.error(part["symbol"].iloc[at], part["row"].iloc[at], finding, remedy, len(bad))
     return utc, written
 
 
 def _numbers(table: Table, texts: dict[str, pd.Series], times: pd.Series) -> dict[str, np.ndarray]:
-    """The columns as float64. Between semicolons the comma may mark decimals, and a dot may mean either thing."""
+    """Parses columns to float64; with semicolons between cells, commas may mark decimals and dots thousands."""
     prices = [texts[name] for name in (*PRICES, *_QUOTE_BARS) if name in texts and not is_number_column(texts[name])]
     decimal_comma = table.separator == ";" and has_decimal_comma(prices)
     if table.separator == ";" and not decimal_comma and prices:
         unclear = dots_may_group_thousands(prices)
         continental = times.astype("string").str.match(r"\s*\d{1,2}\.\d{1,2}\.\d{2}").fillna(False).mean() > 0.5
         if unclear is not None and continental:
-            way_out = "write them with a decimal comma (2006,0), or without a separator of thousands (2006)"
-            raise DataError(f"{table.name}: prices such as {unclear} read as a fraction and as thousands; {way_out}")
+            remedy = "write them with a decimal comma (2006,0), or without a separator of thousands (2006)"
+            raise DataError(f"{table.name}: prices such as {unclear} read as a fraction and as thousands; {remedy}")
     return {name: parse_numbers(column, decimal_comma=decimal_comma) for name, column in texts.items()}
 
 
-def _refuse_text(name, column, values, part, table, options) -> None:
-    """A price or volume that is text is an error, not a missing value."""
+def _check_text(
+    name: str, column: pd.Series, values: np.ndarray, part: pd.DataFrame, table: Table, options: LoadOptions
+) -> None:
+    """Checks that text in a column of numbers was read: it is an error, not a missing value."""
     if is_number_column(column) or name in ("split", "dividend"):
         return
     given = column.notna().to_numpy() & (column.astype("string").str.strip().fillna("").to_numpy() != "")
@@ -259,14 +259,14 @@ def _refuse_text(name, column, values, part, table, options) -> None:
     if len(bad) and options.on_bad_rows == "error":
         at = bad[0]
         finding = f"{name} {str(column.iloc[at])!r} is not a number"
-        raise table.refuse(part["symbol"].iloc[at], part["row"].iloc[at], finding, DROP_ROWS, len(bad))
+        raise table.error(part["symbol"].iloc[at], part["row"].iloc[at], finding, DROP_ROWS, len(bad))
 
 
 def _quote_bars(numbers: dict[str, np.ndarray]) -> None:
-    """Bars of bids and of asks: prices become mids, closing quotes stay; marks bars with any bid above its ask."""
+    """Converts bars of bids and asks: prices become mids, closing quotes stay, bars with a bid above its ask marked."""
     if not all(name in numbers for name in _QUOTE_BARS):
         return
-    crossed = False
+    crossed = np.zeros(len(numbers["bidclose"]), bool)
     for price in PRICES:
         bid, ask = numbers["bid" + price], numbers["ask" + price]
         crossed = crossed | (bid > ask)
@@ -274,8 +274,3 @@ def _quote_bars(numbers: dict[str, np.ndarray]) -> None:
             numbers[price] = (bid + ask) / 2
     numbers["crossed"] = crossed
     numbers["bid"], numbers["ask"] = numbers["bidclose"], numbers["askclose"]
-
-
-def is_daily(written: np.ndarray) -> bool:
-    """True if every clock time is midnight: bars of a day or longer, stamped with their date."""
-    return not np.any(written % DAY)

@@ -1,26 +1,48 @@
-"""Price files and data frames -> a validated `MarketData`."""
+"""Loads price files and data frames into a validated `MarketData`.
+
+Adjustment: open, high, low and close are multiplied by adj_close / close (or adj_factor) where given, volume is divided
+by it. A later split or dividend rescales the past by a constant, which returns do not see. No other value of a bar
+depends on later rows.
+
+Times are stored in UTC, start of the bar. Where all times of the data are midnight, on the clock they are written in or
+in the given timezone, bars are daily (or longer) and carry their date at 00:00 UTC.
+
+Volume: a bar whose volume is 0 (or missing, though other bars of the asset have one) is not tradable. An asset whose
+volume is absent, missing or 0 throughout has `volume_known` False, and all its bars are tradable.
+
+Half spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else the rolling EDGE estimate.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxppo.envs.data import checks as data_checks
-from jaxppo.envs.data import history as data_history
-from jaxppo.envs.data import report as data_report
-from jaxppo.envs.data.columns import canonical_rows, is_daily
-from jaxppo.envs.data.reading import read_tables
+from jaxppo.envs.data import checks, history, report
+from jaxppo.envs.data.columns import canonical_rows
+from jaxppo.envs.data.options import (
+    BadRows,
+    CrossedQuotes,
+    DuplicateRows,
+    HalfSpread,
+    LoadOptions,
+    NonNegative,
+    OffSessionBars,
+    PositiveFloat,
+    SpreadWindow,
+)
+from jaxppo.envs.data.reading import PriceSource, read_tables
 from jaxppo.envs.data.report import format_report
-from jaxppo.envs.data.rows import PRICES, DataError, LoadOptions, Rows, time_text
+from jaxppo.envs.data.rows import PRICES, Rows, time_text
 from jaxppo.envs.data.sessions import Schedule, calendar_fields, check_timezone, load_schedule, off_session
-from jaxppo.envs.data.times import DAY
+from jaxppo.envs.data.times import DAY, is_daily
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.market.spread import estimated_half_spread
+from jaxppo.errors import DataError
 
 __all__ = ["DataError", "format_report", "load_market"]
 
@@ -28,111 +50,100 @@ logger = logging.getLogger(__name__)
 
 
 def load_market(
-    path_or_frame: str | os.PathLike | pd.DataFrame | Sequence[str | os.PathLike] | Mapping[str, pd.DataFrame],
+    path_or_frame: PriceSource,
     *,
     symbols: Sequence[str] | None = None,
     calendar: str | None = None,
     timezone: str | None = None,
     day_first: bool | None = None,
     adjust: bool = True,
-    on_bad_rows: str = "error",
-    on_duplicates: str = "error",
-    on_crossed_quotes: str = "error",
-    on_off_session: str = "keep",
-    range_tolerance: float = 1e-4,
-    max_log_jump: float = 1.25,
-    max_log_range: float = 3.5,
-    max_log_spike: float = 1.1,
-    split_tolerance: float = 0.04,
-    max_hole_days: float = 120.0,
+    on_bad_rows: BadRows = "error",
+    on_duplicates: DuplicateRows = "error",
+    on_crossed_quotes: CrossedQuotes = "error",
+    on_off_session: OffSessionBars = "keep",
+    range_tolerance: NonNegative = 1e-4,
+    max_log_jump: PositiveFloat = 1.25,
+    max_log_range: PositiveFloat = 3.5,
+    max_log_spike: PositiveFloat = 1.1,
+    split_tolerance: NonNegative = 0.04,
+    max_hole_days: PositiveFloat = 120.0,
     zero_volume_tradable: bool = False,
-    min_half_spread: float = 1e-4,
-    spread_window: int = 63,
+    min_half_spread: HalfSpread = 1e-4,
+    spread_window: SpreadWindow = 63,
 ) -> MarketData:
-    """Reads prices, checks them, and lines them up on one time axis.
+    """Loads prices, checks them, and aligns them on one time axis.
 
-    Sorting, rows repeated exactly, empty rows at the ends of a history and rounding errors of open and close are
-    repaired and counted in `market.info.report`. Everything else that is wrong is refused in one line that names the
-    row and, where there is one, the option below that would accept it.
-
-    Prices: open, high, low, close are multiplied by adj_close / close (or adj_factor) where given, volume is divided
-    by it. Back-adjustment rescales the past by a constant at every later split or dividend; returns do not see it. No
-    other value of a bar depends on later rows.
-
-    Times: stored in UTC, start of the bar. Where all times of the data are midnight, on the clock they are written in
-    or in `timezone`, the bars are daily (or longer) and carry their date at 00:00 UTC.
-
-    Where an asset has no bar, its prices repeat its last close (1.0 before its first bar), its volume is 0 and
-    `tradable` is False; its half spread repeats too. A bar whose volume is known to be 0 (or is missing, though other
-    bars of the asset have one) keeps its prices but is not tradable: nobody traded. An asset whose volume is absent,
-    missing or 0 throughout has `volume_known` False, and all its bars are tradable.
-
-    Half spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else the EDGE estimate over the
-    asset's last `spread_window` bars.
+    Repairs the order of rows, exact repeats, empty rows at the ends of a history and rounding errors of open and close,
+    and counts the repairs in `market.info.report`. Refuses any other fault in one line that names the row and the
+    option that accepts it.
 
     Args:
-      path_or_frame: CSV (also .gz, .zip), TSV or Parquet file; folder or list of files; name of a data set that ships
-        with the package (`"us5_1d"`); data frame in long form, of one symbol, or with price x symbol columns; or
-        `{symbol: data frame}`. A file without a symbol column is one symbol, named like the file.
-      symbols: assets to keep, in this order; None keeps all, sorted by name.
-      calendar: exchange_calendars name (`XNYS`, `CMES`, `24/5`, ...): sessions, the exchange's clock, and counts of
-        missing sessions and of bars outside sessions.
+      path_or_frame: CSV (also .gz, .zip), TSV or Parquet file; folder or list of files; name of a shipped data set
+        (`"us5_1d"`); data frame in long form, of one symbol, or with price x symbol columns; or `{symbol: data frame}`.
+        A file without a column of symbols is one symbol, named like the file.
+      symbols: symbols to use, in this order; None uses all, sorted by name.
+      calendar: exchange calendar (`XNYS`, `24/5`, ...) for sessions, the exchange's clock and missing sessions.
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
       day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
-      adjust: False leaves prices and volume as they are.
-      on_bad_rows: `"error"` or `"drop"` rows with unreadable times, without symbol, with missing, non-positive or
-        inconsistent prices, negative volume, prices outside [1e-20, 1e20] or volume above 1e18, and repeated headers.
-      on_duplicates: `"error"`, or keep the `"first"` or the `"last"` (in file order) of differing rows for one time.
-      on_crossed_quotes: `"error"`, or `"estimate"` the spread where bid is above ask.
-      on_off_session: `"keep"`, `"drop"`, or `"error"` for bars that no session of the calendar touches.
-      range_tolerance: relative excess of open or close over [low, high] that widens the bar instead of refusing it, >=
-        0.
-      max_log_jump: largest accepted empty space between the ranges of two bars, log price, > 0.
-      max_log_range: largest accepted log(high / low) of a bar, > 0.
-      max_log_spike: how far open and close may leave the level of the asset and be back within three bars, log price,
-        > 0: beyond, and beyond ten usual moves, it is a bad print. In daily bars also how far high and low may lie
-        beyond every open and close of the bar and its neighbours.
-      split_tolerance: how near, in log price, a gap into a quiet bar must be to 2:1, 3:1, ... or to a split that the
-        data states to count as an unadjusted split; at 3:2 and 5:2 the report warns; 0 turns the search off.
-      max_hole_days: longest accepted time between two bars of an asset, days, > 0.
-      zero_volume_tradable: True makes bars with zero or missing volume tradable too.
-      min_half_spread: floor of the estimated half spread, fraction of the price, in [0, 1); quotes are taken as they
-        are.
-      spread_window: bars per estimate, >= 3; the floor holds before that many.
+      adjust: whether to adjust prices and volume by the adjustment column, if there is one.
+      on_bad_rows: `"error"` refuses rows that cannot be right, `"drop"` drops and counts them.
+      on_duplicates: `"error"` refuses differing rows for one time, `"first"` or `"last"` in the file is kept.
+      on_crossed_quotes: `"error"` refuses bids above asks, `"estimate"` estimates the spread there.
+      on_off_session: `"keep"`, `"drop"` or `"error"` for bars that no session of the calendar touches.
+      range_tolerance: relative excess of open or close over [low, high] that widens the bar, >= 0; more is a bad row.
+      max_log_jump: largest empty space between the ranges of two bars, log price, > 0.
+      max_log_range: largest log(high / low) of a bar, > 0.
+      max_log_spike: largest excursion of open or close (of daily bars also high or low) that reverts within three bars,
+        log price, > 0; ten usual moves of the asset are accepted in any case.
+      split_tolerance: how near a gap between quiet bars must be to a whole ratio or a stated split, log price, >= 0, to
+        count as an unadjusted split; 0 turns the search off.
+      max_hole_days: longest time between two bars of an asset, days, > 0.
+      zero_volume_tradable: whether bars with zero or missing volume can be traded.
+      min_half_spread: floor of the estimated half spread, fraction of the price, in [0, 1); quotes have no floor.
+      spread_window: bars per estimate of the spread, >= 3.
 
     Returns:
-      The market, arrays `[T, A]`; names, times and the data report in `.info`.
+      Market with arrays `[T, A]`; symbols, times and the data report in `.info`.
 
     Raises:
-      DataError: one line on what is wrong and where.
+      DataError: one line on what is wrong, where, and the remedy.
+
+    Example:
+      >>> from jaxppo.envs import load_market
+      >>> load_market("us5_1d")
+      MarketData(3270 bars x 5 assets, AAPL FB GOOG IBM MSFT, 2000-03-01 to 2013-03-01, 1 d a bar)
     """
+    names = None if symbols is None else (symbols,) if isinstance(symbols, str) else tuple(symbols)
     options = LoadOptions(
-        (symbols,) if isinstance(symbols, str) else None if symbols is None else tuple(symbols),
-        calendar, timezone, day_first, adjust, on_bad_rows, on_duplicates, on_crossed_quotes, on_off_session,
+        names, calendar, timezone, day_first, adjust, on_bad_rows, on_duplicates, on_crossed_quotes, on_off_session,
         range_tolerance, max_log_jump, max_log_range, max_log_spike, split_tolerance, max_hole_days,
         zero_volume_tradable, min_half_spread, spread_window,
     )  # fmt: skip
-    check_timezone(timezone)
-    rows = canonical_rows(read_tables(path_or_frame), options)
-    n_read = sum(len(table.rows) for table in rows.tables)
-    daily, schedule = _place_in_time(rows, options)
-    data_checks.drop_repeats(rows)
-    data_checks.check_rows(rows, options)
-    data_checks.check_duplicates(rows, options)
-    data_checks.check_quotes(rows, options)
-    adjusted_by = data_history.adjust_prices(rows, options)
-    bar_length = _bar_length(rows.frame)
-    if schedule is not None:
-        _apply_calendar(rows, daily, bar_length, schedule, options)
-    _require_every_symbol(rows)
-    data_history.check_history(rows, daily, options)
-    market = _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options)
+    market = _load(path_or_frame, options)
     logger.info("%s", format_report(market.info.report))
     return market
 
 
+def _load(source: PriceSource, options: LoadOptions) -> MarketData:
+    """Reads, checks, repairs and aligns; the checks of single rows come first, those of the history need clean rows."""
+    check_timezone(options.timezone)
+    rows = canonical_rows(read_tables(source), options)
+    daily, schedule = _place_in_time(rows, options)
+    checks.drop_repeats(rows)
+    checks.check_rows(rows, options)
+    checks.check_duplicates(rows, options)
+    checks.check_quotes(rows, options)
+    adjusted_by = history.adjust_prices(rows, options)
+    bar_length = _bar_length(rows.frame)
+    if schedule is not None:
+        _apply_calendar(rows, daily, bar_length, schedule, options)
+    _require_every_symbol(rows)
+    history.check_history(rows, daily, options)
+    return _align(rows, daily, bar_length, schedule, adjusted_by, options)
+
+
 def _place_in_time(rows: Rows, options: LoadOptions) -> tuple[bool, Schedule | None]:
-    """Decides whether bars are daily, gives daily bars their date at 00:00 UTC, and loads the calendar."""
+    """Decides whether bars are daily, stamps those with their date at 00:00 UTC, and loads the calendar."""
     frame = rows.frame
     utc, written = frame["utc"].to_numpy(), frame["written"].to_numpy()
     schedule = None
@@ -145,9 +156,9 @@ def _place_in_time(rows: Rows, options: LoadOptions) -> tuple[bool, Schedule | N
     if dates is not None:
         rows.frame = frame.assign(utc=dates, written=dates)
         return True, schedule
-    for at, symbol in enumerate(frame["symbol"].cat.categories):
-        own = written[frame["symbol"].cat.codes.to_numpy() == at]
-        if len(own) > 2 and is_daily(own) and np.median(np.diff(np.sort(own))) >= DAY:
+    for code, symbol in enumerate(frame["symbol"].cat.categories):
+        times = written[frame["symbol"].cat.codes.to_numpy() == code]
+        if len(times) > 2 and is_daily(times) and np.median(np.diff(np.sort(times))) >= DAY:
             raise DataError(
                 f"{rows.tables[0].name}: {symbol} has daily bars and others have shorter ones; load them apart"
             )
@@ -155,20 +166,20 @@ def _place_in_time(rows: Rows, options: LoadOptions) -> tuple[bool, Schedule | N
 
 
 def _bar_length(frame: pd.DataFrame) -> int:
-    """The most frequent distance between two bars of an asset, ns; 0 if there are no two."""
+    """Most frequent distance between two bars of an asset, ns; 0 if there are no two."""
     steps = np.diff(frame["utc"].to_numpy())[np.diff(frame["symbol"].cat.codes.to_numpy()) == 0]
     values, counts = np.unique(steps, return_counts=True)
     return int(values[counts.argmax()]) if len(values) else 0
 
 
 def _apply_calendar(rows: Rows, daily: bool, bar_length: int, schedule: Schedule, options: LoadOptions) -> None:
-    outside = off_session(rows.frame["utc"].to_numpy(), daily, bar_length, schedule)
-    if not outside.any() or options.on_off_session == "keep":
+    """Keeps, drops or refuses bars outside sessions."""
+    if options.on_off_session == "keep":
         return
+    outside = off_session(rows.frame["utc"].to_numpy(), daily, bar_length, schedule)
     if options.on_off_session == "error":
-        at = int(np.flatnonzero(outside)[0])
-        way_out = "pass on_off_session='keep' or 'drop'"
-        raise rows.refuse(at, f"the bar lies outside every session of {schedule.name}", way_out, int(outside.sum()))
+        finding = f"the bar lies outside every session of {schedule.name}"
+        rows.raise_at_first(outside, lambda _: (finding, "pass on_off_session='keep' or 'drop'"))
     rows.count("bars outside sessions dropped", outside.sum())
     rows.frame = rows.frame[~outside].reset_index(drop=True)
 
@@ -180,8 +191,10 @@ def _require_every_symbol(rows: Rows) -> None:
         raise DataError(f"{rows.tables[0].name}: no usable row is left of {', '.join(empty[:5])}")
 
 
-def _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options) -> MarketData:
-    """Arrays on the union of all times, and the report."""
+def _align(
+    rows: Rows, daily: bool, bar_length: int, schedule: Schedule | None, adjusted_by: str | None, options: LoadOptions
+) -> MarketData:
+    """Places the bars of every asset on the union of all times, and writes the report."""
     frame = rows.frame
     names = tuple(str(name) for name in frame["symbol"].cat.categories)
     times = np.unique(frame["utc"].to_numpy())
@@ -190,21 +203,22 @@ def _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options) -> M
     tradable = np.zeros((len(times), len(names)), bool)
     volume_known = np.zeros(len(names), bool)
     reports = {}
-    for a, (name, own) in enumerate(frame.groupby("symbol", observed=True, sort=True)):
-        half_spread, quoted = _half_spread(own, options)
-        volume = own["volume"].to_numpy()
+    for a, (name, part) in enumerate(frame.groupby("symbol", observed=True, sort=True)):
+        half_spread, quoted = _half_spread(part, options)
+        volume = part["volume"].to_numpy()
         volume_known[a] = np.nansum(volume) > 0
-        bars = np.searchsorted(times, own["utc"].to_numpy())
+        bars = np.searchsorted(times, part["utc"].to_numpy())
+        # Between bars all four prices repeat the last close: no range, no return.
         latest = np.searchsorted(bars, np.arange(len(times)), side="right") - 1
         listed = latest >= 0
         for price in PRICES:
-            fields[price][listed, a] = own["close"].to_numpy()[latest[listed]]
-            fields[price][bars, a] = own[price].to_numpy()
+            fields[price][listed, a] = part["close"].to_numpy()[latest[listed]]
+            fields[price][bars, a] = part[price].to_numpy()
         fields["half_spread"][:, a] = np.where(listed, half_spread[np.maximum(latest, 0)], options.min_half_spread)
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not volume_known[a]) | options.zero_volume_tradable
-        reports[str(name)] = data_report.symbol_report(
-            own, half_spread, quoted, times, daily, bar_length, schedule, options
+        reports[str(name)] = report.symbol_report(
+            part, half_spread, quoted, times, daily, bar_length, schedule, options
         )
     clock = schedule.timezone if schedule else options.timezone or "UTC"
     minute, session, weekday = calendar_fields(times, daily, clock, schedule)
@@ -216,9 +230,9 @@ def _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options) -> M
         "day_of_week": weekday,
         "seconds_since_previous": (np.diff(times, prepend=times[0]) / 1e9).astype(np.float32),
     }
-    report = {
-        "sources": data_report.source_report(rows),
-        "rows_read": n_read,
+    summary = {
+        "sources": report.source_report(rows),
+        "rows_read": sum(len(table.rows) for table in rows.tables),
         "rows_kept": len(frame),
         "bars": len(times),
         "assets": len(names),
@@ -231,18 +245,18 @@ def _panel(rows, n_read, daily, bar_length, schedule, adjusted_by, options) -> M
         "adjusted_by": adjusted_by,
         "repairs": dict(rows.repairs),
         "symbols": reports,
-        "warnings": [*rows.suspicions, *data_report.warnings(reports, options.calendar)],
-        "fingerprint": data_report.fingerprint(names, times, arrays),
+        "warnings": [*rows.warnings, *report.warnings(reports, options.calendar)],
+        "fingerprint": report.fingerprint(names, times, arrays),
     }
-    info = MarketInfo(names, times.astype("datetime64[ns]"), report)
+    info = MarketInfo(names, times.astype("datetime64[ns]"), summary)
     return MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
 
 
-def _half_spread(own: pd.DataFrame, options: LoadOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Half spread of one asset's bars and where it is quoted."""
-    prices = [own[name].to_numpy() for name in PRICES]
+def _half_spread(frame: pd.DataFrame, options: LoadOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Half spread of one asset's bars, and whether it is quoted, `[N]` each."""
+    prices = [frame[name].to_numpy() for name in PRICES]
     estimate = estimated_half_spread(*prices, window=options.spread_window, floor=options.min_half_spread)
-    bid, ask = own["bid"].to_numpy(), own["ask"].to_numpy()
+    bid, ask = frame["bid"].to_numpy(), frame["ask"].to_numpy()
     quoted = np.isfinite(bid) & np.isfinite(ask)
     with np.errstate(invalid="ignore"):
         return np.where(quoted, (ask - bid) / (ask + bid), estimate), quoted

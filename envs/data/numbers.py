@@ -1,4 +1,4 @@
-"""Prices and volumes as text -> float64, in English and in continental notation."""
+"""Parses prices and volumes in English and in continental notation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
 def is_number_column(column: pd.Series) -> bool:
-    """True if the column holds numbers already, False if it holds text."""
+    """Whether the column holds numbers already, not text."""
     return pd.api.types.is_numeric_dtype(column.dtype)
 
 
 def parse_numbers(column: pd.Series, *, decimal_comma: bool) -> np.ndarray:
-    """Reads one column of numbers.
+    """Parses one column of numbers.
 
     Args:
       column: `[N]` numbers, or text such as `1234.5`, `$1,234.50`, `1.2M`; with `decimal_comma` `1234,5`, `1.234,50`.
@@ -28,7 +28,7 @@ def parse_numbers(column: pd.Series, *, decimal_comma: bool) -> np.ndarray:
     """
     if is_number_column(column):
         return column.to_numpy(np.float64, na_value=np.nan)
-    text = column.astype("string").str.strip().str.removeprefix("$")
+    text = _text(column)
     parts = text.str.extract(r"^(.*\d)([KMB])$")
     unit = parts[1].map(_UNITS).fillna(1.0).to_numpy(np.float64)
     text = text.where(parts[0].isna(), parts[0])
@@ -40,17 +40,17 @@ def parse_numbers(column: pd.Series, *, decimal_comma: bool) -> np.ndarray:
 
 
 def has_decimal_comma(prices: list[pd.Series]) -> bool:
-    """True if some price is written like `10,5` or `1.010,50`; for files whose cells a comma does not separate."""
+    """Whether some price is written like `10,5` or `1.010,50`; for files whose cells a comma does not separate."""
     return any(_text(column).str.fullmatch(_DECIMAL_COMMA).fillna(False).any() for column in prices)
 
 
 def dots_may_group_thousands(prices: list[pd.Series]) -> str | None:
-    """A price such as `2.006` that may mean 2006, if nothing in the columns says what the dot means.
+    """Finds a price such as `2.006` that may mean 2006, if no other price shows what the dot means.
 
-    Nothing does if every price is a whole number below 1000 or has exactly three digits behind each of its dots.
+    None does if every price is a whole number below 1000 or has exactly three digits behind each of its dots.
 
     Returns:
-      The first such price; None if the dots must be decimal points, or if there are none.
+      First such price; None if the dots must be decimal points, or if there are none.
     """
     texts = pd.concat([_text(column) for column in prices], ignore_index=True).dropna()
     texts = texts[texts != ""]

@@ -1,4 +1,4 @@
-"""Files, folders and data frames -> tables with their origin."""
+"""Reads files, folders and data frames into tables that know their origin."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow
 
 from jaxppo.envs import datasets
-from jaxppo.envs.data.rows import PRICES, SYMBOL_SPELLINGS, DataError, Table
+from jaxppo.envs.data.rows import PRICES, SYMBOL_SPELLINGS, Table
+from jaxppo.errors import DataError
 
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".zip")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
 MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", "#N/A", "-"]
 LEAN_PRICE_UNIT = 1e-4
+PriceSource: TypeAlias = str | os.PathLike | pd.DataFrame | Sequence[str | os.PathLike] | Mapping[str, pd.DataFrame]
+_UNREADABLE = (
+    OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, pyarrow.ArrowException, ValueError,
+)  # fmt: skip
 _QUOTE_BAR = ["date"] + [s + p for s in ("bid", "ask") for p in ("open", "high", "low", "close", "size")]
 
 
 def column_key(label: object) -> str:
-    """A column's name without case, spaces, punctuation and byte-order mark."""
+    """Normalises a column label: no case, spaces, punctuation or byte-order mark."""
     return re.sub(r"[^a-z0-9]", "", str(label).lower())
 
 
-def read_tables(source: object) -> list[Table]:
-    """Reads whatever `envs.load_market` was given.
-
-    Args:
-      source: a path, a folder, the name of a shipped data set, a data frame, a list of paths, or `{symbol: data
-        frame}`.
+def read_tables(source: PriceSource) -> list[Table]:
+    """Reads path, folder, name of a shipped data set, data frame, list of paths, or `{symbol: data frame}`.
 
     Returns:
       At least one table.
 
     Raises:
-      DataError: missing, empty, unreadable or unsupported file, folder without price files, or something else
-        altogether.
+      DataError: missing, empty, unreadable or unsupported file; folder without price files; source of another type.
     """
     if isinstance(source, pd.DataFrame):
         return _from_frame(source, "data frame", "")
@@ -84,34 +85,27 @@ def _from_file(path: pathlib.Path) -> list[Table]:
             return _from_frame(pd.read_parquet(path), path.name, _stem(path.name))
         data = path.read_bytes()
         if name.endswith(".zip"):
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                members = [
-                    m
-                    for m in archive.namelist()
-                    if m.lower().endswith((".csv", ".txt", ".tsv")) and "__MACOSX" not in m
-                ]
-                if not members:
-                    raise DataError(f"{path.name}: the archive holds no .csv file")
-                contents = [(f"{path.name}/{m}", m, archive.read(m)) for m in sorted(members)]
-            return [table for label, member, text in contents for table in _from_text(text, label, _stem(member))]
+            return _from_archive(data, path.name)
         data = gzip.decompress(data) if name.endswith(".gz") else data
         return _from_text(data, path.name, _stem(path.name))
     except DataError:
         raise
     except pd.errors.ParserWarning:
         raise DataError(f"{path.name}: cannot be read: rows have more cells than the header") from None
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        zipfile.BadZipFile,
-        RuntimeError,
-        pyarrow.ArrowException,
-        ValueError,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = reason.removeprefix("Error tokenizing data. C error: ")
         raise DataError(f"{path.name}: cannot be read: {reason}") from None
+
+
+def _from_archive(data: bytes, name: str) -> list[Table]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [m for m in archive.namelist() if m.lower().endswith((".csv", ".txt", ".tsv"))]
+        members = sorted(m for m in members if "__MACOSX" not in m)
+        if not members:
+            raise DataError(f"{name}: the archive holds no .csv file")
+        contents = [archive.read(member) for member in members]
+    return [t for m, text in zip(members, contents, strict=True) for t in _from_text(text, f"{name}/{m}", _stem(m))]
 
 
 def _stem(name: str) -> str:
@@ -122,7 +116,7 @@ def _stem(name: str) -> str:
 def _from_frame(
     frame: pd.DataFrame, name: str, symbol: str, rows: np.ndarray | None = None, lines: bool = False
 ) -> list[Table]:
-    """Tables of a data frame: itself, or one for each symbol of two-level columns (price x symbol, either order)."""
+    """Makes one table of a data frame, or one per symbol of two-level columns (price x symbol, either order)."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"{name}: expected a pandas DataFrame, not {type(frame).__name__}")
     rows = np.arange(len(frame)) if rows is None else rows
@@ -203,7 +197,7 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
 
 
 def _unique(labels: list[str]) -> list[str]:
-    """Repeated labels get a number, as data frames need."""
+    """Numbers repeated labels, as data frames need."""
     return [label if label not in labels[:i] else f"{label}.{i}" for i, label in enumerate(labels)]
 
 
@@ -223,7 +217,7 @@ def _is_header(cells: list[str]) -> bool:
 
 
 def _two_level_header(text: str, name: str, header: int) -> list[Table]:
-    """`Price,Close,High,...` over `Ticker,AAPL,AAPL,...`, as yfinance frames are written."""
+    """Reads a header of two lines, `Price,Close,High,...` over `Ticker,AAPL,AAPL,...`, as yfinance writes it."""
     frame = pd.read_csv(io.StringIO(text), header=[0, 1], index_col=0, skiprows=header, low_memory=False)
     rows = np.arange(len(frame)) + header + 3
     if frame.index.name is not None:
@@ -233,7 +227,7 @@ def _two_level_header(text: str, name: str, header: int) -> list[Table]:
 
 
 def _without_header(text: str, name: str, symbol: str, head: list[str]) -> Table:
-    """Bars without a header: `time,open,high,low,close[,volume]`, `date,time,...`, and QuantConnect Lean's files."""
+    """Reads bars without a header: `time,open,high,low,close[,volume]`, `date,time,...`, QuantConnect Lean's files."""
     separator = _separator(head[0])
     cells = _cells(head[0], separator)
     numeric = [bool(re.fullmatch(r"-?\d+(\.\d+)?", cell)) for cell in cells]

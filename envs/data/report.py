@@ -1,4 +1,4 @@
-"""What the loader found, counted and repaired: the data report."""
+"""The data report: counts, repairs and warnings of the loader."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from jaxppo.envs.data.rows import LoadOptions, Rows, time_text
+from jaxppo.envs.data.options import LoadOptions
+from jaxppo.envs.data.rows import Rows, time_text
 from jaxppo.envs.data.sessions import Schedule, off_session, session_numbers
 from jaxppo.envs.data.times import DAY
 
 WIDE_BAR = 0.7
 """Log range of a bar, and log size of a gap, from which the report warns (a factor of two)."""
 
-OFF_SESSION_SHARE = 0.05
-"""Share of an asset's bars outside the sessions of the calendar from which the report warns."""
+OFF_SESSION_FRACTION = 0.05
+"""Fraction of an asset's bars outside the sessions of the calendar from which the report warns."""
 
 
 def fingerprint(symbols: tuple[str, ...], times: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
-    """sha256 of the content that is used, whatever file and order of rows it came in.
+    """Hashes the content of a market (sha256), whatever file and order of rows it came in.
 
     Args:
-      symbols: in column order.
+      symbols: names in column order.
       times: `[T]` int64 ns UTC.
       arrays: every array of the market by name.
     """
@@ -37,36 +39,36 @@ def fingerprint(symbols: tuple[str, ...], times: np.ndarray, arrays: dict[str, n
 
 
 def symbol_report(
-    frame, half_spread: np.ndarray, quoted: np.ndarray, times: np.ndarray, daily: bool, bar_length: int,
+    frame: pd.DataFrame, half_spread: np.ndarray, quoted: np.ndarray, times: np.ndarray, daily: bool, bar_length: int,
     schedule: Schedule | None, options: LoadOptions,
 ) -> dict[str, Any]:  # fmt: skip
-    """Counts of one symbol.
+    """Reports on one symbol.
 
     Args:
-      frame: its checked and adjusted rows in order of time, as in `jaxppo.envs.data.checks.Rows.frame`.
+      frame: checked and adjusted rows in order of time, with the columns of `Rows.frame`.
       half_spread: `[N]` fraction of the price.
       quoted: `[N]` bool, the half spread comes from quotes.
-      times: `[T]` int64 ns UTC, the axis of the whole market.
+      times: `[T]` int64 ns UTC, time axis of the whole market.
       daily: whether bars are stamped with dates.
-      bar_length: ns, the most frequent distance of bars.
-      schedule: the exchange's sessions, if a calendar was named.
-      options: of the call.
+      bar_length: most frequent distance of bars, ns.
+      schedule: sessions of the exchange, if a calendar is named.
+      options: `min_half_spread` applies.
 
     Returns:
-      JSON-serialisable counts, shares and extremes.
+      JSON-serialisable counts, fractions and extremes.
     """
     utc = frame["utc"].to_numpy()
     volume = frame["volume"].to_numpy()
     high, low, close = (np.log(frame[name].to_numpy()) for name in ("high", "low", "close"))
     steps, moves = np.diff(utc), np.diff(close)
-    own_span = np.searchsorted(times, utc[-1], "right") - np.searchsorted(times, utc[0], "left")
+    span = np.searchsorted(times, utc[-1], "right") - np.searchsorted(times, utc[0], "left")
     known = bool(np.nansum(volume) > 0)
     spread = "quoted" if quoted.all() else "estimated" if not quoted.any() else "quoted, else estimated"
-    report = {
+    report: dict[str, Any] = {
         "bars": len(utc),
         "first": time_text(utc[0]),
         "last": time_text(utc[-1]),
-        "missing_bars": int(own_span - len(utc)),
+        "missing_bars": int(span - len(utc)),
         "volume_known": known,
         "zero_volume_bars": int((volume == 0).sum()) if known else 0,
         "unknown_volume_bars": int(np.isnan(volume).sum()) if known else len(utc),
@@ -92,6 +94,7 @@ def symbol_report(
 
 
 def _extreme(values: np.ndarray, times: np.ndarray) -> dict[str, Any] | None:
+    """Value of the largest size, and its time."""
     if not len(values):
         return None
     at = int(np.abs(values).argmax())
@@ -99,20 +102,20 @@ def _extreme(values: np.ndarray, times: np.ndarray) -> dict[str, Any] | None:
 
 
 def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
-    """What a careful reader should look at although the data was accepted.
+    """Lists what is accepted but deserves a look, one line each.
 
     Args:
-      symbols: counts of every symbol, as `symbol_report` makes them.
-      calendar: name of the exchange's calendar, if one was given.
+      symbols: `symbol_report` of every symbol.
+      calendar: name of the calendar, if one is given.
     """
-    lines = _about_the_panel(symbols, calendar)
+    lines = _panel_warnings(symbols, calendar)
     for name, counts in symbols.items():
         wide, move = counts["largest_log_range"], counts["largest_log_move"]
         if counts["wide_bars"]:
             widest = f"the widest {np.exp(wide['value']):.3g}x at {wide['at']}"
             n = counts["wide_bars"]
-            suspicion = "bad prints, or a split inside (see max_log_range)?"
-            lines.append(f"{name}: {n} bar(s) with high more than twice low, {widest}: {suspicion}")
+            question = "bad prints, or a split inside (see max_log_range)?"
+            lines.append(f"{name}: {n} bar(s) with high more than twice low, {widest}: {question}")
         if move and abs(move["value"]) > WIDE_BAR:
             factor = np.exp(move["value"])
             lines.append(
@@ -134,8 +137,8 @@ def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[s
     return lines
 
 
-def _about_the_panel(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
-    """Symbols that differ only in case, and a calendar that does not fit the bars."""
+def _panel_warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
+    """Warns of symbols that differ only in case, and of a calendar that does not fit the bars."""
     lines = []
     spelled: dict[str, list[str]] = {}
     for name in symbols:
@@ -143,20 +146,20 @@ def _about_the_panel(symbols: dict[str, dict[str, Any]], calendar: str | None) -
     for names in spelled.values():
         if len(names) > 1:
             lines.append(f"{' and '.join(names)} differ only in case: one asset in two spellings?")
-    shares = {name: counts.get("off_session_bars", 0) / counts["bars"] for name, counts in symbols.items()}
-    outside = [name for name, share in shares.items() if share > OFF_SESSION_SHARE]
+    fractions = {name: counts.get("off_session_bars", 0) / counts["bars"] for name, counts in symbols.items()}
+    outside = [name for name, fraction in fractions.items() if fraction > OFF_SESSION_FRACTION]
     if outside:
-        worst = max(outside, key=shares.get)
+        worst = max(outside, key=fractions.__getitem__)
         lines.append(
-            f"{100 * shares[worst]:.0f} % of the bars of {worst} lie outside every session of {calendar}, as more than "
-            f"{100 * OFF_SESSION_SHARE:.0f} % do in {len(outside)} of {len(symbols)} symbol(s): another calendar, "
-            "another timezone, or extended hours?"
+            f"{100 * fractions[worst]:.0f} % of the bars of {worst} lie outside every session of {calendar}, as more "
+            f"than {100 * OFF_SESSION_FRACTION:.0f} % do in {len(outside)} of {len(symbols)} symbol(s): another "
+            "calendar, another timezone, or extended hours?"
         )
     return lines
 
 
 def source_report(rows: Rows) -> list[dict[str, Any]]:
-    """Every table read: name, rows, and which column was used for what."""
+    """Reports on every table: name, rows, and the column used for each field."""
     listed = []
     for table in rows.tables:
         used = set(table.columns.values())
@@ -173,7 +176,7 @@ def source_report(rows: Rows) -> list[dict[str, Any]]:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report of a market (`market.info.report`) in a few lines for people."""
+    """Formats the report of a market (`market.info.report`) in a few lines."""
     names = [source["name"] for source in report["sources"]]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     kind = "daily or longer" if report["daily"] else f"{report['bar_seconds']:g} s"

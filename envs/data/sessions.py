@@ -1,16 +1,17 @@
-"""Trading sessions: which bar belongs to which, seen from the exchange's clock."""
+"""Trading sessions of exchanges, and the session of each bar."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import zoneinfo
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 
-from jaxppo.envs.data.rows import DataError
 from jaxppo.envs.data.times import DAY
+from jaxppo.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Schedule:
 
     Attributes:
       name: exchange_calendars name.
-      timezone: IANA name of the exchange's zone.
-      dates: `[S]` int64 ns, the session's date at midnight.
+      timezone: IANA zone of the exchange.
+      dates: `[S]` int64 ns, date of the session at midnight.
       opens: `[S]` int64 ns UTC.
       closes: `[S]` int64 ns UTC.
     """
@@ -33,27 +34,33 @@ class Schedule:
 
 
 def check_timezone(name: str | None) -> None:
-    """Raises DataError for a name that is no IANA time zone."""
+    """Checks that a name is an IANA time zone; raises DataError if not."""
     if name is None:
         return
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        near = difflib.get_close_matches(name, zoneinfo.available_timezones(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = _did_you_mean(name, zoneinfo.available_timezones())
         raise DataError(f"timezone={name!r} is no IANA time zone such as 'America/New_York'{hint}") from None
 
 
+def _did_you_mean(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def load_schedule(name: str, first: int, last: int) -> Schedule:
-    """Sessions of the named calendar between two times, with a week to spare on either side.
+    """Loads the sessions of a calendar between two times, and of a week on either side.
 
     Args:
       name: exchange_calendars name, for example `XNYS`, `XLON`, `CMES`, `24/5`.
-      first, last: int64 ns UTC.
+      first: first time, int64 ns UTC.
+      last: last time, int64 ns UTC.
 
     Raises:
-      DataError: no such calendar, or it does not reach over these dates.
+      DataError: no such calendar, or it does not cover these dates.
     """
+    # Here, because it takes a second and few markets name a calendar.
     import exchange_calendars
     from exchange_calendars import errors
 
@@ -61,8 +68,7 @@ def load_schedule(name: str, first: int, last: int) -> Schedule:
     try:
         calendar = exchange_calendars.get_calendar(name, start=start, end=end)
     except errors.InvalidCalendarName:
-        near = difflib.get_close_matches(name.upper(), exchange_calendars.get_calendar_names(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = _did_you_mean(name.upper(), exchange_calendars.get_calendar_names())
         raise DataError(f"calendar={name!r} is no exchange_calendars name such as 'XNYS' or '24/5'{hint}") from None
     except (errors.CalendarError, ValueError) as error:
         raise DataError(f"calendar={name!r} does not cover {start:%Y-%m-%d} to {end:%Y-%m-%d}: {error}") from None
@@ -75,13 +81,13 @@ def load_schedule(name: str, first: int, last: int) -> Schedule:
 
 
 def off_session(times: np.ndarray, daily: bool, bar_length: int, schedule: Schedule) -> np.ndarray:
-    """Bars that no session touches.
+    """Marks bars that no session touches.
 
     Args:
       times: `[N]` int64 ns UTC, starts of bars (dates if `daily`).
       daily: whether bars are stamped with dates.
-      bar_length: ns; an intraday bar counts as inside if any part of it is.
-      schedule: sessions that reach over `times`.
+      bar_length: ns; an intraday bar is inside if any part of it is.
+      schedule: sessions that cover `times`.
 
     Returns:
       `[N]` bool.
@@ -94,13 +100,18 @@ def off_session(times: np.ndarray, daily: bool, bar_length: int, schedule: Sched
 
 
 def session_numbers(times: np.ndarray, daily: bool, schedule: Schedule) -> np.ndarray:
-    """Index of each bar's session in the schedule.
+    """Assigns each bar to a session of the schedule.
 
     Trading outside hours belongs to the nearer session: the boundary is halfway between a close and the next open. A
     daily bar on a day without session belongs to the session before it.
 
+    Args:
+      times: `[N]` int64 ns UTC, starts of bars (dates if `daily`).
+      daily: whether bars are stamped with dates.
+      schedule: sessions that cover `times`.
+
     Returns:
-      `[N]` int64, non-decreasing in time.
+      `[N]` int64 index of the session, non-decreasing in time.
     """
     if daily:
         return np.maximum(np.searchsorted(schedule.dates, times, side="right") - 1, 0)
@@ -111,16 +122,17 @@ def session_numbers(times: np.ndarray, daily: bool, schedule: Schedule) -> np.nd
 def calendar_fields(
     times: np.ndarray, daily: bool, timezone: str, schedule: Schedule | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Minute of day, session id and weekday of every bar, on the exchange's clock.
+    """Computes minute of day, session and weekday of every bar on the exchange's clock.
 
     Args:
       times: `[T]` int64 ns UTC, increasing.
       daily: whether bars are stamped with dates; those have minute 0 and keep their date in every zone.
       timezone: IANA zone of the exchange.
-      schedule: its sessions; None counts the local dates that occur, 0, 1, 2, ...
+      schedule: sessions that cover `times`; None counts the local dates that occur, 0, 1, 2, ...
 
     Returns:
-      `(minute_of_day, session, day_of_week)`, each `[T]` int32. With a schedule, ids of missed sessions are left out.
+      `(minute_of_day, session, day_of_week)`, each `[T]` int32. With a schedule, sessions without a bar leave gaps in
+      the numbers.
     """
     local = times
     if not daily:

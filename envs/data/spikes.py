@@ -1,24 +1,25 @@
-"""Bad prints: prices that leave the level of an asset and come back to it at once."""
+"""Bad prints: prices that leave the level of an asset and return to it at once."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from jaxppo.envs.data.rows import LoadOptions, Rows
+from jaxppo.envs.data.options import LoadOptions
+from jaxppo.envs.data.rows import Rows, rounded_up
 
 LONGEST_SPIKE = 3
-"""Bars that may pass until prices are back; a move that lasts longer counts as real."""
+"""Most bars of a bad print; a move that lasts longer counts as real."""
 USUAL_MOVES = 10.0
-"""Multiple of the asset's usual move that a spike must also exceed."""
+"""Multiple of the asset's usual move up to which an excursion is accepted."""
 
 
 def typical_move(frame: pd.DataFrame, largest: float = 1.0) -> np.ndarray:
-    """Median absolute move from close to close of each row's asset, without standstills and moves above `largest`.
+    """Median absolute close-to-close move of each row's asset.
 
     Args:
       frame: rows in order of symbol and time.
-      largest: log price, > 0.
+      largest: largest move that counts, log price, > 0; moves of 0 do not count either.
 
     Returns:
       `[N]` log price, >= 0; 0 for an asset without such moves.
@@ -29,32 +30,38 @@ def typical_move(frame: pd.DataFrame, largest: float = 1.0) -> np.ndarray:
 
 
 def check_spikes(rows: Rows, daily: bool, options: LoadOptions) -> None:
-    """Refuses opens and closes that return to their level within a few bars, and wicks of daily bars out of all reach.
+    """Checks for opens and closes that return to their level within a few bars, and for stray highs and lows of days.
 
-    A lasting jump is not refused here, however large: the test looks at the bars after it. It only accepts or refuses
-    the whole history, so no bar that is used depends on later ones.
+    The test looks at later bars, but it only accepts or refuses the whole history: no bar that is used depends on later
+    ones. A lasting jump passes, however large.
 
-    Highs and lows of shorter bars are left to `max_log_range`: raw intraday feeds keep prints that exchanges later
-    cancel, and sales through an empty order book; official highs and lows of a day do not.
+    Args:
+      rows: adjusted rows in order of symbol and time.
+      daily: whether bars are stamped with dates.
+      options: `max_log_spike` applies.
+
+    Raises:
+      DataError: the first bad print, with the limit that accepts them all.
     """
     frame = rows.frame
     limit = np.maximum(options.max_log_spike, USUAL_MOVES * typical_move(frame, options.max_log_spike))
-    found = spikes(frame) | (wicks(frame) if daily else {})
+    # Raw intraday feeds keep prints that exchanges later cancel; the official high and low of a day do not.
+    found = _spikes(frame) | (_wicks(frame) if daily else {})
     largest = np.max(list(found.values()), axis=0)
     bad = largest > limit
-    if not bad.any():
-        return
-    at = int(np.flatnonzero(bad)[0])
-    name = max(found, key=lambda price: found[price][at])
-    around = "the prices before and after it" if name in ("open", "close") else "every open and close around it"
-    finding = f"{name} {frame[name].iloc[at]:g} is a factor of {np.exp(found[name][at]):.3g} off {around}: a bad print"
-    enough = np.ceil(largest[bad].max() * 10 + 1e-9) / 10
-    way_out = f"mend or remove the row, or pass max_log_spike={enough:.1f} if it is real"
-    raise rows.refuse(at, finding, way_out, int(bad.sum()))
+
+    def describe(at: int) -> tuple[str, str]:
+        name = max(found, key=lambda price: found[price][at])
+        around = "the prices before and after it" if name in ("open", "close") else "every open and close around it"
+        factor = np.exp(found[name][at])
+        finding = f"{name} {frame[name].iloc[at]:g} is a factor of {factor:.3g} off {around}: a bad print"
+        return finding, f"mend or remove the row, or pass max_log_spike={rounded_up(largest[bad].max())} if it is real"
+
+    rows.raise_at_first(bad, describe)
 
 
-def spikes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """How far opens and closes stand out of the path `open_0, close_0, open_1, close_1, ...` of their asset.
+def _spikes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Measures how far opens and closes stand out of the path `open_0, close_0, open_1, close_1, ...` of their asset.
 
     A run `p_i .. p_j` of at most `2 LONGEST_SPIKE` prices stands out by `min(run) - max(p_im1, p_jp1)` above its
     surroundings, or by `min(p_im1, p_jp1) - max(run)` below them.
@@ -81,8 +88,8 @@ def spikes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {"open": excess[::2], "close": excess[1::2]}
 
 
-def wicks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """How far high and low lie beyond every open and close of their bar and of the bars beside it.
+def _wicks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Measures how far high and low lie beyond every open and close of their bar and of the bars beside it.
 
     Args:
       frame: rows in order of symbol and time.

@@ -1,4 +1,4 @@
-"""Times as text, epoch numbers or datetimes -> nanoseconds on the UTC axis and on the clock they were written in."""
+"""Parses times (text, epoch numbers, datetimes) to nanoseconds in UTC and on the clock they were written in."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _DATES = ("%Y-%m-%d", "%Y%m%d", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", 
 
 
 class AmbiguousDates(ValueError):
-    """Every date of a column reads both day first and month first, with different results."""
+    """Dates of a column that all read day first as well as month first, with different results."""
 
 
 def parse_times(
     values: pd.Series, *, timezone: str | None = None, day_first: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads one column of times.
+    """Parses one column of times.
 
     Args:
       values: `[N]` datetimes, epoch numbers (seconds to nanoseconds, told apart by size), `yyyymmdd` numbers, or text
@@ -34,12 +34,11 @@ def parse_times(
       day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
 
     Returns:
-      `(utc, written)`, each `[N]` int64 nanoseconds since 1970: the instant, and what the clock showed where the time
-      was written. `NOT_A_TIME` in both where the text is no time; in `utc` alone where the clock showed an hour that a
-      change of clocks skips or repeats.
+      `(utc, written)`, each `[N]` int64 ns since 1970: the instant, and the time that the local clock showed. Both are
+      `NOT_A_TIME` where the text is no time; `utc` alone in an hour that a change of clocks skips or repeats.
 
     Raises:
-      AmbiguousDates: see there.
+      AmbiguousDates: all dates read day first and month first, and `day_first` is None.
     """
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return _nanoseconds(values.dt.tz_convert("UTC").dt.tz_localize(None)), _nanoseconds(values.dt.tz_localize(None))
@@ -56,7 +55,7 @@ def parse_times(
 
 
 def states_zone(values: pd.Series) -> bool:
-    """Whether the times say which instants they are: epochs, or a zone or UTC offset in all of them."""
+    """Whether all times are instants: epoch numbers, or times with a zone or UTC offset."""
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return True
     if pd.api.types.is_datetime64_dtype(values.dtype):
@@ -71,9 +70,10 @@ def _nanoseconds(values: pd.Series) -> np.ndarray:
 
 
 def _from_numbers(numbers: np.ndarray, exact: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch numbers or `yyyymmdd`; returns nanoseconds and which entries are epochs (hence UTC)."""
+    """Parses epoch numbers or `yyyymmdd`; returns nanoseconds, and which entries are epochs (hence UTC)."""
     result = np.full(len(numbers), NOT_A_TIME)
     is_epoch = np.zeros(len(numbers), bool)
+    # float64 cannot hold epochs in nanoseconds: integers are scaled as integers.
     whole = exact.fillna(0).to_numpy() if pd.api.types.is_integer_dtype(exact.dtype) else None
     for unit, low, high in _EPOCH_UNITS:
         rows = (numbers >= low) & (numbers < high)
@@ -91,7 +91,7 @@ def _from_numbers(numbers: np.ndarray, exact: pd.Series) -> tuple[np.ndarray, np
 
 
 def _to_utc(written: np.ndarray, timezone: str | None) -> np.ndarray:
-    """Instants of naive clock times; dates (midnight everywhere) stay dates."""
+    """Converts local clock times to UTC; dates (all midnight) stay dates."""
     valid = written != NOT_A_TIME
     if timezone is None or not np.any(written[valid] % DAY):
         return written
@@ -123,7 +123,7 @@ def _offset_nanoseconds(offsets: pd.Series) -> np.ndarray:
 
 
 def _parse_bodies(texts: pd.Series, day_first: bool | None) -> np.ndarray:
-    """Times without offset, all in one notation: the one that reads the most of them."""
+    """Parses times without offset in the one notation that reads the most of them."""
     iso = _attempt(texts, "ISO8601")
     if (iso != NOT_A_TIME).all():
         return iso
@@ -140,7 +140,7 @@ def _parse_bodies(texts: pd.Series, day_first: bool | None) -> np.ndarray:
 
 
 def _parse_short_dates(texts: pd.Series, day_first: bool | None) -> np.ndarray:
-    """`01/02/2020`, `1.2.20`, ...: the order of day and month is a property of the whole column."""
+    """Parses `01/02/2020`, `1.2.20`, ..., with one order of day and month for the whole column."""
     plain = texts.str.replace(r"^(\d{1,2})[/.\-](\d{1,2})[/.\-]", r"\1/\2/", regex=True)
     year = "%Y" if plain.str.match(r"^\d+/\d+/\d{4}").mean() >= 0.5 else "%y"
     orders = {True: "%d/%m/", False: "%m/%d/"}
@@ -156,7 +156,7 @@ def _parse_short_dates(texts: pd.Series, day_first: bool | None) -> np.ndarray:
 
 
 def _likely(texts: pd.Series, formats: list[str]) -> list[str]:
-    """The formats that read the most of a sample, best first; at most three, at least one."""
+    """Formats that read the most of a sample, best first: at least one, at most three."""
     sample = texts.iloc[np.unique(np.linspace(0, len(texts) - 1, 50).astype(int))]
     counts = [_n_read(_attempt(sample, form)) for form in formats]
     ranked = sorted(range(len(formats)), key=lambda i: -counts[i])[:3]
@@ -169,3 +169,8 @@ def _attempt(texts: pd.Series, form: str) -> np.ndarray:
 
 def _n_read(times: np.ndarray) -> int:
     return int((times != NOT_A_TIME).sum())
+
+
+def is_daily(written: np.ndarray) -> bool:
+    """Whether every clock time `[N]` is midnight: bars of a day or longer, stamped with their date."""
+    return not np.any(written % DAY)

@@ -1,4 +1,4 @@
-"""Real price data that ships with the package; provenance and licence of each file are in the README beside it."""
+"""Real price data that ships with the package; README.md in this folder states provenance and licence of each file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import importlib.resources
 import pathlib
 
 FILES = {"us5_1d": "us5_1d.csv.gz"}
-"""Name of each shipped data set and its file: `us5_1d` is AAPL, FB, GOOG, IBM and MSFT, daily, 2000-03 to 2013-03."""
+"""Files of the shipped data sets by name: `us5_1d` is AAPL, FB, GOOG, IBM and MSFT, daily, 2000-03 to 2013-03."""
 
 
 def path(name: str) -> pathlib.Path:
-    """Path of a shipped data set on this machine.
+    """Path of a shipped data set on this machine; `load_market` takes its name as well.
 
     Args:
       name: one of `FILES`.
 
-    Returns:
-      Path of a file that `envs.load_market` reads.
-
     Raises:
-      KeyError: there is no data set of that name; the message lists those there are.
+      KeyError: no data set has that name; the message lists the names.
     """
     if name not in FILES:
         near = difflib.get_close_matches(name, FILES, 1)

@@ -17,8 +17,7 @@ from jaxppo.envs.market.features import MINIMUM_VOLUME, REGIMES, average_volume,
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 
 
-@struct.dataclass
-class Costs:
+class Costs(struct.PyTreeNode):
     """Prices of trading and holding; every field is traceable, most are scalars, so a batch may be `vmap`ped.
 
     Attributes:
@@ -33,9 +32,9 @@ class Costs:
       margin_rate: `[]` interest per year on negative cash, fraction.
       max_leverage: `[]` largest gross exposure that an order may aim at, multiple of equity.
       maintenance_margin: `[]` equity below this fraction of gross exposure liquidates the portfolio.
-      displacement: `jaxppo.envs.execution.impact.Impact`: what own trades do to the price of later ones; `()` for nothing.
-      conditions: `jaxppo.envs.execution.slippage.SlippageConditions`, which the table of bars is made with: of a batch of costs on one
-        table it is that of the table; `()` for none.
+      displacement: `Impact`, what the account's trades do to the price of later ones; `()` for nothing.
+      conditions: `SlippageConditions` that the table of bars is made with, one for a batch of costs on one table; `()`
+        for none.
       latency: `[FillRule.latency_bars]` bool, true for the one of the next bars in which orders are due, the first is
         the next; the same for all orders of an account. `()` for the last, as the fill rule says.
     """
@@ -67,7 +66,12 @@ def zero_prices(costs: Costs) -> tuple[str, ...]:
 
 
 def without(costs: Costs, names: Sequence[str]) -> Costs:
-    """`costs` with the number 0 for some of `OMISSIBLE`, which makes them free to compute as well; within a program."""
+    """Costs with the number 0 for some prices, which makes them free to compute as well; within a program.
+
+    Args:
+      costs: cost parameters.
+      names: of `OMISSIBLE`.
+    """
     return costs.replace(**dict.fromkeys(names, 0.0))
 
 
@@ -99,11 +103,32 @@ def make_costs(
     max_leverage: float = 1.0,
     maintenance_margin: float = 0.25,
 ) -> Costs:
-    """Builds `Costs` from plain numbers: see `Costs` for units, `commission_bps` in basis points of notional.
+    """Builds cost parameters from plain numbers.
 
-    `slippage_...` are the fields of `jaxppo.envs.execution.slippage.SlippageConditions`; `transient_impact`, `transient_half_life` and
-    `permanent_impact` those of `jaxppo.envs.execution.impact.Impact`. What is left at its default costs nothing to compute; an
-    environment with transient or permanent impact needs `FillRule(displacement=True)`.
+    What is left at its default costs nothing to compute. An environment with transient or permanent impact needs
+    `FillRule(displacement=True)`.
+
+    Args:
+      commission_bps: basis points of notional, >= 0.
+      commission_per_share: currency, >= 0.
+      commission_minimum: currency per order, >= 0.
+      spread_multiplier: of the market's half-spread, >= 0.
+      slippage: share of the volatility of a bar, >= 0.
+      slippage_open: factor of slippage in the first bar of a session, >= 0.
+      slippage_close: factor in the last bar of a session, >= 0.
+      slippage_volatility: how slippage grows with relative volatility, see `SlippageConditions`.
+      slippage_volume: how it falls with relative volume.
+      slippage_spread: how it grows with the relative spread.
+      slippage_regimes: four factors, one per regime; None for none.
+      impact: coefficient of square-root impact, >= 0.
+      transient_impact: coefficient of impact that decays, >= 0; see `Impact`.
+      transient_half_life: of that decay, bars, > 0.
+      permanent_impact: coefficient of impact that stays, >= 0.
+      participation_limit: largest share of a bar's volume that fills, in (0, 1]; None for no limit.
+      borrow_rate: of short positions, per year, >= 0.
+      margin_rate: of borrowed cash, per year, >= 0.
+      max_leverage: largest gross exposure that an order may aim at, multiple of equity, > 0.
+      maintenance_margin: equity below this share of gross exposure liquidates the account, in [0, 1).
 
     Raises:
       ValueError: a value outside its range.
@@ -169,8 +194,7 @@ def _conditions(values: dict[str, float], regimes: Sequence[float] | None) -> An
     return SlippageConditions(**_traced(own), regimes=jnp.asarray(regimes, jnp.float32))
 
 
-@struct.dataclass
-class Bar:
+class Bar(struct.PyTreeNode):
     """What the accounting of one bar needs, for `A` assets; fill conditions are those known before the bar opens.
 
     Attributes:
@@ -254,8 +278,7 @@ def unpack_bar(row: jax.Array) -> Bar:
     return Bar(**{name: row[i] for i, name in enumerate(fields)})
 
 
-@struct.dataclass
-class TradeCosts:
+class TradeCosts(struct.PyTreeNode):
     """Currency paid for the fills of one bar, by kind; each `[A]`, >= 0.
 
     Only `impact` can be negative: where a fill is on the other side of the displacement that earlier ones have left.

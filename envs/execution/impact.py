@@ -23,13 +23,14 @@ References:
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 
-@struct.dataclass
-class Impact:
+class Impact(struct.PyTreeNode):
     """Parameters of displacement; traceable scalars.
 
     Attributes:
@@ -43,8 +44,7 @@ class Impact:
     permanent: jax.Array
 
 
-@struct.dataclass
-class Displaced:
+class Displaced(struct.PyTreeNode):
     """What one account's trades have left in the market, signed, root of currency.
 
     Attributes:
@@ -62,7 +62,12 @@ def undisplaced(price: jax.Array) -> Displaced:
 
 
 def relax(displaced: Displaced, impact: Impact) -> Displaced:
-    """What is left one bar later."""
+    """Decays the displacement of prices by one bar.
+
+    Args:
+      displaced: what own trades have left in the market.
+      impact: how fast it decays.
+    """
     return displaced.replace(transient=displaced.transient * jnp.exp2(-1.0 / impact.half_life))
 
 
@@ -74,7 +79,8 @@ def displacement(displaced: Displaced, unit: jax.Array, impact: Impact) -> jax.A
       unit: `[A]` depth of the bar for a coefficient of 1: `volatility * price / normal volume`, >= 0.
       impact: parameters.
     """
-    return sum(jnp.sqrt(coefficient * unit) * u for coefficient, u in _kinds(displaced, impact))
+    kinds = [jnp.sqrt(coefficient * unit) * u for coefficient, u in _kinds(displaced, impact)]
+    return functools.reduce(jnp.add, kinds)
 
 
 def displace(displaced: Displaced, quantity: jax.Array, unit: jax.Array, impact: Impact) -> tuple[jax.Array, Displaced]:

@@ -26,8 +26,7 @@ ROUNDING = 1e-6
 """Weights that differ by less count as equal: a target at a limit is within it."""
 
 
-@struct.dataclass
-class GrossBudgets:
+class GrossBudgets(struct.PyTreeNode):
     """Budgets of `sum_i member_gi |w_i - origin_i|`: gross exposure and sectors (from 0), trades (from the position).
 
     Attributes:
@@ -43,7 +42,12 @@ class GrossBudgets:
     origin: jax.Array | None = None
 
     def room(self, weights: jax.Array, asset: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Smallest and largest weight of one asset that keeps the budgets, given those of the others `[A]`."""
+        """Smallest and largest weight of one asset that keeps the budgets, given the others.
+
+        Args:
+          weights: `[A]` of all assets, fractions of equity.
+          asset: `[]` int32, which.
+        """
         own = self.member[:, asset]
         origin = jnp.zeros(()) if self.origin is None else self.origin[asset]
         left = self.limit - self._used(weights.at[asset].set(origin))
@@ -78,8 +82,7 @@ class GrossBudgets:
         return jnp.where(self.member, jnp.abs(moved)[None], 0.0).sum(axis=-1)
 
 
-@struct.dataclass
-class NetBudget:
+class NetBudget(struct.PyTreeNode):
     """Bounds of the sum of weights.
 
     Attributes:
@@ -95,12 +98,23 @@ class NetBudget:
     forced_high: jax.Array
 
     def room(self, weights: jax.Array, asset: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See `GrossBudgets.room`."""
+        """Smallest and largest weight of one asset that keeps the sum within its bounds, given the others.
+
+        Args:
+          weights: `[A]` of all assets, fractions of equity.
+          asset: `[]` int32, which.
+        """
         others = weights.sum() - weights[asset]
         return jnp.minimum(self.low - others, 0.0), jnp.maximum(self.high - others, 0.0)
 
     def share(self, fixed: jax.Array, rest: jax.Array, forced: bool) -> jax.Array:
-        """See `GrossBudgets.share`; one factor for all, 1 where less would not help."""
+        """Factor `[A]` of `GrossBudgets.share`: one for all assets, 1 where less would not help.
+
+        Args:
+          fixed: `[A]` weights that stay.
+          rest: `[A]` what comes on top.
+          forced: within the forced bounds.
+        """
         low, high = (self.forced_low, self.forced_high) if forced else (self.low, self.high)
         base, more = fixed.sum(), rest.sum()
         net = base + more
@@ -116,8 +130,7 @@ class NetBudget:
         return NetBudget(low, high, forced_low, forced_high)
 
 
-@struct.dataclass
-class QuadraticBudget:
+class QuadraticBudget(struct.PyTreeNode):
     """A bound of `w' C w`: the forecast variance of the portfolio, or its concentration.
 
     Attributes:
@@ -131,9 +144,13 @@ class QuadraticBudget:
     forced: jax.Array
 
     def room(self, weights: jax.Array, asset: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See `GrossBudgets.room`: the roots of a quadratic in the weight of the asset.
+        """Smallest and largest weight of one asset that keeps the budget: the roots of a quadratic in it.
 
         If the others alone are beyond the limit, weights that bring the variance down to its least are allowed.
+
+        Args:
+          weights: `[A]` of all assets, fractions of equity.
+          asset: `[]` int32, which.
         """
         row = self.matrix[asset]
         own = jnp.maximum(row[asset], jnp.finfo(row.dtype).tiny)
@@ -145,7 +162,13 @@ class QuadraticBudget:
         return jnp.minimum(centre - half, 0.0), jnp.maximum(centre + half, 0.0)
 
     def share(self, fixed: jax.Array, rest: jax.Array, forced: bool) -> jax.Array:
-        """See `GrossBudgets.share`: the largest factor for all that is enough, or the one with the least `w' C w`."""
+        """Factor `[A]` of `GrossBudgets.share`: the largest that is enough, or the one with the least `w' C w`.
+
+        Args:
+          fixed: `[A]` weights that stay.
+          rest: `[A]` what comes on top.
+          forced: within the forced budget.
+        """
         own, cross = rest @ (self.matrix @ rest), fixed @ (self.matrix @ rest)
         excess = fixed @ (self.matrix @ fixed) - (self.forced if forced else self.limit)
         root = jnp.sqrt(jnp.maximum(jnp.square(cross) - own * excess, 0.0))
@@ -159,8 +182,7 @@ class QuadraticBudget:
         return self.replace(limit=limit, forced=forced)
 
 
-@struct.dataclass
-class Limits:
+class Limits(struct.PyTreeNode):
     """Limits of one account at one decision; combine with `intersection`.
 
     Attributes:
@@ -179,7 +201,12 @@ class Limits:
 
 
 def relax(limits: Limits, relaxed: jax.Array) -> Limits:
-    """These limits, or ones that allow everything where `relaxed` `[]`."""
+    """Lifts limits on condition.
+
+    Args:
+      limits: of an account.
+      relaxed: `[]` bool; everything is allowed where it is True.
+    """
     low, forced_low = (jnp.where(relaxed, -jnp.inf, x) for x in (limits.low, limits.forced_low))
     high, forced_high = (jnp.where(relaxed, jnp.inf, x) for x in (limits.high, limits.forced_high))
     return Limits(low, high, forced_low, forced_high, tuple(budget.relax(relaxed) for budget in limits.budgets))
@@ -192,7 +219,12 @@ def no_limits(n_assets: int) -> Limits:
 
 
 def intersection(first: Limits, second: Limits) -> Limits:
-    """What both allow."""
+    """Combines two limits: what both allow.
+
+    Args:
+      first: limits of an account.
+      second: limits of the same account.
+    """
     return Limits(
         low=jnp.maximum(first.low, second.low),
         high=jnp.minimum(first.high, second.high),
@@ -231,16 +263,15 @@ def feasible_hold_of(limits: Limits, position: jax.Array, expected: jax.Array, t
     return fixed + movable
 
 
-@struct.dataclass
-class Constraint:
+class Constraint(struct.PyTreeNode):
     """What one account may do at one decision; build with `constrain`.
 
     Attributes:
       limits: the limits.
       feasible_hold: `[A]` what holding leaves of each position, see `feasible_hold_of`.
       tradable: `[A]` bool, assets with a bar at the decision.
-      first: `[]` int32, the asset whose turn is first, see `sequential_allocation`.
-      held: `[A]` what holding stands for among the targets of a decision, where sizes differ from them; None: `feasible_hold`.
+      first: `[]` int32, the asset that is allocated first, see `sequential_allocation`.
+      held: `[A]` target weight that holding stands for, where sizing makes it differ; None takes `feasible_hold`.
     """
 
     limits: Limits
@@ -256,7 +287,14 @@ class Constraint:
 
 
 def constrain(limits: Limits, portfolio: Portfolio, tradable: jax.Array, bar: jax.Array) -> Constraint:
-    """What `limits` allow an account at the close of `bar` `[]`; the asset whose turn is first changes with the bar."""
+    """Works out what limits allow an account at the close of a bar.
+
+    Args:
+      limits: of the account.
+      portfolio: at that close.
+      tradable: `[A]` bool, assets with a bar.
+      bar: `[]` int32; the asset that is allocated first changes with it, so that none is always last.
+    """
     feasible_hold = feasible_hold_of(limits, weights_of(portfolio), expected_weights(portfolio), tradable)
     return Constraint(limits, feasible_hold, tradable, bar % feasible_hold.shape[0])
 
@@ -265,6 +303,11 @@ def allowed_range(constraint: Constraint, weights: jax.Array, asset: jax.Array) 
     """Smallest and largest target weight of one asset, `[]` each, given the weights of all `[A]`.
 
     The range always contains 0 and the weight that the asset has in `weights`; without a bar that weight alone.
+
+    Args:
+      constraint: of the account.
+      weights: `[A]` of all assets, fractions of equity.
+      asset: `[]` int32, which.
     """
     own = weights[asset]
     low, high = constraint.limits.low[asset], constraint.limits.high[asset]

@@ -34,7 +34,11 @@ def prices_of(costs: Costs) -> tuple[str, ...]:
 
 
 def scale(costs: Costs, factors: Mapping[str, jax.Array | float]) -> Costs:
-    """`costs` with each named one multiplied by its factor `[]`.
+    """Multiplies prices among the costs.
+
+    Args:
+      costs: cost parameters.
+      factors: name -> factor `[]` >= 0.
 
     Raises:
       ValueError: transient or permanent impact of costs that have none.
@@ -77,14 +81,23 @@ def scale_costs(key: jax.Array, costs: Costs, ranges: Mapping[str, tuple[float, 
 
 
 def random_start(key: jax.Array, first: jax.Array | int, last: jax.Array | int) -> jax.Array:
-    """First decision bar of a path, `[]` int32, uniform over `first <= bar <= last`. Consumes `key`."""
+    """Draws the first decision bar of a path, `[]` int32, uniformly.
+
+    Args:
+      key: consumed.
+      first: `[]` earliest bar.
+      last: `[]` latest bar, >= `first`.
+    """
     return jax.random.randint(key, (), first, jnp.asarray(last, jnp.int32) + 1)
 
 
 def random_latency(key: jax.Array, least: int, most: int) -> jax.Array:
-    """`Costs.latency` `[most]` of orders that take from `least` to `most` bars, 1 <= least <= most, uniformly.
+    """Draws `Costs.latency` `[most]`: how many bars orders take to reach the market, uniformly.
 
-    Consumes `key`.
+    Args:
+      key: consumed.
+      least: fewest bars, >= 1.
+      most: most bars, >= `least`.
     """
     return jnp.arange(1, most + 1) == jax.random.randint(key, (), least, most + 1)
 

@@ -7,6 +7,7 @@ float64 cash ledger after 100,000 bars; cash is derived, never accumulated.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -51,8 +52,7 @@ class FillRule:
             raise ValueError(f"price 'decision_close' needs latency_bars 1, not {self.latency_bars}")
 
 
-@struct.dataclass
-class Portfolio:
+class Portfolio(struct.PyTreeNode):
     """One account at the close of a bar.
 
     Attributes:
@@ -63,7 +63,7 @@ class Portfolio:
       peak_equity: `[]` currency, highest equity so far.
       unfilled: `[A]` shares of due orders still to be worked.
       in_flight: `latency_bars - 1` arrays `[A]`, shares ordered and not yet due, oldest first.
-      displaced: `jaxppo.envs.execution.impact.Displaced`, what the account's trades have left in the market; `()` without displacement.
+      displaced: `Displaced`, what the account's trades have left in the market; `()` without displacement.
     """
 
     shares: jax.Array
@@ -76,8 +76,7 @@ class Portfolio:
     displaced: Any = ()
 
 
-@struct.dataclass
-class Fills:
+class Fills(struct.PyTreeNode):
     """What happened to a portfolio in one bar.
 
     Attributes:
@@ -99,7 +98,13 @@ class Fills:
 
 
 def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) -> Portfolio:
-    """A flat portfolio with `cash` currency, marked at `price` `[A]`."""
+    """Opens a flat portfolio.
+
+    Args:
+      price: `[A]` at which it is marked, currency per share.
+      cash: `[]` currency.
+      rule: how orders will reach the market.
+    """
     zeros = jnp.zeros_like(price)
     cash = jnp.asarray(cash, price.dtype)
     return Portfolio(
@@ -115,7 +120,15 @@ def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) ->
 
 
 def check_displacement(costs: Costs, rule: FillRule) -> None:
-    """Raises ValueError where one of the two knows of displacement and the other does not."""
+    """Checks that costs and fill rule agree about impact that lasts.
+
+    Args:
+      costs: cost parameters.
+      rule: how orders reach the market.
+
+    Raises:
+      ValueError: one of the two has a displacement of prices and the other has not.
+    """
     if isinstance(costs.displacement, Impact) != rule.displacement:
         raise ValueError(
             "transient and permanent impact need FillRule(displacement=True), and that needs one of them: the costs "
@@ -125,7 +138,15 @@ def check_displacement(costs: Costs, rule: FillRule) -> None:
 
 
 def check_latency(costs: Costs, rule: FillRule) -> None:
-    """Raises ValueError where costs have a latency of their own and the rule not as many bars."""
+    """Checks that costs and fill rule agree about latency.
+
+    Args:
+      costs: cost parameters.
+      rule: how orders reach the market.
+
+    Raises:
+      ValueError: the costs have a latency, of another number of bars than the rule.
+    """
     if not isinstance(costs.latency, tuple) and costs.latency.shape != (rule.latency_bars,):
         raise ValueError(
             f"orders of these costs are due within {costs.latency.shape[-1]} bars, and FillRule says latency_bars="
@@ -168,7 +189,11 @@ def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, 
 def target_scale(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
     """What the leverage limit leaves of the targets of the assets that are not held, `[]` in [0, 1].
 
-    Takes the arguments of `orders_to_target`.
+    Args:
+      portfolio: at the close of the decision bar.
+      weights: `[A]` target weights, fractions of equity.
+      hold: `[A]` bool, assets to leave alone.
+      costs: cost parameters.
     """
     expected = portfolio.shares + outstanding(portfolio)
     equity = jnp.maximum(portfolio.equity, 0.0)
@@ -318,7 +343,7 @@ def _financing(portfolio: Portfolio, bar: Bar, costs: Costs) -> jax.Array:
 
 def _rounding(*shares: jax.Array) -> jax.Array:
     """Largest error `[A]` that adding up these `[A]` shares can leave."""
-    return 8 * jnp.finfo(shares[0].dtype).eps * sum(jnp.abs(term) for term in shares)
+    return 8 * float(jnp.finfo(shares[0].dtype).eps) * functools.reduce(jnp.add, map(jnp.abs, shares))
 
 
 def _snap(shares: jax.Array, rounding: jax.Array) -> jax.Array:

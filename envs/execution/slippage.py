@@ -20,8 +20,7 @@ LARGEST_SCALE = 10.0
 """Slippage is scaled by at most this, and at least one over this."""
 
 
-@struct.dataclass
-class SlippageConditions:
+class SlippageConditions(struct.PyTreeNode):
     """What multiplies slippage; traceable numbers.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Covariances of a market's returns, known at each close."""
+"""Covariance forecasts of a market's returns."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import exponential_average, shift
 
 LARGEST_TABLE = 2**32
-"""Bytes of covariances that a table may take."""
+"""Largest table of covariances, bytes."""
 
 
 def ewma_covariance(market: MarketData, span: int) -> jax.Array:
-    """Covariance `[T, A, A]` of the log returns of one bar, forecast at each close; positive semidefinite.
+    """Forecasts the covariance of log returns of one bar at each close.
 
-    Volatilities are those of `ewma_volatility`, correlations those of the exponential average of products of returns
-    per square root of the bars that they took. Where one of two assets has no bar the product is 0, so assets that
-    seldom trade together count as less correlated than they are.
+    Volatilities are those of `ewma_volatility`. Correlations come from the exponential average of products of returns,
+    each divided by the square root of the bars it spans. Where one of two assets has no bar the product is 0, which
+    understates the correlation of assets that seldom trade together.
+
+    Args:
+      market: `[T, A]` bars.
+      span: bars, >= 1, as in pandas' `ewm`.
+
+    Returns:
+      `[T, A, A]` float32, positive semidefinite.
 
     Raises:
       ValueError: the table would take more than 4 GiB.
@@ -30,13 +37,13 @@ def ewma_covariance(market: MarketData, span: int) -> jax.Array:
             f"covariances of {market.n_assets} assets over {market.n_bars} bars take more than 4 GiB; use fewer"
         )
     change, _ = own_returns(market)
-    waited = 1.0 + shift(own_bars(market.tradable).bars_since, 1).astype(jnp.float32)
-    change = jnp.log1p(change) / jnp.sqrt(waited)
+    n_elapsed = 1.0 + shift(own_bars(market.tradable).bars_since, 1).astype(jnp.float32)
+    change = jnp.log1p(change) / jnp.sqrt(n_elapsed)
     products = change[:, :, None] * change[:, None, :]
     average = exponential_average(products, jnp.ones(products.shape, bool), span)
-    spread = jnp.sqrt(jnp.einsum("taa->ta", average))
-    spread = jnp.where(spread > 0, spread, 1.0)
-    correlation = average / (spread[:, :, None] * spread[:, None, :])
-    own = jnp.eye(market.n_assets, dtype=bool)[None]
+    deviation = jnp.sqrt(jnp.einsum("taa->ta", average))
+    deviation = jnp.where(deviation > 0, deviation, 1.0)
+    correlation = average / (deviation[:, :, None] * deviation[:, None, :])
+    diagonal = jnp.eye(market.n_assets, dtype=bool)[None]
     volatility = ewma_volatility(market, span)
-    return jnp.where(own, 1.0, correlation) * (volatility[:, :, None] * volatility[:, None, :])
+    return jnp.where(diagonal, 1.0, correlation) * (volatility[:, :, None] * volatility[:, None, :])

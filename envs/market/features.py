@@ -2,15 +2,14 @@
 
 Conventions:
   - Every value at row t uses rows <= t only.
-  - Indicators run on an asset's *own* bars (`tradable` True), so a halt or a missing bar neither dilutes a window nor
-    fakes a zero return; between own bars the features of the last one are held and `staleness` counts the wait. The
-    return over a halt belongs to the bar that ends it.
-  - A value is unknown until it is formed: `lookback` own bars, then a quarter of the normalisation window of valid
-    values. Unknown values are 0, or NaN for who wants to tell them from an average one.
-  - Before its first bar all features of an asset are unknown, and the placeholder price 1.0 is never read: the first
-    return is that from the first to the second own bar.
-  - Unbounded features are exponential z-scores clipped to +-5, bounded ones lie in [-1, 1] or a few units around it.
-    All are dimensionless: they do not change when an asset's prices or volumes are multiplied by a constant.
+  - Indicators run on an asset's *own* bars (`tradable` True), so a halt neither dilutes a window nor adds a zero
+    return. Between own bars the last features are held and `staleness` counts the wait. The return over a halt belongs
+    to the bar that ends it.
+  - A value is valid after `lookback` own bars, then after a quarter of the normalisation window of valid raw values.
+    Values that are not valid are 0, or NaN on request.
+  - Before an asset's first bar none of its features is valid, and its placeholder price 1.0 is never read.
+  - Unbounded features are exponential z-scores clipped to +-5; bounded ones lie in [-1, 1] or a few units around it.
+    All are dimensionless: multiplying an asset's prices or volumes by a constant changes none.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from jaxppo.envs.market.own_bars import OwnBars, own_bars
 from jaxppo.envs.market.windows import exponential_average, linear_recurrence, rolling_mean, shift
 
 GROUPS = ("price", "volume", "technical", "volatility", "calendar")
-"""Names of the feature groups of a market alone, in their usual order; there is also `regime`, which is given."""
+"""Default feature groups, in order; the group `regime` needs probabilities of regimes beside the market."""
 
 REGIMES = ("bull", "bear", "sideways", "crisis")
-"""Market regimes, in the order of every array of their probabilities."""
+"""Market regimes, in the order of the last axis of every array of their probabilities."""
 
 RETURN_HORIZONS = (1, 5, 21, 63)
 AVERAGE_WINDOWS = (10, 21, 63)
@@ -44,18 +43,18 @@ RISKMETRICS_SPAN = 2 / (1 - 0.94) - 1
 """Span of the RiskMetrics daily average, lambda = 0.94."""
 
 STALENESS_SCALE = math.log(1 + 63)
-"""`log(1 + bars)` of a quarter without a bar, which counts as staleness 1."""
+"""`log(1 + bars)` of a quarter of daily bars: without a bar for that long, staleness is 1."""
 
 UNKNOWN_VOLATILITY = 0.01
-"""`ewma_volatility`, per bar, of an asset that is not listed or whose price has never moved."""
+"""`ewma_volatility`, per bar, of an asset without a bar so far or whose price has never moved."""
 
 MINIMUM_VOLATILITY = 1e-6
 MINIMUM_VOLUME = 1e-6
 SESSION_SCALE = 6 * 3600.0
-"""Seconds since the open of a session that count as 1."""
+"""Seconds since the open of a session at which `since_open` is 1."""
 
 VOLUME_FLOOR = 0.01
-"""Volumes below this fraction of the average volume count as this fraction, so that an empty bar has a logarithm."""
+"""Smallest volume as a fraction of the average volume, so that an empty bar has a logarithm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +62,9 @@ class Feature:
     """One column of the feature table.
 
     Attributes:
-      name: as in `feature_names`.
-      lookback: own bars before the first raw value is formed.
-      normalised: the raw value goes through `zscore`; otherwise it is bounded by construction and only clipped.
+      name: name of the column.
+      lookback: own bars before the first valid raw value.
+      normalised: whether the raw value goes through `zscore`; otherwise it is bounded by construction and only clipped.
     """
 
     name: str
@@ -113,11 +112,11 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
     ),
     "regime": tuple(Feature(name, 0, normalised=False) for name in REGIMES),
 }
-"""The columns of each group, in order."""
+"""Columns of each group, in order."""
 
 
-def _checked(groups: Sequence[str]) -> tuple[str, ...]:
-    """`groups` as a tuple, or ValueError for an unknown, repeated or missing group."""
+def _validated(groups: Sequence[str]) -> tuple[str, ...]:
+    """Returns the groups as a tuple; raises ValueError for an unknown, repeated or missing group."""
     names = (groups,) if isinstance(groups, str) else tuple(groups)
     unknown = [name for name in names if name not in FEATURES]
     if unknown:
@@ -128,31 +127,35 @@ def _checked(groups: Sequence[str]) -> tuple[str, ...]:
 
 
 def feature_names(groups: Sequence[str] = GROUPS) -> tuple[str, ...]:
-    """Names of the F columns of `compute_features(market, groups=groups)`, in order.
+    """Lists the names of the F columns of `compute_features(market, groups=groups)`, in order.
 
     Raises:
       ValueError: unknown, repeated or no group.
     """
-    return tuple(feature.name for group in _checked(groups) for feature in FEATURES[group])
+    return tuple(feature.name for group in _validated(groups) for feature in FEATURES[group])
 
 
 def group_slices(groups: Sequence[str] = GROUPS) -> dict[str, slice]:
-    """The columns of each group in `compute_features(market, groups=groups)`.
+    """Maps each group to its columns in `compute_features(market, groups=groups)`.
 
     Raises:
       ValueError: unknown, repeated or no group.
     """
     slices, start = {}, 0
-    for group in _checked(groups):
+    for group in _validated(groups):
         slices[group] = slice(start, start + len(FEATURES[group]))
         start += len(FEATURES[group])
     return slices
 
 
 def warmup(groups: Sequence[str] = GROUPS, normalisation_window: int = 252) -> int:
-    """Bars before the first row at which every feature of an asset that printed each of them is formed.
+    """Counts the bars before the first row at which all features are valid, of an asset without missing bars.
 
-    Later rows still remember the start of the table, with weight `exp(-2 n / normalisation_window)` after n bars.
+    Later rows still depend on the start of the table, with weight `exp(-2 n / normalisation_window)` after n bars.
+
+    Args:
+      groups: feature groups, out of `FEATURES`.
+      normalisation_window: span in bars of the exponential z-scores, >= 2.
 
     Raises:
       ValueError: unknown, repeated or no group.
@@ -160,7 +163,7 @@ def warmup(groups: Sequence[str] = GROUPS, normalisation_window: int = 252) -> i
     wait = minimum_observations(normalisation_window) - 1
     return max(
         feature.lookback + (wait if feature.normalised else 0)
-        for group in _checked(groups)
+        for group in _validated(groups)
         for feature in FEATURES[group]
     )
 
@@ -173,25 +176,24 @@ def compute_features(
     unknown: float = 0.0,
     regimes: jax.Array | None = None,
 ) -> jax.Array:
-    """The feature table of a market; compiled once per shape, `vmap` it over a leading axis of markets.
+    """Computes the feature table of a market; compiled once per shape, `vmap` over a leading axis of markets.
 
     Args:
       market: `[T, A]` bars.
-      groups: which groups, in which order (see `GROUPS`).
+      groups: feature groups in the order of the columns, out of `FEATURES`.
       normalisation_window: span in bars of the exponential z-scores, >= 2.
-      unknown: what stands for values that are not formed, of assets that are not listed, of volume that is not
-        reported: 0, or NaN.
+      unknown: replaces values that are not valid (incomplete windows, no bar so far, volume not reported): 0 or NaN.
       regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
     Returns:
-      `[T, A, F]` float32 within +-5, or `unknown`. The columns are named by `feature_names(groups)`.
+      `[T, A, F]` float32 within +-5, or `unknown`, with columns `feature_names(groups)`.
 
     Raises:
       ValueError: unknown, repeated or no group; a window below 2; the group `regime` without regimes.
     """
     if normalisation_window < 2:
         raise ValueError(f"normalisation_window must be at least 2 bars, got {normalisation_window}")
-    groups = _checked(groups)
+    groups = _validated(groups)
     if "regime" in groups and regimes is None:
         raise ValueError("the feature group 'regime' needs the probabilities of the regimes")
     regimes = regimes if "regime" in groups else None
@@ -203,14 +205,14 @@ def compute_features(
 def _feature_table(
     market: MarketData, regimes: jax.Array | None, *, groups: tuple[str, ...], normalisation_window: int
 ) -> jax.Array:
-    """`compute_features` without the checks; NaN where unknown."""
+    """Computes features of validated groups; NaN where unknown."""
     bars = own_bars(market.tradable)
-    own_groups = tuple(group for group in groups if group not in ("calendar", "regime"))
+    asset_groups = tuple(group for group in groups if group not in ("calendar", "regime"))
     tables = {}
-    if own_groups:
-        packed = bars.spread(_own_table(market, bars, own_groups, normalisation_window))
-        slices = group_slices(own_groups)
-        tables = {group: packed[..., slices[group]] for group in own_groups}
+    if asset_groups:
+        packed = bars.spread(_asset_table(market, bars, asset_groups, normalisation_window))
+        slices = group_slices(asset_groups)
+        tables = {group: packed[..., slices[group]] for group in asset_groups}
     if "price" in groups:
         stale = jnp.log1p(bars.bars_since.astype(jnp.float32)) / STALENESS_SCALE
         column = feature_names(("price",)).index("staleness")
@@ -224,11 +226,11 @@ def _feature_table(
     return jnp.where(bars.listed[..., None], table, jnp.nan)
 
 
-def _own_table(market: MarketData, bars: OwnBars, groups: tuple[str, ...], window: int) -> jax.Array:
-    """`[T, A, F]` features of each asset's own bars, in packed rows (`own_bars.pack`)."""
+def _asset_table(market: MarketData, bars: OwnBars, groups: tuple[str, ...], window: int) -> jax.Array:
+    """Features `[T, A, F]` of each asset's own bars, in packed rows (`OwnBars.pack`)."""
     raw: dict[str, jax.Array] = {}
     for group in groups:
-        raw |= _RAW[group](market, bars)
+        raw |= _RAW_FEATURES[group](market, bars)
     features = [feature for group in groups for feature in FEATURES[group]]
     age = jnp.arange(market.n_bars)[:, None, None]
     lookback = jnp.asarray([feature.lookback for feature in features])
@@ -241,12 +243,12 @@ def _own_table(market: MarketData, bars: OwnBars, groups: tuple[str, ...], windo
 
 
 def _log(x: jax.Array) -> jax.Array:
-    """Logarithm; NaN, which the table takes as "no value", where x is not positive."""
+    """Logarithm, NaN (no value) where x is not positive."""
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), jnp.nan)
 
 
 def _price(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the price group, packed `[T, A]` each; `staleness` is filled in on the market's time axis."""
+    """Raw features of the price group, packed `[T, A]` each; `staleness` is set later, on the market's time axis."""
     open_, high, low, close = (bars.pack(x) for x in (market.open, market.high, market.low, market.close))
     return {
         **{f"return_{h}": indicators.log_return(close, h) for h in RETURN_HORIZONS},
@@ -260,8 +262,8 @@ def _price(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
 def _volume(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
     """Raw features of the volume group, packed `[T, A]` each; NaN (no value) where volume is not reported.
 
-    `relative_volume` is the log volume, whose z-score is relative to the asset's own recent past; `dollar_volume` the
-    log of the mean dollar volume of 21 bars; `amihud` the log of Amihud's illiquidity over 21 bars.
+    `relative_volume` is the log volume, `dollar_volume` the log of the mean dollar volume of 21 bars, `amihud` the log
+    of Amihud's illiquidity over 21 bars.
     """
     close = bars.pack(market.close)
     volume = jnp.where(market.volume_known[None], bars.pack(market.volume), 0)
@@ -301,19 +303,20 @@ def _volatility(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
     }
 
 
-_RAW = {"price": _price, "volume": _volume, "technical": _technical, "volatility": _volatility}
+_RAW_FEATURES = {"price": _price, "volume": _volume, "technical": _technical, "volatility": _volatility}
 
 
 def _calendar(market: MarketData, window: int) -> jax.Array:
-    """`[T, 7]` features of the market's clock, on its own time axis.
+    """Calendar features `[T, 7]` on the market's time axis.
 
-    `elapsed` scores the log time between bars, `since_open` is the time since the first bar of the session, `to_close`
-    the share of its bars that is left if it is as long as the session before; unknown in the first session.
+    `elapsed` is the z-score of the log time between bars, `since_open` the time since the first bar of the session,
+    `to_close` the fraction of its bars that is left if the session is as long as the one before.
     """
     minute = market.minute_of_day.astype(jnp.float32) * (2 * math.pi / 1440)
     weekday = market.day_of_week.astype(jnp.float32) * (2 * math.pi / 7)
     elapsed = market.seconds_since_previous
     score = zscore(jnp.log(jnp.maximum(elapsed, 1)), elapsed > 0, window)
+    # The length of a session is known only at its end, so `to_close` takes that of the previous one; none in the first.
     opens = jnp.concatenate([jnp.ones(1, bool), market.session[1:] != market.session[:-1]])
     since_open = linear_recurrence(~opens, jnp.where(opens, 0.0, elapsed)) / SESSION_SCALE
     bars = linear_recurrence(~opens, jnp.ones(market.n_bars))
@@ -326,26 +329,26 @@ def _calendar(market: MarketData, window: int) -> jax.Array:
 
 @jax.jit
 def ewma_volatility(market: MarketData, span: float) -> jax.Array:
-    """Volatility per bar forecast at the close of bar t: bias-corrected exponential average of squared log returns.
+    """Forecasts the volatility per bar at each close: bias-corrected exponential average of squared log returns.
 
-    A return over n market bars (a halt) counts as `n` bars of variance `return^2 / n`, so that a reopening jump is not
-    taken for the volatility of one bar. The first own bar has no return: its Parkinson variance
-    `log(high/low)^2 / (4 ln 2)` is the start value and enters the average as the first observation.
+    A return over n market bars (a halt) has variance `return^2 / n` per bar, so that a reopening jump is not taken for
+    the volatility of one bar. The first own bar has no return; its Parkinson variance `log(high/low)^2 / (4 ln 2)` is
+    the first observation.
 
     Args:
       market: `[T, A]` bars.
-      span: own bars, >= 1 (as in pandas' `ewm`).
+      span: own bars, >= 1, as in pandas' `ewm`.
 
     Returns:
-      `[T, A]` float32 > 0, standard deviation of the log return of one bar; held where an asset has no bar,
-      at least `MINIMUM_VOLATILITY`; `UNKNOWN_VOLATILITY` until its price has moved for the first time.
+      `[T, A]` float32, standard deviation of the log return of one bar, at least `MINIMUM_VOLATILITY`; held where an
+      asset has no bar; `UNKNOWN_VOLATILITY` until its price first moves.
 
     Reference: RiskMetrics technical document (1996), eq. 5.2, with the newest return included.
     """
     bars = own_bars(market.tradable)
     close = bars.pack(market.close)
-    waited = jnp.maximum(bars.source - shift(bars.source, 1), 1).astype(jnp.float32)
-    observed = jnp.square(indicators.log_return(close, 1)) / waited
+    n_elapsed = jnp.maximum(bars.source - shift(bars.source, 1), 1).astype(jnp.float32)
+    observed = jnp.square(indicators.log_return(close, 1)) / n_elapsed
     first = jnp.square(jnp.log(bars.pack(market.high) / bars.pack(market.low))) / (4 * math.log(2))
     observed = observed.at[0].set(first[0])
     variance = exponential_average(observed, jnp.ones_like(market.tradable), span)
@@ -355,17 +358,15 @@ def ewma_volatility(market: MarketData, span: float) -> jax.Array:
 
 @jax.jit
 def average_volume(market: MarketData, span: float) -> jax.Array:
-    """Shares per bar expected at the close of bar t: bias-corrected exponential average of the own bars' volume.
-
-    Bars on which an asset did not print do not count as empty ones. The first own bar's volume is the start value.
+    """Forecasts the volume per bar at each close: bias-corrected exponential average of the own bars' volume.
 
     Args:
-      market: `[T, A]` bars.
-      span: own bars, >= 1 (as in pandas' `ewm`).
+      market: `[T, A]` bars; those without a bar of the asset do not count as bars without volume.
+      span: own bars, >= 1, as in pandas' `ewm`.
 
     Returns:
-      `[T, A]` float32, shares per bar, at least `MINIMUM_VOLUME`; that minimum also before the first bar and where
-      `volume_known` is False, where it means "unknown", not "illiquid".
+      `[T, A]` float32, shares per bar, at least `MINIMUM_VOLUME`; that minimum before the first bar and where
+      `volume_known` is False means "unknown", not "illiquid".
     """
     bars = own_bars(market.tradable)
     average = exponential_average(bars.pack(market.volume), jnp.ones_like(market.tradable), span)

@@ -1,7 +1,7 @@
-"""Gaussian hidden Markov models: the causal filter, and a fit by expectation maximisation.
+"""Gaussian hidden Markov models: a causal filter, and a fit by expectation maximisation.
 
-Written for one sequence; `vmap` over sequences, folds and restarts. Nothing here smooths or decodes a whole path for
-use in decisions: what later observations say about a state reaches `fit` alone, and only inside the bars it is given.
+The filter is written for one sequence; `vmap` over sequences, folds and restarts. No path is smoothed or decoded: later
+observations inform earlier states only inside `fit`, within the bars it is given.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import jax.numpy as jnp
 from flax import struct
 
 MAX_STATES = 6
+START_PERSISTENCE = 0.95
+"""Probability of staying in a state at the start of a fit."""
 SMALLEST_PROBABILITY = 1e-6
-"""Least probability of a transition that a fit returns, so that no state is ever ruled out for good."""
+"""Smallest probability that a fit returns, so that no state is ever ruled out for good."""
 
 
-@struct.dataclass
-class HiddenMarkovModel:
-    """N states, each with a Gaussian of D independent components.
+class HiddenMarkovModel(struct.PyTreeNode):
+    """Hidden Markov model of N states, each with a Gaussian of D independent components.
 
     Attributes:
       initial: `[N]` probabilities of the states at the first observation.
-      transition: `[N, N]` probabilities, from state (row) to state; rows sum to 1.
+      transition: `[N, N]` probabilities from state (row) to state (column); rows sum to 1.
       mean: `[N, D]` in units of the observations.
       variance: `[N, D]`, > 0.
     """
@@ -37,15 +38,15 @@ class HiddenMarkovModel:
 
     @property
     def n_states(self) -> int:
-        """N."""
+        """Number of states N."""
         return self.mean.shape[-2]
 
 
 class Filtered(NamedTuple):
-    """What observations up to each bar say.
+    """Filtered states of one sequence.
 
     Attributes:
-      probabilities: `[T, N]` of the state at t, given the observations up to and including t.
+      probabilities: `[T, N]` probabilities of the states at t, given the observations up to and including t.
       log_likelihood: `[T]` log density of the observation at t, given those before it; 0 where there is none.
     """
 
@@ -53,34 +54,34 @@ class Filtered(NamedTuple):
     log_likelihood: jax.Array
 
 
-def log_density(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> jax.Array:
-    """`[T, N]` log density of observations `[T, D]` in each state; 0, which says nothing, where not valid `[T]`."""
+def _log_density(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> jax.Array:
+    """Log density `[T, N]` of observations `[T, D]` in each state; 0, which favours none, where not valid `[T]`."""
     deviation = jnp.where(valid[:, None], x, 0.0)[:, None, :] - model.mean[None]
     terms = jnp.square(deviation) / model.variance[None] + jnp.log(2.0 * math.pi * model.variance)[None]
     return jnp.where(valid[:, None], -0.5 * terms.sum(axis=-1), 0.0)
 
 
 def forward_filter(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> Filtered:
-    """Probabilities of the states at each bar, from what was observed until then.
+    """Filters the states: their probabilities at each bar, given the observations up to it.
 
-    `p_t(j) ~ f_j(x_t) sum_i p_{t-1}(i) A_ij`, with `p_0(j) ~ initial(j) f_j(x_0)`. A bar without an observation moves
-    the state on and learns nothing.
+    `p_t(j) ~ f_j(x_t) sum_i p_{t-1}(i) A_ij`, with `p_0(j) ~ initial(j) f_j(x_0)`. A bar without an observation applies
+    the transition alone.
 
     Args:
-      model: the model.
-      x: `[T, D]` observations, any value where not valid.
-      valid: `[T]` bool.
+      model: N states, D components.
+      x: `[T, D]` observations; any value where not valid.
+      valid: `[T]` bool, there is an observation.
 
     Reference: Rabiner (1989), A tutorial on hidden Markov models, section V.A.
     """
-    return _forward(model.initial, model.transition, log_density(model, x, valid))
+    return _forward(model.initial, model.transition, _log_density(model, x, valid))
 
 
 def _forward(initial: jax.Array, transition: jax.Array, density: jax.Array) -> Filtered:
-    """`forward_filter` from log densities `[T, N]`."""
+    """Runs the forward recursion on log densities `[T, N]`."""
 
     def step(predicted: jax.Array, now: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        # The best of the states that are possible: another one might leave them all at nothing.
+        # The peak over possible states only: an impossible state with a high density would underflow all the others.
         possible = predicted > 0
         peak = jax.lax.stop_gradient(jnp.max(now, where=possible, initial=-jnp.inf))
         joint = predicted * jnp.exp(jnp.where(possible, now - peak, 0.0))
@@ -92,14 +93,14 @@ def _forward(initial: jax.Array, transition: jax.Array, density: jax.Array) -> F
     return Filtered(posterior, logs)
 
 
-class _Expected(NamedTuple):
-    """What a model expects of the hidden path, given all observations.
+class _Expectations(NamedTuple):
+    """Expected sufficient statistics of the hidden path, given all observations.
 
     Attributes:
-      log_likelihood: `[]`.
-      first: `[N]` probabilities at the first bar.
-      moves: `[N, N]` number of transitions.
-      states: `[T, N]` probabilities at each bar.
+      log_likelihood: `[]` log-likelihood of the observations.
+      first: `[N]` probabilities of the states at the first bar.
+      moves: `[N, N]` expected numbers of transitions.
+      states: `[T, N]` probabilities of the states at each bar.
     """
 
     log_likelihood: jax.Array
@@ -108,8 +109,8 @@ class _Expected(NamedTuple):
     states: jax.Array
 
 
-def _expected(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> _Expected:
-    """The E step: expectations are gradients of the log-likelihood by log-probabilities.
+def _e_step(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> _Expectations:
+    """E step: the expectations are gradients of the log-likelihood with respect to the log-probabilities.
 
     Reference: Eisner (2016), Inside-outside and forward-backward algorithms are just backprop.
     https://aclanthology.org/W16-5901
@@ -118,15 +119,15 @@ def _expected(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> _Expe
     def total(initial: jax.Array, transition: jax.Array, density: jax.Array) -> jax.Array:
         return _forward(jnp.exp(initial), jnp.exp(transition), density).log_likelihood.sum()
 
-    given = (jnp.log(model.initial), jnp.log(model.transition), log_density(model, x, valid))
-    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(*given)
-    return _Expected(value, *gradients)
+    logarithms = (jnp.log(model.initial), jnp.log(model.transition), _log_density(model, x, valid))
+    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(*logarithms)
+    return _Expectations(value, *gradients)
 
 
-def _maximised(
-    expected: _Expected, x: jax.Array, valid: jax.Array, smallest_variance: jax.Array, pseudo_count: float
+def _m_step(
+    expected: _Expectations, x: jax.Array, valid: jax.Array, smallest_variance: jax.Array, pseudo_count: float
 ) -> HiddenMarkovModel:
-    """The M step, from the expectations of S sequences (leading axis)."""
+    """M step: the model that maximises the expected log-likelihood of S sequences (leading axis)."""
     weight = jnp.where(valid[..., None], expected.states, 0.0)
     observed = jnp.where(valid[..., None], x, 0.0)
     count = jnp.maximum(weight.sum(axis=(0, 1)), 1e-6)[:, None]
@@ -135,42 +136,34 @@ def _maximised(
     variance = jnp.einsum("stn,stnd->nd", weight, deviation) / count
     moves = expected.moves.sum(axis=0) + pseudo_count
     return HiddenMarkovModel(
-        initial=_probabilities(expected.first.mean(axis=0)),
-        transition=_probabilities(moves),
+        initial=_normalised(expected.first.mean(axis=0)),
+        transition=_normalised(moves),
         mean=mean,
         variance=jnp.maximum(variance, smallest_variance[None]),
     )
 
 
-def _probabilities(weights: jax.Array) -> jax.Array:
-    """Rows in proportion to `weights`, each entry at least about `SMALLEST_PROBABILITY`."""
-    shares = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-12)
-    shares = jnp.maximum(shares, SMALLEST_PROBABILITY)
-    return shares / shares.sum(axis=-1, keepdims=True)
+def _normalised(weights: jax.Array) -> jax.Array:
+    """Scales rows to probabilities, each at least about `SMALLEST_PROBABILITY`."""
+    probabilities = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-12)
+    probabilities = jnp.maximum(probabilities, SMALLEST_PROBABILITY)
+    return probabilities / probabilities.sum(axis=-1, keepdims=True)
 
 
-def first_guess(key: jax.Array, x: jax.Array, valid: jax.Array, n_states: int, stay: float = 0.95) -> HiddenMarkovModel:
-    """A model to start from: means and scales drawn around those of the sample, states that last. Consumes `key`.
-
-    Args:
-      key: randomness.
-      x: `[S, T, D]` observations of S sequences.
-      valid: `[S, T]` bool.
-      n_states: N.
-      stay: probability of staying in a state.
-    """
+def _random_start(key: jax.Array, x: jax.Array, valid: jax.Array, n_states: int) -> HiddenMarkovModel:
+    """Draws a model with persistent states, means and scales around those of the sample. Consumes `key`."""
     key_mean, key_scale = jax.random.split(key)
     mean, variance = _moments(x, valid)
     variance = jnp.maximum(variance, 1e-12)
     shape = (n_states, x.shape[-1])
-    shift = jax.random.normal(key_mean, shape) * jnp.sqrt(variance)[None]
-    spread = jnp.geomspace(0.25, 4.0, n_states)[:, None] * jnp.exp(0.5 * jax.random.normal(key_scale, shape))
-    leave = (1.0 - stay) / max(n_states - 1, 1)
+    offset = jax.random.normal(key_mean, shape) * jnp.sqrt(variance)[None]
+    scale = jnp.geomspace(0.25, 4.0, n_states)[:, None] * jnp.exp(0.5 * jax.random.normal(key_scale, shape))
+    leave = (1.0 - START_PERSISTENCE) / max(n_states - 1, 1)
     return HiddenMarkovModel(
         initial=jnp.full((n_states,), 1.0 / n_states),
-        transition=jnp.where(jnp.eye(n_states, dtype=bool), stay, leave),
-        mean=mean[None] + 0.5 * shift,
-        variance=variance[None] * spread,
+        transition=jnp.where(jnp.eye(n_states, dtype=bool), START_PERSISTENCE, leave),
+        mean=mean[None] + 0.5 * offset,
+        variance=variance[None] * scale,
     )
 
 
@@ -182,13 +175,13 @@ def _moments(x: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.square(deviation).sum(axis=(0, 1)) / count
 
 
-class Fitted(NamedTuple):
-    """Outcome of `fit`.
+class FitResult(NamedTuple):
+    """Outcome of an expectation maximisation.
 
     Attributes:
-      model: the fitted model.
-      log_likelihood: `[]` of all observations.
-      iterations: `[]` int32 steps taken.
+      model: fitted model.
+      log_likelihood: `[]` log-likelihood of all observations.
+      iterations: `[]` int32, steps taken.
     """
 
     model: HiddenMarkovModel
@@ -197,7 +190,7 @@ class Fitted(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("max_iterations",))
-def improve(
+def expectation_maximisation(
     model: HiddenMarkovModel,
     x: jax.Array,
     valid: jax.Array,
@@ -206,30 +199,30 @@ def improve(
     tolerance: float = 1e-5,
     variance_floor: float = 1e-3,
     pseudo_count: float = 0.0,
-) -> Fitted:
-    """Expectation maximisation from a given model, until the gain per observation is below `tolerance`.
+) -> FitResult:
+    """Improves a model by expectation maximisation, until the gain per observation is below a tolerance.
 
     Args:
-      model: where to start.
-      x: `[S, T, D]` observations of S independent sequences that share one model.
-      valid: `[S, T]` bool.
-      max_iterations: steps at most, >= 1.
-      tolerance: log-likelihood per observation, nats.
-      variance_floor: smallest variance, as a fraction of that of the sample.
-      pseudo_count: added to each expected number of transitions, which keeps rare states from vanishing.
+      model: start.
+      x: `[S, T, D]` observations of S independent sequences that share one model; any value where not valid.
+      valid: `[S, T]` bool, there is an observation.
+      max_iterations: largest number of steps, >= 1.
+      tolerance: gain in log-likelihood per observation, nats.
+      variance_floor: smallest variance, fraction of that of the sample, > 0.
+      pseudo_count: added to each expected number of transitions, >= 0; keeps rare states from vanishing.
 
     Reference: Baum et al. (1970); Rabiner (1989), section III.C.
     """
     count = jnp.maximum(valid.sum(), 1)
     smallest = jnp.maximum(variance_floor * _moments(x, valid)[1], 1e-12)
 
-    def expect(model: HiddenMarkovModel) -> _Expected:
-        return jax.vmap(lambda a, b: _expected(model, a, b))(x, valid)
+    def expect(model: HiddenMarkovModel) -> _Expectations:
+        return jax.vmap(lambda a, b: _e_step(model, a, b))(x, valid)
 
     def body(carry: tuple) -> tuple:
         model, _, now, iteration = carry
         expected = expect(model)
-        better = _maximised(expected, x, valid, smallest, pseudo_count)
+        better = _m_step(expected, x, valid, smallest, pseudo_count)
         return better, now, expected.log_likelihood.sum(), iteration + 1
 
     def unfinished(carry: tuple) -> jax.Array:
@@ -239,7 +232,7 @@ def improve(
     lowest = jnp.asarray(-jnp.inf, x.dtype)
     model, _, _, iteration = jax.lax.while_loop(unfinished, body, (model, lowest, lowest, jnp.int32(0)))
     final = jax.vmap(lambda a, b: forward_filter(model, a, b).log_likelihood.sum())(x, valid).sum()
-    return Fitted(model, final, iteration)
+    return FitResult(model, final, iteration)
 
 
 @partial(jax.jit, static_argnames=("n_states", "n_restarts", "max_iterations"))
@@ -253,18 +246,18 @@ def fit(
     max_iterations: int = 100,
     tolerance: float = 1e-5,
     pseudo_count: float = 1.0,
-) -> Fitted:
-    """The likeliest of several fits from random starts, its states in order of mean, then variance. Consumes `key`.
+) -> FitResult:
+    """Fits a model from several random starts and returns the likeliest, states in order of mean. Consumes `key`.
 
     Args:
-      key: randomness of the starts.
-      x: `[S, T, D]` observations of S independent sequences that share one model.
-      valid: `[S, T]` bool.
+      key: random key of the starts.
+      x: `[S, T, D]` observations of S independent sequences that share one model; any value where not valid.
+      valid: `[S, T]` bool, there is an observation.
       n_states: N, 2 to 6.
-      n_restarts: random starts.
-      max_iterations: steps of each, at most.
-      tolerance: see `improve`.
-      pseudo_count: see `improve`.
+      n_restarts: random starts, >= 1.
+      max_iterations: largest number of steps from each start, >= 1.
+      tolerance: gain in log-likelihood per observation at which a start ends, nats.
+      pseudo_count: added to each expected number of transitions, >= 0.
 
     Raises:
       ValueError: `n_states` outside 2 to 6.
@@ -272,18 +265,19 @@ def fit(
     if not 2 <= n_states <= MAX_STATES:
         raise ValueError(f"n_states is {n_states}; it must be from 2 to {MAX_STATES}")
 
-    def one(key: jax.Array) -> Fitted:
-        start = first_guess(key, x, valid, n_states)
-        return improve(start, x, valid, max_iterations=max_iterations, tolerance=tolerance, pseudo_count=pseudo_count)
+    def fit_once(key: jax.Array) -> FitResult:
+        start = _random_start(key, x, valid, n_states)
+        limits = {"max_iterations": max_iterations, "tolerance": tolerance}
+        return expectation_maximisation(start, x, valid, pseudo_count=pseudo_count, **limits)
 
-    fits = jax.vmap(one)(jax.random.split(key, n_restarts))
+    fits = jax.vmap(fit_once)(jax.random.split(key, n_restarts))
     score = jnp.where(jnp.isfinite(fits.log_likelihood), fits.log_likelihood, -jnp.inf)
     best = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], fits)
-    return best._replace(model=ordered(best.model))
+    return best._replace(model=sort_states(best.model))
 
 
-def ordered(model: HiddenMarkovModel) -> HiddenMarkovModel:
-    """The same model with its states in order of the mean of the first component, then of its variance."""
+def sort_states(model: HiddenMarkovModel) -> HiddenMarkovModel:
+    """Sorts the states of a model by the mean of the first component, then by its variance."""
     order = jnp.lexsort((model.variance[:, 0], model.mean[:, 0]))
     return HiddenMarkovModel(
         initial=model.initial[order],

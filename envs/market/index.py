@@ -1,19 +1,23 @@
-"""The market factor: the equal-weight index of the tradable assets, as a market of one asset."""
+"""Returns from bar to bar, and the equal-weight index of a market."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import shift
 
 
 def own_returns(market: MarketData) -> tuple[jax.Array, jax.Array]:
-    """Simple returns `[T, A]` from one own bar to the next, and where there are any `[T, A]`.
+    """Simple returns from one own bar of an asset to the next.
 
-    The return over a halt belongs to the bar that ends it; elsewhere, and at the first own bar, it is 0.
+    The return over a halt belongs to the bar that ends it.
+
+    Returns:
+      `[T, A]` returns, fraction, 0 where there is none, and `[T, A]` bool, where there is one.
     """
     bars = own_bars(market.tradable)
     close = bars.pack(market.close)
@@ -22,10 +26,10 @@ def own_returns(market: MarketData) -> tuple[jax.Array, jax.Array]:
 
 
 def market_index(market: MarketData) -> MarketData:
-    """A market of one asset whose close at t is the index of equal weights, rebalanced at every bar, known at t.
+    """Builds the equal-weight index of a market, rebalanced at every bar, as a market of one asset.
 
-    It starts at 1, has no volume, and open, high and low are its close. Its returns are the means over the assets that
-    have one; a bar on which none has is not tradable.
+    Its return is the mean over the assets that have one at that bar; a bar without any asset's bar is not tradable. It
+    starts at 1 and has no volume; open, high and low equal its close.
     """
     change, known = own_returns(market)
     mean = change.sum(axis=-1) / jnp.maximum(known.sum(axis=-1), 1)
@@ -40,3 +44,15 @@ def market_index(market: MarketData) -> MarketData:
         tradable=market.tradable.any(axis=-1, keepdims=True),
         volume_known=jnp.zeros(1, bool),
     )
+
+
+def equal_weight_volatility(market: MarketData, span: int = 63) -> jax.Array:
+    """Per-bar EWMA volatility `[T]` of the equal-weight portfolio of the tradable assets, known at each close.
+
+    Args:
+      market: `[T, A]` bars.
+      span: bars of the exponential average, >= 1.
+    """
+    index = market_index(market)
+    index = index.replace(tradable=jnp.ones_like(index.tradable))
+    return ewma_volatility(index, span)[:, 0]

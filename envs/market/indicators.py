@@ -1,8 +1,9 @@
-"""Raw technical indicators and volatility estimators, one function each, over `[T, A]` arrays (or `[T]`).
+"""Technical indicators and volatility estimators, one function each.
 
-Every function is causal (row t uses rows <= t) and assumes that each row is a bar: `features` first takes each asset to
-its own bars. Defaults, seeds and recursions are TA-Lib's, so the values agree with it from the first bar that TA-Lib
-reports; the bars before that (the look-back stated in each docstring) hold finite, unformed numbers.
+All are causal (row t uses rows <= t) and take each row as a bar: `features` first packs every asset's own bars. Prices
+are `[T, A]` or `[T]`, positive, in currency per share; windows count bars and are >= 1 where nothing else is said.
+Defaults, seeds and recursions are TA-Lib's: values agree from the first bar that TA-Lib reports. The bars before it
+(the look-back in each docstring) hold finite values of an incomplete window.
 """
 
 from __future__ import annotations
@@ -25,23 +26,39 @@ from jaxppo.envs.market.windows import (
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array, otherwise: float) -> jax.Array:
-    """`numerator / denominator`, and `otherwise` where the denominator is not positive."""
+    """Divides where the denominator is positive; `otherwise` elsewhere."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), otherwise)
 
 
 def log_return(close: jax.Array, horizon: int) -> jax.Array:
-    """`log(close_t / close_{t-horizon})`, log return over `horizon` bars. Look-back: `horizon`."""
+    """Log return over several bars, `log(close_t / close_{t-horizon})`. Look-back: `horizon`.
+
+    Args:
+      close: `[T, A]` close.
+      horizon: bars, >= 0.
+    """
     return jnp.log(close / shift(close, horizon))
 
 
 def gap(open_: jax.Array, close: jax.Array) -> jax.Array:
-    """`log(open_t / close_{t-1})`, the log return while the market was closed. Look-back: 1."""
+    """Overnight log return, `log(open_t / close_{t-1})`. Look-back: 1.
+
+    Args:
+      open_: `[T, A]` open.
+      close: `[T, A]` close.
+    """
     return jnp.log(open_ / shift(close, 1))
 
 
 def close_location(high: jax.Array, low: jax.Array, close: jax.Array) -> jax.Array:
-    """Where in its range the bar closed: -1 at the low, 1 at the high, 0 for a bar without range. Look-back: 0."""
+    """Position of the close in the range of the bar: -1 at the low, 1 at the high, 0 without range. Look-back: 0.
+
+    Args:
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      close: `[T, A]` close.
+    """
     return _ratio((close - low) - (high - close), high - low, 0.0)
 
 
@@ -50,7 +67,11 @@ def rsi(close: jax.Array, window: int = 14) -> jax.Array:
 
     `100 * gain / (gain + loss)` with Wilder's averages of the upward and the downward price changes.
 
-    Reference: Wilder (1978), New Concepts in Technical Trading Systems; `talib.RSI` (which says 0 where nothing moved).
+    Args:
+      close: `[T, A]` close.
+      window: bars of Wilder's averages.
+
+    Reference: Wilder (1978), New Concepts in Technical Trading Systems; `talib.RSI`, which is 0 where nothing moved.
     """
     change = close - shift(close, 1)
     gain = seeded_average(jnp.maximum(change, 0), 1 / window, window, window)
@@ -59,18 +80,37 @@ def rsi(close: jax.Array, window: int = 14) -> jax.Array:
 
 
 def true_range(high: jax.Array, low: jax.Array, close: jax.Array) -> jax.Array:
-    """`max(high, close_{t-1}) - min(low, close_{t-1})`, in price. Look-back: 1."""
+    """True range in price, `max(high_t, close_{t-1}) - min(low_t, close_{t-1})`. Look-back: 1.
+
+    Args:
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      close: `[T, A]` close.
+    """
     previous = shift(close, 1)
     return jnp.maximum(high, previous) - jnp.minimum(low, previous)
 
 
 def atr(high: jax.Array, low: jax.Array, close: jax.Array, window: int = 14) -> jax.Array:
-    """Average true range, Wilder's average of `true_range`, in price. Look-back: `window`. Reference: `talib.ATR`."""
+    """Average true range in price: Wilder's average of `true_range`. Look-back: `window`.
+
+    Args:
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      close: `[T, A]` close.
+      window: bars of Wilder's average.
+
+    Reference: `talib.ATR`.
+    """
     return seeded_average(true_range(high, low, close), 1 / window, window, window)
 
 
 def ema(x: jax.Array, window: int) -> jax.Array:
-    """Exponential average with weight `2 / (window + 1)`, seeded by a plain mean. Look-back: `window - 1`.
+    """Exponential moving average with weight `2 / (window + 1)`, seeded by a plain mean. Look-back: `window - 1`.
+
+    Args:
+      x: `[T, A]`.
+      window: bars.
 
     Reference: `talib.EMA`.
     """
@@ -78,43 +118,78 @@ def ema(x: jax.Array, window: int) -> jax.Array:
 
 
 def macd(close: jax.Array, fast: int = 12, slow: int = 26, signal: int = 9) -> tuple[jax.Array, jax.Array]:
-    """Moving-average convergence/divergence: `(line, signal)`, in price; the histogram is `line - signal`.
+    """Moving-average convergence/divergence, in price: the difference of two EMAs, and the EMA of the difference.
 
-    Look-back: `slow - 1` for the line, `slow + signal - 2` for the signal. The fast average starts at the same bar as
-    the slow one. Reference: `talib.MACD`.
+    Look-back: `slow - 1` for the line, `slow + signal - 2` for the signal.
+
+    Args:
+      close: `[T, A]` close.
+      fast: bars of the fast EMA.
+      slow: bars of the slow EMA, > fast.
+      signal: bars of the EMA of the line.
+
+    Returns:
+      `(line, signal)`; the histogram is `line - signal`.
+
+    Reference: `talib.MACD`.
     """
+    # As in TA-Lib, the fast average starts at the bar at which the slow one does.
     start = slow - 1
     line = seeded_average(close, 2 / (fast + 1), fast, start) - seeded_average(close, 2 / (slow + 1), slow, start)
     return line, seeded_average(line, 2 / (signal + 1), signal, start + signal - 1)
 
 
 def bollinger_position(close: jax.Array, window: int = 20, width: float = 2.0) -> jax.Array:
-    """Distance from the moving average in units of the band: -1 at the lower band, 1 at the upper; 0 if flat.
+    """Position of the close in its Bollinger bands: -1 lower band, 1 upper, 0 if flat. Look-back: `window - 1`.
 
     `(close - mean) / (width * deviation)`, population standard deviation, |value| <= sqrt(window - 1) / width.
-    Look-back: `window - 1`. Reference: `talib.BBANDS`.
+
+    Args:
+      close: `[T, A]` close.
+      window: bars of mean and deviation.
+      width: half-width of the bands in standard deviations, > 0.
+
+    Reference: `talib.BBANDS`.
     """
     mean, squares = rolling_moments(close, window)
     return _ratio(close - mean, width * jnp.sqrt(squares / window), 0.0)
 
 
 def average_distance(close: jax.Array, window: int) -> jax.Array:
-    """`close / mean(close over window) - 1`, fraction. Look-back: `window - 1`. Reference: `talib.SMA`."""
+    """Distance from the moving average, `close / mean(close) - 1`, fraction. Look-back: `window - 1`.
+
+    Args:
+      close: `[T, A]` close.
+      window: bars of the mean.
+
+    Reference: `talib.SMA`.
+    """
     return close / rolling_mean(close, window) - 1
 
 
 def channel_position(high: jax.Array, low: jax.Array, close: jax.Array, window: int) -> jax.Array:
-    """Place of the close in the Donchian channel of the last `window` bars: -1 bottom, 1 top, 0 without width.
+    """Position of the close in its Donchian channel: -1 bottom, 1 top, 0 without width. Look-back: `window - 1`.
 
-    Look-back: `window - 1`. Reference: `talib.MAX` of the highs and `talib.MIN` of the lows.
+    Args:
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      close: `[T, A]` close.
+      window: bars of the channel.
+
+    Reference: `talib.MAX` of the highs and `talib.MIN` of the lows.
     """
     return close_location(rolling_max(high, window), rolling_min(low, window), close)
 
 
 def amihud(close: jax.Array, volume: jax.Array, window: int = 21) -> jax.Array:
-    """Mean of `|log return| / dollar volume` over the bars of the window that traded; 0 if none did.
+    """Amihud illiquidity, mean of `|log return| / dollar volume`, return per currency unit. Look-back: `window`.
 
-    Unit: return per currency unit traded. Look-back: `window`. Reference: Amihud (2002), Illiquidity and stock returns.
+    Args:
+      close: `[T, A]` close.
+      volume: `[T, A]` shares; bars without volume are left out of the mean, which is 0 if there are no others.
+      window: bars.
+
+    Reference: Amihud (2002), Illiquidity and stock returns.
     """
     dollars = close * volume
     impact = _ratio(jnp.abs(log_return(close, 1)), dollars, 0.0)
@@ -122,18 +197,27 @@ def amihud(close: jax.Array, volume: jax.Array, window: int = 21) -> jax.Array:
 
 
 def ewma_deviation(close: jax.Array, span: float) -> jax.Array:
-    """Square root of the bias-corrected exponential average of squared log returns, per bar; 0 before the first return.
+    """Exponentially weighted volatility per bar, bias-corrected; 0 before the first return.
+
+    Args:
+      close: `[T, A]` close.
+      span: bars, >= 1, as in pandas' `ewm`.
 
     Reference: RiskMetrics technical document (1996), with `lambda = 1 - 2 / (span + 1)` and the newest return included.
     """
     returns = log_return(close, 1)
-    formed = jnp.arange(close.shape[0]) > 0
-    formed = jnp.broadcast_to(formed.reshape((-1,) + (1,) * (close.ndim - 1)), close.shape)
-    return jnp.sqrt(exponential_average(jnp.square(returns), formed, span))
+    valid = jnp.arange(close.shape[0]) > 0
+    valid = jnp.broadcast_to(valid.reshape((-1,) + (1,) * (close.ndim - 1)), close.shape)
+    return jnp.sqrt(exponential_average(jnp.square(returns), valid, span))
 
 
 def parkinson(high: jax.Array, low: jax.Array, window: int) -> jax.Array:
     """Parkinson volatility per bar, `sqrt(mean(log(high/low)^2) / (4 ln 2))`. Look-back: `window - 1`.
+
+    Args:
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      window: bars.
 
     Reference: Parkinson (1980), The extreme value method for estimating the variance of the rate of return.
     """
@@ -143,9 +227,17 @@ def parkinson(high: jax.Array, low: jax.Array, window: int) -> jax.Array:
 def garman_klass(open_: jax.Array, high: jax.Array, low: jax.Array, close: jax.Array, window: int) -> jax.Array:
     """Garman-Klass volatility per bar, `sqrt(mean(0.5 log(h/l)^2 - (2 ln 2 - 1) log(c/o)^2))`. Look-back: `window - 1`.
 
+    Args:
+      open_: `[T, A]` open.
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      close: `[T, A]` close.
+      window: bars.
+
     Reference: Garman, Klass (1980), On the estimation of security price volatilities, eq. 20.
     """
     terms = 0.5 * jnp.square(jnp.log(high / low)) - (2 * math.log(2) - 1) * jnp.square(jnp.log(close / open_))
+    # A bar whose open and close lie outside its range by rounding would count as negative variance.
     return jnp.sqrt(rolling_mean(jnp.maximum(terms, 0), window))
 
 
@@ -156,8 +248,14 @@ def yang_zhang(open_: jax.Array, high: jax.Array, low: jax.Array, close: jax.Arr
     Rogers-Satchell mean `RS = mean(log(h/c) log(h/o) + log(l/c) log(l/o))`.
 
     Args:
-      open_: `[T, A]` price; likewise `high`, `low`, `close`.
+      open_: `[T, A]` open.
+      high: `[T, A]` high.
+      low: `[T, A]` low.
+      close: `[T, A]` close.
       window: bars n, >= 2.
+
+    Raises:
+      ValueError: `window` is below 2.
 
     Reference: Yang, Zhang (2000), Drift-independent volatility estimation, eq. 7-8 and 10.
     """

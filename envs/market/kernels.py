@@ -1,10 +1,9 @@
-"""Where the kernels of a CPU begin and end: hints to its compiler that change no formula.
+"""Hints to XLA's CPU compiler about the boundaries of its kernels; they change no result.
 
-XLA makes one kernel of every array that is kept, and repeats in it what the array is made of, as long as that is cheap:
-a chain of fifty additions and comparisons that ten arrays read is computed ten times. It does not look into a call.
-Kernels of loops whose state is larger than a kilobyte are called one by one, for every array and every pass; a call
-that is marked is one kernel instead, loops and all (the mark is that of XLA's own `SmallWhileLoopHoistingPass`).
-Other devices have kernels of several results, and no use for either.
+XLA's CPU backend makes one kernel per stored array and repeats cheap inputs in each: fifty additions that ten arrays
+read are computed ten times. It does not look into calls, so a marked call is computed once. A loop whose state exceeds
+a kilobyte becomes a call per array and iteration; the mark of XLA's own `SmallWhileLoopHoistingPass` makes the whole
+loop one kernel. Other devices have kernels of several results and need neither.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ SIMPLE = frozenset({
     "xla_metadata_value", "xor",
 })
 # fmt: on
-"""Operations that one kernel can consist of; not among them: calls of libraries, sorting, scattering."""
+"""Operations that one kernel may hold; library calls, sorting and scattering are not among them."""
 
 
 def once(function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)`, computed once for all who read it.
+    """Calls a function whose results many arrays read, so that it is computed once.
 
     Args:
-      function: of arrays, pure.
+      function: pure function of arrays.
       arguments: pytrees of arrays.
     """
     if jax.default_backend() != "cpu":
@@ -44,9 +43,13 @@ def once(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def in_one(function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)`, computed by one kernel where it consists of `SIMPLE` operations.
+    """Calls a function as one kernel where it consists of `SIMPLE` operations only.
 
-    For loops of many small steps: thousands of bars of a few hundred accounts. Takes the arguments of `once`.
+    Meant for loops of many small steps, such as thousands of bars of a few hundred accounts.
+
+    Args:
+      function: pure function of arrays.
+      arguments: pytrees of arrays.
     """
     if jax.default_backend() != "cpu":
         return function(*arguments)
@@ -56,7 +59,7 @@ def in_one(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _operations(jaxpr: Any) -> Iterator[str]:
-    """Names of all operations of a program, inner ones included."""
+    """Names of all operations of a jaxpr, nested ones included."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):

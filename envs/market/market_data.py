@@ -1,4 +1,4 @@
-"""The market as arrays: `MarketData`, a pytree that compiled functions take as an argument."""
+"""`MarketData`: the market as a pytree of arrays that compiled functions take as an argument."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import numpy as np
 from flax import struct
 
 SECONDS_PER_YEAR = 365.25 * 24 * 3600
+SYMBOLS_SHOWN = 6
+"""Symbols that the `repr` of a market names."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarketInfo:
-    """Names, times and provenance of a market; host-side only.
+    """Symbols, times and data report of a market; host-side only.
 
-    Rides on `MarketData` as static metadata. All instances compare equal on purpose: nothing here may reach
-    compiled code, so a market with other names or dates but the same shape must not recompile. For the same reason a
-    jitted function that *returns* a `MarketData` returns the info of the call that compiled it: slice and rename
-    outside.
+    `MarketData` carries it as static metadata. All instances compare equal on purpose: nothing here reaches compiled
+    code, so a market of the same shape with other symbols or dates does not recompile. For the same reason a jitted
+    function that *returns* a `MarketData` returns the info of the call that compiled it: slice and rename outside.
 
     Attributes:
-      symbols: one name per asset, in column order; empty for an unnamed (simulated) market.
+      symbols: `A` names in column order; empty for an unnamed (simulated) market.
       timestamps: `[T]` datetime64[ns], UTC, start of each bar; empty if unknown.
-      report: what the loader counted and repaired (JSON-serialisable).
+      report: counts, repairs and warnings of `load_market` (JSON-serialisable); empty for a simulated market.
     """
 
     symbols: tuple[str, ...] = ()
@@ -37,14 +38,16 @@ class MarketInfo:
     def __hash__(self) -> int:
         return 0
 
+    def __repr__(self) -> str:
+        return f"MarketInfo({', '.join(filter(None, (_shortened(self.symbols), _period(self.timestamps))))})"
 
-@struct.dataclass
-class MarketData:
-    """Bars of `A` assets on one time axis of `T` bars (leading batch axes are allowed under `vmap`).
 
-    Prices are adjusted for splits and dividends, strictly positive and finite everywhere. Where `tradable` is False
-    nothing can be filled: either the asset had no bar, and its four prices repeat the last known close (1.0 before its
-    first bar), or it had one in which nobody traded, and the prices are those quoted.
+class MarketData(struct.PyTreeNode):
+    """Bars of `A` assets on one time axis of `T` bars; leading batch axes are allowed.
+
+    Prices are adjusted for splits and dividends, strictly positive and finite everywhere. Where `tradable` is False,
+    no order fills. There are two cases. Without a bar, the asset's four prices repeat its last close (1.0 before its
+    first bar), its volume is 0 and its half spread repeats. With a bar in which nobody traded, the quoted prices stand.
 
     Attributes:
       open: `[T, A]` price, currency per share.
@@ -52,10 +55,9 @@ class MarketData:
       low: `[T, A]` price.
       close: `[T, A]` price; also the price at which positions are marked.
       volume: `[T, A]` shares traded in the bar; 0 where unknown.
-      half_spread: `[T, A]` half of the bid-ask spread as a fraction of the mid price, >= 0, known at the close of
-        bar t.
-      tradable: `[T, A]` bool, the asset printed a bar and somebody traded.
-      volume_known: `[A]` bool; False means volume is not reported at all (spot FX), not that nobody traded.
+      half_spread: `[T, A]` half of the bid-ask spread, fraction of the mid price, >= 0, known at the close of bar t.
+      tradable: `[T, A]` bool, the asset has a bar and somebody traded.
+      volume_known: `[A]` bool; False means that volume is not reported at all (spot FX), not that nobody traded.
       minute_of_day: `[T]` int32 in [0, 1440), start of the bar, exchange time; 0 for daily bars.
       session: `[T]` int32, non-decreasing id of the trading session.
       day_of_week: `[T]` int32, Monday is 0.
@@ -87,29 +89,70 @@ class MarketData:
         """Number of assets A."""
         return self.close.shape[-1]
 
+    def __repr__(self) -> str:
+        # Transformations put tracers, shardings or axis numbers into the fields, and print them in their errors.
+        shape: tuple[int, ...] = getattr(self.close, "shape", ())
+        if len(shape) < 2:
+            return f"MarketData(fields of type {type(self.close).__name__})"
+        batch = f"batch {shape[:-2]} of " if len(shape) > 2 else ""
+        described = (_shortened(self.info.symbols), _period(self.info.timestamps))
+        return f"MarketData({', '.join(filter(None, (f'{batch}{shape[-2]} bars x {shape[-1]} assets', *described)))})"
+
+
+def _shortened(symbols: tuple[str, ...]) -> str:
+    """The first symbols, and how many more there are."""
+    more = len(symbols) - SYMBOLS_SHOWN
+    return " ".join(symbols[:SYMBOLS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _period(times: np.ndarray) -> str:
+    """First and last of the times `[T]`, and the usual length of a bar."""
+    if not len(times):
+        return ""
+    ends = times[[0, -1]]
+    days = ends.astype("datetime64[D]")
+    first, last = (days if np.all(ends == days) else ends.astype("datetime64[m]")).astype(str)
+    if len(times) == 1:
+        return str(first)
+    # A thousand bars show the usual length; a market may have millions.
+    seconds = float(np.median(np.diff(times[:1000]) / np.timedelta64(1, "s")))
+    name, size = next((u for u in (("d", 86400), ("h", 3600), ("min", 60)) if seconds % u[1] == 0), ("s", 1))
+    return f"{first} to {last}, {seconds / size:g} {name} a bar"
+
 
 def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
-    """Bars `start <= t < stop` (Python ints) of an unbatched market, times included; host-side."""
+    """Returns the bars `start <= t < stop` of an unbatched market, with their times; host-side.
+
+    Args:
+      market: `[T, A]` bars.
+      start: first bar, as in Python slices (negative counts from the end).
+      stop: bar after the last one, likewise.
+
+    Example:
+      >>> from jaxppo.envs import load_market, slice_bars
+      >>> slice_bars(load_market("us5_1d", symbols=["IBM", "MSFT"]), 0, 252)
+      MarketData(252 bars x 2 assets, IBM MSFT, 2000-03-01 to 2001-02-28, 1 d a bar)
+    """
     info = dataclasses.replace(market.info, timestamps=market.info.timestamps[start:stop])
-    per_asset = {"volume_known"}
-    arrays = {
-        field.name: getattr(market, field.name)[start:stop]
-        for field in dataclasses.fields(market)
-        if field.name not in per_asset | {"info"}
-    }
-    return market.replace(**arrays, info=info)
+    per_bar = {name: x[start:stop] for name, x in vars(market).items() if name not in ("volume_known", "info")}
+    return market.replace(**per_bar, info=info)
 
 
 def periods_per_year(market: MarketData) -> float:
-    """Bars per calendar year, counted on the market's own time axis (about 252 for daily US equities).
+    """Counts bars per calendar year on the time axis of the market (about 252 for daily US equities).
 
-    Uses `info.timestamps` where known, else `seconds_since_previous`; 252 for a market without any time. Intraday bars
-    are counted as bars per session times sessions per year, so that a file of a few sessions does not miss the night or
-    weekend after its last bar.
+    Uses `info.timestamps` where known, else `seconds_since_previous`; 252 for a market without any time.
+
+    Example:
+      >>> from jaxppo.envs import load_market, periods_per_year
+      >>> round(periods_per_year(load_market("us5_1d")))
+      251
     """
     times = market.info.timestamps
     if len(times) > 1:
         _, starts, bars = np.unique(np.asarray(market.session), return_index=True, return_counts=True)
+        # Intraday: bars per session times sessions per year. Elapsed time would miss the night or the weekend after the
+        # last bar, which is much of a file of a few sessions. The first and last session may be cut off.
         if len(starts) < market.n_bars / 2:
             per_session = float(bars[1:-1].mean()) if len(bars) > 2 else float(bars.max())
             return per_session * _sessions_per_year(times[starts])
@@ -122,8 +165,9 @@ def periods_per_year(market: MarketData) -> float:
 
 
 def _sessions_per_year(starts: np.ndarray) -> float:
-    """From the start times `[n]` of consecutive sessions; without one on a weekend, as a share of the weekdays."""
+    """Sessions per year, from the start times `[n]` of consecutive sessions."""
     days = starts.astype("datetime64[D]")
+    # A market closed at weekends: the share of weekdays with a session, which does not depend on where the file ends.
     if np.all(np.is_busday(days)):
         weekdays = int(np.busday_count(days[0], days[-1]))
         return SECONDS_PER_YEAR / 86400.0 * 5.0 / 7.0 * ((len(days) - 1) / weekdays if weekdays else 1.0)

@@ -1,4 +1,4 @@
-"""Causal normalisation: exponential z-scores that use nothing after the bar they normalise."""
+"""Causal normalisation by exponential z-scores."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ CLIP = 5.0
 """Largest magnitude of a normalised value, in standard deviations."""
 
 RELATIVE_FLOOR = 1e-5
-"""Smallest deviation that counts, as a fraction of the mean: below it a series is constant up to float32 rounding."""
-
+"""Smallest standard deviation as a fraction of the mean: below it a series is constant up to float32 rounding."""
 
 ABSOLUTE_FLOOR = 1e-6
-"""Smallest deviation that counts, in units of the series: below it a fraction of the price is float32 rounding."""
+"""Smallest standard deviation in units of the series: below it a fraction of the price is float32 rounding."""
 
 
 def minimum_observations(window: int) -> int:
-    """Valid values that a z-score needs before it is formed: a quarter of the window, at least 2."""
+    """Number of valid values before the first z-score: a quarter of the window, at least 2."""
     return max(2, window // 4)
 
 
 def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
-    """Deviation from the exponential mean in exponential standard deviations, clipped to +-`CLIP`.
+    """Normalises a series by its exponential mean and standard deviation, clipped to +-`CLIP`.
 
     Mean and variance are the bias-corrected exponentially weighted ones of the valid values up to and *including* t,
     with `window` as span (`alpha = 2 / (window + 1)`), updated by the stable recursion
-    `variance_t = (1 - k_t) (variance_{t-1} + k_t (x_t - mean_{t-1})^2)`. The first valid value is subtracted
-    from all of them beforehand, so that a constant series scores exactly 0 and a large level costs no precision.
+    `variance_t = (1 - k_t) (variance_{t-1} + k_t (x_t - mean_{t-1})^2)`.
 
     Args:
-      x: `[T, ...]` dimensionless (a logarithm, a return, a fraction); any value (NaN included) where not valid.
+      x: `[T, ...]` dimensionless (a logarithm, a return, a fraction); any value, NaN included, where not valid.
       valid: `[T, ...]` bool; other values neither enter the statistics nor get a score.
       window: span in valid values, >= 2.
 
@@ -41,6 +39,7 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
 
     Reference: West (1979), Updating mean and variance estimates: an improved method (weighted form).
     """
+    # Relative to the first valid value: a constant series scores exactly 0, and a high level costs no precision.
     first = jnp.take_along_axis(x, jnp.argmax(valid, axis=0)[None], axis=0)
     x = jnp.where(valid, x - first, 0)
     gain = exponential_gain(valid, window)
@@ -50,5 +49,5 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     level = jnp.where(jnp.isfinite(first), first, 0) + mean
     floor = jnp.maximum(RELATIVE_FLOOR * jnp.abs(level), ABSOLUTE_FLOOR)
     score = (x - mean) / jnp.maximum(jnp.sqrt(variance), floor)
-    formed = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
-    return jnp.where(formed, jnp.clip(score, -CLIP, CLIP), jnp.nan)
+    enough = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
+    return jnp.where(enough, jnp.clip(score, -CLIP, CLIP), jnp.nan)

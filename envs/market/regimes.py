@@ -1,7 +1,7 @@
-"""Market regimes, known at the close of each bar: bull, bear, sideways, crisis, by rules or by a hidden Markov model.
+"""Market regimes (bull, bear, sideways, crisis) known at the close of each bar, by rules or by a hidden Markov model.
 
-Everything is causal. The model is fitted on the bars it is given (a run fits it on its training period) and then only
-filters: a state is never smoothed, nor a path decoded, with what came later.
+Both are causal. The model is fitted on the bars it is given (a run fits it on its training period) and then only
+filters: no state is smoothed with later bars.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import rolling_max, rolling_moments, rolling_rank, shift
 
 FIRST_RETURNS = 21
-"""Own bars of an asset before its returns are observed: their usual volatility must be known."""
+"""Own bars of an asset before its first observation; they give its usual volatility."""
 LARGEST_OBSERVATION = 3.0
-"""Returns beyond this multiple of the usual volatility count as this: a model of Gaussians would otherwise spend a
-state on single outliers, which says nothing about the bars after them."""
+"""Clip of the observations: a Gaussian model would otherwise spend a state on single outliers, which says nothing about
+the bars after them."""
 BULL, BEAR, SIDEWAYS, CRISIS = range(4)
 
 
@@ -37,24 +37,24 @@ def rule_regimes(
     drawdown_window: int = 252,
     crisis_drawdown: float = 0.1,
 ) -> jax.Array:
-    """Regimes by rules, on each asset's own bars.
+    """Classifies regimes by rules on trend, volatility and drawdown of each asset's own bars.
 
-    Crisis: the forecast volatility is in the top of its recent values, and the price is down from its recent high.
+    Crisis: the forecast volatility ranks high among its recent values, and the price is down from its recent high.
     Otherwise the t-statistic of the mean log return decides: bull above the threshold, bear below its negative,
-    sideways between. Sideways also until `trend_window` returns are known, and where an asset has never traded.
+    sideways between. Sideways also until `trend_window` returns are known, and before an asset's first bar.
 
     Args:
-      market: `[T, A]` bars; `jaxppo.envs.market.index.market_index` of a market for the regimes of the market as a whole.
+      market: `[T, A]` bars; its `market_index` for the regimes of the market as a whole.
       trend_window: returns in the t-statistic, >= 2.
-      trend_threshold: of the t-statistic, >= 0.
-      volatility_window: bars with which today's volatility is compared.
-      volatility_quantile: in (0, 1); the volatility is high from this rank on.
-      volatility_span: span in bars of the volatility forecast.
-      drawdown_window: bars of the high.
-      crisis_drawdown: fraction below that high, in (0, 1).
+      trend_threshold: threshold of the t-statistic, >= 0.
+      volatility_window: bars among which the volatility is ranked, >= 1.
+      volatility_quantile: rank, in (0, 1), above which the volatility is high.
+      volatility_span: span of the volatility forecast, bars, >= 1.
+      drawdown_window: bars of the recent high, >= 1.
+      crisis_drawdown: fraction below the recent high, in (0, 1).
 
     Returns:
-      `[T, A, 4]` float32 in the order of `jaxppo.envs.market.features.REGIMES`: 1 for the regime at the close of t, 0 for the others.
+      `[T, A, 4]` float32, one-hot in the order of `REGIMES`, known at the close of t.
     """
     bars = own_bars(market.tradable)
     close = bars.pack(market.close)
@@ -73,13 +73,13 @@ def rule_regimes(
 
 
 def market_regime(probability: np.ndarray) -> np.ndarray:
-    """The one regime of a market at each close: the likeliest by the mean over the assets whose regime is known.
+    """Reduces the regimes of all assets to one per bar: the likeliest on average over the assets with a known regime.
 
     Args:
-      probability: `[n, A, 4]`, NaN where unknown.
+      probability: `[n, A, 4]` probabilities, NaN where unknown.
 
     Returns:
-      `[n]` int: position in `jaxppo.envs.market.features.REGIMES`, of equally likely ones the first; -1 where no asset's is known.
+      `[n]` int, index into `REGIMES`, the first of equally likely ones; -1 where no asset's regime is known.
     """
     probability = np.asarray(probability, np.float64)
     known = np.isfinite(probability).all(axis=-1)
@@ -88,43 +88,46 @@ def market_regime(probability: np.ndarray) -> np.ndarray:
 
 
 def stretches(regimes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each unbroken stretch of one regime begins and ends (exclusive), `[m]` each, of `regimes [n]`."""
+    """Splits `[n]` regimes into stretches of one regime: `[m]` first bars and `[m]` bars after the last."""
     regimes = np.asarray(regimes)
     changes = np.flatnonzero(np.diff(regimes)) + 1
     return np.r_[0, changes][: len(regimes)], np.r_[changes, len(regimes)][: len(regimes)]
 
 
 def standardised_returns(market: MarketData, span: int = 504) -> tuple[jax.Array, jax.Array]:
-    """What the hidden Markov model observes: log returns in units of the volatility that was usual before.
+    """Standardises log returns by the volatility forecast at the bar before, as the hidden Markov model observes them.
 
-    Dimensionless, so that a model can be used on other assets than those it was fitted on. The usual volatility is the
-    exponential average of `span` bars up to the bar before; a return over a halt counts by its length.
-    Within `LARGEST_OBSERVATION`; none for the first bars of an asset.
+    Observations are dimensionless, so that a model fits other assets than those it was fitted on. A return over n bars
+    (a halt) is divided by `sqrt(n)` as well.
+
+    Args:
+      market: `[T, A]` bars.
+      span: span of the volatility forecast, bars, >= 1.
 
     Returns:
-      `[T, A, 1]` observations and `[T, A]` bool, where there is one.
+      `[T, A, 1]` observations, clipped to +-`LARGEST_OBSERVATION`, and `[T, A]` bool, where there is one; none for the
+      first `FIRST_RETURNS` bars of an asset.
     """
     change, known = own_returns(market)
     bars = own_bars(market.tradable)
-    waited = 1.0 + shift(bars.bars_since, 1).astype(jnp.float32)
+    n_elapsed = 1.0 + shift(bars.bars_since, 1).astype(jnp.float32)
     usual = shift(ewma_volatility(market, span), 1)
-    # The first returns have nothing to be measured by.
     known = known & (jnp.cumsum(market.tradable, axis=0) > FIRST_RETURNS)
-    observed = jnp.log1p(change) / (usual * jnp.sqrt(waited))
+    observed = jnp.log1p(change) / (usual * jnp.sqrt(n_elapsed))
     return jnp.clip(observed, -LARGEST_OBSERVATION, LARGEST_OBSERVATION)[..., None], known
 
 
 def fit_regimes(
     key: jax.Array, market: MarketData, n_states: int = 3, *, span: int = 504, n_restarts: int = 8
 ) -> HiddenMarkovModel:
-    """One hidden Markov model of the returns of all assets of a market, states in order of mean. Consumes `key`.
+    """Fits one hidden Markov model to the returns of all assets of a market, states in order of mean. Consumes `key`.
 
     Args:
-      key: randomness of the restarts.
-      market: the bars to fit on, all of them; a run gives its training period with what lies before it.
+      key: random key of the restarts.
+      market: `[T, A]` bars, all of which are used; a run gives its training period and the bars before it.
       n_states: 2 to 6.
-      span: see `standardised_returns`.
-      n_restarts: random starts of which the likeliest counts.
+      span: span of the volatility that standardises the returns, bars, >= 1.
+      n_restarts: random starts, of which the likeliest fit is returned, >= 1.
 
     Raises:
       ValueError: `n_states` outside 2 to 6.
@@ -134,16 +137,16 @@ def fit_regimes(
 
 
 def hidden_regimes(model: HiddenMarkovModel, market: MarketData, span: int = 504) -> jax.Array:
-    """Filtered probabilities of the four regimes.
+    """Filters the probabilities of the four regimes at each close.
 
     Args:
-      model: from `fit_regimes`.
+      model: result of `fit_regimes`.
       market: `[T, A]` bars.
-      span: that of the fit.
+      span: span given to `fit_regimes`, bars.
 
     Returns:
-      `[T, A, 4]` float32 in the order of `jaxppo.envs.market.features.REGIMES`, rows sum to 1. An asset that has not traded yet has
-      those of the model's start, moved on bar by bar.
+      `[T, A, 4]` float32 in the order of `REGIMES`, rows sum to 1. Before an asset's first observation they are the
+      model's initial probabilities, moved on by its transitions.
     """
     x, known = standardised_returns(market, span)
     filtered = jax.vmap(lambda a, b: forward_filter(model, a, b).probabilities, in_axes=1, out_axes=1)(x, known)
@@ -151,10 +154,10 @@ def hidden_regimes(model: HiddenMarkovModel, market: MarketData, span: int = 504
 
 
 def regime_of_states(model: HiddenMarkovModel) -> jax.Array:
-    """`[N, 4]`: 1 where a state (row) counts as a regime.
+    """Assigns each state of a model (row) to a regime (column): `[N, 4]` one-hot.
 
-    From three states on, that of the largest variance is the crisis. Of the others, in order of mean, the last is bull
-    and, if there are two or more, the first is bear; those between are sideways.
+    With three or more states, the one of the largest variance is crisis. Among the others, the largest mean is bull,
+    the smallest is bear, and those between are sideways.
     """
     n_states = model.n_states
     mean, variance = model.mean[:, 0], model.variance[:, 0]

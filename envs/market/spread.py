@@ -1,4 +1,4 @@
-"""Bid-ask spread estimated from open, high, low and close prices: EDGE, rolling and causal."""
+"""Rolling, causal EDGE estimate of the bid-ask spread from open, high, low and close prices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
-    """Sums over the last `window` entries, without the cancellation of differenced cumulative sums.
+    """Sums the last entries without the cancellation of differenced cumulative sums.
 
-    The axis is cut into blocks of `window`; every window is the tail of one block plus the head of the next, so a huge
+    The axis is cut into blocks of `window`. Every window is the tail of one block plus the head of the next, so a huge
     value leaves no rounding error behind once it has left the window.
 
     Args:
@@ -32,7 +32,7 @@ def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def rolling_edge(open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, window: int) -> np.ndarray:
-    """EDGE estimate of the spread over each window of `window` bars, signed.
+    """Estimates the signed spread over each window of bars by EDGE.
 
     With log prices `o, h, l, c`, `m = (h + l) / 2`, index 1 for the previous bar and
     `r1 = m - o, r2 = o - m1, r3 = m - c1, r4 = c1 - m1, r5 = o - c1`,
@@ -45,12 +45,15 @@ def rolling_edge(open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.
     `t - window + 1 .. t` only.
 
     Args:
-      open, high, low, close: `[N]` strictly positive finite prices of one asset's own bars, in order of time.
-      window: number of bars, >= 3; with 3 both variances can be zero and their weights rounding errors.
+      open: `[N]` open of one asset's own bars, in order of time, > 0.
+      high: `[N]` high.
+      low: `[N]` low.
+      close: `[N]` close.
+      window: bars, >= 3; with 3 both variances can be zero and their weights rounding errors.
 
     Returns:
-      `[N]` float64 spread as a fraction of the price, with the sign of `S^2` (a negative value is an estimate of zero);
-      NaN where the window is not full or prices do not move enough to tell.
+      `[N]` float64 spread, fraction of the price, with the sign of `S^2` (a negative value is an estimate of zero); NaN
+      where the window is not full or prices do not move enough.
 
     Raises:
       ValueError: `window` is below 3.
@@ -105,12 +108,16 @@ def rolling_edge(open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.
 def estimated_half_spread(
     open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, *, window: int, floor: float
 ) -> np.ndarray:
-    """Half of the rolling EDGE spread, never below `floor`.
+    """Estimates the half spread by rolling EDGE, with a floor.
 
     Args:
-      open, high, low, close: `[N]` prices of one asset's own bars.
+      open: `[N]` open of one asset's own bars, in order of time, > 0.
+      high: `[N]` high.
+      low: `[N]` low.
+      close: `[N]` close.
       window: bars per estimate, >= 3.
-      floor: fraction of the price, >= 0; taken before the window is full and where the estimate is undefined or lower.
+      floor: fraction of the price, >= 0; the value before the window is full and where the estimate is undefined or
+        lower.
 
     Returns:
       `[N]` float64 fraction of the mid price, known at the close of each bar.

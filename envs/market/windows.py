@@ -1,7 +1,7 @@
-"""Causal primitives over time: shifts, rolling windows and linear recursions along the leading axis `[T, ...]`.
+"""Causal primitives along the leading time axis `[T, ...]`: lags, rolling windows, linear recursions.
 
-Everything here is accurate in float32 on long tables: rolling windows are built by doubling (sums of sums, never a
-difference of two running totals) and recursions only ever multiply by factors in [0, 1].
+All are accurate in float32 on long tables: rolling windows are built by doubling (sums of sums, never a difference of
+two running totals), and recursions only multiply by factors in [0, 1].
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ Aggregate = TypeVar("Aggregate")
 
 
 def shift(x: jax.Array, bars: int) -> jax.Array:
-    """The value `bars` bars ago; before the start the first value repeats. `[T, ...] -> [T, ...]`."""
+    """Lags a series; the first value repeats before the start.
+
+    Args:
+      x: `[T, ...]`.
+      bars: lag, >= 0.
+    """
     if bars == 0:
         return x
     n_bars = x.shape[0]
@@ -30,52 +35,78 @@ def shift(x: jax.Array, bars: int) -> jax.Array:
 def _rolling(
     aggregate: Aggregate, window: int, combine: Callable[[Aggregate, int, Aggregate, int], Aggregate]
 ) -> Aggregate:
-    """Combines the last `window` bars in about `2 log2(window)` steps.
+    """Combines the last `window` bars in about `2 log2(window)` steps; the first bar repeats before the start.
 
     Args:
       aggregate: pytree of `[T, ...]`, the aggregate of one bar.
       window: bars, >= 1.
-      combine: `(older, n_older, newer, n_newer) -> aggregate` of two adjacent runs of bars.
+      combine: `(older, n_older, newer, n_newer) -> aggregate` of two adjacent blocks of bars.
     """
     if window < 1:
         raise ValueError(f"a rolling window must hold at least 1 bar, got {window}")
-    result, covered = None, 0
-    run, length = aggregate, 1
+    # Binary digits of `window`: the blocks of 1, 2, 4, ... bars that it is the sum of, the newest first.
+    result: Aggregate | None = None
+    covered, block, length = 0, aggregate, 1
     while True:
         if window & length:
-            older = jax.tree.map(lambda x, bars=covered: shift(x, bars), run)
+            older = jax.tree.map(lambda x, bars=covered: shift(x, bars), block)
             result = older if result is None else combine(older, length, result, covered)
             covered += length
-        if covered == window:
+        if covered == window and result is not None:
             return result
-        older = jax.tree.map(lambda x, bars=length: shift(x, bars), run)
-        run, length = combine(older, length, run, length), 2 * length
+        older = jax.tree.map(lambda x, bars=length: shift(x, bars), block)
+        block, length = combine(older, length, block, length), 2 * length
 
 
 def rolling_sum(x: jax.Array, window: int) -> jax.Array:
-    """Sum of the last `window` values, the current one included; the first value repeats before the start."""
+    """Sums the last values, the current one included; the first value repeats before the start.
+
+    Args:
+      x: `[T, ...]`.
+      window: values, >= 1.
+    """
     return _rolling(x, window, lambda older, _, newer, __: older + newer)
 
 
 def rolling_mean(x: jax.Array, window: int) -> jax.Array:
-    """Mean of the last `window` values; same start as `rolling_sum`."""
+    """Averages the last values, the current one included; the first value repeats before the start.
+
+    Args:
+      x: `[T, ...]`.
+      window: values, >= 1.
+    """
     return rolling_sum(x, window) / window
 
 
 def rolling_max(x: jax.Array, window: int) -> jax.Array:
-    """Largest of the last `window` values; same start as `rolling_sum`."""
+    """Largest of the last values, the current one included.
+
+    Args:
+      x: `[T, ...]`.
+      window: values, >= 1.
+    """
     return _rolling(x, window, lambda older, _, newer, __: jnp.maximum(older, newer))
 
 
 def rolling_min(x: jax.Array, window: int) -> jax.Array:
-    """Smallest of the last `window` values; same start as `rolling_sum`."""
+    """Smallest of the last values, the current one included.
+
+    Args:
+      x: `[T, ...]`.
+      window: values, >= 1.
+    """
     return _rolling(x, window, lambda older, _, newer, __: jnp.minimum(older, newer))
 
 
 def rolling_rank(x: jax.Array, window: int) -> jax.Array:
-    """Share of the last `window` values, the current one included, that are at most the current one.
+    """Ranks each value among the last ones: the fraction of them, itself included, that are at most as large.
 
-    Before `window` values are known, the share of those that are. `[T, ...] -> [T, ...]` in (0, 1].
+    Args:
+      x: `[T, ...]`.
+      window: values, >= 1; near the start, those there are.
+
+    Returns:
+      `[T, ...]` in (0, 1].
     """
     n_bars = x.shape[0]
     padding = jnp.full((window - 1, *x.shape[1:]), jnp.inf, x.dtype)
@@ -91,11 +122,15 @@ def rolling_rank(x: jax.Array, window: int) -> jax.Array:
 
 
 def rolling_moments(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
-    """Mean and sum of squared deviations from it over the last `window` values, free of cancellation.
+    """Mean and sum of squared deviations of the last values, free of cancellation; starts like `rolling_sum`.
+
+    Args:
+      x: `[T, ...]`.
+      window: values, >= 1.
 
     Returns:
       `(mean, squares)`, each `[T, ...]`: `squares / window` is the population variance, `squares / (window - 1)` the
-      sample variance. Same start as `rolling_sum`.
+      sample variance.
 
     Reference: Chan, Golub, LeVeque (1983), Algorithms for Computing the Sample Variance, eq. 1.5.
     """
@@ -110,20 +145,18 @@ def rolling_moments(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     return _rolling((x, jnp.zeros_like(x)), window, combine)
 
 
-def linear_recurrence(decay: jax.Array, drive: jax.Array) -> jax.Array:
+def linear_recurrence(decay: jax.Array | float, drive: jax.Array) -> jax.Array:
     """Solves `y_t = decay_t * y_{t-1} + drive_t` with `y_{-1} = 0`.
 
-    On a CPU bar by bar, which costs less there than anything else. Elsewhere in about `2 sqrt(T)` sequential steps:
-    blocks of `sqrt(T)` bars run side by side from zero, then the blocks' end values are chained and added back.
-
     Args:
-      decay: factor in [0, 1], anything that broadcasts to the shape of `drive`.
+      decay: factor in [0, 1], broadcast to the shape of `drive`.
       drive: `[T, ...]`.
 
     Returns:
       `[T, ...]`, in the dtype of `drive`.
     """
     decay = jnp.broadcast_to(jnp.asarray(decay, drive.dtype), drive.shape)
+    # A CPU is fastest bar by bar; an accelerator pays for every sequential step.
     if jax.default_backend() == "cpu":
 
         def step(value, bar):
@@ -135,7 +168,10 @@ def linear_recurrence(decay: jax.Array, drive: jax.Array) -> jax.Array:
 
 
 def _in_blocks(decay: jax.Array, drive: jax.Array) -> jax.Array:
-    """`linear_recurrence` of arrays of one shape in blocks."""
+    """Solves `linear_recurrence` in about `2 sqrt(T)` sequential steps.
+
+    Blocks of `sqrt(T)` bars run side by side from zero; then their end values are chained and added back.
+    """
     n_bars = drive.shape[0]
     length = math.isqrt(n_bars - 1) + 1
     n_blocks = -(-n_bars // length)
@@ -164,20 +200,20 @@ def _in_blocks(decay: jax.Array, drive: jax.Array) -> jax.Array:
 
 
 def seeded_average(x: jax.Array, weight: float, window: int, start: int) -> jax.Array:
-    """Exponential average that starts at bar `start` from the plain mean of the `window` bars ending there.
+    """Exponential average seeded at bar `start` by the plain mean of the `window` bars that end there, as in TA-Lib.
 
-    `y_start = mean(x[start - window + 1 : start + 1])`, then `y_t = y_{t-1} + weight * (x_t - y_{t-1})`. This is how
-    TA-Lib starts its recursions (`weight = 1 / window` is Wilder's smoothing, `2 / (window + 1)` the usual EMA).
+    `y_start = mean(x[start - window + 1 : start + 1])`, then `y_t = y_{t-1} + weight * (x_t - y_{t-1})`.
 
     Args:
       x: `[T, ...]`.
-      weight: of the newest value, in (0, 1].
-      window: bars in the seed.
+      weight: weight of the newest value, in (0, 1]: `1 / window` is Wilder's smoothing, `2 / (window + 1)` the EMA.
+      window: bars in the seed, >= 1.
       start: bar of the seed, >= window - 1.
 
     Returns:
-      `[T, ...]`; before `start` the rolling mean of what there is. A constant series comes back exactly.
+      `[T, ...]`; before `start` the rolling mean.
     """
+    # Relative to the first value: a constant series comes back exactly, and a high price level costs no precision.
     level = x[:1]
     x = x - level
     index = jnp.arange(x.shape[0]).reshape((-1,) + (1,) * (x.ndim - 1))
@@ -190,8 +226,8 @@ def seeded_average(x: jax.Array, weight: float, window: int, start: int) -> jax.
 def exponential_gain(valid: jax.Array, span: float) -> jax.Array:
     """Weight `k_t` of the newest value in a bias-corrected exponential average: 1 at the first valid value.
 
-    `k_t = 1 / W_t`, `W_t = 1 + (1 - alpha) W_{t-1}`, `alpha = 2 / (span + 1)`; where `valid` is False the gain is 0 and
-    the weights wait.
+    `k_t = 1 / W_t`, `W_t = 1 + (1 - alpha) W_{t-1}`, `alpha = 2 / (span + 1)`; where `valid` is False, `k_t = 0` and
+    `W_t = W_{t-1}`.
 
     Args:
       valid: `[T, ...]` bool.
@@ -206,12 +242,12 @@ def exponential_gain(valid: jax.Array, span: float) -> jax.Array:
 
 
 def exponential_average(x: jax.Array, valid: jax.Array, span: float) -> jax.Array:
-    """Bias-corrected exponential average of the valid values up to and including t; 0 before the first.
+    """Averages the valid values up to and including t with exponential weights, bias-corrected; 0 before the first.
 
     Equals `pandas.Series.ewm(span=span, adjust=True, ignore_na=True).mean()`.
 
     Args:
-      x: `[T, ...]`, any value (NaN included) where not valid.
+      x: `[T, ...]`; any value, NaN included, where not valid.
       valid: `[T, ...]` bool.
       span: bars, >= 1.
     """

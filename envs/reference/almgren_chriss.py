@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import ReferenceEnv
-from jaxppo.envs.reference.parameters import checked, counted, positive
+from jaxppo.envs.reference.environment import ReferenceEnv, make_params
+from jaxppo.envs.reference.parameters import checked, non_negative, positive, positive_int
 from jaxppo.envs.reference.problem import Problem
 
 
@@ -59,46 +58,44 @@ class LiquidationParams(environment.EnvParams):
 
 
 class LiquidationEnv(ReferenceEnv):
-    """The environment of `AlmgrenChriss`; see there.
+    """Environment of `AlmgrenChriss`.
 
     Args:
       parameters: default parameters.
     """
 
-    def __init__(self, parameters: LiquidationParams):
-        super().__init__(parameters, n_inputs=3, ends=True, lowest=0.0)
+    n_inputs = 3
+    lowest_action = 0.0
 
-    def reset_env(self, key: jax.Array, params: LiquidationParams) -> tuple[jax.Array, LiquidationState]:
+    def _start(self, key: jax.Array, params: LiquidationParams) -> LiquidationState:
         """The whole block is left; nothing is random."""
         del key
         zero = jnp.zeros(())
-        state = LiquidationState(time=jnp.zeros((), jnp.int32), inventory=params.shares + zero, price=zero)
-        return self.see(state, params), state
+        return LiquidationState(time=jnp.zeros((), jnp.int32), inventory=params.shares + zero, price=zero)
 
-    def step_env(
+    def _transition(
         self, key: jax.Array, state: LiquidationState, action: jax.Array, params: LiquidationParams
-    ) -> tuple[jax.Array, LiquidationState, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[LiquidationState, jax.Array, jax.Array]:
         """Sells in one slice and holds the rest over it. Consumes `key`."""
         last = state.time >= params.max_steps_in_episode - 1
-        share = jnp.where(last, 1.0, jnp.clip(jnp.reshape(action, ()), 0.0, 1.0))
-        sold = share * state.inventory
+        fraction = jnp.where(last, 1.0, jnp.clip(jnp.reshape(action, ()), 0.0, 1.0))
+        sold = fraction * state.inventory
         inventory = jnp.where(last, 0.0, state.inventory - sold)
         shock = jax.random.normal(key)
         move = params.price_noise * shock - params.permanent_impact * sold
         cost = sold * (params.half_spread + params.temporary_slope * sold)
         reward = inventory * move - cost - params.risk_penalty * inventory**2
         state = LiquidationState(time=state.time + 1, inventory=inventory, price=state.price + move)
-        return self.outcome(state, reward, shock[None], params)
+        return state, reward, shock[None]
 
-    def see(self, state: LiquidationState, params: LiquidationParams) -> jax.Array:
-        """See the problem."""
-        remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
+    def _observation(self, state: LiquidationState, params: LiquidationParams) -> jax.Array:
+        """Time that remains, inventory and price."""
         scaled = (state.inventory / params.inventory_scale, state.price / params.price_scale)
-        return jnp.stack([remaining, *scaled]).astype(jnp.float32)
+        return jnp.stack([self._remaining(state, params), *scaled]).astype(jnp.float32)
 
 
 def held_ratios(rate: float, n_slices: int) -> np.ndarray:
-    """`sinh(rate (N - k)) / sinh(rate (N - k + 1))` for k = 1...N, `[N]`: shares after slice k over shares before.
+    """Shares after each slice over shares before it, `sinh(rate (N - k)) / sinh(rate (N - k + 1))`, k = 1...N: `[N]`.
 
     Args:
       rate: kappa tau >= 0; 0 gives equal slices.
@@ -107,6 +104,7 @@ def held_ratios(rate: float, n_slices: int) -> np.ndarray:
     after = np.arange(n_slices - 1.0, -1.0, -1.0)
     if rate == 0.0:
         return after / (after + 1.0)
+    # The ratio of sinh with the growing exponentials divided out: they overflow for fast schedules.
     return math.exp(-rate) * np.expm1(-2 * rate * after) / np.expm1(-2 * rate * (after + 1.0))
 
 
@@ -123,7 +121,7 @@ class AlmgrenChriss(Problem):
       functions of the schedule alone, and convex, so that reacting to the price cannot help, and the static schedule
       is optimal among all policies. (It is not for the variance itself, which is not additive over time.)
     - Observation `[3]`: share of the time that remains, inventory in root mean squares of the optimal schedule, change
-      of the price since the start in units of its spread at the end.
+      of the price since the start in units of its typical size at the end.
     - Action `[1]` in [0, 1]: fraction of the remaining inventory that is sold; the last slice sells all of it.
     - Reward: `-(c_k + penalty)` times `reward_scale`, one over the root mean square of a slice's cost under the
       optimum; `objective` turns values back into currency.
@@ -172,11 +170,11 @@ class AlmgrenChriss(Problem):
     ):
         self.shares = positive("shares", shares)
         maturity = positive("maturity", maturity)
-        self.horizon = counted("n_slices", n_slices)
+        self.horizon = positive_int("n_slices", n_slices)
         self.volatility = positive("volatility", volatility)
-        self.half_spread = checked("half_spread", half_spread, half_spread >= 0, "finite and >= 0")
-        self.permanent_impact = checked("permanent_impact", permanent_impact, permanent_impact >= 0, "finite and >= 0")
-        self.risk_aversion = checked("risk_aversion", risk_aversion, risk_aversion >= 0, "finite and >= 0")
+        self.half_spread = non_negative("half_spread", half_spread)
+        self.permanent_impact = non_negative("permanent_impact", permanent_impact)
+        self.risk_aversion = non_negative("risk_aversion", risk_aversion)
         self.slice_length = maturity / self.horizon
         least = self.permanent_impact * self.slice_length / 2
         allowed = f"finite and > permanent_impact * maturity / n_slices / 2 = {least:g}"
@@ -191,7 +189,19 @@ class AlmgrenChriss(Problem):
         self.expected_shortfall, self.variance = float(np.sum(cost)), float(np.sum(deviation**2))
         self._optimum = self.expected_shortfall + self.risk_aversion * self.variance
         self.reward_scale = 1.0 / math.sqrt(np.mean((cost + risk) ** 2 + deviation**2))
-        self.params = self._make_params(maturity)
+        self.params = make_params(
+            LiquidationParams,
+            self.horizon,
+            shares=self.shares,
+            price_noise=self.volatility * math.sqrt(self.slice_length),
+            half_spread=self.half_spread,
+            temporary_slope=self.temporary_impact / self.slice_length,
+            permanent_impact=self.permanent_impact,
+            risk_penalty=self.risk_aversion * self.volatility**2 * self.slice_length,
+            reward_scale=self.reward_scale,
+            inventory_scale=math.sqrt(np.mean(self._holdings[:-1] ** 2)),
+            price_scale=math.hypot(self.volatility * math.sqrt(maturity), self.permanent_impact * self.shares),
+        )
         self.env = LiquidationEnv(self.params)
 
     def _slices(self, holdings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,27 +210,12 @@ class AlmgrenChriss(Problem):
         trading = sold * (self.half_spread + self.temporary_impact * sold / self.slice_length)
         return trading + self.permanent_impact * sold * held, self.volatility * math.sqrt(self.slice_length) * held
 
-    def _make_params(self, maturity: float) -> LiquidationParams:
-        fields = {
-            "shares": self.shares,
-            "price_noise": self.volatility * math.sqrt(self.slice_length),
-            "half_spread": self.half_spread,
-            "temporary_slope": self.temporary_impact / self.slice_length,
-            "permanent_impact": self.permanent_impact,
-            "risk_penalty": self.risk_aversion * self.volatility**2 * self.slice_length,
-            "reward_scale": self.reward_scale,
-            "inventory_scale": math.sqrt(np.mean(self._holdings[:-1] ** 2)),
-            "price_scale": math.hypot(self.volatility * math.sqrt(maturity), self.permanent_impact * self.shares),
-        }
-        arrays = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
-        return LiquidationParams(max_steps_in_episode=jnp.asarray(self.horizon, jnp.int32), **arrays)
-
     def schedule(self) -> np.ndarray:
         """Optimal holdings `[N + 1]` in shares, from the whole block to 0."""
         return self._holdings.copy()
 
     def optimal_action(self, state: LiquidationState) -> jax.Array:
-        """`[1]` fraction of the inventory that the optimal schedule sells in this slice."""
+        """Fraction of the inventory that the optimal schedule sells in this slice, `[1]`."""
         return self._fractions[state.time][None]
 
     def optimal_value(self) -> float:
@@ -228,11 +223,11 @@ class AlmgrenChriss(Problem):
         return -self.reward_scale * self._optimum
 
     def objective(self, value: float) -> float:
-        """Shortfall plus risk penalty in currency of a value of the criterion: `E + risk_aversion V` for a schedule."""
+        """Converts a value of the criterion to currency: shortfall plus penalty, `E + risk_aversion V`."""
         return -float(value) / self.reward_scale
 
     def percent_of_optimum(self, value: float) -> float:
-        """Optimal objective over the objective of a policy of value `value`, in per cent.
+        """Optimal objective in per cent of that of a policy of value `value`.
 
         Raises:
           ValueError: a value >= 0, a liquidation without cost.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import abc
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import ReferenceEnv
+from jaxppo.envs.reference.environment import BOX_DEVIATIONS, ReferenceEnv, make_params
 from jaxppo.envs.reference.no_trade_band import BandValue, solve_band
-from jaxppo.envs.reference.parameters import BOX_DEVIATIONS, checked, counted, positive
+from jaxppo.envs.reference.parameters import checked, positive, positive_int
 from jaxppo.envs.reference.problem import Problem
 
 
@@ -60,46 +60,50 @@ class AR1Params(environment.EnvParams):
 
 
 class AR1Env(ReferenceEnv):
-    """The environment of `QuadraticCostAR1` and `ProportionalCostAR1`; see there.
+    """Environment of `QuadraticCostAR1` and `ProportionalCostAR1`.
 
     Args:
       parameters: default parameters.
-      bands: whether the action is a pair of edges to trade into, rather than a position.
+      n_actions: 1, the position to trade to, or 2, the edges of a band to trade into.
     """
 
-    def __init__(self, parameters: AR1Params, bands: bool):
-        super().__init__(parameters, n_inputs=2, n_actions=2 if bands else 1, ends=False)
-        self.bands = bands
+    n_inputs = 2
+    terminates = False
 
-    def reset_env(self, key: jax.Array, params: AR1Params) -> tuple[jax.Array, AR1State]:
+    def __init__(self, parameters: AR1Params, n_actions: int):
+        super().__init__(parameters)
+        self.n_actions = n_actions
+
+    def _start(self, key: jax.Array, params: AR1Params) -> AR1State:
         """Draws the signal from its stationary law; the position is 0. Consumes `key`."""
         signal = params.signal_scale * jax.random.normal(key)
-        state = AR1State(time=jnp.zeros((), jnp.int32), signal=signal, position=jnp.zeros(()))
-        return self.see(state, params), state
+        return AR1State(time=jnp.zeros((), jnp.int32), signal=signal, position=jnp.zeros(()))
 
-    def step_env(
+    def _transition(
         self, key: jax.Array, state: AR1State, action: jax.Array, params: AR1Params
-    ) -> tuple[jax.Array, AR1State, jax.Array, jax.Array, dict[str, Any]]:
-        """Trades to the target position and holds it for one step. Consumes `key`."""
+    ) -> tuple[AR1State, jax.Array, jax.Array]:
+        """Trades into the band and holds the position for one step. Consumes `key`."""
         bounded = jnp.clip(action, -1.0, 1.0) * params.position_limit
-        position = jnp.clip(state.position, bounded.min(), bounded.max())  # of one number: that number
+        # Of a single number the band is a point: the position itself.
+        position = jnp.clip(state.position, bounded.min(), bounded.max())
         trade = position - state.position
         cost = params.quadratic_cost * trade**2 + params.proportional_cost * jnp.abs(trade)
         profit = state.signal * position - params.risk_penalty * position**2 - cost
         shock = jax.random.normal(key)
         signal = params.decay * state.signal + params.innovation * shock
-        state = AR1State(time=state.time + 1, signal=signal, position=position)
-        return self.outcome(state, profit, shock[None], params)
+        return AR1State(time=state.time + 1, signal=signal, position=position), profit, shock[None]
 
-    def see(self, state: AR1State, params: AR1Params) -> jax.Array:
-        """See the problem."""
+    def _observation(self, state: AR1State, params: AR1Params) -> jax.Array:
+        """Signal and position."""
         return jnp.stack([state.signal / params.signal_scale, state.position / params.position_scale])
 
 
 class AR1Problem(Problem):
-    """What the two problems share: the signal, the checks, the scales. A subclass solves it and calls `_finish`.
+    """Base of the two problems, which differ in `_solve` and in what `trading_cost` charges.
 
     Attributes:
+      quadratic: whether trades are charged by their square or by their size.
+      default_cost: of `trading_cost`.
       decay: autocorrelation of the signal.
       innovation: standard deviation of its shock.
       signal_deviation: its stationary standard deviation.
@@ -109,44 +113,48 @@ class AR1Problem(Problem):
       average_reward: stationary mean reward per step of the optimal policy, in units of profit (not scaled).
     """
 
+    quadratic: bool
+    default_cost: float
     average_reward: float
-    reward_scale: float
 
     def __init__(
         self,
         *,
-        reversion: float,
-        innovation: float | None,
-        risk_penalty: float,
-        trading_cost: float,
-        discount: float,
-        max_steps_in_episode: int,
+        reversion: float = 0.1,
+        innovation: float | None = None,
+        risk_penalty: float = 0.3,
+        trading_cost: float | None = None,
+        discount: float = 0.99,
+        max_steps_in_episode: int = 1000,
     ):
         reversion = checked("reversion", reversion, 0 < reversion <= 1, "in (0, 1]")
-        innovation = math.sqrt(2 * reversion) if innovation is None else innovation
         self.decay = 1.0 - reversion
-        self.innovation = positive("innovation", innovation)
+        self.innovation = positive("innovation", math.sqrt(2 * reversion) if innovation is None else innovation)
         self.signal_deviation = self.innovation / math.sqrt(reversion * (2.0 - reversion))
         self.risk_penalty = positive("risk_penalty", risk_penalty)
-        self.trading_cost = positive("trading_cost", trading_cost)
+        self.trading_cost = positive("trading_cost", self.default_cost if trading_cost is None else trading_cost)
         self.discount = checked("discount", discount, 0 < discount <= 1, "in (0, 1]")
-        self.horizon = counted("max_steps_in_episode", max_steps_in_episode)
-
-    def _finish(self, *, quadratic: bool, position_deviation: float, position_limit: float) -> None:
+        self.horizon = positive_int("max_steps_in_episode", max_steps_in_episode)
+        position_deviation, position_limit = self._solve()
         self.reward_scale = 1.0 / (self.signal_deviation * position_deviation)
-        self.params = AR1Params(
-            max_steps_in_episode=jnp.asarray(self.horizon, jnp.int32),
-            decay=jnp.asarray(self.decay, jnp.float32),
-            innovation=jnp.asarray(self.innovation, jnp.float32),
-            signal_scale=jnp.asarray(self.signal_deviation, jnp.float32),
-            risk_penalty=jnp.asarray(self.risk_penalty, jnp.float32),
-            quadratic_cost=jnp.asarray(self.trading_cost if quadratic else 0.0, jnp.float32),
-            proportional_cost=jnp.asarray(0.0 if quadratic else self.trading_cost, jnp.float32),
-            position_scale=jnp.asarray(position_deviation, jnp.float32),
-            position_limit=jnp.asarray(position_limit, jnp.float32),
-            reward_scale=jnp.asarray(self.reward_scale, jnp.float32),
+        self.params = make_params(
+            AR1Params,
+            self.horizon,
+            decay=self.decay,
+            innovation=self.innovation,
+            signal_scale=self.signal_deviation,
+            risk_penalty=self.risk_penalty,
+            quadratic_cost=self.trading_cost if self.quadratic else 0.0,
+            proportional_cost=0.0 if self.quadratic else self.trading_cost,
+            position_scale=position_deviation,
+            position_limit=position_limit,
+            reward_scale=self.reward_scale,
         )
-        self.env = AR1Env(self.params, bands=not quadratic)
+        self.env = AR1Env(self.params, n_actions=1 if self.quadratic else 2)
+
+    @abc.abstractmethod
+    def _solve(self) -> tuple[float, float]:
+        """Finds the optimal policy and `average_reward`; returns its positions' standard deviation and their limit."""
 
 
 class QuadraticCostAR1(AR1Problem):
@@ -173,7 +181,7 @@ class QuadraticCostAR1(AR1Problem):
       reversion: 1 minus the signal's autocorrelation over a step, in (0, 1].
       innovation: standard deviation of the signal's shock, > 0; default `sqrt(2 reversion)`, the paper's.
       risk_penalty: lambda, per squared unit held and step, > 0.
-      trading_cost: psi, per squared unit traded, > 0.
+      trading_cost: psi, per squared unit traded, > 0; default 1.
       discount: in (0, 1].
       max_steps_in_episode: >= 1.
 
@@ -188,24 +196,11 @@ class QuadraticCostAR1(AR1Problem):
       arXiv:2003.06497, model 2, which fits an exponential average; the exact optimum is a linear-quadratic regulator.
     """
 
-    def __init__(
-        self,
-        *,
-        reversion: float = 0.1,
-        innovation: float | None = None,
-        risk_penalty: float = 0.3,
-        trading_cost: float = 1.0,
-        discount: float = 0.99,
-        max_steps_in_episode: int = 1000,
-    ):
-        super().__init__(
-            reversion=reversion,
-            innovation=innovation,
-            risk_penalty=risk_penalty,
-            trading_cost=trading_cost,
-            discount=discount,
-            max_steps_in_episode=max_steps_in_episode,
-        )
+    quadratic = True
+    default_cost = 1.0
+
+    def _solve(self) -> tuple[float, float]:
+        """Solves the scalar Riccati equation in closed form."""
         psi, effective = self.trading_cost, self.risk_penalty + self.trading_cost * (1.0 - self.discount)
         root = math.sqrt(effective**2 + 4 * self.discount * psi * self.risk_penalty)
         curvature = self.risk_penalty + psi + self.discount * 2 * psi * self.risk_penalty / (effective + root)
@@ -218,7 +213,7 @@ class QuadraticCostAR1(AR1Problem):
         mean_square = (mean_square + self.signal_gain**2 * variance) / (1.0 - self.position_gain**2)
         *_, self.average_reward = self._next_moments(covariance, mean_square)
         deviation = math.sqrt(mean_square)
-        self._finish(quadratic=True, position_deviation=deviation, position_limit=BOX_DEVIATIONS * deviation)
+        return deviation, BOX_DEVIATIONS * deviation
 
     def _next_moments(self, covariance: float, mean_square: float) -> tuple[float, float, float]:
         """`E[p_t x_t]`, `E[x_t^2]` and the mean profit of step t, from `E[p x]` and `E[x^2]` of step t - 1."""
@@ -230,7 +225,7 @@ class QuadraticCostAR1(AR1Problem):
         return covariance, after, profit
 
     def optimal_value(self) -> float:
-        """Exact value of the criterion, rewards scaled as in the environment."""
+        """Exact value of the criterion, by the recursion of second moments."""
         covariance = mean_square = total = 0.0
         for step in range(self.horizon):
             covariance, mean_square, profit = self._next_moments(covariance, mean_square)
@@ -238,31 +233,32 @@ class QuadraticCostAR1(AR1Problem):
         return self.reward_scale * total
 
     def optimal_action(self, state: AR1State) -> jax.Array:
-        """`[1]` optimal position over the position limit."""
+        """Optimal position over the position limit, `[1]`."""
         position = self.position_gain * state.position + self.signal_gain * state.signal
         return (position / self.params.position_limit)[None]
 
 
 class ProportionalCostAR1(AR1Problem):
-    """Trades on an AR(1) signal at proportional cost: the optimum is a no-trade band around an aim.
+    """Trades on an AR(1) signal at proportional cost, where the optimum is a no-trade band.
 
     Model: `p_{t+1} = (1 - reversion) p_t + innovation z_{t+1}`. The agent sees `p_t` and its position `x_{t-1}`, trades
     to `x_t` and earns `p_t x_t - risk_penalty x_t^2 - trading_cost |x_t - x_{t-1}|`.
 
     - Criterion, observation, reward, market, start and end: as in `QuadraticCostAR1`.
     - Action `[2]` in [-1, 1]: the edges of the band, in either order, over `position_limit`, the position that the
-      optimum buys at a signal of four standard deviations. The trade is the least that leads into the band: two equal
-      edges are a target, and no target can hold a position without knowing it exactly.
+      optimum buys at a signal of four standard deviations. The trade is the smallest that leads into the band. Two
+      equal edges are a target; a target would have to hit the present position exactly in order to hold it.
 
     Optimum, of the problem without end (`discount = 1`: of the average reward): the nearest position in `band(p_t)`.
     The marginal value of every level of the position solves its own dynamic programme in the signal alone, by policy
-    iteration with Gauss-Legendre quadrature; edges and value are exact to about 1e-6. See `no_trade_band.py`.
+    iteration with Gauss-Legendre quadrature (`solve_band`); edges and value are exact to about 1e-6.
 
     Args:
       reversion: 1 minus the signal's autocorrelation over a step, in (0, 1].
       innovation: standard deviation of the signal's shock, > 0; default `sqrt(2 reversion)`, the paper's.
       risk_penalty: lambda, per squared unit held and step, > 0.
-      trading_cost: psi, per unit traded, > 0, low enough that a flat agent trades within three standard deviations.
+      trading_cost: psi, per unit traded, > 0, low enough that a flat agent trades within three standard deviations;
+        default 4.
       discount: in (0, 1].
       max_steps_in_episode: >= 1.
 
@@ -274,53 +270,36 @@ class ProportionalCostAR1(AR1Problem):
       stopping: Karatzas and Wang (2001), "Connections between bounded-variation control and Dynkin games".
     """
 
-    def __init__(
-        self,
-        *,
-        reversion: float = 0.1,
-        innovation: float | None = None,
-        risk_penalty: float = 0.3,
-        trading_cost: float = 4.0,
-        discount: float = 0.99,
-        max_steps_in_episode: int = 1000,
-    ):
-        super().__init__(
-            reversion=reversion,
-            innovation=innovation,
-            risk_penalty=risk_penalty,
-            trading_cost=trading_cost,
-            discount=discount,
-            max_steps_in_episode=max_steps_in_episode,
-        )
+    quadratic = False
+    default_cost = 4.0
+
+    def _solve(self) -> tuple[float, float]:
+        """Solves for the band of every level of the position."""
         self._cost = self.trading_cost / self.innovation
         band = solve_band(self.decay, self._cost, self.discount)
         if band is None:
             highest = 3.0 * self.signal_deviation / (1.0 - self.discount * self.decay)
-            raise ValueError(
-                f"trading_cost is {trading_cost}; it must be lower (about {highest:.3g} at most), so that trading pays"
-            )
+            allowed = f"lower (about {highest:.3g} at most), so that trading pays"
+            raise ValueError(f"trading_cost is {self.trading_cost}; it must be {allowed}")
         unit = self.innovation / (2 * self.risk_penalty)
         self._value, self._profit_unit = BandValue(band, self.decay), self.innovation * unit
         self.average_reward = self._profit_unit * self._value.average_reward(self._cost)
         signals = self.innovation * np.concatenate([-band.sell[::-1], band.buy])
         positions = unit * np.concatenate([-band.level[::-1], band.level])
         self._signals, self._positions = jnp.asarray(signals, jnp.float32), jnp.asarray(positions, jnp.float32)
-        self._finish(
-            quadratic=False,
-            position_deviation=unit * math.sqrt(self._value.mean_square()),
-            position_limit=float(np.interp(BOX_DEVIATIONS * self.signal_deviation, signals, positions)),
-        )
+        limit = float(np.interp(BOX_DEVIATIONS * self.signal_deviation, signals, positions))
+        return unit * math.sqrt(self._value.mean_square()), limit
 
     def band(self, signal: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Edges of the no-trade band in units, any shape: buy up to the first, sell down to the second."""
+        """Edges of the no-trade band at a signal, units, any shape: buy up to the first, sell down to the second."""
         low = jnp.interp(signal, self._signals, self._positions)
         return low, -jnp.interp(-signal, self._signals, self._positions)
 
     def optimal_value(self) -> float:
-        """Exact value of the criterion, rewards scaled as in the environment."""
+        """Exact value of the criterion, by quadrature of the law of the position."""
         value = self._value.discounted_reward(self._cost, self.discount, self.horizon)
         return self.reward_scale * self._profit_unit * value
 
     def optimal_action(self, state: AR1State) -> jax.Array:
-        """`[2]` edges of the band over the position limit."""
+        """Edges of the band over the position limit, `[2]`."""
         return jnp.stack(self.band(state.signal)) / self.params.position_limit

@@ -1,10 +1,9 @@
-"""Davis-Norman: one risky asset with proportional costs, where the optimum is a band in which nothing is traded."""
+"""Davis-Norman: one risky asset with proportional costs, where the optimum is a no-trade band."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,12 @@ from numpy.polynomial import chebyshev
 from jaxppo.envs.execution.portfolio import weights_of
 from jaxppo.envs.reference.lognormal import LognormalProblem, utility
 from jaxppo.envs.reference.parameters import checked, positive
+from jaxppo.envs.reference.quadrature import chebyshev_points, decreasing_root, normal_panels, panels
 from jaxppo.envs.trading.bar import LARGEST_LOSS
 from jaxppo.envs.trading.types import EnvState
 
 N_NODES = 48
+N_PANEL_NODES = 40
 REACH = 9.0
 """Standard deviations of a bar's return that the quadrature covers on either side."""
 
@@ -26,7 +27,6 @@ TOLERANCE = 1e-6
 SMALLEST_MARGIN = 0.01
 """Fractions of the band's width: change of the edges at convergence, and cover of the nodes beyond the band."""
 
-BISECTIONS = 60
 SMALLEST_COST = 1e-6
 TABLE_SIZE = 129
 BOX_MARGIN = 1.5
@@ -52,15 +52,10 @@ class _BandProgram:
     def __init__(self, growth: float, deviation: float, cost: float, risk_aversion: float, discount: float):
         self.growth, self.deviation, self.cost = growth, deviation, cost
         self.risk_aversion, self.power, self.discount = risk_aversion, 1.0 - risk_aversion, discount
-        self._rule = np.polynomial.legendre.leggauss(40)
-        # Chebyshev points and the transform from values on them to coefficients.
-        angle = (np.arange(N_NODES)[::-1] + 0.5) * np.pi / N_NODES
-        self._angle_node = np.cos(angle)
-        self._fit = chebyshev.chebvander(self._angle_node, N_NODES - 1).T * (2.0 / N_NODES)
-        self._fit[0] /= 2
+        self._chebyshev, self._fit = chebyshev_points(N_NODES)
 
     def solve(self, low: float, high: float, allowed: tuple[float, float]) -> bool:
-        """Sets the edges of the optimal band from guesses; whether they converged, both inside `allowed`.
+        """Sets the edges of the optimal band from guesses; returns whether they converged inside `allowed`.
 
         The nodes close in on the band with the iterations, because values bend most at its edges.
         """
@@ -83,7 +78,7 @@ class _BandProgram:
         return allowed[0] + near < low < high < allowed[1] - near and change < 1e3 * TOLERANCE * (high - low)
 
     def wealth_left(self, weight: np.ndarray, traded: np.ndarray) -> np.ndarray:
-        """A: share of wealth left when `weight` is traded to `traded`, both after-the-fact weights, any shape."""
+        """A: share of wealth left when the weight before the trade becomes `traded` after it, any shape."""
         signed = np.where(traded > weight, self.cost, -self.cost)
         return np.maximum((1.0 + signed * weight) / (1.0 + signed * traded), 1.0 - LARGEST_LOSS)
 
@@ -113,7 +108,7 @@ class _BandProgram:
     def _cover(self, first: float, last: float) -> None:
         """Moves the nodes to `[first, last]` and integrates H there."""
         self.first, self.last = first, last
-        self.nodes = first + (last - first) * (self._angle_node + 1) / 2
+        self.nodes = first + (last - first) * (self._chebyshev + 1) / 2
         _, log_growth, weight = self._outcomes(self.nodes, first, last)
         self._reward = np.sum(weight * utility(log_growth, self.risk_aversion), axis=1)
 
@@ -123,35 +118,22 @@ class _BandProgram:
         return chebyshev.chebvander(scaled, N_NODES - 1) @ self._fit
 
     def _outcomes(self, x: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Quadrature of one bar in three panels that meet where the weight leaves `[low, high]`.
-
-        The odds `w / (1 - w)` grow with the price, so the crossings are known in closed form.
-
-        Args:
-          x: `[m]` weights after the trade.
-          low, high: edges.
-
-        Returns:
-          `[m, K]` next weight, log B, and probabilities.
-        """
+        """Quadrature of one bar after a trade to x `[m]`: `[m, K]` next weight, log B, and probabilities."""
         x = x[:, None]
+        # The integrand has a kink where the weight leaves the band, so three panels meet there. The odds `w / (1 - w)`
+        # grow with the price, which gives the crossings in closed form.
         with np.errstate(divide="ignore", invalid="ignore"):
             odds = np.array([[low, high]]) * (1 - x) / (x * (1 - np.array([[low, high]])))
             crossing = np.where(odds > 0, (np.log(np.abs(odds)) - self.growth) / self.deviation, REACH)
         crossing = np.sort(np.clip(crossing, -REACH, REACH), axis=1)
         ends = np.concatenate([np.full_like(x, -REACH), crossing, np.full_like(x, REACH)], axis=1)
-        half = np.diff(ends, axis=1)[..., None] / 2
-        shock = (ends[:, :-1, None] + half * (self._rule[0] + 1)).reshape(len(x), -1)
-        weight = (half * self._rule[1]).reshape(len(x), -1) * np.exp(-(shock**2) / 2) / math.sqrt(2 * math.pi)
+        shock, weight = normal_panels(ends, N_PANEL_NODES)
         simple = np.expm1(self.growth + self.deviation * shock)
         log_growth = np.log1p(x * simple)
         return x * (1 + simple) * np.exp(-log_growth), log_growth, weight
 
     def _evaluate(self, low: float, high: float) -> None:
-        """K of trading to the nearest of two edges: the fixed point of a linear map on the node values.
-
-        Up to a constant, which no decision depends on and which is infinite for discount 1: that of node 0 is set to 0.
-        """
+        """Sets K of trading to the nearest of two edges: the fixed point of a linear map on the node values."""
         after, _, weight = self._outcomes(self.nodes, low, high)
         traded = np.clip(after, low, high)
         left, basis = self.wealth_left(after, traded), self._basis(traded)
@@ -159,6 +141,7 @@ class _BandProgram:
         self._constant = np.sum(weight * bar, axis=1)
         self._transition = self.discount * np.einsum("mk,mkn->mn", weight, basis)
         system = np.eye(N_NODES) - self._transition
+        # K counts up to a constant: no decision depends on it, and it is infinite for discount 1. Node 0 is set to 0.
         system[:, 0] = 1.0
         self._later = np.linalg.solve(system, self._constant)
         self._later[0] = 0.0
@@ -177,8 +160,9 @@ class _BandProgram:
         return left**self.power * bar + self.discount * slope(self._later)
 
     def _edge(self, side: float) -> float:
-        """Weight at which the next small purchase (sale) is worth its cost."""
-        return float(self._bisect(lambda x: self._marginal(x, np.ones_like(x), side), 1)[0])
+        """Weight at which the next small purchase (side 1) or sale (side -1) is worth its cost."""
+        ends = np.array([self.first]), np.array([self.last])
+        return float(decreasing_root(lambda x: self._marginal(x, np.ones_like(x), side), *ends)[0])
 
     def _stationary_point(self, weight: np.ndarray, side: float) -> np.ndarray:
         """Best weight `[m]` to buy up to (sell down to) from weights `[m]`."""
@@ -187,20 +171,11 @@ class _BandProgram:
             left = (1 + side * self.cost * weight) / (1 + side * self.cost * x)
             return self._marginal(x, left, side)
 
-        return self._bisect(marginal, len(weight))
-
-    def _bisect(self, marginal: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
-        """Root `[size]` of a decreasing function on the nodes' interval; an end of it where there is none."""
-        first, last = np.full(size, self.first), np.full(size, self.last)
-        for _ in range(BISECTIONS):
-            middle = (first + last) / 2
-            rising = marginal(middle) > 0
-            first, last = np.where(rising, middle, first), np.where(rising, last, middle)
-        return (first + last) / 2
+        return decreasing_root(marginal, np.full(len(weight), self.first), np.full(len(weight), self.last))
 
 
 class DavisNorman(LognormalProblem):
-    """Chooses the weight of one lognormal asset at a proportional cost: trade to the nearest edge of a band, or not.
+    """Chooses the weight of one lognormal asset at a proportional cost.
 
     Model: see `LognormalProblem`. Trading weight w to the target `a` costs `cost |a - w|` of wealth, paid from cash as
     `TradingEnv` does: `G = 1 - cost |a - w| + a (e^R - 1)`, and the next bar finds the weight `w' = a e^R / G`.
@@ -254,19 +229,10 @@ class DavisNorman(LognormalProblem):
         horizon: int = 120,
         n_bars: int | None = None,
     ):
-        drift = positive("drift", drift)
-        volatility = positive("volatility", volatility)
+        drift, volatility = positive("drift", drift), positive("volatility", volatility)
         self.cost = checked("cost", cost, SMALLEST_COST <= cost < 1, f"in [{SMALLEST_COST}, 1)")
         self.discount = checked("discount", discount, 0 < discount <= 1, "in (0, 1]")
-        super().__init__(
-            np.array([drift]),
-            np.array([volatility]),
-            np.eye(1),
-            risk_aversion=risk_aversion,
-            dt=dt,
-            horizon=horizon,
-            n_bars=n_bars,
-        )
+        super().__init__(drift, volatility, risk_aversion=risk_aversion, dt=dt, horizon=horizon, n_bars=n_bars)
         growth, deviation = float(self.growth[0]), float(self.deviation[0])
         self._program = _BandProgram(growth, deviation, self.cost, self.risk_aversion, self.discount)
         merton = self.merton_weight = drift / (self.risk_aversion * volatility**2)
@@ -281,7 +247,7 @@ class DavisNorman(LognormalProblem):
                 f"(0, {largest:.3g}) is worth trading to"
             )
         limit = min(BOX_MARGIN * self._program.high, largest)
-        self.trade(actions="band", levels=(0.0, 1.0), position_limit=limit, start="random", commission_rate=self.cost)
+        self._trade(actions="band", levels=(0.0, 1.0), position_limit=limit, start="random", commission_rate=self.cost)
         self._weights, self._targets, self._values = self._tabulate()
 
     def band(self) -> tuple[float, float]:
@@ -298,7 +264,7 @@ class DavisNorman(LognormalProblem):
         return merton - half, merton + half
 
     def optimal_action(self, state: EnvState) -> jax.Array:
-        """`[1, 2]` edges of the band over the position limit; the target twice where the weight is outside."""
+        """Edges of the band over the position limit, `[1, 2]`; the target twice where the weight is outside."""
         weight, edges = self._weight(state), jnp.asarray(self.band())
         inside = (weight > edges[0]) & (weight < edges[1])
         edges = jnp.where(inside, edges, jnp.interp(weight, self._weights, self._targets))
@@ -306,25 +272,23 @@ class DavisNorman(LognormalProblem):
 
     def optimal_value(self) -> float:
         """Expected discounted sum of rewards over `horizon` bars, from the uniform law of the starting weight."""
-        node, weight = np.polynomial.legendre.leggauss(40)
         ends = np.array([0.0, *self.band(), self.position_limit])
-        half = np.diff(ends) / 2
-        start = (ends[:-1, None] + half[:, None] * (node + 1)).ravel()
-        density = (half[:, None] * weight).ravel() / self.position_limit
+        start, weight = (x.ravel() for x in panels(ends[:-1], ends[1:], N_PANEL_NODES))
+        density = weight / self.position_limit
         return float(density @ self._program.values(start, self.horizon))
 
     def tail_value(self, state: EnvState) -> jax.Array:
-        """`[]` value of the infinite horizon from `state`, up to a constant; see `LognormalProblem.tail_value`."""
+        """Value of the infinite horizon from `state`, up to a constant, `[]`."""
         return jnp.interp(self._weight(state), self._weights, self._values)
 
     def _weight(self, state: EnvState) -> jax.Array:
-        """`[]` weight of the asset before the trade."""
+        """Weight of the asset before the trade, `[]`."""
         return weights_of(state.portfolio)[0]
 
     def _tabulate(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Weights `[n]`, up to twice the position limit; the target to ask for at each, share of wealth; the value."""
+        """Weights `[n]` up to twice the position limit; the target to order at each, share of wealth; the value."""
         ends = (0.0, *self.band(), 2 * self.position_limit)
         weight = np.unique(np.concatenate([np.linspace(*pair, TABLE_SIZE) for pair in itertools.pairwise(ends)]))
         traded = self._program.target(weight)
         target, value = traded * self._program.wealth_left(weight, traded), self._program.relative_value(weight)
-        return tuple(jnp.asarray(column, jnp.float32) for column in (weight, target, value))
+        return jnp.asarray(weight, jnp.float32), jnp.asarray(target, jnp.float32), jnp.asarray(value, jnp.float32)

@@ -11,8 +11,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import ReferenceEnv
-from jaxppo.envs.reference.parameters import BOX_DEVIATIONS, checked, counted, positive
+from jaxppo.envs.reference.environment import BOX_DEVIATIONS, ReferenceEnv, make_params
+from jaxppo.envs.reference.parameters import checked, positive, positive_int
 from jaxppo.envs.reference.problem import Problem
 
 SLOWEST_HALF_LIFE = 240.0
@@ -72,42 +72,45 @@ class FactorParams(environment.EnvParams):
 
 
 class FactorEnv(ReferenceEnv):
-    """The environment of `GarleanuPedersen`; see there.
+    """Environment of `GarleanuPedersen`.
 
     Args:
       parameters: default parameters.
     """
 
-    def __init__(self, parameters: FactorParams):
-        self.n_assets, self.n_factors = parameters.loadings.shape
-        super().__init__(parameters, n_inputs=self.n_factors + self.n_assets, n_actions=self.n_assets, ends=False)
+    terminates = False
 
-    def reset_env(self, key: jax.Array, params: FactorParams) -> tuple[jax.Array, FactorState]:
+    def __init__(self, parameters: FactorParams):
+        super().__init__(parameters)
+        self.n_actions, self.n_factors = parameters.loadings.shape
+        self.n_inputs = self.n_factors + self.n_actions
+
+    def _start(self, key: jax.Array, params: FactorParams) -> FactorState:
         """Draws the factors from their stationary law; the position is 0. Consumes `key`."""
         factors = params.start_root @ jax.random.normal(key, (self.n_factors,))
-        state = FactorState(time=jnp.zeros((), jnp.int32), factors=factors, position=jnp.zeros((self.n_assets,)))
-        return self.see(state, params), state
+        return FactorState(time=jnp.zeros((), jnp.int32), factors=factors, position=jnp.zeros((self.n_actions,)))
 
-    def step_env(
+    def _transition(
         self, key: jax.Array, state: FactorState, action: jax.Array, params: FactorParams
-    ) -> tuple[jax.Array, FactorState, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[FactorState, jax.Array, jax.Array]:
         """Trades to the target position and holds it for one step. Consumes `key`."""
-        position = jnp.clip(jnp.reshape(action, (self.n_assets,)), -1.0, 1.0) * params.position_limit
+        n_assets = self.n_actions
+        position = jnp.clip(jnp.reshape(action, (n_assets,)), -1.0, 1.0) * params.position_limit
         trade = position - state.position
-        shock = jax.random.normal(key, (self.n_assets + self.n_factors,))
-        returns = params.loadings @ state.factors + params.return_root @ shock[: self.n_assets]
+        shock = jax.random.normal(key, (n_assets + self.n_factors,))
+        returns = params.loadings @ state.factors + params.return_root @ shock[:n_assets]
         risk = params.risk_aversion / 2 * position @ (params.return_covariance @ position)
         profit = params.discount * (position @ returns - risk) - trade @ (params.trading_cost @ trade) / 2
-        factors = params.transition @ state.factors + params.factor_root @ shock[self.n_assets :]
-        state = FactorState(time=state.time + 1, factors=factors, position=position)
-        return self.outcome(state, profit, shock, params)
+        factors = params.transition @ state.factors + params.factor_root @ shock[n_assets:]
+        return FactorState(time=state.time + 1, factors=factors, position=position), profit, shock
 
-    def see(self, state: FactorState, params: FactorParams) -> jax.Array:
-        """See the problem."""
+    def _observation(self, state: FactorState, params: FactorParams) -> jax.Array:
+        """Factors and positions."""
         return jnp.concatenate([state.factors / params.factor_scale, state.position / params.position_scale])
 
 
 def _sized(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as a finite array of this shape, or ValueError."""
     array = np.asarray(value, np.float64)
     if array.shape != shape or not np.all(np.isfinite(array)):
         raise ValueError(f"{name} has shape {array.shape} and values {array}; it must be finite with shape {shape}")
@@ -126,39 +129,34 @@ def _covariance(name: str, value: Any, size: int) -> np.ndarray:
 
 
 def stationary_covariance(transition: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Covariance `[k, k]` of the stationary `y' = transition y + e`, `e` of covariance `noise`, by doubling."""
+    """Covariance `[k, k]` of the stationary `y' = transition y + e`, by doubling.
+
+    Args:
+      transition: `[k, k]`, eigenvalues inside the unit circle.
+      noise: `[k, k]` covariance of e.
+    """
     total, power = noise, transition
     while np.max(np.abs(power)) > 1e-18:
         total, power = total + power @ total @ power.T, power @ power
     return total
 
 
-def symmetric_root(matrix: np.ndarray) -> np.ndarray:
+def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
     """Symmetric square root `[k, k]` of a positive definite matrix."""
     value, vector = np.linalg.eigh(matrix)
     return (vector * np.sqrt(value)) @ vector.T
 
 
-def solve(
+def _optimal_gains(
     loadings: np.ndarray, transition: np.ndarray, risk: np.ndarray, cost: np.ndarray, discount: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gains of the optimal policy `x = K_x x_before + K_f f`.
+    """Gains `[n, n]` K_x and `[n, m]` K_f of the optimal policy `x = K_x x_before + K_f f`.
 
-    In the coordinates where Lambda is the identity and `gamma Sigma` is diagonal, the Riccati equation of the value
-    `-x'A x / 2 + x'C f + ...` falls apart into one quadratic equation per coordinate: with `J = 1 + discount (s + a)`,
-    `a = 1 - 1 / J`, and the row of C solves `c J = b discount + discount c transition`.
-
-    Args:
-      loadings: `[n, m]` B.
-      transition: `[m, m]` I - Phi.
-      risk: `[n, n]` gamma Sigma, positive definite.
-      cost: `[n, n]` Lambda, positive definite.
-      discount: in (0, 1].
-
-    Returns:
-      `[n, n]` K_x and `[n, m]` K_f.
+    In the coordinates where `cost` (Lambda) is the identity and `risk` (gamma Sigma) is diagonal, the Riccati equation
+    of the value `-x'A x / 2 + x'C f + ...` separates into one quadratic equation per coordinate: with
+    `J = 1 + discount (s + a)`, `a = 1 - 1 / J`, and the row of C solves `c J = b discount + discount c transition`.
     """
-    root = symmetric_root(cost)
+    root = _symmetric_root(cost)
     inverse = np.linalg.inv(root)
     scaled, vector = np.linalg.eigh(inverse @ risk @ inverse)
     linear = discount * scaled + 1.0 - discount
@@ -192,7 +190,7 @@ class GarleanuPedersen(Problem):
     - Start: `x = 0`, f from its stationary law. Truncated after `max_steps_in_episode` steps, never terminated.
 
     Optimum, of the problem without end (`discount = 1`: of the average reward): `x_t = position_gain x_{t-1} +
-    factor_gain f_t`, closed form for every positive definite Lambda, see `solve`. For `Lambda = lambda Sigma` the
+    factor_gain f_t`, in closed form for every positive definite Lambda. For `Lambda = lambda Sigma` the
     position moves a constant share of the way to an aim. Its value over the episode is exact, by the recursion of the
     covariance of `(x_{t-1}, f_t)`.
 
@@ -237,9 +235,9 @@ class GarleanuPedersen(Problem):
         discount: float = 0.99,
         max_steps_in_episode: int = 1200,
     ):
-        n = counted("n_assets", n_assets)
-        m = n if n_factors is None else counted("n_factors", n_factors)
-        self.horizon = counted("max_steps_in_episode", max_steps_in_episode)
+        n = positive_int("n_assets", n_assets)
+        m = n if n_factors is None else positive_int("n_factors", n_factors)
+        self.horizon = positive_int("max_steps_in_episode", max_steps_in_episode)
         self.risk_aversion = positive("risk_aversion", risk_aversion)
         self.discount = checked("discount", discount, 0 < discount <= 1, "in (0, 1]")
         self._transition, self._factor_noise = _factor_law(m, factor_reversion, factor_covariance)
@@ -251,7 +249,7 @@ class GarleanuPedersen(Problem):
         if np.ndim(trading_cost) == 0:
             trading_cost = self._sigma * positive("trading_cost", trading_cost)
         self._cost = _covariance("trading_cost", trading_cost, n)
-        self.position_gain, self.factor_gain = solve(
+        self.position_gain, self.factor_gain = _optimal_gains(
             self._loadings, self._transition, self.risk_aversion * self._sigma, self._cost, self.discount
         )
         self._finish(n, m)
@@ -271,33 +269,32 @@ class GarleanuPedersen(Problem):
         mean_square = np.trace(overlap) ** 2 + np.sum(held * expected) + np.sum(overlap * overlap.T)
         self.reward_scale = 1.0 / math.sqrt(mean_square + np.sum(held * self._sigma))
         deviation = np.sqrt(np.diag(held))
-        values = {
-            "discount": self.discount,
-            "risk_aversion": self.risk_aversion,
-            "loadings": self._loadings,
-            "transition": self._transition,
-            "factor_root": symmetric_root(self._factor_noise),
-            "start_root": symmetric_root(self._factor_covariance),
-            "return_covariance": self._sigma,
-            "return_root": symmetric_root(self._sigma),
-            "trading_cost": self._cost,
-            "factor_scale": np.sqrt(np.diag(self._factor_covariance)),
-            "position_scale": deviation,
-            "position_limit": BOX_DEVIATIONS * deviation,
-            "reward_scale": self.reward_scale,
-        }
-        self.params = FactorParams(
-            max_steps_in_episode=jnp.asarray(self.horizon, jnp.int32),
-            **{name: jnp.asarray(value, jnp.float32) for name, value in values.items()},
+        self.params = make_params(
+            FactorParams,
+            self.horizon,
+            discount=self.discount,
+            risk_aversion=self.risk_aversion,
+            loadings=self._loadings,
+            transition=self._transition,
+            factor_root=_symmetric_root(self._factor_noise),
+            start_root=_symmetric_root(self._factor_covariance),
+            return_covariance=self._sigma,
+            return_root=_symmetric_root(self._sigma),
+            trading_cost=self._cost,
+            factor_scale=np.sqrt(np.diag(self._factor_covariance)),
+            position_scale=deviation,
+            position_limit=BOX_DEVIATIONS * deviation,
+            reward_scale=self.reward_scale,
         )
         self.env = FactorEnv(self.params)
         self._gain = jnp.asarray(self._policy() / (BOX_DEVIATIONS * deviation)[:, None], jnp.float32)
 
     def _policy(self) -> np.ndarray:
+        """Gains `[n, n + m]` of `(x_{t-1}, f_t)`."""
         return np.concatenate([self.position_gain, self.factor_gain], axis=1)
 
     def _joint_transition(self) -> np.ndarray:
-        """`[n + m, n + m]` of `(x_{t-1}, f_t)` to `(x_t, f_{t+1})`, without noise."""
+        """Matrix `[n + m, n + m]` from `(x_{t-1}, f_t)` to `(x_t, f_{t+1})`, without noise."""
         n, m = self._loadings.shape
         return np.block([[self.position_gain, self.factor_gain], [np.zeros((m, n)), self._transition]])
 
@@ -310,7 +307,7 @@ class GarleanuPedersen(Problem):
         return float(self.discount * (earned - risk) - np.sum((trade @ before @ trade.T) * self._cost) / 2)
 
     def optimal_value(self) -> float:
-        """Exact value of the criterion, rewards scaled as in the environment."""
+        """Exact value of the criterion, by the recursion of the covariance."""
         (n, m), transition, total = self._loadings.shape, self._joint_transition(), 0.0
         noise, before = np.zeros((n + m, n + m)), np.zeros((n + m, n + m))
         noise[n:, n:], before[n:, n:] = self._factor_noise, self._factor_covariance
@@ -320,7 +317,7 @@ class GarleanuPedersen(Problem):
         return self.reward_scale * total
 
     def optimal_action(self, state: FactorState) -> jax.Array:
-        """`[n]` optimal positions over the position limits."""
+        """Optimal positions over the position limits, `[n]`."""
         return self._gain @ jnp.concatenate([state.position, state.factors])
 
 
@@ -345,12 +342,14 @@ def _factor_law(m: int, reversion: Any, covariance: Any) -> tuple[np.ndarray, np
 
 
 def _default_returns(n: int) -> np.ndarray:
+    """Covariance `[n, n]` of returns: volatilities from 0.002 to 0.004, correlation `0.5^|i - j|`."""
     volatility = VOLATILITY * np.geomspace(1.0, 2.0, n)
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     return 0.5**distance * np.multiply.outer(volatility, volatility)
 
 
 def _default_loadings(volatility: np.ndarray, factor_deviation: np.ndarray) -> np.ndarray:
+    """Loadings `[n, m]`: asset i follows factor `i mod m` and, a third as strongly, the next one."""
     n, m = volatility.size, factor_deviation.size
     mixture = np.zeros((n, m))
     for asset in range(n):

@@ -17,17 +17,18 @@ from jaxppo.envs.execution.limits import Constraint
 from jaxppo.envs.execution.portfolio import Portfolio, drawdown
 from jaxppo.envs.reference.lognormal import RUIN_DEVIATIONS, LognormalProblem
 from jaxppo.envs.reference.parameters import checked, positive
+from jaxppo.envs.reference.quadrature import chebyshev_points, decreasing_root, normal_panels
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvState
 
 N_NODES = 64
+N_PANEL_NODES = 48
 DEEPEST = 10.0
 SHALLOWEST = 4.0
 """Values are represented down to a cushion of `exp(-10)` of wealth, at least `exp(-4)` of the largest cushion."""
 
 ITERATIONS = 50
 TOLERANCE = 1e-9
-BISECTIONS = 60
 TABLE_SIZE = 512
 BOX_MARGIN = 2.0
 """Largest multiple of the cushion over the largest optimal one, where the floor survives so large a position."""
@@ -36,8 +37,7 @@ BOX_MARGIN = 2.0
 class FloorEnv(TradingEnv):
     """`TradingEnv` whose targets are multiples of the cushion: weight `target (W - floor M) / W`, 0 below the floor.
 
-    Where orders fill at once and in full, the floor then holds by construction, but for a bar that loses more than
-    `1 / (multiple held)`.
+    Where orders fill at once and in full, only a bar that loses more than `1 / (multiple held)` can breach the floor.
 
     Args:
       floor: share of the running maximum of the equity that is never lost, in (0, 1).
@@ -58,13 +58,24 @@ class FloorEnv(TradingEnv):
     def decode(
         self, action: jax.Array, portfolio: Portfolio, constraint: Constraint | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """See `TradingEnv.decode`."""
+        """Decodes an action into weights, as `TradingEnv.decode` does, in multiples of the cushion.
+
+        Args:
+          action: `[A]` in the action box.
+          portfolio: equity and its maximum say how large the cushion is.
+          constraint: as in `TradingEnv.decode`.
+        """
         multiple, hold = super().decode(action, portfolio, constraint)
         return multiple * cushion_share(drawdown(portfolio), self.floor), hold
 
 
 def cushion_share(loss: jax.Array, floor: float) -> jax.Array:
-    """`(W - floor M) / W`, any shape, at a drawdown `1 - W / M`: equity above the floor, over equity; 0 below it."""
+    """Cushion as a share of equity, `(W - floor M) / W`; 0 below the floor.
+
+    Args:
+      loss: drawdown `1 - W / M`, any shape.
+      floor: share of the maximum, in (0, 1).
+    """
     return 1.0 - floor / jnp.maximum(1.0 - loss, floor)
 
 
@@ -85,19 +96,16 @@ class _FloorProgram:
     def __init__(self, growth: float, deviation: float, floor: float):
         self.growth, self.deviation, self.floor = growth, deviation, floor
         self.largest = 1.0 / -math.expm1(growth - RUIN_DEVIATIONS * deviation)
-        self._rule = np.polynomial.legendre.leggauss(48)
         self.kelly = self._kelly_multiple()
         # The policy bends within a few bars' moves of the maximum: nodes are dense there, logarithmic farther away.
         self._scale = 2 * self.kelly * deviation
         self.deepest = max(DEEPEST + math.log((1 - floor) / floor), SHALLOWEST)
         self._span = math.asinh(self.deepest / self._scale)
-        angle = (np.arange(N_NODES)[::-1] + 0.5) * np.pi / N_NODES
-        self.nodes = self._depth(np.cos(angle))
-        self._fit = chebyshev.chebvander(np.cos(angle), N_NODES - 1).T * (2.0 / N_NODES)
-        self._fit[0] /= 2
+        coordinate, self._fit = chebyshev_points(N_NODES)
+        self.nodes = self._depth(coordinate)
 
     def solve(self) -> bool:
-        """Sets the optimal multiples on the nodes and the growth of wealth per bar; whether they converged."""
+        """Sets the optimal multiples on the nodes and the growth of wealth per bar; returns whether they converged."""
         self.multiples, growth = np.full(N_NODES, self.kelly), 0.0
         for _ in range(ITERATIONS):
             self.evaluate()
@@ -158,21 +166,15 @@ class _FloorProgram:
         return cushion / (self.floor + cushion)
 
     def _outcomes(self, y: np.ndarray, multiple: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Quadrature of one bar in two panels that meet where wealth reaches its maximum.
-
-        Returns of `RUIN_DEVIATIONS` and more below the mean, which would breach the floor, are left out.
-
-        Returns:
-          `[m, K]` simple return of the asset, log C, and probabilities; the first half of K stays below the maximum.
-        """
+        """Quadrature of one bar from y `[m]`: `[m, K]` simple return of the asset, log C, and probabilities."""
         y, multiple = y[:, None], np.maximum(multiple, 1e-9)[:, None]
+        # The integrand has a kink where wealth reaches its maximum, so two panels meet there. Returns of
+        # `RUIN_DEVIATIONS` and more below the mean, which would breach the floor, are left out.
         with np.errstate(over="ignore"):
             needed = np.log1p(np.expm1(-y) / multiple)
         crossing = np.clip((needed - self.growth) / self.deviation, -RUIN_DEVIATIONS, RUIN_DEVIATIONS)
-        ends = np.concatenate([np.full_like(crossing, -RUIN_DEVIATIONS), crossing], axis=1)
-        half = (np.concatenate([crossing, np.full_like(crossing, RUIN_DEVIATIONS)], axis=1) - ends)[..., None] / 2
-        shock = (ends[..., None] + half * (self._rule[0] + 1)).reshape(len(y), -1)
-        weight = (half * self._rule[1]).reshape(len(y), -1) * np.exp(-(shock**2) / 2) / math.sqrt(2 * math.pi)
+        far = np.full_like(crossing, RUIN_DEVIATIONS)
+        shock, weight = normal_panels(np.concatenate([-far, crossing, far], axis=1), N_PANEL_NODES)
         simple = np.expm1(self.growth + self.deviation * shock)
         return simple, np.log1p(multiple * simple), weight
 
@@ -183,31 +185,29 @@ class _FloorProgram:
         return np.sum(weight * log_cushion, axis=1), np.sum(weight * np.log1p(exposure * simple), axis=1)
 
     def _kelly_multiple(self) -> float:
-        """Multiple under which the log cushion grows fastest when the maximum is far: a root of the marginal growth."""
-        first, last = 0.0, self.largest
-        for _ in range(BISECTIONS):
-            middle = (first + last) / 2
-            simple, log_cushion, weight = self._outcomes(np.array([-np.inf]), np.array([middle]))
-            rising = np.sum(weight * simple * np.exp(-log_cushion)) > 0
-            first, last = (middle, last) if rising else (first, middle)
-        return (first + last) / 2
+        """Multiple under which the log cushion grows fastest when the maximum is far."""
+
+        def marginal(multiple: np.ndarray) -> np.ndarray:
+            simple, log_cushion, weight = self._outcomes(np.array([-np.inf]), multiple)
+            return np.sum(weight * simple * np.exp(-log_cushion), axis=1)
+
+        return float(decreasing_root(marginal, np.zeros(1), np.array([self.largest]))[0])
 
     def _improve(self) -> np.ndarray:
         """Multiples `[N_NODES]` at which the derivative of `E[log(W'/W) + h(y')]` vanishes."""
-        first, last = np.zeros(N_NODES), np.full(N_NODES, self.largest)
         slope = chebyshev.chebder(self._fit @ self.value)
         share = self.cushion_share(self.nodes)[:, None]
-        for _ in range(BISECTIONS):
-            middle = (first + last) / 2
-            simple, log_cushion, weight = self._outcomes(self.nodes, middle)
+
+        def marginal(multiple: np.ndarray) -> np.ndarray:
+            simple, log_cushion, weight = self._outcomes(self.nodes, multiple)
             after = self.nodes[:, None] + log_cushion
             per_depth = 2 / (self._span * np.hypot(self._scale, after))
             inside = chebyshev.chebval(self._coordinate(np.minimum(after, 0.0)), slope) * per_depth
             pull = np.where(after < -self.deepest, self.growth_of_wealth / self.filling, inside) * (after < 0)
-            gain = share / (1 + share * middle[:, None] * simple) + pull * np.exp(-log_cushion)
-            rising = np.sum(weight * simple * gain, axis=1) > 0
-            first, last = np.where(rising, middle, first), np.where(rising, last, middle)
-        return (first + last) / 2
+            gain = share / (1 + share * multiple[:, None] * simple) + pull * np.exp(-log_cushion)
+            return np.sum(weight * simple * gain, axis=1)
+
+        return decreasing_root(marginal, np.zeros(N_NODES), np.full(N_NODES, self.largest))
 
 
 class GrossmanZhou(LognormalProblem):
@@ -230,8 +230,8 @@ class GrossmanZhou(LognormalProblem):
     The latter is larger at first, and larger still for bolder policies, which spend the cushion that the future needs
     (at the defaults this lasts beyond 20 years): compare policies by `growth_rate`, or add `tail_value` of the last
     state. The optimum holds `multiple(W / M) (W - floor M)` in the asset. In continuous time the multiple is constant,
-    `drift / volatility^2`, and the growth `(1 - floor) drift^2 / (2 volatility^2)`. Watched at closes only, the maximum
-    is exceeded by whole bars, growth is somewhat higher, and the optimum leans out a little further near the maximum.
+    `drift / volatility^2`, and the growth `(1 - floor) drift^2 / (2 volatility^2)`. Here only closes count: the maximum
+    is exceeded by whole bars, growth is somewhat higher, and the optimum holds slightly more near the maximum.
 
     Args:
       drift: excess log of the expected gross return, per unit of time, > 0.
@@ -260,18 +260,9 @@ class GrossmanZhou(LognormalProblem):
         horizon: int = 240,
         n_bars: int | None = None,
     ):
-        drift = positive("drift", drift)
-        volatility = positive("volatility", volatility)
         self.floor = checked("floor", floor, 0 < floor < 1, "in (0, 1)")
-        super().__init__(
-            np.array([drift]),
-            np.array([volatility]),
-            np.eye(1),
-            risk_aversion=1.0,
-            dt=dt,
-            horizon=horizon,
-            n_bars=n_bars,
-        )
+        model = positive("drift", drift), positive("volatility", volatility)
+        super().__init__(*model, risk_aversion=1.0, dt=dt, horizon=horizon, n_bars=n_bars)
         self._program = _FloorProgram(float(self.growth[0]), float(self.deviation[0]), self.floor)
         holds = self._program.kelly < 0.9 * self._program.largest and self._program.solve()
         if not holds:
@@ -285,7 +276,7 @@ class GrossmanZhou(LognormalProblem):
         limit = max(largest, min(BOX_MARGIN * largest, 0.99 * self._program.largest))
         self._depths, self._multiples = jnp.asarray(grid, jnp.float32), jnp.asarray(multiple, jnp.float32)
         self._values = jnp.asarray(self._program.relative_value(grid), jnp.float32)
-        self.trade(
+        self._trade(
             levels=(0.0, 1.0),
             position_limit=limit,
             start="flat",
@@ -294,11 +285,11 @@ class GrossmanZhou(LognormalProblem):
         )
 
     def multiple(self, share_of_maximum: jax.Array) -> jax.Array:
-        """Optimal position over the cushion `W - floor M`, any shape, at `W / M` in [floor, 1]."""
+        """Optimal position over the cushion `W - floor M` at a share `W / M` in [floor, 1], any shape."""
         return jnp.interp(self._depth(share_of_maximum), self._depths, self._multiples)
 
     def optimal_action(self, state: EnvState) -> jax.Array:
-        """`[1]` optimal multiple of the cushion over `position_limit`."""
+        """Optimal multiple of the cushion over `position_limit`, `[1]`."""
         return (self.multiple(1.0 - drawdown(state.portfolio)) / self.position_limit)[None]
 
     def optimal_value(self) -> float:
@@ -306,7 +297,7 @@ class GrossmanZhou(LognormalProblem):
         return self._program.log_growth(self.horizon)
 
     def tail_value(self, state: EnvState) -> jax.Array:
-        """`[]` log wealth that the cushion of `state` is worth in the long run, against one at the maximum; <= 0.
+        """Log wealth lost in the long run by the cushion of `state` against one at the maximum, `[]`, <= 0.
 
         With it, `E[sum of rewards + tail_value(end)]` is largest for the optimum over every horizon, and equals
         `growth_rate() dt horizon` for it from a start at the maximum.
@@ -314,13 +305,11 @@ class GrossmanZhou(LognormalProblem):
         return jnp.interp(self._depth(1.0 - drawdown(state.portfolio)), self._depths, self._values)
 
     def growth_rate(self, weight: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
-        """Exact long-run growth of log wealth per unit of time, of the optimum or of any policy of the drawdown.
-
-        Simulation needs centuries for this number.
+        """Exact long-run growth of log wealth per unit of time, which simulation would need centuries to measure.
 
         Args:
-          weight: of the asset `[n]` at `W / M` `[n]`, float64, >= 0; it is capped, where necessary, at what the floor
-            survives. Default: the optimal policy.
+          weight: policy of the drawdown: weight of the asset `[n]` at `W / M` `[n]`, float64, >= 0; capped at what the
+            floor survives. Default: the optimum.
         """
         program = self._program
         if weight is not None:
@@ -333,6 +322,6 @@ class GrossmanZhou(LognormalProblem):
         return program.growth_of_wealth / self.dt
 
     def _depth(self, share_of_maximum: jax.Array) -> jax.Array:
-        """y of the present cushion, any shape."""
+        """State y at a share `W / M` of the maximum, any shape."""
         cushion = (share_of_maximum - self.floor) / (1.0 - self.floor)
         return jnp.log(jnp.maximum(cushion, jnp.finfo(jnp.float32).tiny))

@@ -1,4 +1,4 @@
-"""What the problems that run through the trading environment share: lognormal bars, costs, accounts."""
+"""Base of the problems that run through the trading environment on lognormal bars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, EnvState
 
 RUIN_DEVIATIONS = 8.0
-"""A weight is allowed if the account survives a bar of so many standard deviations (one in 10^15) against it."""
+"""Standard deviations of a bar against an allowed weight that the account must survive: one bar in 10^15."""
 
 LONGEST_TABLE = 4096
 LARGEST_LOG_PRICE = 60.0
@@ -28,7 +28,12 @@ LARGEST_LOG_PRICE = 60.0
 
 
 def utility(log_growth: np.ndarray, risk_aversion: float) -> np.ndarray:
-    """`(G^(1 - a) - 1) / (1 - a)` of log growth, any shape, float64; the logarithm for a = 1."""
+    """Utility `(G^(1 - a) - 1) / (1 - a)` of a growth G, float64; the logarithm for a = 1.
+
+    Args:
+      log_growth: log G, any shape.
+      risk_aversion: a, relative, > 0.
+    """
     power = 1.0 - risk_aversion
     return log_growth if power == 0.0 else np.expm1(power * log_growth) / power
 
@@ -44,9 +49,9 @@ class LognormalProblem(Problem):
     `params_for(market(key))`, which compiles and may be `vmap`ped over keys, or a copy of the problem by `on_market`.
 
     Args:
-      drift: `[A]` excess log of the expected gross return, per unit of time.
-      volatility: `[A]` per square root of a unit of time, > 0.
-      correlation: `[A, A]` of the log returns.
+      drift: excess log of the expected gross return, per unit of time; `[A]`, or a number for one asset.
+      volatility: per square root of a unit of time, > 0; likewise.
+      correlation: `[A, A]` of the log returns; default: the identity.
       risk_aversion: of the reward of `TradingEnv`; 1 is the log growth of a bar.
       dt: length of a bar in units of time (years), > 0.
       horizon: bars of an episode, >= 1.
@@ -59,9 +64,9 @@ class LognormalProblem(Problem):
 
     def __init__(
         self,
-        drift: np.ndarray,
-        volatility: np.ndarray,
-        correlation: np.ndarray,
+        drift: np.ndarray | float,
+        volatility: np.ndarray | float,
+        correlation: np.ndarray | None = None,
         *,
         risk_aversion: float,
         dt: float,
@@ -70,12 +75,13 @@ class LognormalProblem(Problem):
     ):
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}; it must be >= 1 bars")
-        self.drift, self.volatility, self.correlation = drift, volatility, correlation
+        self.drift, self.volatility = np.atleast_1d(drift), np.atleast_1d(volatility)
+        self.correlation = np.eye(len(self.drift)) if correlation is None else correlation
         self.risk_aversion = positive("risk_aversion", risk_aversion)
         self.dt = positive("dt", dt)
         self.horizon = int(horizon)
-        self.deviation = volatility * math.sqrt(dt)
-        self.growth = drift * dt - self.deviation**2 / 2
+        self.deviation = self.volatility * math.sqrt(dt)
+        self.growth = self.drift * dt - self.deviation**2 / 2
         longest = self._longest_table()
         self.n_bars = min(LONGEST_TABLE, longest) if n_bars is None else int(n_bars)
         if self.n_bars > longest:
@@ -84,7 +90,7 @@ class LognormalProblem(Problem):
                 f"stay within {LARGEST_LOG_PRICE:.0f}"
             )
 
-    def trade(
+    def _trade(
         self,
         *,
         levels: tuple[float, float],
@@ -134,7 +140,7 @@ class LognormalProblem(Problem):
         return make_costs(commission_bps=1e4 * self._commission_rate, max_leverage=gross, maintenance_margin=0.0)
 
     def market(self, key: jax.Array) -> MarketData:
-        """A table of `n_bars` bars; jittable. Consumes `key`."""
+        """Draws a table of `n_bars` bars; jittable. Consumes `key`."""
         bars = simulators.gbm(
             key,
             self.n_bars,
@@ -156,7 +162,7 @@ class LognormalProblem(Problem):
         )
 
     def params_for(self, market: MarketData) -> EnvParams:
-        """Parameters of `env` on a market, with the costs and limits of the problem; jittable."""
+        """Makes parameters of `env` on a market, with the costs and limits of the problem; jittable."""
         return self.env.make_params(
             market,
             self.costs(),
@@ -166,19 +172,19 @@ class LognormalProblem(Problem):
         )
 
     def on_market(self, market: MarketData) -> LognormalProblem:
-        """The same problem on other bars."""
+        """Copies the problem to other bars."""
         other = copy.copy(self)
         other.params = self.params_for(market)
         return other
 
     def _longest_table(self) -> int:
-        """Bars after which a log price may leave its range: the root of `growth n + 8 deviation sqrt(n) = limit`."""
+        """Bars until a log price may leave its range: the root of `growth n + 8 deviation sqrt(n) = limit`."""
         growth, noise = np.max(np.abs(self.growth)), RUIN_DEVIATIONS * np.max(self.deviation)
         root = 2 * LARGEST_LOG_PRICE / (noise + math.sqrt(noise**2 + 4 * growth * LARGEST_LOG_PRICE))
         return int(root**2)
 
     def tail_value(self, state: EnvState) -> jax.Array:
-        """`[]` what `state` is worth to the optimum after the last bar, up to a constant: 0 if nothing depends on it.
+        """Value of `state` to the optimum after the last bar, up to a constant, `[]`: 0 if nothing depends on it.
 
         The optima are stationary: over finitely many bars another policy may gain by leaving a worse state behind, but
         none in `E[sum_{t < horizon} discount^t r_t + discount^horizon tail_value(last state)]`.
@@ -186,7 +192,7 @@ class LognormalProblem(Problem):
         del state
         return jnp.zeros(())
 
-    def survives(self, weights: np.ndarray) -> bool:
+    def _survives(self, weights: np.ndarray) -> bool:
         """Whether a bar of `RUIN_DEVIATIONS` standard deviations against the weights `[A]` leaves more than 0.1 %."""
         root = np.linalg.cholesky(self.correlation) * self.deviation[:, None]
         exposure = root.T @ weights

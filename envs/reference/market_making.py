@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import ReferenceEnv, utility_increment
-from jaxppo.envs.reference.parameters import checked, count_steps, counted, positive
+from jaxppo.envs.reference.environment import ReferenceEnv, make_params, utility_increment
+from jaxppo.envs.reference.parameters import checked, count_steps, non_negative, positive, positive_int
 from jaxppo.envs.reference.problem import Problem
 from jaxppo.envs.reference.quoting import QuoteLaw, root_mean_squares, solve_quotes
 
 LEAST_GAIN = 1e-4
+"""Certainty equivalent of the optimum over its mark-up below which the problem is refused."""
 
 
 @struct.dataclass
@@ -71,36 +71,43 @@ class MarketMakingParams(environment.EnvParams):
 
 
 def depth_of(action: jax.Array, scale: jax.Array) -> jax.Array:
-    """`scale (1 + a) / (1 - a)` for an action clipped to [-1, 1], any shape: 0, `scale`, infinite at -1, 0, 1."""
+    """Depth of a quote, `scale (1 + a) / (1 - a)`: 0, `scale` and infinite at -1, 0 and 1.
+
+    Args:
+      action: a, any shape, clipped to [-1, 1].
+      scale: depth at action 0, currency.
+    """
     bounded = jnp.clip(action, -1.0, 1.0)
     return scale * (1.0 + bounded) / (1.0 - bounded)
 
 
 class MarketMakingEnv(ReferenceEnv):
-    """The environment of `CarteaJaimungal` and `AvellanedaStoikov`; see there.
+    """Environment of `CarteaJaimungal` and `AvellanedaStoikov`.
 
     Args:
       parameters: default parameters.
       observes_account: whether mid-price and wealth are observed beside time and inventory.
     """
 
+    n_actions = 2
+
     def __init__(self, parameters: MarketMakingParams, observes_account: bool):
-        super().__init__(parameters, n_inputs=4 if observes_account else 2, n_actions=2, ends=True)
-        self.observes_account = observes_account
+        super().__init__(parameters)
+        self.n_inputs, self.observes_account = 4 if observes_account else 2, observes_account
 
-    def reset_env(self, key: jax.Array, params: MarketMakingParams) -> tuple[jax.Array, MarketMakingState]:
+    def _start(self, key: jax.Array, params: MarketMakingParams) -> MarketMakingState:
         """No inventory, no wealth; nothing is random."""
-        del key
+        del key, params
         time, zero = jnp.zeros((), jnp.int32), jnp.zeros(())
-        state = MarketMakingState(time=time, inventory=time, price=zero, wealth=zero)
-        return self.see(state, params), state
+        return MarketMakingState(time=time, inventory=time, price=zero, wealth=zero)
 
-    def step_env(
+    def _transition(
         self, key: jax.Array, state: MarketMakingState, action: jax.Array, params: MarketMakingParams
-    ) -> tuple[jax.Array, MarketMakingState, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[MarketMakingState, jax.Array, jax.Array]:
         """Quotes around the mid-price, fills, then the mid-price moves. Consumes `key`."""
         key_orders, key_price = jax.random.split(key)
         uniform = jax.random.uniform(key_orders, (2,), minval=jnp.finfo(jnp.float32).tiny)
+        # One uniform number says whether an order arrives and how deep it reaches, so that the market is exogenous.
         reach = jnp.maximum(jnp.log(params.arrival / uniform), 0.0)
         shock = jax.random.normal(key_price)
         depths = depth_of(action, params.depth_scale)
@@ -116,13 +123,11 @@ class MarketMakingEnv(ReferenceEnv):
         state = MarketMakingState(time=state.time + 1, inventory=inventory, price=price, wealth=wealth)
         last = self.is_terminated(state, params)
         penalty = params.running_penalty + jnp.where(last, params.terminal_penalty, 0.0)
-        market = jnp.concatenate([reach, shock[None]])
-        return self.outcome(state, growth - penalty * inventory**2, market, params)
+        return state, growth - penalty * inventory**2, jnp.concatenate([reach, shock[None]])
 
-    def see(self, state: MarketMakingState, params: MarketMakingParams) -> jax.Array:
-        """See the problem."""
-        remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
-        seen = [remaining, state.inventory / params.inventory_scale]
+    def _observation(self, state: MarketMakingState, params: MarketMakingParams) -> jax.Array:
+        """Time that remains and inventory, with `observes_account` also mid-price and wealth."""
+        seen = [self._remaining(state, params), state.inventory / params.inventory_scale]
         if self.observes_account:
             excess = state.wealth - params.wealth_rate * state.time
             seen += [state.price / params.price_scale, excess / params.wealth_scale]
@@ -130,7 +135,7 @@ class MarketMakingEnv(ReferenceEnv):
 
 
 class MarketMakingProblem(Problem):
-    """What the two problems share: arrivals, fills, checks, scales and the dynamic programme.
+    """Base of the two problems: arrivals, fills, scales and the dynamic programme.
 
     Attributes:
       depths: `[n_steps, 2, 2 inventory_limit + 1]` optimal depths of bid and ask by time and inventory (short to long),
@@ -148,20 +153,20 @@ class MarketMakingProblem(Problem):
         volatility: float,
         arrival_rate: float,
         fill_decay: float,
-        risk_aversion: float,
-        running_penalty: float,
-        terminal_penalty: float,
         maturity: float,
         dt: float,
         inventory_limit: int,
+        risk_aversion: float = 0.0,
+        penalties: tuple[float, float] = (0.0, 0.0),
     ):
-        self.volatility = checked("volatility", volatility, volatility >= 0, "finite and >= 0")
+        self.volatility = non_negative("volatility", volatility)
         self.fill_decay = positive("fill_decay", fill_decay)
-        self.inventory_limit = counted("inventory_limit", inventory_limit)
+        self.inventory_limit = positive_int("inventory_limit", inventory_limit)
         self.horizon = count_steps(maturity, dt)
         allowed = f"> 0 and at most 1 / dt = {1 / dt:g}, so that a step sees one market order a side"
         self.arrival_rate = checked("arrival_rate", arrival_rate, 0 < arrival_rate * dt <= 1 + 1e-9, allowed)
         self.risk_aversion, noise = risk_aversion, volatility * math.sqrt(dt)
+        running_penalty, terminal_penalty = penalties
         law = QuoteLaw(
             n_steps=self.horizon,
             arrival=min(arrival_rate * dt, 1.0),
@@ -180,34 +185,32 @@ class MarketMakingProblem(Problem):
             )
         gain_scale, inventory_scale = root_mean_squares(law, self.depths, noise)
         self.reward_scale = 1.0 / gain_scale
-        fields = {
-            "price_noise": noise,
-            "arrival": law.arrival,
-            "fill_decay": fill_decay,
-            "depth_scale": law.markup,
-            "risk_aversion": risk_aversion,
-            "wealth_rate": self.optimal_gain / self.horizon if risk_aversion > 0 else 0.0,
-            "running_penalty": running_penalty * dt,
-            "terminal_penalty": terminal_penalty,
-            "reward_scale": self.reward_scale,
-            "inventory_scale": max(inventory_scale, 1.0),
-            "price_scale": noise * math.sqrt(self.horizon) if noise > 0 else 1.0,
-            "wealth_scale": gain_scale * math.sqrt(self.horizon),
-        }
-        self.params = MarketMakingParams(
-            max_steps_in_episode=jnp.asarray(self.horizon, jnp.int32),
+        self.params = make_params(
+            MarketMakingParams,
+            self.horizon,
             inventory_limit=jnp.asarray(self.inventory_limit, jnp.int32),
-            **{name: jnp.asarray(value, jnp.float32) for name, value in fields.items()},
+            price_noise=noise,
+            arrival=law.arrival,
+            fill_decay=fill_decay,
+            depth_scale=law.markup,
+            risk_aversion=risk_aversion,
+            wealth_rate=self.optimal_gain / self.horizon if risk_aversion > 0 else 0.0,
+            running_penalty=running_penalty * dt,
+            terminal_penalty=terminal_penalty,
+            reward_scale=self.reward_scale,
+            inventory_scale=max(inventory_scale, 1.0),
+            price_scale=noise * math.sqrt(self.horizon) if noise > 0 else 1.0,
+            wealth_scale=gain_scale * math.sqrt(self.horizon),
         )
         self.env = MarketMakingEnv(self.params, observes_account=risk_aversion > 0)
         self._actions = jnp.asarray(1.0 - 2.0 / (1.0 + self.depths / law.markup), jnp.float32)
 
     def optimal_action(self, state: MarketMakingState) -> jax.Array:
-        """`[2]` action of the optimal depths of bid and ask."""
+        """Action of the optimal depths of bid and ask, `[2]`."""
         return self._actions[state.time, :, state.inventory + self.inventory_limit]
 
     def optimal_value(self) -> float:
-        """Exact value of the criterion, rewards scaled as in the environment."""
+        """Exact value of the criterion, by dynamic programming."""
         return self.reward_scale * self.optimal_gain
 
 
@@ -267,12 +270,13 @@ class CarteaJaimungal(MarketMakingProblem):
             volatility=volatility,
             arrival_rate=arrival_rate,
             fill_decay=fill_decay,
-            risk_aversion=0.0,
-            running_penalty=checked("inventory_penalty", inventory_penalty, inventory_penalty >= 0, "finite and >= 0"),
-            terminal_penalty=checked("terminal_penalty", terminal_penalty, terminal_penalty >= 0, "finite and >= 0"),
             maturity=maturity,
             dt=dt,
             inventory_limit=inventory_limit,
+            penalties=(
+                non_negative("inventory_penalty", inventory_penalty),
+                non_negative("terminal_penalty", terminal_penalty),
+            ),
         )
 
 
@@ -284,7 +288,7 @@ class AvellanedaStoikov(MarketMakingProblem):
     - Criterion: `E[u(W_T)]`, `u(W) = C + (1 - exp(-a (W - C))) / a`, `a = risk_aversion`, undiscounted. This is the
       utility `-exp(-a W)` in units of currency near C, the certainty equivalent of the optimum: `u(C) = C`, `u' = 1`.
     - Observation `[4]`: share of the time that remains, inventory as in `CarteaJaimungal`, change of the mid-price in
-      standard deviations at maturity, wealth above `C t / T` in units of its typical spread.
+      standard deviations at maturity, wealth above `C t / T` in units of its typical size.
     - Action `[2]`, `info["market"]` `[3]`: as in `CarteaJaimungal`.
     - Reward: increment of `C t / T + (1 - exp(-a (W_t - C t / T))) / a` times `reward_scale`, one over the root mean
       square of the growth of wealth of a step under the optimum. It telescopes to `reward_scale * u(W_T)`, and its
@@ -329,16 +333,14 @@ class AvellanedaStoikov(MarketMakingProblem):
             volatility=volatility,
             arrival_rate=arrival_rate,
             fill_decay=fill_decay,
-            risk_aversion=positive("risk_aversion", risk_aversion),
-            running_penalty=0.0,
-            terminal_penalty=0.0,
             maturity=maturity,
             dt=dt,
             inventory_limit=inventory_limit,
+            risk_aversion=positive("risk_aversion", risk_aversion),
         )
 
     def certainty_equivalent(self, value: float) -> float:
-        """Certain terminal wealth in currency that is worth `value`, a mean of episode returns.
+        """Certain terminal wealth in currency with the value `value`, a mean of episode returns.
 
         Raises:
           ValueError: no distribution of terminal wealth has this value.
@@ -350,5 +352,5 @@ class AvellanedaStoikov(MarketMakingProblem):
         return self.optimal_gain - math.log1p(-self.risk_aversion * excess) / self.risk_aversion
 
     def percent_of_optimum(self, value: float) -> float:
-        """Certainty equivalent of a policy of value `value` over the optimal one, in per cent; 0 is doing nothing."""
+        """Certainty equivalent of a policy of value `value`, in per cent of the optimal one; 0 is doing nothing."""
         return 100.0 * self.certainty_equivalent(value) / self.optimal_gain

@@ -58,6 +58,13 @@ def sparse_hermite(n_dimensions: int, level: int) -> tuple[np.ndarray, np.ndarra
 class Merton(LognormalProblem):
     """Chooses weights in lognormal assets without cost; Kelly's problem for risk aversion 1.
 
+    Example:
+      >>> from jaxppo.envs import reference
+      >>> problem = reference.Merton(drift=0.06, volatility=0.2, risk_aversion=2.0)
+      >>> problem.continuous_weights.round(3), problem.weights.round(3)
+      >>> _, state = problem.env.reset(jax.random.key(0), problem.params)
+      >>> problem.optimal_action(state)
+
     Model: see `LognormalProblem`; `G = 1 + w' (e^R - 1)`, weights rebalanced at every bar.
 
     - Criterion: `E[sum_t discount^t u(G_t)]` over `horizon` bars, `u(G) = (G^(1-a) - 1) / (1-a)`, `a = risk_aversion`.
@@ -114,7 +121,7 @@ class Merton(LognormalProblem):
         self._outcomes = self._returns(level)
         self.weights = self._best_weights(*self._outcomes)
         self.quadrature_error = float(np.linalg.norm(self.weights - coarse) / np.linalg.norm(self.weights))
-        if not (self.survives(self.weights) and self.quadrature_error < LARGEST_QUADRATURE_ERROR):
+        if not (self._survives(self.weights) and self.quadrature_error < LARGEST_QUADRATURE_ERROR):
             raise ValueError(
                 f"dt is {dt}; it must be shorter, because one bar of so long a step can ruin the optimal portfolio "
                 f"(weights {np.round(self.weights, 3).tolist()})"
@@ -123,10 +130,10 @@ class Merton(LognormalProblem):
         limit = 2.0 * largest if position_limit is None else float(position_limit)
         if not largest <= limit < math.inf:
             raise ValueError(f"position_limit is {position_limit}; it must be >= {largest:.4g}, the largest weight")
-        self.trade(levels=(-1.0, 1.0), position_limit=limit, start="flat")
+        self._trade(levels=(-1.0, 1.0), position_limit=limit, start="flat")
 
     def optimal_action(self, state: EnvState) -> jax.Array:
-        """`[A]` optimal weights over the position limit, the same in every state."""
+        """Optimal weights over the position limit, `[A]`, the same in every state."""
         del state
         return jnp.asarray(self.weights / self.position_limit, jnp.float32)
 
@@ -140,9 +147,9 @@ class Merton(LognormalProblem):
         return self.expected_utility(self.weights) * sum(self.discount**step for step in range(self.horizon))
 
     def certainty_equivalent(self, weights: Any) -> float:
-        """Excess log growth per unit of time that is worth as much as these weights `[A]`."""
-        power, worth = 1.0 - self.risk_aversion, self.expected_utility(weights)
-        return (worth if power == 0.0 else math.log1p(power * worth) / power) / self.dt
+        """Riskless excess log growth per unit of time with the utility of these weights `[A]`."""
+        power, value = 1.0 - self.risk_aversion, self.expected_utility(weights)
+        return (value if power == 0.0 else math.log1p(power * value) / power) / self.dt
 
     def weight_error(self, weights: Any) -> float:
         """Euclidean distance of weights `[A]` from the optimal ones, relative to their norm."""

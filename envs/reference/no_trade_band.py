@@ -1,9 +1,9 @@
 """Optimal no-trade band for an AR(1) signal under proportional cost, solved level by level of the position.
 
-Units of this file: the signal p' = decay p + z, z standard normal; holding one unit of level c earns `p - c` a step, a
-trade costs `cost`. A position is a stack of levels, `x = int 1{x > c} dc` for c > 0 (and its mirror image for c < 0),
-so that `p x - x^2 / 2 - cost |dx| = int [(p - c) I_c - cost |dI_c|] dc` with the on/off process `I_c = 1{x > c}`: the
-problem falls apart into one switching problem per level, in one variable.
+In the units of this file the signal is `p' = decay p + z`, z standard normal; one unit of level c earns `p - c` a step,
+and a trade costs `cost`. A position is a stack of levels, `x = int 1{x > c} dc` for c > 0 (mirrored for c < 0). Hence
+`p x - x^2 / 2 - cost |dx| = int [(p - c) I_c - cost |dI_c|] dc` with `I_c = 1{x > c}`: the problem separates into one
+switching problem per level, in one variable.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import math
 
 import numpy as np
 
+from jaxppo.envs.reference.quadrature import panels
+
 RANGE_DEVIATIONS = 6.0
 RAREST_TRADE = 3.0
 N_LEVELS = 64
@@ -20,13 +22,13 @@ HOWARD_STEPS = 40
 TOLERANCE = 1e-10
 
 
-def normal_density(x: np.ndarray) -> np.ndarray:
+def _normal_density(x: np.ndarray) -> np.ndarray:
     """Standard normal density, any shape."""
     return np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
 
 
 def normal_tail(x: np.ndarray) -> np.ndarray:
-    """`P(Z > x)` of a standard normal, any shape."""
+    """Tail probability `P(Z > x)` of a standard normal, any shape."""
     flat = [math.erfc(value / math.sqrt(2)) / 2 for value in np.ravel(x)]
     return np.reshape(np.asarray(flat), np.shape(x))
 
@@ -36,32 +38,19 @@ def stationary_deviation(decay: float) -> float:
     return 1.0 / math.sqrt(1.0 - decay**2)
 
 
-def count_nodes(width: float) -> int:
+def _count_nodes(width: float) -> int:
     """Gauss-Legendre nodes on an interval of `width` that integrate the transition density to about 1e-10."""
     return 16 + math.ceil(3 * width)
 
 
-def panels(low: np.ndarray, high: np.ndarray, n_nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights, `[L, n_nodes]` each, on the intervals from `low` to `high`, `[L]` each."""
-    node, weight = np.polynomial.legendre.leggauss(n_nodes)
-    half_width = ((high - low) / 2)[:, None]
-    return low[:, None] + half_width * (node + 1.0), half_width * weight
-
-
-def kernel(decay: float, sell: np.ndarray, buy: np.ndarray, n_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes on the bands and the transition law among them.
-
-    Args:
-      decay: of the signal.
-      sell: `[L]` lower edges.
-      buy: `[L]` upper edges, above `sell`.
-      n_nodes: n.
+def _kernel(decay: float, sell: np.ndarray, buy: np.ndarray, n_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes on bands from `sell` to `buy` `[L]`, and the transition law among them.
 
     Returns:
       `[L, n]` nodes, `[L, n]` quadrature weights, and `[L, n, n]` transition density from row to column times weight.
     """
     node, weight = panels(sell, buy, n_nodes)
-    return node, weight, normal_density(node[:, None, :] - decay * node[:, :, None]) * weight[:, None, :]
+    return node, weight, _normal_density(node[:, None, :] - decay * node[:, :, None]) * weight[:, None, :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +81,7 @@ def _improve(level: float, edges: np.ndarray, decay: float, cost: float, discoun
     Returns:
       The next edges, and the largest residual of the two conditions.
     """
-    node, weight, transition = kernel(decay, edges[:1], edges[1:], count_nodes(edges[1] - edges[0]))
+    node, weight, transition = _kernel(decay, edges[:1], edges[1:], _count_nodes(edges[1] - edges[0]))
     node, weight, transition = node[0], weight[0], transition[0]
 
     def outside(p: np.ndarray) -> np.ndarray:
@@ -100,9 +89,9 @@ def _improve(level: float, edges: np.ndarray, decay: float, cost: float, discoun
 
     w = np.linalg.solve(np.eye(node.size) - discount * transition, outside(node))
     gap = node - decay * edges[:, None]
-    value = outside(edges) + discount * (normal_density(gap) * weight) @ w
-    density = normal_density(edges[1] - decay * edges) + normal_density(edges[0] - decay * edges)
-    slope = 1.0 + discount * decay * (cost * density + (normal_density(gap) * gap * weight) @ w)
+    value = outside(edges) + discount * (_normal_density(gap) * weight) @ w
+    density = _normal_density(edges[1] - decay * edges) + _normal_density(edges[0] - decay * edges)
+    slope = 1.0 + discount * decay * (cost * density + (_normal_density(gap) * gap * weight) @ w)
     residual = value - cost * np.array([-1.0, 1.0])
     return edges - residual / slope, float(np.max(np.abs(residual)))
 
@@ -121,14 +110,12 @@ def _solve_level(level: float, edges: np.ndarray, decay: float, cost: float, dis
 
 
 def solve_band(decay: float, cost: float, discount: float) -> Band | None:
-    """Optimal band up to the level that is bought at six stationary standard deviations of the signal.
-
-    Follows the edges from level 0, where they are symmetric, to higher levels by continuation.
+    """Solves for the band, up to the level that is bought at six stationary standard deviations of the signal.
 
     Args:
-      decay: in [0, 1).
-      cost: > 0.
-      discount: in (0, 1].
+      decay: autocorrelation of the signal over a step, in [0, 1).
+      cost: per unit traded, > 0.
+      discount: per step, in (0, 1].
 
     Returns:
       The band; None where the cost is so high that level 0 is bought only beyond three standard deviations.
@@ -138,6 +125,7 @@ def solve_band(decay: float, cost: float, discount: float) -> Band | None:
     start = _solve_level(0.0, half_width * np.array([-1.0, 1.0]), decay, cost, discount)
     if start is None or start[1] > RAREST_TRADE * deviation:
         return None
+    # Continuation: the edges of a level are a good guess for those of the next. A step that fails is halved.
     levels, edges, step = [0.0], [start], 0.01 * deviation
     while edges[-1][1] < RANGE_DEVIATIONS * deviation:
         slope = (edges[-1] - edges[-2]) / (levels[-1] - levels[-2]) if len(levels) > 1 else np.ones(2)
@@ -160,31 +148,31 @@ def solve_band(decay: float, cost: float, discount: float) -> Band | None:
 
 
 class BandValue:
-    """Exact moments of the position that a band makes, by quadrature over levels and the signal in the band.
+    """Exact moments of the position under a band, by quadrature over levels and the signal in the band.
 
     `u_t(p) = P(I_t = 1 | p_t = p)` follows `u_t(p) = P(p' > buy | p) + int_band u_{t-1}(p') P(dp' | p)`, because a
     stationary Gaussian AR(1) is reversible.
 
     Args:
-      band: symmetric in the sense that level -c is sold where level c is bought with the opposite signal.
+      band: for levels c > 0; level -c is sold where level c is bought with the opposite signal.
       decay: of the signal, in [0, 1).
     """
 
     def __init__(self, band: Band, decay: float):
         self.band = band
-        deviation, n_nodes = stationary_deviation(decay), count_nodes(float(np.max(band.buy - band.sell)))
-        node, weight, self._transition = kernel(decay, band.sell, band.buy, n_nodes)
-        self._density = weight * normal_density(node / deviation) / deviation
+        deviation, n_nodes = stationary_deviation(decay), _count_nodes(float(np.max(band.buy - band.sell)))
+        node, weight, self._transition = _kernel(decay, band.sell, band.buy, n_nodes)
+        self._density = weight * _normal_density(node / deviation) / deviation
         self._enter = normal_tail(band.buy[:, None] - decay * node)
         self._leave = self._density * normal_tail(decay * node - band.sell[:, None])
         self._profit = self._density * (node - band.level[:, None])
         # Constants of the region above the band, where a level is always on.
         self._above = normal_tail(band.buy / deviation)
-        at_edge = deviation * normal_density(band.buy / deviation)
+        at_edge = deviation * _normal_density(band.buy / deviation)
         self._profit_above = at_edge - band.level * self._above
-        tail, tail_weight = panels(band.buy, band.buy + 10 * deviation, count_nodes(10 * deviation))
+        tail, tail_weight = panels(band.buy, band.buy + 10 * deviation, _count_nodes(10 * deviation))
         falls = normal_tail(decay * tail - band.sell[:, None])
-        self._leave_above = np.sum(tail_weight * normal_density(tail / deviation) / deviation * falls, axis=1)
+        self._leave_above = np.sum(tail_weight * _normal_density(tail / deviation) / deviation * falls, axis=1)
         self._stationary = np.linalg.solve(np.eye(n_nodes) - self._transition, self._enter[..., None])[..., 0]
 
     def _step(self, on: np.ndarray) -> np.ndarray:
@@ -208,7 +196,7 @@ class BandValue:
         return 2.0 * float(self.band.weight @ (2 * self.band.level * self._held(self._stationary)))
 
     def discounted_reward(self, cost: float, discount: float, n_steps: int) -> float:
-        """Mean of the discounted rewards of the first `n_steps` steps from position 0 and a stationary signal.
+        """Mean discounted sum of the rewards of `n_steps` steps from position 0 and a stationary signal.
 
         Args:
           cost: per unit traded.

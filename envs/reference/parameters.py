@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
-BOX_DEVIATIONS = 4.0
-"""Standard deviations of the optimal position that the action box holds."""
-
 
 def checked(name: str, value: float, condition: bool, allowed: str) -> float:
-    """Returns `value` as a float.
+    """Returns a parameter as a float.
+
+    Args:
+      name: of the parameter, for the message.
+      value: the parameter.
+      condition: whether it is in its range.
+      allowed: the range in words.
 
     Raises:
       ValueError: the condition does not hold, or the value is not finite.
@@ -20,17 +23,41 @@ def checked(name: str, value: float, condition: bool, allowed: str) -> float:
 
 
 def positive(name: str, value: float) -> float:
-    """Returns `value` as a float; raises ValueError unless it is finite and above 0."""
+    """Returns a parameter as a float.
+
+    Args:
+      name: of the parameter, for the message.
+      value: the parameter, finite and > 0; anything else raises ValueError.
+    """
     return checked(name, value, value > 0, "finite and > 0")
 
 
-def counted(name: str, value: int) -> int:
-    """Returns `value` as an int; raises ValueError unless it is a whole number >= 1."""
+def non_negative(name: str, value: float) -> float:
+    """Returns a parameter as a float.
+
+    Args:
+      name: of the parameter, for the message.
+      value: the parameter, finite and >= 0; anything else raises ValueError.
+    """
+    return checked(name, value, value >= 0, "finite and >= 0")
+
+
+def positive_int(name: str, value: float) -> int:
+    """Returns a count as an int.
+
+    Args:
+      name: of the parameter, for the message.
+      value: the parameter, a whole number >= 1; anything else raises ValueError.
+    """
     return int(checked(name, value, value >= 1 and value % 1 == 0, "a whole number >= 1"))
 
 
 def count_steps(maturity: float, dt: float) -> int:
-    """Number of steps of length `dt` in `maturity`.
+    """Counts the steps until maturity.
+
+    Args:
+      maturity: units of time, > 0.
+      dt: length of a step, > 0.
 
     Raises:
       ValueError: either is not positive, or the maturity is no whole number of steps.

@@ -3,102 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import ReferenceEnv, utility_increment
 from jaxppo.envs.reference.parameters import checked, count_steps, positive
-from jaxppo.envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem
-
-
-@struct.dataclass
-class PremiumState(environment.EnvState):
-    """State of one portfolio.
-
-    Attributes:
-      time: `[]` int32 steps since reset.
-      premium: `[]` X, expected excess return per unit of volatility, per unit of time.
-      log_wealth: `[]` log of wealth, 0 at reset.
-    """
-
-    premium: jax.Array
-    log_wealth: jax.Array
+from jaxppo.envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem, WealthEnv, WealthParams, WealthState
 
 
 @struct.dataclass(kw_only=True)
-class PremiumParams(environment.EnvParams):
-    """Parameters of `PremiumEnv`, all `[]`; `KimOmberg.params` builds them.
+class PremiumParams(WealthParams):
+    """Parameters of `PremiumEnv`; X is the expected excess return per unit of volatility, per unit of time.
 
     Attributes:
-      max_steps_in_episode: int32, steps to maturity.
       law: `[10]` float32, the fields of `StepLaw` in order.
-      rate: riskless rate per unit of time.
-      volatility: of the stock, per square root of a unit of time.
-      power: `1 - risk_aversion`.
-      position_limit: fraction of wealth in the stock at action 1.
-      reward_scale: reward of one unit of utility.
-      wealth_scale: log wealth that is observed as 1.
+      rate: `[]` riskless rate per unit of time.
+      volatility: `[]` of the stock, per square root of a unit of time.
     """
 
     law: jax.Array
     rate: jax.Array
     volatility: jax.Array
-    power: jax.Array
-    position_limit: jax.Array
-    reward_scale: jax.Array
-    wealth_scale: jax.Array
 
 
-class PremiumEnv(ReferenceEnv):
-    """The environment of `KimOmberg`; see there.
+class PremiumEnv(WealthEnv):
+    """Environment of `KimOmberg`; positions are fractions of wealth in the stock.
 
     Args:
       parameters: default parameters.
     """
 
-    def __init__(self, parameters: PremiumParams):
-        super().__init__(parameters, n_inputs=3, ends=True)
-
-    def reset_env(self, key: jax.Array, params: PremiumParams) -> tuple[jax.Array, PremiumState]:
-        """Draws the premium from its stationary law; wealth is 1. Consumes `key`."""
-        law = StepLaw(*params.law)
-        premium = law.stationary_mean + law.stationary_deviation * jax.random.normal(key)
-        state = PremiumState(time=jnp.zeros((), jnp.int32), premium=premium, log_wealth=jnp.zeros(()))
-        return self.see(state, params), state
-
-    def step_env(
-        self, key: jax.Array, state: PremiumState, action: jax.Array, params: PremiumParams
-    ) -> tuple[jax.Array, PremiumState, jax.Array, jax.Array, dict[str, Any]]:
-        """One step with the chosen fraction of wealth in the stock. Consumes `key`."""
+    def _grow(
+        self, key: jax.Array, signal: jax.Array, position: jax.Array, params: PremiumParams
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Draws the stock's return and the next premium from their joint law. Consumes `key`."""
         law = StepLaw(*params.law)
         shock = jax.random.normal(key, (2,))
-        driver = law.return_shift + law.return_slope * state.premium
-        driver = driver + law.common_noise * shock[0] + law.own_noise * shock[1]
-        exposure = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit * params.volatility
+        driver = law.return_shift + law.return_slope * signal
+        driver = driver + law.common_noise * shock[0] + law.return_noise * shock[1]
+        exposure = position * params.volatility
         log_growth = params.rate * law.dt + exposure * driver - exposure**2 * law.dt / 2
-        utility = utility_increment(state.log_wealth, log_growth, params.power)
-        state = PremiumState(
-            time=state.time + 1,
-            premium=law.premium_shift + law.decay * state.premium + law.premium_noise * shock[0],
-            log_wealth=state.log_wealth + log_growth,
-        )
-        market = jnp.stack([driver / jnp.hypot(law.common_noise, law.own_noise), shock[0]])
-        return self.outcome(state, utility, market, params)
-
-    def see(self, state: PremiumState, params: PremiumParams) -> jax.Array:
-        """See the problem."""
-        law = StepLaw(*params.law)
-        remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
-        premium = (state.premium - law.stationary_mean) / law.stationary_deviation
-        return jnp.stack([remaining, premium, state.log_wealth / params.wealth_scale])
+        premium = law.premium_shift + law.decay * signal + law.premium_noise * shock[0]
+        return premium, log_growth, jnp.stack([driver / jnp.hypot(law.common_noise, law.return_noise), shock[0]])
 
 
 class KimOmberg(TerminalWealthProblem):
-    """Invests for CRRA utility of terminal wealth when the risk premium of the stock mean-reverts.
+    """Invests for CRRA utility of terminal wealth in a stock whose risk premium mean-reverts.
 
     Model, in units of time (years): `dS / S = (rate + volatility X) dt + volatility dB`, and
     `dX = premium_reversion (mean_premium - X) dt + premium_volatility dZ`, `dB dZ = correlation dt`. Every `dt` the
@@ -109,9 +60,9 @@ class KimOmberg(TerminalWealthProblem):
 
     - Criterion: `E[U(W_T)]`, `U(W) = (W^(1-a) - 1) / (1-a)` with `a = risk_aversion`, undiscounted, `W_0 = 1`.
     - Observation `[3]`: share of the time that remains, premium in stationary standard deviations from its mean, log
-      wealth in units of its typical spread at maturity.
+      wealth in units of its typical size at maturity.
     - Action `[1]` in [-1, 1]: w over `position_limit`, the largest |optimal w| within four standard deviations of X.
-    - Reward: increment of utility times `reward_scale`, one over the spread of a step's growth under the myopic
+    - Reward: increment of utility times `reward_scale`, one over the deviation of a step's growth under the myopic
       policy. It telescopes to `reward_scale * U(W_T)`.
     - `info["market"]` `[2]`: `Y` and the shock of X, in standard deviations of the step.
     - Start: `W = 1`, X from its stationary law. Terminated at maturity, never truncated.
@@ -163,27 +114,27 @@ class KimOmberg(TerminalWealthProblem):
         super().__init__(law, float(risk_aversion), float(rate), n_steps)
         self._optimal = jnp.asarray(self._optimum.exposures / volatility, jnp.float32)
         self._myopic = jnp.asarray(self._optimum.myopic / volatility, jnp.float32)
-        self.params = PremiumParams(
-            **self._shared_params(),
-            law=jnp.asarray(dataclasses.astuple(law), jnp.float32),
-            rate=jnp.asarray(rate, jnp.float32),
-            volatility=jnp.asarray(volatility, jnp.float32),
-            position_limit=jnp.asarray(self._optimum.largest / volatility, jnp.float32),
+        self.params = self._make_params(
+            PremiumParams,
+            signal_mean=law.stationary_mean,
+            signal_deviation=law.stationary_deviation,
+            law=dataclasses.astuple(law),
+            rate=rate,
+            volatility=volatility,
+            position_limit=self._optimum.largest / volatility,
         )
         self.env = PremiumEnv(self.params)
 
-    def optimal_weight(self, state: PremiumState) -> jax.Array:
-        """`[]` optimal fraction of wealth in the stock."""
-        return self._optimal[state.time, 0] + self._optimal[state.time, 1] * state.premium
+    def optimal_weight(self, state: WealthState) -> jax.Array:
+        """Optimal fraction of wealth in the stock, `[]`."""
+        return self._optimal[state.time, 0] + self._optimal[state.time, 1] * state.signal
 
-    def myopic_weight(self, state: PremiumState) -> jax.Array:
-        """`[]` fraction of wealth that maximises the expected utility of the next step alone."""
-        return self._myopic[0] + self._myopic[1] * state.premium
+    _optimal_position = optimal_weight
 
-    def hedging_demand(self, state: PremiumState) -> jax.Array:
-        """`[]` optimal less myopic weight: the hedge of changes of the premium."""
+    def myopic_weight(self, state: WealthState) -> jax.Array:
+        """Fraction of wealth that maximises the expected utility of the next step alone, `[]`."""
+        return self._myopic[0] + self._myopic[1] * state.signal
+
+    def hedging_demand(self, state: WealthState) -> jax.Array:
+        """Optimal less myopic weight: the hedge of changes of the premium, `[]`."""
         return self.optimal_weight(state) - self.myopic_weight(state)
-
-    def optimal_action(self, state: PremiumState) -> jax.Array:
-        """`[1]` optimal weight over the position limit, within the box."""
-        return jnp.clip(self.optimal_weight(state) / self.params.position_limit, -1.0, 1.0)[None]

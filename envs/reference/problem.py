@@ -1,4 +1,4 @@
-"""What the reference problems have in common, and the simulation that scores a policy on one."""
+"""Base of the reference problems, and the simulation that scores a policy on one."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def optimal_action(self, state: Any) -> jax.Array:
-        """Optimal action in a state of `env`, unbatched, in the units of its action space."""
+        """Optimal action in a state of `env`, `[n_actions]` (unbatched), in the units of its action space."""
 
     @abc.abstractmethod
     def optimal_value(self) -> float:
-        """Value of the criterion under `optimal_action`."""
+        """Exact value of the criterion under `optimal_action`, rewards scaled as in the environment."""
 
     def percent_of_optimum(self, value: float) -> float:
-        """Share of the optimal value that a policy of value `value` reaches, in per cent; 0 is doing nothing."""
+        """Per cent of the optimal value that a policy of value `value` reaches; 0 is doing nothing."""
         return 100.0 * value / self.optimal_value()
 
 
@@ -48,7 +48,7 @@ def simulate(
     n_paths: int,
     tail: Callable[[Any], jax.Array] | None = None,
 ) -> jax.Array:
-    """Criterion of a policy on independent episodes.
+    """Simulates a policy on independent episodes.
 
     Policies that are compared under the same key meet the same market: the noise is a function of key, path and step.
 
@@ -57,10 +57,10 @@ def simulate(
       policy: `(observation, state) -> action`, unbatched, jittable.
       key: randomness of resets and steps. Consumed.
       n_paths: episodes.
-      tail: what the last state is worth, `state -> []`; nothing where the episode terminates. Default: nothing.
+      tail: terminal value of the last state, `state -> []`, where the episode does not terminate. Default: 0.
 
     Returns:
-      `[n_paths]` discounted sums of rewards, tail included.
+      `[n_paths]` discounted sums of rewards, terminal value included.
     """
     env, params = problem.env, problem.params
 

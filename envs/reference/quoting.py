@@ -18,7 +18,7 @@ TOLERANCE = 1e-13
 
 @dataclasses.dataclass(frozen=True)
 class QuoteLaw:
-    """What the optimal quotes depend on.
+    """Parameters of the dynamic programme of quotes.
 
     Attributes:
       n_steps: to the end.
@@ -40,12 +40,12 @@ class QuoteLaw:
 
     @property
     def inventories(self) -> np.ndarray:
-        """`[Q]`."""
+        """Inventories from short to long, `[Q]`."""
         return np.arange(-self.inventory_limit, self.inventory_limit + 1.0)
 
     @property
     def quoted(self) -> np.ndarray:
-        """`[S, Q]` bool, the sides that may trade."""
+        """Sides that may trade, `[S, Q]` bool."""
         limit = self.inventory_limit
         return np.stack([self.inventories < limit, self.inventories > -limit])
 
@@ -57,41 +57,46 @@ class QuoteLaw:
         return math.log1p(self.risk_aversion / self.fill_decay) / self.risk_aversion
 
     def fill_probabilities(self, depths: np.ndarray) -> np.ndarray:
-        """`[..., S, Q]` probabilities of a fill for depths `[..., S, Q]`."""
+        """Probabilities of a fill `[..., S, Q]` for depths `[..., S, Q]`."""
         return np.where(self.quoted, self.arrival * np.exp(-self.fill_decay * depths), 0.0)
 
 
 def certain_gain(gain: np.ndarray, log_probability: np.ndarray, risk_aversion: float) -> np.ndarray:
-    """Certainty equivalent of a chance to win `gain`, any shape: `-log E[exp(-a G)] / a`, the mean for a = 0."""
+    """Certainty equivalent of a chance to win, `-log E[exp(-a G)] / a`; the mean for a = 0.
+
+    Args:
+      gain: G where it is won, any shape; else 0.
+      log_probability: of winning.
+      risk_aversion: a, >= 0.
+    """
     probability = np.exp(log_probability)
     if risk_aversion == 0.0:
         return probability * gain
     exponent = -risk_aversion * gain
     change = probability * np.expm1(np.minimum(exponent, 1.0))
-    with np.errstate(divide="ignore"):  # a certain gain
+    # Far from 0 the sum is taken in logs, which cannot overflow; near 0 by `log1p`, which does not cancel. The log of
+    # zero is that of a certain gain.
+    with np.errstate(divide="ignore"):
         far = np.logaddexp(np.log1p(-probability), log_probability + exponent)
     near = (np.abs(change) < 0.5) & (exponent < 1.0)
     return -np.where(near, np.log1p(np.maximum(change, -0.5)), far) / risk_aversion
 
 
-def best_quotes(law: QuoteLaw, later: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Optimal depths of one step.
+def _best_quotes(law: QuoteLaw, later: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Optimal depths `[S, Q]` of one step, and certainty equivalent `[Q]` before it.
 
     Both sides can fill in the same step, which couples them. Given the other side, the best depth is
-    `markup - (filled - unfilled)`, at least 0, with the certainty equivalents behind a fill of this side and without
+    `markup - (filled - unfilled)`, at least 0, with the certainty equivalents after a fill of this side and without
     it; the two conditions are iterated, and the objective rises with every round. Without risk aversion it is concave
-    in the fill probabilities, thus has one stationary point, if `arrival * k` times the curvature of `later` is below
+    in the fill probabilities, and has one stationary point, if `arrival * k` times the curvature of `later` is below
     1. Beyond, the best of three starts is taken.
 
     Args:
       law: of the problem.
       later: `[Q]` certainty equivalent of an inventory after the step's fills.
-
-    Returns:
-      `[S, Q]` depths, and `[Q]` certainty equivalent before the step.
     """
-    after = np.stack([np.roll(later, -1), np.roll(later, 1)])  # later, behind a fill of the bid or the ask
-    after = np.where(law.quoted, after, later)
+    # By side: certainty equivalent after a fill of the bid, after one of the ask.
+    after = np.where(law.quoted, np.stack([np.roll(later, -1), np.roll(later, 1)]), later)
     log_arrival = np.where(law.quoted, math.log(law.arrival), -np.inf)
 
     def respond(side: int, opposite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +121,7 @@ def best_quotes(law: QuoteLaw, later: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def solve_quotes(law: QuoteLaw) -> tuple[np.ndarray, np.ndarray]:
-    """Optimal depths >= 0, step by step backwards.
+    """Solves for the optimal depths >= 0, step by step backwards.
 
     `v_t(q) = max CE[gains of the fills + v_{t+1}(q') - running_penalty q'^2]`, `v_T(q) = -terminal_penalty q^2`.
 
@@ -127,14 +132,19 @@ def solve_quotes(law: QuoteLaw) -> tuple[np.ndarray, np.ndarray]:
     values = [-law.terminal_penalty * square]
     depths = []
     for _ in range(law.n_steps):
-        depth, value = best_quotes(law, values[-1] - law.running_penalty * square)
+        depth, value = _best_quotes(law, values[-1] - law.running_penalty * square)
         depths.append(depth)
         values.append(value)
     return np.asarray(depths[::-1]), np.asarray(values[::-1])
 
 
 def occupancy(law: QuoteLaw, depths: np.ndarray) -> np.ndarray:
-    """Probabilities `[n_steps + 1, Q]` of the inventories under depths `[n_steps, S, Q]`, from inventory 0."""
+    """Probabilities `[n_steps + 1, Q]` of the inventories over time, from inventory 0.
+
+    Args:
+      law: of the problem.
+      depths: `[n_steps, S, Q]`.
+    """
     law_of_inventory = [np.where(law.inventories == 0, 1.0, 0.0)]
     for bid, ask in law.fill_probabilities(depths):
         mass = law_of_inventory[-1]
@@ -147,7 +157,7 @@ def occupancy(law: QuoteLaw, depths: np.ndarray) -> np.ndarray:
 
 
 def root_mean_squares(law: QuoteLaw, depths: np.ndarray, noise: float) -> tuple[float, float]:
-    """Root mean squares over the steps: of the change of marked wealth, and of the inventory after the fills.
+    """Root mean squares, over the steps, of the change of marked wealth and of the inventory after the fills.
 
     Args:
       law: of the problem.

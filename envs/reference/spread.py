@@ -3,88 +3,43 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import ReferenceEnv, utility_increment
 from jaxppo.envs.reference.parameters import count_steps, positive
-from jaxppo.envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem
-
-
-@struct.dataclass
-class SpreadState(environment.EnvState):
-    """State of one portfolio.
-
-    Attributes:
-      time: `[]` int32 steps since reset.
-      spread: `[]` X, currency per unit.
-      log_wealth: `[]` log of wealth, 0 at reset.
-    """
-
-    spread: jax.Array
-    log_wealth: jax.Array
+from jaxppo.envs.reference.terminal_wealth import StepLaw, TerminalWealthProblem, WealthEnv, WealthParams, WealthState
 
 
 @struct.dataclass(kw_only=True)
-class SpreadParams(environment.EnvParams):
-    """Parameters of `SpreadEnv`, all `[]` float32; `OUSpread.params` builds them.
+class SpreadParams(WealthParams):
+    """Parameters of `SpreadEnv`, all `[]` float32; X is the spread, currency per unit; `OUSpread.params` builds them.
 
     Attributes:
-      max_steps_in_episode: int32, steps to maturity.
       decay: autocorrelation of X over a step.
-      deviation: stationary standard deviation of X, currency.
       quadratic_variation: volatility squared times `dt`, currency squared.
-      power: `1 - risk_aversion`.
-      position_limit: units of the spread per unit of wealth at action 1.
-      reward_scale: reward of one unit of utility.
-      wealth_scale: log wealth that is observed as 1.
     """
 
     decay: jax.Array
-    deviation: jax.Array
     quadratic_variation: jax.Array
-    power: jax.Array
-    position_limit: jax.Array
-    reward_scale: jax.Array
-    wealth_scale: jax.Array
 
 
-class SpreadEnv(ReferenceEnv):
-    """The environment of `OUSpread`; see there.
+class SpreadEnv(WealthEnv):
+    """Environment of `OUSpread`; positions are units of the spread per unit of wealth.
 
     Args:
       parameters: default parameters.
     """
 
-    def __init__(self, parameters: SpreadParams):
-        super().__init__(parameters, n_inputs=3, ends=True)
-
-    def reset_env(self, key: jax.Array, params: SpreadParams) -> tuple[jax.Array, SpreadState]:
-        """Draws the spread from its stationary law; wealth is 1. Consumes `key`."""
-        spread = params.deviation * jax.random.normal(key)
-        state = SpreadState(time=jnp.zeros((), jnp.int32), spread=spread, log_wealth=jnp.zeros(()))
-        return self.see(state, params), state
-
-    def step_env(
-        self, key: jax.Array, state: SpreadState, action: jax.Array, params: SpreadParams
-    ) -> tuple[jax.Array, SpreadState, jax.Array, jax.Array, dict[str, Any]]:
-        """One step with the chosen units per wealth. Consumes `key`."""
-        noise = params.deviation * jnp.sqrt(1.0 - params.decay**2)
-        change = (params.decay - 1.0) * state.spread + noise * jax.random.normal(key)
-        units = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit
-        log_growth = units * change - units**2 * params.quadratic_variation / 2
-        utility = utility_increment(state.log_wealth, log_growth, params.power)
-        state = SpreadState(time=state.time + 1, spread=state.spread + change, log_wealth=state.log_wealth + log_growth)
-        return self.outcome(state, utility, (change / noise)[None], params)
-
-    def see(self, state: SpreadState, params: SpreadParams) -> jax.Array:
-        """See the problem."""
-        remaining = (params.max_steps_in_episode - state.time) / params.max_steps_in_episode
-        return jnp.stack([remaining, state.spread / params.deviation, state.log_wealth / params.wealth_scale])
+    def _grow(
+        self, key: jax.Array, signal: jax.Array, position: jax.Array, params: SpreadParams
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Moves the spread by its exact autoregression. Consumes `key`."""
+        noise = params.signal_deviation * jnp.sqrt(1.0 - params.decay**2)
+        change = (params.decay - 1.0) * signal + noise * jax.random.normal(key)
+        log_growth = position * change - position**2 * params.quadratic_variation / 2
+        return signal + change, log_growth, (change / noise)[None]
 
 
 class OUSpread(TerminalWealthProblem):
@@ -97,9 +52,9 @@ class OUSpread(TerminalWealthProblem):
 
     - Criterion: `E[U(W_T)]`, `U(W) = (W^(1-a) - 1) / (1-a)` with `a = risk_aversion`, undiscounted, `W_0 = 1`.
     - Observation `[3]`: share of the time that remains, spread in stationary standard deviations, log wealth in units
-      of its typical spread at maturity.
+      of its typical size at maturity.
     - Action `[1]` in [-1, 1]: n over `position_limit`, the largest |optimal n| within four standard deviations of X.
-    - Reward: increment of utility times `reward_scale`, one over the spread of a step's growth under the myopic
+    - Reward: increment of utility times `reward_scale`, one over the deviation of a step's growth under the myopic
       policy. It telescopes to `reward_scale * U(W_T)`.
     - `info["market"]` `[1]`: `X' - X` in standard deviations of its noise.
     - Start: `W = 1`, X from its stationary law. Terminated at maturity, never truncated.
@@ -138,19 +93,16 @@ class OUSpread(TerminalWealthProblem):
         law = StepLaw.exact(reversion, 0.0, reversion, -1.0, maturity / n_steps)
         super().__init__(law, float(risk_aversion), 0.0, n_steps)
         self._units = jnp.asarray(-self._optimum.exposures[:, 1] * reversion / volatility**2, jnp.float32)
-        self.params = SpreadParams(
-            **self._shared_params(),
-            decay=jnp.asarray(law.decay, jnp.float32),
-            deviation=jnp.asarray(volatility / math.sqrt(2 * reversion), jnp.float32),
-            quadratic_variation=jnp.asarray(volatility**2 * law.dt, jnp.float32),
-            position_limit=jnp.asarray(self._optimum.largest / volatility, jnp.float32),
+        self.params = self._make_params(
+            SpreadParams,
+            signal_mean=0.0,
+            signal_deviation=volatility / math.sqrt(2 * reversion),
+            decay=law.decay,
+            quadratic_variation=volatility**2 * law.dt,
+            position_limit=self._optimum.largest / volatility,
         )
         self.env = SpreadEnv(self.params)
 
-    def optimal_units(self, state: SpreadState) -> jax.Array:
-        """`[]` optimal units of the spread per unit of wealth."""
-        return self._units[state.time] * state.spread
-
-    def optimal_action(self, state: SpreadState) -> jax.Array:
-        """`[1]` optimal units over the position limit, within the box."""
-        return jnp.clip(self.optimal_units(state) / self.params.position_limit, -1.0, 1.0)[None]
+    def _optimal_position(self, state: WealthState) -> jax.Array:
+        """Optimal units of the spread per unit of wealth, `[]`."""
+        return self._units[state.time] * state.signal

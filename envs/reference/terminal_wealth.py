@@ -1,17 +1,27 @@
-"""CRRA utility of terminal wealth in a Gaussian market: certainty equivalents and the exact discrete-time optimum."""
+"""Base of the problems with CRRA utility of terminal wealth: certainty equivalents, exact discrete-time optimum."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from gymnax.environments import environment
 
-from jaxppo.envs.reference.environment import LARGEST_EXPONENT
-from jaxppo.envs.reference.parameters import BOX_DEVIATIONS
+from jaxppo.envs.reference.environment import (
+    BOX_DEVIATIONS,
+    LARGEST_EXPONENT,
+    Params,
+    ReferenceEnv,
+    make_params,
+    utility_increment,
+)
 from jaxppo.envs.reference.problem import Problem
 
 
@@ -20,17 +30,17 @@ class StepLaw:
     """Joint Gaussian law of one step of the premium `X` and of the stock's driving shock `Y = int X ds + dB`.
 
     `X' = premium_shift + decay X + premium_noise z_0`, and
-    `Y = return_shift + return_slope X + common_noise z_0 + own_noise z_1`, with independent standard normal z.
+    `Y = return_shift + return_slope X + common_noise z_0 + return_noise z_1`, with independent standard normal z.
 
     Attributes:
       dt: length of the step.
       decay: autocorrelation of X.
-      premium_shift: see above, as the next four.
-      premium_noise: > 0.
-      return_shift: of Y.
-      return_slope: of Y.
-      common_noise: of Y.
-      own_noise: of Y, >= 0.
+      premium_shift: constant of X'.
+      premium_noise: deviation of X', > 0.
+      return_shift: constant of Y.
+      return_slope: of Y in X.
+      common_noise: of Y, shared with X'.
+      return_noise: of Y alone, >= 0.
       stationary_mean: of X.
       stationary_deviation: of X.
     """
@@ -42,16 +52,25 @@ class StepLaw:
     return_shift: float
     return_slope: float
     common_noise: float
-    own_noise: float
+    return_noise: float
     stationary_mean: float
     stationary_deviation: float
 
     @classmethod
     def exact(cls, reversion: float, mean: float, volatility: float, correlation: float, dt: float) -> StepLaw:
-        """Integrates `dX = reversion (mean - X) dt + volatility dZ`, `dZ dB = correlation dt`, over `dt`."""
+        """Integrates `dX = reversion (mean - X) dt + volatility dZ`, `dZ dB = correlation dt`, over a step.
+
+        Args:
+          reversion: of X per unit of time, > 0.
+          mean: of X.
+          volatility: of X, > 0.
+          correlation: of the two shocks, in [-1, 1].
+          dt: length of the step, > 0.
+        """
         slope = -math.expm1(-reversion * dt) / reversion
         squared_decay = -math.expm1(-2 * reversion * dt) / (2 * reversion)
-        if reversion * dt < 1.0:  # the closed forms below cancel
+        # The closed forms cancel for short steps, where quadrature is exact.
+        if reversion * dt < 1.0:
             node, weight = np.polynomial.legendre.leggauss(16)
             response = -np.expm1(-reversion * dt * (node + 1.0) / 2) / reversion
             integral, squared_integral = (float(np.sum(weight * response**n)) * dt / 2 for n in (1, 2))
@@ -69,7 +88,7 @@ class StepLaw:
             return_shift=mean * reversion * integral,
             return_slope=slope,
             common_noise=common,
-            own_noise=math.sqrt(max(return_variance - common**2, 0.0)),
+            return_noise=math.sqrt(max(return_variance - common**2, 0.0)),
             stationary_mean=mean,
             stationary_deviation=volatility / math.sqrt(2 * reversion),
         )
@@ -77,16 +96,16 @@ class StepLaw:
     @property
     def return_variance(self) -> float:
         """Variance of `Y` given the premium."""
-        return self.common_noise**2 + self.own_noise**2
+        return self.common_noise**2 + self.return_noise**2
 
 
 class QuadraticOptimum(NamedTuple):
-    """Solution of `solve_quadratic`. Exposure is weight times volatility, of the driver `Y`.
+    """Optimal exposures to the driver `Y`; an exposure is weight times volatility.
 
     Attributes:
       exposures: `[n_steps, 2]` intercept and slope in X of the optimal exposure, by step.
-      myopic: `[2]` the same of the exposure that maximises the expected utility of the next step alone.
-      log_growth: log certainty equivalent at the start of wealth at the end, X drawn from its stationary law.
+      myopic: `[2]` intercept and slope of the exposure that maximises the expected utility of the next step alone.
+      log_growth: log certainty equivalent of terminal wealth, X drawn from its stationary law.
       largest: largest |optimal exposure| over the steps within four stationary deviations of X.
       typical: root mean square of the myopic exposure.
     """
@@ -99,12 +118,18 @@ class QuadraticOptimum(NamedTuple):
 
 
 def solve_quadratic(law: StepLaw, risk_aversion: float, rate: float, n_steps: int) -> QuadraticOptimum:
-    """Optimal exposures for CRRA utility of terminal wealth, `log G = rate dt + P Y - P^2 dt / 2` for exposure P.
+    """Solves for the exposures P of CRRA utility of terminal wealth, where `log G = rate dt + P Y - P^2 dt / 2`.
 
     Backward recursion of the log certainty equivalent `A + B x + C x^2 / 2` of one unit of wealth. With
     `q = 1 - risk_aversion`, s^2 the variance of X', k its covariance with Y, f + phi x the mean of X', m_0 + m_1 x
     that of Y and V its variance: `D = 1 - q C s^2`, `Lambda = dt - q V - q^2 C k^2 / D`,
     `L_0 = m_0 + q k (B + C f) / D`, `L_1 = m_1 + q k C phi / D`, and `P = (L_0 + L_1 x) / Lambda`.
+
+    Args:
+      law: of a step.
+      risk_aversion: relative, > 0; 1 is the logarithm.
+      rate: riskless log growth per unit of time.
+      n_steps: to maturity.
 
     Raises:
       ArithmeticError: the expected utility of some policy is infinite.
@@ -135,28 +160,106 @@ def solve_quadratic(law: StepLaw, risk_aversion: float, rate: float, n_steps: in
 
 
 def _certainty(power: float, a: float, b: float, c: float, mean: float, variance: float) -> float:
-    """`log E[exp(q (a + b X + c X^2 / 2))] / q` of a normal X, the mean of the bracket for `q = power = 0`."""
+    """Certainty equivalent `log E[exp(q (a + b X + c X^2 / 2))] / q` of a normal X; the mean for `q = power = 0`."""
     slope = _positive(1.0 - power * c * variance)
     spread = c * variance / 2 if power == 0.0 else -math.log1p(-power * c * variance) / (2 * power)
     return a + spread + (b * mean + c * mean**2 / 2 + power * b**2 * variance / 2) / slope
 
 
 def _positive(divisor: float) -> float:
+    """`divisor`, or ArithmeticError where the Gaussian integral behind it diverges."""
     if not divisor > 0:
         raise ArithmeticError("the expected utility is infinite")
     return divisor
 
 
+@struct.dataclass
+class WealthState(environment.EnvState):
+    """State of one portfolio.
+
+    Attributes:
+      time: `[]` int32 steps since reset.
+      signal: `[]` X, the state of the market.
+      log_wealth: `[]` log of wealth, 0 at reset.
+    """
+
+    signal: jax.Array
+    log_wealth: jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class WealthParams(environment.EnvParams):
+    """Parameters that every `WealthEnv` has, all `[]` float32.
+
+    Attributes:
+      max_steps_in_episode: int32, steps to maturity.
+      signal_mean: stationary mean of X.
+      signal_deviation: stationary standard deviation of X.
+      power: `1 - risk_aversion`.
+      position_limit: position at action 1.
+      reward_scale: reward of one unit of utility.
+      wealth_scale: log wealth that is observed as 1.
+    """
+
+    signal_mean: jax.Array
+    signal_deviation: jax.Array
+    power: jax.Array
+    position_limit: jax.Array
+    reward_scale: jax.Array
+    wealth_scale: jax.Array
+
+
+class WealthEnv(ReferenceEnv):
+    """Environment that pays the increments of CRRA utility of wealth, from wealth 1 and a stationary market.
+
+    A subclass implements `_grow`, a step of the market and of log wealth.
+
+    Args:
+      parameters: default parameters.
+    """
+
+    n_inputs = 3
+
+    @abc.abstractmethod
+    def _grow(
+        self, key: jax.Array, signal: jax.Array, position: jax.Array, params: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Holds a position for one step: next signal, log growth, exogenous input `[m]`. Consumes `key`."""
+
+    def _start(self, key: jax.Array, params: WealthParams) -> WealthState:
+        """Draws the signal from its stationary law. Consumes `key`."""
+        signal = params.signal_mean + params.signal_deviation * jax.random.normal(key)
+        return WealthState(time=jnp.zeros((), jnp.int32), signal=signal, log_wealth=jnp.zeros(()))
+
+    def _transition(
+        self, key: jax.Array, state: WealthState, action: jax.Array, params: WealthParams
+    ) -> tuple[WealthState, jax.Array, jax.Array]:
+        """Pays the increment of utility. Consumes `key`."""
+        position = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit
+        signal, log_growth, market = self._grow(key, state.signal, position, params)
+        utility = utility_increment(state.log_wealth, log_growth, params.power)
+        return (
+            WealthState(time=state.time + 1, signal=signal, log_wealth=state.log_wealth + log_growth),
+            utility,
+            market,
+        )
+
+    def _observation(self, state: WealthState, params: WealthParams) -> jax.Array:
+        """Time that remains, signal and log wealth."""
+        signal = (state.signal - params.signal_mean) / params.signal_deviation
+        return jnp.stack([self._remaining(state, params), signal, state.log_wealth / params.wealth_scale])
+
+
 class TerminalWealthProblem(Problem):
     """A problem whose episode return is `reward_scale * U(W_T)`, `U(W) = (W^(1 - a) - 1) / (1 - a)`, `W_0 = 1`.
 
-    Values are compared by their certainty equivalent, the constant rate of growth that is worth as much.
+    Values are compared by their certainty equivalent, the constant rate of growth with the same value.
 
     Attributes:
       risk_aversion: a, relative risk aversion; 1 is the logarithm.
       maturity: T, in units of time.
       rate: riskless growth per unit of time.
-      reward_scale: reward of one unit of utility, one over the spread of a step's growth under the myopic policy.
+      reward_scale: reward of one unit of utility, one over the deviation of a step's growth under the myopic policy.
       optimal_rate: certainty equivalent of the optimal policy, per unit of time, log growth.
 
     Args:
@@ -186,17 +289,27 @@ class TerminalWealthProblem(Problem):
         self.optimal_rate = self._optimum.log_growth / self.maturity
         self.reward_scale = 1.0 / (self._optimum.typical * math.sqrt(law.dt))
 
-    def _shared_params(self) -> dict[str, jax.Array]:
-        """Parameters that every environment of this kind has."""
-        return {
-            "max_steps_in_episode": jnp.asarray(self.horizon, jnp.int32),
-            "power": jnp.asarray(1.0 - self.risk_aversion, jnp.float32),
-            "reward_scale": jnp.asarray(self.reward_scale, jnp.float32),
-            "wealth_scale": jnp.asarray(self._optimum.typical * math.sqrt(self.maturity), jnp.float32),
-        }
+    def _make_params(self, kind: Callable[..., Params], **fields: Any) -> Params:
+        """Parameters of the environment from those that depend on the asset."""
+        return make_params(
+            kind,
+            self.horizon,
+            power=1.0 - self.risk_aversion,
+            reward_scale=self.reward_scale,
+            wealth_scale=self._optimum.typical * math.sqrt(self.maturity),
+            **fields,
+        )
+
+    @abc.abstractmethod
+    def _optimal_position(self, state: WealthState) -> jax.Array:
+        """Optimal position, `[]`, in the units of `position_limit`."""
+
+    def optimal_action(self, state: WealthState) -> jax.Array:
+        """Optimal position over the position limit, within the box, `[1]`."""
+        return jnp.clip(self._optimal_position(state) / self.params.position_limit, -1.0, 1.0)[None]
 
     def certainty_equivalent_rate(self, value: float) -> float:
-        """Riskless log growth per unit of time that is worth `value`, a mean of episode returns.
+        """Riskless log growth per unit of time with the value `value`, a mean of episode returns.
 
         Raises:
           ValueError: no distribution of terminal wealth has this value.
@@ -210,7 +323,7 @@ class TerminalWealthProblem(Problem):
         return math.log1p(power * utility) / (power * self.maturity)
 
     def value_of_rate(self, rate: float) -> float:
-        """Value of the criterion of a riskless log growth `rate` per unit of time."""
+        """Value of the criterion for a riskless log growth `rate` per unit of time."""
         power, growth = 1.0 - self.risk_aversion, rate * self.maturity
         return self.reward_scale * (growth if power == 0.0 else math.expm1(power * growth) / power)
 
@@ -219,7 +332,7 @@ class TerminalWealthProblem(Problem):
         return self.value_of_rate(self.optimal_rate)
 
     def percent_of_optimum(self, value: float) -> float:
-        """Share of the attainable certainty equivalent in excess of the riskless rate, in per cent.
+        """Per cent of the attainable certainty equivalent in excess of the riskless rate.
 
         `100 (CE(value) - rate) / (CE* - rate)`: 0 is holding cash, 100 the optimum. Unlike the ratio of utilities it
         does not depend on where utility is zero.

@@ -86,7 +86,8 @@ class TargetActions:
         if self.actions != "discrete":
             present = expected_weights(portfolio) if constraint is None else constraint.present
             edges = jnp.reshape(action, (self.n_assets, -1)) * self.position_limit
-            low, high = self.levels[0] * self.position_limit, self.levels[-1] * self.position_limit
+            low: Any = self.levels[0] * self.position_limit
+            high: Any = self.levels[-1] * self.position_limit
             if constraint is not None:
                 # A position that prices carried beyond the levels may stay.
                 low, high = (x[:, None] for x in (jnp.minimum(low, present), jnp.maximum(high, present)))
@@ -99,7 +100,7 @@ class TargetActions:
         action = jnp.reshape(action, (self.n_assets,))
         return weights[action], action == HOLD
 
-    def bucket_targets(self, feasible_hold: jax.Array) -> jax.Array:
+    def bucket_targets(self, feasible_hold: jax.Array | float) -> jax.Array:
         """Target weights `[num_buckets, num_actions]` of the hierarchical actions of one asset.
 
         Holding keeps `feasible_hold` `[]`, cut in all buckets but the last to the largest position of the bucket.
@@ -113,7 +114,9 @@ class TargetActions:
     def target_of(self, action: jax.Array, feasible_hold: jax.Array) -> jax.Array:
         """Target weight `[]` of the action of one asset, of which holding leaves `feasible_hold` `[]`.
 
-        The action is `[1]`, or `[2]` for a band (its edges) and hierarchical actions (the bucket, then its own).
+        Args:
+          action: `[1]`, or `[2]` for a band (its edges) and hierarchical actions (the bucket, then the asset's action).
+          feasible_hold: `[]` weight that holding leaves.
         """
         if self.actions == "hierarchical":
             return self.bucket_targets(feasible_hold)[action[0], action[1]]
@@ -147,7 +150,11 @@ class TargetActions:
     def action_mask(self, tradable: jax.Array, constraint: Constraint | None = None) -> jax.Array:
         """Allowed actions, see `Observation.mask`: an asset without a bar at t can only be held.
 
-        Under shared budgets those that each asset has while the others hold.
+        Under shared budgets: what each asset may do while the others hold.
+
+        Args:
+          tradable: `[A]` bool at the close of t.
+          constraint: what the account may do; None for everything.
         """
         if constraint is None:
             if self.actions == "discrete":
@@ -155,13 +162,13 @@ class TargetActions:
                 hold = jnp.broadcast_to(jnp.arange(self.num_actions) == HOLD, shape)
                 return jnp.broadcast_to(tradable[..., None], shape) | hold
             if self.actions == "hierarchical":
-                return jax.vmap(self.feasible_actions, in_axes=(None, None, None, 0))(-jnp.inf, jnp.inf, 0.0, tradable)
+                return jax.vmap(lambda there: self.feasible_actions(-jnp.inf, jnp.inf, 0.0, there))(tradable)
             return jnp.broadcast_to(jnp.asarray((self.levels[0], self.levels[-1])), (*tradable.shape, 2))
         low, high = allowed_box(constraint)
         return jax.vmap(self.feasible_actions)(low, high, constraint.feasible_hold, tradable)
 
     def feasible_actions(
-        self, low: jax.Array, high: jax.Array, feasible_hold: jax.Array, tradable: jax.Array
+        self, low: jax.Array | float, high: jax.Array | float, feasible_hold: jax.Array | float, tradable: jax.Array
     ) -> jax.Array:
         """Allowed actions of one asset whose target weight must lie in `[low, high]`: a row of `Observation.mask`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import jax
@@ -42,7 +42,7 @@ def to_gymnasium(
 def _space(space: spaces.Space) -> gym_spaces.Space:
     """The Gymnasium space of one of `TradingEnv`'s."""
     if isinstance(space, MultiDiscrete):
-        return gym_spaces.MultiDiscrete(space.categories)
+        return gym_spaces.MultiDiscrete(list(space.categories))
     if isinstance(space, spaces.Discrete):
         return gym_spaces.Discrete(space.n)
     return gym_spaces.Box(float(space.low), float(space.high), space.shape, np.float32)
@@ -51,10 +51,10 @@ def _space(space: spaces.Space) -> gym_spaces.Space:
 class _SingleView(gymnasium.Env):
     """One environment; episodes end at their final observation, the caller resets."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
     render_mode = None
 
     def __init__(self, env: TradingEnv, params: EnvParams):
+        self.metadata = {"render_modes": []}
         self.action_space = _space(env.action_space(params))
         self.observation_space = _space(env.observation_space(params))
         self._params = params
@@ -68,7 +68,12 @@ class _SingleView(gymnasium.Env):
         self._state = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Starts an episode at a random bar of the period."""
+        """Starts an episode at a random bar of the period.
+
+        Args:
+          seed: of all episodes from here on; None goes on with the present one.
+          options: not used; part of Gymnasium's interface.
+        """
         super().reset(seed=seed)
         self._key = jax.random.key(int(self.np_random.integers(2**31)))
         observation, self._state = self._reset(self._key, self._params)
@@ -106,7 +111,12 @@ class _VectorView(VectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Starts an episode in every environment."""
+        """Starts an episode in every environment.
+
+        Args:
+          seed: of all episodes from here on, or one per environment; None goes on with the present ones.
+          options: not used; part of Gymnasium's interface.
+        """
         super().reset(seed=seed if not isinstance(seed, list) else seed[0])
         self._key = jax.random.key(int(self.np_random.integers(2**31)))
         self._count = 0

@@ -1,11 +1,16 @@
-"""One decision and one bar of one account: the pieces that environment, rollout and backtests share."""
+"""One bar of one account: limit, observe, decide, size, order, fill, reward. Written once, here.
+
+Environment, rollout, simulation, Monte Carlo and mask attribution all step an account by `OneBar.step_bar`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jaxppo.envs.execution.costs import Costs, unpack_bar
 from jaxppo.envs.execution.limits import Constraint, Limits, constrain, no_limits, project
@@ -27,15 +32,95 @@ from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
 LARGEST_LOSS = 0.999
 
 
+class Account(struct.PyTreeNode):
+    """What an account carries from one close to the next.
+
+    Attributes:
+      portfolio: cash, shares and orders at the close.
+      masks: state of the mask transform.
+      sizing: state of the sizing transform.
+      rewards: state of the reward transform.
+      liquidated: `[]` bool: the account stays out of the market; None where an episode ends instead.
+      stopped: `[]` bool: everything is being closed and stays closed; None where nothing stops an account.
+    """
+
+    portfolio: Portfolio
+    masks: Any = ()
+    sizing: Any = ()
+    rewards: Any = ()
+    liquidated: jax.Array | None = None
+    stopped: jax.Array | None = None
+
+
+class BarRow(struct.PyTreeNode):
+    """What a bar reads of the market's tables.
+
+    Attributes:
+      bar: `[]` int32, the decision bar t.
+      next_bar: `[fields, A]` packed bar t + 1, in which orders fill; see `execution.costs.pack_bars`.
+      tradable: `[A]` bool at t.
+      masks: row t of the mask transform's table.
+      sizing: row t of the sizing transform's table.
+      policy: row t of what the policy reads beside the observation.
+    """
+
+    bar: jax.Array
+    next_bar: jax.Array
+    tradable: jax.Array
+    masks: Any = ()
+    sizing: Any = ()
+    policy: Any = ()
+
+
+class View(NamedTuple):
+    """What an account sees, and may do, at the close of a bar.
+
+    Attributes:
+      observation: of the policy.
+      constraint: what masks and sizing allow; None for everything.
+      masks: next state of the mask transform.
+    """
+
+    observation: Observation
+    constraint: Constraint | None
+    masks: Any
+
+
+class StepResult(NamedTuple):
+    """What one bar did to an account.
+
+    Attributes:
+      before: portfolio at the decision.
+      targets: `[A]` weights that are aimed at, after sizing and limits.
+      ordered: `[A]` shares ordered, signed.
+      after: portfolio at the next close.
+      fills: what was filled between.
+      outcome: of the bar.
+      reward: `[]`; the log return where no risk aversion was given.
+    """
+
+    before: Portfolio
+    targets: jax.Array
+    ordered: jax.Array
+    after: Portfolio
+    fills: Fills
+    outcome: Outcome
+    reward: jax.Array
+
+
+Decide = Callable[[Account, View, BarRow], tuple[jax.Array, jax.Array, Any]]
+"""`(account, view, row) -> (target weights [A], hold [A] bool, anything)`."""
+
+
 class OneBar(TargetActions):
-    """The steps between an action and the next close; static choices, pure methods, `vmap` over accounts.
+    """The bar of an account, and its parts; static choices, pure methods, `vmap` over accounts.
 
     Attributes:
       fill_rule: latency, partial fills and fill price.
       start: "flat", or "random" positions at the start of an episode.
-      masks: mask transform, or None; see `envs.TradingEnv`.
-      sizing: sizing transform, or None; see there.
-      rewards: reward transform, or None; see there.
+      masks: mask transform, or None; see `TradingEnv`.
+      sizing: sizing transform, or None; see `TradingEnv`.
+      rewards: reward transform, or None; see `TradingEnv`.
     """
 
     fill_rule: FillRule
@@ -43,6 +128,100 @@ class OneBar(TargetActions):
     masks: Any
     sizing: Any
     rewards: Any
+
+    def step_bar(
+        self,
+        decide: Decide,
+        account: Account,
+        row: BarRow,
+        costs: Costs,
+        risk_aversion: jax.Array | None = None,
+        *,
+        limited: bool = True,
+        in_shares: bool = False,
+        batched: bool = False,
+    ) -> tuple[Account, StepResult, Any]:
+        """Steps an account from the close of one bar to the close of the next.
+
+        Args:
+          decide: the policy.
+          account: at the decision.
+          row: what the bar reads of the market.
+          costs: cost parameters.
+          risk_aversion: `[]` of the reward; None computes no reward transform.
+          limited: whether masks and sizing apply.
+          in_shares: whether `decide` returns orders in shares instead of target weights; only if not `limited`.
+          batched: whether there are accounts `[K]` instead of one; `decide` then gets and returns all of them.
+
+        Returns:
+          The account at the next close, what the bar did, and the third value of `decide`.
+        """
+
+        def view(account: Account) -> View:
+            return self.view(account, row, limited=limited)
+
+        def execute(account: Account, view: View, weights: jax.Array, hold: jax.Array) -> tuple[Account, StepResult]:
+            return self._execute(
+                account, view, row, weights, hold, costs, risk_aversion, limited=limited, in_shares=in_shares
+            )
+
+        seen = jax.vmap(view)(account) if batched else view(account)
+        weights, hold, extra = decide(account, seen, row)
+        account, result = (jax.vmap(execute) if batched else execute)(account, seen, weights, hold)
+        return account, result, extra
+
+    def view(self, account: Account, row: BarRow, *, limited: bool = True) -> View:
+        """What an account sees and may do at the close of a bar.
+
+        Args:
+          account: at that close.
+          row: what the bar reads of the market.
+          limited: whether masks and sizing apply.
+        """
+        constraint, masks = None, account.masks
+        if limited:
+            constraint, masks = self.limit(masks, row.masks, row.bar, account.portfolio, row.tradable, account.sizing)
+        return View(self.observe_portfolio(row.bar, account.portfolio, row.tradable, constraint), constraint, masks)
+
+    def _execute(
+        self,
+        account: Account,
+        view: View,
+        row: BarRow,
+        weights: jax.Array,
+        hold: jax.Array,
+        costs: Costs,
+        risk_aversion: jax.Array | None,
+        *,
+        limited: bool,
+        in_shares: bool,
+    ) -> tuple[Account, StepResult]:
+        """Sizes a decision, orders, lives through the next bar and rewards it; see `step_bar`."""
+        portfolio, sizing = account.portfolio, account.sizing
+        if limited:
+            weights, hold, sizing = self.size(sizing, row.sizing, portfolio, weights, hold)
+        if account.stopped is not None:
+            weights, hold = jnp.where(account.stopped, 0.0, weights), hold & ~account.stopped
+        if account.liquidated is not None:
+            hold = hold | account.liquidated
+        if in_shares:
+            targets, ordered = weights, jnp.where(hold | ~row.tradable, 0.0, weights)
+        else:
+            targets, hold = self.feasible(portfolio, weights, hold, view.constraint)
+            ordered = orders_to_target(portfolio, targets, hold | ~row.tradable, costs)
+        after, fills, log_growth = self.fill(portfolio, ordered, row.next_bar, costs)
+        outcome = self.outcome(portfolio, after, fills, log_growth)
+        reward, rewards = log_growth, account.rewards
+        if risk_aversion is not None:
+            reward, rewards = self.reward(rewards, outcome, risk_aversion)
+        account = account.replace(portfolio=after, masks=view.masks, sizing=sizing, rewards=rewards)
+        if account.liquidated is not None:
+            account = account.replace(liquidated=account.liquidated | fills.liquidated)
+        return account, StepResult(portfolio, targets, ordered, after, fills, outcome, reward)
+
+    def open_account(self, portfolio: Portfolio) -> Account:
+        """An account with the first states of all transforms; `portfolio` is its start."""
+        return Account(portfolio, self.mask_start(), self.sizing_start(), self.rewards_start())
 
     def limit(
         self, state: Any, row: Any, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, sizing: Any = ()
@@ -69,7 +248,15 @@ class OneBar(TargetActions):
     def constraint(
         self, limits: Limits, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, sizing: Any
     ) -> Constraint:
-        """What `limits` allow one account, and what holding stands for; arguments as in `limit`."""
+        """What limits allow one account, and what holding stands for.
+
+        Args:
+          limits: of the masks.
+          bar: `[]` int32.
+          portfolio: at its close.
+          tradable: `[A]` bool of the bar.
+          sizing: state of the sizing transform.
+        """
         allowed = constrain(limits, portfolio, tradable, bar)
         return (
             allowed if self.sizing is None else allowed.replace(held=self.sizing.pre_sizing_targets(sizing, portfolio))
@@ -105,61 +292,49 @@ class OneBar(TargetActions):
         """State of the reward transform at the start of an episode."""
         return () if self.rewards is None else self.rewards.init()
 
-    def settle(
-        self,
-        portfolio: Portfolio,
-        weights: jax.Array,
-        hold: jax.Array,
-        tradable: jax.Array,
-        row: jax.Array,
-        costs: Costs,
-        constraint: Constraint | None = None,
-    ) -> tuple[Portfolio, Fills, jax.Array]:
-        """Turns targets into orders and lives through the next bar: `orders`, then `fill`.
-
-        Takes their arguments; `row` is the packed next bar.
-
-        Returns:
-          The next portfolio, its fills, and the log return `[]` of the equity.
-        """
-        return self.fill(portfolio, self.orders(portfolio, weights, hold, tradable, costs, constraint), row, costs)
-
-    def orders(
-        self,
-        portfolio: Portfolio,
-        weights: jax.Array,
-        hold: jax.Array,
-        tradable: jax.Array,
-        costs: Costs,
-        constraint: Constraint | None = None,
-    ) -> jax.Array:
-        """Shares `[A]` to order, signed.
-
-        An asset without a bar at the decision has no price to size an order at: whatever the action, it is held.
+    def feasible(
+        self, portfolio: Portfolio, weights: jax.Array, hold: jax.Array, constraint: Constraint | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Target weights `[A]` and hold flags `[A]` projected onto what an account may do.
 
         Args:
           portfolio: at the close of the decision bar.
           weights: `[A]` target weights.
           hold: `[A]` bool, assets to leave alone.
-          tradable: `[A]` bool, assets with a bar at the decision.
-          costs: cost parameters.
-          constraint: what the masks allow; the nearest allowed targets are executed.
+          constraint: what the masks allow; None for everything.
         """
-        if constraint is not None:
-            weights = project(constraint, weights, hold)
-            hold = weights == expected_weights(portfolio)
-        return orders_to_target(portfolio, weights, hold | ~tradable, costs)
+        if constraint is None:
+            return weights, hold
+        weights = project(constraint, weights, hold)
+        return weights, weights == expected_weights(portfolio)
 
     def fill(
         self, portfolio: Portfolio, order: jax.Array, row: jax.Array, costs: Costs
     ) -> tuple[Portfolio, Fills, jax.Array]:
-        """Lives through the next bar, `row` `[fields, A]` packed, with orders `[A]`; returns as `settle` does."""
+        """Fills orders in the next bar and marks the account at its close.
+
+        Args:
+          portfolio: at the close of the decision bar.
+          order: `[A]` shares, signed.
+          row: `[fields, A]` the packed next bar.
+          costs: cost parameters.
+
+        Returns:
+          The next portfolio, its fills, and the log return `[]` of the equity.
+        """
         after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))
 
     def outcome(self, portfolio: Portfolio, after: Portfolio, fills: Fills, log_growth: jax.Array) -> Outcome:
-        """What a bar did to one account, from `settle`'s arguments and results."""
+        """Measures what a bar did to one account.
+
+        Args:
+          portfolio: at the decision.
+          after: at the next close.
+          fills: between them.
+          log_growth: `[]` log return of the equity.
+        """
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         traded = jnp.abs(fills.quantity) * fills.price + jnp.abs(fills.liquidation) * after.price
         weights = weights_of(after)
@@ -174,25 +349,49 @@ class OneBar(TargetActions):
             costs=(jnp.sum(fills.costs.total()) + fills.financing) / equity,
         )
 
-    def reward(self, state: Any, outcome: Outcome, params: EnvParams) -> tuple[jax.Array, Any]:
-        """Reward `[]` of one account for a bar, and the next state of the reward transform."""
-        reward = self.utility(outcome.log_growth, params)
+    def reward(self, state: Any, outcome: Outcome, risk_aversion: jax.Array) -> tuple[jax.Array, Any]:
+        """Reward `[]` of one account for a bar, and the next state of the reward transform.
+
+        Args:
+          state: of the reward transform.
+          outcome: of the bar.
+          risk_aversion: `[]` relative, >= 0.
+        """
+        reward = self.utility(outcome.log_growth, risk_aversion)
         return (reward, state) if self.rewards is None else self.rewards.apply(state, reward, outcome)
 
-    def utility(self, log_growth: jax.Array, params: EnvParams) -> jax.Array:
-        """Utility of the log growth of the equity over one bar, any shape: the reward before `rewards`."""
-        power = 1.0 - params.risk_aversion
+    def utility(self, log_growth: jax.Array, risk_aversion: jax.Array) -> jax.Array:
+        """Utility of the growth of the equity over one bar, before any reward transform.
+
+        Args:
+          log_growth: log return of the equity, any shape.
+          risk_aversion: `[]` relative, >= 0; 1 gives the log return itself.
+        """
+        power = 1.0 - risk_aversion
         safe = jnp.where(power == 0.0, 1.0, power)
         return jnp.where(power == 0.0, log_growth, jnp.expm1(safe * log_growth) / safe)
 
     def ruined(self, portfolio: Portfolio, fills: Fills, params: EnvParams) -> jax.Array:
-        """Whether the episode of a portfolio `[]` ends with these fills: liquidated, or beyond the drawdown limit."""
+        """Whether the episode of an account ends with a bar `[]`: liquidated, or beyond the drawdown limit.
+
+        Args:
+          portfolio: at the close of the bar.
+          fills: of the bar.
+          params: with the drawdown limit.
+        """
         return fills.liquidated | (drawdown(portfolio) > params.drawdown_limit)
 
     def observe_portfolio(
         self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, constraint: Constraint | None = None
     ) -> Observation:
-        """`Observation` of a portfolio at the close of `bar`; `tradable` is `[A]` of that bar."""
+        """What a policy sees of a portfolio at the close of a bar.
+
+        Args:
+          bar: `[]` int32.
+          portfolio: at its close.
+          tradable: `[A]` bool of the bar.
+          constraint: what masks and sizing allow; None for everything.
+        """
         weights = weights_of(portfolio) / self.position_limit
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         orders = outstanding(portfolio) * portfolio.price / (equity * self.position_limit)
@@ -207,13 +406,19 @@ class OneBar(TargetActions):
     def start_portfolio(
         self, key: jax.Array | None, price: jax.Array, tradable: jax.Array, params: EnvParams
     ) -> Portfolio:
-        """The account at the start of an episode; positions only in assets `[A]` that are tradable.
+        """The portfolio at the start of an episode.
 
-        Consumes `key`, which may be None for `start="flat"`.
+        Args:
+          key: consumed; may be None for `start="flat"`.
+          price: `[A]` marks.
+          tradable: `[A]` bool; positions only in these.
+          params: with the cash and the leverage limit.
         """
         portfolio = open_portfolio(price, params.initial_cash, self.fill_rule)
         if self.start == "flat":
             return portfolio
+        if key is None:
+            raise ValueError("random positions need a key")
         low, high = self.levels[0], self.levels[-1]
         weights = jax.random.uniform(key, price.shape, minval=low, maxval=high) * self.position_limit
         weights = jnp.where(tradable, weights, 0.0)

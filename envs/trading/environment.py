@@ -11,12 +11,12 @@ from gymnax.environments import environment, spaces
 
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
-from jaxppo.envs.execution.limits import Constraint
 from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
 from jaxppo.envs.market import features
-from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.trading.bar import OneBar
+from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.trading.bar import Account, BarRow, OneBar, View
 from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
+from jaxppo.envs.trading.view import MarketView
 
 
 class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
@@ -56,12 +56,12 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
       groups: feature groups, see `jaxppo.envs.market.features.GROUPS`.
       normalisation_window: span in bars of the causal normalisation of features.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
-        (jaxppo.envs.execution.limits.Limits, state)`, such as those of `jaxppo.masks`; its table comes with `make_params`. Whoever
-        decides, what is executed is the nearest decision within the limits.
+        (Limits, state)`, such as those of `jaxppo.masks`; `make_params` makes its table. Whoever decides, what is
+        executed is the nearest decision within the limits.
       sizing: resizes the targets between decision and masks: a transform with `init(n_assets) -> state`,
-        `pre_sizing_targets(state, portfolio) -> targets` and `apply(state, row, portfolio, weights, hold) -> (weights, state)`,
-        such as those that `jaxppo.risk.sizing.chain` makes; its table comes with `make_params`. Bands, buckets and the
-        mean of targets then count a position as the target behind it.
+        `pre_sizing_targets(state, portfolio) -> targets` and `apply(state, row, portfolio, weights, hold) -> (weights,
+        state)`, such as those that `jaxppo.risk.sizing.chain` makes; `make_params` makes its table. Bands, buckets and
+        the mean of targets then count a position as its pre-sizing target.
       rewards: shapes the reward: a transform with `init() -> state` and `apply(state, reward, outcome) -> (reward,
         state)`, such as those of `jaxppo.risk.rewards`.
 
@@ -118,10 +118,8 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         """Parameters on a simulated driftless market, so that the environment runs out of the box.
 
         Raises:
-          ValueError: an environment with masks, sizing, or the feature group `regime`, which need tables of a market.
+          ValueError: an environment with the feature group `regime`, or a transform, that needs regimes.
         """
-        if self.masks is not None or self.sizing is not None:
-            raise ValueError("an environment with masks or sizing has no default parameters; use make_params")
         n_bars = self.first_decision + 1024
         return self.make_params(simulators.gbm(jax.random.key(0), n_bars, self.n_assets))
 
@@ -137,8 +135,9 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         first_bar: int | None = None,
         last_bar: int | None = None,
         feature_dtype: Any = jnp.float32,
-        masks: Any = (),
-        sizing: Any = (),
+        masks: Any = None,
+        sizing: Any = None,
+        periods: float | None = None,
         regimes: jax.Array | None = None,
     ) -> EnvParams:
         """Precomputes the tables of a market.
@@ -153,8 +152,9 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
           first_bar: earliest decision bar; default and minimum: `first_decision`.
           last_bar: last bar of the period; default: the last of the market.
           feature_dtype: storage type of the features.
-          masks: table of the environment's mask transform, leading axis T.
+          masks: table of the environment's mask transform, leading axis T; default: made from the market.
           sizing: table of its sizing transform, likewise.
+          periods: bars per year, for these tables; default: counted from the market.
           regimes: `[T, A, 4]` probabilities, for the feature group `regime`, see `compute_features`, and for costs that
             depend on regimes.
 
@@ -177,6 +177,8 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             raise ValueError(f"risk_aversion is {risk_aversion}; it must be >= 0")
         if drawdown_limit is not None and not 0 < drawdown_limit < 1:
             raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
+        if periods is None and not (self.masks is None and self.sizing is None):
+            periods = periods_per_year(market)
         costs = make_costs() if costs is None else costs
         check_displacement(costs, self.fill_rule)
         unknown = jnp.nan if self.observation == "index" else 0.0
@@ -186,6 +188,11 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             normalisation_window=self.normalisation_window,
             unknown=unknown,
             regimes=regimes,
+        )
+        view = MarketView(market, 1.0 if periods is None else periods, self.position_limit, regimes)
+        masks, sizing = (
+            given if given is not None else () if transform is None else transform.table(view)
+            for given, transform in ((masks, self.masks), (sizing, self.sizing))
         )
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
@@ -206,7 +213,11 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
         """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length.
 
-        A period that is shorter has one of them, its first. Consumes `key`.
+        A period that is shorter has one of them, its first.
+
+        Args:
+          key: consumed.
+          params: with the period.
         """
         latest = jnp.maximum(params.last_bar - params.max_steps_in_episode, params.first_bar)
         choices = latest - params.first_bar + 1
@@ -224,10 +235,19 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     def step(
         self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams | None = None
     ) -> tuple[Any, EnvState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-        """One decision and one bar, then an automatic reset if the episode ended. Consumes `key` for the reset.
+        """One decision and one bar, then an automatic reset if the episode ended: gymnax's contract.
 
-        gymnax's contract; the transition itself is deterministic, so the key is not split, which would cost more than
-        the step: a subclass must not draw from it in `step_env`; `decode`, `_fresh_state` and `_observe` may change.
+        The transition itself is deterministic, so the key is not split, which would cost more than the step: a subclass
+        must not draw from it in `step_env`; `decode`, `_fresh_state` and `_observe` may change.
+
+        Args:
+          key: consumed by the reset.
+          state: at the decision.
+          action: see the class docstring.
+          params: None takes `default_params`.
+
+        Returns:
+          Observation, state, reward `[]`, terminated `[]`, truncated `[]`, info.
         """
         params = self.default_params if params is None else params
         observed, stepped, reward, terminated, info = self.step_env(key, state, action, params)
@@ -239,7 +259,12 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         return self._observe(state, params), state, reward, terminated, truncated, info
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
-        """Starts an episode at a random bar. Consumes `key`."""
+        """Starts an episode at a random bar.
+
+        Args:
+          key: consumed.
+          params: the market and its costs.
+        """
         state = self._fresh_state(key, params)
         return self._observe(state, params), state
 
@@ -261,38 +286,61 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     def step_env(
         self, key: jax.Array, state: EnvState, action: jax.Array, params: EnvParams
     ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
-        """One decision and one bar; the transition is deterministic."""
+        """One decision and one bar, without the automatic reset.
+
+        Args:
+          key: not used: the transition is deterministic.
+          state: at the decision.
+          action: see the class docstring.
+          params: the market and its costs.
+        """
         del key
-        row, tradable = params.table[state.bar + 1], params.market.tradable[state.bar]
-        constraint, masks = self._limit(state, params)
-        weights, hold = self.decode(action, state.portfolio, constraint)
-        sizing_row = jax.tree.map(lambda x: x[state.bar], params.sizing)
-        weights, hold, sizing = self.size(state.sizing, sizing_row, state.portfolio, weights, hold)
-        portfolio, fills, log_growth = self.settle(
-            state.portfolio, weights, hold, tradable, row, params.costs, constraint
-        )
-        outcome = self.outcome(state.portfolio, portfolio, fills, log_growth)
-        reward, rewards = self.reward(state.rewards, outcome, params)
+
+        def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, None]:
+            return *self.decode(action, account.portfolio, view.constraint), None
+
+        row = self._row(state.bar, params).replace(next_bar=params.table[state.bar + 1])
+        account, result, _ = self.step_bar(decide, _account(state), row, params.costs, params.risk_aversion)
+        portfolio, fills = account.portfolio, result.fills
         ended = self.ruined(portfolio, fills, params)
-        state = EnvState(state.time + 1, state.bar + 1, portfolio, masks, sizing, rewards)
+        state = EnvState(state.time + 1, state.bar + 1, portfolio, account.masks, account.sizing, account.rewards)
         info = {
             "discount": jnp.where(ended, 0.0, 1.0),
             "equity": portfolio.equity,
             "costs": jnp.sum(fills.costs.total()) + fills.financing,
             "action_mask": self._seen(state, params).mask,
         }
-        return self._observe(state, params), state, reward, ended, info
+        return self._observe(state, params), state, result.reward, ended, info
 
     def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
-        """The account is gone or beyond the drawdown limit; a liquidation that leaves money only its step reports."""
+        """Whether the account is gone or beyond the drawdown limit.
+
+        A liquidation that leaves money is reported by its step alone.
+
+        Args:
+          state: of the episode.
+          params: with the drawdown limit.
+        """
         return (state.portfolio.equity <= 0) | (drawdown(state.portfolio) > params.drawdown_limit)
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
-        """End of the episode's length or of the period."""
+        """Whether the episode's length or the period is over.
+
+        Args:
+          state: of the episode.
+          params: with both.
+        """
         return (state.time >= params.max_steps_in_episode) | (state.bar >= params.period_end(state.bar))
 
     def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
-        """Observation of a state."""
+        """Observation of a state.
+
+        Args:
+          key: not used.
+          state: of the episode.
+          action: not used.
+          params: the market and its costs.
+        """
         del key, action
         return self._observe(state, params)
 
@@ -306,13 +354,12 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         return jnp.concatenate([part.ravel() for part in parts])
 
     def _seen(self, state: EnvState, params: EnvParams) -> Observation:
-        tradable = params.market.tradable[state.bar]
-        return self.observe_portfolio(state.bar, state.portfolio, tradable, self._limit(state, params)[0])
+        return self.view(_account(state), self._row(state.bar, params)).observation
 
-    def _limit(self, state: EnvState, params: EnvParams) -> tuple[Constraint | None, Any]:
-        row = jax.tree.map(lambda x: x[state.bar], params.masks)
-        tradable = params.market.tradable[state.bar]
-        return self.limit(state.masks, row, state.bar, state.portfolio, tradable, state.sizing)
+    def _row(self, bar: jax.Array, params: EnvParams) -> BarRow:
+        """What a decision at the close of `bar` reads of the tables; without the bar in which it fills."""
+        masks, sizing = jax.tree.map(lambda x: x[bar], (params.masks, params.sizing))
+        return BarRow(bar, (), params.market.tradable[bar], masks, sizing)
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Space:
         """See the class docstring."""
@@ -334,3 +381,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         n_features = len(features.feature_names(self.groups))
         size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))
+
+
+def _account(state: EnvState) -> Account:
+    return Account(state.portfolio, state.masks, state.sizing, state.rewards)

@@ -17,8 +17,7 @@ N_ASSET_FEATURES = 3
 N_ACCOUNT_FEATURES = 3
 
 
-@struct.dataclass
-class Observation:
+class Observation(struct.PyTreeNode):
     """What the agent sees at the close of bar t.
 
     Attributes:
@@ -36,8 +35,7 @@ class Observation:
     mask: jax.Array
 
 
-@struct.dataclass
-class Outcome:
+class Outcome(struct.PyTreeNode):
     """What one bar did to an account; what reward transforms and monitors read.
 
     Attributes:

@@ -1,59 +1,50 @@
-"""Backtests: one accounting function, honest intervals, reports."""
+"""Backtests: a policy on a market through the one accounting function, with honest intervals and reports."""
 
-from jaxppo import monte_carlo as paths
 from jaxppo import statistics
-from jaxppo.backtest import by_regime, capacity, traders
+from jaxppo.backtest import by_regime, capacity
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.baselines import run_baselines
 from jaxppo.backtest.book import BookRun, run_book
+from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions
 from jaxppo.backtest.evaluation import describe
 from jaxppo.backtest.frames import account_frame, ledger_frame, write_ledger
+from jaxppo.backtest.front_door import simulate, simulate_streaming
 from jaxppo.backtest.inspection import Inspection, inspect_policy
-from jaxppo.backtest.run import SavedRun, load_run, run
-from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy, simulate
-from jaxppo.backtest.trading import run_trader, run_trader_streaming
-from jaxppo.backtest.trained import trained
-from jaxppo.monte_carlo import MonteCarlo, Paths, compare, merge, monte_carlo, run_monte_carlo, run_paths
-from jaxppo.report import page as report
+from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.result import BacktestResult
+from jaxppo.backtest.run import run
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.run import trials
+from jaxppo.run.saved import SavedRun, load_run
 from jaxppo.statistics import drawdowns, recovery, splits
-from jaxppo.walk_forward import WalkForward, load_fold, walk_forward
 
 __all__ = [
+    "AccountRules",
+    "BacktestResult",
     "BookRun",
+    "Conditions",
     "Inspection",
     "Ledger",
-    "MonteCarlo",
-    "Paths",
     "SavedRun",
-    "WalkForward",
     "account_frame",
     "by_regime",
     "capacity",
-    "compare",
+    "conditions_of",
     "describe",
     "drawdowns",
     "inspect_policy",
     "ledger_frame",
-    "load_fold",
     "load_run",
-    "merge",
-    "monte_carlo",
-    "paths",
+    "plain_conditions",
     "recovery",
-    "report",
     "run",
     "run_baselines",
     "run_book",
-    "run_monte_carlo",
-    "run_paths",
-    "run_policy",
-    "run_trader",
-    "run_trader_streaming",
     "simulate",
+    "simulate_account",
+    "simulate_streaming",
     "splits",
     "statistics",
-    "traders",
-    "trained",
     "trials",
-    "walk_forward",
     "write_ledger",
 ]

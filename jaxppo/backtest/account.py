@@ -1,8 +1,7 @@
-"""One account, one bar of a backtest: what simulations with and without a ledger share."""
+"""One account, one bar of a backtest: `OneBar.step_bar` with a policy, watched limits, and an account that may end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,138 +9,105 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.envs.execution.costs import Costs
-from jaxppo.envs.execution.limits import Constraint
-from jaxppo.envs.execution.portfolio import Fills, Portfolio, open_portfolio
+from jaxppo.envs.execution.portfolio import open_portfolio
+from jaxppo.envs.trading.bar import Account, BarRow, StepResult, View
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
-from jaxppo.risk.monitor import Monitor
-
-Rule = Callable[[Any, Portfolio, Observation, Any, Constraint | None], tuple[jax.Array, jax.Array, Any]]
-"""`(state, portfolio, observation, own row, what the masks allow) -> (target weights [A], hold [A], state)`."""
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.policy.protocol import Observed, Policy
+from jaxppo.risk.monitor import UNWATCHED, Monitor
 
 
-@struct.dataclass
-class Account:
-    """What is carried from one bar to the next.
+class AccountRules(NamedTuple):
+    """What an account trades under; static.
 
     Attributes:
-      portfolio: at the close.
-      dead: `[]` bool, liquidated: out of the market from then on.
-      stopped: `[]` bool, a limit that says `stop` was breached: everything is closed.
-      masks: state of the environment's masks.
-      sizing: state of its sizing.
-      watched: state of the monitor.
-      rule: state of whoever decides.
+      env: fill rule, action space, masks and sizing.
+      periods: bars per year.
+      monitor: limits that are watched after every bar. Once one that says `stop` is breached, what is left of orders is
+        cancelled, all positions are closed from the next fill on, as fast as the market takes them, and the account
+        stays out of the market.
+      limited: False leaves out masks and sizing, and what the monitor stops goes on.
     """
 
-    portfolio: Portfolio
-    dead: jax.Array
-    stopped: jax.Array
-    masks: Any
-    sizing: Any
-    watched: Any
-    rule: Any
+    env: TradingEnv
+    periods: float
+    monitor: Monitor = UNWATCHED
+    limited: bool = True
 
 
-@struct.dataclass
-class BarRow:
-    """What one bar needs of the market.
+class AccountState(struct.PyTreeNode):
+    """What a backtest carries from one bar to the next.
 
     Attributes:
-      bar: `[]` int32, the decision bar.
-      next_bar: `[fields, A]`, the bar that is lived through, see `jaxppo.envs.execution.costs.pack_bars`.
-      tradable: `[A]` bool at the decision.
-      masks: row of the table of the masks, at the decision.
-      sizing: row of that of the sizing.
-      own: row of the table of whoever decides.
+      account: at the close.
+      monitor: state of the monitor.
+      policy: state of the policy.
     """
 
-    bar: jax.Array
-    next_bar: jax.Array
-    tradable: jax.Array
-    masks: Any
-    sizing: Any
-    own: Any
+    account: Account
+    monitor: Any
+    policy: Any
 
 
-class StepResult(NamedTuple):
+class AccountStep(NamedTuple):
     """What one bar did.
 
     Attributes:
-      before: account at the decision.
-      ordered: `[A]` shares, signed.
-      after: account at the next close.
-      fills: what was filled between.
-      outcome: of the bar.
-      levels: watched limit -> `[]` level after it.
-      dead: `[]` bool after it.
+      result: to the account.
+      monitored: watched limit -> `[]` level after the bar.
+      liquidated: `[]` bool after it.
     """
 
-    before: Portfolio
-    ordered: jax.Array
-    after: Portfolio
-    fills: Fills
-    outcome: Outcome
-    levels: dict[str, jax.Array]
-    dead: jax.Array
+    result: StepResult
+    monitored: dict[str, jax.Array]
+    liquidated: jax.Array
 
 
-def open_account(env: TradingEnv, params: EnvParams, first: jax.Array, monitor: Monitor, rule: Any = ()) -> Account:
-    """A flat account at the close of bar `first`; `rule` is the state of whoever decides."""
-    going = jnp.zeros((), bool)
-    return Account(
-        portfolio=open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule),
-        dead=going,
-        stopped=going,
-        masks=env.mask_start(),
-        sizing=env.sizing_start(),
-        watched=monitor.init(),
-        rule=rule,
-    )
-
-
-def live(
-    decide: Rule,
-    env: TradingEnv,
-    costs: Costs,
-    account: Account,
-    row: BarRow,
-    *,
-    limited: bool,
-    monitor: Monitor,
-    in_shares: bool = False,
-) -> tuple[Account, StepResult]:
-    """A decision at the close of a bar, and the bar after it.
+def open_account(policy: Policy, rules: AccountRules, params: EnvParams, first: jax.Array) -> AccountState:
+    """Opens a flat account at the close of bar `first`.
 
     Args:
-      decide: see `Rule`.
-      env: fill rule, action space, masks and sizing.
-      costs: cost parameters.
-      account: at the decision.
-      row: what it needs of the market.
-      limited: see `simulate`.
-      monitor: see `simulate`.
-      in_shares: whether `decide` returns orders in shares instead of target weights; only without masks and sizing.
+      policy: who will decide.
+      rules: what the account trades under.
+      params: the market.
+      first: `[]` int32.
     """
-    portfolio, masks, sizing, constraint = account.portfolio, account.masks, account.sizing, None
-    if limited:
-        constraint, masks = env.limit(masks, row.masks, row.bar, portfolio, row.tradable, sizing)
-    seen = env.observe_portfolio(row.bar, portfolio, row.tradable, constraint)
-    weights, hold, rule = decide(account.rule, portfolio, seen, row.own, constraint)
-    if limited:
-        weights, hold, sizing = env.size(sizing, row.sizing, portfolio, weights, hold)
-    weights, hold = jnp.where(account.stopped, 0.0, weights), (hold & ~account.stopped) | account.dead
-    if in_shares:
-        ordered = jnp.where(hold | ~row.tradable, 0.0, weights)
-    else:
-        ordered = env.orders(portfolio, weights, hold, row.tradable, costs, constraint)
-    after, fills, growth = env.fill(portfolio, ordered, row.next_bar, costs)
-    outcome = env.outcome(portfolio, after, fills, growth)
-    levels, watched = monitor.apply(account.watched, outcome)
-    dead, stopped = account.dead | fills.liquidated, account.stopped
-    lived = StepResult(portfolio, ordered, after, fills, outcome, levels, dead)
-    if limited:
-        fired = monitor.stops(levels) & ~stopped
-        after = after.replace(unfilled=jnp.where(fired, 0.0, after.unfilled))
-        stopped = stopped | fired
-    return Account(after, dead, stopped, masks, sizing, watched, rule), lived
+    env, no = rules.env, jnp.zeros((), bool)
+    portfolio = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
+    account = env.open_account(portfolio).replace(rewards=(), liquidated=no, stopped=no)
+    return AccountState(account, rules.monitor.init(), policy.init(env.n_assets))
+
+
+def step_account(
+    policy: Policy, rules: AccountRules, costs: Costs, state: AccountState, row: BarRow
+) -> tuple[AccountState, AccountStep]:
+    """Steps an account through a decision at the close of a bar and the bar after it.
+
+    Args:
+      policy: who decides.
+      rules: what the account trades under.
+      costs: cost parameters.
+      state: at the decision.
+      row: what the bar reads of the market; `row.policy` is the policy's `(row of its table, encoding of the bar)`.
+    """
+
+    def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, Any]:
+        table, encoded = row.policy
+        observed = Observed(account.portfolio, table, view.observation, view.constraint, encoded)
+        targets, after = policy.apply(policy.params, state.policy, observed)
+        return *targets, after
+
+    account, result, policy_state = rules.env.step_bar(
+        decide, state.account, row, costs, limited=rules.limited, in_shares=policy.in_shares
+    )
+    assert account.liquidated is not None
+    assert account.stopped is not None
+    monitored, monitor = rules.monitor.apply(state.monitor, result.outcome)
+    step = AccountStep(result, monitored, account.liquidated)
+    if rules.limited:
+        fired = rules.monitor.stops(monitored) & ~account.stopped
+        # What is on order would otherwise fill after the stop.
+        unfilled = jnp.where(fired, 0.0, account.portfolio.unfilled)
+        portfolio = account.portfolio.replace(unfilled=unfilled)
+        account = account.replace(portfolio=portfolio, stopped=account.stopped | fired)
+    return AccountState(account, monitor, policy_state), step

@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.backtest.simulate import Ledger, simulate
+from jaxppo.backtest.account import AccountRules, AccountState
+from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book.allocation import AllocationRule
 from jaxppo.book.paper_accounts import AGENT
-from jaxppo.book.sizing import BookState, book, strategy_names
-from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.book.sizing import book, strategy_names
 from jaxppo.envs.market.market_data import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.envs.trading.types import EnvParams, Observation
+from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.policy.rules import Strategy
+from jaxppo.policy.protocol import Policy
+from jaxppo.policy.rules import flat
 from jaxppo.risk.metrics import max_drawdown, sharpe, total_return, volatility
 
 
@@ -31,9 +33,9 @@ class BookRun:
     Attributes:
       names: of its M strategies.
       ledger: of its account.
-      capital: `[n, M]` fraction of the equity at each decision.
+      allocation: `[n, M]` fraction of the equity at each decision.
       active: `[n, M]` bool, admitted.
-      moved: `[n]` bool, capital was allocated anew.
+      moved: `[n]` bool, the strategies were allocated anew.
       cuts: `[M]` how often each strategy was cut.
       equity: `[n, M]` currency, of the strategies' own accounts at each decision.
       periods: bars per year.
@@ -41,7 +43,7 @@ class BookRun:
 
     names: tuple[str, ...]
     ledger: Ledger
-    capital: np.ndarray
+    allocation: np.ndarray
     active: np.ndarray
     moved: np.ndarray
     cuts: np.ndarray
@@ -57,7 +59,7 @@ class BookRun:
             "book": {
                 **_figures(self.ledger.returns, self.periods),
                 "turnover": float(np.mean(self.ledger.turnover, dtype=np.float64)) * self.periods,
-                "capital": float(self.capital.sum(axis=1).mean()),
+                "allocation": float(self.allocation.sum(axis=1).mean()),
                 "allocations": int(self.moved.sum()),
                 "cuts": int(self.cuts.sum()),
                 "liquidated": bool(self.ledger.liquidated),
@@ -68,7 +70,7 @@ class BookRun:
         for number, name in enumerate(self.names):
             found[name] = {
                 **_figures(returns[:, number], self.periods),
-                "capital": float(self.capital[:, number].mean()),
+                "allocation": float(self.allocation[:, number].mean()),
                 "admitted": float(self.active[:, number].mean()),
                 "cuts": int(self.cuts[number]),
             }
@@ -76,7 +78,7 @@ class BookRun:
 
 
 def run_book(
-    strategies: Sequence[Strategy],
+    strategies: Sequence[Policy],
     env: TradingEnv,
     params: EnvParams,
     first: int,
@@ -94,7 +96,7 @@ def run_book(
       params: the market and its costs, which the strategies' own accounts pay as well.
       first: first decision bar.
       n_bars: number of decisions; `first + n_bars` must be a bar of the market.
-      rule: who gets how much capital.
+      rule: how much each strategy is allocated.
       periods: bars per year; default: counted from the market.
       regimes: `[T, A, 4]`, for strategies that need them.
 
@@ -102,34 +104,29 @@ def run_book(
       ValueError: the strategies do not make a book, or the bars are not in the market.
     """
     if AGENT in strategies:
-        raise ValueError("no policy decides here: name the strategies of the book, agents by jaxppo.backtest.trained")
+        raise ValueError("no policy decides here: name the strategies of the book, agents by `SavedRun.strategy`")
     if not (first >= 0 and n_bars >= 1 and first + n_bars < params.market.n_bars):
         raise ValueError(f"bars {first} to {first + n_bars} must be in the market, which has {params.market.n_bars}")
     periods = periods_per_year(params.market) if periods is None else periods
     sizing = book(
         strategies, rule, costs=params.costs, fill_rule=env.fill_rule, initial_cash=float(params.initial_cash)
     )
-    own = copy.copy(env)
-    own.sizing = sizing
+    with_book = copy.copy(env)
+    with_book.sizing = sizing
     rows = sizing.table(MarketView(params.market, periods, env.position_limit, regimes))
 
-    def leave_alone(portfolio: Portfolio, seen: Observation, _: None, __: Any) -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros_like(portfolio.shares), jnp.ones(portfolio.shares.shape, bool)
+    def record(state: AccountState) -> dict[str, jax.Array]:
+        held = state.account.sizing
+        kept = {name: getattr(held.allocation, name) for name in ("allocation", "active", "moved", "cuts")}
+        return {**kept, "equity": held.paper_accounts.portfolio.equity}
 
-    def watch(state: BookState) -> dict[str, jax.Array]:
-        kept = {name: getattr(state.capital, name) for name in ("capital", "active", "moved", "cuts")}
-        return {**kept, "equity": state.paper_accounts.portfolio.equity}
-
-    @jax.jit
-    def whole(params: EnvParams, first: jax.Array) -> Ledger:
-        return simulate(leave_alone, None, own, params, first, n_bars, watch=watch)
-
-    ledger = jax.device_get(whole(params.replace(sizing=rows), jnp.int32(first)))
-    seen = ledger.watched
+    rules, params = AccountRules(with_book, periods), params.replace(sizing=rows)
+    ledger = jax.device_get(simulate_account(flat(), rules, params, jnp.int32(first), n_bars, record))
+    seen = ledger.recorded
     return BookRun(
         names=strategy_names(strategies),
         ledger=ledger,
-        capital=seen["capital"],
+        allocation=seen["allocation"],
         active=seen["active"],
         moved=seen["moved"],
         cuts=seen["cuts"][-1],
@@ -140,10 +137,11 @@ def run_book(
 
 def _figures(returns: np.ndarray, periods: float) -> dict[str, float | None]:
     """Of simple returns `[n]`; None where undefined."""
+    series = jnp.asarray(returns)
     found = {
-        "sharpe": sharpe(returns, periods=periods),
-        "volatility": volatility(returns, periods=periods),
-        "max_drawdown": max_drawdown(returns),
-        "total_return": total_return(returns),
+        "sharpe": sharpe(series, periods=periods),
+        "volatility": volatility(series, periods=periods),
+        "max_drawdown": max_drawdown(series),
+        "total_return": total_return(series),
     }
     return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}

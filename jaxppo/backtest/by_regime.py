@@ -1,4 +1,4 @@
-"""Results by regime: what accounts earned, risked and paid in the bars that were decided in each regime of the market.
+"""Results by regime of the market: return, risk and costs of accounts over the bars decided in each regime.
 
 A bar belongs to the regime that was known when it was decided, at the close before it: the split does not look ahead.
 """
@@ -6,33 +6,26 @@ A bar belongs to the regime that was known when it was decided, at the close bef
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxppo.backtest.simulate import Ledger
-from jaxppo.config import RegimesConfig
+from jaxppo.backtest.ledger import Ledger
 from jaxppo.envs.market.features import REGIMES
-from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.regimes import market_regime, stretches
-from jaxppo.report.formatting import escaped, interval_text, number_text, percent
 from jaxppo.run.periods import Period
-from jaxppo.run.regimes import find_regimes
+from jaxppo.run.regimes import regimes_by_rules
 from jaxppo.run.setup import Setup
-from jaxppo.statistics import conditional_intervals
-
-Figures = Mapping[str, Mapping[str, Any]]
-LEAST_BARS = 30
-"""Bars in a regime below which no interval is given: it would not cover at its level."""
+from jaxppo.statistics.conditional import LEAST_BARS, conditional_intervals
+from jaxppo.statistics.summary import json_number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Account:
-    """What an account did, bar by bar.
+    """Series of an account by bar, which are split by regime.
 
     Attributes:
       returns: `[n]` finite simple return per bar, net of costs.
@@ -50,7 +43,7 @@ class Account:
 
 
 def account_of(ledger: Ledger) -> Account:
-    """The account of a ledger."""
+    """Extracts the series of an account from its ledger."""
     before = np.asarray(ledger.equity, np.float64)[:-1]
     weights = np.asarray(ledger.weights, np.float64)
     return Account(
@@ -63,10 +56,10 @@ def account_of(ledger: Ledger) -> Account:
 
 
 def regimes_over(setup: Setup, where: Period) -> np.ndarray:
-    """The regime of the market at each mark of a period, known at that close.
+    """Finds the regime of the market at each mark of a period, as known at that close.
 
-    Those of the run (`regimes`). A run without regimes is judged by the rules all the same, with the windows and the
-    scope of its `regimes` section: they need no fit, and nothing but the evaluation reads them.
+    A run without regimes is evaluated by the rules, with the windows and the scope of its `regimes` section: they need
+    no fit, and nothing but the evaluation reads them.
 
     Args:
       setup: of the run.
@@ -77,13 +70,11 @@ def regimes_over(setup: Setup, where: Period) -> np.ndarray:
     """
     found, config = setup.regimes, setup.config.regimes
     if found is None:
-        found = _by_rules(setup.market, config.model_copy(update={"kind": "rules"}))
+        found = _by_rules(config, setup.market)
     return market_regime(np.asarray(found)[where.first : where.last + 1])
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _by_rules(market: MarketData, config: RegimesConfig) -> jax.Array:
-    return find_regimes(config, market, 0, 0)[0]
+_by_rules = jax.jit(regimes_by_rules, static_argnames="config")
 
 
 def figures_by_regime(
@@ -92,18 +83,16 @@ def figures_by_regime(
     regimes: np.ndarray,
     *,
     periods: float,
-    names: Sequence[str] = REGIMES,
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Figures of accounts over the same bars, in each regime that occurred, ready for JSON.
+    """Computes figures of accounts over the same bars in each regime that occurred, ready for JSON.
 
     Args:
       key: consumed.
       accounts: name -> account over n bars.
-      regimes: `[n]` int, the regime known at the decision before each bar: position in `names`; -1 counts in none.
+      regimes: `[n]` int, the regime known at the decision before each bar: position in `REGIMES`; -1 counts in none.
       periods: bars per year.
-      names: of the regimes.
       n_resamples: of the intervals, see `jaxppo.statistics.conditional_intervals`.
       level: of the intervals.
 
@@ -126,25 +115,26 @@ def figures_by_regime(
         raise ValueError(f"regimes has shape {regimes.shape} but {', '.join(wrong) or 'one series [n] is expected'}")
     returns = np.stack([np.asarray(of.returns, np.float64) for of in accounts.values()], axis=1)
     found: dict[str, dict[str, dict[str, Any]]] = {who: {} for who in accounts}
-    for number, name in enumerate(names):
+    for number, name in enumerate(REGIMES):
         inside = regimes == number
         if not inside.any():
             continue
-        mean = sharpe = np.full((2, len(accounts)), np.nan)
+        unknown = np.full(len(accounts), np.nan)
+        mean = sharpe = (unknown, unknown)
         if inside.sum() >= LEAST_BARS:
-            own = jax.random.fold_in(key, number)
-            mean, sharpe = conditional_intervals(own, returns, inside, level=level, n_resamples=n_resamples)
+            regime_key = jax.random.fold_in(key, number)
+            mean, sharpe = conditional_intervals(regime_key, returns, inside, level=level, n_resamples=n_resamples)
         for column, (who, account) in enumerate(accounts.items()):
             found[who][name] = {
                 **_figures(account, inside, periods),
-                "annual_return_ci": [_json(end[column] * periods) for end in mean],
-                "sharpe_ci": [_json(end[column] * periods**0.5) for end in sharpe],
+                "annual_return_ci": [json_number(end[column] * periods) for end in mean],
+                "sharpe_ci": [json_number(end[column] * periods**0.5) for end in sharpe],
             }
     return found
 
 
 def _figures(account: Account, inside: np.ndarray, periods: float) -> dict[str, Any]:
-    """The figures of `figures_by_regime` without intervals, of an account in the bars `[n]` inside."""
+    """Figures of `figures_by_regime` without intervals, of an account in the bars `[n]` inside."""
     returns = np.asarray(account.returns, np.float64)[inside]
     spread = float(returns.std(ddof=1)) if len(returns) > 1 else math.nan
     return {
@@ -152,8 +142,8 @@ def _figures(account: Account, inside: np.ndarray, periods: float) -> dict[str, 
         "share": float(inside.mean()),
         "stretches": int(inside[0]) + int((inside[1:] & ~inside[:-1]).sum()),
         "annual_return": float(returns.mean()) * periods,
-        "sharpe": _json(returns.mean() / spread * periods**0.5) if spread > 0 else None,
-        "volatility": _json(spread * periods**0.5),
+        "sharpe": json_number(returns.mean() / spread * periods**0.5) if spread > 0 else None,
+        "volatility": json_number(spread * periods**0.5),
         "max_drawdown": worst_drawdown(account.returns, inside),
         "costs": float(np.mean(account.costs[inside])) * periods,
         "turnover": float(np.mean(account.turnover[inside])) * periods,
@@ -170,7 +160,7 @@ def worst_drawdown(returns: np.ndarray, inside: np.ndarray) -> float:
 
     Args:
       returns: `[n]` simple return per bar.
-      inside: `[n]` bool.
+      inside: `[n]` bool, the bars that count.
     """
     worst = 0.0
     for begin, end in zip(*stretches(inside), strict=True):
@@ -178,64 +168,3 @@ def worst_drawdown(returns: np.ndarray, inside: np.ndarray) -> float:
             equity = np.cumprod(np.r_[1.0, 1.0 + np.asarray(returns[begin:end], np.float64)])
             worst = max(worst, float(np.max(1.0 - equity / np.maximum.accumulate(equity))))
     return worst
-
-
-_COLUMNS = {
-    "annual_return": ("Return a year", "percent"),
-    "sharpe": ("Sharpe ratio", "ratio"),
-    "volatility": ("Volatility", "percent"),
-    "max_drawdown": ("Worst drawdown", "percent"),
-    "costs": ("Costs a year", "percent"),
-    "turnover": ("Turnover a year", "ratio"),
-    "gross": ("Gross", "percent"),
-    "net": ("Net", "percent"),
-}
-
-
-def section(of: Mapping[str, Figures], level: float) -> str:
-    """The section of the report as HTML: a row for each strategy in each regime, baselines that hold nothing left out.
-
-    Args:
-      of: strategy -> regime -> figures, see `figures_by_regime`; the agent first.
-      level: of the intervals.
-    """
-    if not any(of.values()):
-        return '<p class="caption">No regimes are known of this period.</p>'
-    agent = next(iter(of))
-    of = {who: rows for who, rows in of.items() if who == agent or any(row["gross"] for row in rows.values())}
-    groups = []
-    for regime in of[agent]:
-        rows = []
-        for position, (who, figures) in enumerate(of.items()):
-            row = figures[regime]
-            bars = f"{row['n_bars']:,} bar{'s' * (row['n_bars'] > 1)} in {row['stretches']:,}"
-            about = f"{bars} stretch{'es' * (row['stretches'] > 1)},<br>{percent(row['share'])} of the time"
-            first = f'<th scope="rowgroup" rowspan="{len(of)}">{escaped(regime)}<br><small>{about}</small></th>'
-            cells = "".join(_cell(name, row) for name in _COLUMNS)
-            rows.append(f'<tr>{first * (position == 0)}<th scope="row">{escaped(who)}</th>{cells}</tr>')
-        groups.append(f"<tbody>{''.join(rows)}</tbody>")
-    head = "".join(f'<th scope="col">{title}</th>' for title, _ in _COLUMNS.values())
-    table = f'<thead><tr><th class="text">Regime</th><th></th>{head}</tr></thead>{"".join(groups)}'
-    note = (
-        "A bar counts in the regime that was known when it was decided, at the close before it. Regimes are those of "
-        "the run, or, where it has none, by rules: bull and bear by the trend, crisis by volatility and fall. In "
-        f"brackets, {100 * level:g} % intervals from resampling the whole period in blocks, bars together with their "
-        f"regimes; fewer than {LEAST_BARS} bars, or too few stretches, are too little to tell. Mean returns, Sharpe "
-        "ratio, volatility, costs and turnover are those of a year that is all of the regime; drawdowns, those within "
-        "one stretch of it; gross and net, mean exposures at the closes."
-    )
-    return f'<div class="scroll"><table class="regimes">{table}</table></div><p class="caption">{note}</p>'
-
-
-def _cell(name: str, row: Mapping[str, Any]) -> str:
-    """A number, with its interval if it has one; one that lacks the interval it should have is not shown."""
-    kind, interval = _COLUMNS[name][1], row.get(f"{name}_ci")
-    text = number_text(row[name], kind)
-    if interval is not None and row[name] is not None:
-        text = "too few bars to tell" if None in interval else f"{text} {interval_text(interval, kind)}"
-    return f"<td>{text}</td>"
-
-
-def _json(value: float) -> float | None:
-    """A Python float, or None where JSON has no such number."""
-    return float(value) if math.isfinite(value) else None

@@ -1,45 +1,40 @@
-"""How a result depends on costs and on the capital that is traded: cost levels, break-even cost, capacity curve."""
+"""Results at other costs and capital: cost levels, break-even cost, capacity curve."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxppo.backtest.simulate import run_policy
-from jaxppo.envs.execution.costs import Costs
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.evaluation import agent_of, rules_of
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.execution.perturbations import prices_of, scale
-from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
-from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.policy.protocol import Policy
 from jaxppo.risk import metrics
-from jaxppo.risk.monitor import Monitor
+from jaxppo.run.saved import SavedRun
 from jaxppo.statistics import bootstrap_interval, sharpe_per_bar
 
-if TYPE_CHECKING:
-    from jaxppo.backtest.run import SavedRun
-
 LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Multiples of the costs."""
 FIGURES = ("sharpe", "total_return", "max_drawdown", "costs", "turnover", "unfilled", "liquidated")
 DECADES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+"""Multiples of the capital."""
 GRID = 17
+"""Levels of costs that are traded together in search of the break-even."""
 MOST = 64.0
 """Largest multiple of the costs that is tried in search of the break-even."""
 
 
-def at_level(costs: Costs, level: jax.Array | float) -> Costs:
-    """`costs` with every price, impact that lasts included, times `level` `[]` >= 0; limits stay."""
-    return scale(costs, dict.fromkeys(prices_of(costs), level))
-
-
 def cost_levels(run: SavedRun, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
-    """The agent of a run over its test period at several multiples of its costs. It does not learn anew.
+    """Trades the agent of a run over its test period at several multiples of its costs, without learning anew.
 
     Args:
       run: from `jaxppo.backtest.load_run`.
@@ -59,7 +54,7 @@ def cost_levels(run: SavedRun, levels: Sequence[float] = LEVELS) -> pd.DataFrame
 
 
 def capacity_curve(run: SavedRun, capitals: Sequence[float] | None = None) -> pd.DataFrame:
-    """The agent of a run over its test period with several amounts of capital, whose trades volume and impact limit.
+    """Trades the agent of a run over its test period with several amounts of capital, which volume and impact limit.
 
     Args:
       run: from `jaxppo.backtest.load_run`.
@@ -71,8 +66,8 @@ def capacity_curve(run: SavedRun, capitals: Sequence[float] | None = None) -> pd
     Raises:
       ValueError: a capital outside its range.
     """
-    own = float(run.setup.params.initial_cash)
-    capitals = [own * factor for factor in DECADES] if capitals is None else capitals
+    capital = float(run.setup.params.initial_cash)
+    capitals = [capital * factor for factor in DECADES] if capitals is None else capitals
     _check("capitals", capitals, at_least=math.ulp(0.0))
     frame = _table(run, "capital", capitals, _figures(run, [1.0] * len(capitals), capitals))
     frame.insert(5, "gain", frame["capital"] * frame["total_return"])
@@ -80,7 +75,7 @@ def capacity_curve(run: SavedRun, capitals: Sequence[float] | None = None) -> pd
 
 
 def break_even(run: SavedRun, *, most: float = MOST) -> float:
-    """Multiple of the run's costs at which the agent's return over the test period falls to 0.
+    """Finds the multiple of the run's costs at which the agent's return over the test period falls to 0.
 
     The first crossing on a grid of levels, on a second grid within that bracket, and there on a straight line.
 
@@ -111,7 +106,11 @@ def break_even(run: SavedRun, *, most: float = MOST) -> float:
 
 
 def costs_and_capital(run: SavedRun, *, most: float = MOST) -> dict[str, Any]:
-    """`cost_levels`, `capacity_curve` and `break_even` of a run, ready for JSON.
+    """Computes `cost_levels`, `capacity_curve` and `break_even` of a run, ready for JSON.
+
+    Args:
+      run: from `jaxppo.backtest.load_run`.
+      most: largest multiple of the costs that is tried in search of the break-even, > 0.
 
     Returns:
       `levels` and `capitals`: a mapping for each row, undefined numbers None; `break_even`: None if the agent still
@@ -128,35 +127,35 @@ def costs_and_capital(run: SavedRun, *, most: float = MOST) -> dict[str, Any]:
     }
 
 
-def _figures(run: SavedRun, levels: Sequence[float], capitals: Sequence[float]) -> dict[str, np.ndarray]:
-    """Figures `[n]` and returns `[n, bars]` at n levels of costs with n amounts of capital."""
+def _figures(run: SavedRun, levels: Sequence[float] | np.ndarray, capitals: Sequence[float]) -> dict[str, np.ndarray]:
+    """Figures `[n]` and returns `[n, bars]` of the agent at n levels of costs with n amounts of capital."""
     setup, where = run.setup, run.setup.periods["test"]
-    settings = (where.n_bars, setup.config.evaluation.decision, setup.monitor, float(setup.periods_per_year))
     given = (jnp.asarray(values, jnp.float32) for values in (levels, capitals))
-    first = jnp.int32(where.first)
-    found = _traded(run.policy, setup.env, *settings, run.params, setup.params, first, *given)
+    agent = agent_of(setup, run.network, run.params)
+    settings = (agent.without_params(), rules_of(setup), where.n_bars)
+    found = _traded(*settings, agent.params, setup.params, jnp.int32(where.first), *given)
     return {name: np.asarray(x) for name, x in found.items()}
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "n_bars", "decision", "monitor", "annual"))
+@partial(jax.jit, static_argnames=("static", "rules", "n_bars"))
 def _traded(
-    policy: Policy,
-    env: TradingEnv,
+    static: Policy,
+    rules: AccountRules,
     n_bars: int,
-    decision: Literal["mode", "mean"],
-    monitor: Monitor,
-    annual: float,
-    net: Params,
+    net: Any,
     params: EnvParams,
     first: jax.Array,
     levels: jax.Array,
     capitals: jax.Array,
 ) -> dict[str, jax.Array]:
-    """See `_figures`."""
+    """Figures of the agent at each level of costs and capital `[n]`; see `_figures`."""
+    agent, annual = static._replace(params=net), rules.periods
 
     def one(level: jax.Array, capital: jax.Array) -> dict[str, jax.Array]:
-        own = params.replace(costs=at_level(params.costs, level), initial_cash=capital)
-        ledger = run_policy(policy, env, net, own, first, n_bars, decision, monitor)
+        changed = params.replace(
+            costs=scale(params.costs, dict.fromkeys(prices_of(params.costs), level)), initial_cash=capital
+        )
+        ledger = simulate_account(agent, rules, changed, first, n_bars)
         before, after = ledger.equity[:-1], ledger.equity[1:]
         returns = jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0) - 1.0, 0.0)
         paid = jnp.sum(ledger.paid) + jnp.sum(ledger.financing)
@@ -176,7 +175,7 @@ def _traded(
 
 
 def _table(run: SavedRun, name: str, values: Sequence[float], figures: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A row a value, the interval of the Sharpe ratio as of an evaluation of the run."""
+    """A row a value, with the interval of the Sharpe ratio as in an evaluation of the run."""
     chosen, annual = run.setup.config.evaluation, float(run.setup.periods_per_year) ** 0.5
     key = jax.random.fold_in(jax.random.key(run.setup.config.seed), 0)
     interval = partial(
@@ -198,6 +197,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _check(name: str, values: Sequence[float], *, at_least: float) -> None:
+    """Refuses values that are not finite or below a bound."""
     wrong = [value for value in values if not at_least <= value < math.inf]
     if wrong or len(values) == 0:
         bound = ">= 0" if at_least == 0.0 else "> 0"

@@ -11,20 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.baselines import run_baselines
 from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
 from jaxppo.backtest.inspection import Inspection
+from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
-from jaxppo.backtest.simulate import Ledger, run_baselines, run_policy
-from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.backtest.result import ledger_figures
+from jaxppo.backtest.simulate import simulate_account
+from jaxppo.policy.agent import agent
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
+from jaxppo.policy.protocol import Policy
 from jaxppo.report import capacity as capacity_section
 from jaxppo.report import monitor as monitored
 from jaxppo.report.drawdowns import drawdown_rows
 from jaxppo.report.page import ReportData, write_report
 from jaxppo.report.selection import luck_warnings
-from jaxppo.risk.metrics import round_trips
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
-from jaxppo.statistics import bootstrap_difference_interval, sharpe_per_bar, summarise
+from jaxppo.statistics import bootstrap_difference_interval, sharpe_per_bar
 
 BY_REGIME = 1000
 """What the key of the intervals by regime is folded with; the others are numbered from 0."""
@@ -56,7 +61,7 @@ class Evaluation:
 
 def quick_score(
     setup: Setup,
-    policy: Policy,
+    network: ActorCritic,
     net: Params,
     period: str,
     look: Callable[[np.ndarray], Any] = lambda returns: None,
@@ -65,12 +70,12 @@ def quick_score(
 
     Args:
       setup: market, environment and configuration.
-      policy: the policy.
+      network: encoder and head.
       net: its parameters.
       period: of the setup.
       look: called with the returns `[n]`, as long as they are finite.
     """
-    ledger = jax.device_get(_run(setup, policy, net, period))
+    ledger = jax.device_get(_run(setup, network, net, period))
     returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
     if np.isfinite(returns).all():
         look(returns)
@@ -83,49 +88,79 @@ def quick_score(
     }
 
 
-def limits_of(setup: Setup, policy: Policy, net: Params, period: str) -> dict[str, MaskEffect]:
-    """What each mask does to the policy over a period."""
-    where, decision = setup.periods[period], setup.config.evaluation.decision
-    annual, regimes = setup.periods_per_year, setup.regimes
-    return mask_effects(policy, setup.env, net, setup.params, where.first, where.n_bars, decision, annual, regimes)
+def limits_of(setup: Setup, network: ActorCritic, net: Params, period: str) -> dict[str, MaskEffect]:
+    """What each mask does to the agent over a period.
+
+    Args:
+      setup: of the run.
+      network: encoder and head.
+      net: their parameters.
+      period: of the setup.
+    """
+    where, agent = setup.periods[period], agent_of(setup, network, net)
+    regimes = None if setup.regimes is None else np.asarray(setup.regimes)
+    return mask_effects(agent, rules_of(setup), setup.params, where.first, where.n_bars, regimes)
 
 
-def _run(setup: Setup, policy: Policy, net: Params, period: str) -> Ledger:
+def rules_of(setup: Setup) -> AccountRules:
+    """What accounts of a run trade under."""
+    return AccountRules(setup.env, setup.periods_per_year, setup.monitor)
+
+
+def agent_of(setup: Setup, network: ActorCritic, net: Params) -> Policy:
+    """The agent of a run as a policy, without its randomness.
+
+    Args:
+      setup: of the run.
+      network: encoder and head.
+      net: their parameters.
+    """
+    on_cpu = setup.devices[0].platform == "cpu"
+    return agent(network, net, setup.env, setup.config.evaluation.decision, on_cpu=on_cpu)
+
+
+def _run(setup: Setup, network: ActorCritic, net: Params, period: str) -> Ledger:
     where = setup.periods[period]
-    first, decision = jnp.int32(where.first), setup.config.evaluation.decision
-    return run_policy(policy, setup.env, net, setup.params, first, where.n_bars, decision, setup.monitor)
+    policy = agent_of(setup, network, net)
+    return simulate_account(policy, rules_of(setup), setup.params, jnp.int32(where.first), where.n_bars)
 
 
-def evaluate(setup: Setup, policy: Policy, net: Params, period: str = "test") -> Evaluation:
-    """The policy and the baselines over a period, with intervals."""
-    agent = _run(setup, policy, net, period)
-    return judged(setup, agent, setup.periods[period], limits_of(setup, policy, net, period))
+def evaluate(setup: Setup, network: ActorCritic, net: Params, period: str = "test") -> Evaluation:
+    """Evaluates the agent and the baselines over a period, with intervals.
+
+    Args:
+      setup: of the run.
+      network: encoder and head.
+      net: their parameters.
+      period: of the setup.
+    """
+    ledger = _run(setup, network, net, period)
+    return judged(setup, ledger, setup.periods[period], limits_of(setup, network, net, period))
 
 
 def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect] | None) -> Evaluation:
-    """What an agent did over a period, beside the baselines, with intervals; `effects` are those of its masks,
-    None where they are not known."""
+    """Evaluates what an agent did over a period, beside the baselines, with intervals.
+
+    Args:
+      setup: of the run.
+      agent: its ledger.
+      where: the period.
+      effects: mask -> what it did; None where that is not known.
+    """
     chosen, first = setup.config.evaluation, jnp.int32(where.first)
-    target = jnp.float32(chosen.target_volatility)
-    annual, monitor = setup.periods_per_year, setup.monitor
-    baselines = run_baselines(setup.env, setup.params, first, where.n_bars, annual, target, monitor)
+    monitor = setup.monitor
+    baselines = run_baselines(rules_of(setup), setup.params, first, where.n_bars, chosen.target_volatility)
     ledgers = jax.device_get({"agent": agent, **baselines})
     key = jax.random.key(setup.config.seed)
     figures = {}
     for number, (name, ledger) in enumerate(ledgers.items()):
-        figures[name] = {
-            **summarise(
-                ledger.returns,
-                periods=setup.periods_per_year,
-                key=jax.random.fold_in(key, number),
-                n_resamples=chosen.bootstrap_resamples,
-                level=chosen.level,
-            ),
-            "turnover": float(np.mean(ledger.turnover, dtype=np.float64)) * setup.periods_per_year,
-            "costs": float(ledger.expenses.sum()) / float(ledger.equity[0]),
-            "liquidated": bool(ledger.liquidated),
-            **_round_trips(ledger),
-        }
+        figures[name] = ledger_figures(
+            ledger,
+            periods=setup.periods_per_year,
+            key=jax.random.fold_in(key, number),
+            n_resamples=chosen.bootstrap_resamples,
+            level=chosen.level,
+        )
     for number, name in enumerate(baselines):
         figures[name]["sharpe_difference_ci"] = _sharpe_difference(
             setup, ledgers["agent"], ledgers[name], jax.random.fold_in(key, len(ledgers) + number)
@@ -139,8 +174,8 @@ def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEf
     if monitor.limits:
         closes = [time_of(setup.market, bar) for bar in range(where.first + 1, where.last + 1)]
         for name, ledger in ledgers.items():
-            figures[name]["monitor"] = monitored.watched_figures(monitor, ledger.levels, closes)
-        figures["agent"]["stopped"] = monitored.stopped_by(monitor, ledgers["agent"].levels, closes)
+            figures[name]["monitor"] = monitored.monitored_figures(monitor, ledger.monitored, closes)
+        figures["agent"]["stopped"] = monitored.stopped_by(monitor, ledgers["agent"].monitored, closes)
     span = {"first_bar": time_of(setup.market, where.first), "last_bar": time_of(setup.market, where.last)}
     baseline = {name: figures[name] for name in baselines}
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
@@ -175,7 +210,7 @@ def report(
       warnings: more of them.
     """
     figures = {"agent": result.summary, **result.summary["baseline"]}
-    names = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
+    names: tuple[str, ...] = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
     names += ("trade_win_rate", "trades", "total_return", "turnover", "costs")
     agent = result.ledgers["agent"]
     costs = {kind: np.asarray(getattr(agent.costs, kind)) for kind in ("commission", "spread", "slippage", "impact")}
@@ -202,7 +237,7 @@ def report(
             warnings=(*warnings, *_warnings(setup, result, selection)),
             inspection=inspection,
             masks=result.masks,
-            watched={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
+            monitored={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
             stopped=result.summary.get("stopped"),
             constraints=constraints or {},
             selection=selection or {},
@@ -282,10 +317,3 @@ def _by_regime(
         n_resamples=chosen.bootstrap_resamples,
         level=chosen.level,
     )
-
-
-def _round_trips(ledger: Ledger) -> dict[str, Any]:
-    """Share of the round trips that won after costs, None without any, and how many were closed."""
-    trips = round_trips(ledger.quantity, ledger.price, ledger.paid)
-    rate = float(trips.win_rate())
-    return {"trade_win_rate": rate if np.isfinite(rate) else None, "trades": int(trips.closed.sum())}

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pandas as pd
 
+from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.running_statistics import KINDS
-from jaxppo.backtest.simulate import Ledger
 from jaxppo.envs.market.market_data import MarketData
 
 
@@ -35,7 +35,12 @@ def ledger_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFrame
 
 
 def account_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFrame:
-    """A row for each bar of a ledger; takes the arguments of `ledger_frame`.
+    """A row for each bar of a ledger.
+
+    Args:
+      ledger: of `n` bars.
+      market: what was traded.
+      first: bar of the first decision.
 
     Returns:
       Columns `bar`, `time`, `equity` (currency, at the close), `commission`, `spread`, `slippage`, `impact`,
@@ -48,11 +53,29 @@ def account_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFram
 
 
 def write_ledger(folder: str | pathlib.Path, ledger: Ledger, market: MarketData, first: int) -> None:
-    """Writes `ledger.parquet` and `account.parquet` into a folder; takes the arguments of `ledger_frame`."""
+    """Writes `ledger.parquet` and `account.parquet`.
+
+    Args:
+      folder: made where it is missing.
+      ledger: of `n` bars.
+      market: what was traded.
+      first: bar of the first decision.
+    """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ledger_frame(ledger, market, first).to_parquet(folder / "ledger.parquet", index=False)
     account_frame(ledger, market, first).to_parquet(folder / "account.parquet", index=False)
+
+
+def bar_index(market: MarketData, bars: np.ndarray) -> pd.Index:
+    """Index of some bars: their times (UTC), or their numbers for a market without times.
+
+    Args:
+      market: what was traded.
+      bars: `[n]` int.
+    """
+    times = market.info.timestamps
+    return pd.DatetimeIndex(times[bars], name="time") if len(times) else pd.Index(bars, name="bar")
 
 
 def _clock(market: MarketData, bars: np.ndarray) -> dict[str, np.ndarray]:

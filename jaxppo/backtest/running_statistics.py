@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.backtest.account import StepResult
+from jaxppo.backtest.account import AccountStep
 from jaxppo.envs.execution.costs import TradeCosts
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.risk import streaming
@@ -19,8 +19,7 @@ KINDS = ("commission", "spread", "slippage", "impact")
 """Costs of trading, by kind."""
 
 
-@struct.dataclass
-class RunningStatistics:
+class RunningStatistics(struct.PyTreeNode):
     """What the figures need of the bars so far; build with `start`.
 
     Attributes:
@@ -53,9 +52,10 @@ class RunningStatistics:
     deepest_bars: jax.Array
     deepest_open: jax.Array
 
-    def update(self, lived: StepResult) -> RunningStatistics:
+    def update(self, step: AccountStep) -> RunningStatistics:
         """The state after another bar of every account."""
-        before, after, fills, outcome = lived.before, lived.after, lived.fills, lived.outcome
+        result = step.result
+        before, after, fills, outcome = result.before, result.after, result.fills, result.outcome
         alive = before.equity > 0
         change = jnp.where(alive, (after.equity - before.equity) / jnp.where(alive, before.equity, 1.0), 0.0)
         traded = (fills.quantity != 0) | (fills.liquidation != 0)
@@ -72,7 +72,7 @@ class RunningStatistics:
             gross=self.gross + outcome.leverage,
             net=self.net + outcome.net,
             trades=self.trades + jnp.sum(traded, axis=-1, dtype=jnp.int32),
-            liquidated=lived.dead,
+            liquidated=step.liquidated,
             deepest_bars=jnp.where(deepest, self.stream.since + 1, self.deepest_bars),
             deepest_open=deepest & under,
         )

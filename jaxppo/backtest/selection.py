@@ -1,28 +1,47 @@
-"""Recording what a run looks at, as it looks, and judging its evaluation by all that was looked at."""
+"""Selection-adjusted figures: PSR, DSR and PBO of an evaluation among all that are in the register of trials.
+
+Two questions, two sets of trials. Evaluations on *validation* select the checkpoint: its validation score is the best
+of many and is deflated by all of them. Evaluations on the *test* period do not select within a run, so its figures are
+deflated by those of all runs beside it: once somebody compares runs by their tests, the best test is the best of many.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxppo.config import Config, ConfigError
-from jaxppo.report.selection import figures_alone, selection_figures
-from jaxppo.report.superiority import superiority_figures
+from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
 from jaxppo.run import trials
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
 from jaxppo.run.trials import Trial
+from jaxppo.statistics import (
+    autocorrelation_adjusted_sharpe,
+    deflated_sharpe,
+    effective_trials,
+    expected_maximum_sharpe,
+    minimum_track_record,
+    probabilistic_sharpe,
+    probability_of_backtest_overfitting,
+    sharpe_error,
+    superiority_figures,
+)
+from jaxppo.statistics.summary import json_number
 
 SUPERIORITY = 2000
-"""What the key of these tests is folded with; those of `jaxppo.backtest.evaluation` are below."""
+"""Folded into the key of the tests against baselines; the numbers in `jaxppo.backtest.evaluation` are below."""
+BARS_PER_BLOCK = 10
+"""Bars that a block of the PBO has at least."""
 
 
 def record_evaluation(
@@ -31,14 +50,14 @@ def record_evaluation(
     iteration: int,
     period: str,
     returns: np.ndarray,
-    content: str,
+    configuration: str,
     *,
     where: Period | None = None,
     name: str | None = None,
     seed: int | None = None,
     fold: int | None = None,
 ) -> Trial:
-    """Records that a checkpoint of a run was looked at; says so on stderr where that cannot be written.
+    """Records an evaluation of a checkpoint in the register of trials; says on stderr if it cannot be written.
 
     Args:
       setup: of the evaluation.
@@ -46,7 +65,7 @@ def record_evaluation(
       iteration: of the checkpoint.
       period: see `Trial`.
       returns: `[n]` finite simple return per bar of the policy.
-      content: `configuration_hash(setup)`.
+      configuration: `configuration_hash(setup)`.
       where: bars of the returns; default: the period of the setup.
       name: of what was run; default: of the folder.
       seed: default: of the setup.
@@ -56,47 +75,26 @@ def record_evaluation(
       ConfigError: the register is damaged.
     """
     register, where = trials.register_of(folder), setup.periods[period] if where is None else where
-    first, last = (time_of(setup.market, bar) for bar in (where.first, where.last))
-    look = {"run": folder.resolve().name if name is None else name, "content": content, "fold": fold}
-    look |= {"seed": setup.config.seed if seed is None else seed, "iteration": iteration, "period": period}
-    look |= {"first": first, "last": last, "periods": float(setup.periods_per_year)}
+    trial = Trial(
+        run=folder.resolve().name if name is None else name,
+        configuration_hash=configuration,
+        seed=setup.config.seed if seed is None else seed,
+        fold=fold,
+        iteration=iteration,
+        period=period,
+        first=time_of(setup.market, where.first),
+        last=time_of(setup.market, where.last),
+        n_bars=len(returns),
+        periods=float(setup.periods_per_year),
+        sharpe=trials.sharpe_of(returns),
+    )
     try:
-        return trials.record(register, returns, **look)
+        return trials.record(register, trial, returns)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except OSError as error:
-        print(f"this look could not be recorded in {register}: {error.strerror}", file=sys.stderr)
-        return Trial(**look, n_bars=len(returns), sharpe=trials.sharpe_of(returns))
-
-
-def judge(
-    setup: Setup,
-    folder: pathlib.Path,
-    iteration: int,
-    returns: np.ndarray,
-    content: str,
-    baselines: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, Any]:
-    """Records the evaluation of a checkpoint on the test period, and says what it is worth.
-
-    Where the register cannot be read, which `record_evaluation` says on stderr, it is judged by itself.
-
-    Args:
-      setup: of the evaluation.
-      folder: of the run.
-      iteration: of the checkpoint.
-      returns: `[n]` simple return per bar of the policy over the test period.
-      content: `configuration_hash(setup)`.
-      baselines: name -> `[n]` returns of the baselines over the same bars; None leaves out the tests against them.
-
-    Returns:
-      See `selection_figures`, and as `superiority` the tests of `superiority_figures` against the baselines.
-
-    Raises:
-      ConfigError: the register is damaged.
-    """
-    test = record_evaluation(setup, folder, iteration, "test", returns, content)
-    return adjust_for_selection(setup, folder, test, returns, baselines)
+        print(f"this evaluation could not be recorded in {register}: {error.strerror}", file=sys.stderr)
+        return trial
 
 
 def adjust_for_selection(
@@ -106,48 +104,154 @@ def adjust_for_selection(
     returns: np.ndarray,
     baselines: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """`judge` for an evaluation that is recorded already as `test`.
+    """Adjusts the figures of a recorded evaluation for selection among all trials in the register.
+
+    Where the register cannot be read, the evaluation stands alone.
+
+    Args:
+      setup: of the evaluation.
+      folder: of the run.
+      test: the evaluation.
+      returns: `[n]` simple return per bar of the policy.
+      baselines: name -> `[n]` returns of the baselines over the same bars; None leaves out the tests against them.
+
+    Returns:
+      Figures of `selection_figures`, and as `superiority` the tests of `superiority_figures` against the baselines.
 
     Raises:
       ConfigError: the register is damaged.
     """
     register, level = trials.register_of(folder), setup.config.evaluation.level
+    tried = returns[:, None]
     try:
         known = trials.read(register)
         figures = selection_figures(register, test, _selecting(known, test), level)
         same = [trial for trial in known if trial.period == "test" and trial.bars == test.bars]
-        looks = trials.load_returns(register, same) if test in same else returns[:, None]
+        if test in same:
+            tried = trials.load_returns(register, same)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except OSError:
-        figures, looks = figures_alone(test, returns, level), returns[:, None]
+        figures = _figures_alone(test, returns, level)
     if baselines is not None:
         key = jax.random.fold_in(jax.random.key(setup.config.seed), SUPERIORITY)
         n_resamples = setup.config.evaluation.bootstrap_resamples
-        figures["superiority"] = superiority_figures(key, returns, baselines, looks, n_resamples=n_resamples)
+        figures["superiority"] = superiority_figures(key, returns, baselines, tried, n_resamples=n_resamples)
     return figures
 
 
-def _selecting(known: Sequence[Trial], test: Trial) -> Trial | None:
-    """The look at validation that selected the checkpoint of a test: the last with its content, else the last."""
-    sought = (test.run, test.seed, test.iteration, "validation")
-    found = [trial for trial in known if (trial.run, trial.seed, trial.iteration, trial.period) == sought]
-    return next(iter([trial for trial in found if trial.content == test.content][-1:] or found[-1:]), None)
+def selection_figures(
+    register: pathlib.Path, test: Trial, selected: Trial | None = None, level: float = 0.95
+) -> dict[str, Any]:
+    """Computes the `selection` entry of a summary.
+
+    Args:
+      register: with both trials in it.
+      test: the evaluation.
+      selected: the evaluation on validation that selected its checkpoint; None leaves validation out.
+      level: of the interval and of the minimum track record.
+
+    Returns:
+      `out_of_sample` and perhaps `validation`: `trials` of that kind in the register, what they amount to as
+      `effective_trials`, `sharpe` (annual) and `sharpe_ci` from its standard error, `psr` against 0, `hurdle` (annual
+      Sharpe ratio that the best of them reaches by luck), `dsr`, `minimum_track_record` (bars to exceed it; None if no
+      length would do), `adjusted_sharpe` (annual, Lo's for autocorrelated bars) and `adjusted_sharpe_ci`, and for
+      validation `pbo`, `degradation` (slope) and `probability_of_loss` of choosing among the trials over the same bars.
+
+    Raises:
+      ValueError: the register is damaged, or returns are missing.
+    """
+    known = trials.read(register)
+    figures = {"out_of_sample": _among_trials(register, known, test, level)}
+    if selected is not None:
+        overfitting = _overfitting(register, known, selected)
+        figures["validation"] = _among_trials(register, known, selected, level) | overfitting
+    return figures
+
+
+def _figures_alone(test: Trial, returns: np.ndarray, level: float) -> dict[str, Any]:
+    """`selection_figures` as if an evaluation, of returns `[n]`, were the only trial."""
+    alone = {"trials": 1, "effective_trials": 1.0, "sharpe": test.sharpe * math.sqrt(test.periods), "hurdle": 0.0}
+    found = _adjusted_figures(test, np.asarray(returns, np.float32), np.array([test.sharpe]), 0.0, 1.0, level)
+    return {"out_of_sample": alone | found}
 
 
 def configuration_hash(setup: Setup) -> str:
     """Hash of the configuration, as far as it shapes results, and of the prices."""
-    fingerprint = run_folder.data_report(setup.market)["fingerprint"]
-    return hashlib.sha256(json.dumps([_shaping(setup.config), fingerprint], sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _shaping(config: Config) -> dict[str, Any]:
-    """The configuration without what a resumed run may change."""
-    tree = config.model_dump(mode="json")
+    tree = setup.config.model_dump(mode="json")
     for key in run_folder.MAY_CHANGE:
         section, _, name = key.partition(".")
         if name:
             tree[section].pop(name)
         else:
             tree.pop(section)
-    return tree
+    fingerprint = run_folder.data_report(setup.market)["fingerprint"]
+    return hashlib.sha256(json.dumps([tree, fingerprint], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _selecting(known: Sequence[Trial], test: Trial) -> Trial | None:
+    """The last evaluation on validation of the checkpoint of a test, of the same configuration if there is one."""
+    sought = (test.run, test.seed, test.iteration, "validation")
+    found = [trial for trial in known if (trial.run, trial.seed, trial.iteration, trial.period) == sought]
+    same = [trial for trial in found if trial.configuration_hash == test.configuration_hash]
+    return next(iter(same[-1:] or found[-1:]), None)
+
+
+def _among_trials(register: pathlib.Path, known: Sequence[Trial], of: Trial, level: float) -> dict[str, Any]:
+    """PSR, DSR and what they come from, among all trials of that kind of period."""
+    among = [trial for trial in known if trial.period == of.period]
+    annual = math.sqrt(of.periods)
+    sharpes = np.array([trial.sharpe * math.sqrt(trial.periods) for trial in among]) / annual
+    groups: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in among:
+        groups.setdefault(trial.bars, []).append(trial)
+    n = sum(_effective(register, group) for group in groups.values())
+    spread = float(sharpes.std(ddof=1)) if len(sharpes) > 1 else 0.0
+    hurdle = float(expected_maximum_sharpe(max(n, 1.0), spread))
+    figures = {"trials": len(among), "effective_trials": n, "sharpe": of.sharpe * annual, "hurdle": hurdle * annual}
+    returns = trials.load_returns(register, [of])[:, 0] if of in among else None
+    return figures | _adjusted_figures(of, returns, sharpes, hurdle, max(n, 1.0), level)
+
+
+def _adjusted_figures(
+    of: Trial, returns: np.ndarray | None, sharpes: np.ndarray, hurdle: float, n: float, level: float
+) -> dict[str, Any]:
+    """Figures of the returns of a trial against 0 and against the best of `n` by luck; None where they are too few."""
+    figures: dict[str, Any] = {"sharpe_ci": [None, None], "adjusted_sharpe": None, "adjusted_sharpe_ci": [None, None]}
+    figures |= {"psr": None, "dsr": None, "minimum_track_record": None}
+    if returns is None or of.sharpe == 0.0 or of.n_bars < 3:
+        return figures
+    z, annual = NormalDist().inv_cdf(0.5 + level / 2.0), math.sqrt(of.periods)
+    half = z * float(sharpe_error(returns))
+    figures["sharpe_ci"] = [json_number((of.sharpe + sign * half) * annual) for sign in (-1.0, 1.0)]
+    if of.n_bars >= 4:
+        lo = _autocorrelation_adjusted(returns, periods=max(1, round(of.periods)))
+        figures["adjusted_sharpe"] = json_number(lo.sharpe)
+        figures["adjusted_sharpe_ci"] = [json_number(lo.sharpe + sign * z * lo.standard_error) for sign in (-1.0, 1.0)]
+    figures["psr"] = json_number(probabilistic_sharpe(returns))
+    figures["dsr"] = json_number(deflated_sharpe(returns, sharpes, n_trials=n))
+    figures["minimum_track_record"] = json_number(minimum_track_record(returns, hurdle, level=level))
+    return figures
+
+
+_autocorrelation_adjusted = jax.jit(autocorrelation_adjusted_sharpe, static_argnames=("periods", "lags"))
+
+
+def _effective(register: pathlib.Path, group: Sequence[Trial]) -> float:
+    """Effective number of the trials over the same bars; those that did nothing count as one."""
+    idle = any(trial.sharpe == 0.0 for trial in group)
+    active = [trial for trial in group if trial.sharpe != 0.0]
+    if len(active) < 2 or group[0].n_bars < 3:
+        return float(len(active) + idle)
+    return float(effective_trials(trials.load_returns(register, active))) + idle
+
+
+def _overfitting(register: pathlib.Path, known: Sequence[Trial], of: Trial) -> dict[str, Any]:
+    """PBO of choosing among the trials over the same bars; None with too few of them or too few bars."""
+    among = [t for t in known if t.period == of.period and t.bars == of.bars and t.sharpe != 0.0]
+    n_blocks = min(16, of.n_bars // BARS_PER_BLOCK // 2 * 2)
+    if len(among) < 2 or n_blocks < 2:
+        return {"pbo": None, "degradation": None, "probability_of_loss": None}
+    found = probability_of_backtest_overfitting(trials.load_returns(register, among), n_blocks)
+    names = {"pbo": found.probability, "degradation": found.slope, "probability_of_loss": found.loss_probability}
+    return {name: json_number(value) for name, value in names.items()}

@@ -7,16 +7,15 @@ import jax.numpy as jnp
 from flax import struct
 
 SMALLEST_VARIANCE = 0.01
-"""Share of the mean variance of all series that each is taken to have at least: who does nothing is not riskless."""
+"""Floor of the variance of a series, as a share of the mean variance: a strategy that does nothing is not riskless."""
 
 
-@struct.dataclass
-class Moments:
-    """Weighted sums over the bars so far, the weight of a bar falling by `decay` with each later one.
+class Moments(struct.PyTreeNode):
+    """Weighted sums over the bars so far; the weight of a bar falls by a constant factor with each later bar.
 
     Attributes:
       weight: `[]` sum of the weights.
-      squares: `[]` sum of their squares.
+      squares: `[]` sum of the squared weights.
       mean: `[M]` return per bar.
       deviations: `[M, M]` sum of the weighted products of deviations from the mean.
     """
@@ -43,13 +42,18 @@ class Moments:
 
 
 def start_moments(n_series: int) -> Moments:
-    """No bars of M series."""
+    """Creates the moments of M series before any bar."""
     zero = jnp.zeros(())
     return Moments(zero, zero, jnp.zeros(n_series), jnp.zeros((n_series, n_series)))
 
 
 def update_moments(moments: Moments, returns: jax.Array, span: float) -> Moments:
-    """The moments after another bar with returns `[M]`; weights fall by `1 - 2 / (span + 1)` a bar.
+    """Updates the moments by another bar; weights fall by `1 - 2 / (span + 1)` a bar.
+
+    Args:
+      moments: before the bar.
+      returns: `[M]` of the bar.
+      span: bars, > 1.
 
     Reference: West (1979), Updating mean and variance estimates, CACM 22.
     """
@@ -65,28 +69,28 @@ def update_moments(moments: Moments, returns: jax.Array, span: float) -> Moments
     )
 
 
-def steadied(covariance: jax.Array, observations: jax.Array) -> jax.Array:
-    """A covariance `[M, M]` that can be inverted: variances with a floor, correlations shrunk towards none.
+def shrunk_covariance(covariance: jax.Array, observations: jax.Array) -> jax.Array:
+    """Shrinks a covariance `[M, M]` so that it can be inverted: variances get a floor, correlations shrink towards 0.
 
-    The intensity is that of the oracle approximating shrinkage estimator on standardised returns. Without any variance
-    at all it is the identity.
+    The intensity is that of the oracle approximating shrinkage estimator on standardised returns. A covariance of zeros
+    gives the identity.
 
     Args:
-      covariance: of M series.
-      observations: `[]` number of bars behind it.
+      covariance: `[M, M]` of M series.
+      observations: `[]` effective number of bars that it was estimated from.
 
-    References:
-      Chen, Wiesel, Eldar & Hero (2010), Shrinkage algorithms for MMSE covariance estimation, IEEE TSP 58, equation 23.
+    Reference: Chen, Wiesel, Eldar & Hero (2010), Shrinkage algorithms for MMSE covariance estimation, IEEE TSP 58,
+      equation 23.
     """
     number = covariance.shape[0]
     variance = jnp.diagonal(covariance)
     usual = jnp.mean(variance)
     variance = jnp.where(usual > 0, jnp.maximum(variance, SMALLEST_VARIANCE * usual), 1.0)
     spread = jnp.sqrt(variance)
-    own = jnp.eye(number, dtype=bool)
-    correlation = jnp.where(own, 1.0, covariance / (spread[:, None] * spread[None, :]))
+    diagonal = jnp.eye(number, dtype=bool)
+    correlation = jnp.where(diagonal, 1.0, covariance / (spread[:, None] * spread[None, :]))
     squares = jnp.sum(jnp.square(correlation))
     apart = (observations + 1.0 - 2.0 / number) * (squares - number)
     noise = (1.0 - 2.0 / number) * squares + number**2
-    kept = 1.0 - jnp.minimum(jnp.where(apart > 0, noise / jnp.where(apart > 0, apart, 1.0), 1.0), 1.0)
-    return jnp.where(own, 1.0, kept * correlation) * (spread[:, None] * spread[None, :])
+    retained = 1.0 - jnp.minimum(jnp.where(apart > 0, noise / jnp.where(apart > 0, apart, 1.0), 1.0), 1.0)
+    return jnp.where(diagonal, 1.0, retained * correlation) * (spread[:, None] * spread[None, :])

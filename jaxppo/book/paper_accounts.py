@@ -1,7 +1,8 @@
-"""Shadow accounts: what each strategy of a book would have earned by itself, known causally and at the same costs.
+"""Paper accounts: what each strategy of a book would have earned by itself, known causally and at the same costs.
 
 Every strategy trades an account of its own through the accounting function of the environment, whether or not it has
-capital. An account is liquidated as any other is, and then stays out of the market, as in `jaxppo.backtest.simulate`.
+an allocation. An account is liquidated as any other is, and then stays out of the market, as in
+`jaxppo.backtest.simulate`.
 """
 
 from __future__ import annotations
@@ -23,45 +24,51 @@ from jaxppo.envs.execution.portfolio import (
     step,
     target_scale,
 )
-from jaxppo.policy.rules import Strategy
+from jaxppo.policy.protocol import Observed, Policy
 
 AGENT = "agent"
 """Stands for the policy that is being trained or run, in a list of strategies."""
 
 
-@struct.dataclass
-class PaperAccounts:
+class PaperAccounts(struct.PyTreeNode):
     """The accounts of M strategies at the close of a bar.
 
     Attributes:
       portfolio: `[M]` accounts.
       order: `[M, A]` shares ordered at that close.
       dead: `[M]` bool: liquidated at some bar.
-      own: states of the strategies, one each; `()` for the agent.
+      states: of the strategies, one each; `()` for the agent.
     """
 
     portfolio: Portfolio
     order: jax.Array
     dead: jax.Array
-    own: tuple[Any, ...]
+    states: tuple[Any, ...]
 
 
 def open_paper_accounts(
-    strategies: Sequence[Strategy | str], n_assets: int, cash: jax.Array | float, fill_rule: FillRule
+    strategies: Sequence[Policy | str], n_assets: int, cash: jax.Array | float, fill_rule: FillRule
 ) -> PaperAccounts:
-    """Flat accounts with `cash` currency each; the first bar that they live through gives them its prices."""
+    """Opens flat accounts; their first bar gives them its prices.
+
+    Args:
+      strategies: M of them.
+      n_assets: A.
+      cash: of each account, currency.
+      fill_rule: how orders reach the market (static).
+    """
     one = open_portfolio(jnp.ones(n_assets), cash, fill_rule)
     number = len(strategies)
     return PaperAccounts(
         portfolio=jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), one),
         order=jnp.zeros((number, n_assets)),
         dead=jnp.zeros(number, bool),
-        own=tuple(() if strategy == AGENT else strategy.init(n_assets) for strategy in strategies),
+        states=tuple(() if isinstance(strategy, str) else strategy.init(n_assets) for strategy in strategies),
     )
 
 
-def live(paper_accounts: PaperAccounts, bar: jax.Array, costs: Costs, fill_rule: FillRule) -> PaperAccounts:
-    """The accounts at the close of a bar that they lived through.
+def settle_bar(paper_accounts: PaperAccounts, bar: jax.Array, costs: Costs, fill_rule: FillRule) -> PaperAccounts:
+    """Steps the accounts through a bar, in which their orders fill.
 
     Args:
       paper_accounts: at the previous close, with the orders placed there.
@@ -76,7 +83,7 @@ def live(paper_accounts: PaperAccounts, bar: jax.Array, costs: Costs, fill_rule:
 
 
 def decide(
-    strategies: Sequence[Strategy | str],
+    strategies: Sequence[Policy | str],
     paper_accounts: PaperAccounts,
     rows: tuple[Any, ...],
     agent: tuple[jax.Array, jax.Array],
@@ -97,12 +104,15 @@ def decide(
     Returns:
       The accounts with their orders, and the weights `[M, A]` that they will have once these are filled.
     """
-    decisions, own = [], []
-    for number, (strategy, state, row) in enumerate(zip(strategies, paper_accounts.own, rows, strict=True)):
+    decisions, states = [], []
+    for number, (strategy, state, row) in enumerate(zip(strategies, paper_accounts.states, rows, strict=True)):
         account = jax.tree.map(lambda x, i=number: x[i], paper_accounts.portfolio)
-        weights, hold, state = (*agent, state) if strategy == AGENT else strategy.decide(state, row, account)
+        if isinstance(strategy, str):
+            weights, hold = agent
+        else:
+            (weights, hold), state = strategy.apply(strategy.params, state, Observed(account, row))
         decisions.append((weights, hold | ~tradable | paper_accounts.dead[number]))
-        own.append(state)
+        states.append(state)
     weights, hold = (jnp.stack(parts) for parts in zip(*decisions, strict=True))
 
     def place(account: Portfolio, weights: jax.Array, hold: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -111,4 +121,4 @@ def decide(
         return order, jnp.where(hold, expected_weights(account), target)
 
     order, targets = jax.vmap(place)(paper_accounts.portfolio, weights, hold)
-    return paper_accounts.replace(order=order, own=tuple(own)), targets
+    return paper_accounts.replace(order=order, states=tuple(states)), targets

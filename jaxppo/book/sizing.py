@@ -1,4 +1,4 @@
-"""A book of strategies as the sizing of an account: it holds what its strategies hold, by their capital."""
+"""A book of strategies as the sizing of an account: it holds what its strategies hold, by their allocations."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.book.allocation import Allocation, AllocationRule
-from jaxppo.book.paper_accounts import AGENT, PaperAccounts, decide, live, open_paper_accounts
+from jaxppo.book.paper_accounts import AGENT, PaperAccounts, decide, open_paper_accounts, settle_bar
 from jaxppo.envs.execution.costs import Costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, Portfolio, expected_weights
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.policy.rules import Strategy
+from jaxppo.policy.protocol import Policy
 from jaxppo.risk.sizing.transform import UNCHANGED, Sizing, SizingState, SizingTransform, chain
 
 
-@struct.dataclass
-class BookRow:
+class BookRow(struct.PyTreeNode):
     """What a book reads of a bar; leading axis T in its table.
 
     Attributes:
       bar: `[fields, A]` packed, see `jaxppo.envs.execution.costs.pack_bars`.
       tradable: `[A]` bool.
-      costs: of the shadow accounts.
+      costs: of the paper accounts.
       strategies: rows of the strategies' tables; `()` for the agent.
     """
 
@@ -35,19 +34,18 @@ class BookRow:
     strategies: tuple[Any, ...]
 
 
-@struct.dataclass
-class BookState:
+class BookState(struct.PyTreeNode):
     """A book at the close of a bar.
 
     Attributes:
       paper_accounts: the strategies' own accounts.
-      capital: who has how much.
+      allocation: of the strategies.
       before: state of the sizing of the agent's decisions.
       after: states of the transforms of the book's targets.
     """
 
     paper_accounts: PaperAccounts
-    capital: Allocation
+    allocation: Allocation
     before: SizingState
     after: tuple[Any, ...]
 
@@ -65,7 +63,7 @@ class BookPart(NamedTuple):
 
 
 def book(
-    strategies: Sequence[Strategy | str],
+    strategies: Sequence[Policy | str],
     rule: AllocationRule,
     *,
     costs: Costs,
@@ -74,24 +72,24 @@ def book(
     before: Sequence[SizingTransform] = (),
     after: Sequence[SizingTransform] = (),
 ) -> Sizing:
-    """Trades `sum_i capital_i w_i` for strategies with weights `w_i` in accounts of their own.
+    """Trades `sum_i allocation_i w_i` for strategies with weights `w_i` in accounts of their own.
 
-    Each strategy trades a shadow account from a flat start with the cash of the whole account, so that costs that grow
-    with size are at least those that its part will pay. The agent is the strategy that decides here: its shadow account
+    Each strategy trades a paper account from a flat start with the cash of the whole account, so that costs that grow
+    with size are at least those that its part will pay. The agent is the strategy that decides here: its paper account
     begins as the account itself, positions included; what it holds, and what bands and buckets count from, is its
     position there; what it observes is the account, which holds the positions of all strategies.
 
-    Between allocations the account is left alone in an asset in which no strategy with capital trades, as long as it is
-    within `rule.rebalance` of its target there (a share of the larger of the two), and not beyond what transforms after
-    the book leave of it: separate accounts would not trade either.
+    Between allocations the account is left alone in an asset in which no strategy with an allocation trades, as long as
+    it is within `rule.rebalance` of its target there (a share of the larger of the two), and not beyond what transforms
+    after the book leave of it: separate accounts would not trade either.
 
     Args:
       strategies: M >= 1 of them, with different names; "agent" stands for the decision that is being sized.
-      rule: who gets how much capital.
-      costs: of the shadow accounts: those of the environment.
+      rule: how much each strategy is allocated.
+      costs: of the paper accounts: those of the environment.
       fill_rule: likewise.
-      initial_cash: of the shadow accounts, currency, > 0.
-      before: transforms of the agent's decisions, for its shadow account.
+      initial_cash: of the paper accounts, currency, > 0.
+      before: transforms of the agent's decisions, for its paper account.
       after: transforms of the book's targets, for the account.
 
     Raises:
@@ -112,15 +110,17 @@ def book(
             bar=pack_bars(view.market, conditions=costs.conditions, regimes=view.regimes),
             tradable=view.market.tradable,
             costs=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), costs.replace(conditions=())),
-            strategies=tuple(() if strategy == AGENT else strategy.table(view) for strategy in strategies),
+            strategies=tuple(
+                () if isinstance(strategy, str) else strategy.table(strategy.params, view) for strategy in strategies
+            ),
         )
 
-    parts = (*before, BookPart("book", table), *after)
+    parts: tuple[Any, ...] = (*before, BookPart("book", table), *after)
 
     def init(n_assets: int) -> BookState:
         return BookState(
             paper_accounts=open_paper_accounts(strategies, n_assets, initial_cash, fill_rule),
-            capital=rule.init(len(strategies)),
+            allocation=rule.init(len(strategies)),
             before=own.init(n_assets),
             after=tuple(transform.init(n_assets) for transform in after),
         )
@@ -135,7 +135,7 @@ def book(
             equity=account.equity + jnp.sum(account.shares * (portfolio.price - account.price)),
             unfilled=account.unfilled + state.paper_accounts.order[agent],
         )
-        first = state.capital.bars == 0
+        first = state.allocation.bars == 0
         return own.pre_sizing_targets(
             state.before, jax.tree.map(lambda x, y: jnp.where(first, x, y), portfolio, marked)
         )
@@ -144,40 +144,40 @@ def book(
         state: BookState, row: tuple[Any, ...], portfolio: Portfolio, weights: jax.Array, hold: jax.Array
     ) -> tuple[jax.Array, BookState]:
         rows_before, now, rows_after = row[: len(before)], row[len(before)], row[len(before) + 1 :]
-        paper_accounts, sized = live(state.paper_accounts, now.bar, now.costs, fill_rule), state.before
+        paper_accounts, sized = settle_bar(state.paper_accounts, now.bar, now.costs, fill_rule), state.before
         if agent is not None:
-            paper_accounts = _entered(paper_accounts, agent, portfolio, state.capital.bars == 0)
+            paper_accounts = _entered(paper_accounts, agent, portfolio, state.allocation.bars == 0)
             account = jax.tree.map(lambda x: x[agent], paper_accounts.portfolio)
             held = expected_weights(account)
             weights, sized = own.apply(sized, rows_before, account, jnp.where(hold, held, weights), hold)
             hold = hold & (weights == held)
-        capital = rule.update(state.capital, paper_accounts.portfolio.equity, paper_accounts.dead)
+        allocation = rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.dead)
         paper_accounts, targets = decide(
             strategies, paper_accounts, now.strategies, (weights, hold), now.tradable, now.costs
         )
-        target, states = capital.capital @ targets, []
+        target, states = allocation.allocation @ targets, []
         for transform, inner, part in zip(after, state.after, rows_after, strict=True):
             target, inner = transform.apply(inner, part, portfolio, target)
             states.append(inner)
         present = expected_weights(portfolio)
-        trading = jnp.any((paper_accounts.order != 0) & (capital.capital > 0)[:, None], axis=0)
+        trading = jnp.any((paper_accounts.order != 0) & (allocation.allocation > 0)[:, None], axis=0)
         largest = jnp.maximum(jnp.abs(target), jnp.abs(present))
         near = jnp.abs(target - present) <= rule.rebalance * largest
         if after:  # which may be caps
             near &= jnp.abs(present) <= (1.0 + UNCHANGED) * jnp.abs(target)
-        left_alone = ~capital.moved & ~trading & near
-        return jnp.where(left_alone, present, target), BookState(paper_accounts, capital, sized, tuple(states))
+        left_alone = ~allocation.moved & ~trading & near
+        return jnp.where(left_alone, present, target), BookState(paper_accounts, allocation, sized, tuple(states))
 
     return Sizing(lambda view: tuple(part.table(view) for part in parts), init, pre_sizing_targets, apply, parts)
 
 
-def strategy_names(strategies: Sequence[Strategy | str]) -> tuple[str, ...]:
+def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:
     """Their names, in order."""
-    return tuple(AGENT if strategy == AGENT else strategy.name for strategy in strategies)
+    return tuple(strategy if isinstance(strategy, str) else strategy.name for strategy in strategies)
 
 
 def _entered(paper_accounts: PaperAccounts, agent: int, portfolio: Portfolio, first: jax.Array) -> PaperAccounts:
-    """At the first close of an episode the agent's shadow account is the account itself."""
+    """At the first close of an episode the agent's paper account is the account itself."""
     begun = jax.tree.map(lambda old, new: old.at[agent].set(new), paper_accounts.portfolio, portfolio)
     portfolios = jax.tree.map(lambda new, old: jnp.where(first, new, old), begun, paper_accounts.portfolio)
     return paper_accounts.replace(portfolio=portfolios)

@@ -1,4 +1,7 @@
-"""What the scripts share: one-line errors and exit codes."""
+"""What the scripts share: one-line errors and exit codes, and the options of a training.
+
+JAX is imported when a command runs, not when it shows its help.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from jaxppo.config import Config, ConfigError, load_config
-from jaxppo.envs import DataError
+from jaxppo.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from jaxppo.config import Config
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -19,7 +24,7 @@ INTERRUPTED = 130
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that reports a mistake as a `ConfigError` and whose options cannot be abbreviated."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -28,14 +33,18 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Runs `main` and turns a user's mistake into one line on stderr.
+    """Runs a command and turns a user's mistake into one line on stderr.
+
+    Args:
+      main: the command.
+      arguments: of the command; None takes those of the process.
 
     Returns:
       0; 2 for a `ConfigError` or `DataError`; 130 when interrupted where nothing is left to save.
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
-    except (ConfigError, DataError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -44,10 +53,10 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     return 0
 
 
-def training_of(
+def parse_training(
     description: str, arguments: Sequence[str], budgets: Mapping[str, str]
 ) -> tuple[Config, str, argparse.Namespace]:
-    """What a command that trains was asked for.
+    """Parses what a command that trains was asked for.
 
     Args:
       description: of the command.
@@ -58,7 +67,7 @@ def training_of(
       The configuration, the name of its file (or of the folder that is resumed), and `output` and `resume`.
 
     Raises:
-      ConfigError: see `load_config`; neither a configuration nor a folder to resume is given.
+      ConfigError: what `load_config` raises, or neither a configuration nor a folder to resume is given.
     """
     epilog = "Any key of the config is an option, for example --data.path FILE."
     parser = OneLineParser(description=description, epilog=epilog)
@@ -78,10 +87,12 @@ def training_of(
     if known.config is None and not (known.resume and known.output):
         parser.error("--config is required, for example --config configs/quickstart.yaml")
     path = known.config if known.config is not None else pathlib.Path(known.output, "config.yaml")
+    from jaxppo.config import load_config  # imports JAX, which --help does not need
+
     return load_config(path, overrides), pathlib.Path(path).stem, known
 
 
-def shard_of(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
     """`(I, N)` of "I/N".
 
     Raises:

@@ -1,6 +1,6 @@
 """Configuration of a run: one YAML file, checked before anything is compiled."""
 
-from jaxppo.config.load import ConfigError, dump_config, load_config, validate_config
+from jaxppo.config.load import dump_config, load_config, validate_config
 from jaxppo.config.schema import (
     PERIODS,
     Config,
@@ -14,6 +14,7 @@ from jaxppo.config.schema import (
     RegimesConfig,
     TrainingConfig,
 )
+from jaxppo.errors import ConfigError
 
 __all__ = [
     "PERIODS",

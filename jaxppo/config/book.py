@@ -1,4 +1,4 @@
-"""Keys of a book of strategies in a configuration; see `jaxppo.book` for what each one does."""
+"""Keys of a book of strategies, in the list of sizing transforms."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from jaxppo.arguments import (
+    AtLeastThree,
+    AtLeastTwo,
+    NonNegativeRatio,
+    PositiveFraction,
+    PositiveInt,
+    PositiveRatio,
+    ProperFraction,
+    Text,
+)
 from jaxppo.config.items import Item, Keys, written_out
 
-PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Small = Annotated[float, Field(ge=0.0, lt=1.0)]
-Span = Annotated[int, Field(ge=1, le=2**20)]
-Several = Annotated[int, Field(ge=2, le=2**20)]
-Text = Annotated[str, Field(min_length=1)]
 Part = Literal["inverse_risk", "drawdown", "kelly"]
 
 
@@ -25,63 +29,63 @@ class RunStrategy(Keys):
     """An agent that was trained before."""
 
     folder: Text
-    """Its run; `{run: FOLDER}` for short."""
+    """Folder of its run; `{run: FOLDER}` for short."""
     name: Text | None = None
-    """In the book; absent: that of the folder."""
+    """Name in the book; absent: that of the folder."""
 
 
 class BuyAndHoldStrategy(Keys):
     """Equal weights, bought once."""
 
     name: Text = "buy_and_hold"
-    """In the book."""
+    """Name in the book."""
 
 
 class _Rule(Keys):
-    gross: PositiveFloat = 1.0
+    gross: PositiveRatio = 1.0
     """Largest gross exposure, fraction of the strategy's equity."""
-    tolerance: Small = 0.1
+    tolerance: ProperFraction = 0.1
     """An asset is traded when it is off its target by more than this share of it."""
 
 
 class _Signal(_Rule):
-    volatility: PositiveFloat = 0.4
-    """Of each position by itself, per year, before it is divided by the number of tradable assets."""
-    span: Span = 63
+    volatility: PositiveRatio = 0.4
+    """Volatility of each position by itself, per year, before it is divided by the number of tradable assets."""
+    span: PositiveInt = 63
     """Bars of the exponential forecast of volatility."""
     short: bool = True
-    """Whether it goes short; otherwise it is flat instead."""
+    """Whether to go short; otherwise the strategy is flat instead."""
 
 
 class TrendStrategy(_Signal):
     """Time-series momentum."""
 
-    lookback: Span = 252
+    lookback: PositiveInt = 252
     """Bars over which the sign of the return counts."""
     name: Text = "trend"
-    """In the book."""
+    """Name in the book."""
 
 
 class MeanReversionStrategy(_Signal):
     """Buys what is far below its recent mean and sells what is far above."""
 
-    window: Annotated[int, Field(ge=3, le=2**20)] = 20
+    window: AtLeastThree = 20
     """Bars of mean and deviation."""
-    entry: PositiveFloat = 1.25
+    entry: PositiveRatio = 1.25
     """Distance from the mean, in deviations, at which a position is opened."""
-    leave: Annotated[float, Field(ge=0.0, le=1e6)] = 0.5
-    """Distance at which it is closed; less than `entry`."""
+    leave: NonNegativeRatio = 0.5
+    """Distance from the mean, in deviations, at which a position is closed; less than `entry`."""
     name: Text = "mean_reversion"
-    """In the book."""
+    """Name in the book."""
 
 
 class InverseVolatilityStrategy(_Rule):
     """Long in proportion to the inverse of the volatility."""
 
-    span: Span = 63
+    span: PositiveInt = 63
     """Bars of the exponential forecast of volatility."""
     name: Text = "inverse_volatility"
-    """In the book."""
+    """Name in the book."""
 
 
 class StrategyConfig(Item):
@@ -107,29 +111,29 @@ def _written_out(items: Any) -> Any:
 
 
 class BookSizing(Keys):
-    """The account holds what several strategies hold, by capital; what comes before it sizes the agent alone."""
+    """Holds what several strategies hold, by their allocations; transforms before it size the agent alone."""
 
     strategies: Annotated[tuple[StrategyConfig, ...], BeforeValidator(_written_out), Field(min_length=1)]
     """The strategies, `agent` among them, such as `[agent, trend, buy_and_hold, {run: runs/NAME}]`."""
     parts: tuple[Part, ...] = ("inverse_risk", "drawdown", "kelly")
-    """What capital follows; none: equal capital."""
-    span: Several = 63
+    """What allocations follow; none: equal allocations."""
+    span: AtLeastTwo = 63
     """Bars of the exponential covariance of the strategies' returns."""
-    mean_span: Several = 504
+    mean_span: AtLeastTwo = 504
     """Bars of the exponential mean behind Kelly."""
-    warmup: Several = 63
-    """Bars with equal capital."""
-    drawdown_limit: Share = 0.25
-    """Drawdown at which a strategy's capital has shrunk to nothing."""
-    kelly_fraction: PositiveFloat = 0.5
-    """Of the Kelly position."""
-    cut: Share = 0.2
+    warmup: AtLeastTwo = 63
+    """Bars with equal allocations."""
+    drawdown_limit: PositiveFraction = 0.25
+    """Drawdown at which the allocation of a strategy has shrunk to nothing."""
+    kelly_fraction: PositiveRatio = 0.5
+    """Share of the Kelly position that all strategies together may take."""
+    cut: PositiveFraction = 0.2
     """Drawdown beyond which a strategy is cut."""
-    readmit: Small = 0.1
-    """Drawdown at which it is re-admitted; less than `cut`."""
-    cooldown: Span | None = 63
-    """Bars after which it is re-admitted at any drawdown, counted from then on; null: never."""
-    max_total: PositiveFloat = 1.0
-    """Largest sum of capital, fraction of equity."""
-    rebalance: Small = 0.05
-    """Capital that may be off before it is allocated anew, fraction of equity."""
+    readmit: ProperFraction = 0.1
+    """Drawdown at which a strategy is re-admitted; less than `cut`."""
+    cooldown: PositiveInt | None = 63
+    """Bars after which a strategy is re-admitted at any drawdown, counted from then on; null: never."""
+    max_total: PositiveRatio = 1.0
+    """Largest sum of allocations, fraction of equity; above 1 the book borrows."""
+    rebalance: ProperFraction = 0.05
+    """Sum by which allocations may be off before the book is rebalanced, fraction of equity."""

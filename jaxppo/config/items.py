@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
 
 class Keys(BaseModel):
-    """The keys of one item."""
+    """Keys of a section or of an item: frozen and strict; an unknown key is a mistake."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -17,7 +19,19 @@ class Keys(BaseModel):
 
 
 class Item(Keys):
-    """One item of a list: a name and its keys. A subclass has a field `NAME: ItsKeys | None = None` for every name."""
+    """One item of a list: a name and its keys.
+
+    A subclass has a field `NAME: ItsKeys | None = None` for every name, its own or from `kinds`:
+    `class MaskConfig(Item, kinds={"no_short": NoShortKeys})`.
+    """
+
+    def __init_subclass__(cls, kinds: Mapping[str, type[Keys]] | None = None, **options: Any):
+        super().__init_subclass__(**options)
+        kinds = kinds or {}
+        # Before pydantic collects the fields, so that they are as if they had been written in the class.
+        cls.__annotations__ = {name: keys | None for name, keys in kinds.items()} | inspect.get_annotations(cls)
+        for name in kinds:
+            setattr(cls, name, None)
 
     @model_validator(mode="after")
     def _one(self) -> Item:
@@ -35,7 +49,7 @@ class Item(Keys):
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
-    def values(self) -> Keys:
+    def values(self) -> Any:
         """Its keys."""
         return getattr(self, self.kind)
 

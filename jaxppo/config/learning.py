@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from jaxppo.config.values import LARGEST, BoundedInt, Budget, Fraction, NonNegative, Positive, PositiveFloat, Section
+from jaxppo.arguments import (
+    LARGEST,
+    AtLeastTwo,
+    BoundedInt,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    ProperFraction,
+)
+from jaxppo.config.items import Keys
 
 
-class PolicyConfig(Section):
+def _whole(value: Any) -> Any:
+    """Accepts `1e6` where a whole number is asked for."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
+
+
+class PolicyConfig(Keys):
     """The network; see `jaxppo.policy.networks`."""
 
     kind: Literal["transformer", "mlp"] = "transformer"
     """Transformer over bars and assets, or a perceptron on the current bar."""
-    width: Positive = 64
+    width: PositiveInt = 64
     """Model width."""
     layers: BoundedInt = 2
     """Number of blocks."""
-    heads: Positive = 8
+    heads: PositiveInt = 8
     """Attention heads; twice their number must divide the width."""
-    window: Annotated[int, Field(ge=2, le=2**20)] = 32
+    window: AtLeastTwo = 32
     """Bars that one attention layer sees."""
     expansion: BoundedInt = 2
     """Hidden width of the feed-forward part, multiples of the width."""
@@ -36,11 +55,11 @@ class PolicyConfig(Section):
     """Tokens of each coarser level that a bar attends to."""
     portfolio: Literal["add", "film", "cross_attention"] = "add"
     """How the head joins the portfolio to the memory: added, scaling it, or attending to all assets' memories."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dropout: ProperFraction = 0.0
     """Share of the encoder's units that is dropped in training, at the start."""
     dropout_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How dropout goes to `dropout_final` over the budget."""
-    dropout_final: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dropout_final: ProperFraction = 0.0
     """Share of the units that is dropped at the end, unless the schedule is constant."""
     attention: Literal["auto", "xla", "cudnn"] = "auto"
     """Kernel of attention over bars; auto is cuDNN's on GPUs where it can compute the rest of the policy, else XLA."""
@@ -54,30 +73,30 @@ class PolicyConfig(Section):
     """Quantiles of the return that the critic learns, at (i - 1/2) / N; 1 learns the mean instead."""
 
 
-class PPOConfig(Section):
+class PPOConfig(Keys):
     """Learning; see `jaxppo.ppo`."""
 
-    paths: Positive = 32
+    paths: PositiveInt = 32
     """Market paths P rolled out at once."""
-    portfolios: Positive = 8
+    portfolios: PositiveInt = 8
     """Portfolios K on each path."""
-    chunk: Positive = 64
+    chunk: PositiveInt = 64
     """Bars S of a rollout."""
-    epochs: Positive = 4
+    epochs: PositiveInt = 4
     """Passes over a rollout."""
-    minibatches: Positive = 4
+    minibatches: PositiveInt = 4
     """Minibatches a pass; must divide `paths`."""
-    micro_batch: Positive | None = None
+    micro_batch: PositiveInt | None = None
     """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed only."""
     learning_rate: PositiveFloat = 3e-4
     """Adam step size at the start."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the step size, and the length of natural-gradient steps, falls to zero over the budget."""
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    gamma: PositiveFraction = 0.99
     """Discount per step."""
     gae_lambda: Fraction = 0.95
     """Lambda of generalised advantage estimation."""
-    n_steps: Positive = 5
+    n_steps: PositiveInt = 5
     """Transitions of the n-step returns that the two mixtures use."""
     advantage_n_step: Fraction = 0.0
     """Weight of the n-step advantage; the rest is generalised advantage estimation."""
@@ -115,9 +134,9 @@ class PPOConfig(Section):
     """Minibatch Adam on the loss, or one natural-gradient step that aims at `kl_limit` an iteration."""
     conjugate_gradient_steps: BoundedInt = 10
     """Conjugate-gradient iterations of the natural gradient."""
-    fisher_damping: NonNegative = 0.1
+    fisher_damping: NonNegativeFloat = 0.1
     """Multiple of the identity that is added to the Fisher matrix."""
-    value_coefficient: NonNegative = 0.5
+    value_coefficient: NonNegativeFloat = 0.5
     """Weight of the value loss."""
     value_loss: Literal["squared", "clipped", "huber"] = "squared"
     """Value error: squared, squared with a clip around the value in the rollout, or Huber; not for quantiles."""
@@ -125,18 +144,18 @@ class PPOConfig(Section):
     """Clip range of `value_loss: clipped`, in (normalised) values."""
     huber_delta: PositiveFloat = 1.0
     """Where `value_loss: huber` turns linear, in (normalised) values."""
-    quantile_kappa: NonNegative = 0.0
+    quantile_kappa: NonNegativeFloat = 0.0
     """Where the loss of quantiles turns linear, in (normalised) values; 0 for everywhere. What is learned are quantiles
     only as far as this is small beside the spread of returns."""
     value_normalisation: Literal["none", "running", "popart"] = "none"
     """Learn values in units of the targets' running spread; popart rescales the last layer to preserve its output."""
-    value_statistics_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    value_statistics_rate: PositiveFraction = 0.05
     """Weight of an iteration's targets in those running statistics."""
-    entropy_coefficient: NonNegative = 0.01
+    entropy_coefficient: NonNegativeFloat = 0.01
     """Weight of the entropy bonus at the start."""
     entropy_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the weight of the entropy bonus goes to `entropy_final` over the budget."""
-    entropy_final: NonNegative = 0.0
+    entropy_final: NonNegativeFloat = 0.0
     """Weight of the entropy bonus at the end, unless the schedule is constant."""
     max_grad_norm: PositiveFloat = 0.5
     """Global gradient-norm clip."""
@@ -144,7 +163,7 @@ class PPOConfig(Section):
     """Multiplier of the reward; 100 counts log returns in percent."""
 
 
-class TrainingConfig(Section):
+class TrainingConfig(Keys):
     """The host loop."""
 
     steps: Budget | None = None
@@ -153,9 +172,9 @@ class TrainingConfig(Section):
     """Budget in training episodes, of `env.episode_chunks * ppo.chunk` steps each."""
     minutes: PositiveFloat | None = None
     """Budget in minutes of wall time, compilation included."""
-    evaluate_every: Positive = 10
+    evaluate_every: PositiveInt = 10
     """Iterations between evaluations on the validation period."""
-    checkpoint_every: Positive = 10
+    checkpoint_every: PositiveInt = 10
     """Iterations between checkpoints."""
-    devices: Positive | None = None
+    devices: PositiveInt | None = None
     """Devices to train on; absent: all."""

@@ -1,12 +1,14 @@
-"""The run configuration: typed, frozen, strict; one YAML file plus dotted overrides."""
+"""Reading and writing of run configurations: a YAML file or a dict, and dotted overrides."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -15,15 +17,11 @@ import yaml
 from jaxppo.config.items import item_of, written_out
 from jaxppo.config.schema import BUDGETS, Config
 from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text
+from jaxppo.errors import ConfigError
 
 LONGEST_SHOWN = 100
-
-
-class ConfigError(ValueError):
-    """A mistake in a configuration; the message is one line that names the key, the value and what is allowed."""
-
-    def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+DEFAULT_STEPS = 1_000_000
+"""Budget of a configuration without a file."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,34 +68,52 @@ for _tag, _pattern, _first in _SCALARS:
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file and applies overrides.
+def load_config(source: str | os.PathLike | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration, applies overrides and checks it.
+
+    Example:
+      >>> from jaxppo import load_config
+      >>> config = load_config({"training": {"steps": 100_000}}, ["--ppo.gamma", "0.9"])
+      >>> config.ppo.gamma, config.training.steps, config.masks
+      (0.9, 100000, ())
 
     Args:
-      path: YAML file; keys that it leaves out have their defaults.
+      source: YAML file, or a dict of its content; keys that it leaves out have their defaults. None for the defaults,
+        with a budget of a million steps.
       overrides: command-line style: `("--ppo.learning-rate", "1e-4")` or `("--ppo.learning-rate=1e-4",)`. A dash in a
         key stands for an underscore; values are YAML, and a list may be written `a,b,c`. A budget (`training.steps`,
-        `.episodes`, `.minutes`) replaces that of the file.
+        `.episodes`, `.minutes`) replaces that of the source.
 
     Raises:
       ConfigError: file missing or not a mapping, unknown key, value of the wrong type or out of range, bad combination.
     """
     options = _parse_overrides(overrides)
-    tree = _read_yaml(path)
+    if source is None:
+        tree: dict[str, Any] = {"training": {"steps": DEFAULT_STEPS}}
+    elif isinstance(source, Mapping):
+        tree = copy.deepcopy(dict(source))
+    else:
+        tree = _read_yaml(source)
     if any(key == f"training.{budget}" for key in options for budget in BUDGETS) and isinstance(
         tree.get("training"), dict
     ):
         tree["training"] = {key: value for key, value in tree["training"].items() if key not in BUDGETS}
     for key, value in options.items():
         _assign(tree, key, value)
-    return validate_config(tree, source=str(path), options=tuple(options))
+    named = "config" if source is None or isinstance(source, Mapping) else str(source)
+    return validate_config(tree, source=named, options=tuple(options))
 
 
 def validate_config(tree: dict[str, Any], *, source: str = "config", options: Sequence[str] = ()) -> Config:
-    """`Config` of a nested dict; errors name `source`, or the option for the dotted keys in `options`.
+    """Checks a nested dict.
+
+    Args:
+      tree: sections and their keys.
+      source: what errors name as the place of a key.
+      options: dotted keys that errors name as options of the command line instead.
 
     Raises:
-      ConfigError: see `load_config`.
+      ConfigError: unknown key, value of the wrong type or out of range, bad combination.
     """
     filled = {name: {} if value is None and name in sections() else value for name, value in tree.items()}
     filled |= {name: written_out(filled[name]) for name in lists() if name in filled}
@@ -111,12 +127,12 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
 
 
 def dump_config(config: Config) -> str:
-    """YAML of a resolved configuration; `load_config` of it gives the same one."""
+    """Writes a resolved configuration as YAML, from which `load_config` reads the same one."""
     tree = config.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
-def _read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     if not str(path):
         raise ConfigError("the path of the config file is empty; give a YAML file such as configs/quickstart.yaml")
     try:

@@ -1,4 +1,4 @@
-"""The reference page of the configuration: `python -m jaxppo.config.reference > docs/config.md`."""
+"""The reference page of the configuration: `python -m jaxppo.config.reference > docs/reference/config.md`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from jaxppo.config.items import Item, item_of
 from jaxppo.config.schema import Config
-from jaxppo.config.types import accepted, is_section, keys, lists
+from jaxppo.config.types import accepted, keys, lists, sections
 
-COMMAND = "python -m jaxppo.config.reference > docs/config.md"
+COMMAND = "python -m jaxppo.config.reference > docs/reference/config.md"
 HEAD = f"""\
 # Configuration keys
 
@@ -23,11 +23,10 @@ out has its default. An unknown key, a value of another type and a value out of 
 
 def reference() -> str:
     """Markdown of every key: what it accepts, its default, and what it means."""
-    top = {name: field for name, field in Config.model_fields.items() if not is_section(field)}
+    top = {name: field for name, field in Config.model_fields.items() if name not in sections()}
     parts = [HEAD, _table("Top level", "", top)]
-    for name, field in Config.model_fields.items():
-        if is_section(field):
-            parts.append(_table(name, field.annotation.__doc__ or "", dict(keys(field.annotation, f"{name}."))))
+    for name, section in sections().items():
+        parts.append(_table(name, _in_one_line(section.__doc__), dict(keys(section, f"{name}."))))
     for key, item in lists().items():
         parts += _items(key, item)
     return "\n".join(parts)
@@ -37,7 +36,7 @@ def _items(title: str, item: type[Item]) -> list[str]:
     """A section for every kind of item of a list, and for those of the lists that it has."""
     parts = []
     for name, model in item.kinds().items():
-        parts.append(_table(f"{title}: {name}", model.__doc__ or "", model.model_fields))
+        parts.append(_table(f"{title}: {name}", _in_one_line(model.__doc__), model.model_fields))
         inner = {key: item_of(field.annotation) for key, field in model.model_fields.items()}
         for key, found in inner.items():
             parts += _items(f"{title}: {name}.{key}", found) if found is not None else []
@@ -50,9 +49,13 @@ def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:
     lines += ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
     for key, field in fields.items():
         default = "" if field.is_required() else f"`{_default(field.default)}`"
-        cells = (f"`{key}`", accepted(field), default, " ".join((field.description or "").split()))
+        cells = (f"`{key}`", accepted(field), default, _in_one_line(field.description))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _in_one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def _default(value: Any) -> str:

@@ -1,17 +1,26 @@
-"""Keys of the objective and of the constraints that a configuration can name; see `jaxppo.risk` for what they do."""
+"""Keys of the objective and of the constraints: the arguments of the factories in `jaxppo.risk`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
+from jaxppo.arguments import PositiveRatio
+from jaxppo.config.from_signature import key_of, keys_of
 from jaxppo.config.items import Item, Keys
+from jaxppo.risk import constraints, objectives
+from jaxppo.risk.lagrangian import Gains
+from jaxppo.risk.shaping import PenalisedConstraint, shape_rewards
 
-PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6)]
-Gain = Annotated[float, Field(ge=0.0, le=1e6)]
-Level = Annotated[float, Field(gt=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=1, le=2**20)]
+UTILITIES = {
+    "expected": objectives.expected,
+    "cvar": objectives.cvar,
+    "mean_variance": objectives.mean_variance,
+    "exponential": objectives.exponential,
+}
+"""Factory of each `objective.kind`."""
 
 
 class ObjectiveConfig(Keys):
@@ -19,103 +28,50 @@ class ObjectiveConfig(Keys):
 
     kind: Literal["expected", "cvar", "mean_variance", "exponential"] = "expected"
     """The return itself; the mean of its worst part; mean less variance; or constant absolute risk aversion."""
-    level: Level = 0.95
-    """cvar: the worst `1 - level` of the episodes count."""
-    weight: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    """cvar: weight of the worst episodes; the rest is the mean of all."""
-    aversion: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
-    """mean_variance, exponential: risk aversion per unit of return."""
+    level: float = key_of(objectives.cvar, "level", prefix="cvar: ")
+    weight: float = key_of(objectives.cvar, "weight", prefix="cvar: ")
+    aversion: float = key_of(objectives.mean_variance, "aversion", prefix="mean_variance, exponential: ")
     outcome: Literal["reward", "log", "simple"] | None = None
     """The return of an episode: sum of its rewards, log growth or simple return of the equity. Absent: the reward for
     `expected` and outside trading, else the simple return."""
-    rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """cvar, mean_variance: weight of an iteration in the learned threshold."""
+    rate: float = key_of(shape_rewards, "rate", prefix="cvar, mean_variance: ")
 
-    def usual_outcome(self, trading: bool) -> str:
+    def usual_outcome(self, trading: bool) -> Literal["reward", "log", "simple"]:
         """What stands for `outcome` where it is absent."""
         return "simple" if trading and self.kind != "expected" else "reward"
+
+    def unread(self) -> set[str]:
+        """Keys of utilities that `kind` does not read."""
+        read = {kind: set(inspect.signature(utility).parameters) for kind, utility in UTILITIES.items()}
+        read["cvar"].add("rate")
+        read["mean_variance"].add("rate")
+        return set().union(*read.values()) - read[self.kind]
 
 
 class ConstraintKeys(Keys):
     """How the multiplier of a constraint follows its limit."""
 
-    limit: PositiveFloat
+    limit: PositiveRatio
     """Largest value."""
     method: Literal["pid", "lagrangian"] = "pid"
     """PID rule, or its integral part alone, the plain Lagrangian."""
-    proportional: Gain = 0.2
-    """pid: multiplier per unit of smoothed relative violation."""
-    integral: Annotated[float, Field(gt=0.0, le=1000.0)] = 0.02
-    """Multiplier gained an iteration per unit of relative violation."""
-    derivative: Gain = 0.2
-    """pid: multiplier per unit by which the smoothed relative violation rose."""
-    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.8
-    """pid: weight of the past in the smoothed violation."""
-    delay: Annotated[int, Field(ge=1, le=1000)] = 5
-    """pid: iterations over which a rise is measured."""
-    maximum: PositiveFloat = 10.0
-    """Largest multiplier; 1 charges a bar at twice a limit that holds one standard deviation of the mean reward of a
-    rollout."""
-    patience: Count = 20
-    """Measurements in a row at the maximum, with the limit not held, until it is reported as infeasible."""
+    proportional: float = key_of(Gains, "proportional", prefix="pid: ")
+    integral: float = key_of(Gains, "integral")
+    derivative: float = key_of(Gains, "derivative", prefix="pid: ")
+    smoothing: float = key_of(Gains, "smoothing", prefix="pid: ")
+    delay: int = key_of(Gains, "delay", prefix="pid: ")
+    maximum: float = key_of(Gains, "maximum")
+    patience: int = key_of(PenalisedConstraint, "patience")
 
 
-class MaxDrawdownConstraint(ConstraintKeys):
-    """Mean of the largest drawdown of a training episode."""
-
-    limit: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Largest value, fraction of the peak equity."""
-
-
-class VolatilityConstraint(ConstraintKeys):
-    """Volatility of the account in training."""
-
-    limit: PositiveFloat
-    """Largest value, per year, fraction of equity."""
-
-
-class CVaRConstraint(ConstraintKeys):
-    """Mean loss of the worst bars in training."""
-
-    limit: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Largest value, fraction of equity lost in a bar."""
-    level: Level = 0.95
-    """The worst `1 - level` of the bars count."""
-
-
-class TurnoverConstraint(ConstraintKeys):
-    """Traded notional in training."""
-
-    limit: PositiveFloat
-    """Largest value, per year, multiple of equity."""
-
-
-class LeverageConstraint(ConstraintKeys):
-    """Mean gross exposure in training."""
-
-    limit: PositiveFloat
-    """Largest value, multiple of equity."""
-
-
-class ConstraintConfig(Item):
-    """One constraint: a name and its keys."""
-
-    max_drawdown: MaxDrawdownConstraint | None = None
-    volatility: VolatilityConstraint | None = None
-    cvar: CVaRConstraint | None = None
-    turnover: TurnoverConstraint | None = None
-    leverage: LeverageConstraint | None = None
-
-
-OBJECTIVE_KEYS = {"level", "weight", "aversion", "rate"}
-READ = {
-    "expected": set(),
-    "cvar": {"level", "weight", "rate"},
-    "mean_variance": {"aversion", "rate"},
-    "exponential": {"aversion"},
-}
-"""Keys that each kind of objective reads."""
 PID_KEYS = {"proportional", "derivative", "smoothing", "delay"}
+LIMITED = ("max_drawdown", "volatility", "cvar", "turnover", "leverage")
+
+
+class ConstraintConfig(
+    Item, kinds={name: keys_of(getattr(constraints, name), base=ConstraintKeys) for name in LIMITED}
+):
+    """One constraint: a name and its keys."""
 
 
 def _check_read(where: str, given: BaseModel, unread: set[str], why: str) -> None:
@@ -127,15 +83,25 @@ def _check_read(where: str, given: BaseModel, unread: set[str], why: str) -> Non
 
 
 def check_risk(
-    objective: ObjectiveConfig, constraints: tuple[ConstraintConfig, ...], env_name: str, risk_aversion: float
+    objective: ObjectiveConfig, items: tuple[ConstraintConfig, ...], environment: str, risk_aversion: float
 ) -> None:
-    """A ValueError if objective and constraints do not fit each other or the environment."""
-    trading = env_name == "trading"
-    if constraints and not trading:
-        raise ValueError(f"constraints limit trading, but env.name is {env_name!r}; leave them out")
+    """Refuses an objective and constraints that do not fit each other or the environment.
+
+    Args:
+      objective: the objective.
+      items: the constraints.
+      environment: `env.name`.
+      risk_aversion: `env.risk_aversion`.
+
+    Raises:
+      ValueError: names the key, its value and what is allowed.
+    """
+    trading = environment == "trading"
+    if items and not trading:
+        raise ValueError(f"constraints limit trading, but env.name is {environment!r}; leave them out")
     if objective.outcome not in (None, "reward") and not trading:
         raise ValueError(
-            f"objective.outcome {objective.outcome} is of an equity, but env.name is {env_name!r}; it must be reward"
+            f"objective.outcome {objective.outcome} is of an equity, but env.name is {environment!r}; it must be reward"
         )
     outcome = objective.outcome or objective.usual_outcome(trading)
     if trading and outcome != "reward" and risk_aversion != 1.0:
@@ -143,12 +109,11 @@ def check_risk(
             f"env.risk_aversion is {risk_aversion:g}, but objective.kind {objective.kind} of the {outcome} return "
             "takes the place of that reward; leave it at 1, or set objective.outcome reward"
         )
-    _check_read("objective", objective, OBJECTIVE_KEYS - READ[objective.kind], f"objective.kind {objective.kind}")
-    for number, item in enumerate(constraints):
-        keys = getattr(item, item.kind)
-        if keys.method == "lagrangian":
-            _check_read(f"constraints[{number}].{item.kind}", keys, PID_KEYS, "method lagrangian")
-    names = [item.kind for item in constraints]
+    _check_read("objective", objective, objective.unread(), f"objective.kind {objective.kind}")
+    for number, item in enumerate(items):
+        if item.values.method == "lagrangian":
+            _check_read(f"constraints[{number}].{item.kind}", item.values, PID_KEYS, "method lagrangian")
+    names = [item.kind for item in items]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"constraints name {twice} more than once; each can be limited once")

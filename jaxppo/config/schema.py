@@ -1,4 +1,4 @@
-"""Every key of a run configuration: type, range, default, meaning. Reading files and options is `jaxppo.config.load`."""
+"""Sections of a run configuration, and what its keys need of each other; reading files is `jaxppo.config.load`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,27 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from jaxppo import envs
+from jaxppo.arguments import (
+    AtLeastTwo,
+    BoundedInt,
+    Coefficient,
+    Day,
+    Factor,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Power,
+    ProperFraction,
+    Seed,
+    Text,
+)
 from jaxppo.config.critic import check_critic
+from jaxppo.config.from_signature import key_of
+from jaxppo.config.items import Keys
 from jaxppo.config.learning import PolicyConfig, PPOConfig, TrainingConfig
 from jaxppo.config.masks import MaskConfig
 from jaxppo.config.monitor import MonitorConfig, check_monitor
@@ -14,19 +34,6 @@ from jaxppo.config.rewards import RewardConfig, check_rewards
 from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order
-from jaxppo.config.values import (
-    Bars,
-    BoundedInt,
-    Day,
-    Factor,
-    NonNegative,
-    Positive,
-    PositiveFloat,
-    Power,
-    Section,
-    Share,
-    Text,
-)
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 
 LONGEST_EPISODE = 2**30
@@ -37,59 +44,41 @@ Group = Literal["price", "volume", "technical", "volatility", "calendar", "regim
 Groups = Annotated[tuple[Group, ...], Field(min_length=1)]
 
 
-class DataConfig(Section):
-    """Where prices come from and how they are checked; see `envs.load_market`."""
+class DataConfig(Keys):
+    """Where prices come from, how `envs.load_market` checks them, and the periods of a run."""
 
     path: Text | Annotated[tuple[Text, ...], Field(min_length=1)] = "us5_1d"
     """Price file, folder, list of files, the name of a shipped data set, or `simulated` for the market of `simulation`;
     of the other keys only the periods then apply."""
-    symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Symbols to use, in this order; all of the file if absent."""
-    calendar: Text | None = None
-    """Exchange calendar (XNYS, 24/5, ...) for sessions, the exchange's clock and missing days."""
-    timezone: Text | None = None
-    """Time zone of times without an offset, and the exchange's clock if no calendar is named; absent: UTC."""
-    day_first: bool | None = None
-    """Whether 01/02/2020 is the first of February; absent: decided from the whole column."""
-    adjust: bool = True
-    """Adjust prices and volume by the file's adjustment column, if it has one."""
-    on_bad_rows: Literal["error", "drop"] = "error"
-    """Rows that cannot be right: refuse the file, or drop and count them."""
-    on_duplicates: Literal["error", "first", "last"] = "error"
-    """Differing rows for one time: refuse the file, or keep one."""
-    on_crossed_quotes: Literal["error", "estimate"] = "error"
-    """Bid above ask: refuse the file, or estimate the spread there."""
-    on_off_session: Literal["keep", "drop", "error"] = "keep"
-    """Bars that no session of the calendar touches."""
-    range_tolerance: NonNegative = 1e-4
-    """Relative excess of open or close over [low, high] that widens the bar instead of refusing it."""
-    max_log_jump: PositiveFloat = 1.25
-    """Largest accepted empty space between the ranges of two bars, log price."""
-    max_log_range: PositiveFloat = 3.5
-    """Largest accepted log(high / low) of a bar."""
-    max_log_spike: PositiveFloat = 1.1
-    """Largest accepted excursion of open or close (of daily bars also high or low) that reverts within three bars."""
-    split_tolerance: NonNegative = 0.04
-    """How near a gap must be to a whole ratio, log price, to count as an unadjusted split; 0 turns the search off."""
-    max_hole_days: PositiveFloat = 120.0
-    """Longest accepted time between two bars of an asset, days."""
-    zero_volume_tradable: bool = False
-    """Whether bars with zero or missing volume can be traded."""
-    min_half_spread: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-4
-    """Floor of the estimated half-spread, fraction of the price; quotes are taken as they are."""
-    spread_window: Annotated[int, Field(ge=3, le=2**20)] = 63
-    """Bars per estimate of the spread."""
-    train: Share | tuple[Day, Day] = 0.6
+    symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = key_of(envs.load_market, "symbols")
+    calendar: Text | None = key_of(envs.load_market, "calendar")
+    timezone: Text | None = key_of(envs.load_market, "timezone")
+    day_first: bool | None = key_of(envs.load_market, "day_first")
+    adjust: bool = key_of(envs.load_market, "adjust")
+    on_bad_rows: Literal["error", "drop"] = key_of(envs.load_market, "on_bad_rows")
+    on_duplicates: Literal["error", "first", "last"] = key_of(envs.load_market, "on_duplicates")
+    on_crossed_quotes: Literal["error", "estimate"] = key_of(envs.load_market, "on_crossed_quotes")
+    on_off_session: Literal["keep", "drop", "error"] = key_of(envs.load_market, "on_off_session")
+    range_tolerance: float = key_of(envs.load_market, "range_tolerance")
+    max_log_jump: float = key_of(envs.load_market, "max_log_jump")
+    max_log_range: float = key_of(envs.load_market, "max_log_range")
+    max_log_spike: float = key_of(envs.load_market, "max_log_spike")
+    split_tolerance: float = key_of(envs.load_market, "split_tolerance")
+    max_hole_days: float = key_of(envs.load_market, "max_hole_days")
+    zero_volume_tradable: bool = key_of(envs.load_market, "zero_volume_tradable")
+    min_half_spread: float = key_of(envs.load_market, "min_half_spread")
+    spread_window: int = key_of(envs.load_market, "spread_window")
+    train: OpenFraction | tuple[Day, Day] = 0.6
     """Training period: share of the bars, or [first, last] dates, both included."""
-    validation: Share | tuple[Day, Day] = 0.2
+    validation: OpenFraction | tuple[Day, Day] = 0.2
     """Validation period (checkpoint selection): share of the bars, or [first, last] dates."""
-    test: Share | tuple[Day, Day] | None = None
+    test: OpenFraction | tuple[Day, Day] | None = None
     """Test period (never looked at before the end): share, dates, or absent for the rest."""
-    purge_bars: Bars = 5
+    purge_bars: NonNegativeInt = 5
     """Bars left out between one period and the next."""
 
 
-class FeaturesConfig(Section):
+class FeaturesConfig(Keys):
     """What the encoder reads."""
 
     groups: Groups = ("price", "volume", "technical", "volatility", "calendar")
@@ -98,28 +87,28 @@ class FeaturesConfig(Section):
     """Span in bars of the causal normalisation."""
 
 
-class RegimesConfig(Section):
+class RegimesConfig(Keys):
     """Bull, bear, sideways or crisis at the close of each bar; see `jaxppo.envs.market.regimes`."""
 
     kind: Literal["none", "rules", "hmm"] = "none"
     """No regimes, rules on trend, volatility and drawdown, or a hidden Markov model fitted on the training period."""
     scope: Literal["market", "asset"] = "market"
     """One regime for all, that of the equal-weight index, or one per asset."""
-    trend_window: Annotated[int, Field(ge=2, le=2**20)] = 63
+    trend_window: AtLeastTwo = 63
     """Rules: returns in the t-statistic of the trend."""
-    trend_threshold: NonNegative = 1.0
+    trend_threshold: NonNegativeFloat = 1.0
     """Rules: bull above this t-statistic, bear below its negative, sideways between."""
-    volatility_window: Positive = 504
+    volatility_window: PositiveInt = 504
     """Rules: bars with which today's volatility is compared."""
-    volatility_quantile: Share = 0.9
+    volatility_quantile: OpenFraction = 0.9
     """Rules: a crisis needs a volatility above this rank."""
-    drawdown_window: Positive = 252
+    drawdown_window: PositiveInt = 252
     """Rules: bars of the recent high."""
-    crisis_drawdown: Share = 0.1
+    crisis_drawdown: OpenFraction = 0.1
     """Rules: a crisis needs a price this fraction below that high."""
     states: Annotated[int, Field(ge=2, le=6)] = 3
     """Model: hidden states."""
-    usual_volatility_span: Positive = 504
+    usual_volatility_span: PositiveInt = 504
     """Model: bars of the volatility in whose units returns are observed."""
     restarts: BoundedInt = 8
     """Model: random starts of the fit, of which the likeliest counts."""
@@ -128,7 +117,7 @@ class RegimesConfig(Section):
     absent: fitted."""
 
 
-class EnvConfig(Section):
+class EnvConfig(Keys):
     """The trading environment; see `envs.TradingEnv`. Or any gymnax environment, with the MLP policy."""
 
     name: Text = "trading"
@@ -145,11 +134,11 @@ class EnvConfig(Section):
     """Largest absolute weight per asset, fraction of equity; absent: 1 / number of assets."""
     initial_cash: PositiveFloat = 1_000_000.0
     """Starting capital, currency of the prices."""
-    episode_chunks: Positive = 2
+    episode_chunks: PositiveInt = 2
     """Length of a training episode in rollout chunks."""
-    risk_aversion: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    risk_aversion: Coefficient = 1.0
     """Relative risk aversion of the training reward; 1 is the log return."""
-    drawdown_limit: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    drawdown_limit: OpenFraction | None = None
     """A training episode of a portfolio terminates beyond this drawdown; null for never."""
     start: Literal["flat", "random"] = "random"
     """Positions at the start of a training episode; evaluation starts flat."""
@@ -161,18 +150,18 @@ class EnvConfig(Section):
     """Price of fills; "decision_close" is a price the decision has already seen: for research on that bias only."""
 
 
-class CostsConfig(Section):
+class CostsConfig(Keys):
     """Costs of trading and holding; see `jaxppo.envs.execution.costs.Costs`."""
 
-    commission_bps: NonNegative = 1.0
+    commission_bps: NonNegativeFloat = 1.0
     """Commission, basis points of notional."""
-    commission_per_share: NonNegative = 0.0
+    commission_per_share: NonNegativeFloat = 0.0
     """Commission, currency per share."""
-    commission_minimum: NonNegative = 0.0
+    commission_minimum: NonNegativeFloat = 0.0
     """Smallest commission of a filled order, currency."""
-    spread_multiplier: NonNegative = 1.0
+    spread_multiplier: NonNegativeFloat = 1.0
     """Share of the half-spread that a fill pays."""
-    slippage: NonNegative = 0.02
+    slippage: NonNegativeFloat = 0.02
     """Adverse move of each fill, multiples of per-bar volatility. The keys below multiply it by what is known at the
     close before, all together by 0.1 to 10."""
     slippage_open: Factor = 1.0
@@ -187,28 +176,28 @@ class CostsConfig(Section):
     """Power of the half-spread over its usual value that multiplies slippage."""
     slippage_regimes: Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)] | None = None
     """Factors of slippage in bull, bear, sideways and crisis; needs `regimes.kind`."""
-    impact: NonNegative = 0.6
+    impact: NonNegativeFloat = 0.6
     """Y of the square-root impact law."""
-    transient_impact: NonNegative = 0.0
+    transient_impact: NonNegativeFloat = 0.0
     """How far a fill of a bar's normal volume moves the price of the account's later ones, multiples of per-bar
     volatility; it decays."""
-    transient_half_life: NonNegative = 1.0
+    transient_half_life: NonNegativeFloat = 1.0
     """Bars in which half of the transient impact has decayed; 0 for linear impact on the fill itself alone."""
-    permanent_impact: NonNegative = 0.0
+    permanent_impact: NonNegativeFloat = 0.0
     """Likewise, impact that stays."""
-    participation_limit: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.1
+    participation_limit: PositiveFraction | None = 0.1
     """Largest share of a bar's volume per fill; null for no limit."""
-    borrow_rate: NonNegative = 0.01
+    borrow_rate: NonNegativeFloat = 0.01
     """Borrow fee on short positions, per year."""
-    margin_rate: NonNegative = 0.05
+    margin_rate: NonNegativeFloat = 0.05
     """Interest on negative cash, per year."""
     max_leverage: PositiveFloat = 1.0
     """Largest gross exposure an order may aim at, multiple of equity."""
-    maintenance_margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
+    maintenance_margin: ProperFraction = 0.25
     """Equity below this share of gross exposure is liquidated."""
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(Keys):
     """Out-of-sample evaluation and the report."""
 
     decision: Literal["mode", "mean"] = "mode"
@@ -221,10 +210,10 @@ class EvaluationConfig(Section):
     """Annual volatility of the volatility-targeted baseline."""
 
 
-class Config(Section):
+class Config(Keys):
     """Everything that defines a run."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     """Seed of all randomness."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; an absent device is an error."""
@@ -311,7 +300,7 @@ class Config(Section):
         n, model = self.regimes.states, self.regimes.model
         if model is not None:
             _check_model(n, model)
-        met = {2: ("bull", "bear"), 3: ("bull", "bear", "crisis")}.get(n) if self.regimes.kind == "hmm" else None
+        met = {2: ("bull", "bear"), 3: ("bull", "bear", "crisis")}.get(n, ()) if self.regimes.kind == "hmm" else ()
         for number, mask in enumerate(self.masks):
             for name in mask.values.model_fields_set if met and mask.kind == "regime" else ():
                 if name not in (*met, "force"):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jaxppo.arguments import Coefficient, ProperFraction, Seed
 from jaxppo.config.items import Keys
 
 LONGEST = 2**16
@@ -16,20 +17,20 @@ class SimulationConfig(Keys):
     """The market of `data.path: simulated`: daily bars on weekdays from 2000 on, symbols SIM1, SIM2, ..."""
 
     kind: Literal["costly_factor", "gbm", "regime_switching", "stochastic_volatility_jumps"] = "costly_factor"
-    """`costly_factor`: a factor per asset, which its volume reveals, predicts its return, see
-    `jaxppo.envs.simulators.predictable_factor`; its strength is solved for. The others have nothing to be predicted, see
-    `jaxppo.envs.simulators.paths`."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """`costly_factor`: a factor per asset, which its volume reveals, predicts its return
+    (`jaxppo.envs.simulators.predictable_factor`); its strength is solved for. The others have nothing to be predicted
+    (`jaxppo.envs.simulators.paths`)."""
+    seed: Seed | None = None
     """Seed of the market; absent: `seed`, so that another seed of the run is also another market."""
     n_bars: Annotated[int, Field(ge=10, le=LONGEST)] = 20_000
     """Bars."""
     n_assets: Annotated[int, Field(ge=1, le=1024)] = 4
     """Assets."""
-    half_spread: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-4
+    half_spread: ProperFraction = 1e-4
     """Half-spread, fraction of the price."""
     sharpe: Annotated[float, Field(gt=0.0, le=100.0)] = 4.0
     """Factor: the best Sharpe ratio a year that can be reached on all assets together, after costs."""
-    commission_bps: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    commission_bps: Coefficient = 1.0
     """Factor: commission that `sharpe` is net of beside the half-spread, basis points; what is charged is
     `costs.commission_bps`, and whatever else `costs` has."""
     persistence: Annotated[float, Field(ge=0.0, le=0.995)] = 0.98

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jaxppo.config.values import Bars, BoundedInt, Positive, Section, Share
+from jaxppo.arguments import BoundedInt, NonNegativeInt, OpenFraction, PositiveInt
+from jaxppo.config.items import Keys
 
 DEFAULT_FOLDS = (6, 2)
 """Folds, and those tested at a time, of combinatorial splits."""
@@ -17,30 +18,30 @@ OF_KIND = {
 """Keys that only some kinds read."""
 
 
-class WalkForwardConfig(Section):
+class WalkForwardConfig(Keys):
     """How `scripts/walk_forward.py` splits the bars, in place of the periods of `data`; see
     `jaxppo.walk_forward`."""
 
     kind: Literal["rolling", "expanding", "combinatorial"] = "rolling"
     """A window of training bars that moves on, one that grows, or combinatorial purged cross-validation."""
-    train_bars: Positive | None = None
+    train_bars: PositiveInt | None = None
     """Rolling and expanding: bars of the (first) training window, validation included; absent: half of those after the
     history of the first decision."""
-    test_bars: Positive | None = None
+    test_bars: PositiveInt | None = None
     """Rolling and expanding: bars of each test; absent: a fifth of what follows the first training window."""
     folds: Annotated[int, Field(ge=2, le=64)] | None = None
     """Combinatorial: consecutive folds of bars; absent: 6."""
     test_folds: Annotated[int, Field(ge=1, le=32)] | None = None
     """Combinatorial: folds that are tested at a time; every choice of them is; absent: 2."""
-    embargo_bars: Bars | None = None
+    embargo_bars: NonNegativeInt | None = None
     """Combinatorial: bars left out of training after a test, beside `data.purge_bars`; absent: as many as features and
     window look back."""
-    validation: Share = 0.2
+    validation: OpenFraction = 0.2
     """Share of the training bars (of the first window, of the fewest in combinatorial splits), at their end, that
     selects the checkpoint; `data.purge_bars` before it are left out."""
     seeds: BoundedInt = 1
     """Agents for each fold, of seeds `seed`, `seed + 1`, ..."""
-    agents_at_once: Positive | None = None
+    agents_at_once: PositiveInt | None = None
     """Agents that are trained in one program; absent: as many as fit the memory."""
 
 

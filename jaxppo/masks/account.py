@@ -2,66 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from pydantic import Field
 
+from jaxppo.arguments import CodeOnly, Multiple, PositiveFraction, PositiveInt, PositiveRatio, Ratio, Text, checked
 from jaxppo.envs.execution.limits import GrossBudgets, Limits, NetBudget, QuadraticBudget, no_limits
 from jaxppo.envs.execution.portfolio import Portfolio, drawdown, expected_weights, outstanding
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.features import average_volume
+from jaxppo.envs.trading.transform import MaskTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.masks.market import box_limits
-from jaxppo.masks.transform import MaskTransform
 
 
+class GroupBudget(NamedTuple):
+    """A budget that several assets share, such as those of a sector.
+
+    Attributes:
+      symbols: assets of the group.
+      limit: largest sum of their absolute weights.
+    """
+
+    symbols: Annotated[tuple[Text, ...], Field(min_length=1)]
+    limit: PositiveRatio
+
+
+@checked
 def risk_budget(
     *,
-    asset: float | None = None,
-    gross: float | None = None,
-    net: tuple[float, float] | None = None,
-    groups: Mapping[str, tuple[Sequence[str], float]] | None = None,
-    concentration: float | None = None,
-    volatility: float | None = None,
-    span: int = 63,
-    drawdown_budget: float | None = None,
-    force: float | None = None,
-    names: tuple[str, ...] = (),
+    asset: PositiveRatio | None = None,
+    gross: PositiveRatio | None = None,
+    net: tuple[Ratio, Ratio] | None = None,
+    groups: Mapping[Text, GroupBudget] | None = None,
+    concentration: PositiveRatio | None = None,
+    volatility: PositiveRatio | None = None,
+    span: PositiveInt = 63,
+    drawdown_budget: PositiveFraction | None = None,
+    force: Multiple | None = None,
+    names: CodeOnly[tuple[str, ...]] = (),
 ) -> MaskTransform:
-    """Budgets of risk, each a fraction of equity unless said otherwise; None leaves one out.
+    """Limits positions to budgets of risk, fractions of equity unless said otherwise; None leaves one out.
 
     Args:
       asset: largest absolute weight of one asset.
-      gross: largest sum of absolute weights, which is the leverage.
-      net: smallest (<= 0) and largest (>= 0) sum of weights.
-      groups: name -> (symbols, largest sum of their absolute weights), for sectors.
+      gross: largest sum of absolute weights: the leverage.
+      net: smallest and largest sum of weights; must contain 0.
+      groups: budgets of groups of assets, such as sectors, by name.
       concentration: largest sum of squared weights: with a gross exposure of 1, the inverse of the least number of
         equal positions.
       volatility: largest forecast volatility of the portfolio, per year.
-      span: bars of the exponential covariance behind it.
-      drawdown_budget: drawdown at which nothing may be opened any more; the gross budget (1 if there is none) shrinks
-        in proportion to what is left of it.
-      force: multiple of a budget, >= 1, beyond which positions are reduced to it; None for never.
+      span: bars of the exponential covariance behind that forecast.
+      drawdown_budget: drawdown at which nothing may be opened; the gross budget (1 if there is none) shrinks in
+        proportion to what is left of it.
+      force: multiple of a budget beyond which positions are reduced to it; None for never.
       names: symbols of the market's assets, in order.
 
     Raises:
-      ValueError: no budget, an unknown symbol, or an argument outside its range.
+      ValueError: no budget, or an unknown symbol.
     """
-    positive = {"asset": asset, "gross": gross, "concentration": concentration, "volatility": volatility}
-    positive |= {"drawdown_budget": drawdown_budget} | {f"groups {k}": v[1] for k, v in (groups or {}).items()}
-    given = {name: value for name, value in positive.items() if value is not None}
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be > 0")
-    if not given and net is None:
+    if all(budget is None for budget in (asset, gross, net, concentration, volatility, drawdown_budget)) and not groups:
         raise ValueError("a risk budget must limit something: asset, gross, net, groups, concentration, volatility ...")
     if net is not None and not net[0] <= 0 <= net[1]:
         raise ValueError(f"net is {list(net)}; it must contain 0")
-    if force is not None and force < 1:
-        raise ValueError(f"force is {force}; it must be at least 1")
     member = jnp.asarray(_members(groups or {}, names), bool).reshape(len(groups or {}), len(names))
     group_limit = jnp.asarray([limit for _, limit in (groups or {}).values()], jnp.float32)
     multiple = jnp.inf if force is None else force
@@ -79,7 +87,7 @@ def risk_budget(
         limits = no_limits(n_assets)
         if asset is not None:
             limits = box_limits(-asset * ones, asset * ones, force)
-        budgets = []
+        budgets: list[GrossBudgets | NetBudget | QuadraticBudget] = []
         if gross is not None or drawdown_budget is not None:
             limit = jnp.asarray(1.0 if gross is None else gross)
             if drawdown_budget is not None:
@@ -94,9 +102,9 @@ def risk_budget(
             budgets.append(_quadratic(jnp.eye(n_assets), concentration, multiple * concentration))
         if volatility is not None:
             budgets.append(_quadratic(covariance, volatility**2, (multiple * volatility) ** 2))
-        return limits.replace(budgets=tuple(budgets)), state
+        return dataclasses.replace(limits, budgets=tuple(budgets)), state
 
-    return MaskTransform("risk_budget", table, lambda n_assets: (), apply)
+    return MaskTransform("risk_budget", apply, table=table, warmup=0 if volatility is None else span)
 
 
 def _gross(member: jax.Array, limit: jax.Array, multiple: float) -> GrossBudgets:
@@ -107,7 +115,7 @@ def _quadratic(matrix: jax.Array, limit: float, forced: float) -> QuadraticBudge
     return QuadraticBudget(matrix, jnp.asarray(limit), jnp.asarray(forced))
 
 
-def _members(groups: Mapping[str, tuple[Sequence[str], float]], names: tuple[str, ...]) -> list[list[bool]]:
+def _members(groups: Mapping[str, GroupBudget], names: tuple[str, ...]) -> list[list[bool]]:
     for name, (symbols, _) in groups.items():
         unknown = [symbol for symbol in symbols if symbol not in names]
         if unknown:
@@ -117,24 +125,23 @@ def _members(groups: Mapping[str, tuple[Sequence[str], float]], names: tuple[str
     return [[name in symbols for name in names] for symbols, _ in groups.values()]
 
 
-def liquidity(*, spread: float | None = None, participation: float | None = None, span: int = 21) -> MaskTransform:
-    """No new positions in wide spreads, and no increase larger than a share of what usually trades in a bar.
+@checked
+def liquidity(
+    *, spread: PositiveRatio | None = None, participation: PositiveRatio | None = None, span: PositiveInt = 21
+) -> MaskTransform:
+    """Forbids new positions in wide spreads, and increases larger than a share of what usually trades in a bar.
 
     Args:
-      spread: widest half-spread at the close, as a fraction of the price; None for any.
+      spread: widest half-spread at the close, fraction of the price; None for any.
       participation: largest increase as a share of the average volume of a bar; None for any. Assets whose volume is
         not reported are not limited.
       span: bars of that average.
 
     Raises:
-      ValueError: neither is given, or one is not > 0.
+      ValueError: neither is given.
     """
-    given = {name: value for name, value in (("spread", spread), ("participation", participation)) if value is not None}
-    if not given:
+    if spread is None and participation is None:
         raise ValueError("liquidity must limit something: spread or participation")
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be > 0")
 
     def table(view: MarketView) -> dict[str, jax.Array]:
         market = view.market
@@ -156,20 +163,19 @@ def liquidity(*, spread: float | None = None, participation: float | None = None
             room = jnp.where(row["wide"], 0.0, room)
         return _increase_of(expected, room), state
 
-    return MaskTransform("liquidity", table, lambda n_assets: (), apply)
+    return MaskTransform("liquidity", apply, table=table, warmup=0 if participation is None else span)
 
 
 def _increase_of(expected: jax.Array, room: jax.Array) -> Limits:
-    """Positions may grow by `room` `[A]` from what is expected, or shrink."""
+    """Allows positions to grow by `room` `[A]` beyond the expected weights, or to shrink."""
     return box_limits(jnp.minimum(expected - room, 0.0), jnp.maximum(expected + room, 0.0))
 
 
-@struct.dataclass
-class TurnoverState:
-    """What the turnover mask remembers.
+class TurnoverState(struct.PyTreeNode):
+    """State of the turnover mask.
 
     Attributes:
-      shares: `[A]` at the last decision; NaN before the first.
+      shares: `[A]` positions at the last decision; NaN before the first.
       used: `[]` traded notional in the window, fraction of equity.
     """
 
@@ -177,22 +183,18 @@ class TurnoverState:
     used: jax.Array
 
 
-def turnover(limit: float, *, window: int = 1) -> MaskTransform:
-    """A budget of traded notional: it is used up by trades and comes back evenly over a window.
+@checked
+def turnover(limit: PositiveRatio, *, window: PositiveInt = 1) -> MaskTransform:
+    """Limits traded notional by a budget that trades use up and that comes back evenly over a window.
 
     `used_t = (1 - 1 / window) used_{t-1} + traded_t`; positions may be increased by what outstanding orders leave of
     it, by all assets together. Reductions are always allowed, and count.
 
     Args:
-      limit: largest `used`, fraction of equity, > 0; with a window of 1 that of a single bar.
-      window: bars.
-
-    Raises:
-      ValueError: an argument outside its range.
+      limit: largest notional in use, fraction of equity; with a window of 1 that of a single bar.
+      window: bars over which the budget comes back.
     """
-    if not limit > 0 or window < 1:
-        raise ValueError(f"limit ({limit}) must be > 0 and window ({window}) >= 1")
-    kept = 1.0 - 1.0 / window
+    fade = 1.0 - 1.0 / window
 
     def init(n_assets: int) -> TurnoverState:
         return TurnoverState(jnp.full(n_assets, jnp.nan), jnp.zeros(()))
@@ -202,24 +204,23 @@ def turnover(limit: float, *, window: int = 1) -> MaskTransform:
         change = jnp.where(jnp.isnan(state.shares), 0.0, jnp.abs(portfolio.shares - state.shares))
         traded = jnp.sum(change * portfolio.price) / equity
         # What was traded in the bar that just closed counts in full; what it left of older trades has faded once more.
-        used = kept * state.used + traded
+        used = fade * state.used + traded
         n_assets = portfolio.shares.shape[0]
         on_order = jnp.sum(jnp.abs(outstanding(portfolio)) * portfolio.price) / equity
-        left = jnp.maximum(limit - kept * used - on_order, 0.0)
+        left = jnp.maximum(limit - fade * used - on_order, 0.0)
         everything, never = jnp.ones((1, n_assets), bool), jnp.full(1, jnp.inf)
         budget = GrossBudgets(everything, left[None], never, expected_weights(portfolio))
-        limits = no_limits(n_assets).replace(budgets=(budget,))
+        limits = dataclasses.replace(no_limits(n_assets), budgets=(budget,))
         return limits, TurnoverState(portfolio.shares, used)
 
-    return MaskTransform("turnover", lambda view: (), init, apply)
+    return MaskTransform("turnover", apply, init)
 
 
-@struct.dataclass
-class HoldingState:
-    """What the holding-period mask remembers, `[A]` each.
+class HoldingState(struct.PyTreeNode):
+    """State of the holding-period mask, `[A]` each.
 
     Attributes:
-      shares: at the last decision, with outstanding orders; NaN before the first.
+      shares: positions at the last decision, with outstanding orders; NaN before the first.
       since_increase: bars since the position was last opened or increased; large before the first time.
       since_opening: closes that have seen the position, that of its opening included; 0 for none.
     """
@@ -229,8 +230,9 @@ class HoldingState:
     since_opening: jax.Array
 
 
-def holding_period(*, minimum: int | None = None, maximum: int | None = None) -> MaskTransform:
-    """How often positions may be opened, and how long they may be held.
+@checked
+def holding_period(*, minimum: PositiveInt | None = None, maximum: PositiveInt | None = None) -> MaskTransform:
+    """Limits how often positions may be opened, and how long they may be held.
 
     Reducing a position is never masked, so it is not how soon a position may be closed that `minimum` limits, but how
     soon it may be opened or increased again. Orders count when they are placed.
@@ -241,14 +243,10 @@ def holding_period(*, minimum: int | None = None, maximum: int | None = None) ->
         that fills in the next bar thus ends a position that was there at as many closes.
 
     Raises:
-      ValueError: neither is given, or one is not >= 1.
+      ValueError: neither is given.
     """
-    given = {name: value for name, value in (("minimum", minimum), ("maximum", maximum)) if value is not None}
-    if not given:
+    if minimum is None and maximum is None:
         raise ValueError("a holding period must have a minimum or a maximum")
-    for name, value in given.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1 bar")
     long_ago = jnp.iinfo(jnp.int32).max // 2
 
     def init(n_assets: int) -> HoldingState:
@@ -269,7 +267,8 @@ def holding_period(*, minimum: int | None = None, maximum: int | None = None) ->
             limits = _increase_of(expected_weights(portfolio), jnp.where(wait, 0.0, jnp.inf))
         if maximum is not None:
             most = jnp.where(since_opening >= maximum, 0.0, jnp.inf)
-            limits = limits.replace(
+            limits = dataclasses.replace(
+                limits,
                 low=jnp.maximum(limits.low, -most),
                 high=jnp.minimum(limits.high, most),
                 forced_low=-most,
@@ -277,4 +276,4 @@ def holding_period(*, minimum: int | None = None, maximum: int | None = None) ->
             )
         return limits, HoldingState(shares, since_increase, since_opening)
 
-    return MaskTransform("holding_period", lambda view: (), init, apply)
+    return MaskTransform("holding_period", apply, init)

@@ -1,8 +1,8 @@
-"""Monte Carlo: whoever decides, on many random markets."""
+"""Monte Carlo: a policy on many random markets."""
 
 from jaxppo.monte_carlo.engine import Paths, Replay
-from jaxppo.monte_carlo.from_run import describe_paths, run_monte_carlo, run_paths
-from jaxppo.monte_carlo.job import MonteCarlo, compare, merge, monte_carlo
+from jaxppo.monte_carlo.from_run import run_monte_carlo, run_paths
+from jaxppo.monte_carlo.job import MonteCarlo, compare, describe_paths, merge, monte_carlo
 from jaxppo.monte_carlo.parts import Table
 from jaxppo.monte_carlo.sources import block_length, draws_of, source_market
 from jaxppo.monte_carlo.stress import Stress

@@ -1,10 +1,10 @@
 """Many market paths at once: draws them, trades them side by side, and keeps figures instead of series.
 
-Path p is drawn from `fold_in(key(seed), p)` and from nothing else. Paths are computed in units of a fixed number of
-lanes, unit u holding paths `u L .. (u + 1) L - 1`, by one program that is compiled for one device; a batch or a shard
-computes whole units, on as many devices as there are. So the numbers of a path depend neither on how many others there
-are nor on where they are computed, and a path that is replayed goes through the program that computed it, bit for bit.
-(A program that is sharded over a mesh rounds differently on one device and on two.)
+Path p is drawn from `fold_in(key(seed), p)` and from nothing else. Paths are computed in batches of a fixed size L,
+batch b holding paths `b L .. (b + 1) L - 1`, by one program that is compiled for one device. A part or a shard of a job
+computes whole batches, on as many devices as there are. So the numbers of a path depend neither on how many others
+there are nor on where they are computed, and a path that is replayed goes through the program that computed it, bit for
+bit. (A program that is sharded over a mesh rounds differently on one device and on two.)
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.backtest.simulate import Ledger, whole_ledger
-from jaxppo.backtest.traders import Trader
-from jaxppo.envs.execution.costs import zero_prices
+from jaxppo.backtest.conditions import Conditions
+from jaxppo.backtest.ledger import Ledger, whole_ledger
+from jaxppo.envs.execution.costs import Costs, zero_prices
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.simulators.generators import Generator
 from jaxppo.envs.trading.types import EnvParams
-from jaxppo.monte_carlo.trade import Drawn, draw_paths, drawn, trade
+from jaxppo.monte_carlo.trade import PreparedMarket, prepare_batch, prepare_market, trade
+from jaxppo.policy.protocol import Policy
 
 MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
-MOST_LANES, UNIT_ELEMENTS = 1024, 2**22
-"""Paths of a unit, and its bars x assets x lanes, at most: about half a gigabyte while its markets are prepared."""
-CPU_MOST_LANES, CPU_UNIT_ELEMENTS = 256, 2**19
-"""The same on a CPU: accounts that stay in its cache, and tables of 15 MB, which C's allocator keeps for the next unit
+MOST_PATHS, MOST_ELEMENTS = 1024, 2**22
+"""Paths of a batch, and its bars x assets x paths, at most: half a gigabyte while its markets are prepared."""
+CPU_MOST_PATHS, CPU_MOST_ELEMENTS = 256, 2**19
+"""The same on a CPU: accounts that stay in its cache, and tables of 15 MB, which C's allocator keeps for the next batch
 instead of having the system clear new pages."""
+RULE_MICRO_BATCH, AGENT_MICRO_BATCH = 8, 1
+"""Paths whose markets are prepared together on a CPU, so that the working set fits its cache."""
 NUMBERS = 2**32
 """Seeds, and numbers of paths, that there are: both are 32 bits."""
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
@@ -47,7 +50,7 @@ class Replay:
 
     Attributes:
       path: its number.
-      market: `[T, A]` bars that were drawn, with the trader's first decision at bar `first`.
+      market: `[T, A]` bars that were drawn, with the first decision at bar `first`.
       first: bar of the first decision.
       ledger: NumPy arrays.
       figures: those of the batch.
@@ -63,30 +66,32 @@ class Replay:
 
 
 class Paths:
-    """A trader on random markets.
+    """A policy on random markets.
 
     Args:
-      trader: from `jaxppo.backtest.traders`.
-      generator: draws markets of `trader.history + n_bars + 1 + spare` bars.
+      policy: who decides.
+      conditions: what it trades under, see `jaxppo.backtest.conditions`.
+      generator: draws markets of `history + n_bars + 1 + spare` bars, see `history_of`.
       n_bars: decisions on each path.
-      seed: of all paths, in [0, 2^32). Two traders with the same seed and generator see the same markets, path by
+      seed: of all paths, in [0, 2^32). Two policies with the same seed and generator see the same markets, path by
         path, as far as their histories are equal.
       perturb: `(key, params) -> params` of one path, before it is traded: costs, tables, or `first_bar`, the bar of the
         first decision; consumes the key.
       spare: by how many bars a perturbation may delay `first_bar`, >= 0.
       ruin: share of the starting capital at or below which an account counts as ruined, in [0, 1).
       points: times at which the equity of every path is kept, evenly spaced, the last bar among them.
-      lanes: paths in a unit; default by the size of a market.
+      batch_size: paths traded side by side; None decides by the size of a market.
       symbols: A names of the assets, for replays: what a generator draws has none. Default: numbers.
       devices: default: all.
 
     Raises:
-      ValueError: the generator does not fit the trader, or an argument is outside its range.
+      ValueError: the generator does not fit the policy, or an argument is outside its range.
     """
 
     def __init__(
         self,
-        trader: Trader,
+        policy: Policy,
+        conditions: Conditions,
         generator: Generator,
         n_bars: int,
         *,
@@ -95,7 +100,7 @@ class Paths:
         spare: int = 0,
         ruin: float = 0.5,
         points: int = 100,
-        lanes: int | None = None,
+        batch_size: int | None = None,
         symbols: Sequence[str] | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
@@ -105,39 +110,48 @@ class Paths:
                 f"{NUMBERS - 1}, ruin ({ruin}) in [0, 1)"
             )
         drawn = jax.eval_shape(generator.draw, generator.data, jax.random.key(0))
-        total = trader.history + n_bars + 1 + spare
-        if drawn.n_assets != trader.env.n_assets or drawn.n_bars != total:
+        history, n_assets = history_of(policy, conditions), conditions.rules.env.n_assets
+        total = history + n_bars + 1 + spare
+        if drawn.n_assets != n_assets or drawn.n_bars != total:
             raise ValueError(
-                f"the generator draws {drawn.n_bars} bars of {drawn.n_assets} assets; {trader.name} with n_bars "
-                f"{n_bars} and spare {spare} needs {total} bars of {trader.env.n_assets}"
+                f"the generator draws {drawn.n_bars} bars of {drawn.n_assets} assets; {policy.name} with n_bars "
+                f"{n_bars} and spare {spare} needs {total} bars of {n_assets}"
             )
-        if lanes is not None and lanes < 1:
-            raise ValueError(f"lanes is {lanes}; it must be >= 1")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be >= 1")
         names = [f"asset {number}" for number in range(drawn.n_assets)] if symbols is None else symbols
         if len(names) != drawn.n_assets:
             raise ValueError(f"symbols are {list(names)}; {drawn.n_assets} assets need one each")
         self.symbols = tuple(names)
-        self.trader, self.generator, self.n_bars, self.seed = trader, generator, n_bars, seed
+        self.policy, self.conditions, self.history = policy, conditions, history
+        self.generator, self.n_bars, self.seed = generator, n_bars, seed
         self.perturb, self.spare, self.ruin = perturb, spare, ruin
-        self.lanes = default_lanes(trader, total) if lanes is None else lanes
+        self.batch_size = default_batch_size(policy, n_assets, total) if batch_size is None else batch_size
         self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
         self.devices = tuple(jax.devices() if devices is None else devices)
-        free = zero_prices(trader.data["costs"]) if perturb is None else ()
-        fixed = (trader._replace(data=None), generator.draw, perturb, n_bars, spare, ruin, self.points, free)
-        unit = partial(_unit, *fixed)
+        free = zero_prices(conditions.costs) if perturb is None else ()
+        without_costs: Any = conditions._replace(costs=())  # type: ignore[arg-type]  # they are an argument
+        static = _Static(policy.without_params(), without_costs, generator.draw, perturb, n_bars, spare, ruin, free)
+        program = partial(_batch, static, self.points)
         on_cpu = self.devices[0].platform == "cpu"
-        self._program = jax.jit(unit, compiler_options=CPU_OPTIONS if on_cpu else None)
+        self._program = jax.jit(program, compiler_options=CPU_OPTIONS if on_cpu else None)
         self._threads = concurrent.futures.ThreadPoolExecutor(len(self.devices))
-        self._data = [jax.device_put((generator.data, trader.data), device) for device in self.devices]
+        data = (generator.data, conditions.costs, policy.params)
+        self._data = [jax.device_put(data, device) for device in self.devices]
 
-    def compute(self, units: Sequence[int]) -> Any:
-        """Starts the computation of up to one unit per device; see `fetch`."""
-        return [found[:2] for found in self._start(units, 0)]
+    def compute(self, batches: Sequence[int]) -> Any:
+        """Starts the computation of up to one batch per device; `fetch` gets what it computes."""
+        return [found[:2] for found in self._start(batches, 0)]
 
-    def fetch(self, started: Any, units: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """Path numbers `[n]`, figures `[n]` each, and equity curves `[n, points]` of what `compute` started."""
+    def fetch(self, started: Any, batches: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """Path numbers `[n]`, figures `[n]` each, and equity curves `[n, points]` of what was started.
+
+        Args:
+          started: from `compute`.
+          batches: its argument.
+        """
         figures, curves = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(started))
-        return self._paths(units), figures, curves
+        return self._paths(batches), figures, curves
 
     def replay(self, path: int) -> Replay:
         """One path alone, with its market and its ledger.
@@ -147,69 +161,103 @@ class Paths:
         """
         if not 0 <= path < NUMBERS:
             raise ValueError(f"path is {path}; paths are numbered from 0 to {NUMBERS - 1}")
-        unit, lane = divmod(int(path), self.lanes)
-        figures, curves, (first, capital, lines, dead, market) = jax.device_get(self._start([unit], lane)[0])
-        ledger = jax.tree.map(np.asarray, whole_ledger(capital, lines, dead))
+        batch, place = divmod(int(path), self.batch_size)
+        figures, curves, (first, capital, lines, gone, market) = jax.device_get(self._start([batch], place)[0])
+        ledger = jax.tree.map(np.asarray, whole_ledger(capital, lines, gone))
         market = market.replace(info=MarketInfo(self.symbols))
-        own = {name: x[lane].item() for name, x in figures.items()}
-        return Replay(int(path), market, int(first), ledger, own, curves[lane])
+        of_path = {name: x[place].item() for name, x in figures.items()}
+        return Replay(int(path), market, int(first), ledger, of_path, curves[place])
 
-    def numbers(self, units: Sequence[int], n_paths: int) -> np.ndarray:
-        """`[n]` numbers, below `n_paths`, of the paths of some units."""
-        found = self._paths(units)
+    def numbers(self, batches: Sequence[int], n_paths: int) -> np.ndarray:
+        """Numbers `[n]` of the paths of some batches, of a job of `n_paths`.
+
+        Args:
+          batches: numbers of the batches.
+          n_paths: of the job; the last batch may reach beyond it.
+        """
+        found = self._paths(batches)
         return found[found < n_paths]
 
-    def _paths(self, units: Sequence[int]) -> np.ndarray:
-        return (np.asarray(units, np.int64)[:, None] * self.lanes + np.arange(self.lanes)).ravel()
+    def _paths(self, batches: Sequence[int]) -> np.ndarray:
+        return (np.asarray(batches, np.int64)[:, None] * self.batch_size + np.arange(self.batch_size)).ravel()
 
-    def _start(self, units: Sequence[int], lane: int) -> list[Any]:
-        """`_unit` of one unit per device. From a thread each, so that their programs are compiled side by side."""
+    def _start(self, batches: Sequence[int], recorded: int) -> list[Any]:
+        """`_batch` of one batch per device. From a thread each, so that their programs are compiled side by side."""
 
-        def one(unit: int, data: Any, device: jax.Device) -> Any:
-            ids = self._paths([unit]).astype(np.uint32)
-            return self._program(*data, *jax.device_put((np.uint32(self.seed), ids, np.int32(lane)), device))
+        def one(batch: int, data: Any, device: jax.Device) -> Any:
+            ids = self._paths([batch]).astype(np.uint32)
+            return self._program(*data, *jax.device_put((np.uint32(self.seed), ids, np.int32(recorded)), device))
 
-        return list(self._threads.map(one, units, self._data, self.devices))
+        return list(self._threads.map(one, batches, self._data, self.devices))
 
 
-def default_lanes(trader: Trader, n_bars: int) -> int:
-    """Lanes of a unit: a power of two, by the size of a market of `n_bars` bars and what the trader says."""
+def history_of(policy: Policy, conditions: Conditions) -> int:
+    """Bars of a drawn market before the first decision: all that policy, transforms and regimes need to be formed.
+
+    Args:
+      policy: who decides.
+      conditions: what it trades under.
+    """
+    return max(policy.warmup, conditions.history)
+
+
+def default_batch_size(policy: Policy, n_assets: int, n_bars: int) -> int:
+    """Paths traded side by side: a power of two, by the size of a market and what the policy says.
+
+    Args:
+      policy: who decides.
+      n_assets: A.
+      n_bars: of a drawn market.
+    """
     on_cpu = jax.default_backend() == "cpu"
-    lanes, elements = (CPU_MOST_LANES, CPU_UNIT_ELEMENTS) if on_cpu else (MOST_LANES, UNIT_ELEMENTS)
-    most = min(lanes, trader.lanes or lanes, max(elements // (n_bars * trader.env.n_assets), 1))
-    return 2 ** int(np.log2(most))
+    most, elements = (CPU_MOST_PATHS, CPU_MOST_ELEMENTS) if on_cpu else (MOST_PATHS, MOST_ELEMENTS)
+    most = most if policy.encoding is None else min(most, policy.encoding.batch_size)
+    return 2 ** int(np.log2(min(most, max(elements // (n_bars * n_assets), 1))))
 
 
-def _unit(
-    trader: Trader,
-    draw: Callable[[Any, jax.Array], MarketData],
-    perturb: Perturbation | None,
-    n_bars: int,
-    spare: int,
-    ruin: float,
+class _Static(NamedTuple):
+    """What the program of a batch is compiled for; see `Paths`."""
+
+    policy: Policy
+    conditions: Conditions
+    draw: Callable[[Any, jax.Array], MarketData]
+    perturb: Perturbation | None
+    n_bars: int
+    spare: int
+    ruin: float
+    free: tuple[str, ...]
+
+
+def _batch(
+    static: _Static,
     points: np.ndarray,
-    free: tuple[str, ...],
     generator_data: Any,
-    data: Any,
+    costs: Costs,
+    policy_params: Any,
     seed: jax.Array,
     ids: jax.Array,
-    lane: jax.Array,
+    recorded: jax.Array,
 ) -> Any:
-    """Figures `[L]`, curves `[L, points]` and the record of `lane` `[]` of L paths `ids`."""
-    base = jax.random.key(seed)
+    """Figures `[L]`, curves `[L, points]` and the record of path `recorded` `[]` of the L paths `ids`."""
+    base, n_bars, perturb = jax.random.key(seed), static.n_bars, static.perturb
+    policy = static.policy._replace(params=policy_params)
+    conditions = static.conditions._replace(costs=costs)
+    earliest = history_of(policy, conditions)
 
-    def one(number: jax.Array) -> tuple[Drawn, MarketData]:
+    def one(number: jax.Array) -> tuple[PreparedMarket, MarketData]:
         key = jax.random.fold_in(base, number)
-        market = draw(generator_data, jax.random.fold_in(key, MARKET_STREAM))
-        params = trader.params(data, market).replace(first_bar=jnp.int32(trader.history))
+        market = static.draw(generator_data, jax.random.fold_in(key, MARKET_STREAM))
+        params = conditions.prepare(costs, market).replace(first_bar=jnp.int32(earliest))
         if perturb is not None:
             params = perturb(jax.random.fold_in(key, PERTURBATION_STREAM), params)
-            latest = trader.history + spare
-            params = params.replace(first_bar=jnp.clip(params.first_bar, trader.history, latest).astype(jnp.int32))
-        return drawn(trader, data, params, n_bars), params.market
+            first = jnp.clip(params.first_bar, earliest, earliest + static.spare)
+            params = params.replace(first_bar=first.astype(jnp.int32))
+        return prepare_market(policy, conditions, params, n_bars), params.market
 
-    paths, market = draw_paths(one, ids, lane, trader.at_once)
-    traded = trade(trader, data, paths, n_bars, lane, own_costs=perturb is not None, free=free)
+    micro_batch = RULE_MICRO_BATCH if policy.encoding is None else AGENT_MICRO_BATCH
+    paths, market = prepare_batch(one, ids, recorded, micro_batch)
+    traded = trade(policy, conditions, paths, n_bars, recorded, own_costs=perturb is not None, free=static.free)
     capital = traded.figures.capital
-    record = (paths.first[lane], capital[lane], traded.lines, traded.dead[lane], market)
-    return traded.figures.figures(trader.periods, ruin), (traded.curve[points - 1] / capital[None]).T, record
+    record = (paths.first[recorded], capital[recorded], traded.lines, traded.liquidated[recorded], market)
+    figures = traded.figures.figures(conditions.rules.periods, static.ruin)
+    return figures, (traded.curve[points - 1] / capital[None]).T, record

@@ -24,7 +24,7 @@ BLUE, RED, GREY = COLOURS[0], COLOURS[1], "#6b7280"
 
 
 def fan_figure(fan: Mapping[str, Any], worst: Mapping[int, np.ndarray]) -> tuple[go.Figure, str]:
-    """Quantiles of the equity over time as bands, and single paths as lines.
+    """Draws quantiles of the equity over time as bands, and single paths as lines.
 
     Args:
       fan: of the summary, `[points]` each.
@@ -58,7 +58,7 @@ def fan_figure(fan: Mapping[str, Any], worst: Mapping[int, np.ndarray]) -> tuple
 def distribution_figure(
     values: np.ndarray, row: Mapping[str, Any], title: str, kind: str, level: float
 ) -> tuple[go.Figure, str] | None:
-    """Histogram of a figure over the paths, with its median and the quantiles one in twenty is beyond.
+    """Draws the histogram of a figure over the paths, with its median and its quantiles of 5 % and 95 %.
 
     Args:
       values: `[n]`; what is not finite is left out.
@@ -100,7 +100,12 @@ def distribution_figure(
 
 
 def drawdown_figure(chances: Mapping[str, Mapping[str, Any]], level: float) -> tuple[go.Figure, str]:
-    """Probability of a drawdown at least as deep, with intervals; `chances` is depth -> `estimate` and `ci`."""
+    """Draws the probabilities of drawdowns at least as deep, with intervals.
+
+    Args:
+      chances: depth -> `estimate` and `ci`, of the summary.
+      level: of the intervals, in (0, 1).
+    """
     depths = [float(depth) for depth in chances]
     estimates = np.array([row["estimate"] for row in chances.values()])
     ends = np.array([row["ci"] for row in chances.values()])
@@ -124,7 +129,12 @@ def drawdown_figure(chances: Mapping[str, Mapping[str, Any]], level: float) -> t
 
 
 def recovery_figure(recovery: Mapping[str, Any], level: float) -> tuple[go.Figure, str]:
-    """Kaplan-Meier curve of the time to recovery with its band; `recovery` is that of the summary."""
+    """Draws the Kaplan-Meier curve of the time to recovery with its band.
+
+    Args:
+      recovery: of the summary.
+      level: of the band, in (0, 1).
+    """
     figure = go.Figure()
     known = [i for i, end in enumerate(recovery["low"]) if end is not None]
     bars, low, high = ([recovery[name][i] for i in known] for name in ("bars", "low", "high"))

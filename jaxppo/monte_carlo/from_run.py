@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 
-from jaxppo.backtest.run import SavedRun, load_run
-from jaxppo.backtest.traders import agent
-from jaxppo.config import ConfigError
-from jaxppo.monte_carlo.engine import NUMBERS, UNIT_ELEMENTS, Paths
+from jaxppo.backtest.conditions import conditions_of
+from jaxppo.errors import ConfigError
+from jaxppo.monte_carlo.engine import MOST_ELEMENTS, NUMBERS, Paths, history_of
 from jaxppo.monte_carlo.job import MonteCarlo, monte_carlo
 from jaxppo.monte_carlo.sources import draws_of
 from jaxppo.monte_carlo.stress import UNSTRESSED, Stress
+from jaxppo.run.saved import SavedRun, load_run
 
 GENERATOR = "stationary_bootstrap"
+
+
+class PathOptions(TypedDict, total=False):
+    """Options of `run_paths` that `run_monte_carlo` takes too.
+
+    Attributes:
+      generator: see `run_paths`.
+      n_bars: see `run_paths`.
+      seed: see `run_paths`.
+      stress: fields of `Stress`.
+    """
+
+    generator: str
+    n_bars: int | None
+    seed: int | None
+    stress: Mapping[str, Any] | None
 
 
 def run_paths(
@@ -28,24 +44,25 @@ def run_paths(
     stress: Stress = UNSTRESSED,
     devices: Sequence[jax.Device] | None = None,
 ) -> Paths:
-    """The agent of a run on markets drawn from its test period, which it has neither learned nor been selected on.
+    """Puts the agent of a run on markets drawn from its test period, which it was neither trained nor selected on.
 
     Args:
       run: from `jaxppo.backtest.load_run`; opened on other prices, its test period is all of them.
       generator: one of `jaxppo.envs.simulators.generators.GENERATORS`; see `draws_of`.
       n_bars: decisions on each path; default: as many as the test period has.
       seed: of the paths, in [0, 2^32); default: that of the run.
-      stress: what is changed of each path beside its market.
+      stress: on each path, beside its market.
       devices: default: all of the kind that the run is on.
 
     Raises:
       ConfigError: an argument outside its range, or masks that a drawn market does not allow.
     """
     setup = run.setup
-    trader = agent(run)
+    policy, conditions = run.agent(), conditions_of(run)
+    history = history_of(policy, conditions)
     n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
     n_assets = setup.market.n_assets
-    most = UNIT_ELEMENTS // n_assets - trader.history - stress.delay - 1
+    most = MOST_ELEMENTS // n_assets - history - stress.delay - 1
     if not 1 <= n_bars <= most:
         raise ConfigError(f"--bars is {n_bars}; with {n_assets} assets it must be from 1 to {most}")
     if stress.latency is not None and stress.latency[1] != setup.env.fill_rule.latency_bars:
@@ -56,10 +73,13 @@ def run_paths(
         raise ConfigError(f"--seed is {seed}; it must be from 0 to {NUMBERS - 1}")
     devices = jax.devices(setup.devices[0].platform) if devices is None else devices
     try:
-        draws = draws_of(run, generator, trader.history + n_bars + 1 + stress.delay)
-        jax.eval_shape(lambda key: trader.params(trader.data, draws.draw(draws.data, key)), jax.random.key(0))
-        own = {"symbols": setup.market.info.symbols or None, "devices": devices}
-        return Paths(trader, draws, n_bars, seed=seed, perturb=stress.perturbation(), spare=stress.delay, **own)
+        draws = draws_of(run, generator, history + n_bars + 1 + stress.delay)
+        jax.eval_shape(lambda key: conditions.prepare(conditions.costs, draws.draw(draws.data, key)), jax.random.key(0))
+        symbols = setup.market.info.symbols or None
+        return Paths(
+            policy, conditions, draws, n_bars,
+            seed=seed, perturb=stress.perturbation(), spare=stress.delay, symbols=symbols, devices=devices,
+        )  # fmt: skip
     except ConfigError:
         raise
     except ValueError as error:
@@ -70,30 +90,24 @@ def run_monte_carlo(
     folder: str | pathlib.Path,
     n_paths: int,
     *,
-    generator: str = GENERATOR,
-    n_bars: int | None = None,
-    seed: int | None = None,
-    stress: Mapping[str, Any] | None = None,
     batch: int | None = None,
     shard: tuple[int, int] = (0, 1),
     output: str | pathlib.Path | None = None,
     overrides: Sequence[str] = (),
     progress: bool = True,
+    **options: Unpack[PathOptions],
 ) -> MonteCarlo:
-    """`monte_carlo` of a saved run.
+    """Trades the agent of a saved run on random markets, see `monte_carlo`.
 
     Args:
       folder: the run.
       n_paths: number of paths, in [1, 2^32].
-      generator: see `run_paths`.
-      n_bars: see `run_paths`.
-      seed: see `run_paths`.
-      stress: keys of `Stress`.
-      batch: see `monte_carlo`.
-      shard: see `monte_carlo`.
+      batch: paths in a part, see `monte_carlo`.
+      shard: `(i, n)`, see `monte_carlo`.
       output: folder of the job; default: `monte_carlo`, with the number of the shard, in that of the run.
       overrides: dotted keys, for example other costs.
-      progress: see `monte_carlo`.
+      progress: whether to show a bar.
+      options: `generator`, `n_bars`, `seed` and `stress`, see `PathOptions`.
 
     Raises:
       ConfigError: not a run, a setting that does not fit it, or the folder of another job.
@@ -106,12 +120,13 @@ def run_monte_carlo(
     if not 0 <= index < n_shards:
         raise ConfigError(f"--shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
     try:
-        stressed = Stress(**(stress or {}))
+        stress = Stress(**(options.get("stress") or {}))
     except ValueError as error:
         raise ConfigError(f"--{str(error).replace('_', '-')}") from None
-    latency = [] if stressed.latency is None else ["--env.latency_bars", str(stressed.latency[1])]
+    latency = [] if stress.latency is None else ["--env.latency_bars", str(stress.latency[1])]
     run = load_run(folder, overrides=[*overrides, *latency])
-    paths = run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stressed)
+    generator, n_bars, seed = options.get("generator", GENERATOR), options.get("n_bars"), options.get("seed")
+    paths = run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stress)
     if output is None:
         name = "monte_carlo" if n_shards == 1 else f"monte_carlo-{index}-of-{n_shards}"
         output = pathlib.Path(folder) / name
@@ -119,28 +134,3 @@ def run_monte_carlo(
         return monte_carlo(paths, n_paths, output=output, batch=batch, shard=shard, progress=progress)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def describe_paths(job: MonteCarlo) -> str:
-    """The summary as a short table."""
-    summary, settings = job.summary, job.table.settings
-    percent = f"{summary['level']:.0%}"
-    lines = [
-        f"{settings['trader']}: {summary['n_paths']:,} paths of {settings['n_bars']:,} bars "
-        f"({settings['generator']}, seed {settings['seed']})",
-        f"{'':16}{'mean (' + percent + ' interval)':>30}{'5 %':>10}{'median':>10}{'95 %':>10}",
-    ]
-    for name in ("total_return", "sharpe", "max_drawdown", "turnover", "costs"):
-        row = summary["figures"][name]
-        if row["mean"] is None:
-            lines.append(f"{name:16}{'undefined':>30}")
-            continue
-        mean = f"{row['mean']:.3f} ({row['mean_ci'][0]:.3f} .. {row['mean_ci'][1]:.3f})"
-        quantiles = "".join(f"{row['quantiles'][q]:>10.3f}" for q in ("0.05", "0.5", "0.95"))
-        lines.append(f"{name:16}{mean:>30}{quantiles}")
-    chances = summary["probabilities"]
-    found = {"ruin": chances["ruin"], "a loss": chances["loss"]}
-    found |= {f"a drawdown of {float(at):.0%}": chances["drawdown"][at] for at in ("0.1", "0.2", "0.5")}
-    for name, row in found.items():
-        lines.append(f"probability of {name}: {row['estimate']:.2%} ({row['ci'][0]:.2%} .. {row['ci'][1]:.2%})")
-    return "\n".join(lines)

@@ -6,11 +6,15 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxppo.backtest.conditions import Conditions
+from jaxppo.policy.protocol import Policy
 
 
 def digest(tree: Any) -> str:
@@ -98,3 +102,18 @@ def _array(value: Any) -> str:
         value = jax.random.key_data(value)
     array = np.asarray(value)
     return f"{array.shape} {array.dtype} {hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
+def identity_of(policy: Policy, conditions: Conditions) -> str:
+    """Digest of every setting that shapes decisions and fills; with the arrays, all that tells two policies apart.
+
+    Args:
+      policy: who decides.
+      conditions: what it trades under.
+
+    Raises:
+      ValueError: a policy of objects that cannot be told from others.
+    """
+    functions = [function_name(function) for function in (policy.table, policy.init, policy.apply)]
+    settings = [conditions.identity, policy.warmup, policy.in_shares, *functions]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()

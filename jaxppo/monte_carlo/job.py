@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from jaxppo.config import ConfigError
+from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo.engine import NUMBERS, Paths
-from jaxppo.monte_carlo.identity import digest, function_name
+from jaxppo.monte_carlo.identity import digest, function_name, identity_of
 from jaxppo.monte_carlo.parts import (
     PARTS,
     SETTINGS,
     Table,
     as_table,
+    copy_parts,
     holds,
     open_job,
     part_name,
@@ -45,10 +45,10 @@ SAME_MARKETS = (
     "spare",
     "shard",
 )
-"""Settings that two jobs have in common whose paths are the same."""
+"""Settings in which two jobs agree whose paths are the same markets."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MonteCarlo:
     """A finished job.
 
@@ -61,6 +61,35 @@ class MonteCarlo:
     table: Table
     summary: dict[str, Any]
     folder: pathlib.Path | None = None
+
+    def __repr__(self) -> str:
+        """The folder and the headline figures."""
+        return f"MonteCarlo({str(self.folder) if self.folder else 'in memory'!r})\n{describe_paths(self)}"
+
+
+def describe_paths(job: MonteCarlo) -> str:
+    """Describes the summary of a job as a short table."""
+    summary, settings = job.summary, job.table.settings
+    percent = f"{summary['level']:.0%}"
+    lines = [
+        f"{settings['policy']}: {summary['n_paths']:,} paths of {settings['n_bars']:,} bars "
+        f"({settings['generator']}, seed {settings['seed']})",
+        f"{'':16}{'mean (' + percent + ' interval)':>30}{'5 %':>10}{'median':>10}{'95 %':>10}",
+    ]
+    for name in ("total_return", "sharpe", "max_drawdown", "turnover", "costs"):
+        row = summary["figures"][name]
+        if row["mean"] is None:
+            lines.append(f"{name:16}{'undefined':>30}")
+            continue
+        mean = f"{row['mean']:.3f} ({row['mean_ci'][0]:.3f} .. {row['mean_ci'][1]:.3f})"
+        quantiles = "".join(f"{row['quantiles'][q]:>10.3f}" for q in ("0.05", "0.5", "0.95"))
+        lines.append(f"{name:16}{mean:>30}{quantiles}")
+    chances = summary["probabilities"]
+    found = {"ruin": chances["ruin"], "a loss": chances["loss"]}
+    found |= {f"a drawdown of {float(at):.0%}": chances["drawdown"][at] for at in ("0.1", "0.2", "0.5")}
+    for name, row in found.items():
+        lines.append(f"probability of {name}: {row['estimate']:.2%} ({row['ci'][0]:.2%} .. {row['ci'][1]:.2%})")
+    return "\n".join(lines)
 
 
 def monte_carlo(
@@ -82,8 +111,9 @@ def monte_carlo(
       n_paths: number of paths of all shards together, in [1, 2^32].
       output: folder for `job.json`, `parts/*.parquet` (a row a path), `summary.json` and `report.html`. An interrupted
         job goes on from the parts that are there. None keeps the table in memory.
-      batch: paths in a part, rounded up to whole units of `paths.lanes`; default: a 64th of the job, 65,536 at most.
-      shard: `(i, n)`: only the i-th of n interleaved sets of units, 0 <= i < n; see `merge`.
+      batch: paths in a part, rounded up to whole batches of `paths.batch_size`; default: a 64th of the job, 65,536 at
+        most.
+      shard: `(i, n)`: only the i-th of n interleaved sets of batches, 0 <= i < n; see `merge`.
       level: of the intervals in the summary.
       progress: whether to show a bar.
 
@@ -93,25 +123,25 @@ def monte_carlo(
     """
     folder = None if output is None else pathlib.Path(output)
     if folder is not None and (folder / SETTINGS).exists():
-        saved = read_settings(folder)["batch"]
+        saved = read_settings(folder)["part_size"]
         if saved is None:
             raise ConfigError(f"{folder} holds the merged shards of a finished job; give another --output")
         batch = saved if batch is None else batch
     settings = _settings(paths, n_paths, batch, shard)
-    n_units, per_part = -(-n_paths // paths.lanes), settings["batch"] // paths.lanes
-    units = range(shard[0], n_units, shard[1])
+    n_batches, per_part = -(-n_paths // paths.batch_size), settings["part_size"] // paths.batch_size
+    batches = range(shard[0], n_batches, shard[1])
     if folder is not None:
         open_job(folder, settings)
     files, tables = [], []
-    with tqdm(total=_number(units, paths, n_paths), unit="path", disable=not progress) as bar:
-        for number, start in enumerate(range(0, len(units), per_part)):
-            own = units[start : start + per_part]
-            expected = paths.numbers(own, n_paths)
+    with tqdm(total=_number(batches, paths, n_paths), unit="path", disable=not progress) as bar:
+        for number, start in enumerate(range(0, len(batches), per_part)):
+            of_part = batches[start : start + per_part]
+            expected = paths.numbers(of_part, n_paths)
             if folder is not None and holds(folder / PARTS / part_name(number), expected):
                 files.append(folder / PARTS / part_name(number))
                 bar.update(len(expected))
                 continue
-            table = _batch(paths, own, n_paths, bar)
+            table = _compute(paths, of_part, n_paths, bar)
             if folder is None:
                 tables.append(table)
             else:
@@ -123,7 +153,7 @@ def monte_carlo(
 def merge(
     folders: Sequence[str | pathlib.Path], output: str | pathlib.Path | None = None, *, level: float = 0.95
 ) -> MonteCarlo:
-    """Puts the shards of a job together: the numbers of the job in one piece, bit for bit.
+    """Puts the shards of a job together, to the numbers of the job in one piece, bit for bit.
 
     Args:
       folders: of all shards, finished, in any order.
@@ -139,7 +169,7 @@ def merge(
     first, reference = found[0]
     for folder, settings in found[1:]:
         for key in {**reference, **settings}:
-            if key not in ("shard", "batch") and settings.get(key) != reference.get(key):
+            if key not in ("shard", "part_size") and settings.get(key) != reference.get(key):
                 raise ConfigError(
                     f"{folder} is not of the same job as {first}: its {key} is {settings.get(key)!r}, not "
                     f"{reference.get(key)!r}"
@@ -149,28 +179,25 @@ def merge(
     if sorted(numbers) != list(range(n)) or any(settings["shard"][1] != n for _, settings in found):
         raise ConfigError(f"shards {sorted(numbers)} were given; all of 0 to {n - 1} are needed, each once")
     files = [file for folder, _ in found for file in sorted((folder / PARTS).glob("part_*.parquet"))]
-    settings = reference | {"shard": [0, 1], "batch": None}
+    settings = reference | {"shard": [0, 1], "part_size": None}
     table = Table(settings, tuple(files))
     there = np.sort(table.column("path")) if files else np.empty(0, np.int64)
     if len(there) != settings["n_paths"] or (there != np.arange(len(there))).any():
         raise ConfigError(f"{len(there)} of {settings['n_paths']} paths are there; finish every shard first")
-    folder = None if output is None else pathlib.Path(output)
-    if folder is not None:
-        open_job(folder, settings)
-        copies = []
-        for number, file in enumerate(files):
-            copies.append(folder / PARTS / part_name(number))
-            draft = copies[-1].with_name(copies[-1].name + ".part")
-            shutil.copyfile(file, draft)
-            draft.replace(copies[-1])
-        for file in {*(folder / PARTS).glob("part_*.parquet")} - {*copies}:  # of shards in other batches
-            file.unlink()
-        table = Table(settings, tuple(copies))
-    return _finish(table, folder, level)
+    whole = None if output is None else pathlib.Path(output)
+    if whole is not None:
+        open_job(whole, settings)
+        table = Table(settings, copy_parts(whole, files))
+    return _finish(table, whole, level)
 
 
 def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[str, Any]:
-    """Two traders on the same markets under the same perturbation, path by path: what they have in common cancels.
+    """Compares two policies on the same markets under the same perturbation, path by path: what is common cancels.
+
+    Args:
+      one: job of the first policy.
+      other: job of the second one, with the same `SAME_MARKETS`.
+      level: of the intervals, in (0, 1).
 
     Returns:
       `n_paths`, and figure -> `difference`, the distribution of `one - other` (see `distribution`), and `higher`, the
@@ -196,24 +223,26 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
 
 
 def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, int]) -> dict[str, Any]:
-    """What makes two jobs the same."""
+    """Settings in which two jobs must agree to be the same."""
     index, n_shards = shard
     if not 1 <= n_paths <= NUMBERS or (batch is not None and batch < 1):
         raise ValueError(f"n_paths ({n_paths}) must be from 1 to {NUMBERS}, and batch ({batch}) >= 1")
     if not 0 <= index < n_shards:
         raise ValueError(f"shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
-    n_units = -(-n_paths // paths.lanes)
-    if n_shards > n_units:
+    n_batches = -(-n_paths // paths.batch_size)
+    if n_shards > n_batches:
         raise ValueError(
-            f"shard is {index}/{n_shards}; {n_paths} paths in units of {paths.lanes} make at most {n_units} shards"
+            f"shard is {index}/{n_shards}; {n_paths} paths in batches of {paths.batch_size} make at most {n_batches} "
+            "shards"
         )
-    unit = paths.lanes * (len(paths.devices) if batch is None else 1)
+    # Parts hold whole batches; by default as many as there are devices, or a multiple, so that none of them waits.
+    unit = paths.batch_size * (len(paths.devices) if batch is None else 1)
     wanted = min(-(-n_paths // PARTS_OF_A_JOB), MOST_IN_A_BATCH) if batch is None else batch
-    trader, generator = paths.trader, paths.generator
+    policy, conditions, generator = paths.policy, paths.conditions, paths.generator
     return {
-        "trader": trader.name,
-        "trader_identity": trader.identity,
-        "trader_digest": digest(trader.data),
+        "policy": policy.name,
+        "policy_identity": identity_of(policy, conditions),
+        "policy_digest": digest({"costs": conditions.costs, "policy": policy.params}),
         "generator": generator.name,
         "generator_digest": digest(generator.data),
         "perturbation": function_name(paths.perturb),
@@ -222,20 +251,20 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
         "n_bars": paths.n_bars,
         "seed": paths.seed,
         "shard": [index, n_shards],
-        "batch": -(-wanted // unit) * unit,
-        "lanes": paths.lanes,
+        "part_size": -(-wanted // unit) * unit,
+        "batch_size": paths.batch_size,
         "points": [int(point) for point in paths.points],
-        "history": trader.history,
+        "history": paths.history,
         "spare": paths.spare,
         "ruin": paths.ruin,
-        "periods_per_year": trader.periods,
+        "periods_per_year": conditions.rules.periods,
     }
 
 
-def _batch(paths: Paths, units: Sequence[int], n_paths: int, bar: tqdm) -> pa.Table:
-    """Computes units; while the host writes what is there, the devices compute the next."""
+def _compute(paths: Paths, batches: Sequence[int], n_paths: int, bar: tqdm) -> pa.Table:
+    """Computes batches; while the host writes what is there, the devices compute the next."""
     n_devices = len(paths.devices)
-    groups = [units[start : start + n_devices] for start in range(0, len(units), n_devices)]
+    groups = [batches[start : start + n_devices] for start in range(0, len(batches), n_devices)]
     found, waiting = [], None
     for group in [*groups, None]:
         started = None if group is None else (group, paths.compute(group))
@@ -243,15 +272,15 @@ def _batch(paths: Paths, units: Sequence[int], n_paths: int, bar: tqdm) -> pa.Ta
             numbers, figures, curves = paths.fetch(waiting[1], waiting[0])
             wanted = numbers < n_paths
             figures = {name: x[wanted] for name, x in figures.items()}
-            found.append(as_table(numbers[wanted], figures, curves[wanted], paths.points))
+            found.append(as_table(numbers[wanted], figures, curves[wanted], [int(point) for point in paths.points]))
             bar.update(int(wanted.sum()))
         waiting = started
     return pa.concat_tables(found).combine_chunks()
 
 
-def _number(units: Sequence[int], paths: Paths, n_paths: int) -> int:
-    """Paths of units that are numbered below `n_paths`."""
-    return sum(min(paths.lanes, n_paths - unit * paths.lanes) for unit in units)
+def _number(batches: Sequence[int], paths: Paths, n_paths: int) -> int:
+    """Counts the paths of batches that are numbered below `n_paths`."""
+    return sum(min(paths.batch_size, n_paths - batch * paths.batch_size) for batch in batches)
 
 
 def _finish(table: Table, folder: pathlib.Path | None, level: float) -> MonteCarlo:

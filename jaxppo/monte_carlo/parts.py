@@ -1,4 +1,4 @@
-"""The folder of a Monte Carlo job: its settings, and Parquet parts that are there whole or not at all."""
+"""The folder of a Monte Carlo job: its settings, and Parquet parts, each of which is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxppo.config import ConfigError
+from jaxppo.errors import ConfigError
 from jaxppo.run.folder import write_json
 
 SETTINGS, PARTS = "job.json", "parts"
 KEYS = (
-    "trader",
-    "trader_identity",
-    "trader_digest",
+    "policy",
+    "policy_identity",
+    "policy_digest",
     "generator",
     "generator_digest",
     "perturbation",
@@ -29,8 +30,8 @@ KEYS = (
     "n_bars",
     "seed",
     "shard",
-    "batch",
-    "lanes",
+    "part_size",
+    "batch_size",
     "points",
     "history",
     "spare",
@@ -39,12 +40,12 @@ KEYS = (
 )
 """Settings of every job."""
 MOST_VALUES = 2**24
-"""Values that are read from the files of a table at once: as many columns as that allows, for opening files is slow."""
+"""Values that are read from the files of a table at once, in as many columns as that allows: opening files is slow."""
 EQUITY = "equity_"
 """Prefix of the columns of the curve; the number of bars follows."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Table:
     """Figures of paths, one row a path in order of their numbers, in memory or in files.
 
@@ -57,6 +58,12 @@ class Table:
     settings: dict[str, Any]
     files: tuple[pathlib.Path, ...] = ()
     memory: pa.Table | None = None
+
+    def __repr__(self) -> str:
+        """Where the paths are."""
+        if self.memory is not None:
+            return f"Table({self.memory.num_rows:,} paths in memory)"
+        return f"Table({len(self.files)} files in {str(self.files[0].parent)!r})"
 
     @functools.cached_property
     def _order(self) -> np.ndarray:
@@ -106,23 +113,65 @@ def _read(file: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
 
 
 def as_table(paths: np.ndarray, figures: dict[str, np.ndarray], curves: np.ndarray, bars: Sequence[int]) -> pa.Table:
-    """Rows `[n]` of paths: figures, and the curves `[n, points]` as a column per time."""
+    """Makes a table with a row for each of n paths, and the curves as a column per time.
+
+    Args:
+      paths: `[n]` numbers of the paths.
+      figures: `[n]` each, by name.
+      curves: `[n, points]` equity as a fraction of the capital.
+      bars: bars after the start of each of the points.
+    """
     columns = {"path": paths, **figures}
     columns |= {f"{EQUITY}{bar}": np.ascontiguousarray(curves[:, i]) for i, bar in enumerate(bars)}
     return pa.table(columns)
 
 
 def write_part(folder: pathlib.Path, name: str, table: pa.Table) -> pathlib.Path:
-    """Writes a part in one move, so that an interrupted job never leaves half of one."""
-    path = folder / PARTS / name
+    """Writes a part in one move, so that an interrupted job never leaves half of one.
+
+    Args:
+      folder: of the job.
+      name: of the file, see `part_name`.
+      table: from `as_table`.
+
+    Returns:
+      Where it is.
+    """
+    return _in_one_move(folder / PARTS / name, lambda draft: pq.write_table(table, draft, write_page_checksum=True))
+
+
+def copy_parts(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> tuple[pathlib.Path, ...]:
+    """Copies parts into the folder of a job, numbered anew, and removes all others that are there.
+
+    Args:
+      folder: of the job.
+      files: the parts.
+
+    Returns:
+      The copies.
+    """
+    copies = []
+    for number, file in enumerate(files):
+        copy = functools.partial(shutil.copyfile, file)
+        copies.append(_in_one_move(folder / PARTS / part_name(number), copy))
+    for file in {*(folder / PARTS).glob("part_*.parquet")} - {*copies}:  # left by shards with parts of another size
+        file.unlink()
+    return tuple(copies)
+
+
+def _in_one_move(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> pathlib.Path:
     draft = path.with_name(path.name + ".part")
-    pq.write_table(table, draft, write_page_checksum=True)
+    write(draft)
     draft.replace(path)
     return path
 
 
 def read_part(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
-    """A part, or some of its columns.
+    """Reads a part.
+
+    Args:
+      path: of the file.
+      columns: names of those to read; default: all.
 
     Raises:
       OSError: there is none, or it is damaged.
@@ -132,7 +181,12 @@ def read_part(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def holds(path: pathlib.Path, numbers: np.ndarray) -> bool:
-    """Whether a part is there, readable, and of exactly the paths of these numbers, in this order."""
+    """Whether a part is there, readable, and of exactly the given paths.
+
+    Args:
+      path: of the file.
+      numbers: `[n]` numbers of the paths, in order.
+    """
     try:
         return np.array_equal(read_part(path).column("path").to_numpy(), numbers)
     except (OSError, KeyError, pa.ArrowException):
@@ -146,6 +200,10 @@ def part_name(number: int) -> str:
 
 def open_job(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """Starts a job in a folder, or goes on with the one that is there.
+
+    Args:
+      folder: of the job.
+      settings: of the job; those of one that is there must be equal.
 
     Raises:
       ConfigError: the folder is that of another job, holds something else, or cannot be used.
@@ -170,13 +228,13 @@ def open_job(folder: pathlib.Path, settings: dict[str, Any]) -> None:
 
 
 def _just_begun(folder: pathlib.Path) -> bool:
-    """Whether a folder holds nothing but what a job leaves that is interrupted before its settings are there."""
+    """Whether a folder holds nothing, or what a job leaves that is interrupted before it has written its settings."""
     found = {file.name for file in folder.iterdir()} - {SETTINGS + ".part"}
     return not found or (found == {PARTS} and not any((folder / PARTS).iterdir()))
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, Any]:
-    """The settings of the job in a folder.
+    """Reads the settings of the job in a folder.
 
     Raises:
       ConfigError: there is none, or it lacks a setting.

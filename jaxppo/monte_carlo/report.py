@@ -47,7 +47,7 @@ _IN_WORST = ("total_return", "sharpe", "max_drawdown", "turnover", "costs")
 
 
 def write_paths_report(path: pathlib.Path, table: Table, summary: Mapping[str, Any]) -> None:
-    """Writes the report, replacing the file.
+    """Writes the report as an HTML file, which it replaces.
 
     Args:
       path: of the HTML file, about 5 MB, most of which is plotly itself.
@@ -61,7 +61,12 @@ def write_paths_report(path: pathlib.Path, table: Table, summary: Mapping[str, A
 
 
 def render_paths(table: Table, summary: Mapping[str, Any]) -> str:
-    """The report as HTML text; the same job gives the same bytes. See `write_paths_report`."""
+    """Renders the report as HTML text; the same job gives the same bytes.
+
+    Args:
+      table: figures of every path.
+      summary: see `summarise_paths`.
+    """
     level, chances, recovery = summary["level"], summary["probabilities"], summary["recovery"]
     rows = _rows_of(table, summary)
     first = summary["worst"]["total_return"][:WORST_DRAWN]
@@ -80,14 +85,14 @@ def render_paths(table: Table, summary: Mapping[str, Any]) -> str:
         ("Worst paths", _worst_tables(table, summary, rows)),
         ("Settings", data_table(_settings(table.settings))),
     )
-    return page(f"{table.settings['trader']}: Monte Carlo", _header(table.settings, summary), sections)
+    return page(f"{table.settings['policy']}: Monte Carlo", _header(table.settings, summary), sections)
 
 
 _NO_DRAWDOWN = '<p class="caption">No path has a drawdown.</p>'
 
 
 def verdict(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the paths say, in plain sentences; the first is about losses.
+    """Says what the paths show, in plain sentences; the first is about losses.
 
     Args:
       summary: see `summarise_paths`.
@@ -120,12 +125,17 @@ def verdict(summary: Mapping[str, Any]) -> tuple[str, ...]:
         bars = recovery["median"]
         found.append(f"Half of the deepest drawdowns take more than {bars:,} bars from the peak to the recovery.")
     elif recovery:
-        found.append("Fewer than half of the deepest drawdowns recover while they are watched.")
+        found.append("Fewer than half of the deepest drawdowns recover before their path ends.")
     return tuple(found)
 
 
 def caveat(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """What the intervals are of, and what they cannot know."""
+    """Says what the intervals cover, and what they cannot know.
+
+    Args:
+      settings: of the job.
+      summary: see `summarise_paths`.
+    """
     return (
         f"All paths are drawn from one history by {settings['generator']}. The intervals are those of the Monte Carlo "
         f"error of {summary['n_paths']:,} paths: more paths make them narrower and the history no longer. What never "
@@ -141,7 +151,7 @@ def _header(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"{summary['n_paths']:,} paths of {settings['n_bars']:,} bars · {settings['generator']} · "
         f"seed {settings['seed']}{_stressed(settings)}{part}"
     )
-    title = escaped(f"{settings['trader']}: Monte Carlo")
+    title = escaped(f"{settings['policy']}: Monte Carlo")
     parts = [f'<header>\n<h1>{title}</h1>\n<p class="subtitle">{escaped(subtitle)}</p>\n</header>']
     warnings = _warnings(settings, summary)
     if warnings:
@@ -289,8 +299,8 @@ def _worst_tables(table: Table, summary: Mapping[str, Any], rows: Mapping[int, i
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the job as they are shown: the bars at which the equity was kept are counted."""
     index, n_shards = settings["shard"]
-    unset = {name: "none" for name in ("perturbation", "stress", "batch") if not settings[name]}
-    return settings | unset | {"points": len(settings["points"]), "shard": f"{index}/{n_shards}"}
+    unset = {name: "none" for name in ("perturbation", "stress", "part_size") if not settings[name]}
+    return {**settings, **unset, "points": len(settings["points"]), "shard": f"{index}/{n_shards}"}
 
 
 def _rows_of(table: Table, summary: Mapping[str, Any]) -> dict[int, int]:

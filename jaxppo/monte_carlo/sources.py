@@ -1,36 +1,38 @@
-"""Markets drawn from the test period of a run: what each generator needs is found in the run."""
+"""Generators of random markets, fitted to the test period of a run."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from jaxppo.backtest.run import SavedRun
-from jaxppo.config import ConfigError
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 from jaxppo.envs.market.regimes import market_regime
 from jaxppo.envs.simulators.generators import GENERATORS, Generator
+from jaxppo.errors import ConfigError
+from jaxppo.run.saved import SavedRun
 from jaxppo.statistics import optimal_block_length
 
 BY_REGIME = ("regime_bootstrap", "regime_switching")
 
 
 def source_market(run: SavedRun) -> MarketData:
-    """The bars of a run's test period."""
+    """Cuts out the bars of a run's test period."""
     period = run.setup.periods["test"]
     return slice_bars(run.setup.market, period.first, period.last + 1)
 
 
 def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
-    """A generator of markets of `n_bars` bars, fitted to the run's test period.
+    """Fits a generator of markets to the test period of a run.
 
-    Blocks have the automatic length of the series that remembers longest among the returns of the assets and their
-    squares: blocks that keep the mean's dependence alone would lose the clusters of volatility. Regimes are the most
-    probable ones of the run's own model, on average over the assets.
+    Blocks have the longest automatic length among the returns of the assets and their squares: blocks that keep the
+    dependence of the mean alone would lose the clusters of volatility. Regimes are the most probable ones under the
+    run's model, on average over the assets.
 
     Args:
       run: from `jaxppo.backtest.load_run`.
       name: one of `jaxppo.envs.simulators.generators.GENERATORS`.
-      n_bars: of a path.
+      n_bars: bars of a market.
 
     Raises:
       ConfigError: an unknown name, or regimes of a run that has none.
@@ -38,7 +40,8 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
     """
     if name not in GENERATORS:
         raise ConfigError(f"--generator is {name!r}; it must be one of {', '.join(GENERATORS)}")
-    source, options = source_market(run), {}
+    source = source_market(run)
+    options: dict[str, Any] = {}
     if name == "circular_bootstrap":
         options["block"] = block_length(source, circular=True)
     elif name in ("stationary_bootstrap", "regime_bootstrap"):
@@ -49,7 +52,12 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
 
 
 def block_length(market: MarketData, *, circular: bool = False) -> float:
-    """Automatic block length of a market in bars, >= 1; see `draws_of`."""
+    """Chooses the block length of a bootstrap of a market automatically, in bars, >= 1; see `draws_of`.
+
+    Args:
+      market: that is resampled.
+      circular: for a circular bootstrap, whose blocks are of equal length; else the mean of a stationary one's.
+    """
     close, tradable = np.asarray(market.close, np.float64), np.asarray(market.tradable)
     traded = tradable[1:] & tradable[:-1]
     returns = np.where(traded, np.diff(np.log(close), axis=0), 0.0)
@@ -62,4 +70,4 @@ def _labels(run: SavedRun, name: str) -> np.ndarray:
     if setup.regimes is None:
         raise ConfigError(f"--generator is {name!r}, but regimes.kind of the run is none; it needs rules or hmm")
     period = setup.periods["test"]
-    return market_regime(setup.regimes[period.first : period.last + 1])
+    return market_regime(np.asarray(setup.regimes[period.first : period.last + 1]))

@@ -1,34 +1,32 @@
-"""What a Monte Carlo changes of each path beside its market: prices of trading, latency, missing fills, the start."""
+"""Stress on Monte Carlo paths, beside their markets: prices of trading, latency, missed fills, later starts."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.perturbations import miss_fills, prices_of, random_latency, random_start, scale_costs
-
-if TYPE_CHECKING:
-    from jaxppo.envs.trading.types import EnvParams
-    from jaxppo.monte_carlo.engine import Perturbation
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.monte_carlo.engine import Perturbation
 
 
 @dataclasses.dataclass(frozen=True)
 class Stress:
-    """How far each path may be from what is configured.
+    """Ranges in which each path may differ from the configuration.
 
     Attributes:
-      scale_costs: smallest and largest factor, > 0, of every price of trading and holding; each price of each path has
-        its own, log-uniform between them. None leaves them alone.
-      missed_fills: probability in [0, 1) that nothing can be had of an asset in a bar.
+      scale_costs: smallest and largest factor, > 0, of every price of trading and holding; each price of each path is
+        multiplied by another one, log-uniform between them. None leaves them alone.
+      missed_fills: probability in [0, 1) that no order in an asset fills in a bar.
       delay: most bars, >= 0, by which the first decision is delayed, uniformly.
-      latency: fewest and most bars, 1 <= LOW <= HIGH, from a decision to its fill; each path has its own number,
-        uniformly. The fill rule of what is traded must have HIGH `latency_bars`. None leaves them as they are there.
+      latency: fewest and most bars, 1 <= LOW <= HIGH, from a decision to its fill, drawn uniformly for each path. The
+        fill rule must have HIGH `latency_bars`. None leaves the latency of the fill rule.
 
     Raises:
       ValueError: a value outside its range.
@@ -52,12 +50,12 @@ class Stress:
             raise ValueError(f"latency is {least} {most}; it must be two numbers of bars, 1 <= LOW <= HIGH")
 
     def perturbation(self) -> Perturbation | None:
-        """What `jaxppo.backtest.Paths` takes as `perturb`, with `spare=delay`; None for nothing."""
+        """Makes the `perturb` of `jaxppo.monte_carlo.Paths`, to be used with `spare=delay`; None for no stress."""
         return None if self == UNSTRESSED else functools.partial(_perturb, self)
 
 
 def stress_of(perturb: Perturbation | None) -> dict[str, Any] | None:
-    """The fields of the stress that a perturbation was made from, ready for JSON; None for any other perturbation."""
+    """Finds the fields of the stress that a perturbation was made from, as JSON; None for any other perturbation."""
     if not isinstance(perturb, functools.partial) or perturb.func is not _perturb:
         return None
     stress: Stress = perturb.args[0]
@@ -66,7 +64,7 @@ def stress_of(perturb: Perturbation | None) -> dict[str, Any] | None:
 
 
 def _perturb(stress: Stress, key: jax.Array, params: EnvParams) -> EnvParams:
-    """The parameters of a path under stress. Consumes `key`."""
+    """Draws the parameters of a path under stress. Consumes `key`."""
     key_costs, key_fills, key_start, key_latency = jax.random.split(key, 4)
     if stress.scale_costs is not None:
         ranges = dict.fromkeys(prices_of(params.costs), stress.scale_costs)
@@ -81,14 +79,18 @@ def _perturb(stress: Stress, key: jax.Array, params: EnvParams) -> EnvParams:
 
 
 def _with_latency(params: EnvParams, latency: jax.Array) -> EnvParams:
-    """`params` with `Costs.latency` `[n]` for the account, and for those that its sizing keeps of strategies."""
+    """Sets `Costs.latency` `[n]` of the account, and of the paper accounts that its sizing has of strategies."""
     every_bar = jnp.broadcast_to(latency, (params.market.n_bars, *latency.shape))
 
-    def kept(x: Any) -> Any:
-        return x.replace(latency=every_bar) if isinstance(x, Costs) else x
+    def delayed(costs: Any, latency: jax.Array) -> Any:
+        return costs.replace(latency=latency)
 
-    sizing = jax.tree.map(kept, params.sizing, is_leaf=lambda x: isinstance(x, Costs))
-    return params.replace(costs=params.costs.replace(latency=latency), sizing=sizing)
+    sizing = jax.tree.map(
+        lambda x: delayed(x, every_bar) if isinstance(x, Costs) else x,
+        params.sizing,
+        is_leaf=lambda x: isinstance(x, Costs),
+    )
+    return params.replace(costs=delayed(params.costs, latency), sizing=sizing)
 
 
 UNSTRESSED = Stress()

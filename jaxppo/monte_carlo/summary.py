@@ -1,4 +1,4 @@
-"""What many paths say: quantile fan, distributions with intervals, probabilities of ruin and drawdowns, worst paths."""
+"""Summary of many paths: quantile fan, distributions with intervals, chances of ruin and drawdowns, worst paths."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DRAWDOWNS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Depths whose probabilities are given, fractions."""
 WORST = 10
 NO_FIGURES = ("liquidated", "ruined", "recovered", "deepest_bars")
-"""Columns that are no figures of a path: yes or no, or cut off where the path ends."""
+"""Columns without a distribution: yes or no, or censored where the path ends."""
 RECOVERY_POINTS = 200
 """Most lengths at which the curve of recovery is given."""
 
 
 def summarise_paths(table: Table, *, level: float = 0.95) -> dict[str, Any]:
-    """The summary of a job, ready for JSON; a number that does not exist is None.
+    """Summarises the paths of a job, ready for JSON; a number that does not exist is None.
 
     Args:
       table: rows of all paths.
@@ -71,10 +71,14 @@ def summarise_paths(table: Table, *, level: float = 0.95) -> dict[str, Any]:
 
 
 def distribution(values: np.ndarray, level: float) -> dict[str, Any]:
-    """Mean, spread and quantiles `[n]` with intervals.
+    """Computes mean, spread and quantiles of a figure, with intervals.
 
     The interval of the mean is the normal one of the Monte Carlo error; that of the median lies between order
     statistics `n / 2 -+ z sqrt(n) / 2`, whatever the distribution.
+
+    Args:
+      values: `[n]`, a path each; what is not finite is only counted, as `undefined`.
+      level: of the intervals, in (0, 1).
     """
     values = values.astype(np.float64)
     finite = np.sort(values[np.isfinite(values)])
@@ -96,9 +100,14 @@ def distribution(values: np.ndarray, level: float) -> dict[str, Any]:
 
 
 def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a probability from `hits` of `n` trials, sensible for none and for all as well.
+    """Computes Wilson's interval of a probability, sensible for no hit and for all hits as well.
 
-    `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`.
+    `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)` with `p = hits / n`.
+
+    Args:
+      hits: in [0, n].
+      n: trials, >= 1.
+      level: of the interval, in (0, 1).
 
     Reference: Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22.
     """
@@ -112,12 +121,12 @@ def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
 
 
 def recovery_of(bars: np.ndarray, recovered: np.ndarray, level: float) -> dict[str, Any] | None:
-    """How long the deepest drawdown of a path takes from its peak to the first close back at it, over n paths.
+    """Estimates how long the deepest drawdown of a path takes from its peak to the first close back at it.
 
-    The Kaplan-Meier curve of `jaxppo.statistics.recovery`. A path that ends before its drawdown is over is censored
-    there. So is an account that was liquidated, at the end of its path and not at its death: it stays among those at
-    risk for as long as its path has bars, which is what never recovering means. Censoring is not by chance alone, since
-    which drawdown of a path is the deepest depends on where the path ends.
+    This is the Kaplan-Meier curve of `jaxppo.statistics.recovery` over n paths. A path that ends before its drawdown is
+    over is censored there. So is an account that was liquidated, at the end of its path and not at its death: it stays
+    among those at risk for as long as its path has bars, which is what never recovering means. Censoring is not by
+    chance alone, since the end of a path also decides which of its drawdowns is the deepest.
 
     Args:
       bars: `[n]` int, 0 for a path without a drawdown, which is left out.

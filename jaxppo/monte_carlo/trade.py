@@ -10,36 +10,38 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.backtest import running_statistics as tally
-from jaxppo.backtest.account import Account, BarRow, StepResult, live, open_account
+from jaxppo.backtest import running_statistics
+from jaxppo.backtest.account import AccountState, AccountStep, open_account, step_account
+from jaxppo.backtest.conditions import Conditions
+from jaxppo.backtest.ledger import Ledger, ledger_line
 from jaxppo.backtest.running_statistics import RunningStatistics
-from jaxppo.backtest.simulate import Ledger, ledger_line, market_rows
-from jaxppo.backtest.traders import Trader
+from jaxppo.backtest.simulate import market_rows, sliced, view_of
 from jaxppo.envs.execution.costs import Costs, without
 from jaxppo.envs.market.kernels import in_one
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.bar import BarRow
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.policy.protocol import Policy
 
-ROW_AXES = BarRow(bar=0, next_bar=1, tradable=0, masks=0, sizing=0, own=0)
-"""Where the lanes are in the rows of a bar: packed bars are `[fields, L, A]`, so that a field is contiguous."""
+ROW_AXES = BarRow(bar=0, next_bar=1, tradable=0, masks=0, sizing=0, policy=0)
+"""Axis of the paths in the rows of a bar: packed bars are `[fields, L, A]`, so that a field is contiguous."""
 
 
-@struct.dataclass
-class Drawn:
+class PreparedMarket(struct.PyTreeNode):
     """What trading a path needs of its market.
 
     Attributes:
-      rows: of all decisions, leading axis `n`; of many paths see `draw_paths`.
-      account: at the first of them.
+      rows: of all decisions, leading axis `n`; of many paths see `prepare_batch`.
+      state: of the account at the first of them.
       costs: of the path.
-      read: what `Trader.ready` reads; `()` for nothing.
+      inputs: what `Encoding.inputs` reads; `()` without an encoding.
       first: `[]` int32, bar of the first decision.
     """
 
     rows: BarRow
-    account: Account
+    state: AccountState
     costs: Costs
-    read: Any
+    inputs: Any
     first: jax.Array
 
 
@@ -49,137 +51,159 @@ class Traded(NamedTuple):
     Attributes:
       figures: of all.
       curve: `[n, L]` currency, equity at every close.
-      lines: of the watched lane's ledger, `[n, ...]`.
-      dead: `[L]` bool, liquidated.
+      lines: of the recorded path's ledger, `[n, ...]`.
+      liquidated: `[L]` bool.
     """
 
     figures: RunningStatistics
     curve: jax.Array
     lines: Ledger
-    dead: jax.Array
+    liquidated: jax.Array
 
 
-def drawn(trader: Trader, data: Any, params: EnvParams, n_bars: int) -> Drawn:
-    """What trading `n_bars` decisions from `params.first_bar` on needs of one market."""
-    first = params.first_bar
-    table = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), trader.table(data, params))
-    return Drawn(
+def prepare_market(policy: Policy, conditions: Conditions, params: EnvParams, n_bars: int) -> PreparedMarket:
+    """What trading `n_bars` decisions from `params.first_bar` on needs of one market.
+
+    Args:
+      policy: who decides.
+      conditions: what it trades under.
+      params: the market.
+      n_bars: static.
+    """
+    first, rules = params.first_bar, conditions.rules
+    table = sliced(policy.table(policy.params, view_of(rules, params)), first, n_bars)
+    return PreparedMarket(
         rows=market_rows(params, first, n_bars, table),
-        account=open_account(trader.env, params, first, trader.monitor, trader.init()),
+        state=open_account(policy, rules, params, first),
         costs=params.costs,
-        read=() if trader.ready is None else trader.read(params),
+        inputs=() if policy.encoding is None else policy.encoding.inputs(params),
         first=first,
     )
 
 
-def draw_paths(
-    prepare: Callable[[jax.Array], tuple[Drawn, MarketData]], ids: jax.Array, lane: jax.Array, at_once: int
-) -> tuple[Drawn, MarketData]:
-    """`prepare` of every path; on a CPU `at_once` at a time.
+def prepare_batch(
+    prepare: Callable[[jax.Array], tuple[PreparedMarket, MarketData]],
+    ids: jax.Array,
+    recorded: jax.Array,
+    micro_batch: int,
+) -> tuple[PreparedMarket, MarketData]:
+    """Prepares every path of a batch; on a CPU `micro_batch` at a time.
+
+    Args:
+      prepare: path number `[]` -> what it needs, and its market.
+      ids: `[L]` numbers of the paths.
+      recorded: `[]` int32, the path of the batch whose market is returned.
+      micro_batch: paths at a time.
 
     Returns:
-      The paths, and the market of `lane` alone. The rows are `[parts, n, lanes of a part, ...]`, packed bars `[parts,
-      n, fields, lanes of a part, A]`, so that a bar of all lanes is read in long runs; the rest is `[L, ...]`.
+      The paths, and the market of `recorded` alone. The rows are `[parts, n, paths of a part, ...]`, packed bars
+      `[parts, n, fields, paths of a part, A]`, so that a bar of all paths is read in long runs; the rest is `[L, ...]`.
     """
-    n_lanes = ids.shape[0]
-    at_once = math.gcd(at_once, n_lanes) if jax.default_backend() == "cpu" else n_lanes
+    batch_size = ids.shape[0]
+    micro_batch = math.gcd(micro_batch, batch_size) if jax.default_backend() == "cpu" else batch_size
 
-    def part(watched: MarketData | None, number: jax.Array) -> tuple[MarketData, tuple[BarRow, Drawn]]:
-        own = jax.lax.dynamic_slice_in_dim(ids, number * at_once, at_once)
-        prepared, markets = jax.vmap(prepare)(own)
+    def part(seen: MarketData | None, number: jax.Array) -> tuple[MarketData, tuple[BarRow, PreparedMarket]]:
+        some = jax.lax.dynamic_slice_in_dim(ids, number * micro_batch, micro_batch)
+        prepared, markets = jax.vmap(prepare)(some)
         rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), prepared.rows)
         rows = rows.replace(next_bar=jnp.swapaxes(rows.next_bar, 1, 2))
-        place = lane - number * at_once
-        inside = (place >= 0) & (place < at_once)
-        seen = jax.tree.map(lambda x: x[jnp.clip(place, 0, at_once - 1)], markets)
-        watched = jax.tree.map(lambda new, old: jnp.where(inside, new, old), seen, watched)
-        return watched, (rows, prepared.replace(rows=()))
+        place = recorded - number * micro_batch
+        inside = (place >= 0) & (place < micro_batch)
+        new = jax.tree.map(lambda x: x[jnp.clip(place, 0, micro_batch - 1)], markets)
+        seen = jax.tree.map(lambda new, old: jnp.where(inside, new, old), new, seen)
+        return seen, (rows, prepared.replace(rows=()))
 
     shapes = jax.eval_shape(lambda: prepare(ids[0])[1])
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    market, (rows, prepared) = jax.lax.scan(part, nothing, jnp.arange(n_lanes // at_once))
+    market, (rows, prepared) = jax.lax.scan(part, nothing, jnp.arange(batch_size // micro_batch))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prepared).replace(rows=rows), market
 
 
 def trade(
-    trader: Trader,
-    data: Any,
-    paths: Drawn,
+    policy: Policy,
+    conditions: Conditions,
+    paths: PreparedMarket,
     n_bars: int,
-    lane: jax.Array,
+    recorded: jax.Array,
     *,
     own_costs: bool = False,
     free: tuple[str, ...] = (),
     read: Callable[[Any, jax.Array | int], Any] | None = None,
-    formed: Callable[[Any], BarRow] = lambda row: row,
+    unpack: Callable[[Any], BarRow] = lambda row: row,
 ) -> Traded:
-    """Trades L paths.
+    """Trades L paths side by side.
 
     Args:
-      trader: who.
-      data: its data.
-      paths: from `draw_paths`.
+      policy: who decides.
+      conditions: what it trades under.
+      paths: from `prepare_batch`.
       n_bars: decisions.
-      lane: `[]` int32, whose ledger is kept.
+      recorded: `[]` int32, the path whose ledger is kept.
       own_costs: whether each path has costs of its own.
-      free: prices among the costs that are zero and need not be computed with, see `jaxppo.envs.execution.costs.zero_prices`.
-      read: `(paths.rows, number of a decision) -> what is carried to it`; default: `row_at`.
-      formed: what is carried as the row of all lanes, see `row_at`: what the prices imply need not lie in memory.
+      free: prices among the costs that are zero and need not be computed with, see `execution.costs.zero_prices`.
+      read: `(paths.rows, number of a decision) -> what is carried to it`; None takes `row_at`.
+      unpack: what is carried as the row of all paths, see `row_at`: what the prices imply need not lie in memory.
     """
     read = row_at if read is None else read
-    costs, axis = paths.costs, 0
+    encoding, rules = policy.encoding, conditions.rules
+    costs: Costs = paths.costs
+    axis: int | None = 0
     if not own_costs:  # kept as scalars
         costs, axis = jax.tree.map(lambda x: x[0], paths.costs), None
     costs = without(costs, free)
-    decide, block = trader.decide(data), min(trader.block, n_bars)
+    block = n_bars if encoding is None else min(encoding.block, n_bars)
 
-    def one(account: Account, row: BarRow, costs: Costs) -> tuple[Account, StepResult]:
-        own = {"limited": trader.limited, "monitor": trader.monitor, "in_shares": trader.in_shares}
-        return live(decide, trader.env, costs, account, row, **own)
+    def one(state: AccountState, row: BarRow, costs: Costs) -> tuple[AccountState, AccountStep]:
+        return step_account(policy, rules, costs, state, row)
 
-    def one_bar(account: Account, row: BarRow, ready: Any, i: jax.Array | int) -> tuple[Account, StepResult]:
-        own = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), ready)
-        return jax.vmap(one, in_axes=(0, ROW_AXES, axis))(account, row.replace(own=(row.own, own)), costs)
+    def one_bar(state: AccountState, row: BarRow, encoded: Any, i: jax.Array | int) -> tuple[AccountState, AccountStep]:
+        now = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), encoded)
+        return jax.vmap(one, in_axes=(0, ROW_AXES, axis))(state, row.replace(policy=(row.policy, now)), costs)
 
-    def ready_at(begin: jax.Array | int) -> Any:
-        """`[block, L, ...]` of what the rule reads from bar `begin` on."""
-        if trader.ready is None:
+    def encoded_from(begin: jax.Array | int) -> Any:
+        """`[block, L, ...]` of the encoding from decision `begin` on."""
+        if encoding is None:
             return ()
-        found = trader.ready(data, paths.read, paths.first + begin, block)
+        found = encoding.encode(policy.params, paths.inputs, paths.first + begin, block)
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
 
-    def step(i: jax.Array, carry: Any, start: jax.Array | int, ready: Any) -> Any:
-        account, figures, row, curve, lines = carry
+    def step(i: jax.Array, carry: Any, start: jax.Array | int, encoded: Any) -> Any:
+        state, figures, row, curve, lines = carry
         # The next row is carried along: kernels that read it from the table themselves are not vectorised.
         following = read(paths.rows, jnp.minimum(start + i + 1, n_bars - 1))
-        account, lived = one_bar(account, formed(row), ready, i)
-        line = ledger_line(jax.tree.map(lambda x: x[lane], lived))
-        curve = jax.lax.dynamic_update_index_in_dim(curve, lived.after.equity, start + i, 0)
+        state, stepped = one_bar(state, unpack(row), encoded, i)
+        line = ledger_line(jax.tree.map(lambda x: x[recorded], stepped))
+        curve = jax.lax.dynamic_update_index_in_dim(curve, stepped.result.after.equity, start + i, 0)
         lines = jax.tree.map(lambda all, x: jax.lax.dynamic_update_index_in_dim(all, x, start + i, 0), lines, line)
-        return account, figures.update(lived), following, curve, lines
+        return state, figures.update(stepped), following, curve, lines
 
     def one_block(number: jax.Array, carry: Any) -> Any:
         begin = number * block
         start = jnp.minimum(begin, n_bars - block)  # the last block overlaps the one before
-        ready = ready_at(start)
-        return jax.lax.fori_loop(begin - start, block, lambda i, c: step(i, c, start, ready), carry)
+        encoded = encoded_from(start)
+        return jax.lax.fori_loop(begin - start, block, lambda i, c: step(i, c, start, encoded), carry)
 
-    row, equity = read(paths.rows, 0), paths.account.portfolio.equity
-    lived = jax.eval_shape(lambda: one_bar(paths.account, formed(row), ready_at(0), 0)[1])
-    line = jax.eval_shape(lambda lived: ledger_line(jax.tree.map(lambda x: x[0], lived)), lived)
+    row, portfolio = read(paths.rows, 0), paths.state.account.portfolio
+    stepped = jax.eval_shape(lambda: one_bar(paths.state, unpack(row), encoded_from(0), 0)[1])
+    line = jax.eval_shape(lambda stepped: ledger_line(jax.tree.map(lambda x: x[0], stepped)), stepped)
     lines = jax.tree.map(lambda x: jnp.zeros((n_bars, *x.shape), x.dtype), line)
-    curve = jnp.zeros((n_bars, *equity.shape), equity.dtype)
-    carry = (paths.account, tally.start(paths.account.portfolio), row, curve, lines)
-    if trader.ready is None:
+    curve = jnp.zeros((n_bars, *portfolio.equity.shape), portfolio.equity.dtype)
+    carry = (paths.state, running_statistics.start(portfolio), row, curve, lines)
+    if encoding is None:
         carry = in_one(lambda carry: jax.lax.fori_loop(0, n_bars, lambda i, c: step(i, c, 0, ()), carry), carry)
     else:
         carry = jax.lax.fori_loop(0, -(-n_bars // block), one_block, carry)
-    account, figures, _, curve, lines = carry
-    return Traded(figures, curve, lines, account.dead)
+    state, figures, _, curve, lines = carry
+    return Traded(figures, curve, lines, state.account.liquidated)
 
 
 def row_at(rows: BarRow, number: jax.Array | int) -> BarRow:
-    """The row of one decision, of all lanes: `[L, ...]`, packed bars `[fields, L, A]`; `rows` as from `draw_paths`."""
+    """The row of one decision, of all paths: `[L, ...]`, packed bars `[fields, L, A]`.
+
+    Args:
+      rows: as from `prepare_batch`.
+      number: of the decision.
+    """
     row = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, axis=1, keepdims=False), rows)
     packed = jnp.swapaxes(row.next_bar, 0, 1)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), row.replace(next_bar=()))

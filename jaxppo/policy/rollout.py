@@ -1,4 +1,4 @@
-"""A rollout: what K portfolios on each of P paths saw, did and earned."""
+"""Rollout: observations, actions and rewards of K portfolios on each of P paths."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ DATA_AXIS = "data"
 """Mesh axis over which the paths are spread."""
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """S decisions of K portfolios on each of P paths.
 
-    Values are `[P, S, K]`; those of a quantile critic `[P, S, K, N]`, in any order.
+    Values are `[P, S, K]`, or `[P, S, K, N]` quantiles in any order.
 
     Attributes:
-      inputs: what `Task.predict` reads; every leaf has leading axis P.
-      hindsight: `[P, S, K or 1, ...]` what the critic may know of the exogenous future, or None.
+      inputs: of `Task.predict`; every leaf has leading axis P.
+      hindsight: `[P, S, K or 1, ...]` exogenous future for the critic, or None.
       action: `[P, S, K, ...]` as stored by the distribution.
       behaviour: `[P, S, K]` distributions that the actions were drawn from.
       log_prob: `[P, S, K]` joint log-probability when taken.
-      value: `[P, S, K]` or `[P, S, K, N]` network value of the state acted in.
-      value_after: like `value`, network value of the state arrived at, before any reset.
-      reward: `[P, S, K]`.
+      value: of the state acted in, network units.
+      value_after: of the state arrived at, before any reset, network units.
+      reward: `[P, S, K]`, before `PPOConfig.reward_scale`.
       terminated: `[P, S, K]` bool, nothing follows.
-      truncated: `[P, S, K]` bool, the episode was cut; what follows is worth `value_after`.
+      truncated: `[P, S, K]` bool, the episode was cut: estimates bootstrap from `value_after`.
       info: `[P, S, K]` each, figures to report.
     """
 

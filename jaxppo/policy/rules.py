@@ -1,54 +1,44 @@
-"""Strategies of a book: rules and agents that decide for an account of their own, as pure functions.
+"""Rules as policies: decisions that nothing has to be learned for.
 
-A factory with static hyper-parameters returns a `Strategy`. Everything is written for one account and one market;
-`vmap` over accounts. `jaxppo.backtest.trained` makes one of a trained agent.
+A factory with static hyper-parameters returns a `Policy`, the same one for the same arguments, so that it is compiled
+once. Baselines, benchmarks and the strategies of a book are made of these.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, outstanding
+from jaxppo.envs.execution.portfolio import expected_weights, outstanding
 from jaxppo.envs.market.features import ewma_volatility
-from jaxppo.envs.market.index import market_index
+from jaxppo.envs.market.index import equal_weight_volatility
 from jaxppo.envs.market.indicators import log_return
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import rolling_moments
 from jaxppo.envs.trading.view import MarketView
-
-
-class Strategy(NamedTuple):
-    """A decision rule as pure functions.
-
-    Attributes:
-      name: unique within a book.
-      table: `MarketView -> pytree` with leading axis T: what depends on the market alone, computed once. Row t may use
-        bars <= t only.
-      init: `n_assets -> state` at the start of an episode, a pytree of arrays.
-      decide: `(state, row, portfolio) -> (weights [A], hold [A], state)` at the close of a bar: target weights,
-        fractions of the equity of its own account `portfolio`, and which assets it leaves alone.
-    """
-
-    name: str
-    table: Callable[[MarketView], Any]
-    init: Callable[[int], Any]
-    decide: Callable[[Any, Any, Portfolio], tuple[jax.Array, jax.Array, Any]]
+from jaxppo.policy.protocol import Observed, Policy, Targets
 
 
 def rule(
-    name: str, targets: Callable[[MarketView], jax.Array], *, gross: float = 1.0, tolerance: float = 0.1
-) -> Strategy:
-    """A strategy that follows target weights which depend on the market alone.
+    name: str,
+    targets: Callable[[MarketView], jax.Array],
+    *,
+    gross: float = 1.0,
+    tolerance: float = 0.1,
+    warmup: int = 0,
+) -> Policy:
+    """Follows target weights which depend on the market alone.
 
     Args:
-      name: of the strategy.
+      name: of the policy.
       targets: `MarketView -> [T, A]` weights, those of row t known at its close.
       gross: largest gross exposure, > 0: larger targets are scaled down to it, all by the same factor.
       tolerance: an asset is traded when it is off its target by more than this share of the target, in [0, 1).
+      warmup: bars of history behind the weights, >= 0.
 
     Raises:
       ValueError: an argument outside its range.
@@ -56,40 +46,56 @@ def rule(
     if not gross > 0 or not 0 <= tolerance < 1:
         raise ValueError(f"gross ({gross}) must be > 0 and tolerance ({tolerance}) in [0, 1)")
 
-    def table(view: MarketView) -> dict[str, jax.Array]:
+    def table(params: Any, view: MarketView) -> dict[str, jax.Array]:
         weights = targets(view)
         total = jnp.sum(jnp.abs(weights), axis=-1, keepdims=True)
         scale = jnp.where(total > gross, gross / jnp.where(total > gross, total, 1.0), 1.0)
         return {"weights": weights * scale, "tradable": view.market.tradable}
 
-    def decide(
-        state: tuple[()], row: dict[str, jax.Array], portfolio: Portfolio
-    ) -> tuple[jax.Array, jax.Array, tuple[()]]:
-        wanted = row["weights"]
-        near = jnp.abs(wanted - expected_weights(portfolio)) <= tolerance * jnp.abs(wanted)
-        return wanted, near | ~row["tradable"], state
+    def apply(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
+        wanted = observed.row["weights"]
+        near = jnp.abs(wanted - expected_weights(observed.portfolio)) <= tolerance * jnp.abs(wanted)
+        return Targets(wanted, near | ~observed.row["tradable"]), state
 
-    return Strategy(name, table, lambda n_assets: (), decide)
+    return Policy(name, apply, table=table, warmup=warmup)
 
 
-def buy_and_hold(*, name: str = "buy_and_hold") -> Strategy:
+@functools.lru_cache
+def flat(*, name: str = "flat") -> Policy:
+    """Takes no position.
+
+    Args:
+      name: of the policy.
+    """
+
+    def apply(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
+        shares = observed.portfolio.shares
+        return Targets(jnp.zeros_like(shares), jnp.ones(shares.shape, bool)), state
+
+    return Policy(name, apply)
+
+
+@functools.lru_cache
+def buy_and_hold(*, name: str = "buy_and_hold") -> Policy:
     """Equal weights in the assets that are tradable at the first decision that has any, never touched again."""
 
-    def decide(state: tuple[()], tradable: jax.Array, portfolio: Portfolio) -> tuple[jax.Array, jax.Array, tuple[()]]:
+    def apply(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
+        portfolio, tradable = observed.portfolio, observed.row
         weights = tradable / jnp.maximum(tradable.sum(), 1)
         bought = jnp.any((portfolio.shares != 0) | (outstanding(portfolio) != 0))
-        return weights, bought | ~tradable, state
+        return Targets(weights, bought | ~tradable), state
 
-    return Strategy(name, lambda view: view.market.tradable, lambda n_assets: (), decide)
+    return Policy(name, apply, table=lambda params, view: view.market.tradable)
 
 
-def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equal_weight") -> Strategy:
+@functools.lru_cache
+def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equal_weight") -> Policy:
     """Equal weights in the tradable assets, `gross` in all, each rebalanced when it leaves its band.
 
     Args:
       gross: exposure, fraction of equity, > 0.
       tolerance: half-width of the band, share of the weight, in [0, 1).
-      name: of the strategy.
+      name: of the policy.
 
     Raises:
       ValueError: an argument outside its range.
@@ -102,9 +108,10 @@ def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equ
     return rule(name, targets, gross=gross, tolerance=tolerance)
 
 
+@functools.lru_cache
 def volatility_target(
     target: float = 0.1, *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "volatility_target"
-) -> Strategy:
+) -> Policy:
     """Equal weights, scaled so that the forecast volatility of their portfolio is the target.
 
     Args:
@@ -112,7 +119,7 @@ def volatility_target(
       span: bars of the exponential forecast, >= 1.
       gross: largest exposure, see `rule`.
       tolerance: see `rule`.
-      name: of the strategy.
+      name: of the policy.
 
     Raises:
       ValueError: an argument outside its range.
@@ -120,15 +127,14 @@ def volatility_target(
     _check_scale(target, span)
 
     def targets(view: MarketView) -> jax.Array:
-        index = market_index(view.market)
-        index = index.replace(tradable=jnp.ones_like(index.tradable))
-        scale = target / (ewma_volatility(index, span) * view.periods**0.5)
+        scale = target / (equal_weight_volatility(view.market, span)[:, None] * view.periods**0.5)
         tradable = view.market.tradable
         return scale * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance)
+    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=span)
 
 
+@functools.lru_cache
 def trend(
     *,
     lookback: int = 252,
@@ -138,7 +144,7 @@ def trend(
     gross: float = 1.0,
     tolerance: float = 0.1,
     name: str = "trend",
-) -> Strategy:
+) -> Policy:
     """Time-series momentum: long what has risen over the look-back, short what has fallen.
 
     `w_a = sign(log(p_t / p_{t - lookback})) volatility / sigma_a / A_t`, with `sigma_a` the volatility forecast per
@@ -151,7 +157,7 @@ def trend(
       short: False is flat instead of short.
       gross: see `rule`.
       tolerance: see `rule`.
-      name: of the strategy.
+      name: of the policy.
 
     Raises:
       ValueError: an argument outside its range.
@@ -169,9 +175,10 @@ def trend(
         side = jnp.where(bars.latest >= lookback, jnp.sign(moved), 0.0)
         return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance)
+    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=max(lookback, span))
 
 
+@functools.lru_cache
 def mean_reversion(
     *,
     window: int = 20,
@@ -183,7 +190,7 @@ def mean_reversion(
     gross: float = 1.0,
     tolerance: float = 0.1,
     name: str = "mean_reversion",
-) -> Strategy:
+) -> Policy:
     """Buys what is far below its recent mean and sells what is far above, until it is near again.
 
     With `z` the distance of the log price from its mean over the window in standard deviations: long from
@@ -198,7 +205,7 @@ def mean_reversion(
       short: see `trend`.
       gross: see `rule`.
       tolerance: see `rule`.
-      name: of the strategy.
+      name: of the policy.
 
     Raises:
       ValueError: an argument outside its range.
@@ -227,19 +234,20 @@ def mean_reversion(
         side = jax.lax.scan(follow, jnp.zeros(view.market.n_assets), apart)[1]
         return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance)
+    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=max(window, span))
 
 
+@functools.lru_cache
 def inverse_volatility(
     *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "inverse_volatility"
-) -> Strategy:
+) -> Policy:
     """Long the tradable assets in proportion to `1 / sigma_a`, `gross` in all.
 
     Args:
       span: own bars of the exponential forecast of volatility, >= 1.
       gross: exposure, fraction of equity, > 0.
       tolerance: see `rule`.
-      name: of the strategy.
+      name: of the policy.
 
     Raises:
       ValueError: an argument outside its range.
@@ -251,7 +259,7 @@ def inverse_volatility(
         total = jnp.sum(part, axis=-1, keepdims=True)
         return gross * part / jnp.where(total > 0, total, 1.0)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance)
+    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=span)
 
 
 def _check_scale(volatility: float, span: int) -> None:

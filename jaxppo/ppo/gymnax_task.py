@@ -1,4 +1,4 @@
-"""PPO's view of any gymnax environment: P paths with K portfolios each that meet the same noise."""
+"""Any gymnax environment as a task: P paths, on each K environments that meet the same noise."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from gymnax.environments import environment, spaces
 from jaxppo.config import PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.networks.head import ActionConfig
-from jaxppo.policy.networks.mlp import MLPPolicy
+from jaxppo.policy.networks.mlp import MLPActorCritic
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import Task
 
 
-@struct.dataclass
-class PathState:
-    """Where the K environments of a path stand. Leading axis P under `vmap`.
+class PathState(struct.PyTreeNode):
+    """State of the K environments of a path. Leading axis P under `vmap`.
 
     Attributes:
       observation: `[K, n]` float32, flattened.
@@ -39,6 +38,10 @@ class PathState:
 def n_inputs(env: environment.Environment, params: Any) -> int:
     """Length of the flattened observation.
 
+    Args:
+      env: the environment.
+      params: its parameters.
+
     Raises:
       ValueError: the observation is not one array.
     """
@@ -49,10 +52,15 @@ def n_inputs(env: environment.Environment, params: Any) -> int:
 
 
 def action_config(env: environment.Environment, params: Any, std: float) -> ActionConfig:
-    """What the head must parameterise for the environment's actions; boxes are scaled to [-1, 1].
+    """Actions of the environment as the head parameterises them; boxes are scaled to [-1, 1].
+
+    Args:
+      env: the environment.
+      params: its parameters.
+      std: standard deviation of a continuous action at the start, > 0.
 
     Raises:
-      ValueError: neither discrete nor a bounded box.
+      ValueError: the action space is neither discrete nor a bounded box.
     """
     space = env.action_space(params)
     if isinstance(space, spaces.Discrete):
@@ -66,7 +74,12 @@ def action_config(env: environment.Environment, params: Any, std: float) -> Acti
 
 
 def n_market(env: environment.Environment, params: Any) -> int:
-    """Length of `info["market"]`, the exogenous input of a step; 0 where there is none."""
+    """Length of `info["market"]`, the exogenous input of a step; 0 without it.
+
+    Args:
+      env: the environment.
+      params: its parameters.
+    """
 
     def one_step(key: jax.Array) -> Any:
         key_reset, key_step = jax.random.split(key)
@@ -78,7 +91,13 @@ def n_market(env: environment.Environment, params: Any) -> int:
 
 
 def to_env_action(env: environment.Environment, params: Any, action: jax.Array) -> jax.Array:
-    """What one environment takes for `distribution.squash(action)` `[n_components]`."""
+    """Converts an action of the head into one of the environment.
+
+    Args:
+      env: the environment.
+      params: its parameters.
+      action: `[n_components]` from `distribution.squash`.
+    """
     space = env.action_space(params)
     if isinstance(space, spaces.Discrete):
         return action[0]
@@ -86,16 +105,16 @@ def to_env_action(env: environment.Environment, params: Any, action: jax.Array) 
     return space.low + (space.high - space.low) * unit
 
 
-def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, config: PPOConfig) -> Task:
-    """An environment as a `Task`.
+def gymnax_task(network: MLPActorCritic, env: environment.Environment, params: Any, config: PPOConfig) -> Task:
+    """Builds the task of an environment.
 
     The K environments of a path get the same keys: where a step's noise does not depend on state and action, they meet
     the same exogenous input and differ in their actions alone.
 
     Args:
-      policy: the policy.
+      network: actor and critic.
       env: the environment.
-      params: its parameters; the task's functions take others of the same shapes.
+      params: its parameters; the task's functions take any of the same shapes.
       config: hyper-parameters.
 
     Raises:
@@ -112,7 +131,8 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
             return PathState(flat(observation), state, zero, zero)
 
         def repeated(x: jax.Array) -> jax.Array:
-            return jnp.repeat(x[:, None], config.portfolios, axis=1).astype(x.dtype)  # never a weak type
+            # The dtype again, as a weak type would compile the next iteration anew.
+            return jnp.repeat(x[:, None], config.portfolios, axis=1).astype(x.dtype)
 
         return jax.tree.map(repeated, jax.vmap(one)(keys))
 
@@ -128,18 +148,18 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
         over_paths = jax.vmap(over_portfolios, in_axes=(0, 0, 0, None))
 
         def one_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, dict[str, Any]]:
-            (states, seen), (u, step) = carry, xs
+            (states, observed), (u, step) = carry, xs
             # Written in its final place: observations may be large, and to transpose them afterwards is slow.
-            seen = jax.lax.dynamic_update_slice_in_dim(seen, states.observation[:, None], step, axis=1)
+            observed = jax.lax.dynamic_update_slice_in_dim(observed, states.observation[:, None], step, axis=1)
             key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_env, step)
-            distribution = policy.distribution(net, states.observation)
+            distribution = network.distribution(net, states.observation)
             action = distribution.sample(u)
             chosen = act(distribution.squash(action))
             observation, state, reward, terminated, truncated, info = over_paths(key, states.env, chosen, params)
             reward, ended = reward.astype(jnp.float32), terminated | truncated
             total = states.episode_return + reward
             out = {
-                "final_value": _value_if(truncated.any(), policy, net, flat(info["final_observation"], 2)),
+                "final_value": _value_if(truncated.any(), network, net, flat(info["final_observation"], 2)),
                 "action": action,
                 "behaviour": distribution,
                 "log_prob": distribution.log_prob(action),
@@ -150,43 +170,51 @@ def gymnax_task(policy: MLPPolicy, env: environment.Environment, params: Any, co
             }
             last = jnp.where(ended, total, states.last_return)
             states = PathState(flat(observation, 2), state, jnp.where(ended, 0.0, total), last)
-            return (states, seen), out
+            return (states, observed), out
 
         n_paths, *rest = states.observation.shape
         carry = (states, jnp.zeros((n_paths, config.chunk, *rest)))
-        (states, seen), out = jax.lax.scan(one_step, carry, (uniform, jnp.arange(config.chunk)))
+        (states, observed), out = jax.lax.scan(one_step, carry, (uniform, jnp.arange(config.chunk)))
         out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
-        return states, _rollout(policy, net, states, {"observation": seen, **out}, config)
+        return states, _rollout(network, net, states, {"observation": observed, **out}, config)
 
     def predict(net: Params, params: Any, rollout: Rollout) -> tuple[Any, jax.Array]:
         del params
-        value = policy.value(net, rollout.inputs, rollout.hindsight)
-        return policy.distribution(net, rollout.inputs), value
+        value = network.value(net, rollout.inputs, rollout.hindsight)
+        return network.distribution(net, rollout.inputs), value
 
-    return Task(start, collect, predict, _metrics, policy.value_layer, config.chunk)
+    return Task(start, collect, predict, _metrics, network.value_layer, config.chunk)
 
 
 def flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:
-    """`[*batch, ...]` to `[*batch, n]` float32."""
+    """Flattens an observation to float32.
+
+    Args:
+      observation: `[*batch, ...]`.
+      batch_dims: leading axes that stay.
+    """
     return observation.astype(jnp.float32).reshape(*observation.shape[:batch_dims], -1)
 
 
-def _value_if(wanted: jax.Array, policy: MLPPolicy, net: Params, observation: jax.Array) -> jax.Array:
-    """Values of observations `[P, K, n]`, or zeros where they are not wanted; under `vmap` they are computed anyway."""
-    zeros = jnp.zeros(observation.shape[:-1] if policy.quantiles == 1 else (*observation.shape[:-1], policy.quantiles))
-    return jax.lax.cond(wanted, lambda: policy.value(net, observation), lambda: zeros)
+def _value_if(needed: jax.Array, network: MLPActorCritic, net: Params, observation: jax.Array) -> jax.Array:
+    """Values of observations `[P, K, n]`, or zeros unless `needed`; under `vmap` both are computed."""
+    n_quantiles = () if network.quantiles == 1 else (network.quantiles,)
+    zeros = jnp.zeros((*observation.shape[:-1], *n_quantiles))
+    return jax.lax.cond(needed, lambda: network.value(net, observation), lambda: zeros)
 
 
-def _rollout(policy: MLPPolicy, net: Params, states: PathState, out: dict[str, Any], config: PPOConfig) -> Rollout:
-    """Adds the values, but those of final observations, which the steps computed."""
+def _rollout(
+    network: MLPActorCritic, net: Params, states: PathState, out: dict[str, Any], config: PPOConfig
+) -> Rollout:
+    """Completes the fields `out` of the steps by the values of all observations but the final ones."""
     observation, market, final = out.pop("observation"), out.pop("market"), out.pop("final_value")
     ended = out["terminated"] | out["truncated"]
     ahead = _ahead(market, ended, config) if config.hindsight_critic else None
     now = None if ahead is None else ahead[:, :-1]
-    last = policy.value(net, states.observation, None if ahead is None else ahead[:, -1])
-    value = policy.value(net, observation, now)
+    last = network.value(net, states.observation, None if ahead is None else ahead[:, -1])
+    value = network.value(net, observation, now)
     after = jnp.concatenate([value[:, 1:], last[:, None]], axis=1)
-    cut = out["truncated"] if policy.quantiles == 1 else out["truncated"][..., None]
+    cut = out["truncated"] if network.quantiles == 1 else out["truncated"][..., None]
     return Rollout(
         inputs=observation,
         hindsight=now,
@@ -210,7 +238,7 @@ def _ahead(market: jax.Array, ended: jax.Array, config: PPOConfig) -> jax.Array:
 
 
 def _metrics(rollout: Rollout) -> dict[str, jax.Array]:
-    """Mean reward per step and its spread, and the mean of every environment's last finished episode."""
+    """Mean and standard deviation of the reward per step, and mean return of every environment's last episode."""
     mean = jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)
     variance = jax.lax.pmean(jnp.square(rollout.reward - mean).mean(), DATA_AXIS)
     returns = jax.lax.pmean(rollout.info["last_return"].mean(), DATA_AXIS)

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 
 from jaxppo.risk.distortion import midpoints
 
+COEFFICIENT_RANGE = (1e-6, 1e6)
+"""Bounds of a penalty coefficient."""
+
 
 def surrogate(
     log_ratio: jax.Array, advantage: jax.Array, clip: float | None = None, dual_clip: float | None = None
 ) -> jax.Array:
-    """`-min(rho A, clip(rho, 1 - eps, 1 + eps) A)`, `rho = exp(log_ratio)`; for `A < 0` at most `-c A`.
+    """Surrogate loss `-min(rho A, clip(rho, 1 - eps, 1 + eps) A)`, `rho = exp(log_ratio)`; for `A < 0` at most `-c A`.
 
     Args:
       log_ratio: `[...]` log-probability of the action now minus when it was taken.
@@ -33,14 +36,25 @@ def surrogate(
 
 
 def squared_value_error(value: jax.Array, target: jax.Array) -> jax.Array:
-    """`(v - target)^2 / 2`."""
+    """Squared error `(v - target)^2 / 2`.
+
+    Args:
+      value: `[...]`.
+      target: `[...]`.
+    """
     return 0.5 * jnp.square(value - target)
 
 
 def clipped_value_error(value: jax.Array, target: jax.Array, old_value: jax.Array, clip: float) -> jax.Array:
-    """The larger of the squared errors of `v` and of `v` kept within `clip` of its value in the rollout.
+    """Larger of the squared errors of `v` and of `v` clipped to within `clip` of the value in the rollout.
 
-    References:
+    Args:
+      value: `[...]`.
+      target: `[...]`.
+      old_value: `[...]` in the rollout.
+      clip: > 0, in the unit of the values.
+
+    Reference:
       Engstrom et al. (2020), section 3. https://arxiv.org/abs/2005.12729
     """
     near = old_value + jnp.clip(value - old_value, -clip, clip)
@@ -48,16 +62,22 @@ def clipped_value_error(value: jax.Array, target: jax.Array, old_value: jax.Arra
 
 
 def huber_value_error(value: jax.Array, target: jax.Array, delta: float) -> jax.Array:
-    """`e^2 / 2` for `|e| <= delta`, then `delta (|e| - delta / 2)`."""
+    """Huber error: `e^2 / 2` for `|e| <= delta`, else `delta (|e| - delta / 2)`.
+
+    Args:
+      value: `[...]`.
+      target: `[...]`.
+      delta: > 0, in the unit of the values.
+    """
     error = jnp.abs(value - target)
     return jnp.where(error <= delta, 0.5 * jnp.square(error), delta * (error - 0.5 * delta))
 
 
 def quantile_value_error(quantiles: jax.Array, target: jax.Array, kappa: float) -> jax.Array:
-    """`sum_i mean_j |tau_i - 1{u_ij < 0}| L(u_ij)`, `u_ij = target_j - q_i`, `tau_i = (i - 1/2) / N`.
+    """Quantile error `sum_i mean_j |tau_i - 1{u_ij < 0}| L(u_ij)`, `u_ij = target_j - q_i`, `tau_i = (i - 1/2) / N`.
 
-    `L(u)` is `|u|` for kappa = 0, whose minimum are the quantiles of the targets. For kappa > 0 it is Huber's function
-    over kappa, whose minimum moves from there to expectiles as kappa grows.
+    `L(u)` is `|u|` for kappa = 0, minimal at the quantiles of the targets. For kappa > 0 it is Huber's function over
+    kappa, whose minimum moves from the quantiles to expectiles as kappa grows.
 
     Args:
       quantiles: `[..., N]`; the i-th is the one at `tau_i`, wherever it lies among the others.
@@ -78,19 +98,29 @@ def quantile_value_error(quantiles: jax.Array, target: jax.Array, kappa: float) 
 
 
 def kl_estimate(log_ratio: jax.Array) -> jax.Array:
-    """`rho - 1 - log rho`: unbiased for KL(old || new), never negative (Schulman's k3)."""
+    """Estimates KL(old || new) by `rho - 1 - log rho`: unbiased, never negative (Schulman's k3)."""
     return jnp.expm1(log_ratio) - log_ratio
 
 
 def clipped_fraction(log_ratio: jax.Array, clip: float) -> jax.Array:
-    """1 where the ratio is outside the clip range, else 0."""
+    """1 where the ratio is outside the clip range, else 0.
+
+    Args:
+      log_ratio: `[...]`.
+      clip: half the width of the range around 1, > 0.
+    """
     return (jnp.abs(jnp.expm1(log_ratio)) > clip).astype(jnp.float32)
 
 
 def doubled_or_halved(coefficient: jax.Array, kl: jax.Array, target: float) -> jax.Array:
-    """Twice the coefficient where `kl > 1.5 target`, half of it where `kl < target / 1.5`.
+    """Doubles the coefficient where `kl > 1.5 target`, halves it where `kl < target / 1.5`.
 
-    References:
+    Args:
+      coefficient: `[]` weight of the KL penalty, > 0.
+      kl: `[]` measured divergence, nats.
+      target: nats, > 0.
+
+    Reference:
       Schulman et al. (2017), section 4. https://arxiv.org/abs/1707.06347
     """
     factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
@@ -98,15 +128,15 @@ def doubled_or_halved(coefficient: jax.Array, kl: jax.Array, target: float) -> j
 
 
 def log_integral(coefficient: jax.Array, kl: jax.Array, target: float, gain: float) -> jax.Array:
-    """`log c <- log c + gain * min(kl / target - 1, 3)`: integral control of the logarithm.
+    """Integral control of the logarithm of the coefficient: `log c <- log c + gain * min(kl / target - 1, 3)`.
 
-    It rests where the mean divergence, with single ones cut at four times the target, is the target. An error of
-    `log(kl / target)` would rest where the mean logarithm is, and the divergence of single iterations is so skewed that
-    their mean would then lie far above.
+    Args:
+      coefficient: `[]` weight of the KL penalty, > 0.
+      kl: `[]` measured divergence, nats.
+      target: nats, > 0.
+      gain: per iteration, > 0.
     """
+    # An error of log(kl / target) would bring the mean logarithm to the target; divergences of single iterations are so
+    # skewed that their mean would lie far above.
     error = jnp.minimum(kl / target - 1.0, 3.0)
     return jnp.clip(coefficient * jnp.exp(gain * error), *COEFFICIENT_RANGE)
-
-
-COEFFICIENT_RANGE = (1e-6, 1e6)
-"""A penalty coefficient stays within it."""

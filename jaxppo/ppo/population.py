@@ -1,9 +1,9 @@
-"""Training several seeds at once, in one compiled program."""
+"""Training of several seeds in one compiled program."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,13 @@ from jaxppo.config import PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.task import Task
-
-if TYPE_CHECKING:
-    from jaxppo.risk.shaping import RewardShaping
+from jaxppo.risk.shaping import RewardShaping
 
 
 def batched_options(device: jax.Device) -> dict[str, str]:
-    """Options to compile a `vmap` over agents with.
-
-    On a CPU jaxlib 0.10.2 to 0.11.2 hands reductions of seven and more axes, which an axis of agents makes of six, to a
-    library that crashes on some of them (https://github.com/jax-ml/jax/issues/39257): it is not used.
-    """
+    """Compiler options for a `vmap` over agents."""
+    # On a CPU jaxlib 0.10.2 to 0.11.2 hands reductions of seven and more axes, which an axis of agents makes of six, to
+    # a library that crashes on some of them: https://github.com/jax-ml/jax/issues/39257.
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if device.platform == "cpu" else {}
 
 
@@ -35,7 +31,7 @@ def train_population(
     n_iterations: int,
     *,
     refresh: Callable[[jax.Array], Any] | None = None,
-    watch: Callable[[Params], Any] | None = None,
+    evaluate: Callable[[Params], Any] | None = None,
     every: int = 1,
     risk: RewardShaping | None = None,
 ) -> tuple[Params, dict[str, jax.Array], Any]:
@@ -44,19 +40,19 @@ def train_population(
     Args:
       task: what is learned.
       config: hyper-parameters.
-      first_net: key to first parameters; the key is drawn from the seed.
+      first_net: key to first parameters; the key is folded from the seed.
       params: parameters of the environment.
       seeds: N integers.
       n_iterations: iterations of each agent, a multiple of `every`.
-      refresh: key to fresh environment parameters, on which every iteration begins new episodes; default: `params`,
-        and episodes that go on.
-      watch: parameters to figures that are wanted on the way, evaluated after each `every` iterations.
-      every: iterations between two calls of `watch`.
+      refresh: key to fresh environment parameters, on which every iteration begins new episodes; None for `params` and
+        episodes that go on.
+      evaluate: network parameters to figures, after each `every` iterations; None for no evaluation.
+      every: iterations between two evaluations, >= 1.
       risk: objective and constraints; see `make_learner`.
 
     Returns:
-      Parameters `[N, ...]`, the learner's metrics `[N, n_iterations]`, and `watch`'s figures
-      `[N, n_iterations // every, ...]`, None without `watch`.
+      Network parameters `[N, ...]`, the learner's metrics `[N, n_iterations]`, and the figures of the evaluations
+      `[N, n_iterations // every, ...]`, None without.
 
     Raises:
       ValueError: `n_iterations` is not a multiple of `every`.
@@ -79,10 +75,10 @@ def train_population(
                 return learner.step(state, data, (start + offset) / n_iterations)
 
             state, metrics = jax.lax.scan(iterate, state, jnp.arange(every))
-            return state, (metrics, None if watch is None else watch(state.params))
+            return state, (metrics, None if evaluate is None else evaluate(state.params))
 
-        state, (metrics, seen) = jax.lax.scan(block, state, jnp.arange(0, n_iterations, every))
-        return state.params, jax.tree.map(lambda x: x.reshape(n_iterations), metrics), seen
+        state, (metrics, figures) = jax.lax.scan(block, state, jnp.arange(0, n_iterations, every))
+        return state.params, jax.tree.map(lambda x: x.reshape(n_iterations), metrics), figures
 
     nets = [first_net(jax.random.fold_in(jax.random.key(seed), 1)) for seed in seeds]
     nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)

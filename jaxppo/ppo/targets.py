@@ -1,7 +1,8 @@
-"""From a rollout to what the losses compare with: advantages, value targets, and the scale of values."""
+"""Targets of the losses from a rollout: advantages, value targets, and the scale of values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxppo.config.critic import check_critic
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import (
+    StepMixture,
     distorted_advantages,
     generalised_advantage_estimation,
     lambda_returns,
@@ -23,17 +25,15 @@ from jaxppo.ppo.returns import (
 from jaxppo.risk.distortion import cell_weights, distorted_value, midpoints
 
 SMALLEST_SPREAD = 1e-4
+"""Smallest standard deviation that values are divided by."""
 
 
-@struct.dataclass
-class ValueStatistics:
-    """Running moments of the value targets; the network's values are in units of their spread, around their mean.
-
-    Moments are kept around the mean: in float32 a mean square would lose a spread of a thousandth of the mean.
+class ValueStatistics(struct.PyTreeNode):
+    """Running moments of the value targets; the network's values are normalised by their mean and spread.
 
     Attributes:
       mean: `[]`, 0 before the first update.
-      variance: `[]`, 1 before the first update.
+      variance: `[]` around the mean, 1 before the first update.
       weight: `[]` sum of weights, which corrects the start; 0 before the first update.
     """
 
@@ -47,15 +47,21 @@ class ValueStatistics:
         return jnp.sqrt(jnp.maximum(self.variance, SMALLEST_SPREAD**2))
 
     def normalise(self, value: jax.Array) -> jax.Array:
-        """Values to network units."""
+        """Converts values to network units."""
         return (value - self.mean) / self.spread
 
     def denormalise(self, value: jax.Array) -> jax.Array:
-        """Network units to values."""
+        """Converts network units to values."""
         return self.mean + self.spread * value
 
     def include(self, targets: jax.Array, rate: float) -> ValueStatistics:
-        """With the moments of these targets, over all devices, at weight `rate`."""
+        """Updates the moments by those of new targets, over all devices.
+
+        Args:
+          targets: any shape, this device's.
+          rate: weight of the new targets, in (0, 1].
+        """
+        # Around the mean: in float32 a mean square would lose a spread of a thousandth of the mean.
         mean = jax.lax.pmean(targets.mean(), DATA_AXIS)
         variance = jax.lax.pmean(jnp.square(targets - mean).mean(), DATA_AXIS)
         weight = (1.0 - rate) * self.weight + rate
@@ -70,7 +76,7 @@ class ValueStatistics:
 
 
 def no_statistics() -> ValueStatistics:
-    """Before the first update: values are what the network says."""
+    """Statistics before the first update: values are the network's outputs."""
     return ValueStatistics(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
 
 
@@ -80,11 +86,10 @@ def preserve_outputs(net: Params, layer: tuple[str, ...], before: ValueStatistic
     Args:
       net: nested dict of parameters.
       layer: path of the layer in `net`.
-      before: statistics its outputs are in units of.
-      after: statistics they shall be in units of.
+      before: statistics that the outputs are normalised by.
+      after: statistics that they will be normalised by.
 
-    References:
-      van Hasselt et al. (2016), Pop-Art, proposition 1. https://arxiv.org/abs/1602.07714
+    Reference: van Hasselt et al. (2016), Pop-Art, proposition 1. https://arxiv.org/abs/1602.07714
     """
     if layer:
         name, *rest = layer
@@ -93,9 +98,8 @@ def preserve_outputs(net: Params, layer: tuple[str, ...], before: ValueStatistic
     return {"kernel": kernel, "bias": after.normalise(before.denormalise(net["bias"]))}
 
 
-@struct.dataclass
-class Targets:
-    """What the losses compare with. Leading axis P.
+class Targets(struct.PyTreeNode):
+    """Targets of the losses. Leading axis P.
 
     Attributes:
       advantage: `[P, S, K]`, normalised over the whole batch, all devices.
@@ -109,72 +113,69 @@ class Targets:
 
 
 def leave_one_out(advantage: jax.Array) -> jax.Array:
-    """Subtracts the mean over the other portfolios, `[..., K]`.
-
-    Given the exogenous market, the others' advantages do not depend on a portfolio's own action, so the mean policy
-    gradient does not change; the market's luck, which they share, cancels. One portfolio is left as it is.
-    """
+    """Subtracts the mean over the other portfolios, `[..., K]`; a single portfolio stays as it is."""
+    # Given the exogenous market, the advantages of the others do not depend on a portfolio's action: the mean policy
+    # gradient does not change, while the market's luck, which all share, cancels.
     n = advantage.shape[-1]
     return advantage if n == 1 else (advantage - advantage.mean(axis=-1, keepdims=True)) * (n / (n - 1))
 
 
 def estimate(rollout: Rollout, value: jax.Array, value_after: jax.Array, config: PPOConfig) -> tuple[Any, Any]:
-    """Advantages and returns `[P, S, K]`, before any normalisation.
+    """Estimates advantages and returns `[P, S, K]`, before any normalisation.
 
     Args:
       rollout: the rollout.
-      value: `[P, S, K]` denormalised.
-      value_after: `[P, S, K]` denormalised.
+      value: `[P, S, K]` of the states acted in, denormalised.
+      value_after: `[P, S, K]` of the states arrived at, denormalised.
       config: discount, lambdas, mixtures.
     """
 
-    def one(r_t: jax.Array, terminated: jax.Array, truncated: jax.Array, v_tm1: jax.Array, v_t: jax.Array) -> Any:
-        discount_t = config.gamma * (1.0 - terminated)
-        trace_t = (1.0 - terminated) * (1.0 - truncated)
-        step = (r_t * config.reward_scale, discount_t, v_tm1, v_t, trace_t)
+    def one(r_t: jax.Array, discount_t: jax.Array, trace_t: jax.Array, v_tm1: jax.Array, v_t: jax.Array) -> Any:
+        step = (r_t, discount_t, v_tm1, v_t, trace_t)
         advantage = generalised_advantage_estimation(*step, config.gae_lambda)
         trace = config.gae_lambda if config.target_lambda is None else config.target_lambda
         returns = lambda_returns(*step, trace)
         if config.advantage_n_step or config.target_n_step:
-            n_step = n_step_returns(step[0], discount_t, v_t, trace_t, config.n_steps)
+            n_step = n_step_returns(r_t, discount_t, v_t, trace_t, config.n_steps)
             advantage += config.advantage_n_step * (n_step - v_tm1 - advantage)
             returns += config.target_n_step * (n_step - returns)
         return advantage, returns
 
-    over_portfolios = jax.vmap(one, in_axes=1, out_axes=1)
-    ends = (rollout.terminated.astype(jnp.float32), rollout.truncated.astype(jnp.float32))
-    return jax.vmap(over_portfolios)(rollout.reward, *ends, value, value_after)
+    return _for_trajectories(one, rollout, value, value_after, config)
 
 
-def estimate_distribution(
+def _estimate_distribution(
     rollout: Rollout, value: jax.Array, value_after: jax.Array, config: PPOConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """Advantages `[P, S, K]` and equally likely returns `[P, S, K, N]`, before any normalisation.
+    """Estimates advantages `[P, S, K]` and equally likely returns `[P, S, K, N]`; arguments as for `estimate`."""
 
-    Args:
-      rollout: the rollout.
-      value: `[P, S, K, N]` quantiles, denormalised.
-      value_after: `[P, S, K, N]` quantiles, denormalised.
-      config: discount, lambda, distortion, mixture of the advantage.
-    """
-
-    def one(r_t: jax.Array, terminated: jax.Array, truncated: jax.Array, q_tm1: jax.Array, q_t: jax.Array) -> Any:
-        discount_t = config.gamma * (1.0 - terminated)
-        trace_t = (1.0 - terminated) * (1.0 - truncated)
-        r_t = r_t * config.reward_scale
+    def one(r_t: jax.Array, discount_t: jax.Array, trace_t: jax.Array, q_tm1: jax.Array, q_t: jax.Array) -> Any:
         atoms = return_atoms(r_t, discount_t, q_t, trace_t)
         if config.distortion == "none":
             return None, atoms
-        mixture = (config.gae_lambda, config.n_steps, config.advantage_n_step)
-        return distorted_advantages(r_t, discount_t, q_tm1, q_t, trace_t, weights, *mixture), atoms
+        mixture = StepMixture(config.gae_lambda, config.n_steps, config.advantage_n_step)
+        return distorted_advantages(r_t, discount_t, q_tm1, q_t, trace_t, weights, mixture), atoms
 
     weights = _weights(value, config)
-    ends = (rollout.terminated.astype(jnp.float32), rollout.truncated.astype(jnp.float32))
-    over_portfolios = jax.vmap(one, in_axes=1, out_axes=1)
-    advantage, atoms = jax.vmap(over_portfolios)(rollout.reward, *ends, value, value_after)
+    advantage, atoms = _for_trajectories(one, rollout, value, value_after, config)
     if advantage is None:
         advantage, _ = estimate(rollout, value.mean(axis=-1), value_after.mean(axis=-1), config)
     return advantage, atoms
+
+
+def _for_trajectories(
+    one: Callable[..., Any], rollout: Rollout, value: jax.Array, value_after: jax.Array, config: PPOConfig
+) -> Any:
+    """`one(r_t, discount_t, trace_t, v_tm1, v_t)` of every portfolio of every path."""
+
+    def estimated(r_t: jax.Array, terminated: jax.Array, truncated: jax.Array, v_tm1: jax.Array, v_t: jax.Array) -> Any:
+        discount_t = config.gamma * (1.0 - terminated)
+        trace_t = (1.0 - terminated) * (1.0 - truncated)
+        return one(r_t * config.reward_scale, discount_t, trace_t, v_tm1, v_t)
+
+    over_portfolios = jax.vmap(estimated, in_axes=1, out_axes=1)
+    ends = (rollout.terminated.astype(jnp.float32), rollout.truncated.astype(jnp.float32))
+    return jax.vmap(over_portfolios)(rollout.reward, *ends, value, value_after)
 
 
 def _weights(quantiles: jax.Array, config: PPOConfig) -> np.ndarray:
@@ -184,27 +185,30 @@ def _weights(quantiles: jax.Array, config: PPOConfig) -> np.ndarray:
 def make_targets(
     rollout: Rollout, config: PPOConfig, before: ValueStatistics
 ) -> tuple[Targets, ValueStatistics, dict[str, jax.Array]]:
-    """Targets, the statistics that their values are in units of, and metrics. Runs under `shard_map`.
+    """Computes the targets of a rollout. Runs under `shard_map`.
 
-    Statistics and metrics of values that are quantiles are those of their means.
+    Statistics and metrics of a quantile critic are those of the means of the quantiles.
 
     Args:
       rollout: this device's paths.
       config: hyper-parameters.
-      before: statistics that the rollout's values are in units of.
+      before: statistics that the rollout's values are normalised by.
+
+    Returns:
+      The targets, the statistics that their values are normalised by, and metrics.
 
     Raises:
       ValueError: hyper-parameters that the critic excludes, see `jaxppo.config.critic`.
     """
-    known, after_known = before.denormalise(rollout.value), before.denormalise(rollout.value_after)
-    distributional = known.ndim > rollout.reward.ndim
-    check_critic(known.shape[-1] if distributional else 1, config)
+    old_value, value_after = before.denormalise(rollout.value), before.denormalise(rollout.value_after)
+    distributional = old_value.ndim > rollout.reward.ndim
+    check_critic(old_value.shape[-1] if distributional else 1, config)
     if distributional:
-        advantage, goal = estimate_distribution(rollout, known, after_known, config)
-        value, returns = known.mean(axis=-1), goal.mean(axis=-1)
+        advantage, goal = _estimate_distribution(rollout, old_value, value_after, config)
+        value, returns = old_value.mean(axis=-1), goal.mean(axis=-1)
     else:
-        advantage, goal = estimate(rollout, known, after_known, config)
-        value, returns = known, goal
+        advantage, goal = estimate(rollout, old_value, value_after, config)
+        value, returns = old_value, goal
     error, mean = jax.lax.pmean((jnp.square(returns - value).mean(), returns.mean()), DATA_AXIS)
     spread = jax.lax.pmean(jnp.square(returns - mean).mean(), DATA_AXIS)
     plain = _spread(advantage)[1]
@@ -214,7 +218,7 @@ def make_targets(
     after = before
     if config.value_normalisation != "none":
         after = before.include(returns, config.value_statistics_rate)
-    targets = Targets((advantage - centre) / (scale + 1e-8), after.normalise(goal), after.normalise(known))
+    targets = Targets((advantage - centre) / (scale + 1e-8), after.normalise(goal), after.normalise(old_value))
     metrics = {
         "explained_variance": 1.0 - error / jnp.maximum(spread, 1e-12),
         "value_target": mean,
@@ -222,14 +226,14 @@ def make_targets(
         "control_variate_ratio": jnp.square(scale / jnp.maximum(plain, 1e-12)),
     }
     if distributional:
-        metrics |= _distribution_metrics(known, goal, config)
+        metrics |= _distribution_metrics(old_value, goal, config)
     return targets, after, metrics
 
 
 def _distribution_metrics(quantiles: jax.Array, atoms: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
-    """How far the critic's quantiles are from what they stand for, and the mean distorted value of a state.
+    """Calibration error of the critic's quantiles, and the mean distorted value of a state.
 
-    `quantile_error` is the mean over i of `|share of returns below q_i - tau_i|`: 0 where the critic is calibrated.
+    `quantile_error` is the mean over i of `|share of returns below q_i - tau_i|`.
     """
     below = (atoms[..., None, :] < quantiles[..., :, None]).mean(axis=(*range(atoms.ndim - 1), -1))
     error = jnp.abs(jax.lax.pmean(below, DATA_AXIS) - midpoints(below.shape[0])).mean()

@@ -1,4 +1,4 @@
-"""What PPO needs to know of a problem: pure functions that exchange rollouts."""
+"""Task: a problem as PPO learns it, pure functions that exchange rollouts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxppo.policy.rollout import Rollout
 
 
 class Task(NamedTuple):
-    """Pure functions, run under `shard_map` on the paths of one device; `net` are the network's parameters.
+    """Problem as pure functions, run under `shard_map` on the paths of one device; `net` are the network's parameters.
 
     Attributes:
       start: `(env_params, keys [P]) -> states [P]`, fresh episodes. Consumes `keys`.
@@ -21,8 +21,8 @@ class Task(NamedTuple):
       predict: `(net, env_params, rollout) -> (distributions [P, S, K], values like `rollout.value`)` of any number
         of paths.
       metrics: `rollout -> {name: []}`, equal on all devices: reduced over `DATA_AXIS`.
-      value_layer: path of the last linear layer of the critic in `net`: its kernel and bias set the scale of values.
-      chunk: S.
+      value_layer: path in `net` of the last linear layer of the critic, whose kernel and bias set the scale of values.
+      chunk: S, decisions of a rollout.
     """
 
     start: Callable[[Any, jax.Array], Any]

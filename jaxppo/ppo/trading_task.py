@@ -13,11 +13,12 @@ from flax import struct
 
 from jaxppo.config import PPOConfig
 from jaxppo.envs.execution.portfolio import FillRule, Portfolio, open_portfolio
+from jaxppo.envs.trading.bar import Account, BarRow, View
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, Observation
 from jaxppo.policy.choose import choose
-from jaxppo.policy.networks.actor_critic import Params, Policy
-from jaxppo.policy.networks.encoder import Bars
+from jaxppo.policy.encoding import encode_paths
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.head import ActionConfig
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import discounted_future
@@ -25,8 +26,7 @@ from jaxppo.ppo.task import Task
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 
 
-@struct.dataclass
-class Seen:
+class Seen(struct.PyTreeNode):
     """What the network reads of a rollout.
 
     Attributes:
@@ -40,8 +40,7 @@ class Seen:
     masks: jax.Array | None
 
 
-@struct.dataclass
-class PathState:
+class PathState(struct.PyTreeNode):
     """Where a path and its portfolios stand between two iterations. Leading axis P under `vmap`.
 
     Attributes:
@@ -51,7 +50,7 @@ class PathState:
       masks: `[K]` states of the environment's mask transform.
       sizing: `[K]` states of its sizing transform.
       rewards: `[K]` states of its reward transform.
-      watched: `[K]` states of the monitor.
+      monitor: `[K]` states of the monitor.
     """
 
     bar: jax.Array
@@ -60,11 +59,11 @@ class PathState:
     masks: Any = ()
     sizing: Any = ()
     rewards: Any = ()
-    watched: Any = ()
+    monitor: Any = ()
 
 
 def trading_task(
-    policy: Policy,
+    policy: ActorCritic,
     env: TradingEnv,
     config: PPOConfig,
     dropout: Callable[[jax.Array], jax.Array] | None = None,
@@ -130,7 +129,13 @@ def trading_task(
 
 
 def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gaussian") -> ActionConfig:
-    """What the policy's head must parameterise for the actions of `env`; see `ActionConfig`."""
+    """What the network's head must parameterise for the actions of an environment.
+
+    Args:
+      env: the environment.
+      std: first standard deviation of continuous actions, see `ActionConfig`.
+      distribution: of continuous actions, see `ActionConfig`.
+    """
     low, high = env.levels[0], env.levels[-1]
     if env.actions == "discrete":
         return ActionConfig("discrete", env.num_actions, low, high)
@@ -146,7 +151,15 @@ def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gau
 def start_path(
     env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array, monitor: Monitor = UNWATCHED
 ) -> PathState:
-    """A fresh episode of one path. Consumes `key`."""
+    """Starts an episode of one path.
+
+    Args:
+      env: the environment.
+      params: the market and its costs.
+      n_portfolios: K.
+      key: consumed.
+      monitor: watched limits.
+    """
     key_start, key_portfolio = jax.random.split(key)
     bar = env.draw_start(key_start, params)
     price, tradable = params.market.close[bar], params.market.tradable[bar]
@@ -186,50 +199,8 @@ def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Ar
     return jax.vmap(one)(bar)
 
 
-def chunk_bars(params: EnvParams, bar: jax.Array, context: int, length: int) -> Bars:
-    """The bars `bar - context + 1 .. bar + length - 1` of one path: what `length` memories depend on."""
-    start, n_bars = bar - context + 1, context - 1 + length
-    columns = (params.features, params.listed, params.market.seconds_since_previous)
-    return Bars(*(jax.lax.dynamic_slice_in_dim(x, start, n_bars) for x in columns))
-
-
-def encode_paths(
-    policy: Policy,
-    net: Params,
-    params: EnvParams,
-    bar: jax.Array,
-    length: int,
-    micro_batch: int | None,
-    masks: jax.Array | None = None,
-) -> jax.Array:
-    """One encoder pass per path: what the head needs at the bars `bar .. bar + length - 1`.
-
-    Args:
-      policy: the policy.
-      net: its parameters.
-      params: the market.
-      bar: `[P]` int32.
-      length: bars per path.
-      micro_batch: paths at a time; None takes all at once.
-      masks: `[P, ...]` of dropout; None drops nothing.
-
-    Returns:
-      `[P, length, A, 2 D]` float32.
-    """
-
-    def encode(xs: tuple[jax.Array, jax.Array | None]) -> jax.Array:
-        first, masks = xs
-        return policy.encode(net, jax.vmap(lambda b: chunk_bars(params, b, policy.context, length))(first), masks)
-
-    if micro_batch is None or micro_batch >= bar.shape[0]:
-        return encode((bar, masks))
-    pieces = jax.tree.map(lambda x: x.reshape(-1, micro_batch, *x.shape[1:]), (bar, masks))
-    prepared = jax.lax.map(encode, pieces)
-    return prepared.reshape(-1, *prepared.shape[2:])
-
-
 def collect_path(
-    policy: Policy,
+    policy: ActorCritic,
     env: TradingEnv,
     net: Params,
     params: EnvParams,
@@ -267,53 +238,60 @@ def collect_path(
         lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), (params.masks, params.sizing)
     )
     fresh = (env.mask_start(), env.sizing_start(), env.rewards_start(), monitor.init())
-    see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, 0))
-    settle = jax.vmap(env.settle, in_axes=(0, 0, 0, None, None, None, 0))
-    limit = jax.vmap(env.limit, in_axes=(0, None, None, 0, None, 0))
-    size = jax.vmap(env.size, in_axes=(0, None, 0, 0, 0))
 
     def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         draws = u.reshape(-1, 2 if env.actions == "band" else 1)
-        return choose(env, distribution, mask, constraint, lambda own, place: own.sample(draws[place].reshape(-1)))
+        return choose(env, distribution, mask, constraint, lambda one, place: one.sample(draws[place].reshape(-1)))
 
-    def one_bar(carry: tuple[Portfolio, Any], xs: Any) -> tuple[tuple[Portfolio, Any], Any]:
-        portfolio, (masks, sizing, rewards, watched) = carry
-        offset, ready, tradable_now, row, mask_row, sizing_row, u = xs
-        bar = state.bar + offset
-        constraint, masks = limit(masks, mask_row, bar, portfolio, tradable_now, sizing)
-        seen = see(bar, portfolio, tradable_now, constraint)
+    def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, Any]:
+        ready, u = row.policy
+        seen, constraint = view.observation, view.constraint
         distribution = policy.distribution(net, ready[None], seen)
         action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
         seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
-        weights, hold = jax.vmap(env.decode)(distribution.squash(action), portfolio, constraint)
-        weights, hold, sizing = size(sizing, sizing_row, portfolio, weights, hold)
-        after, fills, log_growth = settle(portfolio, weights, hold, tradable_now, row, params.costs, constraint)
-        outcome = jax.vmap(env.outcome)(portfolio, after, fills, log_growth)
-        reward, rewards = jax.vmap(env.reward, in_axes=(0, 0, None))(rewards, outcome, params)
-        levels, watched = jax.vmap(monitor.apply)(watched, outcome)
-        ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(after, fills, params)
-        restarted = _replaced(after, ended, params.initial_cash, env.fill_rule)
-        states = jax.vmap(partial(_where, new=fresh))(ended, (masks, sizing, rewards, watched))
-        info = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        weights, hold = jax.vmap(env.decode)(distribution.squash(action), account.portfolio, constraint)
+        return weights, hold, (seen, distribution, action)
+
+    def one_bar(carry: tuple[Account, Any], row: BarRow) -> tuple[tuple[Account, Any], Any]:
+        account, monitored = carry
+        row = row.replace(bar=state.bar + row.bar)
+        account, result, (seen, distribution, action) = env.step_bar(
+            decide, account, row, params.costs, params.risk_aversion, batched=True
+        )
+        levels, monitored = jax.vmap(monitor.apply)(monitored, result.outcome)
+        ended = jax.vmap(env.ruined, in_axes=(0, 0, None))(account.portfolio, result.fills, params)
+        portfolio = _replaced(account.portfolio, ended, params.initial_cash, env.fill_rule)
+        carried = (account.masks, account.sizing, account.rewards, monitored)
+        *transforms, monitored = jax.vmap(partial(_where, new=fresh))(ended, carried)
+        info = {field.name: getattr(result.outcome, field.name) for field in dataclasses.fields(result.outcome)}
         info["exposure"] = seen.account[..., 0]
         info |= {f"monitor_{name}": level for name, level in levels.items()}
         out = {
             "action": action,
             "behaviour": distribution,
             "log_prob": distribution.log_prob(action),
-            "reward": reward,
+            "reward": result.reward,
             "terminated": ended,
             "info": info,
         }
-        return (restarted, states), (seen, out)
+        return (Account(portfolio, *transforms), monitored), (seen, out)
 
-    xs = (jnp.arange(chunk), prepared[:-1], tradable[:-1], rows, mask_rows, sizing_rows, uniform)
-    carried = (state.masks, state.sizing, state.rewards, state.watched)
-    (portfolio, carried), (seen, out) = jax.lax.scan(one_bar, (state.portfolio, carried), xs)
-    # Only the value is read of the last one, and masks do not reach it.
-    last = see(state.bar + chunk, portfolio, tradable[-1], None)
+    rows = BarRow(jnp.arange(chunk), rows, tradable[:-1], mask_rows, sizing_rows, (prepared[:-1], uniform))
+    start = (Account(state.portfolio, state.masks, state.sizing, state.rewards), state.monitor)
+    (account, monitored), (seen, out) = jax.lax.scan(one_bar, start, rows)
+    # Of the last bar only the value is read, and masks do not reach it.
+    see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, None))
+    last = see(state.bar + chunk, account.portfolio, tradable[-1], None)
     seen = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, last)
-    moved = PathState(state.bar + chunk, state.time + chunk, portfolio, *carried)
+    moved = PathState(
+        bar=state.bar + chunk,
+        time=state.time + chunk,
+        portfolio=account.portfolio,
+        masks=account.masks,
+        sizing=account.sizing,
+        rewards=account.rewards,
+        monitor=monitored,
+    )
     return moved, seen, out
 
 
@@ -323,7 +301,7 @@ def _where(replace: jax.Array, old: Any, *, new: Any) -> Any:
 
 
 def _values(
-    policy: Policy, net: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None, at_once: int
+    policy: ActorCritic, net: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None, at_once: int
 ) -> jax.Array:
     """Values `[P, S + 1, K]` or `[P, S + 1, K, N]`, of `at_once` paths at a time.
 

@@ -1,4 +1,4 @@
-"""Steps that keep the new policy near the old one: backtracking line search and the natural gradient."""
+"""Steps within a trust region around the old policy: backtracking line search and the natural gradient."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import optax
 from jaxppo.policy.networks.actor_critic import Params
 
 SMALLEST_RESIDUAL = 1e-7
-"""Of conjugate gradients, relative to the right-hand side."""
-SHORTER = 0.8
-"""Length of a trial of the line search over that of the trial before."""
+"""Residual at which conjugate gradients stop, relative to the right-hand side."""
+SHRINKAGE = 0.8
+"""Factor of the step from one trial of the line search to the next."""
 
 
 class LineSearchResult(NamedTuple):
@@ -36,14 +36,14 @@ def line_search(
 ) -> LineSearchResult:
     """Shortens the step from `old` to `proposed` until `kl <= limit` and the surrogate loss is no worse than at `old`.
 
-    Takes a zero step if `n_steps` trials do not find one, or where the proposal is not finite.
+    Takes a zero step where no trial succeeds, or where the proposal is not finite.
 
     Args:
       evaluate: parameters to (surrogate loss `[]`, mean KL from the behaviour policy `[]`).
       old: parameters that the rollout was collected with.
       proposed: parameters that an optimiser arrived at.
       limit: delta > 0, nats.
-      n_steps: trials, >= 1; the first is the whole step, each further one `SHORTER` times the one before.
+      n_steps: trials, >= 1; the first is the whole step, each further one `SHRINKAGE` times the one before.
 
     References:
       Schulman et al. (2015), appendix C. https://arxiv.org/abs/1502.05477
@@ -54,13 +54,13 @@ def line_search(
     def at(step: jax.Array) -> Params:
         return jax.tree.map(lambda a, b: a + step * (b - a), old, proposed)
 
-    def searching(carry: tuple[jax.Array, ...]) -> jax.Array:
+    def searching(carry: Any) -> jax.Array:
         trial, _, accepted, _ = carry
         return ~accepted & (trial < n_steps)
 
-    def shorten(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def shorten(carry: Any) -> Any:
         trial, _, _, _ = carry
-        step = SHORTER ** trial.astype(jnp.float32)
+        step = SHRINKAGE ** trial.astype(jnp.float32)
         loss, kl = evaluate(at(step))
         return trial + 1, step, finite & (kl <= limit) & (loss <= loss_before), kl
 
@@ -71,50 +71,53 @@ def line_search(
 
 
 def natural_step(
-    gradient: Params, fisher_product: Callable[[Params], Params], limit: float, damping: float, n_iterations: int
+    gradient: Params,
+    fisher_product: Callable[[Params], Params],
+    limit: jax.Array | float,
+    damping: float,
+    n_iterations: int,
 ) -> Params:
-    """`-sqrt(2 delta / x'Fx) x` with `F x = g`: the steepest descent of a given KL, to second order.
+    """Natural-gradient step `-sqrt(2 delta / x'Fx) x`, `F x = g`: the steepest descent of a given KL, to second order.
 
     Args:
       gradient: of the loss.
       fisher_product: `x -> F x`, the Hessian of the mean KL at the old policy.
       limit: delta > 0, nats.
       damping: multiple of the identity that is added to F.
-      n_iterations: of conjugate gradients.
+      n_iterations: of conjugate gradients, >= 1.
 
-    References:
+    Reference:
       Schulman et al. (2015), appendix C. https://arxiv.org/abs/1502.05477
     """
 
     def damped(x: Params) -> Params:
         return jax.tree.map(lambda f, x: f + damping * x, fisher_product(x), x)
 
-    direction = conjugate_gradients(damped, gradient, n_iterations)
-    curvature = optax.tree.vdot(direction, gradient)  # the residual is orthogonal to the solution
+    direction = _conjugate_gradients(damped, gradient, n_iterations)
+    # x'Fx = x'g, as the residual is orthogonal to the solution.
+    curvature = optax.tree.vdot(direction, gradient)
     scale = jnp.sqrt(2.0 * limit / jnp.maximum(curvature, 1e-12))
     return jax.tree.map(lambda x: -scale * x, direction)
 
 
-def conjugate_gradients(product: Callable[[Params], Params], right: Params, n_iterations: int) -> Params:
-    """`x` with `A x = right`, from zero; stops early where the residual is round-off.
-
-    `jax.scipy.sparse.linalg.cg` loses track, under `shard_map`, of its result being equal on all devices.
+def _conjugate_gradients(product: Callable[[Params], Params], right: Params, n_iterations: int) -> Params:
+    """Solves `A x = right`, from zero; stops early where the residual is round-off.
 
     Args:
       product: `x -> A x`, symmetric and positive definite.
       right: pytree.
       n_iterations: at most.
 
-    References:
-      Hestenes and Stiefel (1952); Nocedal and Wright (2006), algorithm 5.2.
+    Reference: Hestenes and Stiefel (1952); Nocedal and Wright (2006), algorithm 5.2.
     """
+    # Under `shard_map`, the result of `jax.scipy.sparse.linalg.cg` does not count as equal on all devices.
     enough = SMALLEST_RESIDUAL**2 * optax.tree.vdot(right, right)
 
-    def unsolved(carry: tuple[Any, ...]) -> jax.Array:
+    def unsolved(carry: Any) -> jax.Array:
         iteration, _, _, _, square = carry
         return (iteration < n_iterations) & (square > enough)
 
-    def improve(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def improve(carry: Any) -> Any:
         iteration, x, residual, direction, square = carry
         image = product(direction)
         length = square / optax.tree.vdot(direction, image)

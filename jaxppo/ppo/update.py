@@ -1,4 +1,4 @@
-"""The update of one iteration: epochs of minibatches, or a natural-gradient step, within a trust region."""
+"""Update of one iteration: epochs of minibatches, or a natural-gradient step, within a trust region."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from jaxppo.ppo.task import Task
 from jaxppo.ppo.trust_region import line_search, natural_step
 
 RATIO_BOUND = 0.2
-"""Ratios beyond `1 +- RATIO_BOUND` count as clipped where nothing is clipped."""
+"""Ratios beyond `1 +- RATIO_BOUND` count as clipped in the metrics of a surrogate without clip."""
 
 
-@struct.dataclass
-class Coefficients:
-    """What changes from one iteration to the next.
+class Coefficients(struct.PyTreeNode):
+    """Coefficients of the loss that change from one iteration to the next.
 
     Attributes:
       learning_rate: `[]` Adam step size.
@@ -37,19 +36,23 @@ class Coefficients:
     kl: jax.Array
 
 
-@struct.dataclass
-class Batch:
-    """Paths and what their losses compare with; leading axis P."""
+class Batch(struct.PyTreeNode):
+    """Paths and the targets of their losses; leading axis P.
+
+    Attributes:
+      rollout: of the paths.
+      targets: of their decisions.
+    """
 
     rollout: Rollout
     targets: Targets
 
 
 class Objective(NamedTuple):
-    """What the losses of an iteration depend on beside the network and the paths.
+    """Objective of an iteration: all that the losses depend on beside the network and the paths.
 
     Attributes:
-      task: the task.
+      task: the problem.
       params: parameters of its environment.
       coefficients: step size and weights of the terms.
       config: hyper-parameters.
@@ -62,7 +65,16 @@ class Objective(NamedTuple):
 
 
 def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Surrogate, entropy bonus and KL penalty of a batch, and the figures to watch; this device's mean."""
+    """Policy loss of a batch: surrogate, entropy bonus and KL penalty; the mean over this device's paths.
+
+    Args:
+      distribution: `[P, S, K]` of the present network.
+      batch: paths.
+      objective: what is minimised.
+
+    Returns:
+      The loss `[]`, and the metrics to report, `[]` each.
+    """
     config, coefficients = objective.config, objective.coefficients
     log_ratio = distribution.log_prob(batch.rollout.action) - batch.rollout.log_prob
     surrogate = losses.surrogate(log_ratio, batch.targets.advantage, config.clip, config.dual_clip).mean()
@@ -70,14 +82,14 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
     loss = surrogate - coefficients.entropy * distribution.entropy_bonus().mean()
     if config.kl_penalty != "none":
         loss = loss + coefficients.kl * kl
-    still = jax.lax.stop_gradient(log_ratio)
-    ratio = jnp.exp(still)
+    fixed = jax.lax.stop_gradient(log_ratio)
+    ratio = jnp.exp(fixed)
     return loss, {
         "policy_loss": surrogate,
         "entropy": entropy,
         "kl": kl,
-        "kl_k3": losses.kl_estimate(still).mean(),
-        "clip_fraction": losses.clipped_fraction(still, config.clip or RATIO_BOUND).mean(),
+        "kl_k3": losses.kl_estimate(fixed).mean(),
+        "clip_fraction": losses.clipped_fraction(fixed, config.clip or RATIO_BOUND).mean(),
         "ratio_mean": ratio.mean(),
         "ratio_square": jnp.square(ratio).mean(),
         "ratio_max": jax.lax.pmax(ratio.max(), DATA_AXIS),
@@ -86,7 +98,13 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
 
 
 def value_loss(value: jax.Array, targets: Targets, config: PPOConfig) -> jax.Array:
-    """Mean value error of a batch, network units; this device's mean."""
+    """Value loss of a batch, network units; the mean over this device's paths.
+
+    Args:
+      value: `[P, S, K]`, or `[P, S, K, N]` quantiles, of the present network.
+      targets: of the same decisions.
+      config: kind of the loss.
+    """
     if value.ndim > targets.advantage.ndim:
         error = losses.quantile_value_error(value, targets.value, config.quantile_kappa)
     elif config.value_loss == "clipped":
@@ -119,7 +137,14 @@ def ppo_loss(
 def loss_and_gradient(
     net: Params, batch: Batch, objective: Objective, with_policy: bool = True
 ) -> tuple[Params, dict[str, jax.Array]]:
-    """Gradient of `ppo_loss`, accumulated over `config.micro_batch` paths at a time, and its metrics."""
+    """Gradient of `ppo_loss`, accumulated over `config.micro_batch` paths at a time, and the metrics.
+
+    Args:
+      net: parameters.
+      batch: paths.
+      objective: what is minimised.
+      with_policy: False leaves the value loss alone.
+    """
 
     def gradient(piece: Batch) -> tuple[Params, dict[str, jax.Array]]:
         return jax.grad(ppo_loss, has_aux=True)(net, piece, objective, with_policy)
@@ -127,8 +152,12 @@ def loss_and_gradient(
     return _accumulate(gradient, batch, objective.config)
 
 
+_JOIN = {"ratio_max": jnp.maximum, "ratio_min": jnp.minimum}
+_STARTS = {"ratio_max": -jnp.inf, "ratio_min": jnp.inf}
+
+
 def _accumulate(compute: Callable[[Batch], Any], batch: Batch, config: PPOConfig) -> Any:
-    """Mean of `compute` over pieces of `config.micro_batch` paths; extremes of ratios stay extremes."""
+    """Mean of `compute` over pieces of `config.micro_batch` paths; of the extremes of ratios, the extremes."""
     n_paths = batch.rollout.log_prob.shape[0]
     micro = n_paths if config.micro_batch is None else min(config.micro_batch, n_paths)
     if micro == n_paths:
@@ -145,10 +174,6 @@ def _accumulate(compute: Callable[[Batch], Any], batch: Batch, config: PPOConfig
     total, _ = jax.lax.scan(add, start, pieces)
     share = micro / n_paths
     return jax.tree.map_with_path(lambda path, x: x if _name(path) in _JOIN else x * share, total)
-
-
-_JOIN = {"ratio_max": jnp.maximum, "ratio_min": jnp.minimum}
-_STARTS = {"ratio_max": -jnp.inf, "ratio_min": jnp.inf}
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -184,7 +209,7 @@ def update(
     key: jax.Array,
     groups: jax.Array,
 ) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
-    """One iteration's update. Runs under `shard_map`. Consumes `key`.
+    """Updates the network on the rollout of an iteration. Runs under `shard_map`. Consumes `key`.
 
     Args:
       net: parameters that the rollout was collected with.
@@ -197,8 +222,8 @@ def update(
 
     Returns:
       New parameters, optimiser state, and metrics: means over the minibatch steps, extremes of ratios, KL over the last
-      epoch; `kl_after` the measured KL of the whole iteration and `minibatch_steps` the number of steps taken where the
-      configuration asks for them.
+      epoch. `kl_after` is the measured KL of the whole iteration, where the configuration limits or penalises it;
+      `minibatch_steps` the number of steps taken, where `kl_stop` may end them.
     """
     config, natural = objective.config, objective.config.direction == "natural"
     proposed, moved_state, metrics = _epochs(net, opt_state, optimiser, batch, objective, key, groups, not natural)
@@ -210,11 +235,12 @@ def update(
         return _accumulate(lambda piece: _surrogate_and_kl(net, piece, objective), batch, config)
 
     if config.kl_limit is not None:
-        found = line_search(evaluate, net, proposed, config.kl_limit, config.line_search_steps)
-        # A proposal that is not finite leaves nothing behind, in the optimiser's moments neither.
+        accepted = line_search(evaluate, net, proposed, config.kl_limit, config.line_search_steps)
+        # A proposal that is not finite must not stay in the optimiser's moments.
         finite = jnp.isfinite(optax.tree.norm(proposed))
         moved_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved_state, opt_state)
-        proposed, metrics = found.net, {**metrics, "line_search_step": found.step, "kl_after": found.kl}
+        metrics |= {"line_search_step": accepted.step, "kl_after": accepted.kl}
+        proposed = accepted.net
     elif config.kl_penalty != "none":
         metrics["kl_after"] = evaluate(proposed)[1]
     metrics["update_norm"] = optax.tree.norm(jax.tree.map(jnp.subtract, proposed, net))
@@ -243,10 +269,10 @@ def _epochs(
         metrics |= {"gradient_norm": optax.tree.norm(gradient)}
         if config.kl_stop is None:
             return (moved, moved_state, jnp.zeros((), bool)), metrics
-        far = metrics["kl"] > config.kl_stop
-        metrics |= {"minibatch_steps": 1.0 - far, "evaluated": jnp.ones(())}
-        stay, go = (net, opt_state), (moved, moved_state)
-        return (*jax.tree.map(lambda a, b: jnp.where(far, a, b), stay, go), far), metrics
+        stop = metrics["kl"] > config.kl_stop
+        metrics |= {"minibatch_steps": 1.0 - stop, "evaluated": jnp.ones(())}
+        old, new = (net, opt_state), (moved, moved_state)
+        return (*jax.tree.map(lambda a, b: jnp.where(stop, a, b), old, new), stop), metrics
 
     def step_unless_stopped(carry: Any, index: jax.Array) -> tuple[Any, Any]:
         shapes = jax.eval_shape(lambda: step(carry, index)[1])
@@ -268,7 +294,7 @@ def _epochs(
 
 
 def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
-    """Metrics of an iteration from those of its steps `[epochs * minibatches]`; `done` is 0 for skipped ones."""
+    """Metrics of an iteration from those of the steps `[epochs * minibatches]`; `done` is 0 for skipped steps."""
     means = {name: jnp.sum(row * done) / done.sum() for name, row in rows.items()}
     last = done * (jnp.cumsum(done) > done.sum() - config.minibatches)
     for name in ("kl", "kl_k3"):
@@ -288,7 +314,7 @@ def _surrogate_and_kl(net: Params, batch: Batch, objective: Objective) -> tuple[
 
 
 def _natural_direction(net: Params, batch: Batch, objective: Objective) -> Params:
-    """The natural-gradient step of the policy loss on the whole batch; its length follows the schedule."""
+    """Natural-gradient step of the policy loss on the whole batch; the length follows the schedule."""
     task, params, config = objective.task, objective.params, objective.config
 
     def actor_loss(net: Params, piece: Batch) -> jax.Array:
@@ -307,5 +333,7 @@ def _natural_direction(net: Params, batch: Batch, objective: Objective) -> Param
 
     gradient = _accumulate(lambda piece: jax.grad(actor_loss)(net, piece), batch, config)
     left = objective.coefficients.learning_rate / config.learning_rate
-    limit = config.kl_limit * jnp.square(left)  # the divergence of a step is quadratic in its length
+    assert config.kl_limit is not None, "`Config` demands a limit for natural gradients"
+    # The divergence of a step is quadratic in its length.
+    limit = config.kl_limit * jnp.square(left)
     return natural_step(gradient, fisher_product, limit, config.fisher_damping, config.conjugate_gradient_steps)

@@ -1,4 +1,4 @@
-"""What costs and capital do to a result: the section of the report, its figures, and a line of text."""
+"""Results at other costs and capital: the section of the report, its figures, and a line of text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from jaxppo.report.figures import COLOURS, as_html, finish
 from jaxppo.report.formatting import escaped, interval_text, number, number_text, percent
+from jaxppo.report.markup import caption, row, table
 
 _COLUMNS = {
     "gain": "Gain, currency",
@@ -25,9 +26,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def section(found: Mapping[str, Any] | None) -> str:
-    """The section of the report as HTML; `found` is from `costs_and_capital`, None without it."""
+    """The section of the report as HTML; `found` is from `jaxppo.backtest.capacity.costs_and_capital`, None without."""
     if not found:
-        return '<p class="caption">Not computed: scripts/backtest.py --capacity trades at other costs and capital.</p>'
+        return caption("Not computed: scripts/backtest.py --capacity trades at other costs and capital.")
     costs, capital = cost_figure(found), capital_figure(found)
     sentence = f"<p>{escaped(break_even_sentence(found))} {escaped(capital_sentence(found))}</p>"
     note = (
@@ -37,12 +38,12 @@ def section(found: Mapping[str, Any] | None) -> str:
     return (
         f"{sentence}{as_html('cost_levels', costs)}{_table(found['levels'], 'level', 'Costs, times')}"
         f"{as_html('capacity', capital)}{_table(found['capitals'], 'capital', 'Capital')}"
-        f'<p class="caption">{note}</p>'
+        f"{caption(note)}"
     )
 
 
 def break_even_sentence(found: Mapping[str, Any]) -> str:
-    """At which multiple of the costs nothing is left."""
+    """States the multiple of the costs at which the return falls to nothing."""
     at = found["break_even"]
     if at is None:
         return f"The agent still earns at {found['most']:g} times its costs."
@@ -52,8 +53,8 @@ def break_even_sentence(found: Mapping[str, Any]) -> str:
 
 
 def capital_sentence(found: Mapping[str, Any]) -> str:
-    """With which capital the agent gains most."""
-    best = max(found["capitals"], key=lambda row: number(row["gain"]))
+    """States the capital with which the agent gains most."""
+    best = max(found["capitals"], key=lambda one: number(one["gain"]))
     if best["gain"] <= 0.0:
         return "It gains with none of these amounts of capital."
     most = " the largest of them" if best is found["capitals"][-1] else ""
@@ -64,7 +65,7 @@ def capital_sentence(found: Mapping[str, Any]) -> str:
 
 
 def cost_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
-    """Sharpe ratio with its interval, and total return, against the level of costs; the break-even is marked."""
+    """Draws the Sharpe ratio with its interval, and the total return, against the level of costs."""
     rows, at = found["levels"], found["break_even"]
     x = [row["level"] for row in rows]
     figure = _two_panels(x, rows, "Sharpe ratio, annual", "Total return", "total_return")
@@ -79,7 +80,7 @@ def cost_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
 
 
 def capital_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
-    """Total return, and gain in currency, against the capital; that of the run is marked."""
+    """Draws the total return, and the gain in currency, against the capital."""
     rows = found["capitals"]
     x = [row["capital"] for row in rows]
     figure = _two_panels(x, rows, "Total return", "Gain", "gain", first="total_return")
@@ -98,7 +99,7 @@ def capital_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
 
 
 def one_line(found: Mapping[str, Any]) -> str:
-    """Break-even and capital as text."""
+    """Returns by cost level, break-even and best capital in a line of text."""
     levels = ", ".join(f"{percent(number(row['total_return']))} at {row['level']:g}x" for row in found["levels"])
     return f"costs: return {levels}. {break_even_sentence(found)} {capital_sentence(found)}"
 
@@ -106,7 +107,7 @@ def one_line(found: Mapping[str, Any]) -> str:
 def _two_panels(
     x: Sequence[float], rows: Rows, upper: str, lower: str, second: str, *, first: str = "sharpe"
 ) -> go.Figure:
-    """Two figures of the rows above each other, the Sharpe ratio with its interval."""
+    """Draws two figures of the rows above each other, a Sharpe ratio with its interval."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     for place, (name, title) in enumerate(((first, upper), (second, lower)), start=1):
         y = np.array([number(row[name]) for row in rows])
@@ -126,14 +127,11 @@ def _two_panels(
 def _table(rows: Rows, name: str, title: str) -> str:
     """A row for each level or capital."""
     shown = [column for column in _COLUMNS if column in rows[0]]
-    head = "".join(f'<th scope="col">{text}</th>' for text in ("Sharpe ratio, annual", *map(_COLUMNS.get, shown)))
     lines = []
-    for row in rows:
-        ends = interval_text((row["sharpe_low"], row["sharpe_high"]), "ratio")
-        cells = [f"{number_text(row['sharpe'], 'ratio')} {ends}"]
-        cells += [number_text(row[column], _KINDS.get(column, "percent")) for column in shown]
-        label = f"{row[name]:,.4g}" if name == "level" else f"{row[name]:,.0f}"
-        label += " (liquidated)" if row["liquidated"] else ""
-        lines.append(f'<tr><th scope="row">{label}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    top = f"<thead><tr><th>{title}</th>{head}</tr></thead>"
-    return f'<div class="scroll"><table class="compact">{top}<tbody>{"".join(lines)}</tbody></table></div>'
+    for of in rows:
+        ends = interval_text((of["sharpe_low"], of["sharpe_high"]), "ratio")
+        cells = [f"{number_text(of['sharpe'], 'ratio')} {ends}"]
+        cells += [number_text(of[column], _KINDS.get(column, "percent")) for column in shown]
+        label = f"{of[name]:,.4g}" if name == "level" else f"{of[name]:,.0f}"
+        lines.append(row(cells, f"{label} (liquidated)" if of["liquidated"] else label))
+    return table((title, "Sharpe ratio, annual", *(_COLUMNS[column] for column in shown)), lines)

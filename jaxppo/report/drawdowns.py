@@ -1,4 +1,4 @@
-"""Drawdowns of a backtest for the summary and the report: the deepest, and how long recovery takes."""
+"""Drawdowns of a backtest for summary and report: the deepest ones, and the time to recovery."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from jaxppo.envs.market.features import REGIMES
 from jaxppo.report.figures import COLOURS, as_html, finish
 from jaxppo.report.formatting import MISSING, escaped, percent
+from jaxppo.report.markup import caption, row, table
 from jaxppo.report.regime_bands import BANDS
 from jaxppo.statistics import drawdowns
 from jaxppo.statistics.drawdowns import Drawdowns
@@ -28,7 +29,7 @@ DEEP = 0.01
 def drawdown_rows(
     equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, *, first: int = 0, deepest: int = DEEPEST
 ) -> list[dict[str, Any]]:
-    """The deepest drawdowns of an account, deepest first, ready for JSON.
+    """Lists the deepest drawdowns of an account, deepest first, ready for JSON.
 
     Args:
       equity: `[n + 1]` currency, the start included.
@@ -54,47 +55,55 @@ def drawdown_rows(
 
     return [
         {
-            "depth": float(row.depth),
-            "peak": at(row.peak),
-            "trough": at(row.trough),
-            "recovery": at(row.recovery) if row.recovered else None,
-            "bars_to_trough": int(row.bars_to_trough),
-            "bars_to_recover": int(row.bars_to_recover) if row.recovered else None,
-            "bars": int(row.bars),
-            "recovered": bool(row.recovered),
-            "regime_at_peak": regime(row.peak),
-            "regime_at_trough": regime(row.trough),
+            "depth": float(of.depth),
+            "peak": at(of.peak),
+            "trough": at(of.trough),
+            "recovery": at(of.recovery) if of.recovered else None,
+            "bars_to_trough": int(of.bars_to_trough),
+            "bars_to_recover": int(of.bars_to_recover) if of.recovered else None,
+            "bars": int(of.bars),
+            "recovered": bool(of.recovered),
+            "regime_at_peak": regime(of.peak),
+            "regime_at_trough": regime(of.trough),
         }
-        for row in drawdowns.table(equity, deepest=deepest).itertuples()
+        for of in drawdowns.table(equity, deepest=deepest).itertuples()
     ]
 
 
 def recovery_curves(equity: np.ndarray, regimes: np.ndarray, *, level: float = 0.95) -> dict[str, RecoveryCurve]:
-    """Kaplan-Meier curves of the time from peak to recovery: of all drawdowns, deep ones, and by regime at the peak.
+    """Estimates Kaplan-Meier curves of the time from peak to recovery: of all drawdowns, deep ones, and by regime.
 
     Args:
       equity: `[n + 1]` currency, the start included.
-      regimes: see `drawdown_rows`.
+      regimes: `[n + 1]` int, see `drawdown_rows`; that at the peak counts.
       level: of the intervals.
 
     Returns:
       Name -> curve; those of fewer than `LEAST_DRAWDOWNS` drawdowns are left out.
     """
-    table = drawdowns.table(equity)
-    if table.empty:
+    frame = drawdowns.table(equity)
+    if frame.empty:
         return {}
-    peak, bars, recovered, depth = (table[name].to_numpy() for name in ("peak", "bars", "recovered", "depth"))
+    peak, bars, recovered, depth = (frame[name].to_numpy() for name in ("peak", "bars", "recovered", "depth"))
     found = {"all": kaplan_meier(bars, recovered, level=level)}
     if (depth > DEEP).any():
         found[f"deeper than {100 * DEEP:g} %"] = kaplan_meier(bars[depth > DEEP], recovered[depth > DEEP], level=level)
     peak = peak.astype(np.int64)
-    every = Drawdowns(depth, peak, table["trough"].to_numpy(np.int64), peak + bars, recovered)
+    every = Drawdowns(depth, peak, frame["trough"].to_numpy(np.int64), peak + bars, recovered)
     found |= time_to_recovery_by_regime(every, regimes, level=level)
     return {name: curve for name, curve in found.items() if curve.n_drawdowns >= LEAST_DRAWDOWNS}
 
 
 def recovery_figure(curves: dict[str, RecoveryCurve], level: float) -> tuple[go.Figure, str]:
-    """Share of drawdowns that are not recovered after so many bars, with the interval of the first curve."""
+    """Draws the share of drawdowns that are not recovered after so many bars, with the interval of the first curve.
+
+    Args:
+      curves: from `recovery_curves`.
+      level: of the interval.
+
+    Returns:
+      The figure and its caption.
+    """
     figure = go.Figure()
     for rank, (name, curve) in enumerate(curves.items()):
         # The axis is logarithmic; a curve is 1 until a drawdown has recovered, which takes a bar at least.
@@ -131,17 +140,17 @@ def recovery_figure(curves: dict[str, RecoveryCurve], level: float) -> tuple[go.
 
 
 def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: float) -> str:
-    """The section of the report as HTML: the table of the deepest drawdowns and the curve of recovery.
+    """The section of the report as HTML: a table of the deepest drawdowns and the curves of recovery.
 
     Args:
       equity: `[n + 1]` currency of the agent.
-      times: see `drawdown_rows`.
-      regimes: see `drawdown_rows`.
+      times: `[n + 1]` datetime64; empty for a market without times.
+      regimes: `[n + 1]` int, see `drawdown_rows`.
       level: of the intervals.
     """
     rows = drawdown_rows(equity, times, regimes)
     if not rows:
-        return '<p class="caption">The equity never fell below an earlier close.</p>'
+        return caption("The equity never fell below an earlier close.")
     n = len(drawdowns.table(equity))
     note = (
         f"The deepest {len(rows)} of {n:,} drawdowns, at closes and after costs, from the last close at the peak to "
@@ -149,26 +158,23 @@ def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: f
     )
     curves = recovery_curves(equity, regimes, level=level)
     drawn = as_html("recovery", recovery_figure(curves, level)) if curves else ""
-    few = '<p class="caption">They are too few to tell how long recovery takes.</p>'
-    return f'<div class="scroll">{_table(rows)}</div><p class="caption">{note}</p>{drawn or few}'
+    return _table(rows) + caption(note) + (drawn or caption("They are too few to tell how long recovery takes."))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    head = ("Depth", "Peak", "Trough", "Recovery", "Bars to trough", "Bars to recover", "Bars in all")
-    head += ("Regime at peak", "At trough")
+    head = ["Depth", "Peak", "Trough", "Recovery", "Bars to trough", "Bars to recover", "Bars in all"]
+    head += ["Regime at peak", "At trough"]
     lines = []
-    for row in rows:
-        cells = [percent(row["depth"]), _time(row["peak"]), _time(row["trough"])]
-        cells.append(_time(row["recovery"]) if row["recovered"] else "not recovered")
-        cells.append(f"{row['bars_to_trough']:,}")
-        cells.append(f"{row['bars_to_recover']:,}" if row["recovered"] else MISSING)
-        cells.append(f"{row['bars']:,}" + ("" if row["recovered"] else " so far"))
-        cells += [row[name] or MISSING for name in ("regime_at_peak", "regime_at_trough")]
-        lines.append(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells)}</tr>")
-    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
-    return f'<table class="compact drawdowns"><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    for of in rows:
+        over = of["recovered"]
+        cells = [percent(of["depth"]), _time(of["peak"]), _time(of["trough"])]
+        cells += [_time(of["recovery"]) if over else "not recovered", f"{of['bars_to_trough']:,}"]
+        cells += [f"{of['bars_to_recover']:,}" if over else MISSING, f"{of['bars']:,}{'' if over else ' so far'}"]
+        cells += [of[name] or MISSING for name in ("regime_at_peak", "regime_at_trough")]
+        lines.append(row(map(escaped, cells)))
+    return table(head, lines, style="compact drawdowns")
 
 
 def _time(at: str | int) -> str:
-    """A time to the minute, without what is midnight anyway, or the number of a bar."""
+    """A time to the minute, only the day at midnight; or the number of a bar."""
     return f"{at:,}" if isinstance(at, int) else at.removesuffix("T00:00:00").removesuffix(":00").replace("T", " ")

@@ -1,7 +1,7 @@
-"""The figures of a backtest report, each drawn from plain arrays: equity, positions, costs, training curves.
+"""Figures of a backtest report, drawn from plain arrays: equity, positions, costs, training curves.
 
-Every function returns the plotly figure and a caption in plain words. A long series is drawn from fewer points than it
-has, and the caption says so; nothing is smoothed away: lines keep the lowest and the highest value of each group.
+Every function returns the plotly figure and its caption. A long series is drawn from fewer points than it has, and the
+caption says so; nothing is smoothed away: lines keep the lowest and the highest value of each group.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import plotly.io
 from plotly.subplots import make_subplots
 
 from jaxppo.report.formatting import escaped
+from jaxppo.report.markup import caption as small_print
 from jaxppo.report.regime_bands import add_bands
 
-# Okabe & Ito's palette: told apart by colour-blind readers too. The agent is always the first colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b7280", "#8c6d1f", "#5b3a8c", "#222222")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, and four more; the agent is the first."""
 MAX_POINTS = 4000
 MAX_COLUMNS = 1000
 MAX_LINES = 10
@@ -42,13 +43,13 @@ CONFIG = {
 
 
 def drawdown_of_equity(equity: np.ndarray) -> np.ndarray:
-    """`[n + 1]` distance below the running peak as a fraction >= 0 of that peak; NaN points are skipped."""
+    """Distance `[n + 1]` below the running peak, as a fraction >= 0 of that peak; NaN points are skipped."""
     peak = np.fmax.accumulate(np.asarray(equity, dtype=np.float64))
     return 1.0 - np.divide(equity, peak, out=np.full(len(peak), np.nan), where=peak > 0)
 
 
 def drawn_points(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
-    """Indices of the points to draw: all of them, or the first, lowest, highest and last of each group of bars.
+    """Selects the points to draw: all of them, or the first, lowest, highest and last of each group of bars.
 
     Args:
       values: `[n]`, NaN allowed.
@@ -74,7 +75,7 @@ def drawn_points(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
 def equity_figure(
     times: np.ndarray, equity: Mapping[str, np.ndarray], regimes: np.ndarray | None = None
 ) -> tuple[go.Figure, str]:
-    """Equity of every strategy, drawdowns below on the same time axis, regimes shaded behind.
+    """Draws the equity of every strategy, drawdowns below on the same time axis, and regimes shaded behind.
 
     Args:
       times: `[n + 1]` datetime64 or bar numbers.
@@ -108,7 +109,7 @@ def equity_figure(
 
 
 def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> tuple[go.Figure, str]:
-    """Weight of each asset over time (lines, a heat map for many assets), gross and net exposure below.
+    """Draws the weight of each asset (lines, or a heat map for many assets), gross and net exposure below.
 
     Args:
       times: `[n]` datetime64 or bar numbers.
@@ -143,7 +144,7 @@ def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[s
 
 
 def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go.Figure, str]:
-    """Cumulative costs by kind, stacked.
+    """Draws cumulative costs by kind, stacked.
 
     Args:
       times: `[n]` datetime64 or bar numbers.
@@ -169,7 +170,7 @@ def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go
 
 
 def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] | None:
-    """One small panel per training metric.
+    """Draws one small panel per training metric.
 
     Args:
       rows: the rows of `metrics.jsonl`, one per iteration; what is not a number is left out, and so are Sharpe ratios,
@@ -249,7 +250,7 @@ def _add_heat_map(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols
 
 
 def _line(rank: int, name: str, x: np.ndarray, y: np.ndarray, *, width: float) -> go.Scatter:
-    """A line in the colour of its rank; a series of a few points also shows the points."""
+    """A line in the colour of its rank, with markers where there are few points."""
     mode = "lines" if len(x) > 30 else "lines+markers"
     return go.Scatter(
         x=x, y=y, name=label(name), mode=mode, marker_size=5,
@@ -258,7 +259,15 @@ def _line(rank: int, name: str, x: np.ndarray, y: np.ndarray, *, width: float) -
 
 
 def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, x_title: str | None = "Bar") -> None:
-    """Applies the common look, and labels the last time axis."""
+    """Applies the common style, and labels the last time axis.
+
+    Args:
+      figure: changed in place.
+      times: of the horizontal axis; datetime64 sets the format of its labels.
+      height: pixels.
+      last_row: number of the lowest row of panels, from 1.
+      x_title: of an axis that has no times; None for none.
+    """
     figure.update_layout(
         template="plotly_white", height=height, hovermode="x unified",
         font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": "#1f2937"},
@@ -277,13 +286,13 @@ def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, 
 
 
 def _axis_values(times: np.ndarray) -> np.ndarray:
-    """Times to the second, as plotly writes them out in full; bar numbers as they are."""
+    """Times to the second, since plotly writes them out in full; bar numbers as they are."""
     times = np.asarray(times)
     return times.astype("datetime64[s]") if np.issubdtype(times.dtype, np.datetime64) else times
 
 
 def _thinned(n: int, unit: str) -> str:
-    """What the caption says of a line that is not drawn from all its points."""
+    """Sentence for the caption of a line that is not drawn from all its points."""
     if n <= MAX_POINTS:
         return ""
     size = math.ceil(n / (MAX_POINTS // 4))
@@ -291,7 +300,7 @@ def _thinned(n: int, unit: str) -> str:
 
 
 def label(name: str) -> str:
-    """A name that plotly, which reads a little HTML, shows as it was written."""
+    """Escapes a name for plotly, which reads a little HTML."""
     return html.escape(str(name), quote=False)
 
 
@@ -303,9 +312,14 @@ def _number(value: Any) -> float | None:
 
 
 def as_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
-    """A figure without the library, which the page has once, and its caption."""
+    """A figure and its caption as HTML, without the library, which the page has once.
+
+    Args:
+      name: identifier within the page.
+      drawn: the figure and its caption; None where there is nothing to draw.
+    """
     if drawn is None:
-        return '<p class="caption">Nothing was recorded.</p>'
+        return small_print("Nothing was recorded.")
     figure, caption = drawn
     division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=CONFIG)
-    return f'<div class="figure">{division}</div>\n<p class="caption">{escaped(caption)}</p>'
+    return f'<div class="figure">{division}</div>\n{small_print(escaped(caption))}'

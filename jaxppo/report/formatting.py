@@ -1,4 +1,4 @@
-"""How a report prints numbers, names and text."""
+"""Numbers, names and text as a report prints them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-# Label and format of the metrics the package computes; others are shown by their own name, as plain numbers.
 METRICS: dict[str, tuple[str, str]] = {
     "total_return": ("Total return", "percent"),
     "annual_return": ("Annual return", "percent"),
@@ -25,21 +24,32 @@ METRICS: dict[str, tuple[str, str]] = {
     "costs": ("Costs, of starting equity", "percent"),
     "n_bars": ("Bars", "count"),
 }
-# Probabilities made from a Sharpe ratio, which are themselves statements of confidence.
+"""Label and kind of the metrics of the package; others are shown by their name, as plain numbers."""
 NOT_A_SHARPE = ("probabilistic_sharpe", "deflated_sharpe")
+"""Probabilities made from a Sharpe ratio, which are statements of confidence themselves."""
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 LONGEST_LIST = 50
 
 
 def interval_text(interval: tuple[float | None, float | None], kind: str) -> str:
-    """An interval in brackets."""
+    """An interval in brackets, as HTML.
+
+    Args:
+      interval: its ends; None or NaN where undefined.
+      kind: see `number_text`.
+    """
     low, high = (number_text(end, kind) for end in interval)
     return f'<span class="interval">[{low}, {high}]</span>'
 
 
 def number_text(value: float | None, kind: str) -> str:
-    """A number in the manner of its kind; a dash where it is undefined."""
+    """Formats a number.
+
+    Args:
+      value: None or NaN where undefined, which is shown as a dash.
+      kind: "percent", "ratio", "count" or "number".
+    """
     amount = number(value)
     if math.isnan(amount):
         return MISSING
@@ -52,7 +62,10 @@ def number_text(value: float | None, kind: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as per cent: two decimals, one from 1,000 % on, three digits from 1,000,000 % on; no negative zero."""
+    """Formats a fraction in per cent: two decimals, one from 1,000 % on, three digits from 1,000,000 % on.
+
+    NaN and infinity are a dash; there is no negative zero.
+    """
     if not math.isfinite(fraction):
         return MISSING
     precision = ".2f" if abs(fraction) < 10 else ",.1f" if abs(fraction) < 1e4 else ".2e"
@@ -60,8 +73,13 @@ def percent(fraction: float) -> str:
 
 
 def flat_rows(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Dotted names and printed values of a nested mapping; long lists are cut, and say so."""
-    rows = []
+    """Flattens a nested mapping to dotted names and printed values; long lists are cut, and say so.
+
+    Args:
+      report: names to values, mappings among them.
+      prefix: of the names.
+    """
+    rows: list[tuple[str, str]] = []
     for name, value in report.items():
         if isinstance(value, Mapping) and value:
             rows += flat_rows(value, f"{prefix}{name}.")
@@ -79,15 +97,15 @@ def is_sharpe(name: str) -> bool:
 
 
 def metric_label(name: str) -> str:
-    """What the reader sees instead of a metric's name."""
+    """Label of a metric, as HTML."""
     return escaped(METRICS.get(name, (name.replace("_", " ").capitalize(), ""))[0])
 
 
 def number(value: Any) -> float:
-    """A float; None, which is how JSON says undefined, is NaN."""
+    """Converts a number from JSON, where None is undefined, to a float, where NaN is."""
     return math.nan if value is None else float(value)
 
 
 def escaped(value: Any) -> str:
-    """Text that a browser shows as it was written."""
+    """Escapes text, so that a browser shows it as it was written."""
     return html.escape(str(value))

@@ -1,4 +1,4 @@
-"""Heat maps of what the policy looks at, for the report."""
+"""Heat maps of the attention of a policy and of what its decisions depend on, for the report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from jaxppo.backtest.inspection import Inspection
-from jaxppo.report.figures import COLOURS, finish, label
+from jaxppo.report.figures import COLOURS, as_html, finish, label
+from jaxppo.report.markup import caption
+from jaxppo.report.results import Inspection
 
 N_FEATURES = 15
 TITLES = {
@@ -24,12 +25,28 @@ TITLES = {
 """Headings of the figures, in the order in which they are shown."""
 
 
+def section(inspection: Inspection | None, symbols: Sequence[str]) -> str:
+    """The section of the report as HTML.
+
+    Args:
+      inspection: of a policy; None without.
+      symbols: A names.
+    """
+    if inspection is None:
+        return caption("The policy was not inspected.")
+    drawn = inspection_figures(inspection, symbols)
+    return "\n".join(f"<h3>{TITLES[name]}</h3>\n{as_html(name, figure)}" for name, figure in drawn.items())
+
+
 def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[str, tuple[go.Figure, str]]:
-    """Figures and captions, by names of `TITLES`; what the policy does not have is left out.
+    """Draws attention and attributions.
 
     Args:
       inspection: of a policy.
       symbols: A names.
+
+    Returns:
+      Name, see `TITLES`, -> figure and caption; what the policy does not have is left out.
     """
     n = f"Mean of {len(inspection.bars)} decisions spread over the period"
     drawn = {"importance": _bars(inspection.importance, "KL, nats")}
@@ -45,23 +62,25 @@ def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[s
     if inspection.gradients.shape[1] > 1:
         drawn["gradients"] = _heat_map(inspection.gradients, list(inspection.importance), "Bars ago")
         captions["gradients"] = "The same by feature group and by how many bars ago the value was."
-    if inspection.lag is not None:
-        drawn["lag"] = _heat_map(inspection.lag.reshape(-1, inspection.lag.shape[-1]), _heads(inspection), "Bars ago")
+    lag = inspection.lag
+    if lag is not None:
+        heads = [f"block {i + 1}, head {j + 1}" for i in range(lag.shape[0]) for j in range(lag.shape[1])]
+        drawn["lag"] = _heat_map(lag.reshape(-1, lag.shape[-1]), heads, "Bars ago")
         captions["lag"] = f"{n}: share of attention by how many bars ago, of every head. 0 is the bar of the decision."
-    if inspection.levels is not None:
-        names = ["bars", *(f"means of {pool} bars" for pool in inspection.pools)]
-        drawn["levels"] = _heat_map(inspection.levels.reshape(-1, len(names)), _heads(inspection), "", names)
-        captions["levels"] = f"{n}: share of attention of single bars and of the coarser levels, of every head."
-    conditions = {f"{name} market": x for name, x in inspection.regimes.items()}
-    conditions |= {f"{hour:02d}:00": x for hour, x in inspection.hours.items()}
-    if len(conditions) > 1:
-        overall = np.mean(inspection.lag, axis=(0, 1))
-        rows = np.stack([x.mean(axis=(0, 1)) - overall for x in conditions.values()])
-        drawn["conditions"] = _heat_map(rows, list(conditions), "Bars ago", diverging=True)
-        captions["conditions"] = (
-            "Attention by bars ago, less its mean over all decisions, in calm to turbulent markets (thirds of the "
-            "volatility at the decisions)" + (" and by hour of the day." if inspection.hours else ".")
-        )
+        if inspection.levels is not None:
+            names = ["bars", *(f"means of {pool} bars" for pool in inspection.pools)]
+            drawn["levels"] = _heat_map(inspection.levels.reshape(-1, len(names)), heads, "", names)
+            captions["levels"] = f"{n}: share of attention of single bars and of the coarser levels, of every head."
+        conditions = {f"{name} market": x for name, x in inspection.regimes.items()}
+        conditions |= {f"{hour:02d}:00": x for hour, x in inspection.hours.items()}
+        if len(conditions) > 1:
+            overall = np.mean(lag, axis=(0, 1))
+            rows = np.stack([x.mean(axis=(0, 1)) - overall for x in conditions.values()])
+            drawn["conditions"] = _heat_map(rows, list(conditions), "Bars ago", diverging=True)
+            captions["conditions"] = (
+                "Attention by bars ago, less its mean over all decisions, in calm to turbulent markets (thirds of the "
+                "volatility at the decisions)" + (" and by hour of the day." if inspection.hours else ".")
+            )
     if inspection.assets is not None:
         drawn["assets"] = _heat_map(inspection.assets, list(symbols), "Attends to", list(symbols))
         captions["assets"] = f"{n}: attention across assets, mean of blocks and heads; every row sums to one."
@@ -75,15 +94,10 @@ def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[s
     return {name: (drawn[name], captions[name]) for name in TITLES if name in drawn}
 
 
-def _heads(inspection: Inspection) -> list[str]:
-    n_blocks, n_heads = inspection.lag.shape[:2]
-    return [f"block {i + 1}, head {j + 1}" for i in range(n_blocks) for j in range(n_heads)]
-
-
 def _heat_map(
     values: np.ndarray, rows: Sequence[str], x_title: str, columns: Sequence[str] | None = None, diverging: bool = False
 ) -> go.Figure:
-    """`[rows, columns]`; columns are numbered from 0 if they have no names."""
+    """A heat map of `values [rows, columns]`; columns are numbered from 0 if they have no names."""
     values = np.asarray(values, np.float64)
     limit = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     figure = go.Figure(
@@ -103,7 +117,7 @@ def _heat_map(
 
 
 def _bars(values: dict[str, float], x_title: str) -> go.Figure:
-    """One horizontal bar per name."""
+    """A horizontal bar per name."""
     figure = go.Figure(
         go.Bar(
             x=list(values.values()), y=[label(name) for name in values], orientation="h", marker_color=COLOURS[0],

@@ -1,4 +1,4 @@
-"""Regimes as bands behind a figure over time."""
+"""Regimes of the market as bands behind a figure over time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BANDS = 1000
 
 
 def drawn_regimes(regimes: np.ndarray, limit: int = MAX_BANDS) -> tuple[np.ndarray, int]:
-    """Regimes that change no more often than a screen can show.
+    """Merges bars so that regimes change no more often than a screen can show.
 
     Args:
       regimes: `[n]` int.
@@ -36,7 +36,7 @@ def drawn_regimes(regimes: np.ndarray, limit: int = MAX_BANDS) -> tuple[np.ndarr
 
 
 def add_bands(figure: go.Figure, x: np.ndarray, regimes: np.ndarray) -> str:
-    """Adds one pale shape for each regime behind all the rows of a figure; returns what the caption says of it.
+    """Adds one pale shape for each regime behind all the rows of a figure; returns a sentence for its caption.
 
     One path of many rectangles for each regime, not a shape for each stretch: a figure of 40,000 bars stays light.
 
@@ -51,9 +51,10 @@ def add_bands(figure: go.Figure, x: np.ndarray, regimes: np.ndarray) -> str:
     edges = [str(edge).replace("T", "_") for edge in x]
     begins, ends = stretches(drawn)
     for number, name in enumerate(REGIMES):
-        own = drawn[begins] == number
-        if own.any():
-            boxes = (f"M{edges[a]},0H{edges[b]}V1H{edges[a]}Z" for a, b in zip(begins[own], ends[own], strict=True))
+        chosen = drawn[begins] == number
+        if chosen.any():
+            spans = zip(begins[chosen], ends[chosen], strict=True)
+            boxes = (f"M{edges[a]},0H{edges[b]}V1H{edges[a]}Z" for a, b in spans)
             figure.add_shape(
                 type="path", path="".join(boxes), xref="x", yref="paper", layer="below",
                 fillcolor=BANDS[name], opacity=0.16, line_width=0,

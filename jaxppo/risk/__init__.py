@@ -1,6 +1,5 @@
-"""Risk: metrics of returns; objectives, constraints and rewards of learning; sizing, books, watched limits."""
+"""Risk: metrics of returns; objectives, constraints and rewards of learning; sizing; monitored limits."""
 
-from jaxppo import book
 from jaxppo.risk import constraints, lagrangian, metrics, monitor, objectives, rewards, sizing, streaming
 from jaxppo.risk.shaping import PenalisedConstraint, RewardShaping, ShapingState, shape_rewards
 
@@ -8,7 +7,6 @@ __all__ = [
     "PenalisedConstraint",
     "RewardShaping",
     "ShapingState",
-    "book",
     "constraints",
     "lagrangian",
     "metrics",

@@ -1,8 +1,6 @@
-"""Statistics of a batch that is spread over devices: all run under `shard_map` and are equal on every device."""
+"""Statistics of a batch that is spread over devices; they run under `shard_map` and are equal on every device."""
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +9,29 @@ from flax import struct
 from jaxppo.policy.rollout import DATA_AXIS
 
 HALVINGS = 40
-"""Of the bracket of a quantile: samples closer than the range of all times `2^-40` are not told apart."""
+"""Bisections of the bracket of a quantile: samples closer than the range of all times `2^-40` count as equal."""
 
 
 def count(counted: jax.Array) -> jax.Array:
-    """`[]` float32, how many of `counted` (bool, any shape) there are over all devices."""
+    """Counts what is true in `counted` (bool, any shape) over all devices: `[]` float32."""
     return jax.lax.psum(counted.sum(dtype=jnp.float32), DATA_AXIS)
 
 
 def mean(x: jax.Array, counted: jax.Array) -> jax.Array:
-    """`[]` mean of those of `x` that are `counted` (bool, same shape), 0 of none."""
+    """Mean `[]` of the counted values, 0 of none.
+
+    Args:
+      x: any shape.
+      counted: bool, same shape.
+    """
     total = jax.lax.psum(jnp.where(counted, x, 0.0).sum(), DATA_AXIS)
     return total / jnp.maximum(count(counted), 1.0)
 
 
 def quantile(x: jax.Array, counted: jax.Array, share: float) -> jax.Array:
-    """`[]` the smallest of those of `x` that are `counted` with at least a `share` of them at or below it.
+    """Finds the smallest counted value `[]` with at least a `share` of the counted ones at or below it.
 
-    The sample quantile without interpolation (numpy's `inverted_cdf`), by bisection on the number at or below: no
+    It is the sample quantile without interpolation (numpy's `inverted_cdf`), by bisection on the number at or below: no
     device needs to see another one's sample. 0 of none.
 
     Args:
@@ -55,9 +58,10 @@ def quantile(x: jax.Array, counted: jax.Array, share: float) -> jax.Array:
 
 
 def tail_mean(x: jax.Array, counted: jax.Array, level: float) -> tuple[jax.Array, jax.Array]:
-    """The worst `1 - level` of a sample: its quantile `q` `[]` and its mean `q - mean((q - x)^+) / (1 - level)` `[]`.
+    """Quantile `q` `[]` and mean `q - mean((q - x)^+) / (1 - level)` `[]` of the worst `1 - level` of a sample.
 
-    The maximum over q of the Rockafellar-Uryasev function of the sample, so that any minimiser gives the same mean.
+    The mean is the maximum over q of the Rockafellar-Uryasev function of the sample, so that any maximiser gives the
+    same one.
 
     Args:
       x: any shape, gains: low is bad.
@@ -70,8 +74,7 @@ def tail_mean(x: jax.Array, counted: jax.Array, level: float) -> tuple[jax.Array
     return threshold, threshold - mean(jnp.maximum(threshold - x, 0.0), counted) / (1.0 - level)
 
 
-@struct.dataclass
-class Average:
+class Average(struct.PyTreeNode):
     """Exponential average of a measurement that may be absent.
 
     Attributes:
@@ -83,7 +86,13 @@ class Average:
     weight: jax.Array
 
     def include(self, measured: jax.Array, rate: float, known: jax.Array) -> Average:
-        """With `measured` `[]` at weight `rate`; where it is not `known`, it counts only until there is one that is."""
+        """Averages in one more measurement.
+
+        Args:
+          measured: `[]`.
+          rate: its weight, in (0, 1].
+          known: `[]` bool; an unknown measurement counts only until there is a known one.
+        """
         weight = (1.0 - rate) * self.weight + rate
         averaged = self.value + rate / weight * (measured - self.value)
         provisional = jnp.where(self.weight > 0, self.value, measured)
@@ -91,19 +100,12 @@ class Average:
 
 
 def no_average() -> Average:
-    """Before the first measurement."""
+    """Average before the first measurement."""
     return Average(jnp.zeros(()), jnp.zeros(()))
 
 
 def spread_of_means(x: jax.Array) -> jax.Array:
-    """`[]` variance over portfolios, all devices, of the mean `[P, S, K]` over the S bars of a rollout."""
+    """Variance `[]` over the portfolios of all devices of the mean of `x` `[P, S, K]` over the S bars of a rollout."""
     means = x.mean(axis=1)
     middle = jax.lax.pmean(means.mean(), DATA_AXIS)
     return jax.lax.pmean(jnp.square(means - middle).mean(), DATA_AXIS)
-
-
-def checked_level(level: float) -> float:
-    """`level`, or a ValueError if it is no confidence level."""
-    if not 0.0 < level < 1.0 or math.isnan(level):
-        raise ValueError(f"level is {level}; it must lie strictly between 0 and 1, for example 0.95")
-    return level

@@ -1,9 +1,9 @@
-"""Limits on what trading does, measured on every batch and charged to its bars.
+"""Limits on what trading does, measured on every batch and penalised bar by bar.
 
-A constraint measures the batch in the user's unit, and says of every bar how far it is beyond the limit, as a share of
-the limit. The mean of these signals over the bars is the relative violation `(measured - limit) / limit` (of the
-drawdown, which is counted by episodes, once these have ended at an even pace), so that one unit of any multiplier
-weighs the same relative violation. All run under `shard_map`, on the bars `[P, S, K]` of one device.
+A constraint measures the batch in the user's unit, and says how far each bar is beyond the limit, as a share of the
+limit. The mean of these excesses over the bars is the relative violation `(measured - limit) / limit` (of the drawdown,
+which is counted by episodes, once these have ended at an even pace), so that one unit of any multiplier weighs the same
+relative violation. All run under `shard_map`, on the bars `[P, S, K]` of one device.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.arguments import CodeOnly, OpenFraction, PositiveFloat, PositiveFraction, PositiveRatio, checked
 from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.risk import batch
 from jaxppo.risk.episodes import Episode, Sample
 
 SMALLEST_SHARE = 1e-3
-"""Of its limit: a volatility below counts as that, far from where any multiplier is not zero."""
+"""A volatility below this share of its limit counts as that: far from where any multiplier is not zero."""
 
 
-@struct.dataclass
-class Traded:
-    """What constraints see of a rollout.
+class Traded(struct.PyTreeNode):
+    """A rollout as constraints read it.
 
     Attributes:
       returns: `[P, S, K]` simple return of the equity.
@@ -45,14 +45,14 @@ class Traded:
 
 
 class Constraint(NamedTuple):
-    """`measure(rollout) <= limit` as pure functions.
+    """A limit `measure(rollout) <= limit` as pure functions.
 
     Attributes:
       name: for metrics and messages.
       limit: > 0, in the unit of `measure`.
       measure: `Traded -> []`, the same on every device.
-      excess: `Traded -> [P, S, K]`, see the module's docstring.
-      episodic: whether the measurement is one of finished episodes; else it is one of bars.
+      excess: `Traded -> [P, S, K]`, relative excess of each bar beyond the limit.
+      episodic: whether finished episodes are measured instead of bars.
     """
 
     name: str
@@ -62,37 +62,42 @@ class Constraint(NamedTuple):
     episodic: bool = False
 
 
-def leverage(limit: float) -> Constraint:
-    """Mean gross exposure, multiple of equity."""
-    _check_limit(limit)
+@checked
+def leverage(limit: PositiveRatio) -> Constraint:
+    """Limits the mean gross exposure in training.
+
+    Args:
+      limit: largest value, multiple of equity.
+    """
     return Constraint("leverage", limit, lambda seen: _mean(seen.leverage), lambda seen: seen.leverage / limit - 1.0)
 
 
-def turnover(limit: float, periods: float) -> Constraint:
-    """Traded notional per year, multiple of equity.
+@checked
+def turnover(limit: PositiveRatio, periods: CodeOnly[PositiveFloat]) -> Constraint:
+    """Limits the traded notional in training.
 
     Args:
-      limit: > 0.
+      limit: largest value, per year, multiple of equity.
       periods: bars per year.
     """
-    _check_limit(limit)
     scale = periods / limit
     return Constraint(
         "turnover", limit, lambda seen: periods * _mean(seen.turnover), lambda seen: scale * seen.turnover - 1.0
     )
 
 
-def volatility(limit: float, periods: float) -> Constraint:
-    """Standard deviation of the simple returns of all bars of the batch, per year.
+@checked
+def volatility(limit: PositiveRatio, periods: CodeOnly[PositiveFloat]) -> Constraint:
+    """Limits the volatility of the account in training.
 
-    The signal is that of `sqrt(V) = min_s (V / s + s) / 2` at its minimiser, the measured volatility: linear in the
-    squared deviations of the bars, and as steep as their root.
+    It is the standard deviation of the simple returns of all bars of the batch. The excess of a bar follows from
+    `sqrt(V) = min_s (V / s + s) / 2` at its minimiser, the measured volatility: linear in the squared deviations of the
+    bars, and as steep as their root.
 
     Args:
-      limit: > 0, fraction of equity.
+      limit: largest value, per year, fraction of equity.
       periods: bars per year.
     """
-    _check_limit(limit)
 
     def square(seen: Traded) -> jax.Array:
         return periods * jnp.square(seen.returns - _mean(seen.returns))
@@ -105,21 +110,17 @@ def volatility(limit: float, periods: float) -> Constraint:
     return Constraint("volatility", limit, lambda seen: jnp.sqrt(_mean(square(seen))), excess)
 
 
-def cvar(limit: float, level: float = 0.95) -> Constraint:
-    """Mean loss of the worst `1 - level` of the bars of the batch.
+@checked
+def cvar(limit: PositiveFraction, level: OpenFraction = 0.95) -> Constraint:
+    """Limits the mean loss of the worst bars in training.
 
-    The signal is that of Rockafellar and Uryasev, `v + (loss - v)^+ / (1 - level)` at its minimiser v, the value at
-    risk of the batch.
+    The excess of a bar follows from the loss of Rockafellar and Uryasev, `v + (loss - v)^+ / (1 - level)` at its
+    minimiser v, the value at risk of the batch.
 
     Args:
-      limit: > 0, fraction of equity lost in a bar.
-      level: confidence in (0, 1).
-
-    Raises:
-      ValueError: an argument outside its range.
+      limit: largest value, fraction of equity lost in a bar.
+      level: the worst `1 - level` of the bars count.
     """
-    _check_limit(limit)
-    batch.checked_level(level)
 
     def loss(seen: Traded) -> jax.Array:
         threshold, _ = batch.tail_mean(seen.returns, jnp.ones_like(seen.returns, bool), level)
@@ -128,16 +129,17 @@ def cvar(limit: float, level: float = 0.95) -> Constraint:
     return Constraint("cvar", limit, lambda seen: _mean(loss(seen)), lambda seen: loss(seen) / limit - 1.0)
 
 
-def max_drawdown(limit: float) -> Constraint:
-    """Mean over finished training episodes of their largest drawdown.
+@checked
+def max_drawdown(limit: PositiveFraction) -> Constraint:
+    """Limits the mean of the largest drawdown of a training episode.
 
-    The signal of a bar is the rise of the running maximum of the drawdown, which adds up to the largest one over an
-    episode, times the mean length of an episode, so that it is a rate per bar like those of the other constraints.
+    The excess of a bar follows from the rise of the running maximum of the drawdown, which adds up to the largest one
+    over an episode, times the mean length of an episode, so that it is a rate per bar like those of the other
+    constraints.
 
     Args:
-      limit: > 0, fraction of the peak equity.
+      limit: largest value, fraction of the peak equity.
     """
-    _check_limit(limit)
 
     def measure(seen: Traded) -> jax.Array:
         return batch.mean(seen.finished.episode.drawdown, seen.finished.counted)
@@ -151,8 +153,3 @@ def max_drawdown(limit: float) -> Constraint:
 
 def _mean(x: jax.Array) -> jax.Array:
     return jax.lax.pmean(x.mean(), DATA_AXIS)
-
-
-def _check_limit(limit: float) -> None:
-    if not limit > 0.0:
-        raise ValueError(f"limit is {limit}; it must be > 0")

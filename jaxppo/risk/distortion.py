@@ -9,7 +9,7 @@ cell weighs `w_i = g(i / N) - g((i - 1) / N)`, so `rho = sum_i w_i q_i`.
 
 Quantiles are sorted before they are weighed: those of a network may cross, and weights by position would then belong to
 no distribution, and let more aversion raise the value. Sorted they are the quantile function of the N equally likely
-atoms, which is never farther from the true one than what was sorted (Chernozhukov et al. 2010.
+atoms, which is never farther from the true one than the unsorted quantiles (Chernozhukov et al. 2010.
 https://arxiv.org/abs/0704.3649).
 
 Weights are static: NumPy, float64, exact at the edges of cells.
@@ -33,7 +33,7 @@ def midpoints(n: int) -> np.ndarray:
 
 
 def distort(share: np.ndarray, kind: str, level: float) -> np.ndarray:
-    """`g(share)`: the weight of the worst `share` of the outcomes.
+    """Distorts probabilities: `g(share)` is the weight of the worst `share` of the outcomes.
 
     Args:
       share: `[...]` probabilities in [0, 1].
@@ -74,13 +74,19 @@ def distort(share: np.ndarray, kind: str, level: float) -> np.ndarray:
 def cell_weights(n: int, kind: str, level: float = 0.0) -> np.ndarray:
     """Weights `[N]` of N quantiles in ascending order, `g(i / N) - g((i - 1) / N)`; they are >= 0 and sum to 1.
 
-    Arguments and errors are those of `distort`.
+    Args:
+      n: number N of quantiles, >= 1.
+      kind: "none", "cvar", "wang" or "power", see `distort`.
+      level: degree of aversion, see `distort`.
+
+    Raises:
+      ValueError: an unknown kind, or a level outside its range.
     """
     return np.diff(distort(np.arange(n + 1) / n, kind, level))
 
 
 def distorted_value(quantiles: jax.Array, weights: np.ndarray) -> jax.Array:
-    """`rho = sum_i w_i q_(i)`, with `q_(i)` the quantiles in ascending order.
+    """Computes `rho = sum_i w_i q_(i)`, with `q_(i)` the quantiles in ascending order.
 
     Args:
       quantiles: `[..., N]`, in any order.
@@ -94,7 +100,7 @@ def distorted_value(quantiles: jax.Array, weights: np.ndarray) -> jax.Array:
 
 
 def marginal_utility(outcome: jax.Array, quantiles: jax.Array, weights: np.ndarray) -> jax.Array:
-    """What a little more probability of an outcome adds to `rho`, up to a constant: `u` with `u' = g'(F)`.
+    """Derivative of `rho` in the probability of an outcome, up to a constant: `u` with `u' = g'(F)`.
 
     For `F` moved towards a point mass at x, `d rho = u(x) - E[u]`. With the quantile function linear between the N
     quantiles, cell i ends at `e_i = (q_(i) + q_(i+1)) / 2` and `u` rises by `N w_i` per unit within it: piecewise
@@ -127,5 +133,5 @@ def marginal_utility(outcome: jax.Array, quantiles: jax.Array, weights: np.ndarr
 
 
 def _shaped(x: np.ndarray, ndim: int) -> jax.Array:
-    """`[N]` as float32 with leading axes of length 1."""
+    """Shapes `[N]` as float32 with leading axes of length 1."""
     return jnp.asarray(x, jnp.float32).reshape((1,) * (ndim - 1) + (-1,))

@@ -1,6 +1,8 @@
-"""Accounts of running episodes: what an episode has gained and lost so far, over any number of rollouts."""
+"""Running accounts of episodes: their gains and drawdowns so far, over any number of rollouts."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,11 @@ from flax import struct
 from jaxppo.risk import batch
 
 
-@struct.dataclass
-class Episode:
+class Episode(struct.PyTreeNode):
     """An episode up to some bar.
 
     Attributes:
-      gain: `[]` sum of what is accumulated: rewards, or log growth.
+      gain: `[]` sum of its rewards, or of its log growth.
       drawdown: `[]` largest drawdown, fraction of the peak equity, >= 0.
       bars: `[]` float32, its length.
     """
@@ -24,14 +25,13 @@ class Episode:
     bars: jax.Array
 
 
-@struct.dataclass
-class Account:
-    """One portfolio's episodes. Leading axes P, K under `vmap`.
+class Account(struct.PyTreeNode):
+    """Episodes of one portfolio; leading axes P, K under `vmap`.
 
     Attributes:
-      running: the episode that goes on; nothing at its start.
-      last: the last one that has ended, nothing before.
-      ended: `[]` bool, whether one has.
+      running: the episode that goes on; zeros at its start.
+      last: the last episode that has ended; zeros before.
+      ended: `[]` bool, whether one has ended.
     """
 
     running: Episode
@@ -40,30 +40,30 @@ class Account:
 
 
 def open_account() -> Account:
-    """At the start of the first episode."""
+    """Account at the start of the first episode."""
     nothing = Episode(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
     return Account(nothing, nothing, jnp.zeros((), bool))
 
 
 def restart(account: Account) -> Account:
-    """The account with a new episode in place of the running one; any leading axes."""
-    return account.replace(running=jax.tree.map(jnp.zeros_like, account.running))
+    """Begins a new episode in place of the running one; any leading axes."""
+    return dataclasses.replace(account, running=jax.tree.map(jnp.zeros_like, account.running))
 
 
 def follow(
     account: Account, ended: jax.Array, gain: jax.Array, drawdown: jax.Array
 ) -> tuple[Account, Episode, Episode]:
-    """An account through the S bars of a rollout.
+    """Follows an account through the S bars of a rollout.
 
     Args:
       account: before the rollout.
-      ended: `[S]` bool, the episode ends with the bar.
-      gain: `[S]` of the bar.
-      drawdown: `[S]` at its close.
+      ended: `[S]` bool, whether the episode ends with the bar.
+      gain: `[S]` gain of the bar.
+      drawdown: `[S]` drawdown at its close.
 
     Returns:
-      The account after the rollout; the running episode `[S]` before and after each bar. What a function of the episode
-      gains from bar to bar adds up, over its bars, to what it is worth at the end less what it is worth of nothing.
+      The account after the rollout; the running episode `[S]` before and after each bar. The increments of a function
+      of the episode from bar to bar add up to its value at the end less that at the start.
     """
 
     def one_bar(account: Account, xs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Account, tuple]:
@@ -78,12 +78,11 @@ def follow(
     return account, before, after
 
 
-@struct.dataclass
-class Sample:
+class Sample(struct.PyTreeNode):
     """Finished episodes of all accounts.
 
     Attributes:
-      episode: `[P, S + 1, K]`.
+      episode: `[P, S + 1, K]` candidates.
       counted: `[P, S + 1, K]` bool, which of them are part of the sample.
       known: `[]` bool, whether they have ended; the same on every device.
       fresh: `[]` bool, whether one of them ended in this rollout; the same on every device.
@@ -96,10 +95,10 @@ class Sample:
 
 
 def sample_of(account: Account, ended: jax.Array, after: Episode) -> Sample:
-    """All episodes that ended in a rollout, and the last one of every account of which none did.
+    """Samples all episodes that ended in a rollout, and the last one of every account of which none did.
 
-    So each account counts whatever the length of its episodes: those that end early (liquidations) do not stand for
-    all while the others still go on. Before any episode has ended the running ones count, and are not `known`.
+    So each account counts whatever the length of its episodes: short ones, such as liquidations, do not stand for all
+    while the others still go on. Before any episode has ended the running ones count, and are not `known`.
     Runs under `shard_map`.
 
     Args:

@@ -1,4 +1,4 @@
-"""The multiplier of one constraint, by a PID rule on the relative violation of its limit."""
+"""Multiplier of one constraint, by a PID rule on the relative violation of its limit."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.arguments import Delay, NonNegativeRatio, PositiveCoefficient, PositiveRatio, ProperFraction, check
+
 
 class Gains(NamedTuple):
-    """How a multiplier follows the violation of its limit.
+    """Gains of the PID rule by which a multiplier follows the violation of its limit.
 
     Attributes:
-      proportional: multiplier per unit of smoothed violation, >= 0.
-      integral: multiplier gained per unit of violation and measurement, >= 0.
-      derivative: multiplier per unit by which the smoothed violation rose over `delay` measurements, >= 0.
-      smoothing: weight of the past in the smoothed violation, in [0, 1).
-      delay: measurements that the derivative looks back, >= 1.
-      maximum: largest multiplier, > 0.
+      proportional: multiplier per unit of smoothed relative violation.
+      integral: multiplier gained per measurement and unit of relative violation.
+      derivative: multiplier per unit by which the smoothed relative violation rose over `delay` measurements.
+      smoothing: weight of the past in the smoothed violation.
+      delay: measurements over which a rise is measured.
+      maximum: largest multiplier; at 1 a bar at twice a limit costs one standard deviation of the mean reward of a
+        rollout.
     """
 
-    proportional: float = 0.2
-    integral: float = 0.02
-    derivative: float = 0.2
-    smoothing: float = 0.8
-    delay: int = 5
-    maximum: float = 10.0
+    proportional: NonNegativeRatio = 0.2
+    integral: PositiveCoefficient = 0.02
+    derivative: NonNegativeRatio = 0.2
+    smoothing: ProperFraction = 0.8
+    delay: Delay = 5
+    maximum: PositiveRatio = 10.0
 
 
-@struct.dataclass
-class Multiplier:
-    """State of one multiplier; all zero before the first measurement.
+class Multiplier(struct.PyTreeNode):
+    """State of the PID rule; all zero before the first measurement.
 
     Attributes:
       value: `[]` the multiplier, in [0, maximum].
@@ -49,24 +51,18 @@ class Multiplier:
 
 
 def start(gains: Gains) -> Multiplier:
-    """Before the first measurement.
+    """Starts a multiplier at zero, before the first measurement.
 
     Raises:
       ValueError: a gain outside its range.
     """
-    for name in ("proportional", "integral", "derivative"):
-        if not getattr(gains, name) >= 0.0:
-            raise ValueError(f"{name} is {getattr(gains, name)}; it must be >= 0")
-    if not 0.0 <= gains.smoothing < 1.0:
-        raise ValueError(f"smoothing is {gains.smoothing}; it must be in [0, 1)")
-    if gains.delay < 1 or not gains.maximum > 0.0:
-        raise ValueError(f"delay ({gains.delay}) must be >= 1 and maximum ({gains.maximum}) > 0")
+    check(Gains, gains._asdict())
     zero = jnp.zeros(())
     return Multiplier(zero, zero, zero, jnp.zeros(gains.delay), jnp.zeros((), bool))
 
 
 def follow(gains: Gains, state: Multiplier, violation: jax.Array) -> Multiplier:
-    """The multiplier after one more measurement.
+    """Moves the multiplier by one more measurement.
 
     With the violation `e_t`, bounded to [-1, 1], smoothed to `s_t = a s_{t-1} + (1 - a) e_t` from `s_0 = e_0` on:
 
@@ -78,7 +74,7 @@ def follow(gains: Gains, state: Multiplier, violation: jax.Array) -> Multiplier:
 
     Args:
       gains: of the rule.
-      state: before.
+      state: before the measurement.
       violation: `[]` measured value over the limit less 1; negative where the limit holds.
 
     Reference: Stooke, Achiam & Abbeel, "Responsive safety in reinforcement learning by PID Lagrangian methods", ICML

@@ -1,13 +1,13 @@
 """Utilities of the return of an episode, whose expectation is learned instead of the expected return.
 
 A utility `U(D, threshold)` of the return D of an episode is paid to the learner in increments, `U(D_t) - U(D_{t-1})`
-for the bar t, where `D_t` is what the episode has returned by then. They add up to `U(D_T) - U(0)`, so a learner of
+for the bar t, where `D_t` is the return of the episode up to then. They add up to `U(D_T) - U(0)`, so a learner of
 undiscounted rewards (`gamma = 1`) maximises `E[U(D)]` exactly, whatever the length of episodes; with a discount late
 increments count less. The threshold is learned beside the policy from the returns of finished episodes.
 
-The best policy under such an objective may depend on `D_t`, what the episode has returned so far (Bauerle & Ott,
-"Markov decision processes with average-value-at-risk criteria", Math. Methods Oper. Res. 2011, section 4). What is
-found is the best among the policies that the observation allows; the trading policy sees its drawdown, not `D_t`.
+The best policy under such an objective may depend on `D_t` (Bauerle & Ott, "Markov decision processes with
+average-value-at-risk criteria", Math. Methods Oper. Res. 2011, section 4). Training finds the best among the policies
+that the observation allows; the trading policy sees its drawdown, not `D_t`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxppo.arguments import Fraction, OpenFraction, PositiveCoefficient, checked
 from jaxppo.risk import batch
 
 LARGEST_EXPONENT = 30.0
+"""Exponent up to which the exponential utility is one: far beyond any loss of equity, and finite in float32."""
 
 
 class EpisodeUtility(NamedTuple):
-    """An objective as pure functions.
+    """A utility of the return of an episode as pure functions.
 
     Attributes:
       name: of its kind.
-      learn: `(returns, counted) -> []`, the best threshold for a sample of returns, any shape, of which those count
-        that are `counted`; runs under `shard_map`. None where there is none to learn.
+      learn: `(returns, counted) -> []`, the best threshold for the returns that are `counted`, any shape; runs under
+        `shard_map`. None without a threshold.
       utility: `(returns, threshold []) -> utilities`, any shape.
     """
 
@@ -39,12 +41,13 @@ class EpisodeUtility(NamedTuple):
 
 
 def expected() -> EpisodeUtility:
-    """`U = D`: the expected return of an episode."""
+    """Maximises the expected return of an episode: `U = D`."""
     return EpisodeUtility("expected", None, lambda returns, _: returns)
 
 
-def cvar(level: float = 0.95, weight: float = 1.0) -> EpisodeUtility:
-    """Mean of the worst `1 - level` of the episodes, mixed with the mean of all.
+@checked
+def cvar(level: OpenFraction = 0.95, weight: Fraction = 1.0) -> EpisodeUtility:
+    """Maximises the mean of the worst `1 - level` of the episodes, mixed with the mean of all.
 
     `U = (1 - w) D + w (eta - (eta - D)^+ / (1 - level))`. The expectation of the bracket, maximised over eta, is the
     mean of the worst `1 - level`, which is minus the conditional value at risk of the loss; the best eta is the
@@ -52,19 +55,14 @@ def cvar(level: float = 0.95, weight: float = 1.0) -> EpisodeUtility:
     the Lagrangian of CVaR-PPO, `E[D] - lambda CVaR`.
 
     Args:
-      level: confidence in (0, 1).
-      weight: w in [0, 1].
-
-    Raises:
-      ValueError: an argument outside its range.
+      level: the worst `1 - level` of the episodes count.
+      weight: weight w of the worst episodes; the rest is the mean of all.
 
     References:
       Rockafellar & Uryasev, "Optimization of conditional value-at-risk", Journal of Risk 2000, theorem 1.
       Ying et al., "Towards safe reinforcement learning via constraining conditional value-at-risk", IJCAI 2022, eq. 7.
     """
-    tail = 1.0 - batch.checked_level(level)
-    if not 0.0 <= weight <= 1.0:
-        raise ValueError(f"weight is {weight}; it must be in [0, 1]")
+    tail = 1.0 - level
 
     def utility(returns: jax.Array, threshold: jax.Array) -> jax.Array:
         worst = threshold - jnp.maximum(threshold - returns, 0.0) / tail
@@ -73,37 +71,31 @@ def cvar(level: float = 0.95, weight: float = 1.0) -> EpisodeUtility:
     return EpisodeUtility("cvar", lambda returns, counted: batch.quantile(returns, counted, tail), utility)
 
 
-def mean_variance(aversion: float = 1.0) -> EpisodeUtility:
-    """Mean less `c / 2` times the variance: `U = D - c / 2 (D - m)^2`.
+@checked
+def mean_variance(aversion: PositiveCoefficient = 1.0) -> EpisodeUtility:
+    """Maximises the mean less `c / 2` times the variance: `U = D - c / 2 (D - m)^2`.
 
     `Var(D)` is the minimum of `E[(D - m)^2]` over m, taken at the mean, so policy and m maximise the same expectation.
 
     Args:
-      aversion: c > 0, per unit of return.
-
-    Raises:
-      ValueError: an argument outside its range.
+      aversion: risk aversion c per unit of return.
 
     Reference: Xie et al., "A block coordinate ascent algorithm for mean-variance optimization", NeurIPS 2018, eq. 6.
     """
-    _check_positive("aversion", aversion)
     return EpisodeUtility("mean_variance", batch.mean, lambda x, m: x - 0.5 * aversion * jnp.square(x - m))
 
 
-def exponential(aversion: float = 1.0) -> EpisodeUtility:
-    """Constant absolute risk aversion: `U = (1 - exp(-c D)) / c`.
+@checked
+def exponential(aversion: PositiveCoefficient = 1.0) -> EpisodeUtility:
+    """Maximises a utility of constant absolute risk aversion: `U = (1 - exp(-c D)) / c`.
 
     Beyond `-c D = 30` it goes on as its tangent, so that a ruinous episode costs a finite float32 number.
 
     Args:
-      aversion: c > 0, per unit of return.
-
-    Raises:
-      ValueError: an argument outside its range.
+      aversion: risk aversion c per unit of return.
 
     Reference: Howard & Matheson, "Risk-sensitive Markov decision processes", Management Science 1972, eq. 2.
     """
-    _check_positive("aversion", aversion)
 
     def utility(returns: jax.Array, _: jax.Array) -> jax.Array:
         exponent = -aversion * returns
@@ -112,8 +104,3 @@ def exponential(aversion: float = 1.0) -> EpisodeUtility:
         return -(jnp.expm1(bounded) + beyond) / aversion
 
     return EpisodeUtility("exponential", None, utility)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0.0:
-        raise ValueError(f"{name} is {value}; it must be > 0")

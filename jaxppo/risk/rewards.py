@@ -1,12 +1,11 @@
 """Reward transforms: pure functions that shape the reward of one account, bar by bar, in training.
 
-In the manner of optax: a factory with static hyper-parameters returns a `RewardTransform`; `chain` composes several, in
-order. Everything is written for one account; `vmap` over accounts. The state belongs to an episode: the environment
-starts it anew with every one, also when a liquidated account begins another.
+Everything is written for one account; `vmap` over accounts. The state belongs to an episode: the environment starts it
+anew with every one, also when a liquidated account begins another.
 
-What a transform estimates (moments, a quantile) it follows by steps of size `max(rate, 1 / (warmup + n))` after n
-bars: the start, which comes from a usual `volatility`, counts as `warmup` bars and is forgotten. Rewards are therefore
-defined from the first bar on, also of an account that has not traded yet, and need no bars without one.
+Estimates of moments and quantiles move by steps of size `max(rate, 1 / (warmup + n))` after n bars: their start, which
+comes from a usual `volatility`, counts as `warmup` bars and is forgotten. Rewards are therefore defined from the first
+bar on, also for an account that has not traded yet, and no transform needs history: their `warmup` is 0.
 """
 
 from __future__ import annotations
@@ -15,39 +14,36 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.arguments import (
+    CodeOnly,
+    NonNegativeRatio,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    PositiveRatio,
+    TailLevel,
+    checked,
+)
+from jaxppo.envs.trading.transform import RewardTransform, init_all, stateless
 from jaxppo.envs.trading.types import Outcome
-
-
-class RewardTransform(NamedTuple):
-    """A reward as pure functions.
-
-    Attributes:
-      name: for messages.
-      init: `() -> state` at the start of an episode, a pytree of arrays.
-      apply: `(state, reward [], outcome) -> (reward [], state)` at the close of a bar: `outcome` is what the bar did to
-        the account, `reward` what came before this transform.
-      replaces: whether the reward that came before is dropped.
-      parts: the transforms of a chain, in order; empty for a single one.
-    """
-
-    name: str
-    init: Callable[[], Any]
-    apply: Callable[[Any, jax.Array, Outcome], tuple[jax.Array, Any]]
-    replaces: bool = False
-    parts: tuple[RewardTransform, ...] = ()
+from jaxppo.risk.metrics.common import TRADING_DAYS
 
 
 def chain(*transforms: RewardTransform) -> RewardTransform:
-    """Each transform shapes the reward that the ones before it leave.
+    """Applies reward transforms in order.
 
-    Penalties come after what they are taken from, and commute with each other. `scale` and `clip` apply to what stands
-    before them: a penalty before a `scale` is scaled too, one after it is not.
+    Penalties come after the reward that they are taken from, and commute with each other. `scale` and `clip` apply to
+    what stands before them: a penalty before a `scale` is scaled too, one after it is not.
+
+    Args:
+      *transforms: each shapes the reward that the ones before it leave.
 
     Raises:
       ValueError: a transform that replaces the reward is not the first, so that those before it would do nothing.
@@ -56,28 +52,24 @@ def chain(*transforms: RewardTransform) -> RewardTransform:
         if transform.replaces:
             raise ValueError(f"{transform.name} replaces the reward and must come first, not after {before.name}")
 
-    def init() -> Any:
-        return tuple(transform.init() for transform in transforms)
-
     def apply(state: Any, reward: jax.Array, outcome: Outcome) -> tuple[jax.Array, Any]:
         states = []
-        for transform, own in zip(transforms, state, strict=True):
-            reward, after = transform.apply(own, reward, outcome)
+        for transform, before in zip(transforms, state, strict=True):
+            reward, after = transform.apply(before, reward, outcome)
             states.append(after)
         return reward, tuple(states)
 
     replaces = any(transform.replaces for transform in transforms)
-    return RewardTransform("chain", init, apply, replaces, tuple(transforms))
+    return RewardTransform("chain", apply, init_all(transforms), parts=transforms, replaces=replaces)
 
 
 def log_return() -> RewardTransform:
-    """The log return of the equity, whatever the reward was before."""
+    """Replaces the reward by the log return of the equity."""
     return _stateless("log_return", lambda reward, outcome: outcome.log_growth, replaces=True)
 
 
-@struct.dataclass
-class MomentsState:
-    """What the differential ratios remember.
+class MomentsState(struct.PyTreeNode):
+    """State of the differential ratios.
 
     Attributes:
       mean: `[]` A, moving mean of the returns.
@@ -91,29 +83,39 @@ class MomentsState:
     bars: jax.Array
 
 
+@checked
 def differential_sharpe(
-    rate: float = 0.01, *, warmup: int = 20, volatility: float = 0.01, floor: float = 0.1, clip: float = 10.0
+    rate: OpenFraction = 0.01,
+    *,
+    warmup: PositiveInt = 20,
+    volatility: PositiveRatio = 0.15,
+    floor: PositiveFraction = 0.1,
+    clip: PositiveRatio = 10.0,
+    periods: CodeOnly[PositiveFloat] = TRADING_DAYS,
 ) -> RewardTransform:
-    """The differential Sharpe ratio: what a bar's return `R` does to a moving Sharpe ratio, per unit of its rate.
+    """Replaces the reward by the differential Sharpe ratio: the effect of a return `R` on a moving Sharpe ratio.
 
         D = (B dA - A dB / 2) / (B - A^2)^(3/2),   dA = R - A,   dB = R^2 - B
           = z - S (z^2 - 1) / 2,                   z = dA / s,   S = A / s,   s^2 = B - A^2,
 
-    with the moments before the bar. The second form is the one that is computed: in it nothing cancels. `rate * D` is
-    to first order the change of the moving Sharpe ratio per bar, so rewards add up to that over an episode. D counts
-    standard deviations: it is about a hundred times a daily log return.
+    with the moments before the bar. The second form is computed: in it nothing cancels. `rate * D` is to first order
+    the change of the moving Sharpe ratio per bar, so rewards add up to that over an episode. D counts standard
+    deviations: it is about a hundred times a daily log return.
 
     Args:
-      rate: of the moving moments, in (0, 1).
-      warmup: bars that the start counts as, >= 1.
-      volatility: usual standard deviation of the account's returns per bar, > 0; that of the moments at the start.
-      floor: smallest s, as a share of it, > 0: an account that does not trade has none.
-      clip: largest absolute reward, > 0.
+      rate: rate of the moving moments, per bar.
+      warmup: bars that the start counts as: after n bars moments move at a rate of at least 1 / (warmup + n).
+      volatility: usual volatility of the account, per year, fraction of equity: where the moments start.
+      floor: smallest deviation that a return is divided by, as a share of the usual one: an account that does not trade
+        has none.
+      clip: largest absolute reward.
+      periods: bars per year.
 
     References:
       Moody & Saffell (2001), "Learning to Trade via Direct Reinforcement", equation 14 (with their K_eta left out).
     """
-    least = floor * volatility
+    usual = volatility / periods**0.5
+    least = floor * usual
 
     def apply(state: MomentsState, reward: jax.Array, outcome: Outcome) -> tuple[jax.Array, MomentsState]:
         del reward
@@ -126,13 +128,20 @@ def differential_sharpe(
         square = (1.0 - step) * (state.square + step * jnp.square(change))
         return jnp.clip(value, -clip, clip), MomentsState(mean, square, state.bars + 1)
 
-    return RewardTransform("differential_sharpe", lambda: _moments(volatility**2), apply, replaces=True)
+    return RewardTransform("differential_sharpe", apply, _moments(usual**2), replaces=True)
 
 
+@checked
 def differential_downside(
-    rate: float = 0.01, *, warmup: int = 20, volatility: float = 0.01, floor: float = 0.1, clip: float = 10.0
+    rate: OpenFraction = 0.01,
+    *,
+    warmup: PositiveInt = 20,
+    volatility: PositiveRatio = 0.15,
+    floor: PositiveFraction = 0.1,
+    clip: PositiveRatio = 10.0,
+    periods: CodeOnly[PositiveFloat] = TRADING_DAYS,
 ) -> RewardTransform:
-    """The differential downside deviation ratio: as `differential_sharpe`, of the mean over the downside deviation.
+    """Replaces the reward by the differential ratio of the mean to the downside deviation.
 
         D = (R - A / 2) / d                            for R > 0
           = (d^2 (R - A / 2) - A R^2 / 2) / d^3        otherwise
@@ -141,17 +150,19 @@ def differential_downside(
     with A the moving mean of the returns and d^2 that of `min(R, 0)^2`, both before the bar.
 
     Args:
-      rate: of the moving moments, in (0, 1).
-      warmup: bars that the start counts as, >= 1.
-      volatility: usual standard deviation of the account's returns per bar, > 0; the downside deviation starts at that
-        of a symmetric return, `volatility / sqrt(2)`.
-      floor: smallest d, as a share of it, > 0.
-      clip: largest absolute reward, > 0.
+      rate: rate of the moving moments, per bar.
+      warmup: bars that the start counts as: after n bars moments move at a rate of at least 1 / (warmup + n).
+      volatility: usual volatility of the account, per year, fraction of equity: the downside deviation starts at that
+        of symmetric returns.
+      floor: smallest deviation that a return is divided by, as a share of the usual one: an account that does not trade
+        has none.
+      clip: largest absolute reward.
+      periods: bars per year.
 
     References:
       Moody & Saffell (2001), equations 17 to 20.
     """
-    usual = volatility / 2.0**0.5
+    usual = volatility / periods**0.5 / 2.0**0.5
     least = floor * usual
 
     def apply(state: MomentsState, reward: jax.Array, outcome: Outcome) -> tuple[jax.Array, MomentsState]:
@@ -165,16 +176,17 @@ def differential_downside(
         square = state.square + step * (jnp.square(loss) - state.square)
         return jnp.clip(value, -clip, clip), MomentsState(mean, square, state.bars + 1)
 
-    return RewardTransform("differential_downside", lambda: _moments(usual**2), apply, replaces=True)
+    return RewardTransform("differential_downside", apply, _moments(usual**2), replaces=True)
 
 
-def drawdown_penalty(weight: float) -> RewardTransform:
-    """Takes `weight` times what a bar adds to the drawdown: over a fall they add up to its depth.
+@checked
+def drawdown_penalty(weight: NonNegativeRatio) -> RewardTransform:
+    """Penalises the increase of the drawdown in a bar: over a fall penalties add up to its depth.
 
-    A recovery gives nothing back, so the penalty is that of every new loss below the peak.
+    A recovery gives nothing back, so every new loss below the peak is penalised.
 
     Args:
-      weight: reward per unit of drawdown, >= 0.
+      weight: reward that a drawdown of the whole equity costs.
     """
 
     def shaped(reward: jax.Array, outcome: Outcome) -> jax.Array:
@@ -184,9 +196,8 @@ def drawdown_penalty(weight: float) -> RewardTransform:
     return _stateless("drawdown_penalty", shaped)
 
 
-@struct.dataclass
-class QuantileState:
-    """What the CVaR penalty remembers.
+class QuantileState(struct.PyTreeNode):
+    """State of the CVaR penalty.
 
     Attributes:
       quantile: `[]` q, of the account's losses per bar, fraction of equity.
@@ -199,14 +210,23 @@ class QuantileState:
     bars: jax.Array
 
 
+@checked
 def cvar_penalty(
-    weight: float, *, level: float = 0.95, rate: float = 0.01, warmup: int = 20, volatility: float = 0.01
+    weight: NonNegativeRatio,
+    *,
+    level: TailLevel = 0.95,
+    rate: OpenFraction = 0.01,
+    warmup: PositiveInt = 20,
+    volatility: PositiveRatio = 0.15,
+    periods: CodeOnly[PositiveFloat] = TRADING_DAYS,
 ) -> RewardTransform:
-    """Takes `weight` times a term whose mean is the conditional value at risk (CVaR) of the losses L per bar:
+    """Penalises the conditional value at risk (CVaR) of the losses per bar.
+
+    The penalty is `weight` times a term whose mean is the CVaR of the losses L,
 
         q + max(L - q, 0) / (1 - level),
 
-    where q follows the quantile of the account's own losses by stochastic approximation,
+    where q follows the quantile of the account's losses by stochastic approximation,
 
         q' = q + step max(m, |q| / 2) (1{L > q} / (1 - level) - 1),
 
@@ -215,20 +235,21 @@ def cvar_penalty(
     order an account gains nothing by moving q. (Without q itself in the term it would, by losing more often.)
 
     Args:
-      weight: reward per unit of CVaR, >= 0.
-      level: of the quantile, in (0, 1): the worst `1 - level` of the bars count.
-      rate: smallest step, in (0, 1).
-      warmup: bars that the start counts as, >= 1.
-      volatility: usual standard deviation of the account's returns per bar, > 0; q and m start at those of a normal
-        return.
+      weight: reward that a unit of CVaR costs, per bar.
+      level: the worst `1 - level` of the bars count.
+      rate: smallest step with which the quantile of the losses is followed.
+      warmup: bars that the start counts as.
+      volatility: usual volatility of the account, per year, fraction of equity: where the quantile starts.
+      periods: bars per year.
 
     References:
       Rockafellar & Uryasev (2000), "Optimization of Conditional Value-at-Risk", equation 4; Robbins & Monro (1951).
     """
-    tail = 1.0 - level
-    quantile, size = statistics.NormalDist(0.0, volatility).inv_cdf(level), volatility * (2.0 / math.pi) ** 0.5
+    tail, usual = 1.0 - level, volatility / periods**0.5
+    # Quantile and mean absolute loss of a normal return.
+    quantile, size = statistics.NormalDist(0.0, usual).inv_cdf(level), usual * (2.0 / math.pi) ** 0.5
 
-    def init() -> QuantileState:
+    def init(n_assets: int = 1) -> QuantileState:
         return QuantileState(_number(quantile), _number(size), jnp.zeros((), jnp.int32))
 
     def apply(state: QuantileState, reward: jax.Array, outcome: Outcome) -> tuple[jax.Array, QuantileState]:
@@ -240,38 +261,61 @@ def cvar_penalty(
         followed = state.scale + step * (jnp.abs(loss) - state.scale)
         return reward - weight * term, QuantileState(moved, followed, state.bars + 1)
 
-    return RewardTransform("cvar_penalty", init, apply)
+    return RewardTransform("cvar_penalty", apply, init)
 
 
-def turnover_penalty(weight: float) -> RewardTransform:
-    """Takes `weight` times the bar's traded notional, fraction of equity: like a commission that nobody is paid."""
+@checked
+def turnover_penalty(weight: NonNegativeRatio) -> RewardTransform:
+    """Penalises traded notional, like a commission that nobody is paid.
+
+    Args:
+      weight: reward that trading the whole equity once costs.
+    """
     return _stateless("turnover_penalty", lambda reward, outcome: reward - weight * outcome.turnover)
 
 
-def holding_penalty(weight: float) -> RewardTransform:
-    """Takes `weight` times the gross exposure at the close, fraction of equity: like a fee for holding positions."""
+@checked
+def holding_penalty(weight: NonNegativeRatio) -> RewardTransform:
+    """Penalises gross exposure at the close, like a fee for holding positions.
+
+    Args:
+      weight: reward that a gross exposure of the whole equity costs, per bar.
+    """
     return _stateless("holding_penalty", lambda reward, outcome: reward - weight * outcome.leverage)
 
 
-def scale(factor: float) -> RewardTransform:
-    """Multiplies the reward by `factor`, > 0."""
+@checked
+def scale(factor: PositiveRatio) -> RewardTransform:
+    """Multiplies the reward that stands before it.
+
+    Args:
+      factor: what the reward is multiplied by.
+    """
     return _stateless("scale", lambda reward, outcome: factor * reward)
 
 
-def clip(limit: float) -> RewardTransform:
-    """Cuts the reward to `[-limit, limit]`, `limit` > 0."""
+@checked
+def clip(limit: PositiveRatio) -> RewardTransform:
+    """Clips the reward that stands before it to `[-limit, limit]`.
+
+    Args:
+      limit: largest absolute reward.
+    """
     return _stateless("clip", lambda reward, outcome: jnp.clip(reward, -limit, limit))
 
 
 def _stateless(
     name: str, shaped: Callable[[jax.Array, Outcome], jax.Array], *, replaces: bool = False
 ) -> RewardTransform:
-    """A transform that remembers nothing."""
-    return RewardTransform(name, tuple, lambda state, reward, outcome: (shaped(reward, outcome), state), replaces)
+    """A transform without state."""
+    return RewardTransform(
+        name, lambda state, reward, outcome: (shaped(reward, outcome), state), stateless, replaces=replaces
+    )
 
 
-def _moments(square: float) -> MomentsState:
-    return MomentsState(_number(0.0), _number(square), jnp.zeros((), jnp.int32))
+def _moments(square: float) -> Callable[..., MomentsState]:
+    """`n_assets -> state` that starts at this second moment."""
+    return lambda n_assets=1: MomentsState(_number(0.0), _number(square), jnp.zeros((), jnp.int32))
 
 
 def _number(value: float) -> jax.Array:

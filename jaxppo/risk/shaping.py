@@ -1,7 +1,8 @@
-"""What stands between a rollout and its targets: the reward that an objective and constraints make of what happened."""
+"""Reward shaping: what an objective and constraints make of the rewards of a rollout, before its targets."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.arguments import PositiveFraction, PositiveInt, checked
 from jaxppo.policy.rollout import Rollout
 from jaxppo.risk import batch, lagrangian
 from jaxppo.risk.batch import Average
@@ -26,26 +28,24 @@ SMALLEST_SCALE = 1e-12
 
 
 class PenalisedConstraint(NamedTuple):
-    """A constraint, and how it is project.
+    """A constraint with a learned multiplier.
 
     Attributes:
       constraint: what is limited.
-      gains: of its multiplier.
-      patience: measurements in a row with the multiplier at its maximum and the limit not held, after which the limit
-        is reported as infeasible.
+      gains: gains of the PID rule of its multiplier.
+      patience: measurements in a row at the maximum, with the limit not held, until it is reported as infeasible.
     """
 
     constraint: Constraint
     gains: Gains = Gains()
-    patience: int = 20
+    patience: PositiveInt = 20
 
 
-@struct.dataclass
-class ShapingState:
-    """What is learned beside the policy; the same on every device.
+class ShapingState(struct.PyTreeNode):
+    """State of the shaping, learned beside the policy; the same on every device.
 
     Attributes:
-      threshold: of the objective.
+      threshold: threshold of the utility.
       scale: variance of the mean reward of a portfolio over a rollout: the unit of the multipliers.
       multipliers: one per constraint.
       stuck: `[]` int32 per constraint, measurements in a row with the multiplier at its maximum and the limit not held.
@@ -58,7 +58,7 @@ class ShapingState:
 
 
 class RewardShaping(NamedTuple):
-    """Pure functions that the learner calls in every iteration.
+    """Reward shaping as pure functions, which the learner calls in every iteration.
 
     Attributes:
       start: `(n_paths, n_portfolios) -> (state, accounts [P, K])` before the first iteration.
@@ -71,42 +71,41 @@ class RewardShaping(NamedTuple):
     restart: Callable[[Account], Account]
 
 
+@checked
 def shape_rewards(
     utility: EpisodeUtility | None = None,
     constraints: Sequence[PenalisedConstraint] = (),
     *,
     outcome: Outcome = "reward",
-    rate: float = 0.1,
+    rate: PositiveFraction = 0.1,
 ) -> RewardShaping:
-    """An objective under constraints.
+    """Turns rewards into those of an objective under constraints.
 
     The reward of a bar becomes `(r - s sum_i lambda_i g_i) / (1 + sum_i lambda_i)`: r is the increment of the utility
     of the episode's return, g_i the relative excess of the bar beyond limit i (`jaxppo.risk.constraints`; a share of
-    what was measured where that is above the limit, so that one far out of reach does not drown the rest), lambda_i its
-    multiplier (`jaxppo.risk.lagrangian`), and the unit s of the multipliers the standard deviation, over portfolios, of
-    the mean r of a rollout. Multipliers have seen the rollout that they are applied to.
+    the measurement where that is above the limit, so that a limit far out of reach does not drown the rest), lambda_i
+    its multiplier (`jaxppo.risk.lagrangian`), and the unit s of the multipliers the standard deviation, over
+    portfolios, of the mean r of a rollout. Multipliers have seen the rollout that they are applied to.
 
     Args:
-      utility: of the return of an episode; None leaves the reward as it is. With a utility episodes end where they are
-        truncated, because nothing that comes after counts.
+      utility: utility of the return of an episode; None leaves the reward as it is. With a utility episodes end where
+        they are truncated, because nothing that comes after counts.
       constraints: limits with distinct names; they read `Rollout.info` of trading.
       outcome: the return of an episode: the sum of its rewards, its log growth, or its simple return. The last two read
         `Rollout.info` of trading.
-      rate: weight of an iteration in the exponential average of the threshold, in (0, 1].
+      rate: weight of an iteration in the learned threshold.
 
     Raises:
-      ValueError: an argument outside its range.
+      ValueError: two constraints of one name, or a gain outside its range.
 
     References:
       Tessler, Mankowitz & Mannor, "Reward constrained policy optimization", ICLR 2019, eq. 8.
       Stooke, Achiam & Abbeel, "Responsive safety in reinforcement learning by PID Lagrangian methods", ICML 2020.
     """
-    names = [charged.constraint.name for charged in constraints]
+    names = [penalised.constraint.name for penalised in constraints]
     if len(set(names)) != len(names):
         raise ValueError(f"constraints are {names}; each can be given once")
-    if not 0.0 < rate <= 1.0:
-        raise ValueError(f"rate is {rate}; it must be in (0, 1]")
-    unmeasured = tuple(lagrangian.start(charged.gains) for charged in constraints)
+    unmeasured = tuple(lagrangian.start(penalised.gains) for penalised in constraints)
 
     def start(n_paths: int, n_portfolios: int) -> tuple[ShapingState, Account]:
         account = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_paths, n_portfolios)), open_account())
@@ -123,54 +122,55 @@ def shape_rewards(
         over_portfolios = jax.vmap(follow, in_axes=(0, 1, 1, 1), out_axes=(0, 1, 1))
         accounts, before, after = jax.vmap(over_portfolios)(accounts, ended, gain, drawdown)
         finished = sample_of(accounts, ended, after)
-        reward, metrics = rollout.reward, {}
+        reward = rollout.reward
+        metrics: dict[str, jax.Array] = {}
         if utility is not None:
-            returns = tuple(_returns(x, outcome) for x in (before.gain, after.gain, finished.episode.gain))
-            reward, threshold, metrics = _objective(utility, state.threshold, *returns, finished, rate)
-            state = state.replace(threshold=threshold)
+            gains = [before.gain, after.gain, finished.episode.gain]
+            if outcome == "simple":
+                gains = [jnp.expm1(x) for x in gains]
+            reward, threshold, metrics = _objective(utility, state.threshold, gains, finished, rate)
+            state = dataclasses.replace(state, threshold=threshold)
             rollout = rollout.replace(terminated=ended, truncated=jnp.zeros_like(ended))
         if constraints:
             columns = (jnp.expm1(info["log_growth"]), info["leverage"], info["turnover"])
             traded = Traded(*columns, before, after, finished)
-            reward, state, charged = _charge(constraints, state, reward, traded)
-            metrics |= charged
+            reward, state, measured = _penalise(constraints, state, reward, traded)
+            metrics |= measured
         return rollout.replace(reward=reward), state, accounts, metrics
 
     return RewardShaping(start, apply, restart)
 
 
-def _returns(gain: jax.Array, outcome: Outcome) -> jax.Array:
-    """The return behind an accumulated gain, any shape."""
-    return jnp.expm1(gain) if outcome == "simple" else gain
-
-
 def _objective(
     utility: EpisodeUtility,
     threshold: Average,
-    before: jax.Array,
-    after: jax.Array,
-    returns: jax.Array,
+    gains: Sequence[jax.Array],
     finished: Sample,
     rate: float,
 ) -> tuple[jax.Array, Average, dict[str, jax.Array]]:
-    """Increments of the utility `[P, S, K]`, the threshold, and metrics."""
+    """Computes increments of the utility `[P, S, K]`, the threshold, and metrics.
+
+    `gains` are the returns before and after each bar, and those of finished episodes.
+    """
+    before, after, returns = gains
     metrics = {"objective_return": batch.mean(returns, finished.counted)}
     if utility.learn is not None:
         threshold = threshold.include(utility.learn(returns, finished.counted), rate, finished.known)
         metrics["objective_threshold"] = threshold.value
-    worth = utility.utility(returns, threshold.value)
-    metrics["objective_value"] = batch.mean(worth, finished.counted)
+    utilities = utility.utility(returns, threshold.value)
+    metrics["objective_value"] = batch.mean(utilities, finished.counted)
     increments = utility.utility(after, threshold.value) - utility.utility(before, threshold.value)
     return increments, threshold, metrics
 
 
-def _charge(
+def _penalise(
     constraints: Sequence[PenalisedConstraint], state: ShapingState, reward: jax.Array, traded: Traded
 ) -> tuple[jax.Array, ShapingState, dict[str, jax.Array]]:
-    """The reward less what the bars are charged for, and the multipliers after this batch."""
+    """Subtracts the penalties of the bars from the reward, and moves the multipliers by what the batch measured."""
     scale = state.scale.include(batch.spread_of_means(reward), SCALE_RATE, jnp.ones((), bool))
     unit = jnp.sqrt(jnp.maximum(scale.value, SMALLEST_SCALE**2))
-    multipliers, stuck, metrics = [], [], {}
+    multipliers, stuck = [], []
+    metrics: dict[str, jax.Array] = {}
     total, weight = reward, jnp.ones(())
     for (constraint, gains, patience), before, times in zip(constraints, state.multipliers, state.stuck, strict=True):
         measured = constraint.measure(traded)
@@ -180,6 +180,7 @@ def _charge(
         after = jax.tree.map(lambda new, old, fresh=fresh: jnp.where(fresh, new, old), moved, before)
         unmet = (after.value >= gains.maximum) & (violation > SLACK)
         times = jnp.where(unmet, times + fresh, 0)
+        # A limit far out of reach would drown the reward and the other limits.
         excess = constraint.excess(traded) / jnp.maximum(measured / constraint.limit, 1.0)
         total = total - unit * after.value * excess
         weight = weight + after.value
@@ -190,5 +191,6 @@ def _charge(
             f"multiplier_{constraint.name}": after.value,
             f"constraint_{constraint.name}_infeasible": (times >= patience).astype(jnp.float32),
         }
-    state = state.replace(scale=scale, multipliers=tuple(multipliers), stuck=tuple(stuck))
+    state = dataclasses.replace(state, scale=scale, multipliers=tuple(multipliers), stuck=tuple(stuck))
+    # Divided by the weights, so that the scale of the reward does not grow with the multipliers.
     return total / weight, state, metrics

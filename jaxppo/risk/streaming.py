@@ -1,6 +1,6 @@
 """Risk metrics in constant memory: a state that takes one bar at a time, for loops that never keep their returns.
 
-What needs no ordering of the returns: mean and shape, shortfalls, drawdowns, Gaussian and Cornish-Fisher tails. Values
+Mean and shape, shortfalls, drawdowns, Gaussian and Cornish-Fisher tails need no ordering of the returns. Names, values
 and conventions are those of `jaxppo.risk.metrics`. Quantiles, and so historical VaR, CVaR and CDaR, need all returns.
 
     stream = streaming.start((n_accounts,))
@@ -13,6 +13,7 @@ Statistical Moments", Sandia 2008, equations 2.1, 3.1 with one new value.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Literal
 
@@ -24,18 +25,17 @@ from jaxppo.risk.metrics import tails
 from jaxppo.risk.metrics.common import TRADING_DAYS, choice, log_growth, ratio, tail_count
 
 
-@struct.dataclass
-class Stream:
-    """Everything that the metrics need of the bars so far; build with `start`. Fields are `[...]` where not said.
+class Stream(struct.PyTreeNode):
+    """Running sums from which the metrics follow; build with `start`. Fields are `[...]` where not said.
 
     Attributes:
       target: `[]` return per bar that divides gain from shortfall (`downside_deviation`, `sortino`, `omega`).
       count: bars.
       mean: of the returns.
       moments: `[3, ...]` sums of the second to fourth powers of the deviations from it.
-      least: smallest return, which with the largest tells a constant series.
+      least: smallest return; equal to the largest for a constant series.
       most: largest return.
-      growth: `[2, ...]` log growth of the equity and what its sum in floats lost.
+      growth: `[2, ...]` log growth of the equity, and its compensation for rounding.
       peak: largest log growth so far, that of the start, 0, included.
       depth: largest log drawdown.
       squares: sum of the squared drawdowns.
@@ -67,7 +67,7 @@ class Stream:
     earned: jax.Array
 
     def update(self, returns: jax.Array) -> Stream:
-        """The state after another bar with simple returns `[...]`."""
+        """Takes another bar with simple returns `[...]`."""
         count = self.count + 1
         step = returns - self.mean
         part = step / count
@@ -92,7 +92,8 @@ class Stream:
 
         excess = returns - self.target
         short = jnp.maximum(-excess, 0.0)
-        return self.replace(
+        return dataclasses.replace(
+            self,
             count=count,
             mean=self.mean + part,
             moments=jnp.stack([second, third, fourth]),
@@ -112,53 +113,64 @@ class Stream:
         )
 
     def total_return(self) -> jax.Array:
-        """See `metrics.total_return`."""
+        """Total return so far."""
         return jnp.expm1(self.growth[0])
 
     def annual_return(self, *, periods: float = TRADING_DAYS) -> jax.Array:
-        """See `metrics.annual_return`."""
+        """Compound annual growth rate."""
         return self._known(jnp.expm1(self.growth[0] * (periods / jnp.maximum(self.count, 1))), 1)
 
     def volatility(self, *, periods: float = TRADING_DAYS, ddof: int = 1) -> jax.Array:
-        """See `metrics.volatility`."""
+        """Annualised standard deviation.
+
+        Args:
+          periods: bars per year.
+          ddof: the variance divides by `n - ddof`.
+        """
         variance = self.moments[0] / jnp.maximum(self.count - ddof, 1)
         return self._known(jnp.where(self._constant, 0.0, jnp.sqrt(variance)) * math.sqrt(periods), 2)
 
     def downside_deviation(self, *, periods: float = TRADING_DAYS) -> jax.Array:
-        """See `metrics.downside_deviation`, below the target."""
+        """Annualised root mean square shortfall below the target."""
         return self._known(jnp.sqrt(self.shortfall / jnp.maximum(self.count, 1)) * math.sqrt(periods), 2)
 
     def sharpe(self, *, periods: float = TRADING_DAYS, risk_free: float = 0.0, ddof: int = 1) -> jax.Array:
-        """See `metrics.sharpe`."""
+        """Sharpe ratio.
+
+        Args:
+          periods: bars per year.
+          risk_free: return per bar of the safe asset.
+          ddof: the variance divides by `n - ddof`.
+        """
         return ratio((self._mean - risk_free) * periods, self.volatility(periods=periods, ddof=ddof))
 
     def sortino(self, *, periods: float = TRADING_DAYS) -> jax.Array:
-        """See `metrics.sortino`, with the target as the required return."""
+        """Sortino ratio, with the target as the required return."""
         return ratio((self._mean - self.target) * periods, self.downside_deviation(periods=periods))
 
     def omega(self) -> jax.Array:
-        """See `metrics.omega`, at the target."""
+        """Omega ratio at the target."""
         return self._known(jnp.where(self.loss > 0, ratio(self.gain, self.loss), jnp.nan), 2)
 
     def max_drawdown(self) -> jax.Array:
-        """See `metrics.max_drawdown`."""
+        """Maximum drawdown."""
         return -jnp.expm1(-self.depth)
 
     def max_drawdown_duration(self) -> jax.Array:
-        """See `metrics.max_drawdown_duration`."""
+        """Duration of the longest drawdown, bars."""
         return jnp.where(jnp.isnan(self.mean), jnp.nan, self.longest.astype(self.mean.dtype))
 
     def calmar(self, *, periods: float = TRADING_DAYS) -> jax.Array:
-        """See `metrics.calmar`."""
+        """Calmar ratio."""
         drawdown = self.max_drawdown()
         return jnp.where(drawdown > 0, ratio(self.annual_return(periods=periods), drawdown), jnp.nan)
 
     def ulcer_index(self, *, ddof: int = 0) -> jax.Array:
-        """See `metrics.ulcer_index`."""
+        """Ulcer index."""
         return self._known(jnp.sqrt(self.squares / jnp.maximum(self.count - ddof, 1)), max(1 + ddof, 1))
 
     def skewness(self, *, bias: bool = True) -> jax.Array:
-        """See `metrics.skewness`."""
+        """Skewness."""
         n = self.count.astype(self.mean.dtype)
         skew = self._shape[0]
         if bias:
@@ -166,7 +178,12 @@ class Stream:
         return self._known(skew * jnp.sqrt(n * (n - 1.0)) / jnp.maximum(n - 2.0, 1.0), 3)
 
     def kurtosis(self, *, excess: bool = True, bias: bool = True) -> jax.Array:
-        """See `metrics.kurtosis`."""
+        """Kurtosis.
+
+        Args:
+          excess: subtract 3.
+          bias: moments divide by n; otherwise the adjusted estimator `G2`.
+        """
         n = self.count.astype(self.mean.dtype)
         beyond = self._shape[1]
         if not bias:
@@ -176,23 +193,33 @@ class Stream:
     def value_at_risk(
         self, *, level: float = 0.95, method: Literal["gaussian", "cornish_fisher"] = "gaussian"
     ) -> jax.Array:
-        """See `metrics.value_at_risk`; of these methods."""
+        """Value at risk.
+
+        Args:
+          level: confidence in (0, 1).
+          method: from mean and standard deviation, or corrected for skewness and kurtosis.
+        """
         return tails.value_at_risk_of(*self._of_method(level, method), level)
 
     def conditional_value_at_risk(
         self, *, level: float = 0.95, method: Literal["gaussian", "cornish_fisher"] = "gaussian"
     ) -> jax.Array:
-        """See `metrics.conditional_value_at_risk`; of these methods."""
+        """Conditional value at risk.
+
+        Args:
+          level: confidence in (0, 1).
+          method: from mean and standard deviation, or corrected for skewness and kurtosis.
+        """
         return tails.conditional_value_at_risk_of(*self._of_method(level, method), level)
 
     def win_rate(self, *, count_flat: bool = False) -> jax.Array:
-        """See `metrics.win_rate`."""
+        """Share of bars with a gain."""
         counted = self.count if count_flat else self.won[1]
         share = ratio(*(x.astype(self.mean.dtype) for x in (self.won[0], counted)))
         return jnp.where(jnp.isnan(self.mean), jnp.nan, share)
 
     def profit_factor(self) -> jax.Array:
-        """See `metrics.profit_factor`."""
+        """Sum of the gains over the sum of the losses."""
         return ratio(*self.earned)
 
     @property
@@ -214,24 +241,24 @@ class Stream:
         return skew, kurt - 3.0
 
     def _of_method(self, level: float, method: str) -> tuple[jax.Array, jax.Array, Any, Any]:
-        """Mean, standard deviation, skewness and excess kurtosis that a method takes."""
+        """Mean, standard deviation, skewness and excess kurtosis for a method."""
         tail_count(level, 1)
         if choice("method", method, ("gaussian", "cornish_fisher")) == "gaussian":
             return self._mean, self.volatility(periods=1.0), None, None
-        shape = (jnp.where(self._constant, 0.0, x) for x in self._shape)
-        return self._mean, self.volatility(periods=1.0, ddof=0), *shape
+        skew, excess = (jnp.where(self._constant, 0.0, x) for x in self._shape)
+        return self._mean, self.volatility(periods=1.0, ddof=0), skew, excess
 
     def _known(self, value: jax.Array, n: int) -> jax.Array:
-        """`value`, or NaN before the n-th bar."""
+        """Turns `value` into NaN before the n-th bar."""
         return jnp.where(self.count >= n, value, jnp.nan)
 
 
 def start(shape: tuple[int, ...] = (), *, target: float = 0.0, dtype: Any = jnp.float32) -> Stream:
-    """The state before the first bar, of a batch of any shape.
+    """Starts a stream before the first bar, of a batch of any shape.
 
     Args:
       shape: of the returns of one bar.
-      target: return per bar, see `Stream`.
+      target: return per bar that divides gain from shortfall.
       dtype: of all sums; float32 or float64.
     """
     zero, count, two = jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32), jnp.zeros((2, *shape), dtype)

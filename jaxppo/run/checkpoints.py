@@ -1,4 +1,4 @@
-"""Saving and restoring a run's state with Orbax; independent of the number of devices."""
+"""Checkpoints of a run's state with Orbax, independent of the number of devices."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxppo.config import ConfigError
+from jaxppo.errors import ConfigError
 
 
 class Checkpoints:
-    """Checkpoints under one folder, the newest `keep` of them.
+    """Saves and restores checkpoints in one folder, and keeps the newest ones.
 
     Args:
-      folder: where they are; made when the first one is saved.
+      folder: of the checkpoints; made when the first one is saved.
       keep: how many to keep.
     """
 
@@ -31,7 +31,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
-        """Saves a pytree of arrays and a JSON-serialisable dict as checkpoint `step`; deletes any later ones first."""
+        """Saves a checkpoint, and deletes later ones first.
+
+        Args:
+          step: number of the checkpoint.
+          state: pytree of arrays.
+          host: what else to keep, JSON-serialisable.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         self.discard_after(step - 1)
         arrays = jax.tree.map(np.asarray, jax.device_get(state))
@@ -40,17 +46,20 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def discard_after(self, step: int) -> None:
-        """Deletes the checkpoints with higher numbers: what an interrupted run did and its continuation does again."""
+        """Deletes checkpoints after `step`: what an interrupted run did, its continuation does again."""
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
 
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """A checkpoint as NumPy arrays in the structure of `like`, and its dict.
+        """Restores a checkpoint.
 
         Args:
           like: pytree of arrays or of their shapes and dtypes.
-          step: which one; default the newest.
+          step: number of the checkpoint; default the newest.
+
+        Returns:
+          NumPy arrays in the structure of `like`, and the dict of the checkpoint.
 
         Raises:
           ConfigError: there is none, it is damaged, or it holds a network or batch of another shape.

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the devices: which ones, the precision, the kernel of attention, the micro-batch."""
+"""Choices that a configuration leaves to the devices: which ones, precision, kernel of attention, micro-batch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxppo.config import Config, ConfigError, PPOConfig
+from jaxppo.config import Config, PPOConfig
 from jaxppo.envs.market import features
+from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.attention import fused_window_attention
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.ppo.learner import shuffle_groups
 
+_SHAPE = {
+    "kind", "width", "layers", "heads", "window", "expansion", "asset_attention", "positions", "coarse_pools",
+    "coarse_window", "rematerialise", "portfolio",
+}  # fmt: skip
+"""Keys of `policy` that the encoder takes as they are."""
+
 
 def select_devices(config: Config) -> list[jax.Device]:
-    """Devices to train on.
+    """Selects the devices to train on.
 
     Raises:
       ConfigError: the platform is absent, or has fewer devices than asked for.
@@ -35,7 +42,7 @@ def select_devices(config: Config) -> list[jax.Device]:
 
 
 def _present(error: RuntimeError) -> str:
-    """What there is instead of a device that JAX cannot use."""
+    """What there is instead of a device that JAX cannot use, for messages."""
     try:
         return f"this machine has {', '.join(sorted({device.platform for device in jax.devices()}))}"
     except RuntimeError:
@@ -43,33 +50,27 @@ def _present(error: RuntimeError) -> str:
 
 
 def encoder_config(config: Config, platform: str) -> EncoderConfig:
-    """Shape, precision and kernels of the network on a platform."""
+    """Resolves shape, precision and kernels of the network.
+
+    Args:
+      config: of the run.
+      platform: such as "cpu" or "gpu".
+    """
     precision = config.precision
     if precision == "auto":
         precision = "float32" if platform == "cpu" else "bfloat16"
     slices = features.group_slices(config.features.groups)
     encoder = EncoderConfig(
-        kind=config.policy.kind,
         groups=tuple(s.stop - s.start for s in slices.values()),
-        width=config.policy.width,
-        layers=config.policy.layers,
-        heads=config.policy.heads,
-        window=config.policy.window,
-        expansion=config.policy.expansion,
-        asset_attention=config.policy.asset_attention,
         dtype=jnp.dtype(precision),
-        positions=config.policy.positions,
         bar_seconds=config.policy.bar_seconds or 1.0,
-        coarse_pools=config.policy.coarse_pools,
-        coarse_window=config.policy.coarse_window,
-        rematerialise=config.policy.rematerialise,
-        portfolio=config.policy.portfolio,
+        **config.policy.model_dump(include=_SHAPE),
     )
     return dataclasses.replace(encoder, attention=_attention(config, encoder, platform))
 
 
 def _attention(config: Config, encoder: EncoderConfig, platform: str) -> str:
-    """The kernel of attention; says in the log why it is not the one that was asked for."""
+    """The kernel of attention; logs why it is not the one that was asked for."""
     if config.policy.attention == "xla" or encoder.kind == "mlp":
         return "xla"
     why_not = "" if platform == "gpu" else f"needs a GPU, not a {platform}"
@@ -82,7 +83,7 @@ def _attention(config: Config, encoder: EncoderConfig, platform: str) -> str:
 
 
 def _cudnn_error(encoder: EncoderConfig) -> str:
-    """What cuDNN says against a small problem, forward and backward; empty for nothing."""
+    """Error of cuDNN on a small problem, forward and backward; empty if it works."""
     shape = (1, encoder.heads, 8, encoder.width // encoder.heads)
     past = (*shape[:2], 8 + encoder.window - 1, shape[-1])
 
@@ -97,7 +98,15 @@ def _cudnn_error(encoder: EncoderConfig) -> str:
 
 
 def ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
-    """Fills in `micro_batch`: one path at a time keeps a CPU's working set in cache, accelerators take all at once."""
+    """Fills in `micro_batch`: at most two paths on a CPU, to keep the working set in cache, all on accelerators.
+
+    Args:
+      config: of the run.
+      devices: to train on, all of one kind.
+
+    Raises:
+      ConfigError: paths, minibatches, micro-batch and devices do not divide each other.
+    """
     ppo = config.ppo
     try:
         shuffle_groups(ppo, len(devices))

@@ -1,4 +1,4 @@
-"""The folder of a run: configuration, provenance, metrics."""
+"""Folder of a run: configuration, provenance, metrics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxppo.config import Config, ConfigError, dump_config, load_config
+from jaxppo.config import Config, dump_config, load_config
 from jaxppo.config.types import keys
 from jaxppo.envs.data.report import fingerprint
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.errors import ConfigError
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
 MAY_CHANGE = (
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "evaluation.level",
     "evaluation.target_volatility",
 )
+"""Keys and sections that a resumed run may change: they do not shape its parameters."""
 
 
 def check_output(output: str | pathlib.Path | None) -> None:
@@ -58,7 +60,11 @@ def check_output(output: str | pathlib.Path | None) -> None:
 
 
 def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
-    """The folder of a new run: `output`, or the first unused of `runs/name`, `runs/name-2`, ...
+    """Makes the folder of a new run: `output`, or the first unused of `runs/name`, `runs/name-2`, ...
+
+    Args:
+      output: as asked for.
+      name: of the run.
 
     Raises:
       ConfigError: it cannot be made.
@@ -76,21 +82,25 @@ def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
 
 
 RUN, WALK_FORWARD = "run", "walk_forward"
-"""What a folder can be of, `kind` in its metadata.json; without one it is a run."""
+"""Kinds of folders, `kind` in metadata.json; without one it is a run."""
 
 
 def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Path, Config]:
-    """An existing run, or walk-forward, and its configuration.
+    """Opens the folder of an existing run or walk-forward, and loads its configuration.
+
+    Args:
+      folder: as given.
+      kind: `RUN` or `WALK_FORWARD`.
 
     Raises:
       ConfigError: there is none there, or one of the other kind.
     """
     folder = pathlib.Path(folder)
     try:
-        found = (folder / "config.yaml").is_file()
+        there = (folder / "config.yaml").is_file()
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
-    if not found:
+    if not there:
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
     found = _kind(folder)
     if found != kind:
@@ -102,7 +112,7 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
 
 
 def _kind(folder: pathlib.Path) -> str:
-    """What a folder is of; one whose metadata.json cannot be read is a run."""
+    """Kind of a folder; one whose metadata.json cannot be read is a run."""
     try:
         return json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("kind", RUN)
     except (OSError, ValueError, AttributeError):
@@ -110,17 +120,21 @@ def _kind(folder: pathlib.Path) -> str:
 
 
 def check_same_run(saved: Config, given: Config) -> None:
-    """A resumed run must be the same run: only what does not shape its parameters may change.
+    """Refuses to resume a run as another one: only what does not shape its parameters may change.
+
+    Args:
+      saved: configuration that the run was started with.
+      given: configuration to go on with.
 
     Raises:
       ConfigError: names the first key that differs.
     """
     old, new = saved.model_dump(), given.model_dump()
-    before, after = ([next(iter(item)) for item in config["monitor"]] for config in (old, new))
-    if before != after:
+    limits = [", ".join(next(iter(item)) for item in config["monitor"]) or "nothing" for config in (old, new)]
+    if limits[0] != limits[1]:
         raise ConfigError(
-            f"--resume: monitor watches {', '.join(after) or 'nothing'} but the run was started with "
-            f"{', '.join(before) or 'nothing'}; of its limits only the keys may change, such as stop"
+            f"--resume: monitor watches {limits[1]} but the run was started with {limits[0]}; of its limits only the "
+            "keys may change, such as stop"
         )
     for key, _ in keys():
         section, _, name = key.rpartition(".")
@@ -133,7 +147,11 @@ def check_same_run(saved: Config, given: Config) -> None:
 
 
 def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
-    """The data must be those that the run was started with; `data` is their report.
+    """Refuses data that are not those that the run was started with.
+
+    Args:
+      folder: of the run.
+      data: report on the data, see `data_report`.
 
     Raises:
       ConfigError: they are not, or the run does not say which it was started with.
@@ -151,7 +169,7 @@ def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
 
 
 def read_data(folder: pathlib.Path) -> dict[str, Any]:
-    """The report on the data that a run was started with, from `metadata.json`.
+    """Reads the report on the data that a run was started with, from `metadata.json`.
 
     Raises:
       ConfigError: it is not there.
@@ -166,19 +184,35 @@ def read_data(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:
-    """`config.yaml`, every key resolved."""
+    """Writes `config.yaml`, every key resolved.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+    """
     (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a file in one move, so that a reader never sees half of it."""
+    """Writes a JSON file in one move, so that a reader never sees half of it.
+
+    Args:
+      path: of the file.
+      content: of the file.
+    """
     draft = path.with_name(path.name + ".part")
     draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     draft.replace(path)
 
 
 def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
-    """What is needed to say where a result came from: versions, commit, data, devices, seed."""
+    """Collects where a result comes from: versions, commit, data, devices, seed.
+
+    Args:
+      config: of the run.
+      data: report on its data.
+      devices: that it runs on.
+    """
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "commit": _commit(),
@@ -190,7 +224,7 @@ def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) 
 
 
 def data_report(market: MarketData) -> dict[str, Any]:
-    """The loader's report; of a market that no loader has seen, its fingerprint."""
+    """Report of the loader on a market; its fingerprint alone if no loader has read it."""
     if market.info.report:
         return market.info.report
     arrays = {
@@ -203,7 +237,7 @@ def data_report(market: MarketData) -> dict[str, Any]:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of `metrics.jsonl`; none if there is no such file. A last row that was never finished is left out.
+    """Reads the rows of `metrics.jsonl`; none if there is no such file. An unfinished last row is left out.
 
     Raises:
       ConfigError: another row cannot be read, or the rows are out of order.

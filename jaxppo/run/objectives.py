@@ -1,24 +1,25 @@
-"""Objective and constraints of a run: built from its configuration, and what became of the limits."""
+"""Objective and constraints of a run: built from its configuration, and summarised after training."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxppo.config import Config, ConfigError
-from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig
+from jaxppo.config import Config
+from jaxppo.config.risk import UTILITIES, ConstraintConfig
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.risk import constraints, objectives
+from jaxppo.errors import ConfigError
+from jaxppo.risk import constraints
 from jaxppo.risk.lagrangian import Gains
-from jaxppo.risk.objectives import EpisodeUtility
 from jaxppo.risk.shaping import SLACK, PenalisedConstraint, RewardShaping, shape_rewards
 
 
 def make_reward_shaping(config: Config, periods_per_year: float | None = None) -> RewardShaping | None:
-    """The configured objective and constraints; None where the expected sum of rewards is all there is.
+    """Builds the configured objective and constraints; None where the expected sum of rewards is all there is.
 
     Args:
       config: of the run.
@@ -26,44 +27,35 @@ def make_reward_shaping(config: Config, periods_per_year: float | None = None) -
     """
     objective = config.objective
     outcome = objective.outcome or objective.usual_outcome(trading=periods_per_year is not None)
-    utility = None if objective.kind == "expected" and outcome == "reward" else _utility(objective)
-    charged = [_charged(item, periods_per_year) for item in config.constraints]
-    if utility is None and not charged:
+    plain = objective.kind == "expected" and outcome == "reward"
+    utility = None if plain else _called_with(UTILITIES[objective.kind], objective.model_dump())
+    constrained = [_constraint(item, periods_per_year) for item in config.constraints]
+    if utility is None and not constrained:
         return None
-    return shape_rewards(utility, charged, outcome=outcome, rate=objective.rate)
+    return shape_rewards(utility, constrained, outcome=outcome, rate=objective.rate)
 
 
-def _utility(objective: ObjectiveConfig) -> EpisodeUtility:
-    """The configured utility."""
-    if objective.kind == "cvar":
-        return objectives.cvar(objective.level, objective.weight)
-    if objective.kind == "expected":
-        return objectives.expected()
-    return {"mean_variance": objectives.mean_variance, "exponential": objectives.exponential}[objective.kind](
-        objective.aversion
-    )
+def _called_with(factory: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Calls a factory with the values that it has arguments for."""
+    return factory(**{name: values[name] for name in inspect.signature(factory).parameters})
 
 
-def _charged(item: ConstraintConfig, periods: float) -> PenalisedConstraint:
+def _constraint(item: ConstraintConfig, periods: float | None) -> PenalisedConstraint:
     """One configured constraint."""
     keys = item.values
-    extra = {"cvar": {"level": getattr(keys, "level", None)}, "turnover": {"periods": periods}}
-    extra["volatility"] = {"periods": periods}
-    constraint = getattr(constraints, item.kind)(keys.limit, **extra.get(item.kind, {}))
-    pid = keys.method == "pid"
-    gains = Gains(
-        proportional=keys.proportional if pid else 0.0,
-        integral=keys.integral,
-        derivative=keys.derivative if pid else 0.0,
-        smoothing=keys.smoothing,
-        delay=keys.delay,
-        maximum=keys.maximum,
-    )
+    constraint = _called_with(getattr(constraints, item.kind), keys.model_dump() | {"periods": periods})
+    gains = Gains(**{name: getattr(keys, name) for name in Gains._fields})
+    if keys.method == "lagrangian":
+        gains = gains._replace(proportional=0.0, derivative=0.0)
     return PenalisedConstraint(constraint, gains, keys.patience)
 
 
 def check_reachable(config: Config, env: TradingEnv) -> None:
     """Refuses a limit of leverage below what every decision takes.
+
+    Args:
+      config: of the run.
+      env: its environment.
 
     Raises:
       ConfigError: names the constraint, its limit, and the smallest leverage.
@@ -84,7 +76,7 @@ def check_reachable(config: Config, env: TradingEnv) -> None:
 
 
 def constraint_summary(config: Config, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What became of each limit: the `constraints` entry of summary.json; empty without constraints.
+    """Summarises how each constraint was kept: the `constraints` entry of summary.json; empty without constraints.
 
     Args:
       config: of the run.
@@ -110,7 +102,7 @@ def constraint_summary(config: Config, rows: Sequence[dict[str, Any]]) -> dict[s
 
 
 def describe_constraints(summary: dict[str, dict[str, Any]]) -> str:
-    """A line on each limit, from `constraint_summary`; empty without constraints."""
+    """Describes each constraint in a line, from `constraint_summary`; empty without constraints."""
     lines = []
     for name, row in summary.items():
         verdict = "held" if row["held"] else "NOT HELD"

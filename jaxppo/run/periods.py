@@ -1,4 +1,4 @@
-"""Train, validation and test periods of a market, as bar indices."""
+"""Training, validation and test periods of a market, as bar numbers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from jaxppo.config import PERIODS, ConfigError, DataConfig
+from jaxppo.config import PERIODS, DataConfig
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Period:
-    """Decisions are taken at the closes of bars `first .. last - 1`; the last mark is at `last`."""
+    """Bars of a period: decisions at the closes of `first .. last - 1`, the last mark at `last`.
+
+    Attributes:
+      first: bar of the first decision.
+      last: bar of the last mark.
+    """
 
     first: int
     last: int
@@ -25,26 +31,31 @@ class Period:
 
 
 def time_of(market: MarketData, bar: int) -> str | int:
-    """Time of a bar to the second, or its number in a market without times."""
+    """Time of a bar to the second, or its number in a market without times.
+
+    Args:
+      market: the market.
+      bar: its number.
+    """
     times = market.info.timestamps
     return str(times[bar])[:19] if len(times) else bar
 
 
 def split_periods(market: MarketData, config: DataConfig, first_decision: int, min_train: int) -> dict[str, Period]:
-    """`train`, `validation`, `test`, in time order, at least `purge_bars` apart.
+    """Splits a market into `train`, `validation` and `test`, in time order, at least `purge_bars` apart.
 
     Features of an early decision of a period may read bars of the period before it; no label reaches back.
 
     Args:
       market: the market.
-      config: shares of the bars, or dates.
-      first_decision: earliest bar with formed features and a full window behind it.
+      config: fractions of the bars, or dates.
+      first_decision: earliest bar with complete features and a full window before it.
       min_train: bars that one training chunk needs.
 
     Raises:
       ConfigError: a period is empty, too short, overlapping, or needs dates the market does not have.
     """
-    bounds = _by_dates(market, config) if isinstance(config.train, tuple) else _by_shares(market, config)
+    bounds = _by_dates(market, config) if isinstance(config.train, tuple) else _by_fractions(market, config)
     periods, earliest = {}, first_decision
     for name, (start, stop) in bounds.items():
         first = max(start, earliest)
@@ -61,12 +72,12 @@ def split_periods(market: MarketData, config: DataConfig, first_decision: int, m
     return periods
 
 
-def _by_shares(market: MarketData, config: DataConfig) -> dict[str, tuple[int, int]]:
-    """Bar ranges of shares of the whole market; the test period takes the rest unless it has a share."""
-    n = market.n_bars
-    train = round(n * config.train)
-    validation = min(n, train + round(n * config.validation))
-    test = n if config.test is None else min(n, validation + round(n * config.test))
+def _by_fractions(market: MarketData, config: DataConfig) -> dict[str, tuple[int, int]]:
+    """Bar ranges by fractions of the whole market; the test period takes the rest unless it has a fraction."""
+    n, given = market.n_bars, [getattr(config, name) for name in PERIODS]
+    train = round(n * given[0])
+    validation = min(n, train + round(n * given[1]))
+    test = n if given[2] is None else min(n, validation + round(n * given[2]))
     return {"train": (0, train), "validation": (train, validation), "test": (validation, test)}
 
 
@@ -108,6 +119,7 @@ def _edge(name: str, text: str) -> pd.Timestamp:
 
 
 def _shown(config: DataConfig, name: str) -> str:
+    """A period of the configuration, for messages."""
     period = getattr(config, name)
     if isinstance(period, tuple):
         return f"[{period[0]}, {period[1]}]"

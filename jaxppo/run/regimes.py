@@ -1,16 +1,19 @@
-"""The regimes of a run: by its configuration, with a hidden Markov model fitted on its training period."""
+"""Regimes of a run: by rules, or by a hidden Markov model fitted on its training period."""
 
 from __future__ import annotations
+
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.config import ConfigError, RegimesConfig
+from jaxppo.config import RegimesConfig
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
 from jaxppo.envs.market.index import market_index
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 from jaxppo.envs.market.regimes import fit_regimes, hidden_regimes, rule_regimes
+from jaxppo.errors import ConfigError
 
 LEAST_RETURNS = 50
 """Returns per state that a fit needs."""
@@ -19,7 +22,7 @@ LEAST_RETURNS = 50
 def find_regimes(
     config: RegimesConfig, market: MarketData, learn_until: int, seed: int, learn_from: int = 0
 ) -> tuple[jax.Array | None, RegimesConfig]:
-    """Probabilities of the regimes at every close, and the configuration with the fitted model filled in.
+    """Finds the probabilities of the regimes at every close, and fills the fitted model into the configuration.
 
     Args:
       config: how they are found.
@@ -36,39 +39,60 @@ def find_regimes(
     """
     if config.kind == "none":
         return None, config
-    seen = market_index(market) if config.scope == "market" else market
     if config.kind == "rules":
-        found = rule_regimes(
-            seen,
-            trend_window=config.trend_window,
-            trend_threshold=config.trend_threshold,
-            volatility_window=config.volatility_window,
-            volatility_quantile=config.volatility_quantile,
-            drawdown_window=config.drawdown_window,
-            crisis_drawdown=config.crisis_drawdown,
-        )
-    else:
-        span = config.usual_volatility_span
-        if config.model is None:
-            if learn_until - learn_from < LEAST_RETURNS * config.states:
-                raise ConfigError(
-                    f"regimes.states is {config.states}; a fit needs {LEAST_RETURNS * config.states} bars up to the "
-                    f"end of the training period, which has {learn_until - learn_from + 1}"
-                )
-            past = slice_bars(seen.replace(info=market.info), learn_from, learn_until + 1)
-            model = fit_regimes(jax.random.key(seed), past, config.states, span=span, n_restarts=config.restarts)
-            config = config.model_copy(update={"model": _numbers(model)})
-        found = hidden_regimes(_model(config), seen, span)
-    return jnp.broadcast_to(found, (*market.close.shape, found.shape[-1])), config
+        return regimes_by_rules(config, market), config
+    scope, span = _scope(config, market), config.usual_volatility_span
+    if config.model is None:
+        if learn_until - learn_from < LEAST_RETURNS * config.states:
+            raise ConfigError(
+                f"regimes.states is {config.states}; a fit needs {LEAST_RETURNS * config.states} bars up to the "
+                f"end of the training period, which has {learn_until - learn_from + 1}"
+            )
+        past = slice_bars(scope.replace(info=market.info), learn_from, learn_until + 1)
+        model = fit_regimes(jax.random.key(seed), past, config.states, span=span, n_restarts=config.restarts)
+        config = config.model_copy(update={"model": _numbers(model)})
+    return _for_each_asset(hidden_regimes(_model(config), scope, span), market), config
+
+
+def regimes_by_rules(config: RegimesConfig, market: MarketData) -> jax.Array:
+    """Finds the regimes at every close by rules, whatever the kind of the configuration.
+
+    Args:
+      config: windows, thresholds and scope.
+      market: all bars.
+
+    Returns:
+      `[T, A, 4]` probabilities in the order of `jaxppo.envs.market.features.REGIMES`.
+    """
+    keys = config.model_dump(include=set(inspect.signature(rule_regimes).parameters))
+    return _for_each_asset(rule_regimes(_scope(config, market), **keys), market)
+
+
+def regimes_warmup(config: RegimesConfig) -> int:
+    """Bars that the regimes of a configuration need as history."""
+    if config.kind == "rules":
+        return max(config.trend_window, config.volatility_window, config.drawdown_window)
+    return config.usual_volatility_span if config.kind == "hmm" else 0
+
+
+def _scope(config: RegimesConfig, market: MarketData) -> MarketData:
+    """The assets that have regimes: those of the market, or its index alone."""
+    return market_index(market) if config.scope == "market" else market
+
+
+def _for_each_asset(found: jax.Array, market: MarketData) -> jax.Array:
+    """Gives every asset `[T, A, 4]` the regimes of the index `[T, 1, 4]`, where there is only that."""
+    return jnp.broadcast_to(found, (*market.close.shape, found.shape[-1]))
 
 
 def _numbers(model: HiddenMarkovModel) -> tuple[float, ...]:
-    """Parameters in the order of `RegimesConfig.model`."""
+    """Parameters of a model in the order of `RegimesConfig.model`."""
     parts = (model.initial, model.transition, model.mean, model.variance)
     return tuple(float(x) for part in parts for x in np.asarray(part, np.float64).ravel())
 
 
 def _model(config: RegimesConfig) -> HiddenMarkovModel:
+    """The model whose parameters `RegimesConfig.model` lists."""
     n = config.states
     initial, transition, mean, variance = np.split(np.asarray(config.model, np.float32), np.cumsum([n, n * n, n]))
     return HiddenMarkovModel(

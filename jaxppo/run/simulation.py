@@ -1,4 +1,4 @@
-"""The simulated market of a configuration."""
+"""Simulated market of a configuration."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from jaxppo.config import Config, ConfigError
+from jaxppo.config import Config
 from jaxppo.config.simulation import SimulationConfig
 from jaxppo.envs import simulators
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
+from jaxppo.errors import ConfigError
 
 SIMULATED = "simulated"
 """`data.path` of a run on a simulated market."""
@@ -21,7 +22,7 @@ STREAM = 0x5EED
 
 
 def simulated_market(config: Config) -> MarketData:
-    """The market of `config.simulation`.
+    """Simulates the market of `config.simulation`.
 
     Raises:
       ConfigError: the Sharpe ratio cannot be reached at these costs, or `data.symbols` is given.
@@ -49,7 +50,7 @@ def simulated_market(config: Config) -> MarketData:
 
 
 def factor_strength(simulation: SimulationConfig) -> float:
-    """Strength of the factor at which the best Sharpe ratio after costs is the configured one.
+    """Finds the strength of the factor at which the best Sharpe ratio after costs is the configured one.
 
     Raises:
       ConfigError: there is none.

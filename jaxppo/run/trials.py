@@ -1,9 +1,9 @@
-"""The register of trials: everything that was looked at on the way to a result, so that luck can be told from skill.
+"""The register of trials: every evaluation on the way to a result, so that luck can be told from skill.
 
-Beside the run folders lies `trials.jsonl`, a line for each look at returns that were not trained on: of each run, seed,
-fold and checkpoint, each period and each way to trade it. `trial_returns/KEY.npz` beside it holds the returns.
-Lines are only ever added. The same look is added once, however often it is repeated (a resumed run, an evaluation that
-is run again); deleting a run folder does not undo that it was looked at. Nothing in it depends on the clock.
+Beside the run folders lies `trials.jsonl`, a line for each evaluation on bars that were not trained on: of each run,
+seed, fold and checkpoint, each period and each way to trade it. `trial_returns/KEY.npz` beside it holds the returns.
+Lines are only ever added. The same evaluation is added once, however often it is repeated (a resumed run, a backtest
+that is run again), and stays when its run folder is deleted. Nothing in the register depends on the clock.
 """
 
 from __future__ import annotations
@@ -26,35 +26,37 @@ import pandas as pd
 try:
     import fcntl
 except ImportError:  # not on Windows, where a line is written by one call all the same
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # the only way to say that a module is absent
 
 REGISTER, RETURNS = "trials.jsonl", "trial_returns"
 _DAMAGE = (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises on a file of returns that is missing, cut short or changed."""
+"""Exceptions of numpy on a file of returns that is missing, cut short or changed."""
+_RENAMED = {"content": "configuration_hash"}
+"""Old name of a field -> its name, for the lines of registers from before it was renamed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One look at the returns of one policy over one period.
+    """One evaluation of one policy over one period.
 
     Attributes:
       run: name of the run folder.
-      content: hash of what was run on what: the configuration, as far as it shapes results, and the prices.
+      configuration_hash: of the configuration, as far as it shapes results, and the prices.
       seed: of the run.
       fold: of a walk-forward; None outside one.
       iteration: of the checkpoint.
-      period: "validation" if it selected the checkpoint, "test" if it did not; "fold" is a part of the test of a
+      period: "validation" if it selected the checkpoint, "test" if it did not; "fold" for a part of the test of a
         walk-forward, which as a whole is a "test".
       first: time (or number) of the bar at whose close the first decision was taken.
       last: time (or number) of the last mark.
-      n_bars: returns in it.
+      n_bars: number of returns, >= 2.
       periods: bars per year.
       sharpe: Sharpe ratio per bar; 0 if nothing was traded.
-      attempt: how many looks with other returns there were before under the same name: the run was trained anew.
+      attempt: evaluations with other returns that were recorded before under the same name: the run was trained anew.
     """
 
     run: str
-    content: str
+    configuration_hash: str
     seed: int
     fold: int | None
     iteration: int
@@ -68,9 +70,9 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """What makes two looks the same look; the name of the file of returns."""
-        same = (self.run, self.content, self.seed, self.fold, self.iteration, self.period, self.first, self.last)
-        same += (self.attempt,) if self.attempt else ()
+        """Hash of what makes two evaluations the same one; the name of the file of returns."""
+        same = [self.run, self.configuration_hash, self.seed, self.fold, self.iteration, self.period]
+        same += [self.first, self.last, *([self.attempt] if self.attempt else [])]
         return hashlib.sha256(json.dumps(same).encode()).hexdigest()[:24]
 
     @property
@@ -80,7 +82,7 @@ class Trial:
 
 
 def register_of(folder: str | pathlib.Path) -> pathlib.Path:
-    """The register that a run folder belongs to: in the folder that the run folder is in."""
+    """Path of the register that a run folder belongs to: beside the folder."""
     return pathlib.Path(folder).resolve().parent / REGISTER
 
 
@@ -91,34 +93,13 @@ def sharpe_of(returns: np.ndarray) -> float:
     return float(returns.mean() / spread) if spread > 0 else 0.0
 
 
-def record(
-    register: str | pathlib.Path,
-    returns: np.ndarray,
-    *,
-    run: str,
-    content: str,
-    seed: int,
-    iteration: int,
-    period: str,
-    first: str | int,
-    last: str | int,
-    periods: float,
-    fold: int | None = None,
-) -> Trial:
-    """Adds a look, unless it is there already with the same returns. Several processes may record at once.
+def record(register: str | pathlib.Path, trial: Trial, returns: np.ndarray) -> Trial:
+    """Adds a trial, unless it is there already with the same returns. Several processes may record at once.
 
     Args:
       register: path of `trials.jsonl`; made if it is missing.
-      returns: `[n]` simple return per bar, n >= 2; kept as float32.
-      run: see `Trial`, as are the others.
-      content: see `Trial`.
-      seed: see `Trial`.
-      iteration: see `Trial`.
-      period: see `Trial`.
-      first: see `Trial`.
-      last: see `Trial`.
-      periods: see `Trial`.
-      fold: see `Trial`.
+      trial: the evaluation, `attempt` 0.
+      returns: `[n_bars]` simple return per bar; kept as float32.
 
     Returns:
       The trial as it stands in the register.
@@ -128,10 +109,9 @@ def record(
       OSError: it cannot be written.
     """
     returns = np.asarray(returns)
-    if returns.ndim != 1 or len(returns) < 2 or not np.isfinite(returns).all():
+    if returns.shape != (trial.n_bars,) or trial.n_bars < 2 or not np.isfinite(returns).all():
         raise ValueError(f"returns of shape {returns.shape} cannot be recorded; at least 2 finite numbers are expected")
-    register, n = pathlib.Path(register), len(returns)
-    trial = Trial(run, content, seed, fold, iteration, period, first, last, n, float(periods), sharpe_of(returns))
+    register = pathlib.Path(register)
     register.parent.mkdir(parents=True, exist_ok=True)
     with open(register, "a+b") as file, _locked(file):
         known = {other.key: other for other in _parse(register, _repaired(file))}
@@ -147,21 +127,21 @@ def record(
 
 
 def read(register: str | pathlib.Path) -> list[Trial]:
-    """Trials in the order they were recorded; none without a register. A line that is still being written is left out.
+    """Reads trials in the order they were recorded; none without a register. An unfinished line is left out.
 
     Raises:
       ValueError: a line is no trial.
     """
     register = pathlib.Path(register)
     try:
-        content = register.read_bytes()
+        text = register.read_bytes()
     except FileNotFoundError:
         return []
-    return _parse(register, content[: content.rfind(b"\n") + 1])
+    return _parse(register, text[: text.rfind(b"\n") + 1])
 
 
 def table(register: str | pathlib.Path) -> pd.DataFrame:
-    """The register as a table, one row for each trial, with `key` and `annual_sharpe` besides the fields of `Trial`."""
+    """Reads the register as a table: a row for each trial, fields of `Trial`, `key` and `annual_sharpe`."""
     found = read(register)
     columns = ["key", *(field.name for field in dataclasses.fields(Trial)), "annual_sharpe"]
     rows = [{"key": t.key, **dataclasses.asdict(t), "annual_sharpe": t.sharpe * t.periods**0.5} for t in found]
@@ -169,7 +149,14 @@ def table(register: str | pathlib.Path) -> pd.DataFrame:
 
 
 def load_returns(register: str | pathlib.Path, chosen: Sequence[Trial]) -> np.ndarray:
-    """Returns `[T, N]` float32 of trials that share their bars.
+    """Loads the returns of trials that share their bars.
+
+    Args:
+      register: path of `trials.jsonl`.
+      chosen: N trials.
+
+    Returns:
+      `[T, N]` float32.
 
     Raises:
       ValueError: they do not share their bars, or the returns of one are missing.
@@ -180,7 +167,7 @@ def load_returns(register: str | pathlib.Path, chosen: Sequence[Trial]) -> np.nd
 
 
 def _same_returns(known: np.ndarray, returns: np.ndarray) -> bool:
-    """Whether they are those of one policy, up to the rounding of another device."""
+    """Whether returns are equal up to the rounding of another device."""
     return known.shape == returns.shape and np.allclose(known, returns, rtol=1e-3, atol=1e-6)
 
 
@@ -201,7 +188,7 @@ def _returns_path(register: pathlib.Path, trial: Trial) -> pathlib.Path:
 
 
 def _save_returns(register: pathlib.Path, trial: Trial, returns: np.ndarray) -> None:
-    """Before the line that names it, in one move: a line never lacks its returns."""
+    """Writes the returns of a trial in one move, before its line in the register: no line lacks its returns."""
     path = _returns_path(register, trial)
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".part")
@@ -224,25 +211,25 @@ def _locked(file: BinaryIO) -> Iterator[None]:
 
 
 def _repaired(file: BinaryIO) -> bytes:
-    """What the locked register holds, without a last line that a crash left unfinished."""
+    """Reads the locked register, and cuts off a last line that a crash left unfinished."""
     file.seek(0)
-    content = file.read()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    text = file.read()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
         file.truncate(whole)
-    return content[:whole]
+    return text[:whole]
 
 
-def _parse(register: pathlib.Path, content: bytes) -> list[Trial]:
-    """Trials from whole lines.
+def _parse(register: pathlib.Path, text: bytes) -> list[Trial]:
+    """Parses whole lines.
 
     Raises:
       ValueError: a line is no trial.
     """
     found = []
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
         try:
-            fields = json.loads(line)
+            fields = {_RENAMED.get(name, name): value for name, value in json.loads(line).items()}
             key = fields.pop("key")
             trial = Trial(**fields)
             sound = trial.n_bars >= 2 and 0 < trial.periods < math.inf and math.isfinite(trial.sharpe)
@@ -254,6 +241,6 @@ def _parse(register: pathlib.Path, content: bytes) -> list[Trial]:
                 f"{register}: line {number} has {figures}; at least 2 bars and finite numbers are expected"
             )
         if key != trial.key:
-            raise ValueError(f"{register}: line {number} was changed; its key does not belong to its content")
+            raise ValueError(f"{register}: line {number} was changed; its key does not belong to its fields")
         found.append(trial)
     return found

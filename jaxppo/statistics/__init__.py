@@ -1,4 +1,4 @@
-"""How sure can we be? Intervals, tests and corrections for having looked at many strategies.
+"""Intervals, tests and corrections for having tried many strategies.
 
 Returns are simple, per bar and net of costs; Sharpe ratios are per bar unless a name says `annual`.
 """
@@ -17,9 +17,10 @@ from jaxppo.statistics.comparison import (
 from jaxppo.statistics.conditional import ConditionalIntervals, conditional_intervals
 from jaxppo.statistics.deflated import deflated_sharpe, effective_trials, expected_maximum_sharpe
 from jaxppo.statistics.overfitting import Overfitting, probability_of_backtest_overfitting
-from jaxppo.statistics.resampling import resampling_counts, stationary_bootstrap_indices, stationary_indices
+from jaxppo.statistics.resampling import stationary_bootstrap_indices
 from jaxppo.statistics.sharpe import minimum_track_record, probabilistic_sharpe, probabilistic_sharpe_of, sharpe_error
 from jaxppo.statistics.summary import sharpe_per_bar, summarise
+from jaxppo.statistics.superiority import superiority_figures
 
 __all__ = [
     "AnnualSharpe",
@@ -44,13 +45,12 @@ __all__ = [
     "probabilistic_sharpe_of",
     "probability_of_backtest_overfitting",
     "reality_check",
-    "resampling_counts",
     "sharpe_error",
     "sharpe_per_bar",
     "stationary_bootstrap_indices",
-    "stationary_indices",
     "summarise",
     "superior_predictive_ability",
+    "superiority_figures",
     "widened_level",
     "widening",
 ]

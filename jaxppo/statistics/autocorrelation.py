@@ -1,4 +1,4 @@
-"""The annual Sharpe ratio of dependent bars: neither it nor its error scales with the square root of time."""
+"""The annual Sharpe ratio of dependent bars, which does not scale with the square root of time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jaxppo.statistics.checks import check_returns
 
 
 class AnnualSharpe(NamedTuple):
-    """Per square root of a year.
+    """An estimate of the annual Sharpe ratio.
 
     Attributes:
-      sharpe: `[]`.
-      standard_error: `[]`.
+      sharpe: `[]` per square root of a year.
+      standard_error: `[]` in the same unit.
     """
 
     sharpe: jax.Array
@@ -23,7 +23,7 @@ class AnnualSharpe(NamedTuple):
 
 
 def autocorrelation_adjusted_sharpe(returns: jax.Array, *, periods: int = 252, lags: int | None = None) -> AnnualSharpe:
-    """Lo's annual Sharpe ratio of serially correlated returns.
+    """Annualises the Sharpe ratio of serially correlated returns, after Lo.
 
     `SR(q) = eta SR`, `eta = q / sqrt(q + 2 sum_{k=1}^{q-1} (q - k) rho_k)`, which is `sqrt(q)` for independent bars;
     smooth returns (stale marks, positive autocorrelation) overstate the naive figure. The standard error is that of SR

@@ -1,4 +1,4 @@
-"""The block length of a bootstrap, chosen from the data.
+"""Block length of a bootstrap, chosen from the data.
 
 Politis & White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 2004, with the
 correction of Patton, Politis & White 2009.
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def optimal_block_length(returns: np.ndarray, *, circular: bool = False) -> float:
-    """Mean block length that minimises the mean squared error of the bootstrap variance of the mean. Host-side.
+    """Chooses the mean block length that minimises the error of the bootstrap variance of the mean. Host-side.
 
     `b = (2 G^2 / D)^(1/3) n^(1/3)` with `G = sum_k lambda(k / M) |k| R(k)`, the spectral density at zero
     `g = sum_k lambda(k / M) R(k)`, `D = 2 g^2` (stationary) or `4/3 g^2` (circular blocks), the flat-top window
@@ -22,7 +22,7 @@ def optimal_block_length(returns: np.ndarray, *, circular: bool = False) -> floa
 
     Args:
       returns: `[n]` or `[n, S]`; of several series the longest length is taken, so that one resampling serves all.
-      circular: for the circular block bootstrap with fixed block length.
+      circular: whether the blocks are circular and of fixed length.
 
     Returns:
       Length in bars, >= 1; 1 where there is nothing to estimate (fewer than 4 bars, a constant series).
@@ -39,13 +39,29 @@ def optimal_block_length(returns: np.ndarray, *, circular: bool = False) -> floa
     return max(_block_length(column, circular) for column in columns.T)
 
 
+def block_length_or(mean_block: float | None, returns: np.ndarray) -> float:
+    """Mean block length that was given, or the optimal one.
+
+    Args:
+      mean_block: bars; None takes `optimal_block_length(returns)`.
+      returns: `[n]` or `[n, S]`.
+
+    Raises:
+      ValueError: it is below one bar.
+    """
+    length = optimal_block_length(returns) if mean_block is None else mean_block
+    if not length >= 1.0:
+        raise ValueError(f"mean_block is {mean_block}; a block is at least one bar long")
+    return length
+
+
 class FlatTop(NamedTuple):
     """Flat-top lag-window estimates of one series.
 
     Attributes:
       window: lags that are used.
       variance: of `sqrt(n)` times the mean, the spectral density at zero.
-      slope: `sum_k lambda(k / M) |k| R(k)`, what blocks lose of it, times their length.
+      slope: `sum_k lambda(k / M) |k| R(k)`, the variance that blocks lose, times their length.
     """
 
     window: int
@@ -54,7 +70,7 @@ class FlatTop(NamedTuple):
 
 
 def flat_top(series: np.ndarray) -> FlatTop:
-    """The estimates behind `optimal_block_length`, of a series `[n]` float64 that is not constant, n >= 4."""
+    """Flat-top estimates of a series `[n]` float64 that is not constant, n >= 4; see `optimal_block_length`."""
     n = len(series)
     deviation = series - series.mean()
     in_a_row = max(5, int(math.log10(n)))

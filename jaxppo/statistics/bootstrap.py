@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.statistics.block_length import optimal_block_length
+from jaxppo.statistics.block_length import block_length_or
 from jaxppo.statistics.calibration import widened_level, widening
+from jaxppo.statistics.checks import check_count, check_level
 from jaxppo.statistics.resampling import BATCH_ELEMENTS, stationary_bootstrap_indices
 
 Metric = Callable[[jax.Array], jax.Array]
@@ -30,10 +31,10 @@ def bootstrap_interval(
     n_resamples: int = 2000,
     mean_block: float | None = None,
 ) -> tuple[Any, Any]:
-    """Percentile interval of a metric by the stationary bootstrap, in one compiled call of bounded memory.
+    """Bootstraps a percentile interval of a metric, in one compiled call of bounded memory.
 
-    With the block length that it chooses, the interval is calibrated: taken at the higher level at which it makes up
-    for the dependence that blocks cut, see `jaxppo.statistics.calibration`, so that it covers at its level.
+    With the chosen block length the interval is calibrated, see `jaxppo.statistics.calibration`: a higher level makes
+    up for the dependence that blocks cut, so that the interval covers at its nominal level.
 
     The ends are order statistics of the resampled metric, rounded outwards. Resamples where the metric is undefined
     (NaN) are left out as long as they are no more than one tail holds; with more of them the interval is NaN, since its
@@ -54,37 +55,33 @@ def bootstrap_interval(
     Raises:
       ValueError: for an empty series, a level outside (0, 1), fewer than two resamples or a block shorter than a bar.
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level is {level}; it must lie strictly between 0 and 1, for example 0.95")
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples is {n_resamples}; an interval needs at least 2")
+    check_level(level)
+    check_count("n_resamples", n_resamples, 2)
     returns = jnp.asarray(returns)
     if returns.shape[0] == 0:
         raise ValueError("returns are empty; an interval needs at least one bar")
+    length = block_length_or(mean_block, np.asarray(returns))
     if mean_block is None:
-        mean_block = optimal_block_length(np.asarray(returns))
-        level = widened_level(level, widening(np.asarray(returns), mean_block, level))
-    if not mean_block >= 1.0:
-        raise ValueError(f"mean_block is {mean_block}; a block is at least one bar long")
-    block = jnp.asarray(mean_block, jnp.float32)
+        level = widened_level(level, widening(np.asarray(returns), length, level))
+    block = jnp.asarray(length, jnp.float32)
     resampled = np.asarray(resampled_metric(key, returns, block, metric=metric, n_resamples=n_resamples))
     return percentile_interval(resampled, level)
 
 
 def bootstrap_difference_interval(
     key: jax.Array,
-    returns: jax.Array,
-    baseline: jax.Array,
+    returns: jax.Array | np.ndarray,
+    baseline: jax.Array | np.ndarray,
     metric: Metric,
     *,
     level: float = 0.95,
     n_resamples: int = 2000,
     mean_block: float | None = None,
 ) -> tuple[Any, Any]:
-    """Interval of `metric(returns) - metric(baseline)`, both resampled at the same bars.
+    """Bootstraps an interval of `metric(returns) - metric(baseline)`, both resampled at the same bars.
 
-    What the two have in common, which is most of a long-only agent's luck, cancels: the interval is the one that says
-    whether the agent beats its baseline, and is much narrower than two intervals side by side.
+    Luck that the two share, most of a long-only agent's, cancels: the interval says whether the agent beats its
+    baseline, and is much narrower than two intervals side by side.
 
     Args:
       key: consumed.
@@ -115,7 +112,18 @@ def bootstrap_difference_interval(
 def resampled_metric(
     key: jax.Array, returns: jax.Array, mean_block: jax.Array, *, metric: Metric, n_resamples: int
 ) -> jax.Array:
-    """`[n_resamples, ...]` metric of each resample of `returns [n, ...]`; the key is consumed."""
+    """Computes a metric of each resample of a stationary bootstrap.
+
+    Args:
+      key: consumed.
+      returns: `[n, ...]` return per bar.
+      mean_block: `[]` mean block length in bars.
+      metric: map of an array shaped like `returns`, static.
+      n_resamples: static.
+
+    Returns:
+      `[n_resamples, ...]`.
+    """
 
     def one(resample_key: jax.Array) -> jax.Array:
         return metric(returns[stationary_bootstrap_indices(resample_key, returns.shape[0], mean_block)])
@@ -126,12 +134,20 @@ def resampled_metric(
 
 @functools.lru_cache(maxsize=64)
 def difference_of(metric: Metric) -> Metric:
-    """The metric of column 0 less that of column 1; the same function for the same metric, so nothing recompiles."""
+    """Metric of column 0 less that of column 1; the same function for the same metric, so that nothing recompiles."""
     return lambda pair: metric(pair[:, 0]) - metric(pair[:, 1])
 
 
 def percentile_interval(resampled: np.ndarray, level: float) -> tuple[Any, Any]:
-    """Central interval of each column of `[n_resamples, ...]`; see `bootstrap_interval` for undefined resamples."""
+    """Central interval of resampled metrics, its ends rounded outwards; see `bootstrap_interval` for undefined ones.
+
+    Args:
+      resampled: `[n_resamples, ...]`, NaN where undefined.
+      level: coverage in (0, 1).
+
+    Returns:
+      `(low, high)` `[...]`: floats for a scalar metric.
+    """
     tail = (1.0 - level) / 2.0
     ordered = np.sort(resampled, axis=0)  # NaN last
     undefined = np.isnan(ordered).sum(axis=0)

@@ -1,4 +1,4 @@
-"""What blocks leave out: by how much an interval from a block bootstrap is too narrow, and at which level it is not."""
+"""Calibration of block bootstraps: by how much their intervals are too narrow, and the level that makes up for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ FEWEST_DEGREES = 5.0
 
 
 def bootstrap_variance(series: np.ndarray, mean_block: float) -> np.ndarray:
-    """Variance `[N]` of `sqrt(T)` times the mean of a stationary bootstrap of `series [T, N]`, in closed form.
+    """Variance of `sqrt(T)` times the mean under a stationary bootstrap, in closed form.
 
     `g_0 + 2 sum_k ((1 - k / T) (1 - p)^k + k / T (1 - p)^(T - k)) g_k` with the autocovariances g and `p = 1 / block`.
+
+    Args:
+      series: `[T, N]` float.
+      mean_block: mean block length in bars.
+
+    Returns:
+      `[N]`.
 
     Reference: Politis & Romano, JASA 1994, lemma 1.
     """
@@ -28,10 +35,10 @@ def bootstrap_variance(series: np.ndarray, mean_block: float) -> np.ndarray:
 
 
 def lost_spread(series: np.ndarray, mean_block: float) -> np.ndarray:
-    """Factors `[N]` >= 1, `sqrt(max(V, V_b) / V_b)`: the standard error of a mean over that within the bootstrap.
+    """Standard error of a mean over that within the bootstrap: `[N]` factors >= 1, `sqrt(max(V, V_b) / V_b)`.
 
-    Blocks cut dependence short, so the variance of a mean within the bootstrap, V_b, is below the long-run variance,
-    which the flat-top window estimates as V with a smaller bias.
+    Blocks cut dependence short, so the variance within the bootstrap, V_b, is below the long-run variance. The flat-top
+    window estimates the latter as V, with a smaller bias.
 
     Args:
       series: `[T, N]` float, T >= 4, none of them constant.
@@ -46,7 +53,7 @@ def lost_spread(series: np.ndarray, mean_block: float) -> np.ndarray:
 
 
 def widening(returns: np.ndarray, mean_block: float, level: float, *, bars: int | None = None) -> float:
-    """Factor >= 1 by which an interval of this level has to be wider than that of a bootstrap with such blocks.
+    """Factor >= 1 by which the interval of a block bootstrap has to be widened to cover at its level.
 
     `lost_spread` times `t / z`: a variance is estimated from about `n / M` independent stretches of M bars, the window
     of `flat_top`, so that the quantile is Student's t rather than the normal one.
@@ -55,8 +62,8 @@ def widening(returns: np.ndarray, mean_block: float, level: float, *, bars: int 
       returns: `[n]` or `[n, S]` float; of several series the largest factor is taken.
       mean_block: mean block length in bars.
       level: in (0, 1).
-      bars: n, how many of the bars count; None takes all. Of a statistic of some bars alone, which is given by its
-        influence, 0 elsewhere, they are those bars.
+      bars: n, how many of the bars count; None takes all. A statistic of some bars alone is given by its influence,
+        which is 0 at all others.
 
     Returns:
       The factor; 1 where there is nothing to estimate (fewer than 4 bars, a constant series).
@@ -74,15 +81,14 @@ def widening(returns: np.ndarray, mean_block: float, level: float, *, bars: int 
 
 
 def widened_level(level: float, factor: float) -> float:
-    """Level at which the percentile interval of normal resamples is wider by `factor` than at `level`."""
+    """Level at which the percentile interval of normal resamples is wider than at `level`.
+
+    Args:
+      level: in (0, 1).
+      factor: >= 1.
+    """
     normal = NormalDist()
     return 2.0 * normal.cdf(factor * normal.inv_cdf(0.5 + level / 2.0)) - 1.0
-
-
-def widened_p_value(p_value: float, factor: float) -> float:
-    """Two-sided p-value of normal resamples whose spread is too small by `factor`."""
-    normal = NormalDist()
-    return min(1.0, 2.0 * normal.cdf(normal.inv_cdf(min(p_value / 2.0, 0.5)) / factor))
 
 
 def _student_quantile(z: float, degrees: float) -> float:

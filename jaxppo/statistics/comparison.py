@@ -1,23 +1,24 @@
-"""Is any of many strategies better than a benchmark, and is one agent better than another? Bootstrap tests."""
+"""Bootstrap tests: is any of many strategies better than a benchmark, and is one agent better than another?"""
 
 from __future__ import annotations
 
 import functools
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.statistics.block_length import optimal_block_length
+from jaxppo.statistics.block_length import block_length_or
 from jaxppo.statistics.bootstrap import Metric, difference_of, percentile_interval, resampled_metric
-from jaxppo.statistics.calibration import bootstrap_variance, lost_spread, widened_level, widened_p_value, widening
-from jaxppo.statistics.checks import check_count, check_panel, check_returns
+from jaxppo.statistics.calibration import bootstrap_variance, lost_spread, widened_level, widening
+from jaxppo.statistics.checks import check_count, check_level, check_panel, check_returns
 from jaxppo.statistics.resampling import resampled_means
 
 
 class SuperiorAbility(NamedTuple):
-    """p-values of "no strategy is better than the benchmark", `lower <= consistent <= upper`.
+    """The p-values of "no strategy is better than the benchmark", `lower <= consistent <= upper`.
 
     Attributes:
       lower: strategies worse than the benchmark are taken to be equal to it where that helps to reject: too liberal.
@@ -55,7 +56,7 @@ def superior_predictive_ability(
     mean_block: float | None = None,
     studentised: bool = True,
 ) -> SuperiorAbility:
-    """Hansen's test of superior predictive ability (SPA): is the best strategy better than the benchmark?
+    """Tests whether the best of many strategies is better than a benchmark: Hansen's superior predictive ability (SPA).
 
     The statistic is `max(0, max_k sqrt(T) d_k / w_k)` of the mean differences `d_k` with the standard error `w_k` of
     the stationary bootstrap itself; its distribution without skill comes from resampling all strategies together,
@@ -81,7 +82,7 @@ def superior_predictive_ability(
     """
     excess = _excess(returns, benchmark)
     check_count("n_resamples", n_resamples, 2)
-    block = _block(mean_block, excess)
+    block = block_length_or(mean_block, np.asarray(excess))
     means, centre = _resampled_means(key, excess, jnp.asarray(block, jnp.float32), n_resamples=n_resamples)
     lost = lost_spread(np.asarray(excess), block) if mean_block is None else 1.0
     error = lost * np.sqrt(bootstrap_variance(np.asarray(excess), block))
@@ -96,15 +97,30 @@ def reality_check(
     n_resamples: int = 2000,
     mean_block: float | None = None,
 ) -> float:
-    """White's reality check: p-value of "no strategy is better than the benchmark", by mean differences.
+    """Tests whether the best of many strategies is better than a benchmark: White's reality check.
 
     The largest mean difference against its distribution when all strategies are as good as the benchmark: the upper
-    p-value of SPA, not studentised. Arguments and errors are those of `superior_predictive_ability`.
+    p-value of SPA, not studentised.
+
+    Args:
+      key: consumed.
+      returns: `[T, N]` return per bar of every strategy that was tried.
+      benchmark: `[T]` return per bar to beat, or a constant.
+      n_resamples: >= 2.
+      mean_block: see `superior_predictive_ability`.
+
+    Returns:
+      p-value of "no strategy is better than the benchmark".
+
+    Raises:
+      ValueError: see `superior_predictive_ability`.
 
     Reference: White, "A Reality Check for Data Snooping", Econometrica 68(5), 2000.
     """
-    arguments = {"n_resamples": n_resamples, "mean_block": mean_block, "studentised": False}
-    return superior_predictive_ability(key, returns, benchmark, **arguments).upper
+    found = superior_predictive_ability(
+        key, returns, benchmark, n_resamples=n_resamples, mean_block=mean_block, studentised=False
+    )
+    return found.upper
 
 
 def paired_test(
@@ -117,7 +133,7 @@ def paired_test(
     n_resamples: int = 2000,
     mean_block: float | None = None,
 ) -> PairedTest:
-    """Do two agents differ in a metric over the same bars? Both are resampled at the same bars.
+    """Tests whether two agents differ in a metric, both resampled at the same bars.
 
     The p-value is twice the smaller share of the resampled differences on either side of 0, so it is below `1 - level`
     just when the interval leaves out 0 (up to a resample); both are widened as in `bootstrap_interval`.
@@ -138,8 +154,7 @@ def paired_test(
     Raises:
       ValueError: differing lengths, a value that is not finite, a level outside (0, 1).
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level is {level}; it must lie strictly between 0 and 1, for example 0.95")
+    check_level(level)
     first = check_returns(first, name="first", constant=True)
     second = check_returns(second, name="second", constant=True)
     if first.shape != second.shape or first.ndim != 1:
@@ -147,7 +162,7 @@ def paired_test(
     check_count("n_resamples", n_resamples, 2)
     pair = jnp.stack([first, second], axis=1)
     series = np.asarray(jnp.column_stack([pair, first - second]))
-    length = _block(mean_block, series)
+    length = block_length_or(mean_block, series)
     factor = widening(series, length, level) if mean_block is None else 1.0
     block = jnp.asarray(length, jnp.float32)
     between = difference_of(metric)
@@ -155,8 +170,14 @@ def paired_test(
     low, high = percentile_interval(resampled, widened_level(level, factor))
     defined = resampled[~np.isnan(resampled)]
     tails = min(np.sum(defined <= 0), np.sum(defined >= 0)) + 1
-    p_value = widened_p_value(2.0 * tails / (len(defined) + 1), factor) if np.isfinite([low, high]).all() else np.nan
+    p_value = _widened_p_value(2.0 * tails / (len(defined) + 1), factor) if np.isfinite([low, high]).all() else np.nan
     return PairedTest(float(between(pair)), low, high, float(p_value))
+
+
+def _widened_p_value(p_value: float, factor: float) -> float:
+    """Two-sided p-value of normal resamples whose spread is too small by `factor`."""
+    normal = NormalDist()
+    return min(1.0, 2.0 * normal.cdf(normal.inv_cdf(min(p_value / 2.0, 0.5)) / factor))
 
 
 @functools.partial(jax.jit, static_argnames="n_resamples")
@@ -173,19 +194,12 @@ def _ability(means: np.ndarray, centre: np.ndarray, error: np.ndarray, n: int, s
     scale = error if studentised else np.ones_like(error)
     statistic = max(0.0, float(np.max(centre / scale)))
     relevant = centre >= -error * np.sqrt(2.0 * np.log(np.log(n)) / n)
-    shifts = {
-        "lower": np.minimum(centre, 0.0),
-        "consistent": np.where(relevant, 0.0, centre),
-        "upper": np.zeros_like(centre),
-    }
-    return SuperiorAbility(
-        **{
-            name: float(np.mean(np.maximum(((means + shift) / scale).max(axis=1), 0.0) > statistic))
-            if statistic > 0
-            else 1.0
-            for name, shift in shifts.items()
-        }
-    )
+    # Lower, consistent, upper: they differ in how good strategies are taken to be that look worse than the benchmark.
+    shifts = np.minimum(centre, 0.0), np.where(relevant, 0.0, centre), np.zeros_like(centre)
+    if statistic <= 0:
+        return SuperiorAbility(1.0, 1.0, 1.0)
+    exceeded = (np.maximum(((means + shift) / scale).max(axis=1), 0.0) > statistic for shift in shifts)
+    return SuperiorAbility(*(float(np.mean(of)) for of in exceeded))
 
 
 def _excess(returns: jax.Array, benchmark: jax.Array | float) -> jax.Array:
@@ -196,15 +210,3 @@ def _excess(returns: jax.Array, benchmark: jax.Array | float) -> jax.Array:
         raise ValueError(f"benchmark has shape {against.shape}; a number or one return for each bar is expected")
     returns = check_panel(returns, at_least=16)
     return check_panel(returns - against.reshape(-1, 1), name="returns less benchmark")
-
-
-def _block(mean_block: float | None, series: jax.Array) -> float:
-    """Mean block length: the given one, or the longest of the optimal ones.
-
-    Raises:
-      ValueError: it is below one bar.
-    """
-    length = optimal_block_length(np.asarray(series)) if mean_block is None else mean_block
-    if not length >= 1.0:
-        raise ValueError(f"mean_block is {mean_block}; a block is at least one bar long")
-    return length

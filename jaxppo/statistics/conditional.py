@@ -1,4 +1,4 @@
-"""Intervals of what holds under a condition, such as a regime: the condition is resampled with the returns."""
+"""Intervals under a condition, such as a regime, which is resampled with the returns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 from jaxppo.statistics.block_length import optimal_block_length
 from jaxppo.statistics.bootstrap import percentile_interval, resampled_metric
 from jaxppo.statistics.calibration import widened_level, widening
-from jaxppo.statistics.checks import check_count
+from jaxppo.statistics.checks import check_count, check_level
+
+LEAST_BARS = 30
+"""Bars under a condition below which an interval would not cover at its level."""
 
 
 class ConditionalIntervals(NamedTuple):
-    """Of the bars on which a condition holds, of S strategies; NaN ends where too few resamples have such bars.
+    """Intervals over the bars under a condition, of S strategies; NaN ends where too few resamples have such bars.
 
     Attributes:
       mean: `(low, high)`, `[S]` each, of the mean return per bar.
@@ -29,12 +32,12 @@ class ConditionalIntervals(NamedTuple):
 def conditional_intervals(
     key: jax.Array, returns: np.ndarray, inside: np.ndarray, *, level: float = 0.95, n_resamples: int = 2000
 ) -> ConditionalIntervals:
-    """Percentile intervals of mean and Sharpe ratio of the bars inside, by a stationary bootstrap of the whole series.
+    """Bootstraps percentile intervals of the mean and the Sharpe ratio of the bars inside, from the whole series.
 
-    Each resample takes blocks of bars with their returns and their condition, and has as many bars inside as it comes
-    to have. Joining the bars inside to a series of its own would make neighbours of bars that are years apart, and
-    take their number for known. Blocks are as long as the influence of the bars on the mean inside,
-    `1{inside_t} (r_t - mean)`, asks for; the intervals are widened for the dependence that blocks cut and, by Student's
+    Each resample of a stationary bootstrap takes blocks of bars with their returns and their condition, so that the
+    number of bars inside is random. Joining the bars inside to one series would make neighbours of bars that are years
+    apart, and take their number for known. The block length is chosen from the influence of the bars on the mean
+    inside, `1{inside_t} (r_t - mean)`. The intervals are widened for the dependence that blocks cut and, by Student's
     t, for how few bars the variance is from, see `jaxppo.statistics.calibration`.
 
     Args:
@@ -53,8 +56,7 @@ def conditional_intervals(
     returns, inside = np.asarray(returns, np.float64), np.asarray(inside, bool)
     if returns.ndim != 2 or inside.shape != returns.shape[:1] or not returns.size:
         raise ValueError(f"returns has shape {returns.shape} and inside {inside.shape}; [n, S] and [n] are expected")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level is {level}; it must lie strictly between 0 and 1, for example 0.95")
+    check_level(level)
     check_count("n_resamples", n_resamples, 2)
     mean = returns[inside].mean(axis=0) if inside.any() else np.zeros(returns.shape[1])
     influence = np.where(inside[:, None], returns - mean, 0.0)

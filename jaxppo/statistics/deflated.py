@@ -1,4 +1,4 @@
-"""The best of many trials: what luck alone would reach, and whether a strategy is beyond it."""
+"""The best of many trials: the Sharpe ratio that luck alone would reach, and whether a strategy exceeds it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def expected_maximum_sharpe(n_trials: jax.Array | float, spread: jax.Array | flo
     return spread * jnp.where(n > 1.0, jnp.maximum(maximum, 0.0), 0.0)
 
 
-def effective_trials(trial_returns: jax.Array) -> jax.Array:
-    """How many independent trials N correlated ones amount to.
+def effective_trials(trial_returns: jax.Array | np.ndarray) -> jax.Array:
+    """Effective number of independent trials among N correlated ones.
 
     `(sum_i sqrt(l_i))^2 / sum_i l_i` of the eigenvalues l of the correlation matrix of the trials' returns: N if they
     are uncorrelated, K if they are K groups of copies, 1 if all are the same. Of the measures in use it is the one for
-    a maximum. Trials that share a factor differ by what they do not share, which is all that selection acts on, and its
-    size is in the spread of their Sharpe ratios already; the participation ratio `N^2 / sum l^2` and an average
-    correlation would count the factor again, and leave too few trials.
+    a maximum. Selection acts on what trials do not share, and its size is in the spread of their Sharpe ratios already:
+    the participation ratio `N^2 / sum l^2` and an average correlation would count a common factor again, and leave too
+    few trials.
 
     Args:
       trial_returns: `[T, N]` return per bar, the same bars for all; with N > T there are at most T - 1.
@@ -66,18 +66,18 @@ def effective_trials(trial_returns: jax.Array) -> jax.Array:
 
 
 def deflated_sharpe(
-    returns: jax.Array,
-    trial_sharpes: jax.Array,
+    returns: jax.Array | np.ndarray,
+    trial_sharpes: jax.Array | np.ndarray,
     *,
     n_trials: jax.Array | float | None = None,
     axis: int = -1,
     bias: bool = True,
 ) -> jax.Array:
-    """Deflated Sharpe ratio (DSR): the PSR against what the best of all trials would have reached by luck.
+    """Deflated Sharpe ratio (DSR): the PSR against the ratio that the best of all trials would reach by luck.
 
     Args:
       returns: `[..., n]` excess return per bar of the selected strategy.
-      trial_sharpes: `[N]` Sharpe ratio per bar of every strategy that was looked at, the selected one among them.
+      trial_sharpes: `[N]` Sharpe ratio per bar of every strategy that was tried, the selected one among them.
       n_trials: number of independent trials; None takes N, which is right for unrelated trials and severe for similar
         ones. `effective_trials` estimates it.
       axis: the time axis of `returns`.

@@ -1,4 +1,4 @@
-"""Drawdowns one by one: from which peak to which trough, recovered when or not yet, and how long recovery takes.
+"""Drawdowns one by one: depth, peak, trough and recovery.
 
 A drawdown begins at the last bar at the running peak of the equity, and ends at the first bar that is at or above that
 peak again. One that is not over when the equity ends is *censored*: its recovery is unknown, and its length so far is
@@ -8,18 +8,17 @@ a lower bound. Leaving it out would flatter a strategy, and counting it as over 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from flax import struct
 
 from jaxppo.risk.metrics.common import as_float
 
 
-@struct.dataclass
-class Drawdowns:
+class Drawdowns(NamedTuple):
     """The k deepest drawdowns of a path, deepest first; `[..., k]` for many paths.
 
     Attributes:
@@ -37,8 +36,7 @@ class Drawdowns:
     recovered: jax.Array
 
 
-@struct.dataclass
-class DrawdownState:
+class _State(NamedTuple):
     """Running state of a path.
 
     Attributes:
@@ -58,21 +56,21 @@ class DrawdownState:
     deepest: Drawdowns
 
 
-def start(equity: jax.Array, k: int) -> DrawdownState:
+def _start(equity: jax.Array, k: int) -> _State:
     """State at the first point of the equity `[]`; `k`, static, is how many drawdowns are kept."""
     equity = as_float(equity)
     point, nowhere = jnp.zeros((), jnp.int32), jnp.full((k,), -1, jnp.int32)
     kept = Drawdowns(jnp.zeros((k,), equity.dtype), nowhere, nowhere, nowhere, jnp.zeros((k,), bool))
-    return DrawdownState(point, equity, point, equity, point, kept)
+    return _State(point, equity, point, equity, point, kept)
 
 
-def update(state: DrawdownState, equity: jax.Array) -> DrawdownState:
-    """The next point of the equity `[]`. Constant memory, so that it fits into the carry of any simulation."""
+def _update(state: _State, equity: jax.Array) -> _State:
+    """State after the next point of the equity `[]`."""
     point = state.point + 1
     over = equity >= state.high
     lower = over | (equity < state.low)
     kept = _insert(state.deepest, state, point, over)
-    return DrawdownState(
+    return _State(
         point=point,
         high=jnp.where(over, equity, state.high),
         peak=jnp.where(over, point, state.peak),
@@ -82,15 +80,15 @@ def update(state: DrawdownState, equity: jax.Array) -> DrawdownState:
     )
 
 
-def finish(state: DrawdownState) -> Drawdowns:
-    """The k deepest, the one that is not over among them, deepest first."""
+def _finish(state: _State) -> Drawdowns:
+    """The k deepest drawdowns, the one that is not over among them, deepest first."""
     found = _insert(state.deepest, state, state.point, jnp.zeros((), bool))
     order = jnp.lexsort((found.peak, -found.depth))
     return jax.tree.map(lambda field: field[order], found)
 
 
-def _insert(kept: Drawdowns, state: DrawdownState, point: jax.Array, recovered: jax.Array) -> Drawdowns:
-    """With the drawdown of the state in place of the shallowest, if it is over (or all is) and deeper."""
+def _insert(kept: Drawdowns, state: _State, point: jax.Array, recovered: jax.Array) -> Drawdowns:
+    """Replaces the shallowest drawdown by that of the state, if it is deeper and it, or the equity, is over."""
     depth = 1.0 - state.low / state.high
     least = jnp.argmin(kept.depth)
     ends = recovered | (point == state.point)
@@ -101,7 +99,7 @@ def _insert(kept: Drawdowns, state: DrawdownState, point: jax.Array, recovered: 
 
 @functools.partial(jax.jit, static_argnames="k")
 def deepest(equity: jax.Array, k: int = 5) -> Drawdowns:
-    """The k deepest drawdowns of each path, by one pass that remembers k of them.
+    """Finds the k deepest drawdowns of each path, in one pass and memory of k drawdowns.
 
     Args:
       equity: `[..., n + 1]` currency, the start included; the first point above 0.
@@ -113,20 +111,20 @@ def deepest(equity: jax.Array, k: int = 5) -> Drawdowns:
     equity = as_float(equity)
 
     def one(path: jax.Array) -> Drawdowns:
-        state, _ = jax.lax.scan(lambda state, value: (update(state, value), None), start(path[0], k), path[1:])
-        return finish(state)
+        state, _ = jax.lax.scan(lambda state, value: (_update(state, value), None), _start(path[0], k), path[1:])
+        return _finish(state)
 
     found = jax.vmap(one)(equity.reshape(-1, equity.shape[-1]))
     return jax.tree.map(lambda field: field.reshape(*equity.shape[:-1], k), found)
 
 
 def table(equity: np.ndarray, times: np.ndarray | None = None, *, deepest: int | None = None) -> pd.DataFrame:
-    """Every drawdown of an equity curve.
+    """Tabulates every drawdown of an equity curve.
 
     Args:
       equity: `[n + 1]` currency, the start included.
       times: `[n + 1]` datetime64 of its points; None numbers them from 0.
-      deepest: only so many, deepest first; None all, in the order of time.
+      deepest: how many, deepest first; None takes all, in the order of time.
 
     Returns:
       A row for each drawdown: `peak`, `trough`, `recovery` (time or number; NaT or NA if not recovered), `depth`

@@ -1,22 +1,21 @@
-"""Does selection carry over? The probability of backtest overfitting by combinatorially symmetric cross-validation."""
+"""Probability of backtest overfitting, by combinatorially symmetric cross-validation: does selection carry over?"""
 
 from __future__ import annotations
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jaxppo.statistics.checks import check_panel
 from jaxppo.statistics.resampling import BATCH_ELEMENTS
 
 
-@struct.dataclass
-class Overfitting:
-    """C ways to split the bars in two halves, of which one selects and the other judges.
+class Overfitting(NamedTuple):
+    """Results over the C ways to split the bars in two halves, of which one selects and the other tests.
 
     Attributes:
       probability: `[]` share of the splits where the selected strategy is at or below the median of the other half.
@@ -35,13 +34,13 @@ class Overfitting:
     out_of_sample: jax.Array
 
 
-def probability_of_backtest_overfitting(returns: jax.Array, n_blocks: int = 16) -> Overfitting:
-    """PBO of choosing the strategy with the highest Sharpe ratio. Jittable, `n_blocks` static.
+def probability_of_backtest_overfitting(returns: jax.Array | np.ndarray, n_blocks: int = 16) -> Overfitting:
+    """Estimates the PBO of choosing the strategy with the highest Sharpe ratio. Jittable, `n_blocks` static.
 
-    The bars are cut into S blocks; every half of the blocks selects once and is judged by the other half. Sums of
+    The bars are cut into S blocks; every half of the blocks selects once and is tested on the other half. Sums of
     returns and their squares by block are all that a Sharpe ratio needs, so the halves are the rows of one matrix
-    product. Ties share their rank; equal winners are the first. A strategy that does
-    not trade in a half has a ratio of 0 there.
+    product. Ties share their rank; of equal winners the first is taken. A strategy that does not trade in a half has a
+    ratio of 0 there.
 
     Args:
       returns: `[T, N]` return per bar of every strategy that was tried; the last `T mod S` bars are left out.

@@ -1,21 +1,21 @@
-"""How long until a drawdown is recovered: Kaplan-Meier curves over the drawdowns of many paths, also by regime."""
+"""Time to recovery of drawdowns: Kaplan-Meier curves over the drawdowns of many paths, also by regime."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from jaxppo.envs.market.features import REGIMES
+from jaxppo.statistics.checks import check_level
 from jaxppo.statistics.drawdowns import Drawdowns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecoveryCurve:
-    """Share of drawdowns that are not recovered after so many bars: a step function, 1 before `bars[0]`.
+    """Share of drawdowns not yet recovered, by their length in bars: a step function, 1 before `bars[0]`.
 
     Attributes:
       bars: `[m]` lengths at which a drawdown recovered or was last seen, increasing.
@@ -38,7 +38,7 @@ class RecoveryCurve:
     n_censored: int
 
     def after(self, bars: float) -> float:
-        """Share that takes longer than `bars`; beyond the longest one seen, what it was there (an upper bound)."""
+        """Share of drawdowns that take longer than `bars`; beyond the longest one seen, an upper bound."""
         position = int(np.searchsorted(self.bars, bars, side="right"))
         return float(self.unrecovered[position - 1]) if position else 1.0
 
@@ -50,7 +50,7 @@ class RecoveryCurve:
 
 
 def kaplan_meier(bars: np.ndarray, recovered: np.ndarray, *, level: float = 0.95) -> RecoveryCurve:
-    """Product-limit estimate `S(t) = prod_{t_i <= t} (1 - d_i / n_i)` with Greenwood's variance.
+    """Product-limit estimate of recovery, `S(t) = prod_{t_i <= t} (1 - d_i / n_i)`, with Greenwood's variance.
 
     The interval is that of `log(-log S)`, which stays within [0, 1]:
     `S^exp(+-z sqrt(sum d_i / (n_i (n_i - d_i))) / log S)`.
@@ -73,8 +73,7 @@ def kaplan_meier(bars: np.ndarray, recovered: np.ndarray, *, level: float = 0.95
         raise ValueError("there is no drawdown, so nothing is known about recovery")
     if not (np.isfinite(bars) & (bars > 0)).all():
         raise ValueError("bars must be positive and finite: a drawdown lasts at least a bar")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level is {level}; it must lie strictly between 0 and 1, for example 0.95")
+    check_level(level)
     lengths, of = np.unique(bars, return_inverse=True)
     ended = np.bincount(of, weights=recovered, minlength=len(lengths)).astype(np.int64)
     seen = np.bincount(of, minlength=len(lengths))
@@ -95,19 +94,18 @@ def time_to_recovery(
     deeper_than: float = 0.0,
     level: float = 0.95,
 ) -> RecoveryCurve:
-    """Time to recovery over the drawdowns of many paths.
+    """Estimates the time to recovery from the drawdowns of many paths.
 
     Args:
-      drawdowns: of `[..., k]`, from `jaxppo.statistics.drawdowns.deepest`: what it left out, the curve does not know of.
-      since: where the time starts. The trough of a drawdown that is not over may not be its last; the peak is certain.
-      deeper_than: drawdowns of at most this depth are left out, fraction.
+      drawdowns: of `[..., k]`, from `jaxppo.statistics.drawdowns.deepest`; shallower ones than those k do not count.
+      since: where the time starts. The trough of a drawdown that is not over is not final; its peak is.
+      deeper_than: fraction of the peak; drawdowns of at most this depth are left out.
       level: of the interval.
 
     Raises:
       ValueError: there is no such drawdown; see `kaplan_meier`.
     """
-    if since not in ("peak", "trough"):
-        raise ValueError(f"since is {since!r}; allowed: peak, trough")
+    _check_point("since", since)
     return _curve(drawdowns, np.ones(np.shape(drawdowns.depth), bool), since, deeper_than, level)
 
 
@@ -116,7 +114,6 @@ def time_to_recovery_by_regime(
     regimes: np.ndarray,
     *,
     at: Literal["peak", "trough"] = "peak",
-    names: Sequence[str] = REGIMES,
     since: Literal["peak", "trough"] = "peak",
     deeper_than: float = 0.0,
     level: float = 0.95,
@@ -125,22 +122,21 @@ def time_to_recovery_by_regime(
 
     Args:
       drawdowns: of `[..., k]`.
-      regimes: `[..., n + 1]` or `[n + 1]` int, the regime at each point of the equity: position in `names`, -1 unknown.
+      regimes: `[..., n + 1]` or `[n + 1]` int, the regime at each point of the equity: position in `REGIMES`; -1
+        unknown.
       at: which point of a drawdown decides its regime.
-      names: of the regimes.
       since: see `time_to_recovery`.
       deeper_than: see `time_to_recovery`.
       level: of the interval.
 
     Returns:
-      Regime -> curve, in the order of `names`; regimes without a drawdown are left out.
+      Regime -> curve, in the order of `REGIMES`; regimes without a drawdown are left out.
 
     Raises:
       ValueError: the shapes do not fit, or a point lies outside `regimes`.
     """
-    for name, value in (("at", at), ("since", since)):
-        if value not in ("peak", "trough"):
-            raise ValueError(f"{name} is {value!r}; allowed: peak, trough")
+    _check_point("at", at)
+    _check_point("since", since)
     point = np.asarray(getattr(drawdowns, at))
     regimes = np.asarray(regimes)
     if regimes.ndim != 1 and regimes.shape[:-1] != point.shape[:-1]:
@@ -152,13 +148,19 @@ def time_to_recovery_by_regime(
     deep = np.asarray(drawdowns.depth) > deeper_than
     return {
         name: _curve(drawdowns, found == number, since, deeper_than, level)
-        for number, name in enumerate(names)
+        for number, name in enumerate(REGIMES)
         if (deep & (found == number)).any()
     }
 
 
+def _check_point(name: str, point: str) -> None:
+    """Refuses what is no point of a drawdown."""
+    if point not in ("peak", "trough"):
+        raise ValueError(f"{name} is {point!r}; allowed: peak, trough")
+
+
 def _curve(drawdowns: Drawdowns, chosen: np.ndarray, since: str, deeper_than: float, level: float) -> RecoveryCurve:
-    """Of the chosen ones among those that are deeper."""
+    """Curve of the chosen drawdowns that are deep enough."""
     chosen = chosen & (np.asarray(drawdowns.depth) > deeper_than)
     bars = np.asarray(drawdowns.recovery) - np.asarray(getattr(drawdowns, since))
     # A path that ends in its trough has waited for less than a bar: it says nothing.

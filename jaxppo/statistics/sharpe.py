@@ -1,4 +1,4 @@
-"""Is a Sharpe ratio more than luck? Its standard error under skewed, fat-tailed returns, and what follows from it.
+"""Probabilistic Sharpe ratio, its standard error under skewed, fat-tailed returns, and the minimum track record.
 
 Sharpe ratios are per bar here, `annual / sqrt(periods)`. Kurtosis is raw, 3 for a normal distribution.
 """
@@ -9,6 +9,7 @@ import statistics
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
 
 from jaxppo.risk import metrics
@@ -16,7 +17,11 @@ from jaxppo.statistics.checks import check_returns
 
 
 def probabilistic_sharpe_of(
-    sharpe: jax.Array, n_bars: jax.Array, skewness: jax.Array, kurtosis: jax.Array, benchmark: jax.Array | float = 0.0
+    sharpe: jax.Array,
+    n_bars: jax.Array | int,
+    skewness: jax.Array,
+    kurtosis: jax.Array,
+    benchmark: jax.Array | float = 0.0,
 ) -> jax.Array:
     """Probability that the true Sharpe ratio exceeds the benchmark, from moments.
 
@@ -24,7 +29,7 @@ def probabilistic_sharpe_of(
 
     Args:
       sharpe: `[...]` estimated ratio per bar.
-      n_bars: T.
+      n_bars: T, bars that it is estimated from.
       skewness: `[...]` g3.
       kurtosis: `[...]` g4, raw: 3 for a normal distribution.
       benchmark: SR*, per bar.
@@ -38,7 +43,7 @@ def probabilistic_sharpe_of(
 
 
 def probabilistic_sharpe(
-    returns: jax.Array, benchmark: jax.Array | float = 0.0, *, axis: int = -1, bias: bool = True
+    returns: jax.Array | np.ndarray, benchmark: jax.Array | float = 0.0, *, axis: int = -1, bias: bool = True
 ) -> jax.Array:
     """Probabilistic Sharpe ratio (PSR) of a series: the probability that its true Sharpe ratio exceeds a benchmark.
 
@@ -62,14 +67,14 @@ def probabilistic_sharpe(
 
 
 def minimum_track_record(
-    returns: jax.Array,
+    returns: jax.Array | np.ndarray,
     benchmark: jax.Array | float = 0.0,
     *,
     level: float = 0.95,
     axis: int = -1,
     bias: bool = True,
 ) -> jax.Array:
-    """Bars from which on the PSR of this Sharpe ratio, skewness and kurtosis would reach `level`.
+    """Minimum track record: the number of bars from which on the PSR of these moments would reach `level`.
 
     `1 + (1 - g3 SR + (g4 - 1) / 4 SR^2) (z / (SR - SR*))^2`.
 
@@ -97,8 +102,17 @@ def minimum_track_record(
     return jnp.where(beyond > 0, needed, jnp.inf)
 
 
-def sharpe_error(returns: jax.Array, *, axis: int = -1, bias: bool = True) -> jax.Array:
-    """Standard error `[...]` of the Sharpe ratio per bar of independent bars, the one behind the PSR."""
+def sharpe_error(returns: jax.Array | np.ndarray, *, axis: int = -1, bias: bool = True) -> jax.Array:
+    """Standard error of the Sharpe ratio per bar of independent bars, as the PSR has it.
+
+    Args:
+      returns: `[..., n]` excess return per bar.
+      axis: the time axis.
+      bias: see `probabilistic_sharpe`.
+
+    Returns:
+      `[...]`.
+    """
     returns = check_returns(returns, axis=axis, at_least=3 if bias else 4)
     return jnp.sqrt(_shape(*_moments(returns, axis, bias)) / (returns.shape[axis] - 1.0))
 

@@ -1,7 +1,7 @@
 """Splits of the bars in training and test: rolling, expanding, and combinatorial purged cross-validation.
 
-All are positions in the bars; none looks at the data. What has to be left out between training and test, in the terms
-of an agent that learns from trading:
+All are positions in the bars, whatever the data. Bars have to be left out between training and test, in the terms of an
+agent that learns from trading:
 
 - **purge** removes training bars next to a test period. The "label" of a training bar is everything that its update
   sees of later bars: rewards up to the end of the chunk that advantages are estimated over, or up to the end of a held
@@ -22,6 +22,8 @@ import itertools
 import math
 
 import numpy as np
+
+from jaxppo.statistics.checks import check_count
 
 MOST_SPLITS = 100_000
 
@@ -54,7 +56,7 @@ class Split:
 
 
 def rolling(n_bars: int, train: int, test: int, *, purge: int = 0, partial: bool = False) -> tuple[Split, ...]:
-    """A window of `train` bars that moves on by `test` bars; the tests follow each other without a gap.
+    """Splits by a window of `train` bars that moves on by `test` bars; the tests follow each other without a gap.
 
     Args:
       n_bars: bars to split.
@@ -73,18 +75,26 @@ def rolling(n_bars: int, train: int, test: int, *, purge: int = 0, partial: bool
 
 
 def expanding(n_bars: int, train: int, test: int, *, purge: int = 0, partial: bool = False) -> tuple[Split, ...]:
-    """As `rolling`, but training always begins at the first bar; `train` is its length in the first split."""
+    """Splits as `rolling` does, but with all bars from the first one on to train on.
+
+    Args:
+      n_bars: bars to split.
+      train: bars to train on in the first split.
+      test: bars to test on.
+      purge: bars between the end of training and the test.
+      partial: also the last test, if fewer than `test` bars are left.
+    """
     return _walk(n_bars, train, test, purge, partial, expand=True)
 
 
 def combinatorial_purged(
     n_bars: int, folds: int, test_folds: int, *, purge: int = 0, embargo: int = 0
 ) -> tuple[Split, ...]:
-    """Every choice of `test_folds` of the `folds` consecutive folds is a test once; the rest is trained on.
+    """Splits into folds, and tests every choice of `test_folds` of them once; the rest is trained on.
 
-    Each fold is tested `C(folds - 1, test_folds - 1)` times, each time by another training: the p-th test of every fold
-    is a part of path p, so that as many whole out-of-sample paths come out as there are tests of a fold. Training bars
-    may lie after test bars: it says how robust a rule is, not what it would have earned.
+    Each fold is tested `C(folds - 1, test_folds - 1)` times, each time by another training. The p-th test of every fold
+    is a part of path p: there are as many whole out-of-sample paths as tests of a fold. Training bars may lie after
+    test bars: the paths say how robust a rule is, not what it would have earned.
 
     Args:
       n_bars: bars to split; the last fold takes what does not divide.
@@ -99,9 +109,10 @@ def combinatorial_purged(
     Raises:
       ValueError: a size is out of range, or more than 100,000 splits.
     """
-    for name, value, least in (("folds", folds, 2), ("test_folds", test_folds, 1), ("purge", purge, 0)):
-        _whole(name, value, least)
-    _whole("embargo", embargo, 0)
+    check_count("folds", folds, 2)
+    check_count("test_folds", test_folds, 1)
+    check_count("purge", purge, 0)
+    check_count("embargo", embargo, 0)
     if test_folds >= folds:
         raise ValueError(f"test_folds is {test_folds}; it must be below folds, {folds}")
     if math.comb(folds, test_folds) > MOST_SPLITS:
@@ -130,7 +141,7 @@ def combinatorial_purged(
 
 
 def paths(splits: tuple[Split, ...]) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Which tests make up each out-of-sample path.
+    """Orders the tests that make up each out-of-sample path.
 
     Returns:
       For each path, `(split, position in its tests)` in the order of time; each path of `combinatorial_purged` covers
@@ -144,9 +155,10 @@ def paths(splits: tuple[Split, ...]) -> tuple[tuple[tuple[int, int], ...], ...]:
 
 
 def _walk(n_bars: int, train: int, test: int, purge: int, partial: bool, *, expand: bool) -> tuple[Split, ...]:
-    """`rolling` or `expanding`."""
-    for name, value, least in (("train", train, 1), ("test", test, 1), ("purge", purge, 0)):
-        _whole(name, value, least)
+    """Splits by a window that moves on, or one that expands."""
+    check_count("train", train, 1)
+    check_count("test", test, 1)
+    check_count("purge", purge, 0)
     first = train + purge
     starts = range(first, n_bars if partial else n_bars - test + 1, test)
     if not len(starts):
@@ -159,9 +171,3 @@ def _walk(n_bars: int, train: int, test: int, purge: int, partial: bool, *, expa
         )
         for start in starts
     )
-
-
-def _whole(name: str, value: int, least: int) -> None:
-    """Raises ValueError unless `value` is a whole number of at least `least`."""
-    if value != int(value) or value < least:
-        raise ValueError(f"{name} is {value}; a whole number of at least {least} is expected")

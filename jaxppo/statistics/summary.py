@@ -8,15 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxppo.risk import metrics
 from jaxppo.statistics.bootstrap import bootstrap_interval
 
 
 def summarise(
-    returns: jax.Array, *, periods: float, key: jax.Array, n_resamples: int = 2000, level: float = 0.95
+    returns: jax.Array | np.ndarray, *, periods: float, key: jax.Array, n_resamples: int = 2000, level: float = 0.95
 ) -> dict[str, Any]:
-    """The out-of-sample figures of one strategy, ready for JSON: an undefined or infinite number is None.
+    """Computes the out-of-sample figures of one strategy, ready for JSON: an undefined or infinite number is None.
 
     Args:
       returns: `[n]` simple return per bar, net of costs, n >= 1.
@@ -38,10 +39,10 @@ def summarise(
     figures = jax.device_get(_figures(returns, periods=float(periods)))
     scale = math.sqrt(periods)
     return {
-        "sharpe": _json_number(figures["sharpe"]),
-        "sharpe_ci": [_json_number(end * scale) for end in interval],
-        **{name: _json_number(figures[name]) for name in ("sortino", "calmar", "max_drawdown", "cvar_95")},
-        **{name: _json_number(figures[name]) for name in ("win_rate", "total_return")},
+        "sharpe": json_number(figures["sharpe"]),
+        "sharpe_ci": [json_number(end * scale) for end in interval],
+        **{name: json_number(figures[name]) for name in ("sortino", "calmar", "max_drawdown", "cvar_95")},
+        **{name: json_number(figures[name]) for name in ("win_rate", "total_return")},
         "n_bars": int(returns.shape[0]),
     }
 
@@ -65,7 +66,7 @@ def _figures(returns: jax.Array, periods: float) -> dict[str, jax.Array]:
     }
 
 
-def _json_number(value: Any) -> float | None:
-    """A Python float, or None where JSON has no such number."""
+def json_number(value: Any) -> float | None:
+    """Converts a number to a Python float, or None where JSON has no such number."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What the host loop trains: a task, how it is scored on the way, and what happens at the end."""
+"""What the host loop trains, and the evaluator that it is given: training knows nothing of how policies are tested."""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from jaxppo.backtest.evaluation import describe, evaluate, limits_of, quick_score, report
-from jaxppo.backtest.inspection import attention_figures, inspect_policy
-from jaxppo.backtest.selection import configuration_hash, judge, record_evaluation
-from jaxppo.config import Config, PPOConfig, dump_config
+from jaxppo.config import Config, PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import trading_task
-from jaxppo.report.selection import one_line
 from jaxppo.risk.monitor import UNWATCHED, Monitor
 from jaxppo.risk.shaping import RewardShaping
 from jaxppo.run.folder import data_report
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
 from jaxppo.training.monitor import breached_in
+
+
+class Evaluator(NamedTuple):
+    """Pure functions that score a network while it is trained, and evaluate it at the end.
+
+    Attributes:
+      criterion: the figure of `score` that selects the best checkpoint; higher is better.
+      score: `(net, folder, iteration) -> figures` on validation data; records the evaluation as a trial.
+      finish: `(net, summary so far, metrics rows, folder) -> entries of summary.json`, on test data that nothing was
+        trained or selected on; writes the report.
+      describe: the summary as text.
+    """
+
+    criterion: str
+    score: Callable[[Params, pathlib.Path, int], dict[str, float]]
+    finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
+    describe: Callable[[dict[str, Any]], str]
+
+
+MakeEvaluator = Callable[[Any, Any], Evaluator]
+"""`(setup, network) -> evaluator`; `jaxppo.training.evaluator.backtest_evaluator` is that of a trading run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +55,10 @@ class Experiment:
       net: the network's first parameters.
       params: parameters of the training environment.
       data: report on the data, for metadata.json; has a `fingerprint`.
-      criterion: the figure of `score` that selects the best checkpoint; higher is better.
-      score: `(net, folder, iteration) -> figures`, on what is not trained on; records the look.
+      evaluator: selects the checkpoint, and evaluates it at the end.
       derive: `row -> figures`, derived from an iteration's metrics.
       show: `row -> texts`, figures beside the progress bar; an empty text hides one.
-      finish: `(net, summary so far, metrics rows, folder) -> figures` for summary.json; writes the report.
-      describe: those figures as text.
-      monitor: limits that training accounts are watched for.
+      monitor: limits on monitored metrics of the training accounts.
       risk: objective and constraints; None for the expected sum of rewards.
     """
 
@@ -56,12 +69,9 @@ class Experiment:
     net: Params
     params: Any
     data: dict[str, Any]
-    criterion: str
-    score: Callable[[Params, pathlib.Path, int], dict[str, float]]
+    evaluator: Evaluator
     derive: Callable[[dict[str, float]], dict[str, float]]
     show: Callable[[dict[str, float]], dict[str, str]]
-    finish: Callable[[Params, dict[str, Any], Sequence[dict[str, Any]], pathlib.Path], dict[str, Any]]
-    describe: Callable[[dict[str, Any]], str]
     monitor: Monitor = UNWATCHED
     risk: RewardShaping | None = None
 
@@ -72,58 +82,37 @@ def learned_from(setup: Setup) -> dict[str, Any]:
     return {"symbols": list(setup.market.info.symbols), "last": str(times[last]) if len(times) else None}
 
 
-def trading_experiment(setup: Setup) -> Experiment:
-    """Trading: the Sharpe ratio on the validation period selects; the test period is evaluated once, at the end."""
-    policy, net = first_policy(setup)
-    annual, content = setup.periods_per_year, configuration_hash(setup)
+def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experiment:
+    """Trains the network of a trading run.
+
+    Args:
+      setup: market, environment and configuration.
+      make_evaluator: makes the evaluator of the setup and the network.
+    """
+    network, net = first_policy(setup)
+    annual, evaluator = setup.periods_per_year, make_evaluator(setup, network)
+    validated = f"validation_{evaluator.criterion}"
 
     def derive(row: dict[str, float]) -> dict[str, float]:
         return {"sharpe": row["reward"] / max(row["reward_std"], 1e-12) * annual**0.5}
 
     def show(row: dict[str, float]) -> dict[str, str]:
         shown = {"return": f"{math.expm1(min(row['reward'] * annual, 20.0)):+.1%}/y", "sharpe": f"{row['sharpe']:+.2f}"}
-        if "validation_sharpe" in row:
-            shown["validation"] = f"{row['validation_sharpe']:+.2f}"
+        if validated in row:
+            shown["validation"] = f"{row[validated]:+.2f}"
         return shown | {"breached": breached_in(setup.monitor, row)}
-
-    def score(net: Params, folder: pathlib.Path, iteration: int) -> dict[str, float]:
-        def look(returns: np.ndarray) -> None:
-            record_evaluation(setup, folder, iteration, "validation", returns, content)
-
-        effects = limits_of(setup, policy, net, "validation")
-        did = {
-            f"mask_{figure}_{name.replace(' ', '_')}": getattr(effect, figure)
-            for name, effect in effects.items()
-            for figure in ("bound", "exposure_removed", "costs_saved")
-        }
-        figures = attention_figures(setup, policy, net, "validation")
-        return quick_score(setup, policy, net, "validation", look) | figures | did
-
-    def finish(
-        net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path
-    ) -> dict[str, Any]:
-        result = evaluate(setup, policy, net)
-        looked = inspect_policy(setup, policy, net)
-        limits, text = summary.get("constraints", {}), dump_config(setup.config)
-        iteration = summary["validation"]["best_iteration"]
-        worth = judge(setup, folder, iteration, result.ledgers["agent"].returns, content, result.baselines)
-        report(setup, result, looked, list(rows), text, folder / "report.html", limits, worth)
-        return {"out_of_sample": result.summary, "selection": worth}
 
     return Experiment(
         config=setup.config,
         ppo=setup.ppo,
         devices=setup.devices,
-        task=trading_task(policy, setup.env, setup.ppo, dropout_rate(setup.config), setup.monitor),
+        task=trading_task(network, setup.env, setup.ppo, dropout_rate(setup.config), setup.monitor),
         net=net,
         params=setup.period_params("train"),
         data={**data_report(setup.market), "learned_from": learned_from(setup)},
-        criterion="sharpe",
-        score=score,
+        evaluator=evaluator,
         derive=derive,
         show=show,
-        finish=finish,
-        describe=lambda summary: f"{describe(summary['out_of_sample'])}\n{one_line(summary['selection'])}",
         monitor=setup.monitor,
         risk=make_reward_shaping(setup.config, annual),
     )

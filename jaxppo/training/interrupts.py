@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def stop_requested(saying: bytes = b"stopping after this iteration") -> Iterator[list[int]]:
-    """A list that gets the signal's number on the first SIGINT or SIGTERM; the second one acts as usual."""
+    """Collects the number of the first SIGINT or SIGTERM in a list; the second one acts as usual."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -27,5 +27,5 @@ def stop_requested(saying: bytes = b"stopping after this iteration") -> Iterator
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for known, handler in previous.items():
+            signal.signal(known, handler)

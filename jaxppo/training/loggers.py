@@ -47,23 +47,29 @@ class MetricsLog:
 
 
 class Progress:
-    """A progress bar over steps or minutes on stderr.
+    """Shows a progress bar over steps or minutes on stderr.
 
     Args:
       steps: budget in environment steps, or None.
-      minutes: budget in minutes where `steps` is None.
+      minutes: budget in minutes; counts where `steps` is None.
       enabled: False prints nothing.
     """
 
     def __init__(self, steps: int | None, minutes: float | None, enabled: bool):
         self._by_steps = steps is not None
-        total, unit = (steps, "step") if self._by_steps else (round(60 * minutes, 1), "s")
+        total, unit = (round(60 * (minutes or 0.0), 1), "s") if steps is None else (steps, "step")
         self._bar = tqdm.tqdm(
             total=total, unit=unit, unit_scale=self._by_steps, disable=not enabled, dynamic_ncols=True
         )
 
     def update(self, steps: int, seconds: float, **shown: str) -> None:
-        """Moves to `steps` done and `seconds` elapsed and shows figures."""
+        """Moves the bar and shows figures beside it.
+
+        Args:
+          steps: environment steps done.
+          seconds: wall time since the start.
+          shown: figures as text, by name.
+        """
         self._bar.n = min(steps if self._by_steps else round(seconds, 1), self._bar.total)
         self._bar.set_postfix(shown, refresh=True)
 

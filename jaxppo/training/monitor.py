@@ -1,17 +1,19 @@
-"""What watched limits say of one training iteration."""
+"""What ends a training iteration badly: breached limits on monitored metrics, and figures that are not finite."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxppo.config import ConfigError
 from jaxppo.risk.monitor import Monitor
 
 
 def breached_in(monitor: Monitor, row: Mapping[str, float]) -> str:
-    """The limits that training accounts breached in an iteration, how often and how far; empty for none.
+    """Describes the limits that training accounts breached in an iteration, how often and how far; empty for none.
 
     Args:
       monitor: the limits.
@@ -24,7 +26,7 @@ def breached_in(monitor: Monitor, row: Mapping[str, float]) -> str:
 
 
 def stop_in(monitor: Monitor, row: Mapping[str, float]) -> dict[str, Any] | None:
-    """The first limit that says `stop` and was breached in an iteration, as JSON; None for none.
+    """Finds the first limit that says `stop` and was breached in an iteration, as JSON; None for none.
 
     Args:
       monitor: the limits.
@@ -37,14 +39,37 @@ def stop_in(monitor: Monitor, row: Mapping[str, float]) -> dict[str, Any] | None
 
 
 def still_stops(monitor: Monitor, stopped: Mapping[str, Any]) -> bool:
-    """Whether what `stop_in` found earlier ends training under these limits too."""
+    """Whether a breach that `stop_in` found earlier ends training under the present limits too.
+
+    Args:
+      monitor: the present limits.
+      stopped: from `stop_in`.
+    """
     level = np.float32(stopped["level"])
     return any(limit.stop and limit.name == stopped["limit"] and limit.breached(level) for limit in monitor.limits)
 
 
-def stop_message(stopped: Mapping[str, Any], best: int) -> str:
-    """One line on what ended training, and on what is evaluated instead: the checkpoint of iteration `best`."""
+def stop_message(stopped: Mapping[str, Any]) -> str:
+    """The breach that ended training, in a line; takes what `stop_in` found, with its `iteration`."""
     return (
         f"stopped by the monitor after iteration {stopped['iteration']}: {stopped['limit']} reached "
-        f"{stopped['level']:.4g} where at most {stopped['allowed']:g} is allowed; evaluating iteration {best}"
+        f"{stopped['level']:.4g} where at most {stopped['allowed']:g} is allowed"
+    )
+
+
+def not_finite(row: Mapping[str, float]) -> str | None:
+    """The first figure of a row that is not finite, as `name is value`; None where all are finite."""
+    return next((f"{name} is {value}" for name, value in row.items() if not math.isfinite(value)), None)
+
+
+def divergence(where: str, figure: str, learning_rate: float) -> ConfigError:
+    """Makes the error that ends a diverged training.
+
+    Args:
+      where: fold, seed and iteration, as far as there are several.
+      figure: from `not_finite`.
+      learning_rate: of the run.
+    """
+    return ConfigError(
+        f"training diverged in {where}: {figure}; ppo.learning_rate is {learning_rate:g}, try a smaller one"
     )

@@ -1,4 +1,4 @@
-"""The host loop: iterate, log, evaluate on validation, checkpoint, stop; then the one look at the test period."""
+"""The host loop: iterate, log, evaluate on validation, checkpoint, stop; then evaluate once on the test period."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ import math
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.config import Config, ConfigError
+from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.run import folder as run_folder
+from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.objectives import constraint_summary, describe_constraints
-from jaxppo.run.setup import GIVEN_IN_PYTHON, TRADING, as_started, build, load_data, step_budget
-from jaxppo.training.experiment import Experiment, trading_experiment
-from jaxppo.training.gymnax_experiment import gymnax_experiment
+from jaxppo.run.setup import TRADING, as_started, step_budget
+from jaxppo.training.evaluator import backtest_evaluator
+from jaxppo.training.experiment import Experiment, MakeEvaluator, trading_experiment
+from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.monitor import still_stops, stop_in, stop_message
+from jaxppo.training.monitor import divergence, not_finite, still_stops, stop_in, stop_message
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainResult:
     """Outcome of `train`.
 
@@ -48,10 +52,14 @@ class TrainResult:
     summary: dict[str, Any] | None
     text: str
 
+    def __repr__(self) -> str:
+        """The folder and the headline figures."""
+        return f"TrainResult({str(self.folder)!r})\n{self.text or 'stopped early; continue it with resume=True'}"
+
 
 @dataclasses.dataclass
-class _Progressed:
-    """Host-side progress, saved with every checkpoint.
+class _Done:
+    """What is done so far, saved on the host side of every checkpoint.
 
     Attributes:
       iteration: iterations done.
@@ -60,8 +68,8 @@ class _Progressed:
       elapsed: whole wall time since `train` was called, over all resumes; what a budget in minutes counts.
       best_score: highest validation score so far, None before the first evaluation.
       best_iteration: iteration of that score.
-      looks: evaluations on validation.
-      stopped: the watched limit that ended training: its name, what it allows, the level and the iteration.
+      evaluations: evaluations on validation.
+      stopped: the limit whose breach ended training: its name, what it allows, the level and the iteration.
     """
 
     iteration: int = 0
@@ -70,8 +78,13 @@ class _Progressed:
     elapsed: float = 0.0
     best_score: float | None = None
     best_iteration: int = 0
-    looks: int = 0
+    evaluations: int = 0
     stopped: dict[str, Any] | None = None
+
+    @classmethod
+    def restored(cls, host: dict[str, Any]) -> _Done:
+        """From a checkpoint; older ones call the evaluations looks."""
+        return cls(**{"evaluations" if name == "looks" else name: value for name, value in host.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +112,17 @@ class _Run:
         """Wall time of the run so far, seconds."""
         return time.monotonic() - self.started
 
-    def spent(self, done: _Progressed) -> float:
+    def spent(self, done: _Done) -> float:
         """Share of the budget that is used up."""
-        steps = step_budget(self.experiment.config)
+        minutes, steps = self.experiment.config.training.minutes, step_budget(self.experiment.config)
         if steps is not None:
             return done.iteration * self.learner.steps_per_iteration / steps
-        return done.elapsed / (60.0 * self.experiment.config.training.minutes)
+        assert minutes is not None, "a configuration has a budget"
+        return done.elapsed / (60.0 * minutes)
 
-    def finished(self, done: _Progressed) -> bool:
+    def finished(self, done: _Done) -> bool:
         """Whether nothing is left to train: a policy was selected, and the budget is spent or a limit has ended it."""
-        return done.looks > 0 and (done.stopped is not None or self.spent(done) >= 1.0)
+        return done.evaluations > 0 and (done.stopped is not None or self.spent(done) >= 1.0)
 
 
 def train(
@@ -119,23 +133,26 @@ def train(
     resume: bool = False,
     market: MarketData | None = None,
     progress: bool = True,
+    evaluator: MakeEvaluator | None = None,
 ) -> TrainResult:
     """Trains, validates, and evaluates once on the test period.
 
     At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one. A
-    watched limit that says `stop` ends training after the iteration in which an account breached it; what is evaluated
-    is then the best policy so far.
+    monitored limit that says `stop` ends training after the iteration in which an account breached it; the best policy
+    so far is then evaluated.
 
     Args:
       config: the run.
       output: run folder; default `runs/NAME`, numbered so that nothing is overwritten.
       name: NAME of the default folder.
       resume: continue the run in `output` from its last checkpoint, to the same parameters as an uninterrupted run
-        (with a budget in steps; one in minutes depends on the clock). If it is spent, or a limit has stopped the run
-        that the present `monitor` would still stop, only the evaluation is repeated.
+        (with a budget in steps; one in minutes depends on the clock). If the budget is spent, or a limit stopped the
+        run and still would under the present `monitor`, only the evaluation is repeated.
       market: prices to use instead of `config.data.path`; the run then remembers that they were given in Python, and
         resuming or backtesting it takes them again.
       progress: report progress on stderr.
+      evaluator: `(setup, network) -> Evaluator`, which selects the checkpoint and evaluates it; default: backtests, or
+        whole episodes of another environment.
 
     Raises:
       ConfigError: the configuration cannot be run, `output` does not allow it, or training diverges.
@@ -144,23 +161,24 @@ def train(
     began = time.monotonic()
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
+    resumed = None
     if not resume:
         run_folder.check_output(output)
     elif output is None:
         raise ConfigError("--resume needs --output: the folder of the run to continue")
     else:
-        saved = run_folder.open_folder(output)[1]
+        resumed, saved = run_folder.open_folder(output)
         config = as_started(config, saved)
         run_folder.check_same_run(saved, config)
     with jax.default_device(select_devices(config)[0]):
         if config.env.name == TRADING:
             market = load_data(config) if market is None else market
-            experiment = trading_experiment(build(config, market))
+            experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
         else:
-            market, experiment = None, gymnax_experiment(config)
-        if resume:
-            run_folder.check_same_data(pathlib.Path(output), experiment.data)
-        run, state, done = _start(experiment, output, name, resume, began)
+            market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)
+        if resumed is not None:
+            run_folder.check_same_data(resumed, experiment.data)
+        run, state, done = _start(experiment, resumed, output, name, began)
         try:
             return _train(run, state, done, market, progress)
         finally:
@@ -169,26 +187,27 @@ def train(
 
 
 def _start(
-    experiment: Experiment, output: str | pathlib.Path | None, name: str, resume: bool, began: float
-) -> tuple[_Run, TrainState, _Progressed]:
-    """Builds or restores the state; the run folder is not touched before that has worked."""
+    experiment: Experiment, resumed: pathlib.Path | None, output: str | pathlib.Path | None, name: str, began: float
+) -> tuple[_Run, TrainState, _Done]:
+    """Builds the state, or restores that of `resumed`; the run folder is not touched before that has worked."""
     learner = make_learner(experiment.task, experiment.ppo, data_mesh(experiment.devices), experiment.risk)
-    state, done = learner.init(experiment.net, experiment.config.seed, experiment.params), _Progressed()
-    folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
+    state, done = learner.init(experiment.net, experiment.config.seed, experiment.params), _Done()
+    folder = run_folder.make_folder(output, name) if resumed is None else resumed
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
-    if resume and last.latest is not None:
+    if resumed is not None and last.latest is not None:
         arrays, host = last.restore(state)
-        state, done = learner.place(arrays), _Progressed(**host)
+        state, done = learner.place(arrays), _Done.restored(host)
         if done.stopped and not still_stops(experiment.monitor, done.stopped):
             done.stopped = None
+    # What was saved as best after the last checkpoint belongs to iterations that are done again.
     best.discard_after(done.best_iteration)
     run_folder.write_config(folder, experiment.config)
     return _Run(experiment, learner, folder, last, best, began - done.elapsed), state, done
 
 
-def _train(run: _Run, state: TrainState, done: _Progressed, market: MarketData | None, progress: bool) -> TrainResult:
-    """The loop, then the one look at what was never trained or selected on."""
+def _train(run: _Run, state: TrainState, done: _Done, market: MarketData | None, progress: bool) -> TrainResult:
+    """Runs the loop, then evaluates once on what was never trained or selected on."""
     experiment, folder = run.experiment, run.folder
     metadata = run_folder.provenance(experiment.config, experiment.data, experiment.devices)
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
@@ -201,19 +220,19 @@ def _train(run: _Run, state: TrainState, done: _Progressed, market: MarketData |
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
         return TrainResult(folder, state.params, state.params, None, "")
     if done.stopped:
-        print(stop_message(done.stopped, done.best_iteration), file=sys.stderr)
+        print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
     summary = _finish(run, net, done)
     limits = describe_constraints(summary.get("constraints", {}))
-    text = "\n".join(part for part in (experiment.describe(summary), limits) if part)
+    text = "\n".join(part for part in (experiment.evaluator.describe(summary), limits) if part)
     return TrainResult(folder, net, state.params, summary, text)
 
 
-def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
+def _finish(run: _Run, net: Params, done: _Done) -> dict[str, Any]:
     """Evaluates; writes summary.json and report.html."""
-    experiment = run.experiment
+    experiment, evaluator = run.experiment, run.experiment.evaluator
     steps = done.iteration * run.learner.steps_per_iteration
-    training = {
+    training: dict[str, Any] = {
         "env_steps": steps,
         "market_bars": done.iteration * experiment.ppo.paths * experiment.ppo.chunk,
         "seconds": done.seconds,
@@ -223,25 +242,25 @@ def _finish(run: _Run, net: Params, done: _Progressed) -> dict[str, Any]:
     }
     if done.stopped:
         training["stopped"] = done.stopped
-    best = {"best_iteration": done.best_iteration, f"best_{experiment.criterion}": done.best_score}
-    summary = {"train": training, "validation": {**best, "looks": done.looks}}
+    best = {"best_iteration": done.best_iteration, f"best_{evaluator.criterion}": done.best_score}
+    summary: dict[str, Any] = {"train": training, "validation": {**best, "evaluations": done.evaluations}}
     rows = run_folder.read_metrics(run.folder)
     limits = constraint_summary(experiment.config, rows)
     summary |= {"constraints": limits} if limits else {}
-    summary |= experiment.finish(net, summary, rows, run.folder)
+    summary |= evaluator.finish(net, summary, rows, run.folder)
     run_folder.write_json(run.folder / "summary.json", summary)
     return summary
 
 
-def _loop(
-    run: _Run, state: TrainState, done: _Progressed, stop: list[int], show: bool
-) -> tuple[TrainState, _Progressed]:
+def _loop(run: _Run, state: TrainState, done: _Done, stop: list[int], show: bool) -> tuple[TrainState, _Done]:
     """Iterates until the budget is spent, or a signal or a limit says stop; leaves a checkpoint of its last state."""
     experiment, cadence = run.experiment, run.experiment.config.training
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
     bar = Progress(step_budget(experiment.config), cadence.minutes, show)
-    iterate, shown, infeasible = _compile(run, state, params, done), {}, set()
+    iterate = _compile(run, state, params, done)
+    shown: dict[str, str] = {}
+    infeasible: set[str] = set()
     try:
         while not stop and not run.finished(done):
             spent = run.spent(done) if done.iteration else 0.0
@@ -254,7 +273,8 @@ def _loop(
             finite = all(map(math.isfinite, row.values()))
             found = stop_in(experiment.monitor, row)
             done.stopped = {**found, "iteration": done.iteration} if found else None
-            due = done.iteration % cadence.evaluate_every == 0 or (found and done.looks == 0)
+            # A limit may stop the run before the first evaluation is due: without one there is nothing to return.
+            due = done.iteration % cadence.evaluate_every == 0 or (found and done.evaluations == 0)
             if finite and (due or run.spent(done) >= 1.0):
                 row |= _validate(run, state, done)
                 done.elapsed = run.elapsed
@@ -276,31 +296,33 @@ def _loop(
     return state, done
 
 
-def _compile(run: _Run, state: TrainState, params: Any, done: _Progressed) -> Any:
-    """The iteration, compiled ahead of time so that its cost is known; as it is if there is nothing left to train."""
+def _compile(run: _Run, state: TrainState, params: Any, done: _Done) -> Any:
+    """Compiles the iteration ahead of time, so that its cost is known, unless there is nothing left to train."""
     if run.finished(done):
         return run.learner.iterate
-    started = time.monotonic()
-    compiled = run.learner.iterate.lower(state, params, jnp.float32(0.0)).compile()
+    started, iterate = time.monotonic(), cast(Any, run.learner.iterate)
+    compiled = iterate.lower(state, params, jnp.float32(0.0)).compile()
     done.compile_seconds += time.monotonic() - started
     return compiled
 
 
-def _validate(run: _Run, state: TrainState, done: _Progressed) -> dict[str, float]:
+def _validate(run: _Run, state: TrainState, done: _Done) -> dict[str, float]:
     """Scores the current policy on validation and keeps it if it is the best so far."""
-    criterion, net = run.experiment.criterion, jax.device_get(state.params)
+    evaluator, net = run.experiment.evaluator, jax.device_get(state.params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net)):
-        return {f"validation_{criterion}": math.nan}
-    score = run.experiment.score(net, run.folder, done.iteration)
-    done.looks += 1
-    if done.best_score is None or score[criterion] >= done.best_score:
-        done.best_score, done.best_iteration = score[criterion], done.iteration
+        return {f"validation_{evaluator.criterion}": math.nan}
+    score = evaluator.score(net, run.folder, done.iteration)
+    reached = score[evaluator.criterion]
+    done.evaluations += 1
+    # A tie goes to the later network: it has trained longer, and accounts that never trade all score 0.
+    if done.best_score is None or reached >= done.best_score:
+        done.best_score, done.best_iteration = reached, done.iteration
         run.best.save(done.iteration, {"params": net}, {"iteration": done.iteration, **score})
     return {f"validation_{name}": value for name, value in score.items()}
 
 
 def _report_infeasible(row: dict[str, float], known: set[str]) -> None:
-    """One line on stderr for every limit that has become infeasible; `known` holds those that were reported."""
+    """Reports on stderr every constraint that has become infeasible, once: `known` holds those that were reported."""
     found = {name for name, value in row.items() if name.endswith("_infeasible") and value}
     for name in sorted(found - known):
         constraint = name.removesuffix("_infeasible")
@@ -312,15 +334,12 @@ def _report_infeasible(row: dict[str, float], known: set[str]) -> None:
     known |= found
 
 
-def _check_finite(run: _Run, done: _Progressed, row: dict[str, float]) -> None:
-    """Ends a run whose numbers are no longer numbers; its checkpoints are from before that.
+def _check_finite(run: _Run, done: _Done, row: dict[str, float]) -> None:
+    """Ends a diverged run; its checkpoints are from before that.
 
     Raises:
       ConfigError: one of this iteration's metrics, or the network, is not finite.
     """
-    bad = next((name for name, value in row.items() if not math.isfinite(value)), None)
-    if bad is not None:
-        raise ConfigError(
-            f"training diverged in iteration {done.iteration}: {bad} is {row[bad]}; ppo.learning_rate is "
-            f"{run.experiment.ppo.learning_rate:g}, try a smaller one"
-        )
+    found = not_finite(row)
+    if found:
+        raise divergence(f"iteration {done.iteration}", found, run.experiment.ppo.learning_rate)

@@ -1,11 +1,11 @@
-"""The folds of a walk-forward: which decisions each one trains on, selects by and tests on."""
+"""The folds of a walk-forward: the decisions that each one trains on, selects by and tests on."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from jaxppo.config import ConfigError
 from jaxppo.config.walk_forward import DEFAULT_FOLDS, WalkForwardConfig
+from jaxppo.errors import ConfigError
 from jaxppo.run.periods import Period
 from jaxppo.statistics import splits
 from jaxppo.statistics.splits import Split
@@ -52,12 +52,11 @@ class Plan:
 
 
 def make_plan(config: WalkForwardConfig, n_bars: int, first_decision: int, chunk: int, purge: int) -> Plan:
-    """Splits a market.
+    """Splits the decisions on a market: those at the closes of bars `first_decision .. n_bars - 2`.
 
-    What is split are the decisions: those at the closes of bars `first_decision .. n_bars - 2`, each of which earns
-    until the next close. The last `validation` share of the (first) training window is held back to select the
-    checkpoint, after a purge. In combinatorial splits it ends the last stretch of training that has room for it, and
-    stretches shorter than a chunk are not trained on.
+    Each decision earns until the next close. The last `validation` share of the (first) training window is held back to
+    select the checkpoint, after a purge. In combinatorial splits it ends the last stretch of training that has room for
+    it, and stretches shorter than a chunk are not trained on.
 
     Args:
       config: how to split.
@@ -83,7 +82,7 @@ def make_plan(config: WalkForwardConfig, n_bars: int, first_decision: int, chunk
 
 
 def _split(config: WalkForwardConfig, n: int, history: int, purge: int) -> tuple[Split, ...]:
-    """The splits of `n` decisions."""
+    """Splits `n` decisions."""
     if config.kind == "combinatorial":
         embargo = history if config.embargo_bars is None else config.embargo_bars
         n_folds, n_tests = config.folds or DEFAULT_FOLDS[0], config.test_folds or DEFAULT_FOLDS[1]
@@ -96,7 +95,7 @@ def _split(config: WalkForwardConfig, n: int, history: int, purge: int) -> tuple
 
 
 def _fold(split: Split, held_back: int, first_decision: int, chunk: int, purge: int, config: WalkForwardConfig) -> Fold:
-    """A split with its validation taken out of its training."""
+    """Takes the validation of a split out of its training."""
     segments = split.train_segments
     room = [number for number, (start, stop) in enumerate(segments) if stop - start >= held_back + purge + chunk]
     if not room:

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxppo.backtest.simulate import run_policy
+from jaxppo.backtest.evaluation import agent_of, rules_of
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.trading.types import EnvParams
-from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.population import batched_options
-from jaxppo.run.setup import Setup
+from jaxppo.walk_forward.job import Job
 
 AGENTS = "agents"
 USABLE = 0.8
@@ -28,85 +29,36 @@ Metrics = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class FoldParams:
-    """Parameters of the folds' environments; what is the same in all of them is kept once.
-
-    Attributes:
-      shared: parameters of the first fold.
-      own: for each leaf, None where it is shared, else `[folds, ...]`.
-    """
-
-    shared: EnvParams
-    own: tuple[jax.Array | None, ...]
-
-    @classmethod
-    def of(cls, each: Sequence[EnvParams]) -> FoldParams:
-        """From those of every fold."""
-        columns = zip(*(jax.tree.leaves(params) for params in each), strict=True)
-        return cls(each[0], tuple(None if _alike(column) else jnp.stack(column) for column in columns))
-
-    def __getitem__(self, folds: Sequence[int]) -> EnvParams:
-        """Those of some folds, to be mapped over by `axes`."""
-        leaves, chosen = jax.tree.leaves(self.shared), jnp.asarray(folds)
-        taken = [leaf if own is None else own[chosen] for leaf, own in zip(leaves, self.own, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(self.shared), taken)
-
-    def fill(self, shared: Any, mapped: Any) -> EnvParams:
-        """A tree with one value for what is shared and another for what is not."""
-        return jax.tree.unflatten(
-            jax.tree.structure(self.shared), [shared if own is None else mapped for own in self.own]
-        )
-
-
-def _alike(column: Sequence[jax.Array]) -> bool:
-    floating = jnp.issubdtype(column[0].dtype, jnp.floating)
-    return all(x is column[0] or np.array_equal(x, column[0], equal_nan=floating) for x in column[1:])
-
-
-@dataclasses.dataclass(frozen=True)
 class Population:
     """Programs for a number of agents, spread over devices.
 
     Attributes:
       start: `(nets, seeds, params) -> states`, leading axis agents.
-      iterate: `(states, params, first, count) -> (states, metrics)`: `count` iterations from number `first` on, both
-        `[]` int32; metrics `[agents, every]`, of which the first `count` of each agent count. Donates `states`.
+      iterate: jitted `(states, params, first, count) -> (states, metrics)`: `count` iterations from number `first` on,
+        both `[]` int32; metrics `[agents, every]`, of which the first `count` of each agent count. Donates `states`.
       equity: `(nets, params, first) -> [agents, n + 1]`: equity of the policies without randomness over `n` decisions
         from bars `first` `[agents]` on.
       sharding: of everything that has agents as its leading axis.
     """
 
     start: Callable[[Params, jax.Array, EnvParams], TrainState]
-    iterate: Callable[[TrainState, EnvParams, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    iterate: Any
     equity: Callable[[Params, EnvParams, jax.Array], jax.Array]
     sharding: NamedSharding
 
 
-def make_population(
-    setup: Setup,
-    policy: Policy,
-    learner: Learner,
-    params: FoldParams,
-    spent: Callable[[jax.Array], jax.Array],
-    every: int,
-    n_validation: int,
-    devices: Sequence[jax.Device],
-) -> Population:
+def make_population(job: Job, network: ActorCritic, learner: Learner, devices: Sequence[jax.Device]) -> Population:
     """Builds the programs; their number of agents, a multiple of that of the devices, is that of their arguments.
 
     Args:
-      setup: environment and rules of the evaluation, which all agents share.
-      policy: likewise.
+      job: what is trained; the environment and the rules of evaluation are those of its `setup`.
+      network: encoder and head of all agents.
       learner: of one agent.
-      params: of all folds.
-      spent: iteration `[]` to the share of the budget that is spent before it, `[]`.
-      every: most iterations of one call of `iterate`.
-      n_validation: decisions of a validation, `n`.
       devices: to spread the agents over.
     """
-    mesh, axes = Mesh(np.asarray(devices), (AGENTS,)), params.fill(None, 0)
+    mesh, axes = Mesh(np.asarray(devices), (AGENTS,)), job.params.fill(None, 0)
     mapped, whole = PartitionSpec(AGENTS), PartitionSpec()
-    specs = params.fill(whole, mapped)
+    specs, share = job.params.fill(whole, mapped), job.steps / job.budget
 
     def spread(function: Callable[..., Any], in_axes: tuple[Any, ...], in_specs: tuple[Any, ...]) -> Any:
         mapping = jax.vmap(function, in_axes=in_axes)
@@ -116,18 +68,18 @@ def make_population(
         state: TrainState, params: EnvParams, first: jax.Array, count: jax.Array
     ) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(learner.step, state, params, jnp.float32(0.0))[1]
-        empty = {name: jnp.zeros((every, *shape.shape), shape.dtype) for name, shape in shapes.items()}
+        empty = {name: jnp.zeros((job.every, *shape.shape), shape.dtype) for name, shape in shapes.items()}
 
         def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, rows = carry
-            state, row = learner.step(state, params, spent(first + i))
+            state, row = learner.step(state, params, (first + i) * share)
             return state, {name: rows[name].at[i].set(value) for name, value in row.items()}
 
         return jax.lax.fori_loop(0, count, one, (state, empty))
 
     def equity(net: Params, params: EnvParams, first: jax.Array) -> jax.Array:
-        decision, monitor = setup.config.evaluation.decision, setup.monitor
-        return run_policy(policy, setup.env, net, params, first, n_validation, decision, monitor).equity
+        policy, rules = agent_of(job.setup, network, net), rules_of(job.setup)
+        return simulate_account(policy, rules, params, first, job.n_validation).equity
 
     compiled = functools.partial(jax.jit, compiler_options=batched_options(devices[0]))
     return Population(
@@ -145,8 +97,9 @@ def memory_needed(compiled: Any) -> int:
 
 
 def memory_usable(devices: Sequence[jax.Device]) -> float:
-    """Bytes that a program may need on each device; unknown is infinite."""
+    """Bytes that a program may need on each device; infinite where that is unknown."""
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    # A CPU has no limit of its own: half of the machine, which other processes share, is divided among its devices.
     if limit is None and devices[0].platform == "cpu" and hasattr(os, "sysconf"):
         limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 / len(devices)
     return float("inf") if limit is None else USABLE * limit

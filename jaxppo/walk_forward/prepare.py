@@ -9,26 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.backtest.run import SavedRun, on_one_device
-from jaxppo.config import Config, ConfigError
+from jaxppo.config import Config
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
+from jaxppo.run.build import build, environment_of, on_one_device
 from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.data import load_data
 from jaxppo.run.devices import encoder_config, select_devices
 from jaxppo.run.periods import Period
-from jaxppo.run.setup import TRADING, Setup, as_started, build, first_policy, load_data, make_env
+from jaxppo.run.saved import SavedRun
+from jaxppo.run.setup import TRADING, Setup, as_started, first_policy
+from jaxppo.walk_forward.job import FoldParams
 from jaxppo.walk_forward.plan import Fold, Plan, make_plan
-from jaxppo.walk_forward.population import FoldParams
 
 SEEDS_END = 2**31
-"""Seeds lie below it."""
+"""Smallest number that is too large for a seed."""
 
 
 def load_fold(
     folder: str | pathlib.Path, fold: int, *, seed: int | None = None, market: MarketData | None = None
 ) -> SavedRun:
-    """Opens an agent of a finished walk-forward like a run: its first test is the period `test`.
+    """Opens an agent of a finished walk-forward like a run, with the first test of its fold as the period `test`.
 
     Args:
       folder: of the walk-forward.
@@ -52,20 +55,24 @@ def load_fold(
                 f"{len(plan.folds) - 1} and seeds {seeds[0]} to {seeds[-1]}"
             )
         setup = _fold_setup(config, market, plan.folds[fold])
-        policy, net = first_policy(setup)
+        network, net = first_policy(setup)
         best = Checkpoints(folder / "checkpoints" / "best", 1)
         try:
             like = jax.tree.map(lambda x: np.empty((len(plan.folds) * len(seeds), *x.shape), x.dtype), net)
             nets, host = best.restore({"params": like})
         finally:
             best.close()
-    own = range(fold * len(seeds), (fold + 1) * len(seeds))
-    number = max(own, key=lambda n: host["scores"][n]) if seed is None else own[seeds.index(seed)]
-    return SavedRun(folder, setup, policy, jax.tree.map(lambda x: x[number], nets["params"]))
+    of_fold = range(fold * len(seeds), (fold + 1) * len(seeds))
+    number = max(of_fold, key=lambda n: host["scores"][n]) if seed is None else of_fold[seeds.index(seed)]
+    return SavedRun(folder, setup, network, jax.tree.map(lambda x: x[number], nets["params"]))
 
 
 def check(config: Config) -> None:
-    """A ConfigError for what a walk-forward cannot do, before anything is read."""
+    """Refuses what a walk-forward cannot do, before anything is read.
+
+    Raises:
+      ConfigError: names the key.
+    """
     if config.env.name != TRADING:
         raise ConfigError(f"env.name is {config.env.name!r}; a walk-forward splits the bars of a market: trading")
     if config.training.minutes is not None:
@@ -80,13 +87,17 @@ def check(config: Config) -> None:
 
 
 def restarted(config: Config, saved: Config) -> Config:
-    """`config` with what was settled when the walk-forward was started, if it is the same one.
+    """Takes over into a configuration what was settled when the walk-forward was started.
+
+    Args:
+      config: of the resumed walk-forward.
+      saved: the configuration in its folder, which must be the same up to what may change.
 
     Raises:
       ConfigError: names what differs.
     """
-    at_once = {"agents_at_once": saved.walk_forward.agents_at_once}  # what checkpoints hold
-    keys = config.walk_forward.model_copy(update=at_once)
+    batch = {"agents_at_once": saved.walk_forward.agents_at_once}  # the checkpoints are of batches of this size
+    keys = config.walk_forward.model_copy(update=batch)
     config = as_started(config, saved).model_copy(update={"walk_forward": keys})
     run_folder.check_same_run(saved, config)
     shaping = (("walk_forward", None), ("training", ("steps", "episodes", "evaluate_every")))
@@ -103,25 +114,31 @@ def restarted(config: Config, saved: Config) -> Config:
 
 
 def seeds_of(config: Config) -> tuple[int, ...]:
+    """Seeds of the agents of each fold."""
     return tuple(range(config.seed, config.seed + config.walk_forward.seeds))
 
 
 def _plan(config: Config, market: MarketData) -> Plan:
-    """The folds of a market."""
+    """Makes the folds of a market."""
     context = encoder_config(config, select_devices(config)[0].platform).context
-    history = make_env(config, market, context).first_decision
+    history = environment_of(config, market, context).first_decision
     return make_plan(config.walk_forward, market.n_bars, history, config.ppo.chunk, config.data.purge_bars)
 
 
 def _fold_setup(config: Config, market: MarketData, fold: Fold) -> Setup:
-    """A fold like a run; what is fitted is fitted on its longest stretch of training."""
+    """Builds a fold like a run; regimes and masks are fitted on its longest stretch of training."""
     longest = max(fold.train, key=lambda stretch: stretch.n_bars)
     periods = {"train": longest, "validation": fold.validation, "test": fold.tests[0]}
     return build(on_one_device(config), market, periods=periods)
 
 
 def prepare(config: Config, market: MarketData) -> tuple[Plan, Setup, FoldParams]:
-    """The folds, the setup of the first, and the parameters of all of their training environments."""
+    """Builds the folds, the setup of the first, and the parameters of the training environments of all.
+
+    Args:
+      config: the configuration.
+      market: that is split.
+    """
     plan = _plan(config, market)
     first = _fold_setup(config, market, plan.folds[0])
     fitted = config.regimes.kind == "hmm" and config.regimes.model is None
@@ -130,20 +147,24 @@ def prepare(config: Config, market: MarketData) -> tuple[Plan, Setup, FoldParams
 
     def params(fold: Fold) -> EnvParams:
         setup = _fold_setup(same_clock, market, fold) if fitted and fold is not plan.folds[0] else first
-        if width == 1:
-            ends = (fold.train[0].first, fold.train[0].last)
-        else:
-            none = [Period(market.n_bars, market.n_bars)] * (width - len(fold.train))
-            stretches = [*fold.train, *none]
-            ends = ([stretch.first for stretch in stretches], [stretch.last for stretch in stretches])
-        return setup.params.replace(first_bar=jnp.asarray(ends[0], jnp.int32), last_bar=jnp.asarray(ends[1], jnp.int32))
+        # Folds are stacked, so that each has as many stretches as the one with the most: the others are empty.
+        empty = [Period(market.n_bars, market.n_bars)] * (width - len(fold.train))
+        bars = jnp.asarray([(stretch.first, stretch.last) for stretch in (*fold.train, *empty)], jnp.int32)
+        bars = bars[0] if width == 1 else bars.T
+        return setup.params.replace(first_bar=bars[0], last_bar=bars[1])
 
     return plan, first, FoldParams.of([params(fold) for fold in plan.folds])
 
 
-def settled(setup: Setup, config: Config, at_once: int) -> Setup:
-    """The setup with the configuration as it was given, and what data and memory have decided in it."""
-    keys = config.walk_forward.model_copy(update={"agents_at_once": at_once})
+def settled(setup: Setup, config: Config, batch_size: int) -> Setup:
+    """Puts the given configuration into a setup, with what data and memory have decided in it.
+
+    Args:
+      setup: of the first fold.
+      config: as it was given.
+      batch_size: agents that are trained in one program.
+    """
+    keys = config.walk_forward.model_copy(update={"agents_at_once": batch_size})
     return dataclasses.replace(
         setup, config=config.model_copy(update={"policy": setup.config.policy, "walk_forward": keys})
     )

@@ -1,4 +1,4 @@
-"""The walk-forward section of the report: paths, folds, and what choosing by validation was worth."""
+"""The walk-forward section of the report: paths, folds, and what selecting by validation gained."""
 
 from __future__ import annotations
 
@@ -24,59 +24,70 @@ MOST_ROWS = 200
 def section(
     scheme: str,
     folds: pd.DataFrame,
-    worth: Mapping[str, Any],
+    adjusted: Mapping[str, Any],
     points: np.ndarray,
     equity: Mapping[str, np.ndarray],
     edges: np.ndarray,
 ) -> str:
-    """The section as HTML.
+    """Renders the section as HTML.
 
     Args:
       scheme: how the bars were split, in words.
       folds: from `fold_table`.
-      worth: from `adjust_folds_for_selection` and `tests_won`.
+      adjusted: from `adjust_folds_for_selection` and `tests_won`.
       points: `[n + 1]` times or numbers of the marks.
       equity: name -> `[n + 1]` equity of each path and baseline.
       edges: positions in `points` at which one test ends and the next begins.
     """
     drawn = figures.as_html("walk_forward_paths", paths_figure(points, equity, edges))
     scatter = figures.as_html("walk_forward_folds", folds_figure(folds)) if len(folds) > 2 else ""
-    sentences = " ".join(verdict(worth))
+    sentences = " ".join(verdict(adjusted))
     return f"<p>{escaped(scheme)} {escaped(sentences)}</p>{drawn}{scatter}{_table(folds)}"
 
 
-def verdict(worth: Mapping[str, Any]) -> list[str]:
-    """What the folds say, in plain sentences; takes `adjust_folds_for_selection` with `tests_won`."""
-    aside = f", and stood aside in {worth['idle']}" if worth["idle"] else ""
-    found = [f"The selected agents made money in {worth['won']} of {worth['tests']} tests{aside}."]
-    if worth["rank_correlation"] is not None:
+def verdict(adjusted: Mapping[str, Any]) -> list[str]:
+    """Says what the folds show, in plain sentences; takes `adjust_folds_for_selection` with `tests_won`."""
+    aside = f", and stood aside in {adjusted['idle']}" if adjusted["idle"] else ""
+    found = [f"The selected agents made money in {adjusted['won']} of {adjusted['tests']} tests{aside}."]
+    if adjusted["rank_correlation"] is not None:
         found.append(
             "The rank correlation of validation and test Sharpe ratios between the seeds of a fold is "
-            f"{worth['rank_correlation']:.2f} on average: 1 if validation finds the best agent, 0 if it says nothing."
+            f"{adjusted['rank_correlation']:.2f} on average: 1 if validation finds the best agent, 0 if it says "
+            "nothing."
         )
-    if worth["gain"] is not None:
-        low, high = worth["gain_ci"]
+    if adjusted["gain"] is not None:
+        low, high = adjusted["gain_ci"]
         chance = ""
         if low is not None:
             within = "within chance" if low <= 0.0 <= high else "not within chance"
             chance = f" (95 % interval {low:+.2f} to {high:+.2f}), which is {within}"
         found.append(
-            f"Choosing the seed by validation changed the test Sharpe ratio by {worth['gain']:+.2f} on average{chance}."
+            f"Choosing the seed by validation changed the test Sharpe ratio by {adjusted['gain']:+.2f} on "
+            f"average{chance}."
         )
     return found
 
 
 def paths_figure(points: np.ndarray, equity: Mapping[str, np.ndarray], edges: np.ndarray) -> tuple[go.Figure, str]:
-    """Equity of every path and baseline, relative to the start, with the ends of the tests."""
+    """Draws the equity of every path and baseline, relative to the start, and the ends of the tests.
+
+    Args:
+      points: `[n + 1]` times or numbers of the marks.
+      equity: name -> `[n + 1]` equity of each path and baseline, currency.
+      edges: positions in `points` at which one test ends and the next begins.
+
+    Returns:
+      The figure and its caption.
+    """
     figure, x = go.Figure(), points.astype("datetime64[s]") if points.dtype.kind == "M" else points
     for rank, (name, values) in enumerate(equity.items()):
         values = np.asarray(values, np.float64) / float(values[0])
-        kept = figures.drawn_points(values)
+        shown = figures.drawn_points(values)
         width = 2.4 if name.startswith(SELECTED) else 1.2
         line = {"color": figures.COLOURS[rank % len(figures.COLOURS)], "width": width}
         figure.add_trace(
             go.Scatter(
-                x=x[kept], y=values[kept], name=figures.label(name), mode="lines", line=line, hovertemplate="%{y:.3f}"
+                x=x[shown], y=values[shown], name=figures.label(name), mode="lines", line=line, hovertemplate="%{y:.3f}"
             )
         )
     for edge in edges:
@@ -92,7 +103,7 @@ def paths_figure(points: np.ndarray, equity: Mapping[str, np.ndarray], edges: np
 
 
 def folds_figure(folds: pd.DataFrame) -> tuple[go.Figure, str]:
-    """Validation against test Sharpe ratio, a point for each agent and test, with the interval of the test."""
+    """Draws validation against test Sharpe ratios, a point for each agent and test, with the interval of the test."""
     figure = go.Figure()
     for name, rows in (("selected", folds[folds.selected]), ("not selected", folds[~folds.selected])):
         if not len(rows):
@@ -133,7 +144,5 @@ def _table(folds: pd.DataFrame) -> str:
     table = f'<table class="compact"><thead><tr>{columns}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     left = len(folds) - MOST_ROWS
     more = f" {left} more rows are in folds.csv." if left > 0 else ""
-    note = (
-        f"Validation Sharpe ratios are the best of many looks and selected the checkpoint: they are no results.{more}"
-    )
+    note = f"Validation Sharpe ratios, the best of many, selected the checkpoint: they are not out of sample.{more}"
     return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'

@@ -16,27 +16,31 @@ import pandas as pd
 
 from jaxppo.backtest.evaluation import Evaluation, describe, judged, report
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
-from jaxppo.backtest.simulate import Ledger
-from jaxppo.config import Config, ConfigError, dump_config
+from jaxppo.config import Config, dump_config
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.errors import ConfigError
 from jaxppo.report.selection import one_line
 from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.objectives import constraint_summary
-from jaxppo.run.setup import GIVEN_IN_PYTHON, Setup, load_data
+from jaxppo.run.setup import Setup
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward import results
 from jaxppo.walk_forward.concatenated import concatenated_ledgers
+from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.plan import Plan
 from jaxppo.walk_forward.prepare import check, prepare, restarted, seeds_of, settled
 from jaxppo.walk_forward.section import SCHEMES, section
-from jaxppo.walk_forward.training import Agent, Job, Programs, compile_job, stopped_text, train_agents
+from jaxppo.walk_forward.training import Programs, compile_job, stopped_text, train_agents
+
+MOST_LINES = 20
+"""Lines of results that `repr` shows."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class WalkForward:
     """Outcome of `walk_forward`.
 
@@ -44,7 +48,7 @@ class WalkForward:
       folder: of the walk-forward.
       plan: folds and paths.
       folds: a row for each test of each agent, see `fold_table`.
-      returns: out-of-sample returns of every path, see `returns_table`.
+      returns: out-of-sample returns of every account, see `returns_table`.
       summary: content of summary.json; None if it was stopped early by a signal, which leaves the tables empty.
       text: the results in a few lines; empty without a summary.
     """
@@ -56,6 +60,13 @@ class WalkForward:
     summary: dict[str, Any] | None
     text: str
 
+    def __repr__(self) -> str:
+        """The folder, the folds and the headline figures."""
+        lines = (self.text or "stopped early; continue it with resume=True").splitlines()
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], f"... {len(lines) - MOST_LINES + 1} more lines in .text"]
+        return "\n".join([f"WalkForward({str(self.folder)!r}, {len(self.plan.folds)} folds)", *lines])
+
 
 def walk_forward(
     config: Config,
@@ -66,13 +77,13 @@ def walk_forward(
     market: MarketData | None = None,
     progress: bool = True,
 ) -> WalkForward:
-    """Trains agents on every fold of the bars and trades what follows with them, in one account from the first test on.
+    """Trains agents on every fold of the bars and trades the bars that follow, in one account from the first test on.
 
     `config.walk_forward` says how the bars are split; the periods of `config.data` have no meaning here. All folds and
     seeds are trained in one compiled program, or in as few batches as fit the memory, for `training.steps` (or
     `.episodes`) each. In each fold the checkpoint that was best on the fold's validation is traded in its test, and of
-    several seeds the best of those: nothing else is selected. Each look at a validation, each agent's test and each
-    path as a whole is recorded in the register of trials beside the folder.
+    several seeds the best of those: nothing else is selected. Each evaluation on a validation, each agent's test and
+    each path as a whole is recorded in the register of trials beside the folder.
 
     Args:
       config: the run.
@@ -93,61 +104,77 @@ def walk_forward(
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
     check(config)
+    resumed = None
     if not resume:
         run_folder.check_output(output)
     elif output is None:
         raise ConfigError("--resume needs --output: the folder of the walk-forward to continue")
     else:
-        config = restarted(config, run_folder.open_folder(output, run_folder.WALK_FORWARD)[1])
+        resumed, saved = run_folder.open_folder(output, run_folder.WALK_FORWARD)
+        config = restarted(config, saved)
     devices = select_devices(config)
     with jax.default_device(devices[0]):
         market = load_data(config) if market is None else market
-        if resume:
-            run_folder.check_same_data(pathlib.Path(output), run_folder.data_report(market))
+        if resumed is not None:
+            run_folder.check_same_data(resumed, run_folder.data_report(market))
         plan, setup, params = prepare(config, market)
         if progress and not resume and market.info.report:
             print(format_report(market.info.report), file=sys.stderr)
-        folder = pathlib.Path(output) if resume else run_folder.make_folder(output, name)
-        keys = config.walk_forward
+        folder = run_folder.make_folder(output, name) if resumed is None else resumed
         first = tuple(fold.validation.first for fold in plan.folds)
         job = Job(setup, params, first, plan.folds[0].validation.n_bars, seeds_of(config), folder)
         if progress:
             print(f"{_scheme(setup.config, plan)} {len(job.agents)} agents are compiled", file=sys.stderr)
-        programs = compile_job(job, devices, keys.agents_at_once, exactly=resume)
-        setup = settled(setup, config, programs.size)
-        if not resume:
+        programs = compile_job(job, devices, config.walk_forward.agents_at_once, exactly=resume)
+        job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
+        if resumed is None:
             metadata = run_folder.provenance(config, run_folder.data_report(market), devices)
             run_folder.write_json(folder / "metadata.json", {"kind": run_folder.WALK_FORWARD, **metadata})
-            run_folder.write_config(folder, setup.config)
-        content = _content(setup)
+            run_folder.write_config(folder, job.setup.config)
+        return _train_and_test(job, programs, plan, progress)
 
-        def look(agent: Agent, iteration: int, returns: np.ndarray) -> None:
-            where = plan.folds[agent.fold].validation
-            own = {"seed": agent.seed, "fold": agent.fold, "where": where}
-            record_evaluation(setup, folder, iteration, "validation", returns, content, **own)
 
-        with stop_requested(b"stopping after the next look at validation") as stop:
-            trained = train_agents(job, programs, look, stop, progress)
-        if trained is None:
-            print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
-            return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "")
-        agents, nets, seconds = trained
-        for agent in agents:
-            if agent.stopped:
-                print(f"fold {agent.fold}, seed {agent.seed}: {stopped_text(agent.stopped)}", file=sys.stderr)
-        training = _training(job, programs, agents, seconds)
-        return _finish(dataclasses.replace(job, setup=setup), programs, plan, agents, nets, training, content)
+def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) -> WalkForward:
+    """Trains the agents, unless a signal interrupts it, then trades and writes everything."""
+    folder, content = job.folder, _content(job.setup)
+
+    def record(agent: Agent, iteration: int, returns: np.ndarray) -> None:
+        where = plan.folds[agent.fold].validation
+        record_evaluation(
+            job.setup, folder, iteration, "validation", returns, content,
+            where=where, seed=agent.seed, fold=agent.fold,
+        )  # fmt: skip
+
+    with stop_requested(b"stopping after the next evaluation on validation") as stop:
+        trained = train_agents(job, programs, record, stop, progress)
+    if trained is None:
+        print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
+        return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "")
+    agents, nets, seconds = trained
+    for agent in agents:
+        if agent.stopped:
+            print(f"fold {agent.fold}, seed {agent.seed}: {stopped_text(agent.stopped)}", file=sys.stderr)
+    lineups = results.make_lineups(agents, len(plan.folds))
+    ledgers = concatenated_ledgers(job.setup, programs.network, job.params, nets, plan, list(lineups.values()))
+    market, periods, level = job.setup.market, job.setup.periods_per_year, job.setup.config.evaluation.level
+    tested = results.OutOfSample(plan, agents, lineups, ledgers, market, periods, level)
+    best = Checkpoints(folder / "checkpoints" / "best", 1)
+    try:
+        best.save(0, {"params": nets}, {"scores": [agent.best_score for agent in agents]})
+    finally:
+        best.close()
+    return _finish(job, tested, _training(job, programs, agents, seconds), content)
 
 
 def _content(setup: Setup) -> str:
-    """`configuration_hash`, and how the bars are split; how many agents are trained at once does not matter."""
+    """`configuration_hash`, and how the bars are split; the size of the batches of agents does not matter."""
     keys = setup.config.walk_forward.model_dump(mode="json", exclude={"agents_at_once", "seeds"})
     text = json.dumps([configuration_hash(setup), keys, setup.config.training.steps, setup.config.training.episodes])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _scheme(config: Config, plan: Plan) -> str:
-    """How the bars are split, as a sentence."""
+    """Says how the bars are split, in a sentence."""
     keys, fold = config.walk_forward, plan.folds[0]
     train = fold.validation.last - fold.train[0].first
     sizes = {"train": f"{train:,}", "test_folds": len(fold.tests), "folds": len(plan.paths[0])}
@@ -172,88 +199,63 @@ def _training(job: Job, programs: Programs, agents: Sequence[Agent], seconds: fl
     }
 
 
-def _finish(
-    job: Job,
-    programs: Programs,
-    plan: Plan,
-    agents: Sequence[Agent],
-    nets: Params,
-    training: dict[str, Any],
-    content: str,
-) -> WalkForward:
-    """Trades the tests, records the looks, and writes everything."""
-    setup, folder = job.setup, job.folder
-    market, annual, level = setup.market, setup.periods_per_year, setup.config.evaluation.level
-    ways = results.ways_to_choose(agents, len(plan.folds))
-    ledgers = concatenated_ledgers(setup, programs.policy, job.params, nets, plan, list(ways.values()))
-    folds = results.fold_table(plan, agents, ways, ledgers, market, annual, level)
-    result = judged(setup, ledgers[0][0], plan.test, None)
-    worth = _record(job, plan, agents, ways, ledgers, content, result.baselines)
+def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], content: str) -> WalkForward:
+    """Evaluates the tests, records them as trials, and writes tables, summary and report."""
+    setup, folder, plan = job.setup, job.folder, tested.plan
+    kind = setup.config.walk_forward.kind
+    folds, returns = results.fold_table(tested), results.returns_table(tested)
+    result = judged(setup, tested.ledgers[0][0], plan.test, None)
+    adjusted = _record(job, tested, content, result.baselines)
     found = {
-        "kind": setup.config.walk_forward.kind,
+        "kind": kind,
         "n_folds": len(plan.folds),
         "seeds": list(job.seeds),
-        "paths": results.path_figures(ways, ledgers, plan.test.n_bars, annual, level),
-        "selection": results.adjust_folds_for_selection(
-            folds, overlapping=setup.config.walk_forward.kind == "combinatorial"
-        )
-        | results.tests_won(plan, ledgers[0]),
+        "paths": results.account_figures(tested),
+        "selection": results.adjust_folds_for_selection(folds, overlapping=kind == "combinatorial")
+        | results.tests_won(tested),
         "stopped": [
-            {"fold": agent.fold, "seed": agent.seed, **agent.stopped} for agent in agents if agent.stopped is not None
+            {"fold": agent.fold, "seed": agent.seed, **agent.stopped}
+            for agent in tested.agents
+            if agent.stopped is not None
         ],
-        "constraints": _constraints(setup.config, agents),
+        "constraints": _constraints(setup.config, tested.agents),
         "folds": json.loads(folds.to_json(orient="records", double_precision=10)),
     }
-    summary = {"train": training, "walk_forward": found, "out_of_sample": result.summary, "selection": worth}
-    returns = results.returns_table(ways, ledgers, plan, market)
-    best = Checkpoints(folder / "checkpoints" / "best", 1)
-    try:
-        best.save(0, {"params": nets}, {"scores": [agent.best_score for agent in agents]})
-    finally:
-        best.close()
+    summary = {"train": training, "walk_forward": found, "out_of_sample": result.summary, "selection": adjusted}
     folds.to_csv(folder / "folds.csv", index=False)
     returns.to_parquet(folder / "returns.parquet", index=False)
-    rows = [{"fold": agent.fold, "seed": agent.seed, **row} for agent in agents for row in agent.rows]
+    rows = [{"fold": agent.fold, "seed": agent.seed, **row} for agent in tested.agents for row in agent.rows]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run_folder.write_json(folder / "summary.json", summary)
-    _write_report(job, plan, result, summary, folds, _averaged(rows), ways, ledgers)
+    _write_report(job, tested, result, summary, folds, _averaged(rows))
     return WalkForward(folder, plan, folds, returns, summary, _text(summary))
 
 
-def _record(
-    job: Job,
-    plan: Plan,
-    agents: Sequence[Agent],
-    ways: dict[str, list[int]],
-    ledgers: Sequence[Sequence[Ledger]],
-    content: str,
-    baselines: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
-    """Records every test of every agent and every path; says what the first path of the selected agents is worth."""
-    setup, folder, origin = job.setup, job.folder, plan.test.first
-    name = folder.resolve().name
-    for (way, chosen), own in zip(ways.items(), ledgers, strict=True):
-        for path, (parts, ledger) in enumerate(zip(plan.paths, own, strict=True)):
-            for fold, position in parts if way != results.SELECTED or len(ways) == 1 else ():
-                agent, test = agents[chosen[fold]], plan.folds[fold].tests[position]
-                span = {"where": test, "fold": fold, "seed": agent.seed}
-                returns = ledger.returns[test.first - origin : test.last - origin]
-                record_evaluation(setup, folder, agent.best_iteration, "fold", returns, content, **span)
-            of = {"where": plan.test, "name": f"{name}, {results.path_name(way, path, len(own))}"}
-            trial = record_evaluation(setup, folder, 0, "test", ledger.returns, content, **of)
-            if way == results.SELECTED and path == 0:
-                first = trial
-    return adjust_for_selection(setup, folder, first, ledgers[0][0].returns, baselines)
+def _record(job: Job, tested: results.OutOfSample, content: str, baselines: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Records every test of every agent and every path; adjusts the first path of the selected agents for selection."""
+    setup, folder, plan = job.setup, job.folder, tested.plan
+    of_agents, trials = {account.name for account in tested.of_agents}, []
+    for account in tested.accounts:
+        returns = account.ledger.returns
+        for fold, position in plan.paths[account.path] if account.name in of_agents else ():
+            agent, test = tested.agents[tested.lineups[account.lineup][fold]], plan.folds[fold].tests[position]
+            part = returns[test.first - plan.test.first : test.last - plan.test.first]
+            record_evaluation(
+                setup, folder, agent.best_iteration, "fold", part, content, where=test, fold=fold, seed=agent.seed
+            )
+        name = f"{folder.resolve().name}, {account.name}"
+        trials.append(record_evaluation(setup, folder, 0, "test", returns, content, where=plan.test, name=name))
+    return adjust_for_selection(setup, folder, trials[0], tested.ledgers[0][0].returns, baselines)
 
 
 def _constraints(config: Config, agents: Sequence[Agent]) -> list[dict[str, Any]]:
-    """`constraint_summary` of every agent over the iterations that were looked at; empty without constraints."""
+    """`constraint_summary` of every agent over the iterations that were evaluated; empty without constraints."""
     found = ((agent, constraint_summary(config, agent.rows)) for agent in agents)
     return [{"fold": agent.fold, "seed": agent.seed, **limits} for agent, limits in found if limits]
 
 
 def _averaged(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Metrics at each look, averaged over the agents; without what is counted of watched limits."""
+    """Averages the metrics at each evaluation over the agents, without the counts of monitored metrics."""
     frame = pd.DataFrame(rows).drop(columns=["fold", "seed"])
     frame = frame.drop(columns=[name for name in frame if name.startswith("monitor_")])
     return frame.groupby("iteration", as_index=False).mean().to_dict("records")
@@ -261,38 +263,35 @@ def _averaged(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 def _write_report(
     job: Job,
-    plan: Plan,
+    tested: results.OutOfSample,
     result: Evaluation,
     summary: dict[str, Any],
     folds: pd.DataFrame,
     rows: list[dict[str, float]],
-    ways: dict[str, list[int]],
-    ledgers: Sequence[Sequence[Ledger]],
 ) -> None:
-    """Writes report.html: that of an evaluation, of the first path of the selected agents, and a section more."""
-    setup, found = job.setup, summary["walk_forward"]
-    names = list(found["paths"])
-    equity = dict(zip(names, (ledger.equity for own in ledgers for ledger in own), strict=True))
-    equity |= {"buy and hold": result.ledgers["buy_and_hold"].equity}
+    """Writes report.html: that of the first path of the selected agents, with a section on folds and paths."""
+    setup, plan, found = job.setup, tested.plan, summary["walk_forward"]
+    equity = {account.name: np.asarray(account.ledger.equity) for account in tested.accounts}
+    equity |= {"buy and hold": np.asarray(result.ledgers["buy_and_hold"].equity)}
     starts = [plan.folds[fold].tests[position].first for fold, position in plan.paths[0]]
     edges = np.asarray(starts[1:], int) - plan.test.first
     points = result.times if len(result.times) else np.arange(plan.test.n_bars + 1)
     html = section(_scheme(setup.config, plan), folds, found["selection"], points, equity, edges)
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if found["kind"] == "combinatorial":
         warnings = (
             "Combinatorial purged cross-validation: agents were also trained on bars after their tests. It says how "
             "robust a way to train is, not what it would have earned. The figures below are those of the first of "
             f"{len(plan.paths)} paths.",
         )
-    path = job.folder / "report.html"
-    text, worth = dump_config(setup.config), summary["selection"]
-    more = {"selection": worth, "sections": {"Walk-forward": html}, "warnings": warnings}
-    report(setup, result, None, rows, text, path, **more)
+    report(
+        setup, result, None, rows, dump_config(setup.config), job.folder / "report.html",
+        selection=summary["selection"], sections={"Walk-forward": html}, warnings=warnings,
+    )  # fmt: skip
 
 
 def _text(summary: dict[str, Any]) -> str:
-    """The results in a few lines."""
+    """Describes the results in a few lines."""
     found = summary["walk_forward"]
     lines = [describe(summary["out_of_sample"])]
     for name, row in found["paths"].items():

@@ -79,8 +79,7 @@ def _root_mean_square(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(known, values**2, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
-@struct.dataclass
-class BarShapes:
+class BarShapes(struct.PyTreeNode):
     """Bars of the source without their returns, ready to be put around others; `[T, A]` unless noted.
 
     Attributes:

@@ -33,7 +33,9 @@ LARGEST_LEVERAGE = 0.95
 
 
 class VolatilityFit(NamedTuple):
-    """`r_t = mean + exp(h_t / 2) z_t + jump_t`, `h_t = level + phi (h_{t-1} - level) + noise_t`, one asset.
+    """`r_t = mean + exp(h_t / 2) z_t + jump_t`, `h_t = level + phi (h_{t-1} - level) + noise_t`.
+
+    Each is a number, or `[A]` for A assets.
 
     Attributes:
       mean: log return per bar, jumps apart.
@@ -43,11 +45,11 @@ class VolatilityFit(NamedTuple):
       leverage: correlation of `z_t` and `noise_{t+1}`, in [-0.95, 0.95].
     """
 
-    mean: float
-    level: float
-    phi: float
-    spread: float
-    leverage: float
+    mean: Any
+    level: Any
+    phi: Any
+    spread: Any
+    leverage: Any
 
 
 def detect_jumps(returns: np.ndarray, threshold: float) -> np.ndarray:

@@ -15,19 +15,19 @@ SMALLEST_SHARE = 1e-6
 
 
 class _OnIntervals:
-    """What distributions with intervals `low`, `high` per component share."""
+    """Distribution on an interval from `low` to `high` for each component; mixed into a `PyTreeNode`."""
 
     low: jax.Array
     high: jax.Array
 
     def restricted(self, mask: jax.Array) -> Any:
-        """The same on other intervals: `[..., A, 2]` smallest and largest action of each asset."""
+        """The same distribution on other intervals: `[..., A, 2]` smallest and largest action of each asset."""
         per_asset = self.low.shape[-1] // mask.shape[-2]
         low, high = (jnp.repeat(mask[..., i], per_asset, axis=-1) for i in (0, 1))
-        return self.replace(low=low, high=high)
+        return self.replace(low=low, high=high)  # type: ignore[attr-defined] # of the PyTreeNode
 
     def per_asset(self, n_assets: int) -> Any:
-        """`[A n]`, n components of each asset, as a batch of A distributions of one asset, `[A, n]`."""
+        """Splits `[A n]`, n components of each asset, into a batch of A distributions of one asset, `[A, n]`."""
         return jax.tree.map(lambda x: x.reshape(n_assets, -1), self)
 
     def _total(self, terms: jax.Array) -> jax.Array:
@@ -35,7 +35,8 @@ class _OnIntervals:
         return jnp.where(self.high > self.low, terms, 0.0).sum(axis=-1)
 
     def _chosen(self, x: jax.Array) -> jax.Array:
-        """Parameters of the components that have a choice, 0 for the others: those must not have a gradient."""
+        """Parameters of the components that have a choice, 0 for the others."""
+        # Before any function of them: a gradient through `where` alone would be NaN where the function is not finite.
         return jnp.where(self.high > self.low, x, 0.0)
 
     def _log_width(self) -> jax.Array:
@@ -43,16 +44,15 @@ class _OnIntervals:
         return jnp.log(jnp.where(self.high > self.low, self.high - self.low, 1.0))
 
 
-@struct.dataclass
-class Gaussian(_OnIntervals):
-    """One Gaussian per asset or component; `[low, high]` is what the environment takes.
+class Gaussian(_OnIntervals, struct.PyTreeNode):
+    """One Gaussian per asset or component; the environment takes actions in `[low, high]`.
 
     Attributes:
       mean: `[..., A]`.
       log_std: `[..., A]`.
       low: smallest action, `[..., A]`.
-      high: largest action, `[..., A]`; where it equals `low` there is nothing to choose, and the component does
-        not count in probabilities, entropies and divergences.
+      high: largest action, `[..., A]`; where it equals `low`, the component has no choice and does not count in
+        probabilities, entropies and divergences.
     """
 
     mean: jax.Array
@@ -62,11 +62,12 @@ class Gaussian(_OnIntervals):
 
     def sample(self, uniform: jax.Array) -> jax.Array:
         """Inverts the distribution function at `uniform` `[..., A]` in [0, 1): unbounded `[..., A]`."""
+        # The inverse is infinite at the ends.
         inside = jnp.clip(uniform, 1e-6, 1.0 - 1e-6)
         return self.mean + jnp.exp(self.log_std) * math.sqrt(2.0) * jax.scipy.special.erfinv(2.0 * inside - 1.0)
 
     def mode(self) -> jax.Array:
-        """The mean, which is the decision of the deterministic policy; unbounded `[..., A]`."""
+        """Mean, the decision of the deterministic policy; unbounded `[..., A]`."""
         return self.mean
 
     def log_prob(self, action: jax.Array) -> jax.Array:
@@ -83,7 +84,7 @@ class Gaussian(_OnIntervals):
         return self._total(self.log_std + 0.5 * math.log(2.0 * math.pi * math.e))
 
     def entropy_bonus(self) -> jax.Array:
-        """What an entropy bonus rewards: the entropy."""
+        """Term that an entropy bonus rewards, `[...]` nats: the entropy."""
         return self.entropy()
 
     def kl(self, other: Gaussian) -> jax.Array:
@@ -94,53 +95,50 @@ class Gaussian(_OnIntervals):
         return self._total(0.5 * (jnp.exp(2.0 * log_ratio) + difference - 1.0) - log_ratio)
 
 
-@struct.dataclass
 class ClippedGaussian(Gaussian):
-    """A Gaussian whose actions the environment takes clipped: a linear decision rule stays linear inside the box."""
+    """Gaussian whose actions are clipped for the environment: a linear decision rule stays linear inside the box."""
 
     def squash(self, action: jax.Array) -> jax.Array:
-        """Unbounded to `[low, high]`."""
+        """Maps unbounded actions to `[low, high]`."""
         return jnp.clip(action, self.low, self.high)
 
 
-@struct.dataclass
 class SquashedGaussian(Gaussian):
-    """A Gaussian squashed into `[low, high]` by tanh, which is a bijection: the divergence is that of the Gaussians.
+    """Gaussian squashed into `[low, high]` by tanh, which is a bijection: the divergence is that of the Gaussians.
 
-    The entropy stays that before squashing, since the squashed one has no closed form: a bonus on it widens the
-    Gaussian without end, so keep its weight small.
+    The entropy is that before squashing, as that after it has no closed form. A bonus on it widens the Gaussian without
+    end: give it a small weight.
     """
 
     def squash(self, action: jax.Array) -> jax.Array:
-        """Unbounded to `[low, high]`."""
+        """Maps unbounded actions to `[low, high]`."""
         inside = self.low + (self.high - self.low) * 0.5 * (jnp.tanh(action) + 1.0)
+        # Rounding may leave the interval by a digit.
         return jnp.clip(inside, self.low, self.high)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Joint log-density `[...]` of the squashed action, given unbounded `[..., A]`.
 
-        `log N(u) - log(1 - tanh(u)^2) - log((high - low) / 2)`, with `log(1 - tanh(u)^2) = 2 (log 2 - u -
-        softplus(-2u))`.
+        `log N(u) - log(1 - tanh(u)^2) - log((high - low) / 2)`.
         """
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not underflow for large u.
         jacobian = 2.0 * (math.log(2.0) - action - jax.nn.softplus(-2.0 * action)) - math.log(2.0)
         return self._total(self._log_density(action) - jacobian - self._log_width())
 
 
-@struct.dataclass
-class Beta(_OnIntervals):
-    """One Beta distribution per asset or component, stretched over its interval; it has no mass at or beyond its ends.
+class Beta(_OnIntervals, struct.PyTreeNode):
+    """One Beta distribution per asset or component, stretched over `[low, high]`; the ends have no mass.
 
-    In float32 the divergence of two that are nearly equal is exact to about 1e-6 for alpha and beta of a few units, and
-    to 1e-3 at a thousand: log-gamma functions of that size cancel.
+    In float32 the divergence of two nearly equal distributions is exact to about 1e-6 for alpha and beta of a few
+    units, and to 1e-3 at a thousand: log-gamma functions of that size cancel.
 
     Attributes:
       alpha: `[..., A]` > 1: the density falls to 0 at both ends.
       beta: `[..., A]` > 1.
       low: smallest action, `[..., A]`.
-      high: largest action, `[..., A]`; where it equals `low` there is nothing to choose, and the component does not
-        count.
+      high: largest action, `[..., A]`; where it equals `low`, the component has no choice and does not count.
 
-    References:
+    Reference:
       Chou, Maturana, Scherer (2017), Improving stochastic policy gradients in continuous control with deep
       reinforcement learning using the Beta distribution. https://proceedings.mlr.press/v70/chou17a.html
     """
@@ -168,11 +166,11 @@ class Beta(_OnIntervals):
         return jnp.clip(0.5 * (least + most), SMALLEST_SHARE, 1.0 - SMALLEST_SHARE)
 
     def mode(self) -> jax.Array:
-        """The mean share, which is the decision of the deterministic policy, `[..., A]`."""
+        """Mean share, the decision of the deterministic policy, `[..., A]`."""
         return self.alpha / (self.alpha + self.beta)
 
     def squash(self, action: jax.Array) -> jax.Array:
-        """Share in (0, 1) to `[low, high]`."""
+        """Maps shares in (0, 1) to `[low, high]`."""
         return jnp.clip(self.low + (self.high - self.low) * action, self.low, self.high)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
@@ -185,7 +183,7 @@ class Beta(_OnIntervals):
         return self._total(self._share_entropy() + self._log_width())
 
     def entropy_bonus(self) -> jax.Array:
-        """What an entropy bonus rewards: the entropy of the shares, whatever the width of the intervals; at most 0."""
+        """Term that an entropy bonus rewards, `[...]` nats <= 0: the entropy of the shares, whatever the intervals."""
         return self._total(self._share_entropy())
 
     def _share_entropy(self) -> jax.Array:
@@ -196,6 +194,6 @@ class Beta(_OnIntervals):
     def kl(self, other: Beta) -> jax.Array:
         """KL(self || other) `[...]`, nats, of two distributions on the same intervals."""
         a, b = self.alpha, self.beta
-        more_a, more_b = a - other.alpha, b - other.beta
-        terms = more_a * digamma(a) + more_b * digamma(b) - (more_a + more_b) * digamma(a + b)
+        change_a, change_b = a - other.alpha, b - other.beta
+        terms = change_a * digamma(a) + change_b * digamma(b) - (change_a + change_b) * digamma(a + b)
         return self._total(betaln(other.alpha, other.beta) - betaln(a, b) + terms)

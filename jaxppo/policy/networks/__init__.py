@@ -1,18 +1,18 @@
 """Policy networks: an encoder that reads the market once per chunk, and a head that adds the portfolio."""
 
 from jaxppo.policy.networks import inspect
-from jaxppo.policy.networks.actor_critic import Policy, make_policy
+from jaxppo.policy.networks.actor_critic import ActorCritic, make_actor_critic
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.encoder import Bars, Cache, Encoder
 from jaxppo.policy.networks.head import ActionConfig
 
 __all__ = [
     "ActionConfig",
+    "ActorCritic",
     "Bars",
     "Cache",
     "Encoder",
     "EncoderConfig",
-    "Policy",
     "inspect",
-    "make_policy",
+    "make_actor_critic",
 ]

@@ -1,4 +1,4 @@
-"""Actor-critic: an encoder that reads the market once, and a small head that adds the portfolio."""
+"""Actor-critic network: an encoder that reads the market once, and a small head that adds the portfolio."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from jaxppo.policy.networks.encoder import Bars, Cache, Encoder
 from jaxppo.policy.networks.head import ActionConfig, Head
 
 Params = Any
+"""Parameters of a network: a nested dict of float32 arrays."""
 
 
-class ActorCritic(nnx.Module):
+class ActorCriticModule(nnx.Module):
     """Encoder and head."""
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, quantiles: int, rngs: nnx.Rngs):
@@ -26,8 +27,8 @@ class ActorCritic(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
-    """Pure functions of the network's parameters; build with `make_policy`.
+class ActorCritic:
+    """Pure functions of the parameters of an actor-critic network, built by `make_actor_critic`.
 
     Attributes:
       graph: static structure of the module.
@@ -46,10 +47,10 @@ class Policy:
     value_layer: tuple[str, ...] = ("head", "value")
 
     def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
-        """What the head needs of the last S of `context - 1 + S` bars.
+        """Computes what the head needs of the last S of `context - 1 + S` bars.
 
         Args:
-          params: the network.
+          params: of the network.
           bars: of P paths.
           masks: `[P, ...]` from `draw_masks`, in training; None drops nothing.
 
@@ -61,57 +62,93 @@ class Policy:
         return model.head.prepare(memory, bars.listed[:, -memory.shape[1] :])
 
     def draw_masks(self, key: jax.Array, rate: jax.Array) -> jax.Array:
-        """Dropout masks of one path for one iteration, from a rate `[]` in [0, 1). Consumes `key`."""
+        """Draws the dropout masks of one path for one iteration. Consumes `key`.
+
+        Args:
+          key: randomness of the path.
+          rate: `[]` in [0, 1), share of the units that is dropped.
+        """
         return draw_masks(key, rate, *self.dropout_shape)
 
     def start(self, params: Params, n_paths: int, n_assets: int) -> Cache:
-        """An empty cache for `step`."""
+        """Creates an empty cache for `step`.
+
+        Args:
+          params: of the network.
+          n_paths: P.
+          n_assets: A.
+        """
         return nnx.merge(self.graph, params).encoder.start(n_paths, n_assets)
 
     def step(self, params: Params, cache: Cache, bars: Bars) -> tuple[Cache, jax.Array]:
-        """`encode` bar by bar, at a cost that does not depend on the history.
+        """Computes `encode` bar by bar, at a cost that does not depend on the history.
 
         Args:
-          params: the network.
+          params: of the network.
           cache: from `start` or the bar before.
           bars: the next bar of each path, `T = 1`.
 
         Returns:
-          The next cache, and `[P, A, ...]` float32, from bar number `context` on that of the chunk pass.
+          The next cache, and `[P, A, ...]` float32, from bar number `context` on equal to `encode`.
         """
         model = nnx.merge(self.graph, params)
         cache, memory = model.encoder.step(cache, bars)
         return cache, model.head.prepare(memory, bars.listed[:, 0])
 
     def act(
-        self, params: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
+        self, params: Params, prepared: jax.Array, observation: Observation, hindsight: jax.Array | None = None
     ) -> tuple[Any, jax.Array]:
-        """Distribution over actions and value, from `encode`'s result and observations of any batch shape `[...]`.
+        """Computes the distribution over actions and the value.
 
-        The value is `[...]`, or `[..., N]` quantiles in any order.
+        Args:
+          params: of the network.
+          prepared: from `encode` or `step`; broadcasts against the batch shape `[...]` of the observations.
+          observation: of the portfolios.
+          hindsight: `[..., A, 2]` future of the market, for the critic alone; None for nothing ahead.
+
+        Returns:
+          Distribution `[...]`, and values `[...]` or, of a quantile critic, `[..., N]` in any order.
         """
-        return nnx.merge(self.graph, params).head(prepared, seen, hindsight)
+        return nnx.merge(self.graph, params).head(prepared, observation, hindsight)
 
-    def distribution(self, params: Params, prepared: jax.Array, seen: Observation) -> Any:
-        """Distribution over actions alone."""
-        return self.act(params, prepared, seen)[0]
+    def distribution(self, params: Params, prepared: jax.Array, observation: Observation) -> Any:
+        """Computes the distribution over actions alone.
+
+        Args:
+          params: of the network.
+          prepared: from `encode` or `step`.
+          observation: of the portfolios.
+        """
+        return self.act(params, prepared, observation)[0]
 
 
-def make_policy(
+def make_actor_critic(
     config: EncoderConfig, action: ActionConfig, key: jax.Array, *, hindsight: bool = False, quantiles: int = 1
-) -> tuple[Policy, Params]:
-    """Builds the network. Consumes `key`.
+) -> tuple[ActorCritic, Params]:
+    """Builds the network and draws its first parameters. Consumes `key`.
+
+    Example, of 3 memories for each of 4 assets:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxppo.policy.networks import ActionConfig, Bars, EncoderConfig, make_actor_critic
+      >>> shape = {"width": 16, "layers": 1, "heads": 2, "window": 8, "expansion": 2, "asset_attention": True}
+      >>> encoder = EncoderConfig("transformer", groups=(2, 3), dtype=jnp.float32, **shape)
+      >>> network, params = make_actor_critic(encoder, ActionConfig("discrete", 5, -1.0, 1.0), jax.random.key(0))
+      >>> n_bars = network.context - 1 + 3
+      >>> listed = jnp.ones((1, n_bars, 4), bool)
+      >>> bars = Bars(jnp.zeros((1, n_bars, 4, 5)), listed, jnp.full((1, n_bars), 86_400.0))
+      >>> network.encode(params, bars).shape
+      (1, 3, 4, 32)
 
     Args:
       config: shape of the encoder.
       action: what the head parameterises.
       key: randomness of the first parameters.
       hindsight: whether the critic can read the market's future.
-      quantiles: of the return, that the critic gives; 1 for its mean.
+      quantiles: quantiles of the return that the critic gives; 1 for the mean.
 
     Returns:
-      The policy and its initial parameters, a nested dict of float32 arrays.
+      The network's pure functions and its first parameters.
     """
-    graph, state = nnx.split(ActorCritic(config, action, hindsight, quantiles, nnx.Rngs(key)), nnx.Param)
+    graph, state = nnx.split(ActorCriticModule(config, action, hindsight, quantiles, nnx.Rngs(key)), nnx.Param)
     shape = (config.dropout_places, config.width)
-    return Policy(graph, config.context, shape, hindsight, quantiles), nnx.to_pure_dict(state)
+    return ActorCritic(graph, config.context, shape, hindsight, quantiles), nnx.to_pure_dict(state)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Kernel = Literal["xla", "cudnn"]
+"""Implementations of `jax.nn.dot_product_attention`."""
+
 
 class Attended(NamedTuple):
-    """What queries found among some keys; several of these make one softmax, see `merge`.
+    """Result of the attention of queries to some keys; `merge` joins several into one softmax.
 
     Attributes:
       out: `[..., S, D]` weighted mean of the values.
@@ -30,7 +33,7 @@ def sliding_window_attention(
     lag_bias: jax.Array | None = None,
     block: int | None = None,
 ) -> Attended:
-    """Each query attends to its own bar and the `window - 1` bars before it.
+    """Attention of each query to the bar it stands at and the `window - 1` bars before.
 
     Keys start `window - 1` bars before the first query ("valid" padding), so nothing is padded with an absent past:
     query `i` reads keys `i .. i + window - 1`. Computed in blocks of queries, cost and memory `O(S (window + block))`.
@@ -62,17 +65,15 @@ def sliding_window_attention(
     key = _overlapping(_split(key, n_blocks + reach, block), n_blocks, reach)
     value = _overlapping(_split(value, n_blocks + reach, block), n_blocks, reach)
     mask, bias = _band(block, key.shape[-2], window), _banded(lag_bias, block, key.shape[-2], window)
-    found = masked_attention(query, key, value, mask, None if bias is None else bias[:, None])
-    out = found.out.reshape(*found.out.shape[:-3], n_blocks * block, found.out.shape[-1])[..., :length, :]
-    return Attended(out, found.log_weight.reshape(*out.shape[:-2], n_blocks * block)[..., :length])
+    attended = masked_attention(query, key, value, mask, None if bias is None else bias[:, None])
+    out = attended.out.reshape(*attended.out.shape[:-3], n_blocks * block, attended.out.shape[-1])[..., :length, :]
+    return Attended(out, attended.log_weight.reshape(*out.shape[:-2], n_blocks * block)[..., :length])
 
 
 def fused_window_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, window: int, *, implementation: str = "cudnn"
+    query: jax.Array, key: jax.Array, value: jax.Array, window: int, *, implementation: Kernel = "cudnn"
 ) -> jax.Array:
     """`sliding_window_attention` by JAX's fused kernel, without biases and with first derivatives only.
-
-    The kernel wants as many queries as keys: the bars that only serve as past ask too, and their answers are dropped.
 
     Args:
       query: `[B, H, S, D]`; for cuDNN bfloat16 or float16, D a multiple of 8.
@@ -84,8 +85,9 @@ def fused_window_attention(
     Returns:
       `[B, H, S, D]`.
     """
-    past = jnp.pad(query, ((0, 0), (0, 0), (window - 1, 0), (0, 0)))
-    query, key, value = (x.swapaxes(1, 2) for x in (past, key, value))
+    # The kernel takes as many queries as keys: bars that are past alone get queries too, whose results are dropped.
+    padded = jnp.pad(query, ((0, 0), (0, 0), (window - 1, 0), (0, 0)))
+    query, key, value = (x.swapaxes(1, 2) for x in (padded, key, value))
     out = jax.nn.dot_product_attention(
         query, key, value, is_causal=True, local_window_size=(window - 1, 0), implementation=implementation
     )
@@ -101,9 +103,9 @@ def dilated_attention(
     *,
     lag_bias: jax.Array | None = None,
 ) -> Attended:
-    """Each query attends to its own bar and to the `window - 1` bars that lie multiples of `dilation` before it.
+    """Attention of each query to the bar it stands at and to `window - 1` bars at multiples of `dilation` before it.
 
-    Bars that are congruent modulo `dilation` form sequences of their own, in which this is `sliding_window_attention`.
+    Bars that are congruent modulo `dilation` form separate sequences; in each, this is `sliding_window_attention`.
 
     Args:
       query: `[..., H, S, D]`.
@@ -119,9 +121,9 @@ def dilated_attention(
     n_rows = -(-length // dilation)
     query = _phases(query, n_rows, dilation)
     key, value = (_phases(x, n_rows + window - 1, dilation) for x in (key, value))
-    found = sliding_window_attention(query, key, value, window, lag_bias=lag_bias)
-    out = jnp.moveaxis(found.out, -4, -2)
-    weight = jnp.moveaxis(found.log_weight, -3, -1)
+    attended = sliding_window_attention(query, key, value, window, lag_bias=lag_bias)
+    out = jnp.moveaxis(attended.out, -4, -2)
+    weight = jnp.moveaxis(attended.log_weight, -3, -1)
     return Attended(
         out.reshape(*out.shape[:-3], n_rows * dilation, out.shape[-1])[..., :length, :],
         weight.reshape(*weight.shape[:-2], n_rows * dilation)[..., :length],
@@ -131,17 +133,17 @@ def dilated_attention(
 def logits_by_lag(
     query: jax.Array, key: jax.Array, window: int, dilation: int = 1, *, lag_bias: jax.Array | None = None
 ) -> jax.Array:
-    """What `dilated_attention` (or, with `dilation` 1, `sliding_window_attention`) takes the softmax of, to inspect it.
+    """Logits of `dilated_attention`, or of `sliding_window_attention` with `dilation` 1, for inspection.
 
     Args:
       query: `[..., H, S, D]`.
       key: `[..., H, S + dilation (window - 1), D]`.
-      window: keys that a query sees.
-      dilation: bars between two of them.
-      lag_bias: `[H, window]`.
+      window: keys that a query sees, >= 1.
+      dilation: bars between two of them, >= 1.
+      lag_bias: `[H, window]` added to the logits.
 
     Returns:
-      `[..., H, S, window]` float32; key 0 is at the query's own bar, key j is `j dilation` bars before.
+      `[..., H, S, window]` float32; key j is `j dilation` bars before the query.
     """
     scaled, length = query * query.shape[-1] ** -0.5, query.shape[-2]
 
@@ -156,7 +158,7 @@ def logits_by_lag(
 
 
 def merge(parts: list[Attended]) -> jax.Array:
-    """One softmax over the keys of all parts: `[..., S, D]` in the dtype of the first one."""
+    """Joins the parts into one softmax over all their keys: `[..., S, D]` in the dtype of the first part."""
     if len(parts) == 1:
         return parts[0].out
     share = jax.nn.softmax(jnp.stack([part.log_weight for part in parts]), axis=0)
@@ -173,20 +175,21 @@ def masked_attention(
       query: `[..., Q, D]`.
       key: `[..., K, D]`.
       value: `[..., K, D]`.
-      mask: bool, broadcasts to `[..., Q, K]`; every query has a key.
+      mask: bool, broadcasts to `[..., Q, K]`; a query without any key has no weight in `merge`.
       bias: broadcasts to `[..., Q, K]`, added to the logits.
     """
     logits = jnp.einsum("...qd,...kd->...qk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias.reshape((1,) * (logits.ndim - bias.ndim) + bias.shape)
     mask = jnp.asarray(mask).reshape((1,) * (logits.ndim - mask.ndim) + mask.shape)
+    # The smallest finite number: with -inf, a query without any key would be NaN instead of weightless in `merge`.
     logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return Attended(jnp.einsum("...qk,...kd->...qd", weights, value), jax.nn.logsumexp(logits, axis=-1))
 
 
 def attention_over_assets(query: jax.Array, key: jax.Array, value: jax.Array, present: jax.Array) -> jax.Array:
-    """Every asset attends to itself and to all assets that are present, at each bar on its own.
+    """Attention of every asset to itself and to all assets that are present, bar by bar.
 
     Args:
       query: `[B, S, H, A, D]`.
@@ -197,13 +200,13 @@ def attention_over_assets(query: jax.Array, key: jax.Array, value: jax.Array, pr
     Returns:
       `[B, S, H, A, D]`.
     """
-    return masked_attention(query, key, value, present_or_own(present)).out
+    return masked_attention(query, key, value, present_or_itself(present)).out
 
 
-def present_or_own(present: jax.Array) -> jax.Array:
-    """Which assets an asset attends to: `[..., A]` bool to `[..., 1, A, A]`."""
-    own = jnp.eye(present.shape[-1], dtype=bool)
-    return present[..., None, None, :] | own.reshape((1,) * present.ndim + own.shape)
+def present_or_itself(present: jax.Array) -> jax.Array:
+    """Mask of the assets that each asset attends to: `[..., A]` bool to `[..., 1, A, A]`."""
+    itself = jnp.eye(present.shape[-1], dtype=bool)
+    return present[..., None, None, :] | itself.reshape((1,) * present.ndim + itself.shape)
 
 
 def _band(n_queries: int, n_keys: int, window: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class EncoderConfig:
       bar_seconds: time that counts as one bar for positions on elapsed time, > 0.
       coarse_pools: bars pooled into one token, for each coarser level.
       coarse_window: tokens of each coarser level that a bar attends to; they do not overlap.
-      rematerialise: what the backward pass computes again instead of keeping it: "none", "minimal" (the insides of
+      rematerialise: what the backward pass computes again instead of storing it: "none", "minimal" (the insides of
         attention and feed-forward) or "full" (whole blocks).
       attention: "xla", or "cudnn", the fused kernel on GPUs: bfloat16 only, no coarser levels, no biases by lag.
       portfolio: how the head joins a portfolio to the memory: "add" (the first layer of a perceptron on both), "film"
@@ -58,7 +58,7 @@ class EncoderConfig:
     attention: str = "xla"
     portfolio: str = "add"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = {"kind": KINDS, "positions": POSITIONS, "rematerialise": REMATERIALISE}
         choices |= {"attention": ATTENTION, "portfolio": PORTFOLIO}
         for name, allowed in choices.items():
@@ -73,7 +73,7 @@ class EncoderConfig:
 
     @property
     def not_fused(self) -> str:
-        """Why cuDNN's kernel cannot compute this shape; empty if it can."""
+        """Reason why cuDNN's kernel cannot compute this shape; empty if it can."""
         dimension = self.width // self.heads
         if self.dtype != jnp.bfloat16:
             return f"needs bfloat16, not {self.dtype}"
@@ -87,7 +87,7 @@ class EncoderConfig:
 
     @property
     def dropout_places(self) -> int:
-        """Places where units can be dropped: the embedding, and three a block."""
+        """Number of places where units can be dropped: the embedding, and three a block."""
         return 1 + DROPOUT_PLACES_OF_A_BLOCK * self.layers
 
     @property

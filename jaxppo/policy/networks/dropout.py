@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 
 def draw_masks(key: jax.Array, rate: jax.Array, n_places: int, width: int) -> jax.Array:
-    """Factors of the units at every place of the network: 0, or `1 / (1 - rate)`. Consumes `key`.
+    """Draws the factors of the units at every place of the network: 0, or `1 / (1 - rate)`. Consumes `key`.
 
-    All bars and assets of a path share them.
+    All bars and assets of a path share the factors.
 
     Args:
-      key: one of a path.
+      key: randomness of a path.
       rate: `[]` in [0, 1), share of the units that is dropped.
       n_places: places where something is dropped.
       width: units at each.
@@ -23,12 +23,18 @@ def draw_masks(key: jax.Array, rate: jax.Array, n_places: int, width: int) -> ja
     Reference: Gal and Ghahramani (2016), A theoretically grounded application of dropout in recurrent neural networks,
       section 4. https://arxiv.org/abs/1512.05287
     """
-    kept = jax.random.uniform(key, (n_places, width)) >= rate
-    return kept / (1.0 - rate)
+    retained = jax.random.uniform(key, (n_places, width)) >= rate
+    return retained / (1.0 - rate)
 
 
 def drop(x: jax.Array, masks: jax.Array | None, place: int) -> jax.Array:
-    """`[P, ..., D]` times the masks `[P, n_places, D]` of a place; None drops nothing."""
+    """Multiplies the units at a place of the network by their dropout masks.
+
+    Args:
+      x: `[P, ..., D]`.
+      masks: `[P, n_places, D]` from `draw_masks`; None drops nothing.
+      place: number of the place.
+    """
     if masks is None:
         return x
     scale = jnp.expand_dims(masks[:, place], range(1, x.ndim - 1))

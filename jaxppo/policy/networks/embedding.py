@@ -12,12 +12,10 @@ EPSILON = 1e-6
 
 
 class GroupEmbedding(nnx.Module):
-    """Sum of a projection per feature group, each normalised and weighted by a learned gate.
+    """Sum of one projection per feature group, each normalised and weighted by a learned gate.
 
-    `sum_g gate_g LayerNorm(W_g x_g + b_g) / sqrt(G)`, where the norms have no parameters of their own: their scale is
-    the gate's, and the next layer shifts. A value that is unknown (NaN) is replaced by a learned token of its feature,
-    so that it differs from an average one. Biases start at random: normalising an embedding that is nearly zero would
-    multiply its gradient by `epsilon ** -0.5`.
+    `sum_g gate_g LayerNorm(W_g x_g + b_g) / sqrt(G)`, where the norms have no parameters: the gate scales, and the next
+    layer shifts. A learned token of the feature replaces an unknown value (NaN), which so differs from an average one.
 
     Attributes:
       kernel: `[2 F + G, D]`: the weights of the F values, the F tokens for unknown ones, the G biases.
@@ -26,6 +24,7 @@ class GroupEmbedding(nnx.Module):
 
     def __init__(self, groups: tuple[int, ...], width: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.groups, self.dtype = groups, dtype
+        # Biases start at random: normalising an embedding near zero would multiply its gradient by EPSILON ** -0.5.
         per_value = np.repeat((2.0 * np.asarray(groups)) ** -0.5, groups)
         deviation = np.concatenate([per_value, per_value, np.ones(len(groups))])
         normal = jax.random.normal(rngs.params(), (len(deviation), width))
@@ -37,17 +36,15 @@ class GroupEmbedding(nnx.Module):
         return 2.0 * jax.nn.sigmoid(self.gates[...])
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        """`[..., F]` features, NaN where unknown, to `[..., D]`.
-
-        The variance of a projection is a quadratic form of its few inputs, so these are scaled and everything is one
-        product with the weights, instead of one normalisation of D numbers per group.
-        """
+        """`[..., F]` features, NaN where unknown, to `[..., D]`."""
         n_groups, lead = len(self.groups), features.shape[:-1]
         group = np.repeat(np.arange(n_groups), self.groups)
         belongs = np.concatenate([np.eye(n_groups, dtype=np.float32)[group]] * 2 + [np.eye(n_groups, dtype=np.float32)])
         unknown = jnp.isnan(features)
         known = jnp.where(unknown, jnp.zeros_like(features), features)
         x = jnp.concatenate([known, unknown, jnp.ones((*lead, n_groups))], axis=-1, dtype=jnp.float32)
+        # The variance of a projection is a quadratic form of its few inputs: scaling these makes everything one product
+        # with the weights, instead of one normalisation of D numbers per group.
         kernel = self.kernel[...] - self.kernel[...].mean(axis=-1, keepdims=True)
         gram = (kernel @ kernel.T) * (belongs @ belongs.T) / kernel.shape[-1]
         variance = ((x @ gram) * x) @ belongs
@@ -57,7 +54,7 @@ class GroupEmbedding(nnx.Module):
 
 
 class CoarseToken(nnx.Module):
-    """A token for the mean of the last `pool` fine tokens, at every bar: no grid, so nothing depends on a phase."""
+    """Token for the mean of the last `pool` fine tokens, at every bar: there is no grid whose start would matter."""
 
     def __init__(self, pool: int, width: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.pool = pool
@@ -70,12 +67,19 @@ class CoarseToken(nnx.Module):
 
 
 def pooled(x: jax.Array, pool: int) -> jax.Array:
-    """Means of `pool` consecutive rows, `[..., T, D]` to `[..., T - pool + 1, D]`, in about `2 log2(pool)` additions.
+    """Means of `pool` consecutive rows, in about `2 log2(pool)` additions.
 
     Every mean adds its rows in the same order wherever they lie, so it does not depend on where the table begins.
+
+    Args:
+      x: `[..., T, D]`.
+      pool: rows of a mean, >= 1.
+
+    Returns:
+      `[..., T - pool + 1, D]`.
     """
-    total, length, power, left = None, 0, x.astype(jnp.float32), pool
-    size = 1
+    total: jax.Array | None = None
+    length, size, power, left = 0, 1, x.astype(jnp.float32), pool
     while left:
         if left & 1:
             # `total` covers `length` rows; the next `size` rows follow it.
@@ -88,4 +92,5 @@ def pooled(x: jax.Array, pool: int) -> jax.Array:
             rows = x.shape[-2] - 2 * size + 1
             power = power[..., :rows, :] + power[..., size : size + rows, :]
             size *= 2
+    assert total is not None, "pool is at least 1"
     return (total / pool).astype(x.dtype)

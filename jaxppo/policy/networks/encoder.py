@@ -1,4 +1,4 @@
-"""Encoders: bars of the market in, memory of every bar out. They read the market and never the position."""
+"""Encoder: from bars of the market to a memory of every bar; it never reads the portfolio."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from jaxppo.policy.networks.embedding import CoarseToken, GroupEmbedding, pooled
 from jaxppo.policy.networks.positions import Rotation, phase_steps, rotation, rotations
 
 
-@struct.dataclass
-class Bars:
+class Bars(struct.PyTreeNode):
     """Consecutive bars as the encoder reads them.
 
     Attributes:
@@ -31,16 +30,15 @@ class Bars:
     seconds: jax.Array
 
 
-@struct.dataclass
-class Cache:
-    """What the encoder keeps from bar to bar; its size does not depend on how many there have been.
+class Cache(struct.PyTreeNode):
+    """State of the encoder from bar to bar; its size does not depend on how many bars there have been.
 
     Attributes:
       count: `[]` int32, bars so far.
-      phase: `[P, D / 2]` uint32, rotary phases of the last one.
+      phase: `[P, D / 2]` uint32, rotary phases of the last bar.
       tokens: `[P, A, R, D]` fine tokens of the latest bars, as many as the coarsest level pools; bar n is in slot
         `n % R`.
-      rings: of each block.
+      rings: keys and values of each block.
     """
 
     count: jax.Array
@@ -50,10 +48,10 @@ class Cache:
 
 
 class Encoder(nnx.Module):
-    """Reads a chunk of bars once.
+    """Encoder of a chunk of bars in one pass, `[P, context - 1 + S, A, F]` to `[P, S, A, D]`.
 
-    `[P, context - 1 + S, A, F]` becomes `[P, S, A, D]`: the memory of bar t depends on exactly the bars
-    `t - context + 1 .. t`, wherever in a chunk t falls, so training, backtest and live trading see the same memory.
+    The memory of bar t depends on exactly the bars `t - context + 1 .. t`, wherever in a chunk t falls, so training,
+    backtest and live trading have the same memory.
     """
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
@@ -69,7 +67,7 @@ class Encoder(nnx.Module):
         """Memory `[P, S, A, D]` of the last S bars.
 
         Args:
-          bars: `context - 1 + S` of them.
+          bars: `context - 1 + S` bars of P paths.
           masks: `[P, config.dropout_places, D]` of dropout; None drops nothing.
         """
         config = self.config
@@ -78,35 +76,40 @@ class Encoder(nnx.Module):
             for i, block in enumerate(self.blocks):
                 x = block(x, masks, 1 + i * DROPOUT_PLACES_OF_A_BLOCK)
             return self.norm(x).swapaxes(1, 2)
-        x, turn, tokens = self._before_blocks(x, bars)
+        x, rotary, tokens = self._before_blocks(x, bars)
         for i, block in enumerate(self.blocks):
 
             def run(x: jax.Array, block: Block = block, place: int = 1 + i * DROPOUT_PLACES_OF_A_BLOCK) -> jax.Array:
-                return block(x, bars.listed, turn, tokens, masks, place)
+                return block(x, bars.listed, rotary, tokens, masks, place)
 
             x = _rematerialised(run, config.rematerialise)(x)
         return self.norm(x).swapaxes(1, 2)
 
     def weights(self, bars: Bars) -> list[tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]]:
-        """Attention weights of every block, see `Block.weights`; each block has `window - 1` bars less than the last.
+        """`Block.weights` of every block; each block has `window - 1` bars less than the one before.
 
         Raises:
-          ValueError: a perceptron does not attend.
+          ValueError: the encoder is a perceptron, which does not attend.
         """
         if self.config.kind != "transformer":
             raise ValueError(f"policy kind is {self.config.kind!r}; only 'transformer' attends to something")
-        x, turn, tokens = self._before_blocks(self.embedding(bars.features).swapaxes(1, 2), bars)
-        found = []
+        x, rotary, tokens = self._before_blocks(self.embedding(bars.features).swapaxes(1, 2), bars)
+        weights = []
         for block in self.blocks:
-            found.append(block.weights(x, bars.listed, turn, tokens))
-            x = block(x, bars.listed, turn, tokens, None, 0)
-        return found
+            weights.append(block.weights(x, bars.listed, rotary, tokens))
+            x = block(x, bars.listed, rotary, tokens, None, 0)
+        return weights
 
     def start(self, n_paths: int, n_assets: int) -> Cache:
-        """A cache before the first bar."""
+        """Creates the cache before the first bar.
+
+        Args:
+          n_paths: P.
+          n_assets: A.
+        """
         config = self.config
         largest = max([1, *(level.pool for level in self.coarse)])
-        rings = ()
+        rings: tuple[tuple[Ring, ...], ...] = ()
         if config.kind == "transformer":
             rings = tuple(block.time.start(n_paths, n_assets, config.dtype) for block in self.blocks)
         return Cache(
@@ -117,7 +120,15 @@ class Encoder(nnx.Module):
         )
 
     def step(self, cache: Cache, bars: Bars) -> tuple[Cache, jax.Array]:
-        """One bar: `T = 1` in, memory `[P, A, D]` out. From bar number `context` on it is that of the chunk pass."""
+        """Encodes one bar.
+
+        Args:
+          cache: from `start` or the bar before.
+          bars: the next bar of each path, `T = 1`.
+
+        Returns:
+          The next cache, and the memory `[P, A, D]`, from bar number `context` on equal to that of the chunk pass.
+        """
         config = self.config
         x = self.embedding(bars.features).swapaxes(1, 2)
         if config.kind == "mlp":
@@ -128,10 +139,10 @@ class Encoder(nnx.Module):
         latest = jax.lax.dynamic_update_slice_in_dim(cache.tokens, x, cache.count % slots, axis=2)
         tokens = tuple(level(self._mean(latest, cache.count, level.pool)) for level in self.coarse)
         phase = cache.phase + phase_steps(self._elapsed(bars.seconds[:, 0]), self._n_pairs)
-        turn = _for_assets(rotation(phase[:, None]), x.shape[1]) if self._rotary else None
+        rotary = _for_assets(rotation(phase[:, None]), x.shape[1]) if self._rotary else None
         rings = []
         for block, ring in zip(self.blocks, cache.rings, strict=True):
-            ring, x = block.step(ring, cache.count, x, bars.listed, turn, tokens)
+            ring, x = block.step(ring, cache.count, x, bars.listed, rotary, tokens)
             rings.append(ring)
         return Cache(cache.count + 1, phase, latest, tuple(rings)), self.norm(x)[:, :, 0]
 
@@ -139,11 +150,11 @@ class Encoder(nnx.Module):
         """Fine tokens that the first block reads, rotations and tokens of the coarser levels, from all fine tokens."""
         config = self.config
         tokens = tuple(level(pooled(x, level.pool)) for level in self.coarse)
-        turn = None
+        rotary = None
         if self._rotary:
-            turn = _for_assets(rotations(self._elapsed(bars.seconds), self._n_pairs), x.shape[1])
+            rotary = _for_assets(rotations(self._elapsed(bars.seconds), self._n_pairs), x.shape[1])
         length = x.shape[2] - config.context + 1
-        return x[:, :, -(length + config.layers * (config.window - 1)) :], turn, tokens
+        return x[:, :, -(length + config.layers * (config.window - 1)) :], rotary, tokens
 
     @property
     def _rotary(self) -> bool:
@@ -168,9 +179,9 @@ def _for_assets(by: Rotation, n_assets: int) -> Rotation:
     return Rotation(*(jnp.repeat(x, n_assets, axis=0)[:, None] for x in by))
 
 
-def _rematerialised(run: Callable[[jax.Array], jax.Array], how: str) -> Callable[[Any], Any]:
+def _rematerialised(run: Callable[[jax.Array], jax.Array], setting: str) -> Callable[[Any], Any]:
     """`run`, computed again in the backward pass as far as `EncoderConfig.rematerialise` says."""
-    if how == "none":
+    if setting == "none":
         return run
-    kept = ("time_attention", "asset_attention") if how == "minimal" else ()
-    return jax.checkpoint(run, policy=jax.checkpoint_policies.save_only_these_names(*kept))
+    saved = ("time_attention", "asset_attention") if setting == "minimal" else ()
+    return jax.checkpoint(run, policy=jax.checkpoint_policies.save_only_these_names(*saved))

@@ -1,4 +1,4 @@
-"""The head: action parameters per asset and a value, from the memory of the market and the state of a portfolio."""
+"""Head: action parameters per asset and a value, from the memory of the market and the state of a portfolio."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from flax import nnx
 
 from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, Observation
 from jaxppo.policy.distributions import Beta, Hierarchical, MaskedCategorical, SquashedGaussian
-from jaxppo.policy.networks.attention import masked_attention, present_or_own
+from jaxppo.policy.networks.attention import masked_attention, present_or_itself
 from jaxppo.policy.networks.config import EncoderConfig
 
 N_HINDSIGHT = 2
 EVEN = math.log(math.e - 1.0)
-"""Added to what softplus takes for a Beta distribution, which starts as Beta(2, 2)."""
+"""Added before the softplus of a Beta distribution's parameters, so that they start as Beta(2, 2)."""
 N_PORTFOLIO = N_ASSET_FEATURES + N_ACCOUNT_FEATURES
 
 
 @dataclasses.dataclass(frozen=True)
 class ActionConfig:
-    """What the head must parameterise (static).
+    """Actions that the head parameterises (static).
 
     Attributes:
       kind: "discrete" (masked categoricals), "hierarchical" (a bucket, then directions and sizes) or "continuous".
       n_actions: choices of each component; ignored by "continuous".
-      low: smallest continuous action; where an observation brings a mask, that counts.
+      low: smallest continuous action; the mask of an observation takes its place.
       high: largest continuous action, likewise.
       std: standard deviation of a continuous action before squashing, at the start; not for "beta".
       distribution: of a continuous action on its interval, "squashed_gaussian" or "beta".
       n_components: components of an action, for each asset where there are assets.
-      n_buckets: of "hierarchical".
-      sizes: of "hierarchical": actions of each direction, see `DirectionAndSize`.
+      n_buckets: buckets of "hierarchical".
+      sizes: of "hierarchical": number of actions of each direction, see `DirectionAndSize`.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class ActionConfig:
 
 
 class CrossAttention(nnx.Module):
-    """Every position of a portfolio attends to the memories of all listed assets at its bar.
+    """Attention of every position of a portfolio to the memories of all listed assets at the same bar.
 
     Keys and values do not depend on the portfolio: they are computed once per path and bar.
     """
@@ -68,15 +68,20 @@ class CrossAttention(nnx.Module):
         self.out = nnx.Linear(config.width, 2 * config.width, use_bias=False, rngs=rngs)
 
     def prepare(self, memory: jax.Array, listed: jax.Array) -> jax.Array:
-        """`[..., A, D]` and `[..., A]` to `[..., A, 2 D + 1]` float32: key, value, listed."""
+        """Joins key, value and listing, `[..., A, 2 D + 1]` float32.
+
+        Args:
+          memory: `[..., A, D]`.
+          listed: `[..., A]` bool.
+        """
         return jnp.concatenate([self.key_value(memory).astype(jnp.float32), listed[..., None]], axis=-1)
 
     def __call__(self, prepared: jax.Array, portfolio: jax.Array) -> jax.Array:
         """`[..., A, 2 D + 1]` and `[..., A, n]` to `[..., A, 2 D]`."""
         key_value, listed = prepared[..., :-1], prepared[..., -1] > 0
         key, value = (self._heads(x) for x in jnp.split(key_value, 2, axis=-1))
-        found = masked_attention(self._heads(self.query(portfolio)), key, value, present_or_own(listed)).out
-        return self.out(found.swapaxes(-2, -3).reshape(*portfolio.shape[:-1], -1))
+        attended = masked_attention(self._heads(self.query(portfolio)), key, value, present_or_itself(listed)).out
+        return self.out(attended.swapaxes(-2, -3).reshape(*portfolio.shape[:-1], -1))
 
     def _heads(self, x: jax.Array) -> jax.Array:
         """`[..., A, H * D]` to `[..., H, A, D]`."""
@@ -88,7 +93,7 @@ class Head(nnx.Module):
 
     What depends on the memory alone is computed once per path and bar and shared by the K portfolios. How the
     portfolio enters is `EncoderConfig.portfolio`. With `quantiles` > 1 the value is that many quantiles of the return,
-    which nothing keeps from crossing.
+    which may cross.
 
     Reference: "film": Perez et al. (2018), eq. 2. https://arxiv.org/abs/1709.07871
     """
@@ -98,12 +103,12 @@ class Head(nnx.Module):
     ):
         width = config.width
         small = nnx.initializers.orthogonal(0.01)
-        self.action, self.width, self.film = action, width, config.portfolio == "film"
-        self.quantiles = quantiles
+        self.action, self.width, self.quantiles = action, width, quantiles
         self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
         self.portfolio = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs)
-        self.scale = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs) if self.film else None
-        self.cross = CrossAttention(config, rngs) if config.portfolio == "cross_attention" else None
+        film, cross = config.portfolio == "film", config.portfolio == "cross_attention"
+        self.scale = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs) if film else None
+        self.cross = CrossAttention(config, rngs) if cross else None
         self.actor = nnx.Linear(width, action.n_outputs, kernel_init=small, rngs=rngs)
         self.critic = nnx.Linear(width, width, rngs=rngs)
         self.value = nnx.Linear(width, quantiles, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
@@ -114,24 +119,41 @@ class Head(nnx.Module):
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
     def prepare(self, memory: jax.Array, listed: jax.Array) -> jax.Array:
-        """What all portfolios share: memory `[..., A, D]` and listing `[..., A]` to `[..., A, 2 D]` float32 or more."""
+        """Computes what all portfolios of a path share.
+
+        Args:
+          memory: `[..., A, D]` of the market.
+          listed: `[..., A]` bool, the asset has had a bar by then.
+
+        Returns:
+          `[..., A, 2 D]` float32, or `[..., A, 4 D + 1]` for "cross_attention".
+        """
         shared = self.memory(memory).astype(jnp.float32)
         if self.cross is None:
             return shared
         return jnp.concatenate([shared, self.cross.prepare(memory, listed)], axis=-1)
 
     def __call__(
-        self, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None = None
+        self, prepared: jax.Array, observation: Observation, hindsight: jax.Array | None = None
     ) -> tuple[Any, jax.Array]:
-        """Action distribution (batch `[..., A]`) and value `[...]`; `prepared` broadcasts against `seen`.
+        """Action distribution and value.
 
-        The value of a quantile critic is `[..., N]`.
-        Several components of an asset lie side by side: batch `[..., A n_components]`.
+        Args:
+          prepared: from `prepare`; broadcasts against the observations.
+          observation: of the portfolios, batch `[...]`.
+          hindsight: `[..., A, 2]` future of the market, for the value alone; None for nothing ahead.
 
-        `hindsight` `[..., A, 2]` reaches the value alone; a critic that was built for it takes None as nothing ahead.
+        Returns:
+          Distribution over `[..., A]`, or over `[..., A n_components]` with the components of an asset side by side;
+          and value `[...]`, or `[..., N]` of a quantile critic.
+
+        Raises:
+          ValueError: `hindsight` for a critic that was built without.
         """
-        for_actor, for_critic = jnp.split(self._joined(prepared, seen), 2, axis=-1)
+        for_actor, for_critic = jnp.split(self._joined(prepared, observation), 2, axis=-1)
         if hindsight is not None:
+            if self.hindsight is None:
+                raise ValueError("this critic cannot read the future: build it with hindsight=True")
             for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
         pooled = jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2)))
         value = self.value(pooled)
@@ -139,27 +161,28 @@ class Head(nnx.Module):
         hidden = jax.nn.gelu(for_actor)
         out = self.actor(hidden)
         if self.action.kind == "discrete":
-            return MaskedCategorical(out, seen.mask), value
+            return MaskedCategorical(out, observation.mask), value
         if self.action.kind == "hierarchical":
-            book = self.bucket(hidden.mean(axis=-2))
-            bucket, shift = jnp.split(book, [self.action.n_buckets], axis=-1)
+            of_portfolio = self.bucket(hidden.mean(axis=-2))
+            bucket, shift = jnp.split(of_portfolio, [self.action.n_buckets], axis=-1)
             shift = shift.reshape(*bucket.shape, self.action.n_outputs)
-            return Hierarchical(bucket, out, shift, seen.mask, sizes=self.action.sizes), value
+            return Hierarchical(bucket, out, shift, observation.mask, sizes=self.action.sizes), value
         if self.action.distribution == "beta":
             shape = (*out.shape[:-2], -1)
             alpha, beta = (1.0 + jax.nn.softplus(x + EVEN).reshape(shape) for x in jnp.split(out, 2, axis=-1))
-            return Beta(alpha, beta, alpha, alpha).restricted(seen.mask), value
+            return Beta(alpha, beta, alpha, alpha).restricted(observation.mask), value
         log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
         mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
-        return SquashedGaussian(mean, log_std, mean, mean).restricted(seen.mask), value
+        return SquashedGaussian(mean, log_std, mean, mean).restricted(observation.mask), value
 
-    def _joined(self, prepared: jax.Array, seen: Observation) -> jax.Array:
-        """First hidden layer `[..., A, 2 D]`, before its nonlinearity."""
-        account = jnp.broadcast_to(seen.account[..., None, :], (*seen.asset.shape[:-1], seen.account.shape[-1]))
-        state = jnp.concatenate([seen.asset, account], axis=-1)
+    def _joined(self, prepared: jax.Array, observation: Observation) -> jax.Array:
+        """First hidden layer `[..., A, 2 D]`, before the nonlinearity."""
+        account, asset = observation.account, observation.asset
+        account = jnp.broadcast_to(account[..., None, :], (*asset.shape[:-1], account.shape[-1]))
+        state = jnp.concatenate([asset, account], axis=-1)
         shift, memory = self.portfolio(state), prepared[..., : 2 * self.width]
         memory = jnp.broadcast_to(memory, shift.shape)
-        if self.film:
+        if self.scale is not None:
             return (1.0 + self.scale(state)) * memory + shift
         if self.cross is not None:
             shift = shift + self.cross(prepared[..., 2 * self.width :], state)

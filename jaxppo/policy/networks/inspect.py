@@ -1,6 +1,6 @@
-"""What a policy looks at: attention by lag, head, level and asset, its rollout, and what its decisions depend on.
+"""Inspection of a network: attention by lag, head, level and asset, attention rollout, attribution of decisions.
 
-All functions are pure and can be compiled; `bars` are `context - 1 + S` consecutive bars of P paths, see `Bars`.
+All functions are pure and can be compiled.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 from flax import nnx, struct
 
 from jaxppo.envs.trading.types import Observation
-from jaxppo.policy.networks.actor_critic import Params, Policy
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.encoder import Bars
 
 Decide = Callable[[Any], jax.Array]
 """A distribution over actions to one number per path, for example the mean target weight of an asset, `[P]`."""
 
 
-@struct.dataclass
-class Attention:
+class Attention(struct.PyTreeNode):
     """Attention weights of L blocks. The window and the levels of a query share one softmax: they sum to 1.
 
-    Every block looks at `W - 1` rows more than the next one needs of it; the last S rows of all are the same bars.
+    Every block has `W - 1` rows more than the next block needs; the last S rows of all are the same bars.
 
     Attributes:
       window: of each block `[P, A, H, R, W]` by how many bars ago; 0 is the bar itself.
       levels: of each block and coarser level `[P, A, H, R, M]` by how many pools ago.
-      assets: of each block `[P, R, H, A, A]` what the last axis' asset gets of the one before it, or None.
-      listed: `[P, S, A]` bool; what assets attend to that have never had a bar means nothing.
+      assets: of each block `[P, R, H, A, A]` weight that the last axis' asset gets from that of the axis before; None
+        without attention over assets.
+      listed: `[P, S, A]` bool; the weights of an asset without any bar yet mean nothing.
       pools: bars that each coarser level pools.
     """
 
@@ -42,54 +42,83 @@ class Attention:
     pools: tuple[int, ...] = struct.field(pytree_node=False)
 
 
-def attention(policy: Policy, params: Params, bars: Bars) -> Attention:
-    """The weights with which every block reads the past of the last S bars.
+def attention(network: ActorCritic, params: Params, bars: Bars) -> Attention:
+    """Computes the weights with which every block attends to the past of the last S bars.
+
+    Args:
+      network: the network.
+      params: its parameters.
+      bars: `context - 1 + S` consecutive bars of P paths.
 
     Raises:
-      ValueError: a perceptron does not attend.
+      ValueError: the network is a perceptron, which does not attend.
     """
-    encoder = nnx.merge(policy.graph, params).encoder
+    encoder = nnx.merge(network.graph, params).encoder
     windows, levels, assets = zip(*encoder.weights(bars), strict=True)
-    length = bars.seconds.shape[1] - policy.context + 1
+    length = bars.seconds.shape[1] - network.context + 1
     pools = tuple(level.pool for level in encoder.coarse)
     return Attention(windows, levels, assets, bars.listed[:, -length:], pools)
 
 
 def by_lag(weights: Attention, where: jax.Array | None = None) -> jax.Array:
-    """Mean weight `[L, H, W]` by lag, of bars `where` `[P, S]` is True (a regime, an hour); NaN if there are none."""
+    """Mean weight by lag.
+
+    Args:
+      weights: of P paths.
+      where: `[P, S]` bool, bars that the mean is over, such as a regime or an hour; None for all.
+
+    Returns:
+      `[L, H, W]`; NaN without any bar.
+    """
     return _mean(_rows(weights, weights.window), weights, where)
 
 
 def by_level(weights: Attention, where: jax.Array | None = None) -> jax.Array:
-    """Mean share `[L, H, 1 + levels]` of the window and of each coarser level, which sum to 1."""
+    """Mean share of the window and of each coarser level.
+
+    Args:
+      weights: of P paths.
+      where: `[P, S]` bool, bars that the mean is over; None for all.
+
+    Returns:
+      `[L, H, 1 + levels]`; the last axis sums to 1.
+    """
     parts = [weights.window, *zip(*weights.levels, strict=True)]
     return jnp.stack([_mean(_rows(weights, part), weights, where).sum(axis=-1) for part in parts], axis=-1)
 
 
 def by_asset(weights: Attention, where: jax.Array | None = None) -> jax.Array:
-    """Mean weight `[L, H, A, A]` that the asset of the third axis gives to that of the last one.
+    """Mean weight between assets.
+
+    Args:
+      weights: of P paths.
+      where: `[P, S]` bool, bars that the mean is over; None for all.
+
+    Returns:
+      `[L, H, A, A]` weight that the asset of the third axis gives to that of the last.
 
     Raises:
-      ValueError: the policy does not attend across assets.
+      ValueError: the network does not attend across assets.
     """
-    if weights.assets[0] is None:
+    between = [x for x in weights.assets if x is not None]
+    if not between:
         raise ValueError("this policy does not attend across assets: it has one, or policy.asset_attention is off")
     chosen = _chosen(weights, where)[None, :, :, None, :, None]
-    every = jnp.stack([x[:, -chosen.shape[2] :] for x in weights.assets])
-    return jnp.sum(jnp.where(chosen, every, 0.0), axis=(1, 2)) / chosen.sum(axis=(1, 2))
+    last = jnp.stack([x[:, -chosen.shape[2] :] for x in between])
+    return jnp.sum(jnp.where(chosen, last, 0.0), axis=(1, 2)) / chosen.sum(axis=(1, 2))
 
 
 def entropy(weights: Attention) -> jax.Array:
-    """Mean entropy `[L, H]` of a query's weights over the window and the levels, in shares of the largest possible."""
+    """Mean entropy `[L, H]` of a query's weights over the window and the levels, as a share of the largest possible."""
     every = _every_key(weights)
     nats = jax.scipy.special.entr(every).sum(axis=-1, keepdims=True)
     return _mean(nats, weights)[..., 0] / np.log(max(every.shape[-1], 2))
 
 
 def head_redundancy(weights: Attention) -> jax.Array:
-    """Mean cosine similarity `[L]` of what two heads of a block attend to at the same bar; 1 if they all do the same.
+    """Mean cosine similarity `[L]` of the weights of two heads of a block at the same bar.
 
-    A block of one head has 0.
+    1 if all heads attend to the same; 0 for a block of one head.
     """
     every = _every_key(weights)
     unit = every / jnp.linalg.norm(every, axis=-1, keepdims=True)
@@ -100,14 +129,14 @@ def head_redundancy(weights: Attention) -> jax.Array:
 
 
 def rollout(weights: Attention) -> jax.Array:
-    """How much of the memory of the last bar comes from which bar and asset, through all blocks.
+    """Attention rollout: the share of the last bar's memory that comes from each bar and asset, through all blocks.
 
     Attention of a block, heads averaged, counts half and its residual half, over bars as over assets; a coarser token
     counts as the mean of the bars that it pools.
 
     Returns:
-      `[P, A, N, A]`, N the bars that a memory depends on: from the last axis' asset n bars ago to the memory of the
-      first one; sums to 1.
+      `[P, A, N, A]`, N the bars that a memory depends on: share of the last axis' asset, n bars ago, in the memory of
+      the first axis' asset; sums to 1.
 
     Reference: Abnar and Zuidema (2020), eq. 1. https://arxiv.org/abs/2005.00928
     """
@@ -119,8 +148,9 @@ def rollout(weights: Attention) -> jax.Array:
     direct = jnp.zeros((n_paths, n_assets, n_bars, n_assets))
     for i in reversed(range(len(weights.window))):
         n_rows = share.shape[2]
-        if weights.assets[i] is not None:
-            over = weights.assets[i].mean(axis=2)[:, ::-1][:, :n_rows]
+        between = weights.assets[i]
+        if between is not None:
+            over = between.mean(axis=2)[:, ::-1][:, :n_rows]
             share = 0.5 * share + 0.5 * jnp.einsum("ptsa,psab->ptsb", share, over)
         fine = _latest_first(weights.window[i], n_rows)
         before = _spread(share, fine, 1, 1, n_rows + fine.shape[-1] - 1)
@@ -131,60 +161,61 @@ def rollout(weights: Attention) -> jax.Array:
 
 
 def group_importance(
-    policy: Policy, params: Params, bars: Bars, seen: Observation, groups: dict[str, slice]
+    network: ActorCritic, params: Params, bars: Bars, observation: Observation, groups: dict[str, slice]
 ) -> dict[str, jax.Array]:
-    """How much decisions change when a group of features is unknown: mean KL(full || without) per decision, nats.
+    """Change of decisions when a group of features is unknown: mean KL(full || without) per decision, nats.
 
     Args:
-      policy: the policy.
+      network: the network.
       params: its parameters.
-      bars: the bars.
-      seen: what the policy sees of its account at the last S of them, `[P, S, ...]`.
+      bars: `context - 1 + S` consecutive bars of P paths.
+      observation: of the accounts at the last S bars, `[P, S, ...]`.
       groups: columns of each group, `jaxppo.envs.market.features.group_slices`.
 
     Returns:
       `[]` for each group.
     """
-    full = policy.distribution(params, policy.encode(params, bars), seen)
+    full = network.distribution(params, network.encode(params, bars), observation)
 
     def without(columns: slice) -> jax.Array:
         blind = bars.replace(features=bars.features.at[..., columns].set(jnp.nan))
-        return full.kl(policy.distribution(params, policy.encode(params, blind), seen)).mean()
+        return full.kl(network.distribution(params, network.encode(params, blind), observation)).mean()
 
     return {name: without(columns) for name, columns in groups.items()}
 
 
 def integrated_gradients(
-    policy: Policy, params: Params, bars: Bars, seen: Observation, decide: Decide, *, n_nodes: int = 32
+    network: ActorCritic, params: Params, bars: Bars, observation: Observation, decide: Decide, *, n_nodes: int = 32
 ) -> tuple[jax.Array, jax.Array]:
-    """Attribution of the decision at the last bar to every value that it depends on.
+    """Attribution of the decision at the last bar to every feature that it depends on.
 
-    The path of integration goes from features of 0, which is average for all that are standardised, to those seen;
-    unknown values stay unknown and get 0. Integrated by Gauss-Legendre quadrature.
+    The path of integration goes from features of 0, the average of standardised features, to the observed ones; unknown
+    values stay unknown and get 0. Integrated by Gauss-Legendre quadrature.
 
     Args:
-      policy: the policy.
+      network: the network.
       params: its parameters.
-      bars: the bars; the last `context` of them matter.
-      seen: what the policy sees of its account at the last one, `[P, ...]`.
+      bars: consecutive bars of P paths; the last `context` of them matter.
+      observation: of the accounts at the last bar, `[P, ...]`.
       decide: the number to explain.
-      n_nodes: gradients to average.
+      n_nodes: gradients to average, >= 1.
 
     Returns:
-      `[P, context, A, F]` attributions, earliest bar first, and `[P]` the decision less that at the baseline: the sum
-      of the attributions but for the error of the quadrature (completeness).
+      `[P, context, A, F]` attributions, earliest bar first, and `[P]` the decision less that at the baseline, which is
+      the sum of the attributions up to the error of the quadrature (completeness).
 
     Reference: Sundararajan et al. (2017), eq. 1. https://arxiv.org/abs/1703.01365
     """
-    bars = jax.tree.map(lambda x: x[:, -policy.context :], bars)
+    bars = jax.tree.map(lambda x: x[:, -network.context :], bars)
     features = bars.features.astype(jnp.float32)
 
     def decision(features: jax.Array) -> jax.Array:
-        prepared = policy.encode(params, bars.replace(features=features))[:, 0]
-        return decide(policy.distribution(params, prepared, seen))
+        prepared = network.encode(params, bars.replace(features=features))[:, 0]
+        return decide(network.distribution(params, prepared, observation))
 
-    nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
-    nodes, weights = jnp.asarray((nodes + 1.0) / 2.0, jnp.float32), jnp.asarray(weights / 2.0, jnp.float32)
+    # Nodes and weights of the quadrature, from [-1, 1] to [0, 1].
+    points, masses = np.polynomial.legendre.leggauss(n_nodes)
+    nodes, weights = jnp.asarray((points + 1.0) / 2.0, jnp.float32), jnp.asarray(masses / 2.0, jnp.float32)
 
     def add(total: jax.Array, xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         node, weight = xs
@@ -196,7 +227,7 @@ def integrated_gradients(
 
 
 def _chosen(weights: Attention, where: jax.Array | None) -> jax.Array:
-    """`[P, S, A]` bool: what a mean is over."""
+    """`[P, S, A]` bool: listed assets at the bars that a mean is over."""
     return weights.listed if where is None else weights.listed & where[..., None]
 
 
@@ -228,13 +259,13 @@ def _latest_first(weights: jax.Array, n_rows: int) -> jax.Array:
 
 
 def _spread(share: jax.Array, weights: jax.Array, dilation: int, pool: int, length: int) -> jax.Array:
-    """Shares of queries given on to what they attend to.
+    """Passes the shares of queries on to the bars that they attend to.
 
     Args:
-      share: `[P, A, S, A]` of S queries, latest first; those of the last axis' asset.
-      weights: `[P, A, S, W]` of the queries; key j is `j dilation` bars before its query.
+      share: `[P, A, S, A]` of S queries of the last axis' asset, latest first.
+      weights: `[P, A, S, W]` of the queries; key j is `j dilation` bars before the query.
       dilation: bars between two keys.
-      pool: bars that a key is the mean of: its own and those before.
+      pool: bars that a key is the mean of: the bar it stands at and those before.
       length: rows of the result.
 
     Returns:

@@ -25,7 +25,7 @@ class MLPConfig:
       n_hindsight: length of what the critic reads of the future in training; 0 for none.
       width: hidden units per layer.
       layers: hidden layers, >= 1.
-      quantiles: of the return, that the critic gives; 1 for its mean.
+      quantiles: quantiles of the return that the critic gives; 1 for the mean.
     """
 
     n_inputs: int
@@ -36,7 +36,7 @@ class MLPConfig:
 
 
 class Perceptron(nnx.Module):
-    """`layers` of tanh, then a linear map of the last one and of the input: linear answers need no hidden layer."""
+    """Tanh layers, then a linear map of the last layer and of the input: linear functions need no hidden layer."""
 
     def __init__(self, n_inputs: int, n_outputs: int, config: MLPConfig, scale: float, rngs: nnx.Rngs):
         sizes = [n_inputs] + [config.width] * config.layers
@@ -58,8 +58,8 @@ class Perceptron(nnx.Module):
         return out.reshape(*x.shape[:-1], -1)
 
 
-class MLPActorCritic(nnx.Module):
-    """Two perceptrons that share nothing."""
+class MLPActorCriticModule(nnx.Module):
+    """Actor and critic as two perceptrons that share nothing."""
 
     def __init__(self, config: MLPConfig, action: ActionConfig, rngs: nnx.Rngs):
         n_outputs = action.n_components * (action.n_actions if action.kind == "discrete" else 1)
@@ -71,7 +71,7 @@ class MLPActorCritic(nnx.Module):
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
     def distribution(self, x: jax.Array) -> Any:
-        """Action distribution, batch `[...]` with `n_components` components."""
+        """Distribution over actions `[..., n_components]`, from observations `[..., n_inputs]`."""
         out = self.actor(x)
         if self.action.kind == "discrete":
             logits = out.reshape(*x.shape[:-1], self.action.n_components, self.action.n_actions)
@@ -80,7 +80,12 @@ class MLPActorCritic(nnx.Module):
         return ClippedGaussian(out, log_std, jnp.full_like(out, self.action.low), jnp.full_like(out, self.action.high))
 
     def value(self, x: jax.Array, hindsight: jax.Array | None) -> jax.Array:
-        """Value `[...]`, or `[..., N]` quantiles; `hindsight` None stands for nothing ahead."""
+        """Value `[...]`, or `[..., N]` quantiles.
+
+        Args:
+          x: `[..., n_inputs]` observations.
+          hindsight: `[..., n_hindsight]` what lies ahead; None for nothing.
+        """
         if self.n_hindsight:
             ahead = jnp.zeros((*x.shape[:-1], self.n_hindsight)) if hindsight is None else hindsight
             x = jnp.concatenate([x, ahead], axis=-1)
@@ -89,8 +94,8 @@ class MLPActorCritic(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class MLPPolicy:
-    """Pure functions of the network's parameters; build with `make_mlp_policy`.
+class MLPActorCritic:
+    """Pure functions of the parameters of an actor-critic perceptron, built by `make_mlp_actor_critic`.
 
     Attributes:
       graph: static structure of the module.
@@ -105,19 +110,35 @@ class MLPPolicy:
     value_layer: tuple[str, ...] = ("critic", "out")
 
     def distribution(self, params: Params, observation: jax.Array) -> Any:
-        """Distribution over actions, from observations `[..., n_inputs]`."""
+        """Computes the distribution over actions.
+
+        Args:
+          params: of the network.
+          observation: `[..., n_inputs]`.
+        """
         return nnx.merge(self.graph, params).distribution(observation)
 
     def value(self, params: Params, observation: jax.Array, hindsight: jax.Array | None = None) -> jax.Array:
-        """Value `[...]`, or `[..., N]` quantiles in any order, network units."""
+        """Computes the value `[...]`, or `[..., N]` quantiles in any order, network units.
+
+        Args:
+          params: of the network.
+          observation: `[..., n_inputs]`.
+          hindsight: `[..., n_hindsight]` what lies ahead, for a critic that reads it; None for nothing.
+        """
         return nnx.merge(self.graph, params).value(observation, hindsight)
 
 
-def make_mlp_policy(config: MLPConfig, action: ActionConfig, key: jax.Array) -> tuple[MLPPolicy, Params]:
-    """Builds the network. Consumes `key`.
+def make_mlp_actor_critic(config: MLPConfig, action: ActionConfig, key: jax.Array) -> tuple[MLPActorCritic, Params]:
+    """Builds the network and draws its first parameters. Consumes `key`.
+
+    Args:
+      config: shape of the network.
+      action: what the actor parameterises.
+      key: randomness of the first parameters.
 
     Returns:
-      The policy and its initial parameters, a nested dict of float32 arrays.
+      The network's pure functions and its first parameters.
     """
-    graph, state = nnx.split(MLPActorCritic(config, action, nnx.Rngs(key)), nnx.Param)
-    return MLPPolicy(graph, config.n_hindsight > 0, config.quantiles), nnx.to_pure_dict(state)
+    graph, state = nnx.split(MLPActorCriticModule(config, action, nnx.Rngs(key)), nnx.Param)
+    return MLPActorCritic(graph, config.n_hindsight > 0, config.quantiles), nnx.to_pure_dict(state)

@@ -1,4 +1,4 @@
-"""Where a bar stands among the others: rotary phases of elapsed time, and biases by lag."""
+"""Positions of bars: rotary phases of elapsed time, and biases by lag."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ class Rotation(NamedTuple):
     sin: jax.Array
 
     def rows(self, start: int, stop: int | None = None) -> Rotation:
-        """Rows `start:stop` of the axis T."""
+        """Rows `start:stop` of the axis T.
+
+        Args:
+          start: first row; negative from the end.
+          stop: row after the last; None for the end.
+        """
         return Rotation(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
@@ -42,25 +47,25 @@ def _frequencies(n: int) -> np.ndarray:
 
 
 def phase_steps(elapsed: jax.Array, n_pairs: int) -> jax.Array:
-    """How far each rotary pair turns in a time, in `2^-32` turns.
+    """Phase by which each rotary pair turns in a time, in `2^-32` turns.
 
     Args:
       elapsed: `[...]` float32 >= 0, bars.
       n_pairs: half of the head's dimension.
 
     Returns:
-      `[..., n_pairs]` uint32. Sums wrap around as angles do, so that phase differences are exact however long the
-      history is and wherever it began.
+      `[..., n_pairs]` uint32.
 
     Reference: Su et al. (2021), RoFormer, eq. 15. https://arxiv.org/abs/2104.09864
     """
     per_bar = (_frequencies(n_pairs) / (2 * math.pi)).astype(np.float32)
     turns = elapsed[..., None] * per_bar.reshape((1,) * elapsed.ndim + (-1,))
+    # Unsigned sums wrap around as angles do: phase differences stay exact however long the history is.
     return ((turns - jnp.floor(turns)) * 2.0**32).astype(jnp.uint32)
 
 
 def rotation(phase: jax.Array) -> Rotation:
-    """Of phases `[..., T, D / 2]` in `2^-32` turns."""
+    """Rotations by phases `[..., T, D / 2]` in `2^-32` turns."""
     angle = phase.astype(jnp.float32) * (2 * math.pi / 2.0**32)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     pair = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
@@ -79,7 +84,7 @@ def rotations(elapsed: jax.Array, n_pairs: int) -> Rotation:
 
 
 def rotate(x: jax.Array, by: Rotation) -> jax.Array:
-    """Rotary position embedding: products of rotated queries and keys depend on phase differences only.
+    """Rotates pairs of features, so that products of rotated queries and keys depend on phase differences only.
 
     Args:
       x: `[..., T, D]`, D even.
@@ -123,5 +128,11 @@ class LagBias(nnx.Module):
 
 
 def make_lag_bias(kind: str, heads: int, n_lags: int) -> LagBias | None:
-    """The bias of a kind of positions; None for those that have none."""
+    """Builds the bias of a kind of positions; None for kinds without a bias.
+
+    Args:
+      kind: one of `POSITIONS`.
+      heads: attention heads.
+      n_lags: rows that a query sees.
+    """
     return LagBias(kind, heads, n_lags) if kind in ("alibi", "sinusoidal", "learned") else None

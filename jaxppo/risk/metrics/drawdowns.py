@@ -1,4 +1,4 @@
-"""Distance below the running peak: how deep, how long, on average and in the worst bars."""
+"""Drawdowns, the distance below the running peak: how deep, how long, on average and in the worst bars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxppo.risk.metrics.tails import conditional_value_at_risk
 
 
 def drawdown_path(returns: jax.Array, *, axis: int = -1, compounded: bool = True) -> jax.Array:
-    """Distance below the running peak at every point of the equity path, its start included.
+    """Drawdown, the distance below the running peak, at every point of the equity path, its start included.
 
     `1 - E_t / max_{s<=t} E_s` with `E_0 = 1`; when not `compounded`, `max_{s<=t} C_s - C_t` of the cumulative sum, in
     fractions of the starting equity (the convention of the drawdown-at-risk literature, and skfolio's default).
@@ -32,7 +32,7 @@ def drawdown_path(returns: jax.Array, *, axis: int = -1, compounded: bool = True
 
 
 def max_drawdown(returns: jax.Array, *, axis: int = -1, compounded: bool = True) -> jax.Array:
-    """Largest loss from a peak, as a positive fraction: the maximum of `drawdown_path`.
+    """Maximum drawdown: largest loss from a peak, as a positive fraction.
 
     Args:
       returns: `[..., n]` simple return per bar.
@@ -65,7 +65,7 @@ def calmar(returns: jax.Array, *, axis: int = -1, periods: float = TRADING_DAYS,
 
 
 def max_drawdown_duration(returns: jax.Array, *, axis: int = -1) -> jax.Array:
-    """Bars of the longest drawdown, from its peak to the bar that reaches the peak again, or to the end.
+    """Duration of the longest drawdown in bars, from its peak to the bar that reaches the peak again, or to the end.
 
     A depth within rounding of the running sum (16 units in the last place) is no drawdown, so bars without a position
     do not begin one.
@@ -116,7 +116,7 @@ def ulcer_index(returns: jax.Array, *, axis: int = -1, ddof: int = 0, compounded
 def conditional_drawdown_at_risk(
     returns: jax.Array, *, axis: int = -1, level: float = 0.95, compounded: bool = True
 ) -> jax.Array:
-    """Mean drawdown in the worst `1 - level` of the bars (CDaR), the Rockafellar-Uryasev minimum of the sample.
+    """Conditional drawdown at risk: mean drawdown in the worst `1 - level` of the bars, by Rockafellar and Uryasev.
 
     Args:
       returns: `[..., n]` simple return per bar.
@@ -138,6 +138,6 @@ def conditional_drawdown_at_risk(
 
 
 def _level(steps: jax.Array, axis: int) -> jax.Array:
-    """Running sum of `steps`, with the start, 0."""
+    """Running sum of `steps`, its start, 0, included."""
     axis = axis % steps.ndim
     return jnp.pad(jnp.cumsum(steps, axis=axis), [(int(i == axis), 0) for i in range(steps.ndim)])

@@ -12,7 +12,7 @@ from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, choice, log_growt
 
 
 def total_return(returns: jax.Array, *, axis: int = -1, compounded: bool = True) -> jax.Array:
-    """Return over the whole series, `prod(1 + r) - 1`; the plain sum when not `compounded`.
+    """Total return over the whole series, `prod(1 + r) - 1`; the plain sum when not `compounded`.
 
     Args:
       returns: `[..., n]` simple return per bar.
@@ -102,9 +102,8 @@ def downside_deviation(
     n = returns.shape[axis]
     if n < 2:
         return undefined(returns, axis)
-    reference = target if choice("about", about, ("target", "mean")) == "target" else None
-    if reference is None:
-        reference = jnp.mean(returns, axis=axis, keepdims=True)
+    below_mean = choice("about", about, ("target", "mean")) == "mean"
+    reference = jnp.mean(returns, axis=axis, keepdims=True) if below_mean else target
     shortfall = jnp.minimum(returns - reference, 0.0)
     return jnp.sqrt(jnp.sum(jnp.square(shortfall), axis=axis) / (n - ddof)) * math.sqrt(periods)
 
@@ -113,6 +112,12 @@ def sharpe(
     returns: jax.Array, *, axis: int = -1, periods: float = TRADING_DAYS, risk_free: float = 0.0, ddof: int = 1
 ) -> jax.Array:
     """Sharpe ratio `mean(r - rf) / std(r - rf) * sqrt(periods)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxppo.risk import metrics
+      >>> round(float(metrics.sharpe(jnp.array([0.01, -0.005, 0.02, 0.0]), periods=252)), 2)
+      8.98
 
     Args:
       returns: `[..., n]` simple return per bar.

@@ -20,7 +20,7 @@ def value_at_risk(
     level: float = 0.95,
     method: Literal["empirical", "linear", "gaussian", "cornish_fisher"] = "empirical",
 ) -> jax.Array:
-    """Loss of one bar that is exceeded with probability at most `1 - level`; positive is a loss.
+    """Value at risk: loss of one bar that is exceeded with probability at most `1 - level`; positive is a loss.
 
     Args:
       returns: `[..., n]` simple return per bar.
@@ -60,7 +60,7 @@ def conditional_value_at_risk(
     level: float = 0.95,
     method: Literal["exact", "lowest", "gaussian", "cornish_fisher"] = "exact",
 ) -> jax.Array:
-    """Mean loss of one bar in the worst `1 - level` of the distribution; positive is a loss.
+    """Conditional value at risk: mean loss of one bar in the worst `1 - level` of the bars; positive is a loss.
 
     `exact` is the Rockafellar-Uryasev minimum `min_v v + mean(max(-r - v, 0)) / (1 - level)` of the sample: with
     `k = (1 - level) n`, the mean of the `k` lowest returns, the last one counted by the fraction of it that falls in
@@ -104,7 +104,7 @@ def _largest_losses(returns: jax.Array, axis: int) -> jax.Array:
 
 
 def tail_ratio(returns: jax.Array, *, axis: int = -1, level: float = 0.95) -> jax.Array:
-    """Size of the gains at one end over that of the losses at the other, `|q(level)| / |q(1 - level)|`.
+    """Tail ratio: size of the best bars over that of the worst, `|q(level)| / |q(1 - level)|`.
 
     Args:
       returns: `[..., n]` simple return per bar.
@@ -171,17 +171,33 @@ def kurtosis(returns: jax.Array, *, axis: int = -1, excess: bool = True, bias: b
 def value_at_risk_of(
     mean: jax.Array, deviation: jax.Array, skew: jax.Array | None, excess: jax.Array | None, level: float
 ) -> jax.Array:
-    """Value at risk of moments: Gaussian without skewness and excess kurtosis, Cornish-Fisher with them."""
+    """Value at risk of moments: Gaussian without skewness and excess kurtosis, Cornish-Fisher with them.
+
+    Args:
+      mean: `[...]` of the return per bar.
+      deviation: `[...]` standard deviation of the return per bar.
+      skew: `[...]` skewness; None for Gaussian.
+      excess: `[...]` excess kurtosis; None for Gaussian.
+      level: confidence in (0, 1).
+    """
     return -(mean + _quantile(skew, excess, level) * deviation)
 
 
 def conditional_value_at_risk_of(
     mean: jax.Array, deviation: jax.Array, skew: jax.Array | None, excess: jax.Array | None, level: float
 ) -> jax.Array:
-    """Conditional value at risk of moments, see `value_at_risk_of`."""
+    """Conditional value at risk of moments: Gaussian or, with skewness and excess kurtosis, Cornish-Fisher.
+
+    Args:
+      mean: `[...]` of the return per bar.
+      deviation: `[...]` standard deviation of the return per bar.
+      skew: `[...]` skewness; None for Gaussian.
+      excess: `[...]` excess kurtosis; None for Gaussian.
+      level: confidence in (0, 1).
+    """
     h = _quantile(skew, excess, level)
     density = norm.pdf(h)
-    if skew is not None:
+    if skew is not None and excess is not None:
         thicker = skew / 6.0 * h**3 + excess / 24.0 * (h**4 - 2.0 * h**2 - 1.0)
         density *= 1.0 + thicker + jnp.square(skew) / 72.0 * (h**6 - 9.0 * h**4 + 9.0 * h**2 + 3.0)
     return deviation * density / (1.0 - level) - mean
@@ -190,7 +206,7 @@ def conditional_value_at_risk_of(
 def _quantile(skew: jax.Array | None, excess: jax.Array | None, level: float) -> jax.Array:
     """Lower quantile of a standardised variable."""
     z = norm.ppf(1.0 - level)
-    if skew is None:
+    if skew is None or excess is None:
         return z
     first = (z**2 - 1.0) * skew / 6.0 + (z**3 - 3.0 * z) * excess / 24.0
     return z + first - (2.0 * z**3 - 5.0 * z) * jnp.square(skew) / 36.0
@@ -199,7 +215,7 @@ def _quantile(skew: jax.Array | None, excess: jax.Array | None, level: float) ->
 def _moments(
     returns: jax.Array, axis: int, method: str
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    """What `value_at_risk_of` takes. Cornish-Fisher moments divide by n; a constant series has no shape, so 0."""
+    """Moments for `value_at_risk_of`. Cornish-Fisher moments divide by n; a constant series has no shape, so 0."""
     mean = jnp.mean(returns, axis=axis)
     if method == "gaussian":
         return mean, volatility(returns, axis=axis, periods=1.0), None, None

@@ -1,8 +1,8 @@
-"""What trading looked like: bars and round trips won, profit factor, turnover, exposure."""
+"""Metrics of trading: bars and round trips won, profit factor, turnover, exposure."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxppo.risk.metrics.common import TRADING_DAYS, as_float, choice, ratio, un
 
 
 def win_rate(returns: jax.Array, *, axis: int = -1, count_flat: bool = False) -> jax.Array:
-    """Share of bars with a gain.
+    """Win rate: share of bars with a gain.
 
     Args:
       returns: `[..., n]` simple return per bar.
@@ -30,7 +30,7 @@ def win_rate(returns: jax.Array, *, axis: int = -1, count_flat: bool = False) ->
 
 
 def profit_factor(returns: jax.Array, *, axis: int = -1) -> jax.Array:
-    """Sum of the gains over that of the losses.
+    """Profit factor: sum of the gains over the sum of the losses.
 
     Args:
       returns: `[..., n]` simple return per bar, or profit per trade.
@@ -53,7 +53,7 @@ def turnover(
     periods: float = TRADING_DAYS,
     sides: Literal["both", "smaller"] = "both",
 ) -> jax.Array:
-    """Value traded in shares of the equity, per year.
+    """Turnover: value traded, in shares of the equity, per year.
 
     Args:
       bought: `[..., n]` value of the purchases in each bar, >= 0.
@@ -76,7 +76,7 @@ def turnover(
 
 
 def exposure(weights: jax.Array, *, axis: int = -2, kind: Literal["gross", "net", "time"] = "gross") -> jax.Array:
-    """Mean position.
+    """Exposure: mean position, in shares of the equity.
 
     Args:
       weights: `[..., n, A]` position values in shares of the equity, signed; the assets come last.
@@ -99,12 +99,11 @@ def exposure(weights: jax.Array, *, axis: int = -2, kind: Literal["gross", "net"
     return jnp.mean(gross if kind == "gross" else (gross > 0).astype(gross.dtype), axis=axis)
 
 
-@struct.dataclass
-class RoundTrips:
-    """Round trips of each asset: from no position to no position, or through it to the other side. `[..., A]` each.
+class RoundTrips(struct.PyTreeNode):
+    """Round trips of each asset: from no position to no position, or through zero to the other side; `[..., A]` each.
 
     Attributes:
-      closed: number of them that ended.
+      closed: number of round trips that ended.
       won: number of those with a profit after costs.
       profit: sum of the profits, currency.
       loss: sum of the losses, currency, >= 0.
@@ -116,18 +115,18 @@ class RoundTrips:
     loss: jax.Array
 
     def win_rate(self) -> jax.Array:
-        """Share of the closed round trips of all assets that won, `[...]`; NaN where none closed."""
+        """Share `[...]` of the closed round trips of all assets that won; NaN where none closed."""
         return ratio(
             self.won.sum(axis=-1).astype(self.profit.dtype), self.closed.sum(axis=-1).astype(self.profit.dtype)
         )
 
     def profit_factor(self) -> jax.Array:
-        """Profits over losses of all assets, `[...]`; inf without a loss, NaN without either."""
+        """Profits over losses `[...]` of all assets; inf without a loss, NaN without either."""
         return ratio(self.profit.sum(axis=-1), self.loss.sum(axis=-1))
 
 
 def round_trips(quantity: jax.Array, price: jax.Array, costs: jax.Array) -> RoundTrips:
-    """The round trips in a list of fills.
+    """Finds the round trips in a list of fills.
 
     All fills between two moments without a position are one trip, partial sales included. A fill that takes the
     position through zero closes one and opens the next, and its costs are split by shares. A position still open at the
@@ -143,12 +142,12 @@ def round_trips(quantity: jax.Array, price: jax.Array, costs: jax.Array) -> Roun
     """
     quantity, price, costs = as_float(quantity), as_float(price), as_float(costs)
 
-    def fill(carry: tuple[jax.Array, ...], xs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], None]:
+    def fill(carry: Any, xs: tuple[jax.Array, ...]) -> tuple[Any, None]:
         held, largest, cash, trips = carry
         shares, paid, cost = xs
         after = held + shares
         largest = jnp.maximum(largest, jnp.abs(held))
-        # Shares are sums of floats: what is left of a sold position is not always exactly nothing.
+        # Shares are sums of floats: the rest of a sold position is not always exactly zero.
         after = jnp.where(jnp.abs(after) <= RESIDUE * jnp.maximum(largest, jnp.abs(shares)), 0.0, after)
         ends = (held != 0) & ((after == 0) | (jnp.sign(after) == -jnp.sign(held)))
         closing = jnp.where(ends, -held, shares)

@@ -1,82 +1,81 @@
-"""Drawdown control: exposure in proportion to the cushion above the floor, and never more than a gap can take."""
+"""Drawdown control: exposure in proportion to the cushion above the floor, and never more than a gap can take.
+
+The largest loss. Sizes that are decided at the close of bar t fill at the open of t + 1 and can be left at the open
+of t + 2 at the earliest. With opens O, closes C and the largest survived move `m` of an asset as it is known at t,
+a *gap* is by definition a bar t + 1 in which C_{t+1} or O_{t+2} is more than `m` away from O_{t+1}, or O_{t+2} more
+than `m` from C_{t+1}, as fractions of the earlier price. (Bars are those of the asset: while it has none, its price
+stands still, and its orders wait for the next one, at which the reckoning below goes on.) Without gaps, with q the
+position at the close of t and q' the one after the fill, in units of the equity at that close,
+
+- q loses until the fill at most `|q| r`, r what is left of the move of bar t; its price rises at most by u;
+- trading costs at most `cost |q' - q| (1 + u)`, and leaving at t + 2 `cost |q'| (1 + u) (1 + m)`;
+- q' loses until t + 2 at most `|q'| (1 + u) n`, `n = m (1 + (m - limit)^+)`: the second term is for an m beyond the
+  limit, where a new peak at the close of t + 1 lifts the floor by more than it takes from the fall that is left.
+
+*Claim*: if the sum of these over the assets is at most the cushion at t, then the close of t + 1 is not below the
+floor, and at the open of t + 2 everything can be closed without falling below it. *Proof*: closed at O_{t+2}, the
+equity is that at t less the sum at most, and the close of t + 1 lies in between. If that close is a new peak with a
+profit of x per unit since O_{t+1}, the fall from O_{t+1} that is left is at most `m - x + m x` and the floor rises
+by `(1 - limit) x`, together `m + x (m - limit) <= n`. At each close the sum increases with every |q'|, so that a
+factor for all targets meets it; unless q alone exceeds it, and then q' = 0, which the claim at t - 1 covers. From
+an account without positions, no close is ever below the floor, by induction. With gaps the same holds with the
+moves that happened: the equity is below the floor by at most exposure x (move - m), summed over assets and the gaps
+of two consecutive bars. Once at the floor, the account stays out of the market for good.
+
+Assumptions: orders to reduce fill in full at the next open of the asset (a volume limit, or quotes at which
+nobody trades, leave it exposed), latency of one bar, costs and financing of at most `cost`, and float32 rounding.
+Masks come later and only reduce.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from jaxppo.arguments import OpenFraction, PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio, drawdown, expected_weights, weights_of
 from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import shift
+from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.risk.sizing.transform import SizingTransform
 
 
+@checked
 def drawdown_control(
-    limit: float,
+    limit: OpenFraction,
     *,
-    move: float,
-    deviations: float | None = None,
-    span: int = 63,
-    cost: float = 0.002,
+    move: OpenFraction,
+    deviations: PositiveRatio | None = None,
+    span: PositiveInt = 63,
+    cost: ProperFraction = 0.002,
     proportional: bool = True,
-    tolerance: float = 0.1,
+    tolerance: ProperFraction = 0.1,
 ) -> SizingTransform:
-    """Keeps the equity above the floor `(1 - limit) x peak`, unless prices jump further than assumed; last in a chain.
+    """Keeps every close above the floor `(1 - limit) x peak`, but for gaps; needs orders that fill in the next bar.
 
-    In proportion (Grossman and Zhou): targets are scaled by `(1 - (1 - limit) / (1 - drawdown)) / limit`, 1 at the peak
-    and 0 at the limit. Then the hard floor: they are scaled down until what can be lost, up to and including getting
-    out, is at most the cushion, the equity less the floor.
-
-    What can be lost. Sizes that are decided at the close of bar t fill at the open of t + 1 and can be left at the open
-    of t + 2 at the earliest. With opens O, closes C and the largest survived move `m` of an asset as it is known at t,
-    a *gap* is by definition a bar t + 1 in which C_{t+1} or O_{t+2} is more than `m` away from O_{t+1}, or O_{t+2} more
-    than `m` from C_{t+1}, as fractions of the earlier price. (Bars are those of the asset: while it has none, its price
-    stands still, and its orders wait for the next one, at which the reckoning below goes on.) Without gaps, with q the
-    position at the close of t and q' the one after the fill, in units of the equity at that close,
-
-    - q loses until the fill at most `|q| r`, r what is left of the move of bar t; its price rises at most by u;
-    - trading costs at most `cost |q' - q| (1 + u)`, and leaving at t + 2 `cost |q'| (1 + u) (1 + m)`;
-    - q' loses until t + 2 at most `|q'| (1 + u) n`, `n = m (1 + (m - limit)^+)`: the second term is for an m beyond the
-      limit, where a new peak at the close of t + 1 lifts the floor by more than it takes from the fall that is left.
-
-    *Claim*: if the sum of these over the assets is at most the cushion at t, then the close of t + 1 is not below the
-    floor, and at the open of t + 2 everything can be closed without falling below it. *Proof*: closed at O_{t+2}, the
-    equity is that at t less the sum at most, and the close of t + 1 lies in between. If that close is a new peak with a
-    profit of x per unit since O_{t+1}, the fall from O_{t+1} that is left is at most `m - x + m x` and the floor rises
-    by `(1 - limit) x`, together `m + x (m - limit) <= n`. At each close the sum increases with every |q'|, so that a
-    factor for all targets meets it; unless q alone exceeds it, and then q' = 0, which the claim at t - 1 covers. From
-    an account without positions, no close is ever below the floor, by induction. With gaps the same holds with the
-    moves that happened: the equity is below the floor by at most exposure x (move - m), summed over assets and the gaps
-    of two consecutive bars. Once at the floor, the account stays out of the market for good.
-
-    What it rests on: orders to reduce fill in full at the next open of the asset (a volume limit, or quotes at which
-    nobody trades, leave it exposed), latency of one bar, costs and financing of at most `cost`, and float32 rounding.
-    Masks come later and only reduce.
+    It comes last in a chain. In proportion (Grossman and Zhou), targets are scaled by
+    `(1 - (1 - limit) / (1 - drawdown)) / limit`, 1 at the peak and 0 at the limit. Then, for the hard floor, they are
+    scaled down until the largest loss, up to and including the closing of all positions, is at most the cushion, the
+    equity less the floor. The module's docstring defines gaps and has the proof.
 
     Args:
-      limit: largest drawdown, in (0, 1).
-      move: smallest m, the largest move of an asset between fills that is survived by construction, > 0.
-      deviations: m is at least this many forecast volatilities of a bar of the asset; None for `move` alone.
+      limit: largest drawdown.
+      move: largest move of an asset between two fills that is survived by construction.
+      deviations: that move is at least this many forecast volatilities of a bar of the asset; None for `move` alone.
       span: bars of the exponential forecast of volatility.
-      cost: of trading, with what holding costs for a bar, fraction of the traded notional, >= 0.
-      proportional: whether targets are scaled in proportion; otherwise only the hard floor acts.
-      tolerance: relative change of the factor up to which the last one is kept, if the floor allows it, >= 0.
+      cost: largest cost of trading, and of holding for a bar, that is survived, fraction of the traded notional.
+      proportional: scale targets in proportion to what is left of the limit (Grossman-Zhou); otherwise only the hard
+        floor acts.
+      tolerance: relative change of the factor that is not traded, if the floor allows it.
 
     Raises:
-      ValueError: an argument outside its range; later, orders that take more than one bar to fill.
+      ValueError: later, orders that take more than one bar to fill.
 
     References:
       Grossman, Zhou (1993), Optimal Investment Strategies for Controlling Drawdowns, Mathematical Finance 3.
       Cvitanic, Karatzas (1995), On Portfolio Optimization under "Drawdown" Constraints.
     """
-    if not 0 < limit < 1:
-        raise ValueError(f"limit is {limit}; it must be in (0, 1)")
-    if not move > 0 or (deviations is not None and not deviations > 0) or span < 1:
-        raise ValueError(f"move ({move}) and deviations ({deviations}) must be > 0 and span ({span}) >= 1")
-    if not cost >= 0 or not tolerance >= 0:
-        raise ValueError(f"cost ({cost}) and tolerance ({tolerance}) must be >= 0")
 
     def table(view: MarketView) -> dict[str, jax.Array]:
         market = view.market
@@ -88,7 +87,7 @@ def drawdown_control(
         return {"move": moves, "before": before, "open": opened / market.close, "there": market.tradable}
 
     def lost(row: dict[str, jax.Array], present: jax.Array, sizes: jax.Array) -> jax.Array:
-        """Largest loss `[]` with these positions and sizes, fraction of equity."""
+        """Bounds the loss `[]` until everything can be closed, fraction of equity."""
         before, opened = row["before"], row["open"]
         rise = jnp.clip(opened * (1.0 + before) - 1.0, 0.0, before)
         fall = jnp.clip(1.0 - opened * (1.0 - before), 0.0, before)
@@ -118,4 +117,6 @@ def drawdown_control(
         factor = jnp.where(near & safe, last, wanted)
         return factor * targets, factor
 
-    return SizingTransform("drawdown_control", table, lambda n_assets: jnp.zeros(()), apply)
+    # The forecast of the bar before counts too: until the fill.
+    warmup = 0 if deviations is None else span + 1
+    return SizingTransform("drawdown_control", apply, lambda n_assets: jnp.zeros(()), table, warmup)

@@ -1,4 +1,4 @@
-"""Means, covariances and what remains of them once their errors are counted.
+"""Estimates of means and covariances, shrunk for their errors.
 
 Written for `T` returns of `N` assets; assets that are left out have returns of 0 and `included` False.
 """
@@ -11,7 +11,7 @@ from jax.scipy.special import betainc, betaln
 
 
 def ledoit_wolf(returns: jax.Array, included: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Covariance shrunk towards a multiple of the identity, and the share `[]` of that in it.
+    """Shrinks the covariance towards a multiple of the identity; returns it and the share `[]` of the identity.
 
     `(1 - s) S + s m I`, S the sample covariance over T, m the mean of its diagonal, s the share with the least expected
     squared error. Assets that are left out have a variance of 1 and no correlation.
@@ -38,14 +38,21 @@ def ledoit_wolf(returns: jax.Array, included: jax.Array | None = None) -> tuple[
 
 
 def sample_covariance(returns: jax.Array, included: jax.Array | None = None) -> jax.Array:
-    """`sum_t (r_t - mean)(r_t - mean)' / T` `[N, N]`; assets that are left out as in `ledoit_wolf`."""
+    """Sample covariance `sum_t (r_t - mean)(r_t - mean)' / T` `[N, N]`.
+
+    Args:
+      returns: `[T, N]`.
+      included: `[N]` bool; None for all. The others have a variance of 1 and no correlation.
+    """
     included = jnp.ones(returns.shape[1], bool) if included is None else included
     centred = jnp.where(included[None], returns - returns.mean(axis=0, keepdims=True), 0.0)
     return centred.T @ centred / returns.shape[0] + jnp.diag(jnp.where(included, 0.0, 1.0))
 
 
-def shrunk_mean(mean: jax.Array, covariance: jax.Array, n_returns: int, included: jax.Array | None = None) -> jax.Array:
-    """Means `[N]` shrunk towards their mean `m`: the estimator of James and Stein with Jorion's intensity.
+def shrunk_mean(
+    mean: jax.Array, covariance: jax.Array, n_returns: jax.Array | int, included: jax.Array | None = None
+) -> jax.Array:
+    """Shrinks means `[N]` towards their mean `m`: the estimator of James and Stein with Jorion's intensity.
 
     `(1 - s) mean + s m`, `s = (N + 2) / (N + 2 + T (mean - m)' C^-1 (mean - m))`.
 
@@ -66,9 +73,9 @@ def shrunk_mean(mean: jax.Array, covariance: jax.Array, n_returns: int, included
 
 
 def kan_zhou_scale(
-    squared_sharpe: jax.Array, n_returns: int, n_assets: jax.Array | int, *, known_covariance: bool
+    squared_sharpe: jax.Array, n_returns: jax.Array | int, n_assets: jax.Array | int, *, known_covariance: bool
 ) -> jax.Array:
-    """Share `[]` of the estimated Kelly position that promises the highest growth, given the errors of estimation.
+    """Share `[]` of the estimated Kelly position with the highest expected growth, given the errors of estimation.
 
     `c = theta^2 / (theta^2 + N / T)`; where the covariance is estimated too, by the sample covariance over T, times
     `(T - N - 1)(T - N - 4) / (T (T - 2))`. The squared Sharpe ratio `theta^2` itself is estimated: with a known
@@ -94,8 +101,10 @@ def kan_zhou_scale(
     return jnp.where(enough, factor * theta / (theta + n / n_returns), 0.0)
 
 
-def adjusted_squared_sharpe(squared_sharpe: jax.Array, n_returns: int, n_assets: jax.Array | int) -> jax.Array:
-    """Estimate `[]` >= 0 of the squared Sharpe ratio that is left of the sample's `t`.
+def adjusted_squared_sharpe(
+    squared_sharpe: jax.Array, n_returns: jax.Array | int, n_assets: jax.Array | int
+) -> jax.Array:
+    """Estimates the squared Sharpe ratio `[]` >= 0 of the population from the sample's `t`.
 
     `((T - N - 2) t - N) / T + 2 t^(N/2) (1 + t)^(-(T - 2)/2) / (T B_x(N/2, (T - N)/2))`, `x = t / (1 + t)`, with the
     incomplete beta function B; computed in logarithms.
@@ -122,7 +131,15 @@ def adjusted_squared_sharpe(squared_sharpe: jax.Array, n_returns: int, n_assets:
 
 
 def solve(covariance: jax.Array, right: jax.Array) -> jax.Array:
-    """`C^-1 right` `[N]` of a positive semidefinite C, on correlations and with a ridge as large as rounding."""
+    """Solves `C x = right` for a positive semidefinite C, on correlations and with a ridge as large as rounding.
+
+    Args:
+      covariance: `[N, N]` C.
+      right: `[N]`.
+
+    Returns:
+      `[N]` x.
+    """
     deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), jnp.finfo(covariance.dtype).tiny))
     n_assets = covariance.shape[0]
     ridge = n_assets * jnp.finfo(covariance.dtype).eps

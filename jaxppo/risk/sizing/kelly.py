@@ -1,4 +1,4 @@
-"""Fractional Kelly sizing of several assets, with what estimation errors leave of it."""
+"""Fractional Kelly sizing of several assets, corrected for estimation errors."""
 
 from __future__ import annotations
 
@@ -8,54 +8,52 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxppo.arguments import AtLeastTwo, CodeOnly, PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.index import own_returns
+from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.estimation import kan_zhou_scale, ledoit_wolf, sample_covariance, shrunk_mean, solve
-from jaxppo.risk.sizing.transform import SizingTransform, scaling
+from jaxppo.risk.sizing.transform import scaling
 
 
+@checked
 def kelly(
-    fraction: float = 0.5,
+    fraction: PositiveRatio = 0.5,
     *,
-    window: int = 504,
-    every: int = 1,
+    window: AtLeastTwo = 504,
+    every: PositiveInt = 1,
     shrink_mean: bool = True,
     shrink_covariance: bool = True,
     scale: Literal["none", "known", "unknown"] = "known",
-    max_leverage: float = 1.0,
-    tolerance: float = 0.1,
-    mean: jax.Array | Sequence[float] | None = None,
-    covariance: jax.Array | Sequence[Sequence[float]] | None = None,
+    max_leverage: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
+    mean: CodeOnly[jax.Array | Sequence[float] | None] = None,
+    covariance: CodeOnly[jax.Array | Sequence[Sequence[float]] | None] = None,
 ) -> SizingTransform:
-    """Targets are shares of the fractional Kelly position `fraction c C^-1 m`, and its sign is part of it.
+    """Reads targets as shares of the fractional Kelly position, whose sign counts: the position limit is all of it.
 
-    A target of the position limit is the whole of it: `sizes = targets / position_limit * fraction c C^-1 m`, with mean
-    `m` and covariance `C` of the simple returns of one bar over the last `window` bars, and the scale `c` of Kan and
-    Zhou. There is no position before that many returns are known, nor in assets that have not been listed for that
-    long. Without shrinkage and scale this is plain Kelly.
+    `sizes = targets / position_limit * fraction c C^-1 m`, with mean `m`
+    and covariance `C` of the simple returns of one bar over the last `window` bars, and the scale `c` of Kan and Zhou.
+    There is no position before that many returns are known, nor in assets that have not been listed for that long.
+    Without shrinkage and scale this is plain Kelly.
 
     Args:
-      fraction: of the Kelly position, > 0.
-      window: bars, >= 2.
-      every: bars from one estimate to the next, >= 1; it is held in between.
-      shrink_mean: see `shrunk_mean`.
-      shrink_covariance: see `ledoit_wolf`; otherwise the sample covariance.
-      scale: "none", or `kan_zhou_scale` with the covariance taken as "known" (which suits a shrunk one) or "unknown".
-      max_leverage: largest gross exposure of the fractional Kelly position, > 0.
-      tolerance: relative change of an asset's factor up to which the last one is kept, >= 0.
-      mean: `[A]` simple return per bar; None to estimate it. Given ones are known: nothing is shrunk or scaled.
-      covariance: `[A, A]`, likewise; given together with `mean`.
+      fraction: share of the Kelly position that the largest target takes.
+      window: bars that mean and covariance are estimated from; no position before there are as many.
+      every: bars from one estimate to the next, which holds in between.
+      shrink_mean: shrink means towards the mean of all (James-Stein).
+      shrink_covariance: shrink the covariance towards a multiple of the identity (Ledoit-Wolf).
+      scale: Kan and Zhou's scale for estimation errors, with the covariance taken as known (which suits a shrunk one)
+        or as unknown; or none.
+      max_leverage: largest gross exposure of the fractional Kelly position, multiple of equity.
+      tolerance: relative change of an asset's factor that is not traded.
+      mean: `[A]` simple return per bar, known: nothing is shrunk or scaled; None to estimate it.
+      covariance: `[A, A]` of those returns; given together with `mean`.
 
     Raises:
-      ValueError: an argument outside its range; later, a market that is not longer than the window.
+      ValueError: only one of mean and covariance; later, a market that is not longer than the window.
     """
-    if not fraction > 0 or not max_leverage > 0:
-        raise ValueError(f"fraction ({fraction}) and max_leverage ({max_leverage}) must be > 0")
-    if window < 2 or every < 1:
-        raise ValueError(f"window ({window}) must be >= 2 and every ({every}) >= 1")
-    if scale not in ("none", "known", "unknown"):
-        raise ValueError(f"scale is {scale!r}; it must be 'none', 'known' or 'unknown'")
     if (mean is None) != (covariance is None):
         raise ValueError("mean and covariance must be given together")
 
@@ -80,22 +78,23 @@ def kelly(
             found = jnp.broadcast_to(solve(c, m), (n_bars, n_assets))
         else:
             found = _held_between(view, window, every, estimate)
-        return _within(fraction * found, max_leverage) / view.position_limit
+        return _capped(fraction * found, max_leverage) / view.position_limit
 
-    def factor(own: Any, row: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
-        return row, own
+    def factor(state: Any, row: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
+        return row, state
 
-    return scaling("kelly", table, lambda n_assets: (), factor, tolerance=tolerance, cap=max_leverage)
+    warmup = window if mean is None else 0
+    return scaling("kelly", table, factor, warmup=warmup, tolerance=tolerance, cap=max_leverage)
 
 
-def _within(weights: jax.Array, max_leverage: float) -> jax.Array:
-    """`[T, A]` weights scaled down to a gross exposure."""
+def _capped(weights: jax.Array, max_leverage: float) -> jax.Array:
+    """Scales `[T, A]` weights down to a gross exposure."""
     gross = jnp.sum(jnp.abs(weights), axis=-1, keepdims=True)
     return weights * jnp.minimum(1.0, max_leverage / jnp.maximum(gross, max_leverage * 1e-6))
 
 
 def _held_between(view: MarketView, window: int, every: int, estimate: Any) -> jax.Array:
-    """Weights `[T, A]`: those of the last bar `window + k every`, from the returns of the `window` bars up to it."""
+    """Estimates weights `[T, A]` at the bars `window + k every`, from the returns of the `window` bars up to each."""
     market = view.market
     if market.n_bars <= window:
         raise ValueError(f"window is {window} bars; the market has {market.n_bars} and needs at least one more")

@@ -1,4 +1,4 @@
-"""Equal risk contribution."""
+"""Equal contributions to risk."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxppo.arguments import CodeOnly, PositiveInt, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.risk.sizing.transform import SizingTransform, scaling
+from jaxppo.risk.sizing.transform import scaling
 
 
-def equal_risk_contribution(*, span: int = 63, tolerance: float = 0.1, cycles: int = 30) -> SizingTransform:
-    """Positions whose contributions to the forecast variance are in proportion to their targets.
+@checked
+def equal_risk_contribution(
+    *, span: PositiveInt = 63, tolerance: ProperFraction = 0.1, cycles: CodeOnly[PositiveInt] = 30
+) -> SizingTransform:
+    """Resizes positions so that their contributions to the forecast variance are in proportion to their targets.
 
-    The signs of the targets are those of the positions, their absolute values the risk budgets: equal ones for equal
-    contributions `w_i (C w)_i`. The gross exposure stays that of the targets, up to
-    `tolerance`.
+    Absolute targets are the risk budgets, their signs those of the positions: equal ones for equal contributions
+    `w_i (C w)_i`. The gross exposure stays that of the targets, up to `tolerance`.
 
     Args:
-      span: bars of the exponential covariance C, see `jaxppo.envs.market.covariance.ewma_covariance`.
-      tolerance: relative change of the ratio of an asset's size to its target up to which the last one is kept, >= 0.
-      cycles: of the solver, see `risk_parity`.
-
-    Raises:
-      ValueError: an argument outside its range.
+      span: bars of the exponential covariance C.
+      tolerance: relative change of the ratio of an asset's size to its target that is not traded.
+      cycles: times that the solver visits each asset.
 
     Reference: Maillard, Roncalli, Teiletche (2010), The Properties of Equally Weighted Risk Contribution Portfolios.
     """
-    if span < 1 or cycles < 1:
-        raise ValueError(f"span ({span}) and cycles ({cycles}) must be >= 1")
 
     def table(view: MarketView) -> jax.Array:
         return ewma_covariance(view.market, span)
 
-    def factor(own: Any, covariance: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
+    def factor(state: Any, covariance: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         budgets, sides = jnp.abs(targets), jnp.where(targets < 0, -1.0, 1.0)
         gross = jnp.sum(budgets)
         shares = risk_parity(covariance * (sides[:, None] * sides[None, :]), budgets, cycles)
-        return jnp.where(budgets > 0, gross * shares / jnp.where(budgets > 0, budgets, 1.0), 1.0), own
+        return jnp.where(budgets > 0, gross * shares / jnp.where(budgets > 0, budgets, 1.0), 1.0), state
 
-    return scaling("equal_risk_contribution", table, lambda n_assets: (), factor, tolerance=tolerance)
+    return scaling("equal_risk_contribution", table, factor, warmup=span, tolerance=tolerance)
 
 
 def risk_parity(covariance: jax.Array, budgets: jax.Array, cycles: int = 30) -> jax.Array:
-    """Long-only weights `[A]` that sum to 1, whose risk contributions `w_i (C w)_i` are in proportion to the budgets.
+    """Solves for long-only weights `[A]` that sum to 1, with risk contributions `w_i (C w)_i` as the budgets say.
 
-    They are the minimum of `x' C x / 2 - sum_i b_i log x_i`, which is convex, divided by their sum; found by cyclical
-    coordinate descent, `x_i = (sqrt(c^2 + 4 C_ii b_i) - c) / (2 C_ii)`, `c = sum_{j != i} C_ij x_j`, on correlations.
+    The weights are the minimum of `x' C x / 2 - sum_i b_i log x_i`, which is convex, divided by their sum; found by
+    cyclical coordinate descent on correlations, `x_i = (sqrt(c^2 + 4 C_ii b_i) - c) / (2 C_ii)`,
+    `c = sum_{j != i} C_ij x_j`.
 
     Args:
       covariance: `[A, A]`, positive definite on the assets with a budget.

@@ -8,20 +8,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxppo.arguments import PositiveRatio, checked
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
+from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.risk.sizing.transform import SizingTransform
 
 HALVINGS = 40
 """Steps of each bisection: more than float32 resolves."""
 
 
+@checked
 def projection(
-    *, leverage: float | None = None, weight: float | None = None, concentration: float | None = None
+    *,
+    leverage: PositiveRatio | None = None,
+    weight: PositiveRatio | None = None,
+    concentration: PositiveRatio | None = None,
 ) -> SizingTransform:
-    """The nearest weights, by Euclidean distance, within limits; None leaves one out.
+    """Projects targets onto the nearest weights within limits, fractions of equity; None leaves one out.
 
-    Assets without a bar keep their position, and the others share what that leaves.
+    Distance is Euclidean. Assets without a bar keep their position, and the others share what that leaves.
 
     Args:
       leverage: largest sum of absolute weights.
@@ -29,15 +34,10 @@ def projection(
       concentration: largest sum of squared weights.
 
     Raises:
-      ValueError: no limit, or one that is not > 0.
+      ValueError: no limit.
     """
-    given = {"leverage": leverage, "weight": weight, "concentration": concentration}
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given:
+    if leverage is None and weight is None and concentration is None:
         raise ValueError("a projection must limit something: leverage, weight or concentration")
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be > 0")
 
     def table(view: MarketView) -> jax.Array:
         return view.market.tradable
@@ -49,7 +49,7 @@ def projection(
         found = project(jnp.where(tradable, targets, 0.0), gross=gross, largest=weight, squares=squares)
         return jnp.where(tradable, found, targets), state
 
-    return SizingTransform("projection", table, lambda n_assets: (), apply)
+    return SizingTransform("projection", apply, table=table)
 
 
 def project(
@@ -59,17 +59,17 @@ def project(
     largest: jax.Array | float | None = None,
     squares: jax.Array | float | None = None,
 ) -> jax.Array:
-    """The nearest `w` `[A]` with `sum |w_i| <= gross`, `|w_i| <= largest`, `sum w_i^2 <= squares`; None: no limit.
+    """Finds the nearest `w` `[A]` with `sum |w_i| <= gross`, `|w_i| <= largest`, `sum w_i^2 <= squares`.
 
-    By its optimality conditions `|w_i| = min((|v_i| - a)^+ / (1 + b), largest)` with multipliers `a, b >= 0` of the two
-    sums; each sum falls with its own, and both are found by bisection, from above, so that what is returned keeps the
-    limits and is returned unchanged when projected again.
+    By the optimality conditions `|w_i| = min((|v_i| - a)^+ / (1 + b), largest)` with multipliers `a, b >= 0` of the two
+    sums; each sum falls with its own, and both are found by bisection, from above, so that the result keeps the limits
+    and does not change when projected again.
 
     Args:
       weights: `[A]` v.
-      gross: `[]` >= 0.
-      largest: `[]` >= 0.
-      squares: `[]` >= 0.
+      gross: `[]` >= 0, largest sum of absolute weights; None for no limit.
+      largest: `[]` >= 0, largest absolute weight; None for no limit.
+      squares: `[]` >= 0, largest sum of squared weights; None for no limit.
 
     Reference: Boyd, Vandenberghe (2004), Convex Optimization, sections 5.5 and 8.1.
     """
@@ -86,14 +86,14 @@ def project(
 
     if squares is None:
         return jnp.sign(weights) * shrunk(shift(0.0), 0.0)
-    # Enough by itself, and a little more than that for rounding.
+    # The largest b that can be needed: scaling down to the limit of the squares alone, and a little more for rounding.
     most = 1e-5 + jnp.linalg.norm(size) / jnp.sqrt(jnp.maximum(squares, jnp.finfo(size.dtype).tiny)) * (1.0 + 1e-5)
     b = _least(lambda b: jnp.sum(jnp.square(shrunk(shift(b), b))) <= squares, most)
     return jnp.sign(weights) * shrunk(shift(b), b)
 
 
 def _least(fits: Callable[[jax.Array | float], jax.Array], top: jax.Array) -> jax.Array:
-    """Smallest number `[]` in [0, top] that fits, given that all from some number up to `top` do."""
+    """Finds the smallest number `[]` in [0, top] that fits, given that all from some number up to `top` do."""
 
     def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import typing
 import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
+from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from price_tables import panel, refusal, same, single
@@ -223,7 +225,7 @@ REFUSALS = {
     "option": (single(), {"on_bad_rows": "ignore"}, "on_bad_rows='ignore' is not one of 'error', 'drop'"),
     "range": (single(), {"spread_window": 2}, "spread_window=2 must be at least 3"),
     "symbol twice": (panel(), {"symbols": ["AAA", "AAA"]}, "symbols names 'AAA' more than once"),
-    "floor": (single(), {"min_half_spread": 1.0}, "min_half_spread=1.0 is a fraction of the price"),
+    "floor": (single(), {"min_half_spread": 1.0}, "min_half_spread=1.0 must be below 1"),
     "no rows": (single().iloc[:0], {}, "data frame: the table has no rows"),
     "type": (42, {}, "prices must be a path, a list of paths or a pandas DataFrame, not int"),
     "no files": ([], {}, "an empty list of price files"),
@@ -233,6 +235,22 @@ REFUSALS = {
         "falls in the hour that America/New_York skips or repeats",
     ),
 }
+
+
+def test_every_option_is_checked_against_its_annotation():
+    outside = {Ge: lambda b: b.ge - 1, Gt: lambda b: b.gt, Le: lambda b: b.le * 2, Lt: lambda b: b.lt}
+    hints = typing.get_type_hints(load_market, include_extras=True)
+    bounded = {name: hint.__metadata__ for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    assert len(bounded) == 8
+    for name, bounds in bounded.items():
+        for bound in bounds:
+            assert f"{name}=" in refusal(single(), **{name: outside[type(bound)](bound)})
+        assert f"{name}=nan" in refusal(single(), **{name: np.nan})
+    choices = [name for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal]
+    assert choices == ["on_bad_rows", "on_duplicates", "on_crossed_quotes", "on_off_session"]
+    for name in choices:
+        assert f"{name}='?' is not one of" in refusal(single(), **{name: "?"})
+    assert load_market(single(), range_tolerance=0.0, split_tolerance=0.0, min_half_spread=0.0, spread_window=3).n_bars
 
 
 @pytest.mark.parametrize("case", sorted(REFUSALS))

@@ -1,7 +1,7 @@
 """The accounting written the plain way: a float64 cash ledger, `cash -= fill * price + fees`, one asset after another.
 
-It is the oracle of `jaxppo.envs.execution.portfolio` and `jaxppo.envs.execution.costs`, and shares no code and no formula with them: money is kept as
-cash, equity is derived from it, and the costs that move the price (spread, slippage, impact) are paid through it.
+It is the oracle of `jaxppo.envs.execution`, and shares no code and no formula with it: money is kept as cash, equity is
+derived from it, and the costs that move the price (spread, slippage, impact) are paid through it.
 Python floats, which are float64 and, for a handful of assets, faster than NumPy arrays.
 """
 
@@ -25,7 +25,7 @@ class Ledger:
     """One account, changed in place; lists have one entry per asset.
 
     Attributes:
-      costs: cost parameters by the names of `jaxppo.envs.execution.costs.Costs` and `jaxppo.envs.execution.impact.Impact`.
+      costs: cost parameters by the names of `Costs` and `Impact`.
       cash: currency, negative when borrowed.
       shares: signed positions.
       close: last closes.
@@ -64,7 +64,7 @@ class Ledger:
         self.queue.append([0.0 if hold[i] else _difference(targets[i], expected[i]) for i in assets])
 
     def live(self, bar: list[list[float]]) -> dict[str, object]:
-        """Goes from one close to the next through `bar` (fields of `jaxppo.envs.execution.costs.Bar`, in their order)."""
+        """Goes from one close to the next through `bar` (fields of `costs.Bar`, in their order)."""
         opened, close, volume, half_spread, volatility, normal_volume, years = bar
         assets = range(len(close))
         equity_at_marks = self.equity()

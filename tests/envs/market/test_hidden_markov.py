@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from hmmlearn import _hmmc
 
-from jaxppo.envs.market.hidden_markov import HiddenMarkovModel, fit, forward_filter, improve, ordered
+from jaxppo.envs.market.hidden_markov import (
+    HiddenMarkovModel,
+    expectation_maximisation,
+    fit,
+    forward_filter,
+    sort_states,
+)
 
 
 def random_model(key, n_states, n_dimensions=1):
@@ -123,7 +129,7 @@ def test_a_step_of_expectation_maximisation_is_that_of_hmmlearn():
     sequences = [simulate(jax.random.key(i), truth, 300)[1] for i in range(2)]
     start = random_model(jax.random.key(9), 3, 2)
     for n_iterations in (1, 10):
-        ours = improve(
+        ours = expectation_maximisation(
             start, jnp.stack(sequences), jnp.ones((2, 300), bool), max_iterations=n_iterations, tolerance=-1.0
         ).model  # fmt: skip
         other = theirs(start, n_iter=n_iterations, tol=-1e30)
@@ -141,11 +147,11 @@ def test_the_likelihood_never_falls_and_missing_values_do_not_count():
     valid = jax.random.uniform(jax.random.key(5), (1, 500)) < 0.9
     last = -np.inf
     for n in (1, 2, 4, 8, 16):
-        found = improve(start, x[None], valid, max_iterations=n, tolerance=-1.0)
+        found = expectation_maximisation(start, x[None], valid, max_iterations=n, tolerance=-1.0)
         assert float(found.log_likelihood) >= last - 1e-2
         last = float(found.log_likelihood)
     poisoned = jnp.where(valid[..., None], x[None], jnp.nan)
-    again = improve(start, poisoned, valid, max_iterations=16, tolerance=-1.0)
+    again = expectation_maximisation(start, poisoned, valid, max_iterations=16, tolerance=-1.0)
     np.testing.assert_allclose(again.model.mean, found.model.mean, rtol=1e-6)
 
 
@@ -188,7 +194,7 @@ def test_a_fit_is_batched_over_folds_by_vmap():
 
 def test_states_come_in_order_of_mean():
     model = random_model(jax.random.key(2), 5)
-    found = ordered(model)
+    found = sort_states(model)
     assert np.all(np.diff(np.asarray(found.mean[:, 0])) >= 0)
     order = np.argsort(np.asarray(model.mean[:, 0]))
     np.testing.assert_array_equal(found.transition, np.asarray(model.transition)[np.ix_(order, order)])

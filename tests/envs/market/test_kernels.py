@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxppo.envs.market.kernels import in_one, once
-from jaxppo.envs.market.own_bars import carried_forward, everywhere, own_bars
+from jaxppo.envs.market.own_bars import all_in_batch, carried_forward, own_bars
 
 
 def totals(x):
@@ -58,5 +58,5 @@ def test_markets_without_halts_beside_others_and_alone():
         np.testing.assert_array_equal(whole[3][i], x[i])
     for found, alone in zip(whole, together, strict=True):
         np.testing.assert_array_equal(found[0], alone[0])  # found among whole markets, and moved about among others
-    assert not bool(jax.vmap(everywhere)(tradable).any())
-    assert bool(jax.vmap(everywhere)(np.ones_like(tradable)).all())
+    assert not bool(jax.vmap(all_in_batch)(tradable).any())
+    assert bool(jax.vmap(all_in_batch)(np.ones_like(tradable)).all())

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.envs import make_costs
-from jaxppo.envs.execution.portfolio import weights_of
+from jaxppo.envs import make_costs, simulators
+from jaxppo.envs.execution.portfolio import orders_to_target, weights_of
 from jaxppo.envs.simulators import costly_factor
-from jaxppo.envs.simulators import paths as simulators
 from jaxppo.envs.simulators.costly_factor import BARS_PER_YEAR, solve_costly_factor, strength_for_sharpe
 from jaxppo.envs.simulators.factor_market import _with_factor
 from jaxppo.envs.trading.environment import TradingEnv
@@ -95,7 +94,8 @@ def test_the_policy_played_in_the_environment(best):
         edges = jnp.stack(best.edges(known, weights_of(before) / unit), axis=-1) / 5
         weights, hold = env.decode(edges, before)
         row, tradable = params.table[state.bar + 1], params.market.tradable[state.bar]
-        after, fills, _ = env.settle(before, weights, hold, tradable, row, params.costs)
+        orders = orders_to_target(before, weights, hold | ~tradable, params.costs)
+        after, fills, _ = env.fill(before, orders, row, params.costs)
         marked = before.shares * (fills.price - before.price) + after.shares * (after.price - fills.price)
         profit = (marked - fills.costs.total()) / before.equity
         return state.replace(bar=state.bar + 1, portfolio=after), (profit, after.equity)

@@ -588,9 +588,11 @@ def test_risk_aversion_and_the_drawdown_limit_of_an_episode():
     env = environment()
     params = env.make_params(market(), make_costs(), risk_aversion=3.0, drawdown_limit=0.1)
     growth = jnp.log(jnp.array([0.9, 1.0, 1.2]))
-    np.testing.assert_allclose(env.utility(growth, params), (np.array([0.9, 1.0, 1.2]) ** -2 - 1) / -2, rtol=1e-5)
+    np.testing.assert_allclose(
+        env.utility(growth, params.risk_aversion), (np.array([0.9, 1.0, 1.2]) ** -2 - 1) / -2, rtol=1e-5
+    )
     log_utility = params.replace(risk_aversion=jnp.float32(1.0))
-    np.testing.assert_array_equal(env.utility(growth, log_utility), growth)
+    np.testing.assert_array_equal(env.utility(growth, log_utility.risk_aversion), growth)
     _, state, _ = begin(env, params=params)
     for peak, ended in ((1.05, False), (1.5, True)):
         high = state.replace(portfolio=state.portfolio.replace(peak_equity=state.portfolio.equity * peak))

@@ -19,9 +19,10 @@ from tiny_run import (
 import jaxppo
 from jaxppo import backtest
 from jaxppo.backtest import by_regime, evaluation
-from jaxppo.config import ConfigError, load_config
+from jaxppo.config import load_config
 from jaxppo.envs import simulators
 from jaxppo.envs.market.features import REGIMES
+from jaxppo.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 from causality import assert_causal
-from test_report import Page
+from report_pages import Page
 
 from jaxppo.backtest import by_regime
 from jaxppo.backtest.by_regime import Account, figures_by_regime
@@ -19,6 +19,7 @@ from jaxppo.config import RegimesConfig
 from jaxppo.envs import simulators
 from jaxppo.envs.market.features import REGIMES
 from jaxppo.envs.market.regimes import market_regime, stretches
+from jaxppo.report.by_regime import section as by_regime_section
 from jaxppo.run.periods import Period
 from jaxppo.statistics import conditional_intervals, stationary_bootstrap_indices, widened_level, widening
 from jaxppo.statistics.block_length import flat_top
@@ -172,7 +173,7 @@ def test_students_t_counts_the_bars_inside() -> None:
 
 def test_a_table_shows_no_sharpe_ratio_without_its_interval(example) -> None:
     _, _, found = example
-    page = Page(by_regime.section(found, 0.95))
+    page = Page(by_regime_section(found, 0.95))
     assert page.open == []
     assert "<b>hold" in page.cells, "names are shown, not run"
     crisis, bull = found["agent"]["crisis"], found["agent"]["bull"]
@@ -180,7 +181,7 @@ def test_a_table_shows_no_sharpe_ratio_without_its_interval(example) -> None:
     assert page.cells[begin + 1 : begin + 4] == ["agent", "too few bars to tell", "too few bars to tell"]
     assert f"{crisis['sharpe']:.2f}" not in page.visible
     assert f"{bull['sharpe']:.2f} [{bull['sharpe_ci'][0]:.2f}, {bull['sharpe_ci'][1]:.2f}]" in page.cells
-    assert "No regimes are known" in by_regime.section({"agent": {}}, 0.95)
+    assert "No regimes are known" in by_regime_section({"agent": {}}, 0.95)
 
 
 def test_regimes_of_a_run_without_any_are_by_rules_and_look_at_nothing_later() -> None:

@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from tiny_run import prices, tiny_config
 
 from jaxppo import envs
-from jaxppo.backtest.simulate import simulate
-from jaxppo.config import ConfigError
 from jaxppo.envs.execution.costs import BAR_FIELDS
-from jaxppo.run.setup import build
+from jaxppo.errors import ConfigError
+from jaxppo.run.build import build
 
 CONDITIONS = {
     "slippage": 0.1,
@@ -37,7 +37,7 @@ def traded(setup, limited=False):
         return target, jnp.zeros(2, bool)
 
     first = jnp.asarray(setup.periods["train"].first, jnp.int32)
-    return simulate(decide, weights, setup.env, setup.params, first, n_bars, limited=limited)
+    return tiny.run_rule(decide, weights, setup.env, setup.params, first, n_bars, limited=limited)
 
 
 def test_every_key_reaches_the_account(market):

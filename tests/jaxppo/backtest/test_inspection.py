@@ -15,10 +15,11 @@ from jaxppo import envs
 from jaxppo.backtest import inspection
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.features import feature_names, group_slices
+from jaxppo.policy.encoding import chunk_of, market_bars
 from jaxppo.policy.networks import inspect
-from jaxppo.ppo.trading_task import chunk_bars
 from jaxppo.report.inspection import TITLES, inspection_figures
-from jaxppo.run.setup import build, first_policy
+from jaxppo.run.build import build
+from jaxppo.run.setup import first_policy
 
 GROUPS = ("volume", "price", "calendar")
 POLICY = {"kind": "transformer", "width": 16, "layers": 2, "heads": 2, "window": 4, "asset_attention": True}
@@ -53,7 +54,7 @@ def test_attention_is_the_mean_over_the_decisions():
     test = setup.periods["test"]
     assert len(found.bars) == 32
     assert (found.bars[0], found.bars[-1]) == (test.first, test.last - 1)
-    windows = jax.vmap(lambda bar: chunk_bars(setup.params, bar, policy.context, 1))(jnp.asarray(found.bars))
+    windows = jax.vmap(lambda bar: chunk_of(market_bars(setup.params), bar, policy.context, 1))(jnp.asarray(found.bars))
     weights = jax.jit(inspect.attention, static_argnums=0)(policy, net, windows)
     np.testing.assert_allclose(found.lag, inspect.by_lag(weights), rtol=1e-4)
     np.testing.assert_allclose(found.levels, inspect.by_level(weights), rtol=1e-4)
@@ -111,8 +112,8 @@ def test_gradients_are_those_of_the_sum_of_target_weights_latest_first():
     def decide(distribution):
         return (distribution.probabilities() @ levels).sum(axis=-1)
 
-    windows = jax.vmap(lambda bar: chunk_bars(params, bar, policy.context, 1))(jnp.asarray(bars))
-    attribute = jax.jit(inspect.integrated_gradients, static_argnames=("policy", "decide", "n_nodes"))
+    windows = jax.vmap(lambda bar: chunk_of(market_bars(params), bar, policy.context, 1))(jnp.asarray(bars))
+    attribute = jax.jit(inspect.integrated_gradients, static_argnames=("network", "decide", "n_nodes"))
     attribution, _ = attribute(policy, net, windows, account(jnp.asarray(bars)), decide, n_nodes=16)
     total = np.abs(attribution).sum(axis=(0, 2))
     expected = total[::-1] / len(bars)

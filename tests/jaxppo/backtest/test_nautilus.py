@@ -8,12 +8,12 @@ import pytest
 from tiny_run import tiny_config
 
 import jaxppo
-from jaxppo.backtest import load_run, run_paths, run_trader, traders, write_ledger
-from jaxppo.book import trend
+from jaxppo.backtest import conditions_of, load_run, plain_conditions, simulate, write_ledger
 from jaxppo.envs.execution.costs import Bar, make_costs
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
 from jaxppo.envs.market.market_data import slice_bars
-from jaxppo.monte_carlo import Stress
+from jaxppo.monte_carlo import Stress, run_paths
+from jaxppo.policy.rules import trend
 
 COMMISSION_BPS, CASH, LATENCY_BARS, N_BARS = 3.0, 1e6, 2, 120
 COSTS = {
@@ -117,13 +117,13 @@ def check(kept, bars, filled, price, equity, exact):
 def test_orders_on_real_prices(name, run, keep_account):
     """Of the run, and of a rule whose positions change sides."""
     period = run.setup.periods["test"]
-    trader, first, n_bars = traders.agent(run), period.first, period.n_bars
+    agent, conditions, first, n_bars = run.agent(), conditions_of(run), period.first, period.n_bars
     if name == "trend":
         rule = trend(lookback=20, span=20, volatility=0.3)
         given = {"costs": make_costs(**COSTS), "fill_rule": FillRule(LATENCY_BARS), "initial_cash": CASH}
-        trader = traders.rule(rule, len(run.setup.market.info.symbols), periods=252.0, **given)
+        agent, conditions = rule, plain_conditions(run.setup.market.n_assets, periods=252.0, **given)
     market = slice_bars(run.setup.market, 0, period.last + 1)
-    ledger = run_trader(trader, market, first=first, n_bars=n_bars)
+    ledger = simulate(agent, market, first=first, n_bars=n_bars, conditions=conditions).ledger
     bars, orders = bars_of(market, first, n_bars), np.asarray(ledger.ordered, np.float64)
     kept = keep_account(bars, orders, cash=CASH, commission_rate=COMMISSION_BPS * 1e-4, latency_bars=LATENCY_BARS)
     exact = equity_in_float64(bars, orders, LATENCY_BARS)

@@ -8,19 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from tiny_run import load
 
 from jaxppo import envs
-from jaxppo.backtest.simulate import equal_weight_volatility, prepare_bars, run_baselines, run_policy, simulate
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.baselines import run_baselines
 from jaxppo.envs import simulators
 from jaxppo.envs.market.features import group_slices
+from jaxppo.envs.market.index import equal_weight_volatility
 from jaxppo.envs.market.market_data import periods_per_year
-from jaxppo.policy.networks.actor_critic import make_policy
+from jaxppo.policy.agent import agent
+from jaxppo.policy.encoding import chunk_of, encode_bars, market_bars
+from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.policy.networks.config import EncoderConfig
-from jaxppo.ppo.trading_task import action_config, chunk_bars
+from jaxppo.ppo.trading_task import action_config
 from jaxppo.statistics import summarise
 
-module = importlib.import_module("jaxppo.backtest.simulate")
+module = importlib.import_module("jaxppo.policy.encoding")
 FREE = {"spread_multiplier": 0.0}
 PAID = {"commission_bps": 2.0, "spread_multiplier": 1.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1}
 GROUPS = ("price",)
@@ -52,7 +57,7 @@ def trader(env):
     sizes = tuple(columns.stop - columns.start for columns in group_slices(GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, 16, 1, 2, 4, 2, True, jnp.dtype("float32"))
     action = action_config(env, 0.6)
-    policy, net = make_policy(encoder, action, jax.random.key(1))
+    policy, net = make_actor_critic(encoder, action, jax.random.key(1))
     actor = {"kernel": 3 * jax.random.normal(jax.random.key(3), net["head"]["actor"]["kernel"].shape)}
     return policy, {**net, "head": {**net["head"], "actor": {**net["head"]["actor"], **actor}}}
 
@@ -70,7 +75,11 @@ def test_blocks_are_one_pass(n_bars, env, params, trader, monkeypatch):
     policy, net = trader
     first = jnp.int32(env.first_decision)
     monkeypatch.setattr(module, "BLOCK", 10**6)
-    prepare = [jax.jit(lambda net, params, first: prepare_bars(policy, net, params, first, n_bars)) for _ in range(2)]
+    encoding = agent(policy, net, env).encoding
+    prepare = [
+        jax.jit(lambda net, params, first: encode_bars(encoding, net, market_bars(params), first, n_bars))
+        for _ in range(2)
+    ]
     whole = prepare[0](net, params, first)
     monkeypatch.setattr(module, "BLOCK", 16)
     blocked = prepare[1](net, params, first)
@@ -83,7 +92,7 @@ def test_the_policy_decides_on_each_bar_from_what_it_saw_then(env, params, trade
     policy, net = trader
     monkeypatch.setattr(module, "BLOCK", 16)
     first, n_bars = env.first_decision, 20
-    ledger = run_policy(policy, env, net, params, jnp.int32(first), n_bars)
+    ledger = tiny.run_agent(policy, env, net, params, jnp.int32(first), n_bars)
     start = envs.execution.portfolio.open_portfolio(params.market.close[first], 1e6, env.fill_rule)
     state = envs.EnvState(time=jnp.int32(0), bar=jnp.int32(first), portfolio=start)
 
@@ -95,7 +104,7 @@ def test_the_policy_decides_on_each_bar_from_what_it_saw_then(env, params, trade
 
     equity = [1e6]
     for bar in range(first, first + n_bars):
-        state = step(state, chunk_bars(params, jnp.int32(bar), policy.context, 1))
+        state = step(state, chunk_of(market_bars(params), jnp.int32(bar), policy.context, 1))
         equity.append(float(state.portfolio.equity))
     np.testing.assert_allclose(ledger.equity, equity, rtol=1e-6)
     assert np.abs(rows(ledger)["quantity"]).sum() > 0
@@ -104,8 +113,8 @@ def test_the_policy_decides_on_each_bar_from_what_it_saw_then(env, params, trade
 def all_ledgers(trader, env, params, n_bars):
     policy, net = trader
     first = jnp.int32(env.first_decision)
-    baselines = run_baselines(env, params, first, n_bars, 252.0, jnp.float32(0.1))
-    return {"agent": run_policy(policy, env, net, params, first, n_bars), **baselines}
+    baselines = run_baselines(AccountRules(env, 252.0), params, first, n_bars, 0.1)
+    return {"agent": tiny.run_agent(policy, env, net, params, first, n_bars), **baselines}
 
 
 @pytest.mark.parametrize("kept", [1, 20, 59])
@@ -133,7 +142,7 @@ def test_a_planted_leak_is_caught(env, market, params):
         tomorrow = jax.lax.dynamic_slice_in_dim(prices.close, first + 1, n_bars)
         today = jax.lax.dynamic_slice_in_dim(prices.close, first, n_bars)
         leak = lambda portfolio, seen, up, _: (0.5 * up, jnp.zeros(2, bool))  # noqa: E731
-        return rows(simulate(leak, jnp.sign(tomorrow - today), env, own, jnp.int32(first), n_bars))
+        return rows(tiny.run_rule(leak, jnp.sign(tomorrow - today), env, own, jnp.int32(first), n_bars))
 
     one, two = ledger(market), ledger(scramble(market, first + kept - 1, jax.random.key(5)))
     np.testing.assert_array_equal(one["quantity"][: kept - 1], two["quantity"][: kept - 1])
@@ -141,7 +150,7 @@ def test_a_planted_leak_is_caught(env, market, params):
 
 
 def test_flat_costs_nothing(env, params):
-    ledger = run_baselines(env, params, jnp.int32(env.first_decision), 60, 252.0, jnp.float32(0.1))["flat"]
+    ledger = run_baselines(AccountRules(env, 252.0), params, jnp.int32(env.first_decision), 60, 0.1)["flat"]
     assert (np.asarray(ledger.equity) == 1e6).all()
     assert not any(
         np.asarray(leaf).any() for leaf in jax.tree.leaves((ledger.costs, ledger.financing, ledger.turnover))
@@ -161,7 +170,7 @@ def test_buy_and_hold_is_what_a_spreadsheet_says(shipped):
     """Bought at the next open with equal parts of the capital, by the adjusted prices in the file itself."""
     prices, own, first, n_bars = shipped
     params = own.make_params(prices, envs.make_costs(**FREE))
-    ledger = run_baselines(own, params, jnp.int32(first), n_bars, 252.0, jnp.float32(0.1))["buy_and_hold"]
+    ledger = run_baselines(AccountRules(own, 252.0), params, jnp.int32(first), n_bars, 0.1)["buy_and_hold"]
     table = pd.read_csv(envs.datasets.path("us5_1d"))
     table["open"] = table["Open"] * table["Adj Close"] / table["Close"]
     opens = table.pivot(index="Date", columns="Ticker", values="open")
@@ -178,10 +187,11 @@ def test_buy_and_hold_is_what_a_spreadsheet_says(shipped):
 def test_baselines_pay_the_same_costs(shipped):
     prices, own, first, n_bars = shipped
     runs = [
-        run_baselines(own, own.make_params(prices, envs.make_costs(**costs)), jnp.int32(first), n_bars, 252.0,
-                      jnp.float32(0.1))
+        run_baselines(
+            AccountRules(own, 252.0), own.make_params(prices, envs.make_costs(**costs)), jnp.int32(first), n_bars, 0.1
+        )
         for costs in (FREE, PAID)
-    ]  # fmt: skip
+    ]
     for name in ("buy_and_hold", "volatility_target"):
         free, paid = (run[name] for run in runs)
         assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(free.costs))
@@ -211,14 +221,14 @@ def volatility_targeted(shipped, volatility, target):
     prices, own, first, n_bars = shipped
     simulated = simulators.gbm(jax.random.key(7), prices.n_bars, 5, volatility=volatility)
     params = own.make_params(simulated, envs.make_costs(**FREE))
-    return run_baselines(own, params, jnp.int32(first), n_bars, 252.0, jnp.float32(target))["volatility_target"]
+    return run_baselines(own, params, jnp.int32(first), n_bars, target)["volatility_target"]
 
 
 def test_buy_and_hold_waits_for_something_to_buy(env, market):
     first = env.first_decision
     silent = market.replace(tradable=market.tradable.at[first : first + 3].set(False))
     params = env.make_params(silent, envs.make_costs(**FREE))
-    ledger = run_baselines(env, params, jnp.int32(first), 60, 252.0, jnp.float32(0.1))["buy_and_hold"]
+    ledger = run_baselines(AccountRules(env, 252.0), params, jnp.int32(first), 60, 0.1)["buy_and_hold"]
     traded = np.flatnonzero(np.asarray(ledger.quantity).any(axis=1))
     assert list(traded) == [3], "decided at the close of the first bar with trades, filled at the next open"
 
@@ -238,7 +248,7 @@ def test_a_liquidated_account_stays_out(factor, market):
     costs = envs.make_costs(commission_bps=5.0, max_leverage=1.9, maintenance_margin=0.25, margin_rate=0.05)
     params = own.make_params(crash(market, first + at + 1, factor), costs)
     always = lambda portfolio, seen, now, _: (jnp.full(2, 0.95), jnp.zeros(2, bool))  # noqa: E731
-    ledger = simulate(always, jnp.arange(n_bars), own, params, jnp.int32(first), n_bars)
+    ledger = tiny.run_rule(always, jnp.arange(n_bars), own, params, jnp.int32(first), n_bars)
     lines = rows(ledger)
     assert bool(ledger.liquidated)
     assert (lines["equity"][at] > 0) == (factor > 0.5)

@@ -14,7 +14,7 @@ from skfolio.prior import BasePrior, ReturnDistribution
 
 from jaxppo.book import PARTS, allocation_rule
 from jaxppo.book.allocation import kelly_weights
-from jaxppo.book.moments import start_moments, steadied, update_moments
+from jaxppo.book.moments import shrunk_covariance, start_moments, update_moments
 
 PLAIN = {"cut": 1.0, "readmit": 0.0, "cooldown": None, "rebalance": 0.0}
 
@@ -74,7 +74,7 @@ def test_moments_are_those_of_pandas():
     assert float(state.observations) == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-5)
 
 
-def test_a_covariance_is_steadied_by_the_oracle_approximating_formula():
+def test_a_covariance_is_shrunk_by_the_oracle_approximating_formula():
     """Equation 23 of Chen et al. on the correlation matrix, written out in numpy."""
     covariance, n = np.cov(draws(1, 40).T), 40.0
     spread = np.sqrt(np.diag(covariance))
@@ -83,26 +83,26 @@ def test_a_covariance_is_steadied_by_the_oracle_approximating_formula():
     rho = ((1 - 2 / p) * trace + np.trace(s) ** 2) / ((n + 1 - 2 / p) * (trace - np.trace(s) ** 2 / p))
     assert 0.0 < rho < 1.0
     expected = (1 - rho) * s + rho * np.eye(3)
-    found = steadied(jnp.asarray(covariance, jnp.float32), jnp.float32(n))
+    found = shrunk_covariance(jnp.asarray(covariance, jnp.float32), jnp.float32(n))
     np.testing.assert_allclose(found, expected * np.outer(spread, spread), rtol=1e-4)
 
 
 def test_who_does_nothing_is_not_riskless():
     covariance = jnp.diag(jnp.asarray([0.0, 2e-4, 4e-4]))
-    assert np.diagonal(steadied(covariance, jnp.float32(50.0))) == pytest.approx([2e-6, 2e-4, 4e-4], rel=1e-5)
-    np.testing.assert_array_equal(steadied(jnp.zeros((3, 3)), jnp.float32(0.0)), np.eye(3))
+    assert np.diagonal(shrunk_covariance(covariance, jnp.float32(50.0))) == pytest.approx([2e-6, 2e-4, 4e-4], rel=1e-5)
+    np.testing.assert_array_equal(shrunk_covariance(jnp.zeros((3, 3)), jnp.float32(0.0)), np.eye(3))
 
 
 def test_inverse_risk_is_equal_risk_contribution():
     rule = allocation_rule(parts=("inverse_risk",), span=40, warmup=30, **PLAIN)
     states = follow(rule, equity_of(draws(0)))
-    covariance = np.asarray(steadied(moments(0, 40).covariance(), moments(0, 40).observations), np.float64)
+    covariance = np.asarray(shrunk_covariance(moments(0, 40).covariance(), moments(0, 40).observations), np.float64)
 
     model = RiskBudgeting(risk_measure=RiskMeasure.VARIANCE, prior_estimator=Known(covariance))
-    np.testing.assert_allclose(states.capital[-1], model.fit(draws(0)).weights_, atol=1e-4)
+    np.testing.assert_allclose(states.allocation[-1], model.fit(draws(0)).weights_, atol=1e-4)
     uncorrelated = follow(rule, equity_of(draws(3, 2000, correlation=0.0)))
     inverse = 1.0 / np.asarray([0.005, 0.01, 0.02])
-    np.testing.assert_allclose(uncorrelated.capital[-1], inverse / inverse.sum(), atol=0.08)
+    np.testing.assert_allclose(uncorrelated.allocation[-1], inverse / inverse.sum(), atol=0.08)
 
 
 @pytest.mark.parametrize("means", [(1.5e-3, -0.5e-3, 4e-3), (1e-3, 3e-3, -2e-3), (-1e-3, 2e-3, 1e-3)])
@@ -130,16 +130,16 @@ def test_kelly_is_jorion_kan_zhou_and_a_program_of_scipy(means, left_out):
 def test_kelly_gives_nothing_to_losers_and_less_than_everything_to_the_uncertain():
     rule = allocation_rule(parts=("kelly",), **PLAIN)
     states = follow(rule, equity_of(draws(4, 600, mean=np.asarray([0.002, -0.003, 0.0]))))
-    assert states.capital[-1][0] > 0.3
-    assert states.capital[-1][1] == 0.0
+    assert states.allocation[-1][0] > 0.3
+    assert states.allocation[-1][1] == 0.0
     nothing = follow(rule, equity_of(draws(5, 600, mean=-0.002)))
-    np.testing.assert_array_equal(nothing.capital[-1], np.zeros(3))
+    np.testing.assert_array_equal(nothing.allocation[-1], np.zeros(3))
 
 
 def test_both_shares_are_joined_by_the_root_of_their_product():
     equity = equity_of(draws(6, 500, mean=0.003))
     one, other, both = (
-        np.asarray(follow(allocation_rule(parts=parts, **PLAIN), equity).capital[-1], np.float64)
+        np.asarray(follow(allocation_rule(parts=parts, **PLAIN), equity).allocation[-1], np.float64)
         for parts in (("inverse_risk",), ("kelly",), ("inverse_risk", "kelly"))
     )
     root = np.sqrt(one / one.sum() * other / other.sum())
@@ -150,19 +150,19 @@ def test_both_shares_are_joined_by_the_root_of_their_product():
 def test_equal_capital_until_the_warm_up_is_over():
     """Four closes have three returns."""
     rule = allocation_rule(parts=("inverse_risk", "kelly"), warmup=3, **PLAIN)
-    capital = np.asarray(follow(rule, equity_of(draws(7, 10))).capital)
-    np.testing.assert_allclose(capital[:3], 1 / 3, rtol=1e-6)
-    assert np.abs(capital[3] - 1 / 3).max() > 1e-3
+    allocation = np.asarray(follow(rule, equity_of(draws(7, 10))).allocation)
+    np.testing.assert_allclose(allocation[:3], 1 / 3, rtol=1e-6)
+    assert np.abs(allocation[3] - 1 / 3).max() > 1e-3
 
 
 def test_drawdowns_move_capital_and_then_take_it():
     """Losses of 10 and of 5 % of a limit of 20 %: half and three quarters are left, and no more of the whole."""
     rule = allocation_rule(parts=("drawdown",), drawdown_limit=0.2, **PLAIN)
-    capital = np.asarray(follow(rule, [[100.0, 100.0], [90.0, 95.0], [90.0, 100.0], [75.0, 75.0]]).capital)
-    np.testing.assert_allclose(capital[0], [0.5, 0.5])
-    np.testing.assert_allclose(capital[1], 0.75 * np.asarray([0.5, 0.75]) / 1.25, rtol=1e-5)
-    np.testing.assert_allclose(capital[2], np.asarray([0.5, 1.0]) / 1.5, rtol=1e-5)
-    np.testing.assert_allclose(capital[3], [0.0, 0.0])
+    allocation = np.asarray(follow(rule, [[100.0, 100.0], [90.0, 95.0], [90.0, 100.0], [75.0, 75.0]]).allocation)
+    np.testing.assert_allclose(allocation[0], [0.5, 0.5])
+    np.testing.assert_allclose(allocation[1], 0.75 * np.asarray([0.5, 0.75]) / 1.25, rtol=1e-5)
+    np.testing.assert_allclose(allocation[2], np.asarray([0.5, 1.0]) / 1.5, rtol=1e-5)
+    np.testing.assert_allclose(allocation[3], [0.0, 0.0])
 
 
 TRACE = [100, 110, 87, 95, 100, 90, 85, 80, 80, 60, 60, 80]
@@ -181,8 +181,8 @@ def test_a_strategy_is_cut_and_comes_back_when_it_has_recovered():
     np.testing.assert_array_equal(states.active[:, 0], active)
     np.testing.assert_array_equal(states.cuts[:, 0], [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2])
     np.testing.assert_array_equal(states.waited[:, 0], [0, 0, 0, 1, 0, 0, 0, 1, 2, 3, 4, 5])
-    np.testing.assert_allclose(states.capital[:, 0], np.where(active, 0.5, 0.0))
-    np.testing.assert_allclose(states.capital[:, 1], np.where(active, 0.5, 1.0))
+    np.testing.assert_allclose(states.allocation[:, 0], np.where(active, 0.5, 0.0))
+    np.testing.assert_allclose(states.allocation[:, 1], np.where(active, 0.5, 1.0))
 
 
 def test_a_strategy_comes_back_after_the_cooldown_with_a_new_peak():
@@ -204,7 +204,7 @@ def test_the_liquidated_never_come_back():
     states = follow(allocation_rule(cooldown=1), equity, dead)
     np.testing.assert_array_equal(states.active[:, 0], [True, False, False, False, False])
     np.testing.assert_array_equal(states.cuts[-1], [1, 0])
-    np.testing.assert_allclose(states.capital[:, 0], [0.5, 0, 0, 0, 0])
+    np.testing.assert_allclose(states.allocation[:, 0], [0.5, 0, 0, 0, 0])
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(states))
 
 
@@ -212,8 +212,8 @@ def test_capital_is_carried_by_returns_until_it_is_off_by_the_tolerance():
     """After +10 % and -10 %, 0.5 each have become 0.55 and 0.45 of an unchanged total; then one bar more."""
     rule = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None, rebalance=0.06)
     states = follow(rule, [[100.0, 100.0], [110.0, 90.0], [121.0, 90.0]])
-    np.testing.assert_allclose(states.capital[1], [0.55, 0.45], rtol=1e-5)
-    np.testing.assert_allclose(states.capital[2], [0.5, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(states.allocation[1], [0.55, 0.45], rtol=1e-5)
+    np.testing.assert_allclose(states.allocation[2], [0.5, 0.5], rtol=1e-5)
     np.testing.assert_array_equal(states.moved, [True, False, True])
 
 
@@ -226,10 +226,10 @@ def test_capital_is_never_negative_nor_more_than_the_total_and_the_tolerance(see
         parts=parts, max_total=most, rebalance=tolerance, warmup=20, cut=0.1, readmit=0.05, cooldown=15
     )
     states = follow(rule, equity_of(draws(seed, 300, mean=0.001, spread=(0.002, 0.02, 0.05))))
-    capital, active = np.asarray(states.capital), np.asarray(states.active)
-    assert (capital >= 0.0).all()
-    assert (capital[~active] == 0.0).all()
-    assert capital.sum(axis=1).max() <= most + tolerance + 1e-5
+    allocation, active = np.asarray(states.allocation), np.asarray(states.active)
+    assert (allocation >= 0.0).all()
+    assert (allocation[~active] == 0.0).all()
+    assert allocation.sum(axis=1).max() <= most + tolerance + 1e-5
     assert states.cuts[-1].sum() > 0
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(states))
 

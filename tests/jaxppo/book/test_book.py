@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from causality import assert_causal, randomise_after
 
 from jaxppo import envs
 from jaxppo.backtest import run_book
-from jaxppo.backtest.simulate import run_baselines, simulate
-from jaxppo.book import AGENT, allocation_rule, book, buy_and_hold, inverse_volatility, mean_reversion, rule, trend
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.baselines import run_baselines
+from jaxppo.backtest.simulate import simulate_account
+from jaxppo.book import AGENT, allocation_rule, book
 from jaxppo.envs import simulators
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion, rule, trend
 from jaxppo.risk.sizing import projection, volatility_target
 
 PAID = {"commission_bps": 2.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1, "borrow_rate": 0.02}
@@ -57,16 +61,9 @@ def always(name, weights, **keys):
 
 
 def own_backtest(strategy, n_assets=2, params=None):
-    """What `simulate` makes of a stateless strategy by itself."""
+    """What `simulate_account` makes of a strategy by itself."""
     params = tables(n_assets) if params is None else params
-    rows = strategy.table(MarketView(params.market, PERIODS, 0.5))
-    rows = jax.tree.map(lambda x: x[FIRST : FIRST + LENGTH], rows)
-
-    def decide(portfolio, seen, row, _):
-        return strategy.decide((), row, portfolio)[:2]
-
-    run = jax.jit(lambda rows, params: simulate(decide, rows, environment(n_assets), params, jnp.int32(FIRST), LENGTH))
-    return run(rows, params)
+    return simulate_account(strategy, AccountRules(environment(n_assets), PERIODS), params, jnp.int32(FIRST), LENGTH)
 
 
 @functools.cache
@@ -78,7 +75,7 @@ def whole(**keys):
 def test_strategies_do_not_look_ahead(number):
     strategy = strategies()[number]
     for t in (20, 150):
-        assert_causal(lambda m: strategy.table(MarketView(m, PERIODS, 0.5)), prices(), t, jax.random.key(t))
+        assert_causal(lambda m: strategy.table((), MarketView(m, PERIODS, 0.5)), prices(), t, jax.random.key(t))
 
 
 def ramp(steps):
@@ -90,12 +87,12 @@ def ramp(steps):
 
 def test_trend_follows_the_sign_and_scales_by_volatility():
     steps = [0.01] * 30 + [-0.01] * 30
-    weights = trend(lookback=10, volatility=0.1, span=5).table(MarketView(ramp(steps), 252.0, 1.0))["weights"][:, 0]
+    weights = trend(lookback=10, volatility=0.1, span=5).table((), MarketView(ramp(steps), 252.0, 1.0))["weights"][:, 0]
     size = 0.1 / (0.01 * 252**0.5)
     assert (weights[:10] == 0).all(), "not formed"
     np.testing.assert_allclose(weights[25:34], size, rtol=2e-2)
     np.testing.assert_allclose(weights[45:], -size, rtol=1e-2)
-    flat = trend(lookback=10, volatility=0.1, span=5, short=False).table(MarketView(ramp(steps), 252.0, 1.0))
+    flat = trend(lookback=10, volatility=0.1, span=5, short=False).table((), MarketView(ramp(steps), 252.0, 1.0))
     assert (flat["weights"][45:] == 0).all()
 
 
@@ -103,7 +100,7 @@ def test_mean_reversion_opens_far_away_and_closes_nearby():
     """A loop over bars in numpy."""
     close = np.log(np.asarray(prices(1).replace(tradable=prices(1).tradable | True).close[:, 0], np.float64))
     market = prices(1).replace(tradable=jnp.ones((N_BARS, 1), bool))
-    weights = mean_reversion(window=10, span=20).table(MarketView(market, PERIODS, 1.0))["weights"][:, 0]
+    weights = mean_reversion(window=10, span=20).table((), MarketView(market, PERIODS, 1.0))["weights"][:, 0]
     side, expected = 0, []
     for t in range(N_BARS):
         z = 0.0
@@ -123,18 +120,18 @@ def test_mean_reversion_opens_far_away_and_closes_nearby():
 
 def test_inverse_volatility_is_that_and_gross_is_kept():
     market = prices(3)
-    weights = inverse_volatility(span=20, gross=0.8).table(MarketView(market, PERIODS, 1.0))["weights"]
+    weights = inverse_volatility(span=20, gross=0.8).table((), MarketView(market, PERIODS, 1.0))["weights"]
     sigma = np.asarray(envs.features.ewma_volatility(market, 20), np.float64)
     part = np.asarray(market.tradable) / sigma
     listed = part.sum(axis=1) > 0
     np.testing.assert_allclose(weights[listed], 0.8 * (part / part.sum(axis=1, keepdims=True))[listed], rtol=1e-4)
     loud = rule("loud", lambda view: 3.0 * jnp.ones(view.market.close.shape), gross=1.5)
-    np.testing.assert_allclose(loud.table(MarketView(market, PERIODS, 1.0))["weights"], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(loud.table((), MarketView(market, PERIODS, 1.0))["weights"], 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_shadow_account_is_a_backtest(number):
-    """Whether its strategy has capital, is cut, or neither."""
+    """Whether its strategy has allocation, is cut, or neither."""
     expected = own_backtest(strategies()[number])
     for run in (whole(), whole(parts=(), cut=0.05, readmit=0.01, cooldown=10)):
         np.testing.assert_allclose(run.equity[:, number], expected.equity[:-1], rtol=ROUNDING)
@@ -148,11 +145,11 @@ def test_a_book_of_one_is_its_strategy(number):
     run = run_book((strategy,), environment(), tables(), FIRST, LENGTH, ALONE, periods=PERIODS)
     np.testing.assert_allclose(run.ledger.equity, expected.equity, rtol=ROUNDING)
     np.testing.assert_array_equal(run.ledger.quantity != 0, np.asarray(expected.quantity) != 0)
-    np.testing.assert_array_equal(run.capital, 1.0)
+    np.testing.assert_array_equal(run.allocation, 1.0)
 
 
 def test_the_baseline_is_the_same_rule():
-    baseline = run_baselines(environment(), tables(), jnp.int32(FIRST), LENGTH, PERIODS, jnp.float32(0.1))
+    baseline = run_baselines(AccountRules(environment(), PERIODS), tables(), jnp.int32(FIRST), LENGTH, 0.1)
     np.testing.assert_allclose(whole().equity[:, 0], baseline["buy_and_hold"].equity[:-1], rtol=ROUNDING)
 
 
@@ -183,7 +180,7 @@ def test_exposure_is_within_that_of_the_strategies(most):
 
 def test_nobody_who_is_cut_holds_capital_and_cuts_are_counted():
     run = whole(parts=(), cut=0.05, readmit=0.01, cooldown=10)
-    assert (run.capital[~run.active] == 0.0).all()
+    assert (run.allocation[~run.active] == 0.0).all()
     falls = (run.active[:-1] & ~run.active[1:]).sum(axis=0)
     np.testing.assert_array_equal(run.cuts, falls)
     assert run.cuts.sum() > 2
@@ -212,14 +209,18 @@ def test_a_liquidated_strategy_is_out_for_good():
     np.testing.assert_allclose(run.equity[:, 0], alone.equity[:-1], rtol=ROUNDING)
     assert (run.equity[60:, 0] == run.equity[60, 0]).all()
     assert not run.active[52:, 0].any()
-    assert (run.capital[52:, 0] == 0.0).all()
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.capital, run.equity)))
+    assert (run.allocation[52:, 0] == 0.0).all()
+    assert all(
+        np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.allocation, run.equity))
+    )
 
 
 def test_one_asset():
     env = environment(1)
     run = run_book(strategies(), env, tables(1), FIRST, LENGTH, allocation_rule(warmup=20))
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.capital, run.equity)))
+    assert all(
+        np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.allocation, run.equity))
+    )
     assert run.ledger.quantity.any()
 
 
@@ -232,7 +233,7 @@ def test_a_book_does_not_look_ahead(kept):
     )  # fmt: skip
     for name in ("quantity", "weights", "turnover"):
         np.testing.assert_array_equal(getattr(one.ledger, name)[:kept], getattr(two.ledger, name)[:kept], err_msg=name)
-    np.testing.assert_array_equal(one.capital[: kept + 1], two.capital[: kept + 1])
+    np.testing.assert_array_equal(one.allocation[: kept + 1], two.allocation[: kept + 1])
     assert (one.ledger.equity[kept + 1 :] != two.ledger.equity[kept + 1 :]).any()
 
 
@@ -243,7 +244,9 @@ def sized_run(sizing, decide, market=None):
     env.sizing = sizing
     params = environment().make_params(market, tables().costs, sizing=sizing.table(MarketView(market, PERIODS, 0.5)))
     return jax.jit(
-        lambda p: simulate(decide, None, env, p, jnp.int32(FIRST), LENGTH, watch=lambda s: s.capital.capital)
+        lambda p: tiny.run_rule(
+            decide, None, env, p, jnp.int32(FIRST), LENGTH, record=lambda s: s.account.sizing.allocation.allocation
+        )
     )(params)
 
 
@@ -254,11 +257,11 @@ def follower(portfolio, seen, _, __):
 
 
 def test_a_book_of_the_agent_alone_changes_nothing():
-    plain = jax.jit(lambda p: simulate(follower, None, environment(), p, jnp.int32(FIRST), LENGTH))(tables())
+    plain = jax.jit(lambda p: tiny.run_rule(follower, None, environment(), p, jnp.int32(FIRST), LENGTH))(tables())
     sized = sized_run(book([AGENT], ALONE, costs=tables().costs), follower)
     np.testing.assert_allclose(sized.equity, plain.equity, rtol=2e-6)
     np.testing.assert_allclose(sized.weights, plain.weights, atol=2e-6)
-    np.testing.assert_array_equal(sized.watched, 1.0)
+    np.testing.assert_array_equal(sized.recorded, 1.0)
 
 
 def test_what_the_agent_holds_is_its_own():

@@ -6,15 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from tiny_run import tiny_config, write_config, write_prices
 
 import jaxppo
-from jaxppo.backtest import load_run, run_book, run_policy, simulate, trained
-from jaxppo.backtest.simulate import decide_without_randomness, prepare_bars
-from jaxppo.book import allocation_rule, buy_and_hold
+from jaxppo.backtest import load_run, run_book
+from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.simulate import simulate_account
+from jaxppo.book import allocation_rule
 from jaxppo.envs import load_market
 from jaxppo.envs.execution.portfolio import weights_of
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.rules import buy_and_hold
+from jaxppo.run.build import build
 
 ALONE = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
 LONG_ONLY = {"lookback": 30, "short": False}
@@ -55,26 +59,24 @@ def test_a_run_with_a_book_trains_saves_and_repeats_its_evaluation(booked):
 
 
 def test_the_book_is_what_trades(booked):
-    """The account has the positions of its strategies by the capital that they had at the close before."""
+    """The account has the positions of its strategies by the allocation that they had at the close before."""
     run = load_run(booked.folder)
     setup, where = run.setup, run.setup.periods["test"]
     first, n_bars = jnp.int32(where.first), where.n_bars
 
     @jax.jit
     def follow(net, params):
-        def decide(*seen):
-            return decide_without_randomness(run.policy, setup.env, net, *seen, "mean")
+        def record(state):
+            book = state.account.sizing
+            return book.allocation.allocation, jax.vmap(weights_of)(book.paper_accounts.portfolio)
 
-        def watch(state):
-            return state.capital.capital, jax.vmap(weights_of)(state.paper_accounts.portfolio)
-
-        prepared = prepare_bars(run.policy, net, params, first, n_bars)
-        return simulate(decide, prepared, setup.env, params, first, n_bars, watch=watch)
+        agent = run.agent()._replace(params=net)
+        return simulate_account(agent, AccountRules(setup.env, 252.0), params, first, n_bars, record)
 
     ledger = follow(run.params, setup.params)
-    capital, own = (np.asarray(x) for x in ledger.watched)
-    assert (np.count_nonzero(capital, axis=1) == 3).any()
-    mixed = np.einsum("nm,nma->na", capital[:-1], own[1:])
+    allocation, own = (np.asarray(x) for x in ledger.recorded)
+    assert (np.count_nonzero(allocation, axis=1) == 3).any()
+    mixed = np.einsum("nm,nma->na", allocation[:-1], own[1:])
     assert np.abs(mixed).max() > 0.1
     np.testing.assert_allclose(ledger.weights[:-1], mixed, atol=0.02)
 
@@ -83,25 +85,25 @@ def test_a_trained_agent_in_a_book_is_itself(agent):
     setup, where = agent.setup, agent.setup.periods["test"]
     first = setup.env.first_decision + 3
     n_bars = where.last - first
-    expected = run_policy(
-        agent.policy, setup.env, agent.params, setup.params, jnp.int32(first), n_bars,
+    expected = tiny.run_agent(
+        agent.network, setup.env, agent.params, setup.params, jnp.int32(first), n_bars,
         setup.config.evaluation.decision,
     )  # fmt: skip
     free = jaxppo.load_config(agent.folder / "config.yaml", ["--masks", "[]"])
-    env = jaxppo.run.setup.build(free, setup.market).env
-    run = run_book([trained(agent), buy_and_hold()], env, setup.params.replace(masks=()), first, n_bars, ALONE)
+    env = build(free, setup.market).env
+    run = run_book([agent.strategy(), buy_and_hold()], env, setup.params.replace(masks=()), first, n_bars, ALONE)
     np.testing.assert_allclose(run.equity[:, 0], expected.equity[:-1], rtol=1e-5)
     assert np.abs(expected.quantity).sum() > 0
-    alone = run_book([trained(agent, name="x")], env, setup.params.replace(masks=()), first, n_bars, ALONE)
+    alone = run_book([agent.strategy("x")], env, setup.params.replace(masks=()), first, n_bars, ALONE)
     np.testing.assert_allclose(alone.ledger.equity, expected.equity, rtol=1e-5)
     assert alone.names == ("x",)
 
 
 def test_a_trained_agent_is_flat_until_it_can_decide(agent):
     setup = agent.setup
-    strategy = trained(agent)
-    rows = strategy.table(MarketView(setup.market, 252.0, setup.env.position_limit))
-    assert rows.prepared.shape[0] == setup.market.n_bars
+    strategy = agent.strategy()
+    rows = strategy.table(strategy.params, MarketView(setup.market, 252.0, setup.env.position_limit))
+    assert rows.encoded.shape[0] == setup.market.n_bars
     run = run_book([strategy], setup.env, setup.params, 0, setup.env.first_decision + 30, ALONE)
     early = setup.env.first_decision
     assert not run.ledger.quantity[:early].any()
@@ -113,11 +115,11 @@ def test_an_agent_may_not_be_tested_where_it_learned(agent, folder):
     item = {"book": {"strategies": ["agent", {"run": str(agent.folder)}], "warmup": 10}}
     config = jaxppo.load_config(write_config(folder, sizing=[item]))
     market = load_market(folder / "prices.csv")
-    setup = jaxppo.run.setup.build(config, market)
+    setup = build(config, market)
     assert len(setup.params.sizing[0].strategies) == 2
     earlier = jaxppo.load_config(write_config(folder, sizing=[item], data={"train": 0.4, "validation": 0.1}))
     with pytest.raises(jaxppo.ConfigError, match=r"sizing\[0\]\.book\.strategies\[1\]\.run .*test period"):
-        jaxppo.run.setup.build(earlier, market)
+        build(earlier, market)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_a_mistake_is_a_line(strategies, says, tmp_path):
     write_prices(tmp_path / "prices.csv")
     config = tiny_config(sizing=[{"book": {"strategies": strategies}}])
     with pytest.raises(jaxppo.ConfigError, match=says):
-        jaxppo.run.setup.build(config, load_market(tmp_path / "prices.csv"))
+        build(config, load_market(tmp_path / "prices.csv"))
 
 
 def test_the_state_of_a_book_is_a_state_of_arrays(booked):

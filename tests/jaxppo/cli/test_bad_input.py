@@ -47,7 +47,7 @@ def nothing_compiles(monkeypatch):
         raise AssertionError("a user's mistake must be found before anything is compiled")
 
     monkeypatch.setattr(trainer, "make_learner", reached)
-    monkeypatch.setattr(setup, "make_policy", reached)
+    monkeypatch.setattr(setup, "make_actor_critic", reached)
     monkeypatch.setattr(features, "compute_features", reached)
 
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from tiny_run import ROOT
 
-from jaxppo.config import Config, ConfigError, dump_config, load_config, validate_config
+from jaxppo.config import Config, dump_config, load_config, validate_config
 from jaxppo.config import reference as config_reference
 from jaxppo.config.types import accepted, keys
 from jaxppo.envs import load_market, make_costs
+from jaxppo.errors import ConfigError
 
 BUDGET = "training: {steps: 1000}\n"
 
@@ -107,7 +108,7 @@ def test_what_is_written_reads_back_the_same(tmp_path_factory, path, symbols, ra
 
 
 def test_the_reference_page_is_up_to_date():
-    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
     assert page == config_reference.reference(), f"regenerate it: {config_reference.COMMAND}"
     assert config_reference.COMMAND in page
     assert "`ppo.gae_lambda` | number in [0, 1] | `0.95` |" in page

@@ -10,18 +10,18 @@ import tiny
 
 from jaxppo import masks
 from jaxppo.backtest.mask_attribution import mask_effects
-from jaxppo.backtest.simulate import run_policy
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import make_costs
-from jaxppo.envs.execution.limits import Constraint, GrossBudgets, no_limits, project
-from jaxppo.envs.execution.portfolio import FillRule, drawdown, expected_weights, weights_of
+from jaxppo.envs.execution.limits import Constraint, GrossBudgets, no_limits
+from jaxppo.envs.execution.portfolio import FillRule, drawdown, expected_weights, orders_to_target, weights_of
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.distributions import Hierarchical, MaskedCategorical, SquashedGaussian
-from jaxppo.policy.networks.actor_critic import make_policy
+from jaxppo.policy.encoding import encode_paths
+from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner
-from jaxppo.ppo.trading_task import action_config, encode_paths, trading_task
+from jaxppo.ppo.trading_task import action_config, trading_task
 
 A, PERIODS = 3, 252.0
 SLACK = 1e-4
@@ -98,8 +98,9 @@ def random_run(env, params, key, n_portfolios, n_bars):
         taken = free.restricted(mask).squash(action)
         weights, hold = env.decode(taken, portfolio, constraint)
         weights = jnp.where(hold, constraint.feasible_hold, weights)
-        executed = project(constraint, weights, hold)
-        after, fills, _ = env.settle(portfolio, weights, hold, now, next_bar, params.costs, constraint)
+        executed, held = env.feasible(portfolio, weights, hold, constraint)
+        orders = orders_to_target(portfolio, executed, held | ~now, params.costs)
+        after, fills, _ = env.fill(portfolio, orders, next_bar, params.costs)
         before, expected = weights_of(portfolio), expected_weights(portfolio)
         return after, state, {
             "weights": weights, "before": before, "expected": expected, "keep": constraint.feasible_hold,
@@ -236,7 +237,7 @@ def test_when_everything_is_halted_everything_is_held():
 def test_unknown_features_and_a_single_allowed_action_leave_numbers():
     """NaN in every feature, regimes included, and all actions but holding masked."""
     env, params = build(CHAINS["everything"])
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
     blind = params.replace(features=jnp.full_like(params.features, jnp.nan))
     portfolio = env.start_portfolio(jax.random.key(1), prices().close[50], prices().tradable[50], params)
     seen = env.observe_portfolio(jnp.int32(50), portfolio, jnp.zeros(A, bool))
@@ -361,7 +362,7 @@ def test_holding_alone_is_allowed_where_everything_else_would_come_to_it():
 def trained(actions, distribution="squashed_gaussian"):
     """Two rollouts of PPO under a chain of masks: environment, its parameters, policy, network, task, rollouts."""
     env, params = build(CHAINS["gross and net" if actions == "band" else "everything"], actions=actions)
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6, distribution), jax.random.key(0))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6, distribution), jax.random.key(0))
     task = trading_task(policy, env, tiny.PPO)
 
     @jax.jit
@@ -413,13 +414,13 @@ def test_training_under_masks_stays_finite_and_resets_their_state():
 def test_a_backtest_keeps_the_limits_and_its_baselines_are_free():
     transform = masks.chain(masks.risk_budget(gross=0.4, force=1.0), masks.no_short())
     env, params = build(transform, start="flat", fill_rule=FillRule())
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
     net["head"]["actor"]["bias"] = net["head"]["actor"]["bias"].at[-1].add(5.0)
     free, loose = build(masks.chain(), start="flat", fill_rule=FillRule())
     for decision in ("mode", "mean"):
         n_bars, first = 200, jnp.int32(env.first_decision)
-        limited = run_policy(policy, env, net, params, first, n_bars, decision)
-        unlimited = run_policy(policy, free, net, loose, first, n_bars, decision)
+        limited = tiny.run_agent(policy, env, net, params, first, n_bars, decision)
+        unlimited = tiny.run_agent(policy, free, net, loose, first, n_bars, decision)
         assert np.abs(unlimited.weights).sum(axis=-1).max() > 1.0
         # Prices move until the next open, and an order to sell may not be filled when one to buy is.
         gross = np.abs(limited.weights).sum(axis=-1)
@@ -432,7 +433,7 @@ def test_what_masks_did_is_measured_by_leaving_each_out():
     """One bar from a flat start: the first decisions with and without each mask, by hand."""
     caps = {"no_short": masks.no_short(), "cap": masks.risk_budget(asset=0.25), "loose": masks.risk_budget(gross=9.0)}
     env, params = build(masks.chain(*caps.values()), start="flat", levels=(-1.0, -0.5, 0.25, 0.5, 1.0))
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
     bias = net["head"]["actor"]["bias"]
     first = int(np.flatnonzero(np.asarray(prices().tradable)[env.first_decision :].all(axis=1))[0]) + env.first_decision
     regime = np.zeros((*prices().close.shape, 4))
@@ -459,7 +460,7 @@ def test_effects_are_the_difference_to_accounts_without_each_mask():
     """Exposure and costs by whole backtests with every chain that lacks one mask; regimes add up to them."""
     parts = [masks.no_short(), masks.risk_budget(gross=0.5, force=1.0), masks.holding_period(minimum=3)]
     env, params = build(masks.chain(*parts), start="flat")
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
     actor = net["head"]["actor"]
     net["head"]["actor"] = {"bias": actor["bias"].at[1].add(0.3).at[-1].add(0.3), "kernel": 60.0 * actor["kernel"]}
     first, n_bars = env.first_decision, 150
@@ -469,7 +470,7 @@ def test_effects_are_the_difference_to_accounts_without_each_mask():
 
     def account(transform):
         own_env, own_params = build(transform, start="flat")
-        ledger = run_policy(policy, own_env, net, own_params, jnp.int32(first), n_bars, "mode")
+        ledger = tiny.run_agent(policy, own_env, net, own_params, jnp.int32(first), n_bars, "mode")
         before = np.asarray(ledger.equity, np.float64)[:-1]
         paid = (np.asarray(ledger.costs.total(), np.float64) + np.asarray(ledger.financing)) / before
         return np.abs(np.asarray(ledger.weights, np.float64)).sum(axis=-1).mean(), paid.mean() * PERIODS

@@ -11,31 +11,37 @@ import pytest
 from scipy.stats import binomtest
 
 from jaxppo import envs
-from jaxppo.backtest import traders
-from jaxppo.backtest.account import Account, BarRow
+from jaxppo.backtest import plain_conditions, simulate, simulate_streaming
+from jaxppo.backtest.account import AccountState
 from jaxppo.backtest.frames import account_frame, ledger_frame, write_ledger
-from jaxppo.backtest.trading import run_trader, run_trader_streaming
-from jaxppo.book import buy_and_hold, equal_weight, trend, volatility_target
-from jaxppo.config import ConfigError
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import periods_per_year
 from jaxppo.envs.simulators.generators import stationary_bootstrap
+from jaxppo.envs.trading.bar import Account, BarRow
+from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo import Paths, compare, merge, monte_carlo, parts, wilson_interval
-from jaxppo.monte_carlo.identity import function_name
+from jaxppo.monte_carlo.identity import function_name, identity_of
 from jaxppo.monte_carlo.parts import PARTS
-from jaxppo.monte_carlo.trade import Drawn, trade
+from jaxppo.monte_carlo.trade import PreparedMarket, trade
+from jaxppo.policy import from_array
+from jaxppo.policy.rules import buy_and_hold, equal_weight, trend, volatility_target
 from jaxppo.risk import metrics
 from jaxppo.statistics import drawdowns
 
 PAID = {"commission_bps": 2.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1, "borrow_rate": 0.01}
-N_PATHS, N_BARS, WARMUP, LANES = 22, 40, 10, 4
+N_PATHS, N_BARS, WARMUP, BATCH_SIZE = 22, 40, 10, 4
 
 
 def rule(strategy=None, **costs):
     chosen = trend(lookback=5, span=5, volatility=0.8, tolerance=0.0) if strategy is None else strategy
-    return traders.rule(chosen, 2, periods=252.0, costs=envs.make_costs(**{**PAID, **costs}), warmup=WARMUP)
+    paid = envs.make_costs(**{**PAID, **costs})
+    return chosen._replace(warmup=WARMUP), plain_conditions(2, periods=252.0, costs=paid)
+
+
+def ledger_of(policy, conditions, market, **period):
+    return simulate(policy, market, conditions=conditions, **period).ledger
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def generator(market):
 @pytest.fixture(scope="module")
 def paths(generator):
     given = {"symbols": ("AAA", "BBB"), "devices": jax.devices()[:2]}
-    return Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, **given)
+    return Paths(*rule(), generator, N_BARS, seed=3, points=5, batch_size=BATCH_SIZE, **given)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +86,12 @@ def test_a_replay_is_what_the_batch_computed(path, paths, whole):
 
 def test_paths_differ_and_follow_the_seed(paths, whole, generator):
     assert whole.table.frame()["total_return"].nunique() == N_PATHS
-    other = Paths(rule(), generator, N_BARS, seed=4, points=5, lanes=LANES, devices=jax.devices()[:2])
+    other = Paths(*rule(), generator, N_BARS, seed=4, points=5, batch_size=BATCH_SIZE, devices=jax.devices()[:2])
     assert (other.replay(0).market.close != paths.replay(0).market.close).any()
 
 
 def test_neither_batches_nor_devices_change_a_number(whole, generator):
-    one = Paths(rule(), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:1])
+    one = Paths(*rule(), generator, N_BARS, seed=3, points=5, batch_size=BATCH_SIZE, devices=jax.devices()[:1])
     same(monte_carlo(one, N_PATHS, batch=7, progress=False), whole)
 
 
@@ -148,28 +154,34 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
     with pytest.raises(ConfigError, match="folder of another job: its n_paths is 8, not 9"):
         monte_carlo(paths, 9, output=tmp_path / "job", progress=False)
     other = Paths(
-        rule(trend(tolerance=0.3)), generator, N_BARS, seed=3, points=5, lanes=LANES, devices=jax.devices()[:2]
+        *rule(trend(tolerance=0.3)),
+        generator,
+        N_BARS,
+        seed=3,
+        points=5,
+        batch_size=BATCH_SIZE,
+        devices=jax.devices()[:2],
     )
-    with pytest.raises(ConfigError, match="folder of another job: its trader_identity is"):
+    with pytest.raises(ConfigError, match="folder of another job: its policy_identity is"):
         monte_carlo(other, 8, output=tmp_path / "job", progress=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not the folder of a Monte Carlo job"):
         monte_carlo(paths, 8, output=tmp_path / "full", progress=False)
     with pytest.raises(ValueError, match=r"seed \(4294967296\) from 0 to 4294967295"):
-        Paths(rule(), generator, N_BARS, seed=2**32)
+        Paths(*rule(), generator, N_BARS, seed=2**32)
     with pytest.raises(ValueError, match=r"n_paths \(4294967297\) must be from 1 to 4294967296"):
         monte_carlo(paths, 2**32 + 1)
     with pytest.raises(ValueError, match="path is 4294967296; paths are numbered from 0"):
         paths.replay(2**32)
     with pytest.raises(ValueError, match="2 assets need one each"):
-        Paths(rule(), generator, N_BARS, symbols=["AAA"])
+        Paths(*rule(), generator, N_BARS, symbols=["AAA"])
     with pytest.raises(ValueError, match="shard is 2/2"):
         monte_carlo(paths, 8, shard=(2, 2))
     with pytest.raises(ValueError, match="make at most 2 shards"):
         monte_carlo(paths, 8, shard=(0, 3))
     with pytest.raises(ValueError, match=r"draws 51 bars of 2 assets; trend with n_bars 41 and spare 0 needs 52"):
-        Paths(rule(), generator, N_BARS + 1)
+        Paths(*rule(), generator, N_BARS + 1)
 
 
 def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
@@ -196,8 +208,8 @@ def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
     (folder / PARTS).rmdir()
     same(again(), whole)
     settings = json.loads((folder / "job.json").read_text())
-    (folder / "job.json").write_text(json.dumps({key: settings[key] for key in settings if key != "lanes"}))
-    with pytest.raises(ConfigError, match=r"job.json has no lanes"):
+    (folder / "job.json").write_text(json.dumps({key: settings[key] for key in settings if key != "batch_size"}))
+    with pytest.raises(ConfigError, match=r"job.json has no batch_size"):
         again()
 
 
@@ -238,23 +250,23 @@ def test_a_name_covers_what_a_function_was_made_with():
         function_name(Callable())
 
 
-def test_a_trader_is_told_from_one_with_other_settings():
+def test_a_policy_is_told_from_one_with_other_settings():
     values = np.zeros((5, 2), np.float32)
-    one = rule(trend(lookback=5, span=5))
-    assert one.identity == rule(trend(lookback=5, span=5)).identity
-    given = {"periods": 252.0, "warmup": WARMUP}
-    plain = functools.partial(traders.rule, n_assets=2, **given)
+    plain = functools.partial(plain_conditions, 2, periods=252.0)
+    fast, free = trend(lookback=5, span=5), plain()
+    assert trend.__wrapped__(lookback=5, span=5) is not fast, "made anew"
+    assert identity_of(trend.__wrapped__(lookback=5, span=5), plain()) == identity_of(fast, free)
     found = [
-        one,
-        *[rule(trend(lookback=5, span=5, **{key: value})) for key, value in (("gross", 0.5), ("tolerance", 0.2))],
-        plain(trend(lookback=6, span=5)),
-        plain(trend(lookback=5, span=5), initial_cash=1e5),
-        plain(trend(lookback=5, span=5), warmup=WARMUP + 1),
-        plain(trend(lookback=5, span=5), fill_rule=envs.FillRule(latency_bars=2)),
-        traders.array(values, **given),
-        traders.array(values, in_shares=True, **given),
+        (fast, free),
+        *[(trend(lookback=5, span=5, **{key: value}), free) for key, value in (("gross", 0.5), ("tolerance", 0.2))],
+        (trend(lookback=6, span=5), free),
+        (fast, plain(initial_cash=1e5)),
+        (fast._replace(warmup=WARMUP + 1), free),
+        (fast, plain(fill_rule=envs.FillRule(latency_bars=2))),
+        (from_array(values), free),
+        (from_array(values, in_shares=True), free),
     ]
-    assert len({trader.identity for trader in found}) == len(found)
+    assert len({identity_of(*pair) for pair in found}) == len(found)
 
 
 def test_figures_are_those_of_the_ledger(paths, whole):
@@ -294,39 +306,43 @@ def test_the_deepest_drawdown_of_a_path_is_that_of_its_ledger(paths, whole):
 
 def test_a_replayed_market_traded_again_gives_the_same_ledger(paths):
     replay = paths.replay(11)
-    again = run_trader(paths.trader, replay.market)
+    again = ledger_of(paths.policy, paths.conditions, replay.market)
     np.testing.assert_allclose(again.equity, replay.ledger.equity, rtol=1e-6)
     np.testing.assert_allclose(again.shares, replay.ledger.shares, rtol=1e-4, atol=1e-2)
-    tally = run_trader_streaming(paths.trader, replay.market)
-    assert float(tally.equity) == pytest.approx(replay.ledger.equity[-1], rel=1e-6)
-    assert float(tally.figures(252.0, 0.5)["sharpe"]) == pytest.approx(replay.figures["sharpe"], rel=1e-3)
+    figures = simulate_streaming(paths.policy, replay.market, paths.conditions)
+    assert float(figures.equity) == pytest.approx(replay.ledger.equity[-1], rel=1e-6)
+    assert float(figures.figures(252.0, 0.5)["sharpe"]) == pytest.approx(replay.figures["sharpe"], rel=1e-3)
 
 
-def test_rows_formed_of_prices_are_the_rows_of_a_table():
+def test_rows_unpacked_from_prices_are_the_rows_of_a_table():
     """And prices of zero that are left out change nothing."""
-    n_bars, lanes = 30, 3
+    n_bars, n_paths = 30, 3
     draws = np.random.default_rng(0)
-    closes = jnp.asarray(100 * np.exp(np.cumsum(0.02 * draws.standard_normal((n_bars + 1, lanes)), 0)), jnp.float32)
-    goals = jnp.asarray(draws.choice([0.0, 0.9, np.nan], (n_bars, lanes)), jnp.float32)
+    closes = jnp.asarray(100 * np.exp(np.cumsum(0.02 * draws.standard_normal((n_bars + 1, n_paths)), 0)), jnp.float32)
+    goals = jnp.asarray(draws.choice([0.0, 0.9, np.nan], (n_bars, n_paths)), jnp.float32)
     costs, fills = envs.make_costs(commission_bps=10.0, spread_multiplier=0.0), envs.FillRule(price="decision_close")
-    trader = traders.array(np.zeros((n_bars, 1)), periods=252.0, costs=costs, fill_rule=fills)
-    off = jnp.zeros(lanes, bool)
-    account = Account(jax.vmap(lambda x: open_portfolio(x, 1e6, fills))(closes[0][:, None]), off, off, (), (), (), ())
-    shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes,)), costs)
+    conditions, policy = (
+        plain_conditions(1, periods=252.0, costs=costs, fill_rule=fills),
+        from_array(np.zeros((n_bars, 1))),
+    )
+    no = jnp.zeros(n_paths, bool)
+    portfolios = jax.vmap(lambda x: open_portfolio(x, 1e6, fills))(closes[0][:, None])
+    state = AccountState(Account(portfolios, liquidated=no, stopped=no), (), ())
+    shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_paths,)), costs)
 
-    def formed(given):
+    def unpack(given):
         before, after, goal = (x[:, None] for x in given)
         row = jnp.stack([before, after, *[jnp.ones_like(before)] * (len(BAR_FIELDS) - 2)])
-        return BarRow(jnp.zeros(lanes, jnp.int32), row.at[2].set(1e9), jnp.ones(goal.shape, bool), (), (), goal)
+        return BarRow(jnp.zeros(n_paths, jnp.int32), row.at[2].set(1e9), jnp.ones(goal.shape, bool), (), (), goal)
 
-    @functools.partial(jax.jit, static_argnames=("free", "read", "formed"))
+    @functools.partial(jax.jit, static_argnames=("free", "read", "unpack"))
     def traded(rows, free, **given):
-        paths = Drawn(rows, account, shared, (), jnp.zeros(lanes, jnp.int32))
-        return trade(trader, trader.data, paths, n_bars, jnp.int32(0), free=free, **given)
+        paths = PreparedMarket(rows, state, shared, (), jnp.zeros(n_paths, jnp.int32))
+        return trade(policy, conditions, paths, n_bars, jnp.int32(0), free=free, **given)
 
-    lazily = functools.partial(traded, read=lambda x, i: (x[0][i], x[0][i + 1], x[1][i]), formed=formed)
-    table = jax.vmap(formed)((closes[:-1], closes[1:], goals))
-    table = jax.tree.map(lambda x: x[None], table)  # one part of all lanes
+    lazily = functools.partial(traded, read=lambda x, i: (x[0][i], x[0][i + 1], x[1][i]), unpack=unpack)
+    table = jax.vmap(unpack)((closes[:-1], closes[1:], goals))
+    table = jax.tree.map(lambda x: x[None], table)  # one part of all paths
     expected = jax.device_get(traded(table, ()))
     assert expected.figures.trades.min() > 3
     assert expected.figures.costs.commission.min() > 0
@@ -349,8 +365,7 @@ def test_no_decision_reads_what_comes_after_it(strategy, market):
         return jnp.where(jnp.arange(market.n_bars)[:, None] > kept, x * noise, x)
 
     changed = jax.tree.map(shuffled, market)
-    trader = rule(strategy)
-    one, other = run_trader(trader, market), run_trader(trader, changed)
+    one, other = (ledger_of(*rule(strategy), prices) for prices in (market, changed))
     decided = kept - WARMUP + 1  # decisions at the closes of WARMUP .. kept
     np.testing.assert_array_equal(one.ordered[:decided], other.ordered[:decided])
     np.testing.assert_array_equal(one.equity[:decided], other.equity[:decided])
@@ -358,18 +373,16 @@ def test_no_decision_reads_what_comes_after_it(strategy, market):
 
 
 def test_orders_of_a_rule_are_the_rule(market):
-    trader = rule()
-    ledger = run_trader(trader, market)
+    policy, conditions = rule()
+    ledger = ledger_of(policy, conditions, market)
     orders = np.full((market.n_bars, 2), np.nan, np.float32)
     orders[WARMUP:-1] = ledger.ordered
-    given = {"periods": 252.0, "costs": trader.data["costs"], "warmup": WARMUP}
-    again = run_trader(traders.array(orders, in_shares=True, **given), market)
+    again = ledger_of(from_array(orders, in_shares=True, warmup=WARMUP), conditions, market)
     np.testing.assert_array_equal(again.equity, ledger.equity)
     np.testing.assert_array_equal(again.shares, ledger.shares)
-    half = traders.array(np.full((market.n_bars, 2), 0.5, np.float32), **given)
-    np.testing.assert_array_equal(
-        run_trader(half, market).equity, run_trader(rule(equal_weight(tolerance=0.0)), market).equity
-    )
+    half = from_array(np.full((market.n_bars, 2), 0.5, np.float32), warmup=WARMUP)
+    equal = ledger_of(equal_weight(tolerance=0.0)._replace(warmup=WARMUP), conditions, market)
+    np.testing.assert_array_equal(ledger_of(half, conditions, market).equity, equal.equity)
 
 
 def test_a_path_in_vectorbt(paths, market):
@@ -395,7 +408,7 @@ def test_perturbed_costs_and_starts(generator, market, whole):
         costs = params.costs.replace(commission_rate=params.costs.commission_rate + 0.01 * jax.random.uniform(key))
         return params.replace(costs=costs)
 
-    paths = Paths(rule(), generator, N_BARS, seed=3, perturb=dearer, lanes=LANES, devices=jax.devices()[:2])
+    paths = Paths(*rule(), generator, N_BARS, seed=3, perturb=dearer, batch_size=BATCH_SIZE, devices=jax.devices()[:2])
     found = monte_carlo(paths, N_PATHS, progress=False)
     assert (found.table.column("costs") > whole.table.column("costs")).all()
     assert np.quantile(found.table.column("total_return") - whole.table.column("total_return"), 0.99) < 0
@@ -407,7 +420,7 @@ def test_perturbed_costs_and_starts(generator, market, whole):
         return params.replace(first_bar=params.first_bar + jax.random.randint(key, (), 0, 10))
 
     longer = stationary_bootstrap(market, WARMUP + N_BARS + 1 + 6, mean_block=5.0)
-    late = Paths(rule(), longer, N_BARS, perturb=later, spare=6, lanes=LANES, devices=jax.devices()[:1])
+    late = Paths(*rule(), longer, N_BARS, perturb=later, spare=6, batch_size=BATCH_SIZE, devices=jax.devices()[:1])
     starts = {late.replay(path).first for path in range(6)}
     assert len(starts) > 1
     assert min(starts) >= WARMUP
@@ -447,7 +460,7 @@ def test_wilson(hits, n):
 def test_ledgers_as_tables(tmp_path, market):
     times = np.datetime64("2020-01-01", "ns") + np.arange(market.n_bars) * np.timedelta64(1, "D")
     named = market.replace(info=dataclasses.replace(market.info, symbols=("AAA", "BBB"), timestamps=times))
-    ledger = run_trader(rule(), named, n_bars=20)
+    ledger = ledger_of(*rule(), named, n_bars=20)
     frame, account = ledger_frame(ledger, named, WARMUP), account_frame(ledger, named, WARMUP)
     assert len(frame) == 40
     assert len(account) == 20

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from tiny_run import prices, tiny_config
 
-from jaxppo.backtest.run import SavedRun
-from jaxppo.config import ConfigError
 from jaxppo.envs import load_market
+from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo import Stress, monte_carlo, run_paths
-from jaxppo.run.setup import build, first_policy
+from jaxppo.run.build import build
+from jaxppo.run.saved import SavedRun
+from jaxppo.run.setup import first_policy
 
 BOOK = {"book": {"strategies": ["agent", {"trend": {"lookback": 10, "short": False}}], "warmup": 3}}
 MOST, N_BARS, N_PATHS = 3, 25, 16

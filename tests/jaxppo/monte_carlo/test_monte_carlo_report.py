@@ -3,34 +3,13 @@
 import dataclasses
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import scipy.stats
-from test_report import HOSTILE, Page, row
+from monte_carlo_tables import BARS, N_PATHS, made_up
+from report_pages import HOSTILE, Page, row
 
-from jaxppo.backtest.running_statistics import FIGURES
-from jaxppo.monte_carlo import Table, summarise_paths
-from jaxppo.monte_carlo.parts import KEYS
+from jaxppo.monte_carlo import MonteCarlo, Table, summarise_paths
 from jaxppo.monte_carlo.report import render_paths, verdict
-
-N_PATHS, BARS = 1500, (10, 20, 30)
-
-
-def made_up(n: int = N_PATHS, *, numbers: np.ndarray | None = None, **changes: np.ndarray) -> Table:
-    """Figures of `n` paths that nobody traded: random, all kinds of a recovery among them."""
-    rng = np.random.default_rng(0)
-    columns = {name: rng.normal(size=n).astype(np.float32) for name in FIGURES}
-    columns["total_return"] = (0.2 * columns["total_return"] + 0.05).astype(np.float32)
-    columns["max_drawdown"] = rng.beta(2.0, 8.0, n).astype(np.float32)
-    columns["deepest_bars"] = rng.integers(0, 30, n).astype(np.int32)
-    columns |= {name: rng.random(n) < 0.1 for name in ("liquidated", "ruined")}
-    columns["recovered"] = (rng.random(n) < 0.7) | (columns["deepest_bars"] == 0)
-    columns |= {f"equity_{bar}": rng.uniform(0.5, 2.0, n).astype(np.float32) for bar in BARS}
-    settings = dict.fromkeys(KEYS, 1) | {"trader": HOSTILE, "generator": "garch", "points": list(BARS), "ruin": 0.5}
-    stress = {"scale_costs": [0.5, 2.0], "missed_fills": 0.25, "delay": 3, "latency": [1, 4]}
-    settings |= {"n_bars": 30, "shard": [0, 1], "stress": stress}
-    path = np.arange(n) if numbers is None else numbers
-    return Table(settings, memory=pa.table({"path": path, **columns, **changes}))
 
 
 def page_of(table: Table) -> Page:
@@ -61,7 +40,7 @@ def test_sentences_say_what_the_paths_do(table):
     assert "Half of the deepest drawdowns take more than" in text[4]
     safe = verdict(summarise_paths(made_up(ruined=np.zeros(N_PATHS, bool), recovered=np.zeros(N_PATHS, bool))))
     assert safe[3] == "No path is ruined: at 95 % the probability is at most 0.26 %."
-    assert safe[4] == "Fewer than half of the deepest drawdowns recover while they are watched."
+    assert safe[4] == "Fewer than half of the deepest drawdowns recover before their path ends."
 
 
 def test_tables_and_figures_are_there(table):
@@ -91,6 +70,13 @@ def test_tables_and_figures_are_there(table):
     assert HOSTILE not in text
     assert "http" not in text[text.index("</head>") :]
     assert text == render_paths(table, summarise_paths(table))
+
+
+def test_a_job_fits_a_screen(table):
+    first, *lines = repr(MonteCarlo(table, summarise_paths(table))).splitlines()
+    assert (first, repr(table)) == ("MonteCarlo('in memory')", f"Table({N_PATHS:,} paths in memory)")
+    assert any(line.startswith("total_return") for line in lines)
+    assert len(lines) < 20
 
 
 def test_the_worst_paths_by_their_numbers():

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from tiny_run import command, prices, tiny_config
 
 import jaxppo
 from jaxppo import backtest
-from jaxppo.backtest import capacity, traders
-from jaxppo.backtest.run import load_run
-from jaxppo.backtest.simulate import run_policy
-from jaxppo.backtest.trading import run_trader
-from jaxppo.config import ConfigError
+from jaxppo.backtest import capacity, conditions_of, simulate
 from jaxppo.envs import load_market
 from jaxppo.envs.market.market_data import slice_bars
+from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo import Paths, Stress, draws_of, monte_carlo, run_paths
+from jaxppo.monte_carlo.engine import history_of
+from jaxppo.monte_carlo.identity import identity_of
+from jaxppo.run.saved import load_run
 
 N_BARS = 30
 
@@ -49,9 +50,10 @@ def run(folder):
 @pytest.fixture(scope="module")
 def paths(run):
     """Blocks that do not divide the bars, so that the last overlaps the one before."""
-    trader = traders.agent(run)._replace(block=7)
-    generator = draws_of(run, "stationary_bootstrap", trader.history + N_BARS + 1)
-    return Paths(trader, generator, N_BARS, seed=5, lanes=4, devices=jax.devices()[:1])
+    agent, conditions = run.agent(), conditions_of(run)
+    agent = agent._replace(encoding=agent.encoding._replace(block=7))
+    generator = draws_of(run, "stationary_bootstrap", history_of(agent, conditions) + N_BARS + 1)
+    return Paths(agent, conditions, generator, N_BARS, seed=5, batch_size=4, devices=jax.devices()[:1])
 
 
 def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths):
@@ -59,26 +61,28 @@ def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths):
     replay = paths.replay(4)
     assert replay.figures["sharpe"] == job.table.column("sharpe")[4]
     assert np.abs(replay.ledger.ordered).sum() > 0
-    trader = paths.trader
-    params = trader.params(trader.data, replay.market)
+    params = paths.conditions.prepare(paths.conditions.costs, replay.market)
     first, decision = jnp.int32(replay.first), run.setup.config.evaluation.decision
-    again = run_policy(run.policy, run.setup.env, run.params, params, first, N_BARS, decision, run.setup.monitor)
+    again = tiny.run_agent(run.network, run.setup.env, run.params, params, first, N_BARS, decision, run.setup.monitor)
     np.testing.assert_allclose(replay.ledger.equity, again.equity, rtol=1e-5)
     np.testing.assert_allclose(replay.ledger.weights, again.weights, atol=2e-3)
 
 
 def test_the_agent_on_its_own_market_is_its_backtest(run):
-    setup, trader = run.setup, traders.agent(run)
+    setup = run.setup
     period = setup.periods["test"]
     n_bars, decision, first = period.n_bars, setup.config.evaluation.decision, jnp.int32(period.first)
-    expected = run_policy(run.policy, setup.env, run.params, setup.params, first, n_bars, decision, setup.monitor)
+    expected = tiny.run_agent(run.network, setup.env, run.params, setup.params, first, n_bars, decision, setup.monitor)
     market = slice_bars(setup.market, 0, period.last + 1)
-    found = run_trader(trader, market, first=period.first, n_bars=n_bars)
-    np.testing.assert_allclose(found.equity, expected.equity, rtol=1e-5)
+    found = simulate(run, market, first=period.first, n_bars=n_bars)
+    np.testing.assert_allclose(found.ledger.equity, expected.equity, rtol=1e-5)
+    on_run = simulate(run)
+    np.testing.assert_allclose(on_run.ledger.equity, expected.equity, rtol=1e-5)
+    assert on_run.equity.index[0] == setup.market.info.timestamps[period.first]
 
 
 def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
-    trader, kept = traders.agent(run), 330
+    history, kept = conditions_of(run).history, 330
     table = prices()
     other = prices(seed=8)
     days = sorted(table.date.unique())
@@ -92,19 +96,22 @@ def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
         scale = level / other.close[own & (other.date == days[kept]).to_numpy()].item()
         rows = own & ahead.to_numpy()
         changed.loc[rows, columns] = other.loc[rows, columns].to_numpy() * ([scale] * 4 + [1.0])
-    one, two = (run_trader(trader, load_market(frame)) for frame in (table, changed))
-    decided = kept - trader.history + 1
+    one, two = (simulate(run, load_market(frame), first=history).ledger for frame in (table, changed))
+    decided = kept - history + 1
     np.testing.assert_allclose(one.ordered[:decided], two.ordered[:decided], rtol=1e-5, atol=1e-2)
     assert np.abs(np.asarray(one.equity[decided + 1 :]) - np.asarray(two.equity[decided + 1 :])).max() > 1.0
 
 
 def test_settings_of_a_run_make_another_job(run, folder):
-    one = traders.agent(run).identity
+    one = identity_of(run.agent(), conditions_of(run))
     changed = ("--env.latency_bars", "3"), ("--env.initial_cash", "5000"), ("--evaluation.decision", "mode")
-    found = [traders.agent(load_run(folder, overrides=given)).identity for given in changed]
+    found = []
+    for given in changed:
+        other = load_run(folder, overrides=given)
+        found.append(identity_of(other.agent(), conditions_of(other)))
     assert len({one, *found}) == 1 + len(changed)
     same = load_run(folder, overrides=["--evaluation.bootstrap_resamples", "200", "--device", "cpu"])
-    assert traders.agent(same).identity == one
+    assert identity_of(same.agent(), conditions_of(same)) == one
 
 
 def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
@@ -164,17 +171,18 @@ def test_paths_of_a_run_have_its_names(run, folder, monkeypatch):
     assert found.symbols == ("AAA", "BBB")
     assert {device.platform for device in found.devices} == {run.setup.devices[0].platform}
     monkeypatch.chdir(folder)
-    assert traders.agent(load_run(".")).name == "tiny"
+    assert load_run(".").agent().name == "tiny"
 
 
 def test_masks_that_need_times_are_refused(run):
-    trader = traders.agent(run)
+    conditions = conditions_of(run)
 
-    def without_times(data, market):
+    def without_times(costs, market):
         raise ValueError("trading hours need a market with times")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxppo.monte_carlo.from_run.agent", lambda run: trader._replace(params=without_times))
+        changed = conditions._replace(prepare=without_times)
+        patch.setattr("jaxppo.monte_carlo.from_run.conditions_of", lambda run: changed)
         with pytest.raises(ConfigError, match="cannot be run on drawn markets: trading hours need a market with times"):
             run_paths(run, n_bars=N_BARS)
 
@@ -239,20 +247,20 @@ def test_a_stressed_job(run):
     paid = (x.table.column("commission") / np.maximum(x.table.column("turnover"), 1e-9) for x in (hard, plain))
     np.testing.assert_allclose(next(paid) / next(paid), 20.0, rtol=0.05)
     late = run_paths(run, n_bars=N_BARS, seed=5, stress=Stress(delay=9), devices=devices)
-    firsts = {late.replay(path).first - late.trader.history for path in range(8)}
+    firsts = {late.replay(path).first - late.history for path in range(8)}
     assert len(firsts) > 2
     assert firsts <= set(range(10))
 
 
 def test_a_drawn_history_is_as_long_as_what_is_read_of_it(run):
     """The regimes of this run look at 504 bars, its features at fewer."""
-    trader = traders.agent(run)
-    assert trader.history == 504 + run.setup.env.window > trader.warmup
+    conditions = conditions_of(run)
+    assert conditions.history == 504 + run.setup.env.window > conditions.warmup
     rules = run.setup.config.model_copy(
         update={"regimes": run.setup.config.regimes.model_copy(update={"kind": "none"})}
     )
     plain = dataclasses.replace(run, setup=dataclasses.replace(run.setup, config=rules))
-    assert traders.agent(plain).history == trader.warmup
+    assert conditions_of(plain).history == conditions.warmup
 
 
 def test_the_number_of_devices_does_not_show_in_what_users_run(run):

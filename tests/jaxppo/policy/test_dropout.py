@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
+from jaxppo.policy.encoding import encode_paths
 from jaxppo.policy.networks.dropout import draw_masks, drop
 from jaxppo.ppo.learner import data_mesh, make_learner
-from jaxppo.ppo.trading_task import encode_paths, trading_task
+from jaxppo.ppo.trading_task import trading_task
 
 ONE_STEP = tiny.PPO.model_copy(update={"epochs": 1, "minibatches": 1, "clip": None, "micro_batch": 4})
 

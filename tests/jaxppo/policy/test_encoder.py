@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from jaxppo.policy.distributions import SquashedGaussian
-from jaxppo.policy.networks.actor_critic import Params, Policy, make_policy
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_critic
 from jaxppo.policy.networks.encoder import Bars
 from jaxppo.policy.networks.head import ActionConfig
 
@@ -20,19 +20,19 @@ N_FEATURES = sum(CONFIG.groups)
 
 
 @functools.cache
-def built(**changes) -> tuple[Policy, Params]:
+def built(**changes) -> tuple[ActorCritic, Params]:
     """The two-block network, in another precision or of another kind if asked."""
     config = tiny.encoder_config(width=16, layers=2, window=5, **changes)
-    return make_policy(config, tiny.ACTION, jax.random.key(3))
+    return make_actor_critic(config, tiny.ACTION, jax.random.key(3))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(policy: Policy, net: Params, bars: Bars) -> jax.Array:
+def encode(policy: ActorCritic, net: Params, bars: Bars) -> jax.Array:
     return policy.encode(net, bars)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def act(policy: Policy, net: Params, prepared: jax.Array, seen):
+def act(policy: ActorCritic, net: Params, prepared: jax.Array, seen):
     return policy.act(net, prepared, seen)
 
 
@@ -58,19 +58,19 @@ def bars_of(features: np.ndarray, listed: np.ndarray, first: int = 0) -> Bars:
     return Bars(jnp.asarray(features)[None], jnp.asarray(listed)[None], jnp.asarray(time)[None])
 
 
-def chunk_pass(built_policy: tuple[Policy, Params], features, listed, first: int = 0) -> np.ndarray:
+def chunk_pass(built_policy: tuple[ActorCritic, Params], features, listed, first: int = 0) -> np.ndarray:
     """`[S, A, 2 D]` from one pass."""
     return np.asarray(encode(*built_policy, bars_of(features, listed, first))[0])
 
 
-def window_passes(built_policy: tuple[Policy, Params], bars: Bars) -> np.ndarray:
+def window_passes(built_policy: tuple[ActorCritic, Params], bars: Bars) -> np.ndarray:
     """The same, every bar from a window of exactly the policy's context of its own."""
     context = built_policy[0].context
     rows = np.arange(bars.seconds.shape[1] - context + 1)[:, None] + np.arange(context)
     return np.asarray(encode(*built_policy, jax.tree.map(lambda x: x[0][rows], bars))[:, 0])
 
 
-def streamed(built_policy: tuple[Policy, Params], bars: Bars) -> np.ndarray:
+def streamed(built_policy: tuple[ActorCritic, Params], bars: Bars) -> np.ndarray:
     """The same, bar by bar from an empty cache; the first `context - 1` are left out."""
     policy, net = built_policy
 
@@ -103,7 +103,7 @@ DESIGNS = [
 
 
 @functools.cache
-def shaken(index: int) -> tuple[Policy, Params]:
+def shaken(index: int) -> tuple[ActorCritic, Params]:
     """A design of `DESIGNS` whose parameters are all away from zero."""
     policy, net = built(**DESIGNS[index])
     leaves, tree = jax.tree.flatten(net)
@@ -183,7 +183,7 @@ def test_rematerialisation_keeps_less_and_leaves_the_gradient_alone():
     for how in ("none", "minimal", "full"):
         policy, net = built(rematerialise=how)
 
-        def loss(net: Params, policy: Policy = policy) -> jax.Array:
+        def loss(net: Params, policy: ActorCritic = policy) -> jax.Array:
             return jnp.sum(jnp.square(policy.encode(net, bars)))
 
         gradients[how] = jax.jit(jax.grad(loss))(net)
@@ -329,7 +329,7 @@ def test_the_perceptron_reads_the_current_bar_only():
 def test_a_continuous_head_gives_squashed_gaussians_per_asset(n_components):
     """With two components those of an asset lie side by side: swapping assets swaps pairs."""
     action = ActionConfig("continuous", 1, -0.5, 1.0, n_components=n_components)
-    policy, net = make_policy(tiny.encoder_config(kind="mlp"), action, jax.random.key(0))
+    policy, net = make_actor_critic(tiny.encoder_config(kind="mlp"), action, jax.random.key(0))
     memory = jax.random.normal(jax.random.key(1), (4, 3, 16))
     box = jnp.broadcast_to(jnp.asarray([[-0.5, 1.0], [0.0, 0.25], [-0.5, 0.0]]), (4, 3, 2))
     seen = tiny.observation(0, 4, n_assets=3).replace(mask=box)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxppo.envs.market.features import group_slices
 from jaxppo.envs.trading.types import Observation
 from jaxppo.policy.networks import inspect
-from jaxppo.policy.networks.actor_critic import Params, Policy, make_policy
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_critic
 from jaxppo.policy.networks.encoder import Bars, Encoder
 
 N_ASSETS, LENGTH = 3, 9
@@ -26,10 +26,10 @@ DESIGNS = {
 
 
 @functools.cache
-def built(name: str = "levels") -> tuple[Policy, Params]:
+def built(name: str = "levels") -> tuple[ActorCritic, Params]:
     """A design of two blocks whose parameters are all away from zero."""
     changes = {"kind": "mlp"} if name == "mlp" else DESIGNS[name]
-    policy, net = make_policy(
+    policy, net = make_actor_critic(
         tiny.encoder_config(width=16, layers=2, window=5, **changes), tiny.ACTION, jax.random.key(0)
     )
     leaves, tree = jax.tree.flatten(net)
@@ -43,12 +43,12 @@ def encoder(name: str) -> Encoder:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def attention(policy: Policy, net: Params, bars: Bars) -> inspect.Attention:
+def attention(policy: ActorCritic, net: Params, bars: Bars) -> inspect.Attention:
     return jax.jit(lambda net, bars: inspect.attention(policy, net, bars))(net, bars)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def weights_of(policy: Policy, net: Params, bars: Bars):
+def weights_of(policy: ActorCritic, net: Params, bars: Bars):
     return nnx.merge(policy.graph, net).encoder.weights(bars)
 
 
@@ -229,7 +229,7 @@ def test_attributions_add_up_to_the_decision(name):
     policy, net = built(name)
     bars = random_bars(policy.context, length=1)
     seen = flat_account(2)
-    attribute = jax.jit(inspect.integrated_gradients, static_argnames=("policy", "decide", "n_nodes"))
+    attribute = jax.jit(inspect.integrated_gradients, static_argnames=("network", "decide", "n_nodes"))
     found, change = attribute(policy, net, bars, seen, position, n_nodes=64)
     assert found.shape == (2, policy.context, N_ASSETS, N_FEATURES)
     unknown = np.isnan(bars.features)

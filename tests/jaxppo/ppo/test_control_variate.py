@@ -11,8 +11,7 @@ import pytest
 import scipy.special
 import tiny
 
-from jaxppo.backtest.simulate import run_policy
-from jaxppo.policy.networks.actor_critic import make_policy
+from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.policy.rollout import Rollout
 from jaxppo.ppo.targets import estimate, leave_one_out
 from jaxppo.ppo.trading_task import market_ahead, trading_task
@@ -209,7 +208,7 @@ HINDSIGHT = tiny.PPO.model_copy(update={"hindsight_critic": True})
 
 @functools.cache
 def hindsight_policy():
-    return make_policy(tiny.encoder_config(), tiny.ACTION, jax.random.key(1), hindsight=True)
+    return make_actor_critic(tiny.encoder_config(), tiny.ACTION, jax.random.key(1), hindsight=True)
 
 
 def test_what_is_ahead_by_hand():
@@ -297,7 +296,7 @@ def test_no_evaluation_reads_it():
     }
     params = tiny.shared_params()
     ledgers = [
-        run_policy(policy, tiny.env(), n, params, jnp.int32(tiny.env().first_decision), 12) for n in (net, spoiled)
+        tiny.run_agent(policy, tiny.env(), n, params, jnp.int32(tiny.env().first_decision), 12) for n in (net, spoiled)
     ]
     jax.tree.map(np.testing.assert_array_equal, *ledgers)
     assert np.all(np.isfinite(ledgers[1].equity))

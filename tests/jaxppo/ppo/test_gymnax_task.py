@@ -13,9 +13,10 @@ import tiny
 from folders import ROOT
 
 import jaxppo
-from jaxppo.config import ConfigError, PPOConfig, load_config, validate_config
+from jaxppo.config import PPOConfig, load_config, validate_config
 from jaxppo.envs.reference import QuadraticCostAR1
-from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.errors import ConfigError
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs, n_market, to_env_action
@@ -38,7 +39,7 @@ def built(name: str, hindsight: bool = False):
         env, params = problem.env, problem.params
     config = PPO.model_copy(update={"hindsight_critic": hindsight})
     shape = MLPConfig(n_inputs(env, params), n_market(env, params) + 1 if hindsight else 0, 8, 1)
-    policy, net = make_mlp_policy(shape, action_config(env, params, 0.5), jax.random.key(0))
+    policy, net = make_mlp_actor_critic(shape, action_config(env, params, 0.5), jax.random.key(0))
     return env, params, policy, net, gymnax_task(policy, env, params, config), config
 
 
@@ -144,7 +145,7 @@ def test_before_the_first_step_every_importance_ratio_is_one():
 def test_a_population_is_its_members_trained_one_by_one():
     _, params, _, net, task, config = built("AR1")
     nets, metrics, seen = train_population(
-        task, config, lambda key: net, params, [3, 4], 4, watch=lambda net: net["log_std"][0], every=2
+        task, config, lambda key: net, params, [3, 4], 4, evaluate=lambda net: net["log_std"][0], every=2
     )
     learner = make_learner(task, config, data_mesh(jax.devices()[:1]))
     state = learner.init(net, 4, params)
@@ -260,7 +261,7 @@ def test_the_task_runs_under_a_mesh():
 def test_an_iteration_leaves_the_types_that_it_found(name):
     """Else the second one compiles again. Asterix loops from a constant, which a mesh may refuse."""
     env, params = gymnax.make(name)
-    policy, net = make_mlp_policy(MLPConfig(n_inputs(env, params), 0, 4, 1), action_config(env, params, 0.5), KEY)
+    policy, net = make_mlp_actor_critic(MLPConfig(n_inputs(env, params), 0, 4, 1), action_config(env, params, 0.5), KEY)
     learner = make_learner(gymnax_task(policy, env, params, PPO), PPO, data_mesh(jax.devices()[:2]))
     state = learner.init(net, 0, params)
     after, _ = jax.eval_shape(learner.iterate, state, params, jnp.float32(0.0))

@@ -14,11 +14,12 @@ from jax.sharding import PartitionSpec
 
 from jaxppo.envs.market.market_data import MarketInfo
 from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy.encoding import encode_paths
 from jaxppo.policy.networks import Bars
 from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo.learner import data_mesh, make_learner, shuffle_groups
 from jaxppo.ppo.targets import make_targets, no_statistics
-from jaxppo.ppo.trading_task import encode_paths, trading_task
+from jaxppo.ppo.trading_task import trading_task
 from jaxppo.ppo.update import Batch, Coefficients, Objective, loss_and_gradient, ppo_loss, shuffled_minibatches
 
 UP = math.log(1.01)

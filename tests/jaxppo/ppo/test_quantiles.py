@@ -16,8 +16,8 @@ from test_targets import random_rollout, targets_of
 from tiny_run import assert_trees_equal, tiny_config
 
 import jaxppo
-from jaxppo.policy.networks.actor_critic import make_policy
-from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_policy
+from jaxppo.policy.networks.actor_critic import make_actor_critic
+from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.ppo import losses, returns
 from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs
 from jaxppo.ppo.learner import data_mesh, make_learner
@@ -121,7 +121,7 @@ def test_equal_weights_make_distorted_advantages_those_of_the_means(lambda_, n, 
     discount, trace = 0.9 * (1.0 - ends[0]), (1.0 - ends[0]) * (1.0 - ends[1])
     q, after = rollout.value, rollout.value_after
     found = returns.distorted_advantages(
-        rollout.reward, discount, q, after, trace, cell_weights(5, "none"), lambda_, n, share
+        rollout.reward, discount, q, after, trace, cell_weights(5, "none"), returns.StepMixture(lambda_, n, share)
     )
     means = q.mean(axis=-1), after.mean(axis=-1)
     gae = returns.generalised_advantage_estimation(rollout.reward, discount, *means, trace, lambda_)
@@ -134,7 +134,13 @@ def test_an_advantage_under_cvar_by_hand():
     q = jnp.asarray([[3.0, 0.0, 2.0, 1.0]] * 2)
     weights = cell_weights(4, "cvar", 0.5)
     found = returns.distorted_advantages(
-        jnp.asarray([1.0, 7.0]), jnp.asarray([0.5, 0.0]), q, q, jnp.asarray([1.0, 0.0]), weights, 0.25
+        jnp.asarray([1.0, 7.0]),
+        jnp.asarray([0.5, 0.0]),
+        q,
+        q,
+        jnp.asarray([1.0, 0.0]),
+        weights,
+        returns.StepMixture(0.25),
     )
     one_step = 2.0 * np.mean([1.0, 1.5, 1.5, 1.5])  # 1 + 0.5 * (0, 1, 2, 3)
     both = 2.0 * 1.5  # 1 + 0.5 * 7 = 4.5, all of it
@@ -171,7 +177,7 @@ def test_advantages_are_the_gradient_of_the_distorted_value(kind, level, lambda_
         advantage = jax.vmap(
             lambda r, f=f, q=q, q_t=q_t: returns.distorted_advantages(
                 jnp.stack([jnp.float32(f), r]), jnp.asarray([gamma, 0.0]), q, q_t, jnp.asarray([1.0, 0.0]), weights,
-                lambda_,
+                returns.StepMixture(lambda_),
             )[0]
         )(jnp.asarray(last, jnp.float32))  # fmt: skip
         means.append(float(advantage.mean()))
@@ -293,7 +299,7 @@ def test_devices_make_no_difference_and_nothing_is_compiled_again(caplog):
 def test_one_quantile_is_the_scalar_critic_to_the_bit():
     shapes = jax.tree.map(jnp.shape, tiny.policy()[1])
     for n in (1, 3):
-        policy, net = make_policy(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=n)
+        policy, net = make_actor_critic(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=n)
         assert net["head"]["value"]["kernel"].shape == (8, n)
         if n == 1:
             assert_trees_equal(net, tiny.policy()[1])
@@ -306,7 +312,7 @@ def test_one_quantile_is_the_scalar_critic_to_the_bit():
 def test_decisions_do_not_depend_on_the_number_of_quantiles():
     prepared, seen = random_quantiles(0, 4, tiny.N_ASSETS, 16), tiny.observation(0, 4)
     (policy, net), (other, more) = (
-        make_policy(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=n) for n in (1, 6)
+        make_actor_critic(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=n) for n in (1, 6)
     )
     more["head"] |= {name: x for name, x in net["head"].items() if name != "value"}
     distribution, value = policy.act(net, prepared, seen)
@@ -317,7 +323,7 @@ def test_decisions_do_not_depend_on_the_number_of_quantiles():
 
 
 def test_a_rollout_of_the_market_has_quantiles_whatever_is_computed_at_once():
-    policy, net = make_policy(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=4)
+    policy, net = make_actor_critic(tiny.encoder_config(), tiny.ACTION, jax.random.key(0), quantiles=4)
     task = trading_task(policy, tiny.env(), tiny.PPO.model_copy(update={"micro_batch": 4, **CVAR}))
     keys = jax.random.split(jax.random.key(1), (2, tiny.PPO.paths))
     states, params = task.start(tiny.shared_params(), keys[0]), tiny.shared_params()
@@ -346,7 +352,9 @@ def test_the_configuration_allows_what_goes_together():
 
 def test_a_truncated_episode_of_an_environment_has_the_quantiles_of_its_final_observation():
     env, params, _, _, _, config = built("CartPole-v1")
-    policy, net = make_mlp_policy(MLPConfig(n_inputs(env, params), 0, 8, 1, 4), action_config(env, params, 0.5), KEY)
+    policy, net = make_mlp_actor_critic(
+        MLPConfig(n_inputs(env, params), 0, 8, 1, 4), action_config(env, params, 0.5), KEY
+    )
     task = gymnax_task(policy, env, params, config)
     keys = jax.random.split(jax.random.key(1), (2, config.paths))
     _, rollout = jax.jit(task.collect)(net, params, task.start(params, keys[0]), keys[1], jnp.float32(0))

@@ -11,7 +11,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxppo.policy.networks.actor_critic import Policy
+from jaxppo.policy.networks.actor_critic import ActorCritic
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.targets import ValueStatistics, leave_one_out, make_targets, no_statistics, preserve_outputs
 
@@ -213,7 +213,7 @@ def _names(path) -> tuple[str, ...]:
 
 @jax.jit
 def _head_values(net, prepared, seen):
-    policy: Policy = tiny.policy()[0]
+    policy: ActorCritic = tiny.policy()[0]
     return policy.act(net, prepared, seen)[1]
 
 

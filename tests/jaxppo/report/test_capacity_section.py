@@ -4,34 +4,13 @@ import copy
 
 import numpy as np
 import pytest
-from test_report import example, page_of, row
+from report_pages import CAPACITY, at_setting, example, page_of, row
 
 from jaxppo.report import capacity as capacity_section
 
 
-def one(**changes: object) -> dict:
-    sharpe = changes.get("sharpe", 1.5)
-    ends = (None, None) if sharpe is None else (sharpe - 1.25, sharpe + 1.0)
-    row = {"sharpe": sharpe, "sharpe_low": ends[0], "sharpe_high": ends[1], "total_return": 0.2, "max_drawdown": 0.1}
-    return row | {"costs": 0.01, "turnover": 12.0, "unfilled": 0.5, "liquidated": False} | changes
-
-
-FOUND = {
-    "levels": [
-        one(level=level, total_return=0.3 - 0.1 * level, sharpe=2.0 - level) for level in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-    ],
-    "capitals": [
-        one(capital=capital, gain=0.2 * capital if capital < 1e7 else -5.0) for capital in (1e4, 1e5, 1e6, 1e7)
-    ],
-    "break_even": 3.0,
-    "most": 64.0,
-    "capital": 1e5,
-    "level": 0.9,
-}
-
-
 def changed(**changes: object) -> dict:
-    return copy.deepcopy(FOUND) | changes
+    return copy.deepcopy(CAPACITY) | changes
 
 
 @pytest.mark.parametrize(
@@ -50,34 +29,34 @@ def test_break_even_in_words(at, says):
 
 
 def test_the_best_capital_in_words():
-    assert capacity_section.capital_sentence(FOUND).endswith("with a capital of 1,000,000: 200,000.")
-    none = changed(capitals=[one(capital=1e4, gain=-1.0), one(capital=1e5, gain=None)])
+    assert capacity_section.capital_sentence(CAPACITY).endswith("with a capital of 1,000,000: 200,000.")
+    none = changed(capitals=[at_setting(capital=1e4, gain=-1.0), at_setting(capital=1e5, gain=None)])
     assert "none of these amounts" in capacity_section.capital_sentence(none)
-    rising = changed(capitals=FOUND["capitals"][:3])
+    rising = changed(capitals=CAPACITY["capitals"][:3])
     assert "1,000,000, the largest of them" in capacity_section.capital_sentence(rising)
 
 
 def test_the_section_of_the_report():
-    page = page_of(example(capacity=FOUND))
+    page = page_of(example(capacity=CAPACITY))
     assert {"cost_levels", "capacity"} <= set(page.identifiers)
     assert row(page, "0.5", 6) == ["1.50 [0.25, 2.50]", "25.00 %", "10.00 %", "1.00 %", "12.00", "50.00 %"]
     assert row(page, "100,000", 2) == ["1.50 [0.25, 2.50]", "20,000"]
     assert "90 % bootstrap intervals" in page.visible
-    dead = changed(levels=[one(level=8.0, liquidated=True, sharpe=None)])
+    dead = changed(levels=[at_setting(level=8.0, liquidated=True, sharpe=None)])
     assert row(page_of(example(capacity=dead)), "8 (liquidated)", 1) == ["- [-, -]"]
     assert "Not computed" in page_of(example()).visible
 
 
 def test_the_figures_draw_what_was_found():
-    figure, _ = capacity_section.cost_figure(FOUND)
+    figure, _ = capacity_section.cost_figure(CAPACITY)
     sharpe, total = figure.data
     np.testing.assert_array_equal(sharpe.x, [0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
     np.testing.assert_array_equal(sharpe.y, [2.0, 1.5, 1.0, 0.0, -2.0, -6.0])
     np.testing.assert_array_equal(sharpe.error_y.array, 1.0)
     np.testing.assert_array_equal(sharpe.error_y.arrayminus, 1.25)
     np.testing.assert_allclose(total.y, 0.3 - 0.1 * np.array(sharpe.x))
-    figure, caption = capacity_section.capital_figure(FOUND)
+    figure, caption = capacity_section.capital_figure(CAPACITY)
     assert list(figure.data[1].y) == [2000.0, 20000.0, 200000.0, -5.0]
     assert figure.layout.yaxis2.type == "linear"
     assert "logarithmic" not in caption
-    assert capacity_section.capital_figure(changed(capitals=FOUND["capitals"][:3]))[0].layout.yaxis2.type == "log"
+    assert capacity_section.capital_figure(changed(capitals=CAPACITY["capitals"][:3]))[0].layout.yaxis2.type == "log"

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import scipy.stats
-from test_report import Page, example, page_of
+from report_pages import Page, example, page_of
 
 from jaxppo.envs.market.features import REGIMES
 from jaxppo.report import drawdowns as drawdown_report

@@ -7,23 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import WIDTHS, faults
-from test_capacity_section import FOUND as CAPACITY
-from test_paths_report import made_up
-from test_report import example
+from monte_carlo_tables import made_up
+from report_pages import CAPACITY, example
 
 from jaxppo.backtest.by_regime import Account, figures_by_regime
-from jaxppo.backtest.inspection import Inspection
-from jaxppo.backtest.mask_attribution import MaskEffect
 from jaxppo.monte_carlo import summarise_paths
 from jaxppo.monte_carlo.report import write_paths_report
 from jaxppo.report import page as report
+from jaxppo.report.results import Inspection, MaskEffect
 from jaxppo.walk_forward.section import section
 
 REGIMES_SEEN = np.repeat([0, 2, 1, 3, -1, 0], [70, 60, 40, 12, 9, 60])
 """Of 251 marks."""
 
 
-def looked_into(n_assets: int) -> Inspection:
+def inspection_of(n_assets: int) -> Inspection:
     """Two blocks of two heads over twelve bars and two coarser levels, numbers at random."""
     rng = np.random.default_rng(0)
     lag = rng.dirichlet(np.ones(12), (2, 2))
@@ -59,9 +57,9 @@ def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
         n_assets,
         warnings=("Fills use the close.",),
         training=[{"iteration": i, **{f"metric_{k}": float(i * k) for k in range(7)}} for i in range(9)],
-        inspection=looked_into(n_assets),
+        inspection=inspection_of(n_assets),
         masks={"no_short": MaskEffect(0.1, 0.2, 0.01, {"bull": {"bound": 0.1}, "crisis": {"exposure_removed": 0.3}})},
-        watched={
+        monitored={
             name: {
                 "loss": {
                     "limit": 0.1, "warning": 0.8, "stop": True, "worst": 0.12, "warned": 3, "breached": 1,
@@ -78,7 +76,7 @@ def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
         by_regime=split_by_regime(),
         selection={
             "superiority": {
-                "no_better_than": {"buy_and_hold": 0.4, "flat": 0.01}, "looks": 12, "spa": 0.3, "reality_check": 0.4,
+                "no_better_than": {"buy_and_hold": 0.4, "flat": 0.01}, "trials": 12, "spa": 0.3, "reality_check": 0.4,
             },
             "out_of_sample": {
                 "trials": 12, "effective_trials": 3.5, "sharpe": 1.2, "sharpe_ci": [-0.5, 2.9], "hurdle": 0.9,

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-import test_report
+import report_pages
 import tiny
 from tiny_run import STEPS_PER_ITERATION, command, shared_builds, write_config  # noqa: F401
 
 from jaxppo import backtest, envs, masks
-from jaxppo.backtest.simulate import simulate
 from jaxppo.config import validate_config
 from jaxppo.config.monitor import MonitorConfig
 from jaxppo.envs import simulators
@@ -25,8 +24,8 @@ from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.report import monitor as monitored
 from jaxppo.risk import monitor
-from jaxppo.risk.from_config import make_monitor
 from jaxppo.risk.monitor import Monitor
+from jaxppo.run.transforms import make_monitor
 from jaxppo.training import trainer
 
 PERIODS, SPAN = 252.0, 9
@@ -74,11 +73,11 @@ def test_a_level_at_its_limit_is_no_breach(of):
 
 def test_what_cannot_be_watched_is_refused():
     for make, needle in (
-        (lambda: monitor.drawdown(0.0), "limit of drawdown is 0.0"),
-        (lambda: monitor.net(1.0, warning=1.1), "warning of net is 1.1"),
+        (lambda: monitor.drawdown(0.0), "limit is 0.0"),
+        (lambda: monitor.net(1.0, warning=1.1), "warning is 1.1"),
         (lambda: monitor.volatility(0.1, periods=252.0, span=0), "span is 0"),
-        (lambda: monitor.volatility(-0.1, periods=252.0), "limit of volatility"),
-        (lambda: Monitor((monitor.net(1.0), monitor.net(2.0))), "net is watched twice"),
+        (lambda: monitor.volatility(-0.1, periods=252.0), "limit is -0.1"),
+        (lambda: Monitor((monitor.net(1.0), monitor.net(2.0))), "net is monitored twice"),
     ):
         with pytest.raises(ValueError, match=needle):
             make()
@@ -109,7 +108,7 @@ def run_rule(rule, inputs, env=None, prices=None, watched=ALL, n_bars=120, table
         def decide(portfolio, seen, own, constraint):
             return rule(portfolio, own), jnp.zeros(2, bool)
 
-        return simulate(
+        return tiny.run_rule(
             decide, inputs, env, params, jnp.int32(env.first_decision), n_bars, limited=limited, monitor=watched
         )
 
@@ -137,7 +136,7 @@ def test_levels_and_counts_against_plain_numpy(seed):
     }
     assert set(ledger.levels) == set(expected) == set(LIMITS)
     times = [f"close {i}" for i in range(120)]
-    figures = monitored.watched_figures(ALL, ledger.levels, times)
+    figures = monitored.recorded_figures(ALL, ledger.levels, times)
     for name, limit in LIMITS.items():
         np.testing.assert_allclose(ledger.levels[name], expected[name], rtol=2e-4, atol=2e-6)
         near = np.abs(expected[name] / limit.limit - 1) < 1e-4
@@ -236,7 +235,7 @@ def test_the_earliest_breach_stops_and_other_limits_only_count():
     watched = Monitor((monitor.drawdown(0.15, stop=True), monitor.loss(0.01), monitor.leverage(3.0, stop=True)))
     ledger, _ = run_rule(**LONG, prices=falling(), watched=watched)
     closes = list(range(120))
-    figures = monitored.watched_figures(watched, ledger.levels, closes)
+    figures = monitored.recorded_figures(watched, ledger.levels, closes)
     found = monitored.stopped_by(watched, ledger.levels, closes)
     assert found["limit"] == "drawdown"
     assert found["at"] > figures["loss"]["first_breach"], "a limit that does not stop was breached before"
@@ -274,7 +273,7 @@ def watched_rollouts():
             states, rollout = task.collect(tiny.policy()[1], params, states, keys, jnp.float32(0))
             rollouts.append(rollout)
         halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), rollouts[-1])
-        return rollouts, states.watched, jax.vmap(task.metrics, axis_name=DATA_AXIS)(halves)
+        return rollouts, states.recorded, jax.vmap(task.metrics, axis_name=DATA_AXIS)(halves)
 
     return jax.tree.map(np.asarray, run(jax.random.key(0)))
 
@@ -430,8 +429,8 @@ def test_the_summary_the_text_and_the_report_say_it(watched, tmp_path, capfd):
     assert f"stopped by leverage at {leverage['first_breach']}" in printed
     text = (tmp_path / "out" / "report.html").read_text()
     assert "The agent was stopped at" in text
-    assert "Beyond a watched limit: leverage" in text
-    assert backtest.describe(out).splitlines()[-1].startswith("watched limits: leverage")
+    assert "Beyond a monitored limit: leverage" in text
+    assert backtest.describe(out).splitlines()[-1].startswith("monitored limits: leverage")
 
 
 def test_a_run_without_limits_has_none_of_it(watched):
@@ -456,13 +455,13 @@ def test_the_section_of_the_report():
     watched = {"agent": {"drawdown": figures, "loss": calm}, "flat": {"drawdown": calm, "loss": calm}}
     training = [{"iteration": i, "env_steps": i, "monitor_drawdown_breached": 5.0} for i in range(3)]
     stopped = {"limit": "drawdown", "allowed": 0.2, "level": 0.25, "at": "2020"}
-    page = test_report.page_of(test_report.example(watched=watched, stopped=stopped, training=training))
+    page = report_pages.page_of(report_pages.example(monitored=watched, stopped=stopped, training=training))
     expected = ["20.00 %", "16.00 %", "30.00 %", "7", "3", "2020", "15", "1.00 %"]
-    assert test_report.row(page, "drawdown (stops)", 8) == expected
-    assert test_report.row(page, "loss", 8) == ["20.00 %", "16.00 %", "1.00 %", "0", "0", "-", "0", "1.00 %"]
+    assert report_pages.row(page, "drawdown (stops)", 8) == expected
+    assert report_pages.row(page, "loss", 8) == ["20.00 %", "16.00 %", "1.00 %", "0", "0", "-", "0", "1.00 %"]
     assert page.classes.count("breached") == 1
     assert "The agent was stopped at 2020: drawdown reached 25.00 %, where at most 20.00 % is allowed." in page.visible
-    assert "No limits were watched." in test_report.page_of(test_report.example()).visible
+    assert "No limits were monitored." in report_pages.page_of(report_pages.example()).visible
 
 
 def test_every_kind_can_be_configured():

@@ -14,23 +14,24 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxppo.config import ConfigError, validate_config
+from jaxppo.config import validate_config
 from jaxppo.envs.execution.costs import make_costs
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import Outcome
+from jaxppo.errors import ConfigError
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.risk import rewards
-from jaxppo.risk.from_config import make_rewards
+from jaxppo.run.transforms import make_rewards
 
 MOODY = {"returns": (0.01, -0.005, 0.02, 0.0, -0.01), "eta": 0.1, "mean": 0.001, "square": 0.0004}
 GOLDEN = (0.470513322, -0.317295119, 1.026202146, -0.087145139, -0.701264132)
 ALL = {
     "log_return": rewards.log_return(),
-    "differential_sharpe": rewards.differential_sharpe(),
-    "differential_downside": rewards.differential_downside(),
+    "differential_sharpe": rewards.differential_sharpe(volatility=0.01, periods=1.0),
+    "differential_downside": rewards.differential_downside(volatility=0.01, periods=1.0),
     "drawdown_penalty": rewards.drawdown_penalty(0.5),
-    "cvar_penalty": rewards.cvar_penalty(0.5),
+    "cvar_penalty": rewards.cvar_penalty(0.5, volatility=0.01, periods=1.0),
     "turnover_penalty": rewards.turnover_penalty(0.5),
     "holding_penalty": rewards.holding_penalty(0.5),
     "scale": rewards.scale(3.0),
@@ -80,7 +81,7 @@ def moody(returns, eta, mean, square, downside=False):
 
 def test_golden_numbers_of_the_differential_sharpe_ratio():
     """Constant rate 0.1, starting moments A = 0.001, B = 0.0004."""
-    transform = rewards.differential_sharpe(0.1, warmup=10, volatility=0.02, floor=1e-3)
+    transform = rewards.differential_sharpe(0.1, warmup=10, volatility=0.02, periods=1.0, floor=1e-3)
     start = transform.init().replace(mean=jnp.float32(0.001), square=jnp.float32(0.0004 - 0.001**2))
     found, state = run(transform, outcome(MOODY["returns"]), start)
     expected, mean, square = moody(**MOODY)
@@ -99,7 +100,7 @@ def test_the_form_without_cancellation_is_that_of_the_paper(downside, seed):
     returns = draws.standard_t(4, 60) * 0.01 + 0.0005
     eta, mean, spread = draws.uniform(0.01, 0.2), draws.normal(0.0, 0.002), draws.uniform(0.005, 0.03)
     make = rewards.differential_downside if downside else rewards.differential_sharpe
-    transform = make(eta, warmup=1000, volatility=0.02, floor=1e-6, clip=1e9)
+    transform = make(eta, warmup=1000, volatility=0.02, periods=1.0, floor=1e-6, clip=1e6)
     square = spread**2 + (0.0 if downside else mean**2)
     with jax.enable_x64(True):
         start = in_double(transform.init()).replace(mean=jnp.float64(mean), square=jnp.float64(spread**2))
@@ -120,7 +121,7 @@ def test_it_is_the_derivative_of_the_moving_ratio(downside):
         return a + eta * (r - a), b + eta * ((min(r, 0.0) if downside else r) ** 2 - b)
 
     with jax.enable_x64(True):
-        transform = make(1e-4, warmup=10**6, volatility=0.01, floor=1e-6, clip=1e9)
+        transform = make(1e-4, warmup=10**6, volatility=0.01, periods=1.0, floor=1e-6, clip=1e6)
         for r in draws.normal(0.0005, 0.01, 10):
             a, spread = draws.normal(0.0, 0.002), draws.uniform(0.005, 0.03)
             b = spread**2 + (0.0 if downside else a * a)
@@ -140,12 +141,12 @@ def test_it_is_the_derivative_of_the_moving_ratio(downside):
 def test_the_start_counts_as_warm_up_bars_and_is_forgotten():
     """The mean after n bars is that of the start, `warmup` times, and of the n returns, until the rate is reached."""
     returns = np.random.default_rng(2).normal(0.002, 0.01, 30)
-    _, state = run(rewards.differential_sharpe(0.001, warmup=20, volatility=0.01), outcome(returns))
+    _, state = run(rewards.differential_sharpe(0.001, warmup=20, volatility=0.01, periods=1.0), outcome(returns))
     # Steps of 1 / 20, 1 / 21, ...: the start has the weight 19 / 20 * 20 / 21 * ... = 19 / (19 + n).
     assert float(state.mean) == pytest.approx(returns.sum() / (19 + 30), rel=1e-4)
-    first, _ = run(rewards.differential_sharpe(volatility=0.01), outcome([0.01]))
+    first, _ = run(rewards.differential_sharpe(periods=1.0, volatility=0.01), outcome([0.01]))
     assert first[0] == pytest.approx(1.0, rel=1e-5), "one usual deviation"
-    below, _ = run(rewards.differential_downside(volatility=0.01), outcome([-0.01]))
+    below, _ = run(rewards.differential_downside(periods=1.0, volatility=0.01), outcome([-0.01]))
     assert below[0] == pytest.approx(-(2.0**0.5), rel=1e-5)
 
 
@@ -169,7 +170,7 @@ def test_the_threshold_of_the_cvar_penalty_is_the_quantile(name, level):
     """Steps of 1 / n; the mean of the penalty is then the CVaR. Oracles: NumPy and skfolio."""
     draws = np.random.default_rng(3)
     returns = {"normal": draws.normal(0.0005, 0.01, 40_000), "student": 0.006 * draws.standard_t(4, 40_000)}[name]
-    transform = rewards.cvar_penalty(1.0, level=level, rate=1e-9, volatility=0.02)
+    transform = rewards.cvar_penalty(1.0, level=level, rate=1e-9, volatility=0.02, periods=1.0)
     found, state = run(transform, outcome(returns))
     quantile = np.quantile(-returns, level)
     assert quantile == pytest.approx(skfolio.measures.value_at_risk(returns, beta=level), rel=0.01)
@@ -262,7 +263,7 @@ def environment(**options):
     return TradingEnv(**settings, normalisation_window=10, **options)
 
 
-SHAPED = rewards.chain(rewards.differential_sharpe(volatility=0.02), rewards.cvar_penalty(0.1))
+SHAPED = rewards.chain(rewards.differential_sharpe(volatility=0.02, periods=1.0), rewards.cvar_penalty(0.1))
 
 
 def test_an_episode_begins_with_a_fresh_state_through_gymnax():

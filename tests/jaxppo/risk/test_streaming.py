@@ -13,10 +13,10 @@ from jaxppo import envs
 from jaxppo.envs import simulators
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 from jaxppo.envs.trading.environment import TradingEnv
-from jaxppo.policy.networks.actor_critic import Params, Policy, make_policy
+from jaxppo.policy.encoding import chunk_of, market_bars
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_critic
 from jaxppo.policy.networks.encoder import Bars
 from jaxppo.policy.networks.head import ActionConfig
-from jaxppo.ppo.trading_task import chunk_bars
 
 FOLDER = SHARED
 CHUNK = 500
@@ -39,7 +39,7 @@ def market(name: str) -> MarketData:
 
 
 @functools.cache
-def prepared(name: str, dtype: str) -> tuple[Policy, Params, Bars, int]:
+def prepared(name: str, dtype: str) -> tuple[ActorCritic, Params, Bars, int]:
     """A two-level policy, all bars of a market's last bars and their past, and the number of assets."""
     prices = market(name)
     encoder = tiny.encoder_config(
@@ -51,7 +51,7 @@ def prepared(name: str, dtype: str) -> tuple[Policy, Params, Bars, int]:
         bar_seconds=REAL.get(name, ("", 86_400.0))[1],
         dtype=jnp.dtype(dtype),
     )
-    policy, net = make_policy(encoder, tiny.ACTION, jax.random.key(1))
+    policy, net = make_actor_critic(encoder, tiny.ACTION, jax.random.key(1))
     env = TradingEnv(
         n_assets=prices.n_assets,
         observation="index",
@@ -62,7 +62,9 @@ def prepared(name: str, dtype: str) -> tuple[Policy, Params, Bars, int]:
     n_bars = min(2000, (prices.n_bars - policy.context) // CHUNK * CHUNK)
     prices = slice_bars(prices, max(0, prices.n_bars - n_bars - env.first_decision - 1), prices.n_bars)
     params = env.make_params(prices, feature_dtype=encoder.dtype)
-    bars = jax.jit(lambda bar: chunk_bars(params, bar, policy.context, n_bars))(jnp.int32(prices.n_bars - n_bars))
+    bars = jax.jit(lambda bar: chunk_of(market_bars(params), bar, policy.context, n_bars))(
+        jnp.int32(prices.n_bars - n_bars)
+    )
     return policy, net, jax.tree.map(lambda x: x[None], bars), prices.n_assets
 
 
@@ -119,7 +121,7 @@ def test_bfloat16_keeps_them_together(name):
 def test_one_network_trades_five_assets_or_eighty_eight(portfolio):
     """The first five of 88 decide as they do alone while the others are not listed; their order does not matter."""
     config = tiny.encoder_config(portfolio=portfolio)
-    policy, net = make_policy(config, ActionConfig("discrete", 6, -1.0, 1.0), jax.random.key(0))
+    policy, net = make_actor_critic(config, ActionConfig("discrete", 6, -1.0, 1.0), jax.random.key(0))
     leaves, tree = jax.tree.flatten(net)
     keys = jax.random.split(jax.random.key(4), len(leaves))
     net = tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.config import ConfigError
+from jaxppo.errors import ConfigError
 from jaxppo.run.checkpoints import Checkpoints
 
 STATE = {"params": {"w": jnp.arange(6.0).reshape(2, 3)}, "opt": (jnp.zeros((), jnp.int32),), "seed": jnp.uint32(7)}

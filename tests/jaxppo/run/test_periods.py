@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from jaxppo.config import ConfigError, validate_config
+from jaxppo.config import validate_config
 from jaxppo.envs import MarketInfo, simulators
+from jaxppo.errors import ConfigError
 from jaxppo.run.periods import Period, split_periods
 
 PLAIN = simulators.gbm(jax.random.key(0), 8, 1)

@@ -8,12 +8,13 @@ import pytest
 from tiny_run import ROOT, STEPS_PER_ITERATION, command, tiny_config, write_config, write_prices
 
 from jaxppo import backtest
-from jaxppo.config import ConfigError, load_config
+from jaxppo.config import load_config
 from jaxppo.envs import simulators
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.errors import ConfigError
+from jaxppo.run.data import load_data
 from jaxppo.run.folder import data_report
-from jaxppo.run.setup import load_data
 from jaxppo.run.simulation import factor_strength
 
 GBM = {"kind": "gbm", "n_bars": 400, "n_assets": 2}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from jaxppo.backtest import running_statistics as tally
+from jaxppo.backtest import running_statistics
 from jaxppo.envs.execution.costs import TradeCosts
 from jaxppo.statistics import drawdowns, recovery
 
@@ -99,7 +99,7 @@ def test_one_pass_over_many_paths_and_the_future_changes_nothing_that_is_over() 
     )
 
 
-def test_a_tally_keeps_the_deepest_drawdown_of_every_account() -> None:
+def test_running_statistics_keep_the_deepest_drawdown_of_every_account() -> None:
     curves = [walk(150, seed, drift) for seed in range(20) for drift in (-0.001, 0.003)]
     rising, sold = np.linspace(100.0, 200.0, 151), np.full(151, 100.0)
     dead = np.concatenate([walk(60, 3), np.zeros(90)])
@@ -113,24 +113,25 @@ def test_a_tally_keeps_the_deepest_drawdown_of_every_account() -> None:
             quantity=none, liquidation=none, costs=TradeCosts(none, none, none, none), financing=nothing
         )
         outcome = types.SimpleNamespace(turnover=nothing, leverage=nothing, net=nothing)
-        lived = types.SimpleNamespace(before=before, after=after, fills=fills, outcome=outcome, dead=after.equity <= 0)
-        return state.update(lived), None
+        result = types.SimpleNamespace(before=before, after=after, fills=fills, outcome=outcome)
+        step = types.SimpleNamespace(result=result, liquidated=after.equity <= 0)
+        return state.update(step), None
 
-    state = tally.start(types.SimpleNamespace(equity=equity[0]))
+    state = running_statistics.start(types.SimpleNamespace(equity=equity[0]))
     figures = jax.jit(lambda state, pairs: jax.lax.scan(bar, state, pairs)[0].figures(252.0, 0.5))(
         state, (equity[:-1], equity[1:])
     )
     kinds = set()
     for account in range(equity.shape[1]):
         deepest = drawdowns.table(equity[:, account], deepest=1)
-        own = {name: np.asarray(figures[name])[account] for name in ("deepest_bars", "recovered", "max_drawdown")}
+        found = {name: np.asarray(figures[name])[account] for name in ("deepest_bars", "recovered", "max_drawdown")}
         if deepest.empty:
-            assert own == {"deepest_bars": 0, "recovered": True, "max_drawdown": 0.0}
+            assert found == {"deepest_bars": 0, "recovered": True, "max_drawdown": 0.0}
             continue
-        assert own["deepest_bars"] == deepest["bars"][0]
-        assert own["recovered"] == deepest["recovered"][0]
-        np.testing.assert_allclose(own["max_drawdown"], deepest["depth"][0], atol=1e-6)
-        kinds.add(bool(own["recovered"]))
+        assert found["deepest_bars"] == deepest["bars"][0]
+        assert found["recovered"] == deepest["recovered"][0]
+        np.testing.assert_allclose(found["max_drawdown"], deepest["depth"][0], atol=1e-6)
+        kinds.add(bool(found["recovered"]))
     assert kinds == {True, False}
     assert figures["deepest_bars"][-1] == 150 - int(np.argmax(equity[:, -1])), "never recovered, seen to the end"
 

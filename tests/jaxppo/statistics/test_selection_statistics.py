@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from jaxppo import statistics
 from jaxppo.risk import metrics
 from jaxppo.statistics import comparison
+from jaxppo.statistics.resampling import resampled_means
 
 
 def panel(n_bars: int, n_strategies: int, seed: int = 0) -> np.ndarray:
@@ -229,12 +230,12 @@ def test_spa_finds_an_edge_among_wild_losers() -> None:
     assert losers == (1.0, 1.0, 1.0)
 
 
-def test_counts_are_those_of_the_indices() -> None:
-    key, n = jax.random.key(3), 40
-    counts = np.asarray(statistics.resampling_counts(key, n, 4.0, 6))
-    for one, row in zip(jax.random.split(jax.random.key(3), 6), counts, strict=True):
-        bars = np.asarray(statistics.stationary_bootstrap_indices(one, n, 4.0))
-        np.testing.assert_array_equal(np.bincount(bars, minlength=n), row)
+def test_means_of_resamples_are_those_of_the_bars_drawn() -> None:
+    series = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    means = np.asarray(resampled_means(jax.random.key(3), series, 4.0, 6))
+    for one, row in zip(jax.random.split(jax.random.key(3), 6), means, strict=True):
+        bars = np.asarray(statistics.stationary_bootstrap_indices(one, 40, 4.0))
+        np.testing.assert_allclose(series[bars].mean(axis=0), row, rtol=1e-5, atol=1e-6)
 
 
 def mean(returns: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from jaxppo import statistics
+from jaxppo.envs.simulators.bootstrap import stationary_indices
 from jaxppo.risk import metrics
 from jaxppo.statistics import bootstrap
 from jaxppo.statistics.calibration import _student_quantile
@@ -48,7 +49,7 @@ def test_indices_follow_the_recursion(start: np.ndarray, uniform: np.ndarray, pr
     expected = [int(start[0])]
     for fresh, u in zip(start[1:], uniform[1:], strict=True):
         expected.append(int(fresh) if u <= probability else (expected[-1] + 1) % 17)
-    indices = statistics.stationary_indices(start, uniform, probability)
+    indices, _ = stationary_indices(start, uniform, probability, 17)
     np.testing.assert_array_equal(indices, expected)
     # The same from the sampler of arch, which overwrites its argument.
     np.testing.assert_array_equal(indices, stationary_bootstrap_sample_python(start.copy(), uniform, probability))

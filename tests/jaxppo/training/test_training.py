@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 from tiny_run import (
@@ -33,17 +34,20 @@ from tiny_run import (
 
 import jaxppo
 from jaxppo.backtest.evaluation import quick_score
-from jaxppo.backtest.simulate import simulate
-from jaxppo.config import ConfigError, load_config
+from jaxppo.config import load_config
 from jaxppo.envs import simulators
-from jaxppo.policy.networks.actor_critic import make_policy
+from jaxppo.errors import ConfigError
+from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.report.inspection import TITLES
+from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.data import load_data
 from jaxppo.run.regimes import find_regimes
-from jaxppo.run.setup import as_started, build, load_data
-from jaxppo.training import experiment, trainer
+from jaxppo.run.setup import as_started
+from jaxppo.training import Evaluator, trainer
+from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.loggers import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
@@ -85,7 +89,7 @@ def rows_of(folder):
 def state_of(folder, config):
     """The last checkpoint of a run: arrays and progress."""
     setup = build(config, load_data(config))
-    policy, net = make_policy(setup.encoder, setup.action, jax.random.key(0))
+    policy, net = make_actor_critic(setup.encoder, setup.action, jax.random.key(0))
     learner = make_learner(trading_task(policy, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices))
     opened = Checkpoints(folder / "checkpoints" / "last", 2)
     return opened.restore(jax.eval_shape(lambda: learner.init(net, 0, setup.period_params("train"))))
@@ -170,9 +174,9 @@ def tensorboard_scalars(folder):
 def test_the_logged_scores_are_those_of_the_networks(whole, config):
     scores = {row["iteration"]: row["validation_sharpe"] for row in rows_of(whole.folder) if "validation_sharpe" in row}
     best = max(scores, key=scores.get)
-    assert whole.summary["validation"] == {"best_iteration": best, "best_sharpe": scores[best], "looks": 3}
+    assert whole.summary["validation"] == {"best_iteration": best, "best_sharpe": scores[best], "evaluations": 3}
     setup = build(config, load_data(config))
-    policy, net = make_policy(setup.encoder, setup.action, jax.random.key(0))
+    policy, net = make_actor_critic(setup.encoder, setup.action, jax.random.key(0))
     saved = Checkpoints(whole.folder / "checkpoints" / "best", 1).restore({"params": net})[0]["params"]
     assert_trees_equal(saved, whole.params)
     assert quick_score(setup, policy, saved, "validation")["sharpe"] == scores[best]
@@ -180,17 +184,51 @@ def test_the_logged_scores_are_those_of_the_networks(whole, config):
     assert quick_score(setup, policy, last, "validation")["sharpe"] == scores[6]
 
 
-def test_validation_selects_the_checkpoint(config, tmp_path, monkeypatch):
+def backtests_with(**functions):
+    """Makes the usual evaluator with some of its functions replaced."""
+    return lambda setup, network: backtest_evaluator(setup, network)._replace(**functions)
+
+
+def test_validation_selects_the_checkpoint(config, tmp_path):
     """Whatever the scores, the network that had the highest is the one that is saved, evaluated and returned."""
     scores = iter([0.1, 0.9, 0.5])
     four = jaxppo.train(with_steps(config, 4), output=tmp_path / "four", progress=False)
-    monkeypatch.setattr(experiment, "quick_score", lambda *of: {"sharpe": next(scores)})
-    six = jaxppo.train(config, output=tmp_path / "six", progress=False)
-    assert six.summary["validation"] == {"best_iteration": 4, "best_sharpe": 0.9, "looks": 3}
+    given = backtests_with(score=lambda *of: {"sharpe": next(scores)})
+    six = jaxppo.train(config, output=tmp_path / "six", progress=False, evaluator=given)
+    assert six.summary["validation"] == {"best_iteration": 4, "best_sharpe": 0.9, "evaluations": 3}
     assert_trees_equal(six.params, jax.device_get(four.last_params))
     with pytest.raises(AssertionError):
         assert_trees_equal(six.params, jax.device_get(six.last_params))
     assert jaxppo.backtest.run(six.folder) == six.summary["out_of_sample"]
+
+
+def test_an_evaluator_of_another_kind(config, tmp_path):
+    """Training knows of its evaluator only what it selects by, and what it finishes with."""
+    luck = Evaluator(
+        criterion="luck",
+        score=lambda net, folder, iteration: {"luck": -float(iteration)},
+        finish=lambda net, summary, rows, folder: {"lucky": len(rows)},
+        describe=lambda summary: f"lucky {summary['lucky']} times",
+    )
+    run = {"output": tmp_path / "run", "progress": False, "evaluator": lambda setup, network: luck}
+    result = jaxppo.train(with_steps(config, 4), **run)
+    assert result.summary["validation"] == {"best_iteration": 2, "best_luck": -2.0, "evaluations": 2}
+    assert (result.summary["lucky"], result.text) == (4, "lucky 4 times")
+    assert [row.get("validation_luck") for row in rows_of(result.folder)] == [None, -2.0, None, -4.0]
+    assert not (result.folder / "report.html").exists()
+
+
+def test_a_result_fits_a_screen(whole):
+    first, *lines = repr(whole).splitlines()
+    assert first == f"TrainResult({str(whole.folder)!r})"
+    assert "buy_and_hold" in repr(whole)
+    assert len(lines) < 20
+    assert max(map(len, lines)) <= 120
+    assert "stopped early" in repr(dataclasses.replace(whole, summary=None, text=""))
+
+
+def test_a_checkpoint_of_an_older_version_is_read():
+    assert trainer._Done.restored({"iteration": 3, "looks": 2}) == trainer._Done(iteration=3, evaluations=2)
 
 
 def test_the_test_period_is_not_looked_at_before_the_end(whole, config, tmp_path):
@@ -206,7 +244,7 @@ def test_the_test_period_is_not_looked_at_before_the_end(whole, config, tmp_path
     assert [*map(without_times, rows_of(result.folder))] == [*map(without_times, rows_of(whole.folder))]
     assert result.summary["out_of_sample"] != whole.summary["out_of_sample"]
     earlier = scramble(market, end - 1, jax.random.key(1))
-    policy, _ = make_policy(setup.encoder, setup.action, jax.random.key(0))
+    policy, _ = make_actor_critic(setup.encoder, setup.action, jax.random.key(0))
     always_long = [
         quick_score(build(config, m), policy, long_only(whole.params), "validation") for m in (market, earlier)
     ]
@@ -260,9 +298,9 @@ def test_minutes_count_everything(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         trainer, "_finish", lambda run, net, done: {"elapsed": done.elapsed, "out_of_sample": None, "selection": None}
     )
-    for text in ("describe", "one_line"):
-        monkeypatch.setattr(experiment, text, lambda figures: "")
-    result = jaxppo.train(config.model_copy(update={"training": training}), output=tmp_path / "run", progress=False)
+    silent = backtests_with(describe=lambda summary: "")
+    given = config.model_copy(update={"training": training})
+    result = jaxppo.train(given, output=tmp_path / "run", progress=False, evaluator=silent)
     rows = rows_of(result.folder)
     assert [row["iteration"] for row in rows] == [1, 2]
     assert "validation_sharpe" in rows[-1]
@@ -501,7 +539,7 @@ def test_a_smaller_budget_than_was_spent_still_has_a_result(config, tmp_path, mo
         stop_in(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert jaxppo.train(config, output=tmp_path / "run", progress=False).summary is None
     result = jaxppo.train(with_steps(config, 1), output=tmp_path / "run", resume=True, progress=False)
-    assert result.summary["validation"]["looks"] == 1
+    assert result.summary["validation"]["evaluations"] == 1
     assert result.summary["train"]["iterations"] == 2, "nothing had been evaluated yet"
 
 
@@ -638,7 +676,7 @@ def test_nothing_is_earned_on_a_market_without_structure():
     for seed, market in enumerate(markets):
         params = setup.env.make_params(market, setup.params.costs, episode_bars=16)
         setup = dataclasses.replace(setup, market=market, params=params)
-        policy, net = make_policy(setup.encoder, setup.action, jax.random.key(seed))
+        policy, net = make_actor_critic(setup.encoder, setup.action, jax.random.key(seed))
         learner = learner or make_learner(
             trading_task(policy, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices)
         )
@@ -650,7 +688,7 @@ def test_nothing_is_earned_on_a_market_without_structure():
         scores.append(score["sharpe"] * (test.n_bars / setup.periods_per_year) ** 0.5)
         assert score["turnover"] > 0 or score["sharpe"] == 0
         knows = jnp.sign(market.close[test.first + 1 : test.last + 1] - market.open[test.first + 1 : test.last + 1])
-        ledger = simulate(
+        ledger = tiny.run_rule(
             lambda portfolio, seen, next_move, _: (next_move / 2, jnp.zeros(2, bool)),
             knows, setup.env, params, jnp.int32(test.first), test.n_bars,
         )  # fmt: skip

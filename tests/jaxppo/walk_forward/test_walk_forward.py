@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -17,17 +18,16 @@ from tiny_run import assert_trees_equal, command, prices, snapshot, tiny_config,
 
 import jaxppo
 from jaxppo import envs
-from jaxppo.backtest import walk_forward
-from jaxppo.backtest.run import load_run
-from jaxppo.backtest.simulate import run_policy
-from jaxppo.config import ConfigError
 from jaxppo.config.walk_forward import WalkForwardConfig
 from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.errors import ConfigError
 from jaxppo.run import trials
+from jaxppo.run.saved import load_run
 from jaxppo.run.setup import first_policy
 from jaxppo.statistics import drawdowns
-from jaxppo.walk_forward import load_fold, make_plan, training, walk
+from jaxppo.walk_forward import load_fold, make_plan, training, walk, walk_forward
 from jaxppo.walk_forward.concatenated import concatenated_ledgers
+from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.prepare import prepare, restarted
 from jaxppo.walk_forward.results import adjust_folds_for_selection
 from jaxppo.walk_forward.section import verdict
@@ -240,7 +240,7 @@ def test_an_interrupted_one_goes_on_to_the_same_numbers(whole, workplace, monkey
     pd.testing.assert_frame_equal(whole.returns, second.returns)
     assert_trees_equal(params_of(whole.folder), params_of(folder))
     known = trials.read(folder.parent / "trials.jsonl")
-    assert len(known) == len({trial.key for trial in known}), "what was looked at before is not recorded again"
+    assert len(known) == len({trial.key for trial in known}), "what was evaluated before is not recorded again"
 
 
 class _Given:
@@ -262,22 +262,22 @@ def test_batches_shrink_until_they_fit_the_memory(workplace, monkeypatch):
     monkeypatch.setattr(training, "memory_needed", lambda compiled: next(needs))
     plan, setup, params = prepare(wf_config(), market_of())
     first = tuple(fold.validation.first for fold in plan.folds)
-    job = training.Job(setup, params, first, plan.folds[0].validation.n_bars, (7, 8), workplace / "memory")
+    job = Job(setup, params, first, plan.folds[0].validation.n_bars, (7, 8), workplace / "memory")
     assert training.compile_job(job, jax.devices()[:1], None).size == 3
-    assert [training.batch_size(n, at_once, d) for n, at_once, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
+    assert [training.batch_size(n, most, d) for n, most, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
 
 
 def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkeypatch, capsys):
     calls = itertools.count()
     stop = {"limit": "drawdown", "allowed": 0.1, "level": 0.2}
-    # Two iterations between looks: agent 0 stops in its first, before any look, and agent 1 in its third.
+    # Two iterations between evaluations: agent 0 stops in its first, before any of them, and agent 1 in its third.
     monkeypatch.setattr(training, "stop_in", lambda monitor, row: stop if next(calls) in (0, 11) else None)
-    looks = []
-    monkeypatch.setattr(walk, "record_evaluation", _noting(looks, walk.record_evaluation))
+    recorded = []
+    monkeypatch.setattr(walk, "record_evaluation", _noting(recorded, walk.record_evaluation))
     result = walk_forward(wf_config(), output=workplace / "stops" / "stopped", market=market_of(), progress=False)
-    seen = [(fold, seed, iteration) for period, iteration, fold, seed in looks if period == "validation"]
-    assert sorted(look for look in seen if look[0] == 0) == [(0, 7, 2), (0, 8, 2)]
-    assert sum(look[0] > 0 for look in seen) == 12
+    seen = [(fold, seed, iteration) for period, iteration, fold, seed in recorded if period == "validation"]
+    assert sorted(where for where in seen if where[0] == 0) == [(0, 7, 2), (0, 8, 2)]
+    assert sum(where[0] > 0 for where in seen) == 12
     assert result.folds.query("fold == 0").best_iteration.tolist() == [2, 2]
     assert [(row["fold"], row["seed"], row["iteration"]) for row in result.summary["walk_forward"]["stopped"]] == [
         (0, 7, 1), (0, 8, 3)
@@ -287,11 +287,11 @@ def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkey
     assert result.summary["train"]["env_steps"] == (1 + 3 + 4 * 6) * 128
 
 
-def _noting(looks, record):
+def _noting(recorded, record):
     """`record`, and a note of what was recorded."""
 
     def noting(setup, folder, iteration, period, returns, content, **span):
-        looks.append((period, iteration, span.get("fold"), span.get("seed")))
+        recorded.append((period, iteration, span.get("fold"), span.get("seed")))
         return record(setup, folder, iteration, period, returns, content, **span)
 
     return noting
@@ -363,7 +363,7 @@ def test_a_fitted_model_of_regimes_is_that_of_the_bars_of_the_fold():
     assert not np.array_equal(ours[0, : until + 1], ours[1, : until + 1], equal_nan=True), "each fold has its own"
 
 
-def test_what_choosing_by_validation_is_worth_by_hand():
+def test_what_selecting_by_validation_gains_by_hand():
     rows = [
         # fold, seed, selected, validation, test
         (0, 0, False, 1.0, 0.5), (0, 1, True, 2.0, 1.5), (0, 2, False, 0.0, -0.5),
@@ -371,11 +371,11 @@ def test_what_choosing_by_validation_is_worth_by_hand():
     ]  # fmt: skip
     names = ["fold", "seed", "selected", "validation_sharpe", "sharpe"]
     folds = pd.DataFrame(rows, columns=names).assign(path=0, turnover=1.0, total_return=0.1)
-    worth = adjust_folds_for_selection(folds)
-    assert worth["rank_correlation"] == pytest.approx((1.0 - 1.0) / 2)
-    assert worth["gain"] == pytest.approx(((1.5 - 0.5) + (-1.0 - 0.0)) / 2)
+    adjusted = adjust_folds_for_selection(folds)
+    assert adjusted["rank_correlation"] == pytest.approx((1.0 - 1.0) / 2)
+    assert adjusted["gain"] == pytest.approx(((1.5 - 0.5) + (-1.0 - 0.0)) / 2)
     error = np.std([1.0, -1.0], ddof=1) / np.sqrt(2)
-    np.testing.assert_allclose(worth["gain_ci"], [-12.7062 * error, 12.7062 * error], rtol=1e-5)
+    np.testing.assert_allclose(adjusted["gain_ci"], [-12.7062 * error, 12.7062 * error], rtol=1e-5)
     assert adjust_folds_for_selection(folds, overlapping=True)["gain_ci"] == [None, None]
     assert adjust_folds_for_selection(folds[folds.seed == 0])["rank_correlation"] is None
     stopped = folds.assign(
@@ -395,12 +395,12 @@ def test_an_agent_that_stays_trades_as_if_there_were_no_folds(whole):
     plan, setup, params = prepare(wf_config(), market_of())
     policy, net = first_policy(setup)
     nets = jax.tree.map(lambda x: jnp.broadcast_to(x, (6, *x.shape)), net)
-    stitched = concatenated_ledgers(setup, policy, params, nets, plan, [[0, 2, 4]])[0][0]
+    concatenated = concatenated_ledgers(setup, policy, params, nets, plan, [[0, 2, 4]])[0][0]
     decision = setup.config.evaluation.decision
-    once = run_policy(policy, setup.env, net, setup.params, jnp.int32(plan.test.first), plan.test.n_bars, decision)
+    once = tiny.run_agent(policy, setup.env, net, setup.params, jnp.int32(plan.test.first), plan.test.n_bars, decision)
     assert np.abs(once.shares).max() > 0
     for name in ("equity", "shares", "quantity", "paid", "turnover"):
-        ours, theirs = getattr(stitched, name), np.asarray(getattr(once, name))
+        ours, theirs = getattr(concatenated, name), np.asarray(getattr(once, name))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max(), err_msg=name)
     assert len(plan.folds) == 3
 
@@ -452,13 +452,13 @@ def test_the_tables_say_what_the_account_did(whole):
     assert pd.read_parquet(whole.folder / "returns.parquet").shape == whole.returns.shape
 
 
-def test_every_look_is_a_trial(whole, workplace):
+def test_every_evaluation_is_a_trial(whole, workplace):
     mine = [t for t in trials.read(workplace / "trials.jsonl") if t.run.split(",")[0] == "whole"]
-    looks = [t for t in mine if t.period == "validation"]
-    assert sorted({(t.fold, t.seed, t.iteration) for t in looks}) == [
+    validated = [t for t in mine if t.period == "validation"]
+    assert sorted({(t.fold, t.seed, t.iteration) for t in validated}) == [
         (fold, seed, iteration) for fold in range(3) for seed in (7, 8) for iteration in (2, 4, 6)
     ]
-    assert len(looks) == 18
+    assert len(validated) == 18
     assert sorted((t.fold, t.seed) for t in mine if t.period == "fold") == [(f, s) for f in range(3) for s in (7, 8)]
     paths = {t.run for t in mine if t.period == "test"}
     assert paths == {"whole, selected", "whole, seed 7", "whole, seed 8"}
@@ -469,6 +469,20 @@ def test_every_look_is_a_trial(whole, workplace):
         trials.load_returns(register, [selected])[:, 0], whole.returns.selected.to_numpy(), atol=1e-7
     )
     assert whole.summary["selection"]["out_of_sample"]["trials"] >= 3
+
+
+def test_a_result_fits_a_screen(whole):
+    first, *lines = repr(whole).splitlines()
+    assert first == f"WalkForward({str(whole.folder)!r}, 3 folds)"
+    assert any(line.startswith("selected") for line in lines)
+    many = repr(dataclasses.replace(whole, text="\n".join(f"path {n}" for n in range(50)))).splitlines()
+    assert max(len(lines), len(many) - 1) <= walk.MOST_LINES
+    assert many[-1] == "... 31 more lines in .text"
+    assert "stopped early" in repr(dataclasses.replace(whole, summary=None, text=""))
+
+
+def test_an_agent_of_an_older_checkpoint_is_read():
+    assert Agent.restored({"fold": 1, "seed": 2, "looks": 3}) == Agent(1, 2, evaluations=3)
 
 
 def test_the_report_shows_folds_and_paths(whole):

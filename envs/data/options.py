@@ -1,0 +1,82 @@
+"""Options of `load_market`: types, ranges, and their check."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from jaxppo.errors import DataError
+
+LARGEST = 1e15
+
+BadRows = Literal["error", "drop"]
+DuplicateRows = Literal["error", "first", "last"]
+CrossedQuotes = Literal["error", "estimate"]
+OffSessionBars = Literal["keep", "drop", "error"]
+NonNegative = Annotated[float, Ge(0.0), Le(LARGEST)]
+PositiveFloat = Annotated[float, Gt(0.0), Le(LARGEST)]
+HalfSpread = Annotated[float, Ge(0.0), Lt(1.0)]
+SpreadWindow = Annotated[int, Ge(3), Le(2**20)]
+
+_BOUNDS = {
+    Ge: ("at least", operator.ge),
+    Gt: ("above", operator.gt),
+    Le: ("at most", operator.le),
+    Lt: ("below", operator.lt),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadOptions:
+    """Keyword arguments of `load_market`, which documents them.
+
+    Raises:
+      DataError: a value outside its type or range; empty or repeated symbols.
+    """
+
+    symbols: tuple[str, ...] | None
+    calendar: str | None
+    timezone: str | None
+    day_first: bool | None
+    adjust: bool
+    on_bad_rows: BadRows
+    on_duplicates: DuplicateRows
+    on_crossed_quotes: CrossedQuotes
+    on_off_session: OffSessionBars
+    range_tolerance: NonNegative
+    max_log_jump: PositiveFloat
+    max_log_range: PositiveFloat
+    max_log_spike: PositiveFloat
+    split_tolerance: NonNegative
+    max_hole_days: PositiveFloat
+    zero_volume_tradable: bool
+    min_half_spread: HalfSpread
+    spread_window: SpreadWindow
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            _check(name, getattr(self, name), hint)
+        symbols = self.symbols
+        if symbols is None:
+            return
+        if not symbols:
+            raise DataError("symbols is empty: name at least one symbol, or pass None for all of them")
+        for symbol in symbols:
+            if not isinstance(symbol, str):
+                raise DataError(f"symbols must be text such as '{symbol}', not {symbol!r}")
+            if symbols.count(symbol) > 1:
+                raise DataError(f"symbols names {symbol!r} more than once")
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Checks a value against the choices or the bounds of its annotation."""
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise DataError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
+    for bound in getattr(hint, "__metadata__", ()):
+        words, holds = _BOUNDS[type(bound)]
+        limit = getattr(bound, holds.__name__)
+        if not holds(value, limit):
+            raise DataError(f"{name}={value!r} must be {words} {limit:g}")

@@ -1,0 +1,56 @@
+from . import (
+    backtest,
+    book,
+    config,
+    envs,
+    masks,
+    monte_carlo,
+    policy,
+    ppo,
+    report,
+    risk,
+    run,
+    statistics,
+    walk_forward,
+)
+from ._version import __version__
+from .backtest import BacktestResult, load_run, simulate
+from .config import Config, load_config
+from .envs import load_market
+from .envs.market import regimes
+from .errors import ConfigError, DataError
+from .policy import Observed, Policy, Targets, networks, rules
+from .training import TrainResult, train
+
+__all__ = [
+    "BacktestResult",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Observed",
+    "Policy",
+    "Targets",
+    "TrainResult",
+    "__version__",
+    "backtest",
+    "book",
+    "config",
+    "envs",
+    "load_config",
+    "load_market",
+    "load_run",
+    "masks",
+    "monte_carlo",
+    "networks",
+    "policy",
+    "ppo",
+    "regimes",
+    "report",
+    "risk",
+    "rules",
+    "run",
+    "simulate",
+    "statistics",
+    "train",
+    "walk_forward",
+]

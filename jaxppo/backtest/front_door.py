@@ -1,0 +1,135 @@
+"""The front door: a policy on a market."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
+from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions
+from jaxppo.backtest.result import BacktestResult
+from jaxppo.backtest.running_statistics import RunningStatistics, start
+from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.trading.bar import BarRow
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.policy.protocol import Policy
+from jaxppo.run.saved import SavedRun
+
+
+def simulate(
+    policy: Policy | SavedRun,
+    market: MarketData | SavedRun | None = None,
+    *,
+    costs: Costs | None = None,
+    fill_rule: FillRule = FillRule(),
+    initial_cash: float = 1e6,
+    first: int | None = None,
+    n_bars: int | None = None,
+    conditions: Conditions | None = None,
+) -> BacktestResult:
+    """Runs a policy over a market from a flat start, through the one accounting function.
+
+    >>> import jaxppo
+    >>> market = jaxppo.envs.load_market("us5_1d")
+    >>> result = jaxppo.backtest.simulate(jaxppo.rules.buy_and_hold(), market)
+    >>> result.equity.shape, list(result.costs.columns)
+    ((3274, 1), ['commission', 'spread', 'slippage', 'impact', 'financing'])
+
+    Args:
+      policy: a rule, an agent, an array of decisions, anything that is a `Policy`; or an opened run, for its agent.
+      market: prices; or an opened run, for its test period, masks, sizing, costs and watched limits. None takes the
+        run that is the policy.
+      costs: on a market; None takes the defaults of `make_costs`, which charge all costs.
+      fill_rule: on a market: latency, partial fills and fill price.
+      initial_cash: on a market: currency, > 0.
+      first: bar of the first decision; None takes the earliest possible, or that of the run's test period.
+      n_bars: number of decisions; None goes on to the last bar but one of the market or of the test period.
+      conditions: in place of costs, fill rule and cash; see `conditions_of`.
+
+    Raises:
+      ValueError: the period does not lie in the market, or the assets are not as many as the policy's.
+    """
+    run = market if isinstance(market, SavedRun) else policy if market is None else None
+    if isinstance(policy, SavedRun):
+        conditions = conditions_of(policy) if conditions is None else conditions
+        policy = policy.agent()
+    if isinstance(run, SavedRun):
+        conditions = conditions_of(run) if conditions is None else conditions
+        prices, params, period = run.setup.market, run.setup.params, run.setup.periods["test"]
+        first = period.first if first is None else first
+        n_bars = period.last - first if n_bars is None else n_bars
+    elif isinstance(market, MarketData):
+        if conditions is None:
+            periods = periods_per_year(market)
+            conditions = plain_conditions(
+                market.n_assets, periods=periods, costs=costs, fill_rule=fill_rule, initial_cash=initial_cash
+            )
+        prices, params = market, conditions.prepare(conditions.costs, market)
+    else:
+        raise ValueError("a policy needs a market, or an opened run, to trade on")
+    first, n_bars = _period(policy, conditions, prices, first, n_bars)
+    ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
+    return BacktestResult(policy.name, jax.device_get(ledger), prices, first, conditions.rules.periods)
+
+
+def simulate_streaming(
+    policy: Policy, market: MarketData, conditions: Conditions, *, first: int | None = None, n_bars: int | None = None
+) -> RunningStatistics:
+    """The figures of a policy over a market, without a series of anything: in memory that no bar adds to.
+
+    Args:
+      policy: who decides.
+      market: prices.
+      conditions: what it trades under.
+      first: bar of the first decision; None takes the earliest possible.
+      n_bars: number of decisions; None goes on to the last bar but one.
+
+    Raises:
+      ValueError: see `simulate`.
+    """
+    first, n_bars = _period(policy, conditions, market, first, n_bars)
+    params = conditions.prepare(conditions.costs, market)
+    return _streaming(policy.without_params(), policy.params, conditions.rules, params, jnp.int32(first), n_bars)
+
+
+def _period(
+    policy: Policy, conditions: Conditions, market: MarketData, first: int | None, n_bars: int | None
+) -> tuple[int, int]:
+    """First decision bar and number of decisions, checked."""
+    env, warmup = conditions.rules.env, max(policy.warmup, conditions.warmup)
+    first = warmup if first is None else first
+    n_bars = market.n_bars - 1 - first if n_bars is None else n_bars
+    if market.n_assets != env.n_assets:
+        raise ValueError(f"the market has {market.n_assets} assets, {policy.name} trades {env.n_assets}")
+    if policy.in_shares and conditions.rules.limited:
+        raise ValueError(f"{policy.name} orders in shares, which masks and sizing cannot limit; use rules without them")
+    if first < warmup or n_bars < 1 or first + n_bars >= market.n_bars:
+        raise ValueError(
+            f"{n_bars} decisions from bar {first} on: {policy.name} decides from bar {warmup} on, and the "
+            f"market has {market.n_bars} bars, of which the last takes no decision"
+        )
+    return first, n_bars
+
+
+@partial(jax.jit, static_argnames=("static", "rules", "n_bars"))
+def _streaming(
+    static: Policy, policy_params: Any, rules: AccountRules, params: EnvParams, first: jax.Array, n_bars: int
+) -> RunningStatistics:
+    policy = static._replace(params=policy_params)
+    state = open_account(policy, rules, params, first)
+    rows = market_rows(params, first, n_bars, policy_rows(policy, rules, params, first, n_bars))
+
+    def one_bar(
+        carry: tuple[AccountState, RunningStatistics], row: BarRow
+    ) -> tuple[tuple[AccountState, RunningStatistics], None]:
+        state, figures = carry
+        state, step = step_account(policy, rules, params.costs, state, row)
+        return (state, figures.update(step)), None
+
+    return jax.lax.scan(one_bar, (state, start(state.account.portfolio)), rows)[0][1]

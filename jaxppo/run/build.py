@@ -1,0 +1,181 @@
+"""From a configuration to the objects of a run; every user mistake surfaces here, before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxppo.config import Config
+from jaxppo.config.book import RunStrategy
+from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.errors import ConfigError
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
+from jaxppo.policy.protocol import Policy
+from jaxppo.ppo.trading_task import action_config
+from jaxppo.run import folder as run_folder
+from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.devices import encoder_config, ppo_for_devices, select_devices
+from jaxppo.run.environment import make_env, transform_table
+from jaxppo.run.objectives import check_reachable
+from jaxppo.run.periods import Period, split_periods
+from jaxppo.run.regimes import find_regimes
+from jaxppo.run.setup import Setup, first_policy, with_bar_seconds
+from jaxppo.run.strategy import strategy_of
+from jaxppo.run.transforms import make_monitor
+
+
+def build(
+    config: Config,
+    market: MarketData,
+    *,
+    split: bool = True,
+    first: int = 0,
+    periods: Mapping[str, Period] | None = None,
+) -> Setup:
+    """Builds a run's objects.
+
+    Args:
+      config: the configuration.
+      market: its prices.
+      split: False for an evaluation of the whole market: the only period is then `test`.
+      first: earliest decision bar of that evaluation.
+      periods: `train`, `validation` and `test` in place of those of the configuration; what is fitted is fitted on
+        `train` alone.
+
+    Raises:
+      ConfigError: the configuration does not fit the data or the devices.
+    """
+    devices = select_devices(config)
+    encoder = encoder_config(config, devices[0].platform)
+    annual = periods_per_year(market)
+    costs = make_costs(**config.costs.model_dump())
+    env = environment_of(config, market, encoder.context)
+    if split:
+        check_reachable(config, env)
+    ppo = ppo_for_devices(config, devices)
+    learn_from = 0 if periods is None else periods["train"].first
+    if periods is not None:
+        periods = dict(periods)
+    elif split:
+        periods = split_periods(market, config.data, env.first_decision, ppo.chunk)
+    else:
+        first = max(first, env.first_decision)
+        if market.n_bars - 1 - first < 2:
+            raise ConfigError(
+                f"data.path is {config.data.path!r}, which has {market.n_bars} bars; features and window need "
+                f"{env.first_decision} before the first decision, and an evaluation three more after bar {first}"
+            )
+        periods = {"test": Period(first, market.n_bars - 1)}
+    _check_unseen(config, market, periods["test"])
+    if config.policy.bar_seconds is None:
+        seconds = _median_seconds(market, next(iter(periods.values())))
+        config, encoder = with_bar_seconds(config, seconds), dataclasses.replace(encoder, bar_seconds=seconds)
+    learn_until = next(iter(periods.values())).last
+    regimes, found = find_regimes(config.regimes, market, learn_until, config.seed, learn_from)
+    config = config.model_copy(update={"regimes": found})
+    view = MarketView(market, annual, env.position_limit, regimes)
+    params = env.make_params(
+        market,
+        costs,
+        initial_cash=config.env.initial_cash,
+        risk_aversion=config.env.risk_aversion,
+        drawdown_limit=config.env.drawdown_limit,
+        episode_bars=config.env.episode_chunks * ppo.chunk,
+        feature_dtype=encoder.dtype,
+        masks=transform_table("masks", env.masks, view),
+        sizing=transform_table("sizing", env.sizing, view),
+        regimes=regimes,
+    )
+    return Setup(
+        config=config,
+        market=market,
+        env=env,
+        params=params,
+        periods=periods,
+        periods_per_year=annual,
+        encoder=encoder,
+        action=action_config(env, config.policy.action_std, config.policy.action_distribution),
+        ppo=ppo,
+        devices=devices,
+        regimes=regimes,
+        monitor=make_monitor(config.monitor, annual),
+    )
+
+
+def environment_of(config: Config, market: MarketData, context: int) -> TradingEnv:
+    """`make_env` with the agents of a book opened from their runs.
+
+    Args:
+      config: of the run.
+      market: its prices.
+      context: bars that one decision of its network depends on.
+    """
+    return make_env(config, market, context, _open_strategy)
+
+
+def _open_strategy(run: RunStrategy, market: MarketData) -> Policy:
+    """A trained agent on other prices, whatever it has learned from: the caller has to check that."""
+    folder, config = run_folder.open_folder(run.folder)
+    setup = build(on_one_device(config), market, split=False)
+    name = folder.name if run.name is None else run.name
+    return strategy_of(setup, *best_policy(folder, setup), name=name)
+
+
+def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
+    """A ConfigError if an agent of a book has learned from bars on which the book is tested."""
+    for number, item in enumerate(config.sizing):
+        for place, strategy in enumerate(item.values.strategies if item.kind == "book" else ()):
+            if strategy.kind == "run" and first_unseen(pathlib.Path(strategy.values.folder), market) > test.first:
+                raise ConfigError(
+                    f"sizing[{number}].book.strategies[{place}].run is {strategy.values.folder!r}, which was trained "
+                    "and selected on bars of the test period; change data.test or the run"
+                )
+
+
+def _median_seconds(market: MarketData, period: Period) -> float:
+    """Median time between the bars of a period; 1 for a market without times."""
+    seconds = np.asarray(market.seconds_since_previous)[period.first : period.last + 1]
+    return float(np.median(seconds[seconds > 0])) if np.any(seconds > 0) else 1.0
+
+
+def best_policy(folder: pathlib.Path, setup: Setup) -> tuple[ActorCritic, Params]:
+    """The network of a run, with the parameters of the checkpoint that was best on validation.
+
+    Args:
+      folder: of the run.
+      setup: of the run.
+    """
+    policy, net = first_policy(setup)
+    best = Checkpoints(folder / "checkpoints" / "best", 1)
+    try:
+        return policy, best.restore({"params": net})[0]["params"]
+    finally:
+        best.close()
+
+
+def first_unseen(folder: pathlib.Path, market: MarketData) -> int:
+    """First bar after what a run was trained and selected on, where the prices share a symbol with it; else 0.
+
+    Args:
+      folder: of the run.
+      market: the prices.
+
+    Raises:
+      ConfigError: the run does not say what it was started with.
+    """
+    seen = run_folder.read_data(folder).get("learned_from", {})
+    shared = set(seen.get("symbols", ())) & set(market.info.symbols)
+    if not shared or seen.get("last") is None or not len(market.info.timestamps):
+        return 0
+    return int(np.searchsorted(market.info.timestamps, np.datetime64(seen["last"]), side="right"))
+
+
+def on_one_device(config: Config) -> Config:
+    """An evaluation needs one device, however many the run was trained on."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"devices": 1})})

@@ -1,0 +1,129 @@
+"""The trading environment of a configuration: its masks, sizing, rewards and fills, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jaxppo.config import Config
+from jaxppo.config.book import RunStrategy
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.errors import ConfigError
+from jaxppo.masks import MaskTransform
+from jaxppo.masks.hours import usual_minutes
+from jaxppo.policy.protocol import Policy
+from jaxppo.risk.sizing import Sizing, SizingTransform
+from jaxppo.run.transforms import make_book, make_masks, make_rewards, make_sizing
+
+OpenRun = Callable[[RunStrategy, MarketData], Policy]
+"""Opens an agent that was trained before, as a strategy of a book on these prices."""
+
+
+def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun) -> TradingEnv:
+    """The environment of a run.
+
+    Args:
+      config: of the run.
+      market: its prices.
+      context: bars that one decision of its network depends on.
+      open_run: opens the trained agents of a book.
+
+    Raises:
+      ConfigError: the configuration does not fit the market.
+    """
+    costs = make_costs(**config.costs.model_dump())
+    displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
+    fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price, displacement)
+    return TradingEnv(
+        n_assets=market.n_assets,
+        actions=config.env.actions,
+        levels=config.env.levels,
+        gross_buckets=config.env.gross_buckets,
+        position_limit=config.env.position_limit,
+        observation="index",
+        window=context,
+        fill_rule=fill_rule,
+        start=config.env.start,
+        groups=config.features.groups,
+        normalisation_window=config.features.normalisation_window,
+        masks=_masks(config, market),
+        sizing=_sizing(config, market, costs, fill_rule, open_run),
+        rewards=make_rewards(config.rewards, periods_per_year(market)),
+    )
+
+
+def _masks(config: Config, market: MarketData) -> MaskTransform | None:
+    """The configured masks.
+
+    Raises:
+      ConfigError: one of them does not fit the market.
+    """
+    try:
+        masks = make_masks(config.masks, market.info.symbols, config.data.calendar)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for number, part in enumerate(masks.parts if masks is not None else ()):
+        if part.name == "session":  # the one that fails on a market may do so before anything is compiled
+            _rows(f"masks[{number}]", part, MarketView(market, 1.0, 1.0))
+            _flat_in_time(number, config, market)
+    return masks
+
+
+def _flat_in_time(number: int, config: Config, market: MarketData) -> None:
+    """A ConfigError if orders to close positions before the close would fill after it."""
+    flat, latency = config.masks[number].values.flat_minutes, config.env.latency_bars
+    least = latency * float(usual_minutes(market)[-1])
+    if flat is not None and flat < least:
+        raise ConfigError(
+            f"masks[{number}].session.flat_minutes is {flat:g}; orders fill env.latency_bars {latency} x "
+            f"{least / latency:g} minutes later, so it must be at least {least:g} for positions to be closed in time"
+        )
+
+
+def _sizing(config: Config, market: MarketData, costs: Costs, fill_rule: FillRule, open_run: OpenRun) -> Sizing | None:
+    """The configured sizing.
+
+    Raises:
+      ConfigError: a transform whose keys do not fit together.
+    """
+    try:
+        return make_sizing(
+            config.sizing,
+            partial(
+                make_book,
+                costs=costs,
+                fill_rule=fill_rule,
+                initial_cash=config.env.initial_cash,
+                open_run=lambda run: open_run(run, market),
+            ),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def transform_table(name: str, transform: MaskTransform | Sizing | None, view: MarketView) -> Any:
+    """What a list of transforms precomputes from the market.
+
+    Args:
+      name: of the list, for messages.
+      transform: the chain; None for nothing.
+      view: of the market.
+
+    Raises:
+      ConfigError: a transform that this market does not allow.
+    """
+    parts = () if transform is None else transform.parts
+    return tuple(_rows(f"{name}[{number}]", part, view) for number, part in enumerate(parts))
+
+
+def _rows(name: str, part: MaskTransform | SizingTransform, view: MarketView) -> Any:
+    """The table of one transform; see `transform_table`."""
+    try:
+        return part.table(view)
+    except ValueError as error:
+        raise ConfigError(f"{name}.{part.name}: {error}") from None

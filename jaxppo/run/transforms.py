@@ -1,0 +1,160 @@
+"""Masks, sizing, rewards and monitored limits of a configuration: its keys are the arguments of their factories."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from jaxppo import masks
+from jaxppo.book.allocation import allocation_rule
+from jaxppo.book.paper_accounts import AGENT
+from jaxppo.book.sizing import book
+from jaxppo.config.book import BookSizing, RunStrategy
+from jaxppo.config.items import Item
+from jaxppo.config.masks import MaskConfig
+from jaxppo.config.monitor import MonitorConfig
+from jaxppo.config.rewards import RewardConfig
+from jaxppo.config.sizing import SizingConfig
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.trading.transform import MaskTransform, RewardTransform, SizingTransform
+from jaxppo.policy import rules
+from jaxppo.policy.protocol import Policy
+from jaxppo.risk import monitor, rewards, sizing
+from jaxppo.risk.sizing import Sizing
+
+OpenRun = Callable[[RunStrategy], Policy]
+
+
+def make_masks(items: Sequence[MaskConfig], names: tuple[str, ...], calendar: str | None) -> MaskTransform | None:
+    """Chains the configured masks; None for none.
+
+    Args:
+      items: in order.
+      names: symbols of the market's assets.
+      calendar: calendar of the data, for masks of trading hours that name none.
+
+    Raises:
+      ValueError: names the mask that does not fit.
+    """
+
+    def one(item: Item) -> MaskTransform:
+        keys = dict(item.values)
+        if item.kind == "regime":
+            sides = {name: keys.pop(name) for name in ("bull", "bear", "sideways", "crisis")}
+            keys["sides"] = {name: side for name, side in sides.items() if side is not None}
+        if item.kind == "session":
+            keys["calendar"] = keys["calendar"] or calendar
+            if keys["calendar"] is None:
+                raise ValueError("calendar is absent; name one here or as data.calendar")
+        if item.kind == "risk_budget" and keys["groups"]:
+            keys["groups"] = {name: masks.GroupBudget(**dict(group)) for name, group in keys["groups"].items()}
+        return _build(getattr(masks, item.kind), keys, names=names)
+
+    parts = _each("masks", items, one)
+    return masks.chain(*parts) if parts else None
+
+
+def make_rewards(items: Sequence[RewardConfig], periods: float) -> RewardTransform | None:
+    """Chains the configured reward transforms; None for none.
+
+    Args:
+      items: in order.
+      periods: bars per year.
+    """
+    parts = [_build(getattr(rewards, item.kind), dict(item.values), periods=periods) for item in items]
+    return rewards.chain(*parts) if parts else None
+
+
+def make_monitor(items: Sequence[MonitorConfig], periods: float) -> monitor.Monitor:
+    """Builds the configured limits on monitored metrics.
+
+    Args:
+      items: in order.
+      periods: bars per year.
+    """
+    return monitor.Monitor(
+        tuple(_build(getattr(monitor, item.kind), dict(item.values), periods=periods) for item in items)
+    )
+
+
+def make_sizing(items: Sequence[SizingConfig], make_book: Callable[..., Sizing]) -> Sizing | None:
+    """Chains the configured sizing transforms; None for none.
+
+    Args:
+      items: in order.
+      make_book: builds the book of a `BookSizing` and the transforms `before` and `after` it, see `make_book`.
+
+    Raises:
+      ValueError: names the transform whose keys do not fit together.
+    """
+
+    def one(item: Item) -> SizingTransform:
+        return _build(getattr(sizing, item.kind), dict(item.values))
+
+    kinds = [item.kind for item in items]
+    at = kinds.index("book") if "book" in kinds else len(kinds)
+    before, after = _each("sizing", items[:at], one), _each("sizing", items[at + 1 :], one, at + 1)
+    if at == len(kinds):
+        return sizing.chain(*before) if before else None
+    try:
+        return make_book(items[at].book, before=before, after=after)
+    except ValueError as error:
+        raise ValueError(f"sizing[{at}].book: {error}") from None
+
+
+def make_book(
+    config: BookSizing,
+    *,
+    costs: Costs,
+    fill_rule: FillRule,
+    initial_cash: float,
+    open_run: OpenRun,
+    before: Sequence[SizingTransform] = (),
+    after: Sequence[SizingTransform] = (),
+) -> Sizing:
+    """Builds the configured book.
+
+    Args:
+      config: its keys.
+      costs: of the paper accounts: those of the environment.
+      fill_rule: of the paper accounts.
+      initial_cash: of the paper accounts, currency, > 0.
+      open_run: opens a trained agent.
+      before: transforms of the agent's decisions.
+      after: transforms of the book's targets.
+
+    Raises:
+      ValueError: names the key that does not fit.
+    """
+
+    def one(item: Item) -> Policy | str:
+        if item.kind == "agent":
+            return AGENT
+        return open_run(item.values) if item.kind == "run" else getattr(rules, item.kind)(**dict(item.values))
+
+    rule = allocation_rule(**{name: value for name, value in config if name != "strategies"})
+    strategies = _each("strategies", config.strategies, one)
+    if AGENT not in strategies:
+        raise ValueError("strategies leaves out agent, whose decisions would then count for nothing; name it")
+    return book(
+        strategies, rule, costs=costs, fill_rule=fill_rule, initial_cash=initial_cash, before=before, after=after
+    )
+
+
+def _each(name: str, items: Iterable[Item], build: Callable[[Item], Any], first: int = 0) -> list[Any]:
+    """Builds each item; a ValueError names the list and the item, which counts from `first`."""
+    parts = []
+    for number, item in enumerate(items, start=first):
+        try:
+            parts.append(build(item))
+        except ValueError as error:
+            raise ValueError(f"{name}[{number}].{item.kind}: {error}") from None
+    return parts
+
+
+def _build(factory: Callable[..., Any], keys: dict[str, Any], **from_run: Any) -> Any:
+    """Calls a factory with its keys and with what it takes of the run."""
+    taken = inspect.signature(factory).parameters
+    return factory(**keys, **{name: value for name, value in from_run.items() if name in taken})

@@ -1,0 +1,142 @@
+"""What a walk-forward trains: the agents, the parameters of their folds' environments, and the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.run.setup import Setup, step_budget
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldParams:
+    """Parameters of the folds' environments; a leaf that is the same in all of them is stored once.
+
+    Attributes:
+      shared: parameters of the first fold.
+      per_fold: for each leaf, None where it is shared, else `[folds, ...]`.
+    """
+
+    shared: EnvParams
+    per_fold: tuple[jax.Array | None, ...]
+
+    @classmethod
+    def of(cls, each: Sequence[EnvParams]) -> FoldParams:
+        """Stacks the parameters of every fold."""
+        columns = zip(*(jax.tree.leaves(params) for params in each), strict=True)
+        return cls(each[0], tuple(None if _alike(column) else jnp.stack(column) for column in columns))
+
+    def __getitem__(self, folds: Sequence[int]) -> EnvParams:
+        """Parameters of some folds, to be mapped over the axes `fill(None, 0)`."""
+        leaves, chosen = jax.tree.leaves(self.shared), jnp.asarray(folds)
+        taken = [leaf if rows is None else rows[chosen] for leaf, rows in zip(leaves, self.per_fold, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(self.shared), taken)
+
+    def fill(self, shared: Any, mapped: Any) -> EnvParams:
+        """Makes a tree of the same structure, for `vmap` and `shard_map`.
+
+        Args:
+          shared: value of the leaves that are the same in all folds.
+          mapped: value of the others.
+        """
+        return jax.tree.unflatten(
+            jax.tree.structure(self.shared), [shared if rows is None else mapped for rows in self.per_fold]
+        )
+
+
+def _alike(column: Sequence[jax.Array]) -> bool:
+    floating = jnp.issubdtype(column[0].dtype, jnp.floating)
+    return all(x is column[0] or np.array_equal(x, column[0], equal_nan=floating) for x in column[1:])
+
+
+@dataclasses.dataclass
+class Agent:
+    """One agent, and the state of its training.
+
+    Attributes:
+      fold: number of its fold.
+      seed: of all its randomness.
+      best_iteration: of the checkpoint that was best on validation.
+      best_score: annual Sharpe ratio of that checkpoint on validation; None before the first evaluation.
+      evaluations: on validation.
+      stopped: what ended its training: a breached limit, see `jaxppo.training.monitor.stop_in`, or as `limit` the
+        figure that was not finite.
+      rows: metrics at each evaluation, with `iteration` and `validation_sharpe`.
+      iterations: that it was trained for before it was stopped.
+    """
+
+    fold: int
+    seed: int
+    best_iteration: int = 0
+    best_score: float | None = None
+    evaluations: int = 0
+    stopped: dict[str, Any] | None = None
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    iterations: int = 0
+
+    @property
+    def score(self) -> float:
+        """`best_score` of an agent that was evaluated."""
+        assert self.best_score is not None, "training ends with an error where an agent is never evaluated"
+        return self.best_score
+
+    @classmethod
+    def restored(cls, fields: dict[str, Any]) -> Agent:
+        """From a checkpoint; older ones call the evaluations looks."""
+        return cls(**{"evaluations" if name == "looks" else name: value for name, value in fields.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and for how long.
+
+    Attributes:
+      setup: of the first fold: environment, policy and hyper-parameters of all.
+      params: of the environments of the folds.
+      validation: first decision of the validation of each fold.
+      n_validation: decisions of a validation.
+      seeds: of the agents of each fold.
+      folder: of the walk-forward; checkpoints are kept in it.
+    """
+
+    setup: Setup
+    params: FoldParams
+    validation: tuple[int, ...]
+    n_validation: int
+    seeds: tuple[int, ...]
+    folder: pathlib.Path
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Untrained agents, fold by fold."""
+        return [Agent(fold, seed) for fold in range(len(self.validation)) for seed in self.seeds]
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of an iteration of an agent."""
+        ppo = self.setup.ppo
+        return ppo.paths * ppo.portfolios * ppo.chunk
+
+    @property
+    def budget(self) -> int:
+        """Environment steps of each agent."""
+        budget = step_budget(self.setup.config)
+        assert budget is not None, "a budget in minutes is refused before"
+        return budget
+
+    @property
+    def n_iterations(self) -> int:
+        """Iterations of each agent."""
+        return -(-self.budget // self.steps)
+
+    @property
+    def every(self) -> int:
+        """Iterations from one evaluation on validation to the next."""
+        return min(self.setup.config.training.evaluate_every, self.n_iterations)

@@ -1,0 +1,184 @@
+"""Every option that Python and YAML share has one name, one default, one range and one text."""
+
+import inspect
+
+import jax
+import pytest
+from pydantic import BaseModel
+
+from jaxppo import envs, masks
+from jaxppo.arguments import argument_types, describe, is_code_only
+from jaxppo.book import allocation_rule
+from jaxppo.config import Config
+from jaxppo.config.book import StrategyConfig
+from jaxppo.config.from_signature import texts
+from jaxppo.config.types import accepted, lists
+from jaxppo.envs import simulators
+from jaxppo.envs.market import regimes
+from jaxppo.policy import rules
+from jaxppo.risk import constraints, monitor, objectives, rewards, sizing
+from jaxppo.risk.lagrangian import Gains
+from jaxppo.risk.shaping import PenalisedConstraint, shape_rewards
+
+TradingEnv, make_params = envs.TradingEnv, envs.TradingEnv.make_params
+LISTS = {"masks": masks, "sizing": sizing, "rewards": rewards, "monitor": monitor, "constraints": constraints}
+SECTIONS = {name: field.annotation for name, field in Config.model_fields.items()}
+BOOK = lists()["sizing"].kinds()["book"]
+
+PENDING_DEFAULTS = {
+    "costs.commission_bps",
+    "costs.slippage",
+    "costs.impact",
+    "costs.participation_limit",
+    "costs.borrow_rate",
+    "costs.margin_rate",
+    "env.levels",
+    "env.start",
+}
+"""Keys whose Python default is another one: make_costs, TradingEnv and make_params without a configuration."""
+PENDING_TEXTS = ("costs", "env", "features", "regimes", "book", "strategies")
+"""Where the text of the reference page is not yet that of the docstring."""
+PENDING_RANGES = ("regimes", "features", "costs.slippage", "costs.participation_limit", "book.rebalance")
+"""Where Python does not yet refuse what YAML refuses."""
+
+YAML_ONLY = {
+    "masks.regime": {"bull", "bear", "sideways", "crisis"},
+    "data": {"path", "train", "validation", "test", "purge_bars"},
+    "regimes": {"kind", "scope", "model"},
+    "env": {"name", "episode_chunks"},
+    "objective": {"kind"},
+    "book": {"strategies"},
+    **{f"constraints.{kind}": {"method"} for kind in lists()["constraints"].kinds()},
+}
+"""Keys that choose between arguments, or that only a run has."""
+PYTHON_ONLY = {
+    "masks.regime": {"sides"},
+    "data": {"path_or_frame"},
+    "regimes": {"market", "key", "volatility_span"},
+    "env": {"n_assets", "observation", "window", "fill_rule", "groups", "normalisation_window", "masks", "sizing",
+            "rewards", "self", "market", "costs", "episode_bars", "first_bar", "last_bar", "feature_dtype", "regimes",
+            "displacement", "periods"},
+    "features": {"market", "unknown", "regimes"},
+    "objective": {"utility", "constraints"},
+    **{f"constraints.{kind}": {"constraint", "gains"} for kind in lists()["constraints"].kinds()},
+}  # fmt: skip
+"""Arguments that only code sets, of factories that do not mark them."""
+RENAMED = {
+    ("regimes", "n_states"): "states",
+    ("regimes", "span"): "usual_volatility_span",
+    ("regimes", "n_restarts"): "restarts",
+    ("env", "price"): "fill_price",
+}
+OTHER_FORM = {"masks.risk_budget.groups", "masks.session.calendar", "objective.outcome"}
+"""Keys that YAML writes otherwise: a mapping for a tuple, a default from elsewhere in the configuration."""
+
+NOT_EMPTY = {"data.symbols", "data.calendar", "data.timezone"}
+"""Texts that Python refuses to be empty once it reads the data."""
+
+
+def sources():
+    """Place in a configuration -> its model, and the factories whose arguments are its keys."""
+    found = {}
+    for name, module in LISTS.items():
+        for kind, model in lists()[name].kinds().items():
+            if kind != "book":
+                more = (Gains, PenalisedConstraint) if name == "constraints" else ()
+                found[f"{name}.{kind}"] = model, (getattr(module, kind), *more)
+    utilities = (objectives.cvar, objectives.mean_variance, objectives.exponential)
+    found["objective"] = SECTIONS["objective"], (*utilities, shape_rewards)
+    found["data"] = SECTIONS["data"], (envs.load_market,)
+    found["features"] = SECTIONS["features"], (envs.features.compute_features,)
+    found["regimes"] = SECTIONS["regimes"], (regimes.rule_regimes, regimes.fit_regimes)
+    found["env"] = SECTIONS["env"], (TradingEnv, make_params, envs.FillRule)
+    found["costs"] = SECTIONS["costs"], (envs.make_costs,)
+    found["book"] = BOOK, (allocation_rule,)
+    for kind, model in StrategyConfig.kinds().items():
+        if kind not in ("agent", "run"):
+            found[f"strategies.{kind}"] = model, (getattr(rules, kind),)
+    return found
+
+
+def arguments(place, factory):
+    """Key -> argument of a factory, without those that code alone sets."""
+    types = argument_types(factory) if factory is not TradingEnv else {}
+    return {
+        RENAMED.get((place, name), name): parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if not is_code_only(types.get(name)) and name not in PYTHON_ONLY.get(place, ())
+    }
+
+
+PAIRS = {
+    (f"{place}.{key}", factory.__name__): (model.model_fields.get(key), factory, parameter)
+    for place, (model, factories) in sources().items()
+    for factory in factories
+    for key, parameter in arguments(place, factory).items()
+}
+
+
+@pytest.mark.parametrize("place", sources())
+def test_the_names_are_the_same(place):
+    model, factories = sources()[place]
+    in_python = {key for factory in factories for key in arguments(place, factory)}
+    assert set(model.model_fields) - YAML_ONLY.get(place, set()) == in_python
+
+
+def test_every_list_and_every_section_with_a_factory_is_compared():
+    assert {name for name, model in SECTIONS.items() if isinstance(model, type) and issubclass(model, BaseModel)} == {
+        *("data", "features", "regimes", "env", "costs", "objective"),
+        *("simulation", "policy", "ppo", "training", "evaluation", "walk_forward"),  # no factory takes their keys
+    }
+    assert set(lists()) == set(LISTS)
+
+
+def test_the_defaults_are_the_same():
+    differing = {
+        key
+        for (key, _), (field, _, parameter) in PAIRS.items()
+        if key not in OTHER_FORM and not _same_default(field, parameter)
+    }
+    assert differing == PENDING_DEFAULTS
+
+
+def _same_default(field, parameter):
+    if parameter.default is inspect.Parameter.empty:
+        return field.is_required()
+    as_list = [list(x) if isinstance(x, tuple) else x for x in (field.default, parameter.default)]
+    return not field.is_required() and as_list[0] == as_list[1]
+
+
+def test_the_texts_are_the_same():
+    for (key, name), (field, factory, parameter) in PAIRS.items():
+        if key.startswith(PENDING_TEXTS) or key in OTHER_FORM or name == "exponential":
+            continue
+        text = texts(factory)[parameter.name]
+        assert field.description.endswith(text[1:]), (key, name)
+        assert field.description.endswith("."), key
+
+
+def test_the_ranges_are_the_same():
+    market = simulators.gbm(jax.random.key(0), 200, 1)
+    small = TradingEnv(groups=("price",), window=2, normalisation_window=10)
+    calls = {TradingEnv: TradingEnv, make_params: lambda **given: small.make_params(market, **given)}
+    for (key, name), (field, factory, parameter) in PAIRS.items():
+        if key in OTHER_FORM or key in NOT_EMPTY or key.startswith(PENDING_RANGES):
+            continue
+        if key.startswith(("env", "costs", "book", "strategies")):
+            for value in _outside(field):
+                with pytest.raises(ValueError, match=parameter.name):
+                    calls.get(factory, factory)(**{parameter.name: value})
+        else:
+            assert accepted(field) == describe(argument_types(factory)[parameter.name]), (key, name)
+
+
+def _outside(field):
+    """Values just outside the range of a number; beyond large bounds, which guard float32, Python takes anything."""
+    words = accepted(field).partition(" in ")[2].partition(" or ")[0]
+    if not words or "," not in words:
+        return ()
+    low, high = words.strip("[]()").split(", ")
+    step = 1 if accepted(field).startswith("whole") else 1e-3
+    kind = int if step == 1 else float
+    below = kind(low) if words.startswith("(") else kind(low) - step
+    above = float(high) if words.endswith(")") else float(high) + step
+    return (below,) if float(high) >= 256 else (below, above)
