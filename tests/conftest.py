@@ -1,4 +1,7 @@
-"""Test-wide settings: four CPU devices, quick compilation and one cache of it, and JAX's strict modes."""
+"""Test-wide settings: four CPU devices, quick compilation and one cache of it, and JAX's strict modes.
+
+With JAXPPO_TEST_AS_USERS=1 programs are compiled with the settings that users have.
+"""
 
 import atexit
 import importlib.metadata
@@ -6,8 +9,9 @@ import os
 import shutil
 import tempfile
 
+AS_USERS = os.environ.get("JAXPPO_TEST_AS_USERS") == "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-if importlib.metadata.version("jaxlib").startswith("0.10."):
+if not AS_USERS and importlib.metadata.version("jaxlib").startswith("0.10."):
     # It compiles in half the time; 0.11 does not know the first and aborts. The workers share the cores already: a
     # program need not be compiled in parts.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -24,4 +28,4 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 jax.config.update("jax_debug_key_reuse", True)
 # Tests compile much and compute little.
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", not AS_USERS)

@@ -58,11 +58,7 @@ class LiquidationParams(environment.EnvParams):
 
 
 class LiquidationEnv(ReferenceEnv):
-    """Environment of `AlmgrenChriss`.
-
-    Args:
-      parameters: default parameters.
-    """
+    """Environment of `AlmgrenChriss`."""
 
     n_inputs = 3
     lowest_action = 0.0
@@ -184,7 +180,11 @@ class AlmgrenChriss(Problem):
         ratios = held_ratios(self.urgency * self.slice_length, self.horizon)
         self._holdings = self.shares * np.concatenate([[1.0], np.cumprod(ratios)])
         self._fractions = jnp.asarray(1.0 - ratios, jnp.float32)
-        cost, deviation = self._slices(self._holdings)
+        sold, held = -np.diff(self._holdings), self._holdings[1:]
+        # Mean and standard deviation of the cost of each slice, marked to market.
+        cost = sold * (self.half_spread + self.temporary_impact * sold / self.slice_length)
+        cost = cost + self.permanent_impact * sold * held
+        deviation = self.volatility * math.sqrt(self.slice_length) * held
         risk = self.risk_aversion * deviation**2
         self.expected_shortfall, self.variance = float(np.sum(cost)), float(np.sum(deviation**2))
         self._optimum = self.expected_shortfall + self.risk_aversion * self.variance
@@ -203,12 +203,6 @@ class AlmgrenChriss(Problem):
             price_scale=math.hypot(self.volatility * math.sqrt(maturity), self.permanent_impact * self.shares),
         )
         self.env = LiquidationEnv(self.params)
-
-    def _slices(self, holdings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the cost of each slice, `[N]` currency, for holdings `[N + 1]`."""
-        sold, held = -np.diff(holdings), holdings[1:]
-        trading = sold * (self.half_spread + self.temporary_impact * sold / self.slice_length)
-        return trading + self.permanent_impact * sold * held, self.volatility * math.sqrt(self.slice_length) * held
 
     def schedule(self) -> np.ndarray:
         """Optimal holdings `[N + 1]` in shares, from the whole block to 0."""

@@ -254,13 +254,9 @@ class ProportionalCostAR1(AR1Problem):
     iteration with Gauss-Legendre quadrature (`solve_band`); edges and value are exact to about 1e-6.
 
     Args:
-      reversion: 1 minus the signal's autocorrelation over a step, in (0, 1].
-      innovation: standard deviation of the signal's shock, > 0; default `sqrt(2 reversion)`, the paper's.
-      risk_penalty: lambda, per squared unit held and step, > 0.
       trading_cost: psi, per unit traded, > 0, low enough that a flat agent trades within three standard deviations;
         default 4.
-      discount: in (0, 1].
-      max_steps_in_episode: >= 1.
+      **others: `reversion`, `innovation`, `risk_penalty`, `discount` and `max_steps_in_episode` of `QuadraticCostAR1`.
 
     Raises:
       ValueError: a parameter outside its range.

@@ -101,20 +101,7 @@ class LognormalProblem(Problem):
         drawdown_limit: float | None = None,
         make_env: Callable[..., TradingEnv] = TradingEnv,
     ) -> None:
-        """Builds `env` and `params`.
-
-        Args:
-          levels: smallest and largest action.
-          position_limit: weight at action 1.
-          start: "flat" or "random".
-          actions: "continuous" or "band".
-          commission_rate: cost per traded notional.
-          drawdown_limit: the episode terminates beyond it.
-          make_env: builds the environment.
-
-        Raises:
-          ValueError: the tables are too short for an episode.
-        """
+        """Builds `env` and `params`, with the limits, costs and actions of the problem."""
         n_assets = len(self.drift)
         self.position_limit, self._drawdown_limit = float(position_limit), drawdown_limit
         self._commission_rate = commission_rate

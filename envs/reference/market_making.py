@@ -149,13 +149,13 @@ class MarketMakingProblem(Problem):
 
     def __init__(
         self,
-        *,
         volatility: float,
         arrival_rate: float,
         fill_decay: float,
         maturity: float,
         dt: float,
         inventory_limit: int,
+        *,
         risk_aversion: float = 0.0,
         penalties: tuple[float, float] = (0.0, 0.0),
     ):
@@ -266,18 +266,11 @@ class CarteaJaimungal(MarketMakingProblem):
         dt: float = 0.01,
         inventory_limit: int = 10,
     ):
-        super().__init__(
-            volatility=volatility,
-            arrival_rate=arrival_rate,
-            fill_decay=fill_decay,
-            maturity=maturity,
-            dt=dt,
-            inventory_limit=inventory_limit,
-            penalties=(
-                non_negative("inventory_penalty", inventory_penalty),
-                non_negative("terminal_penalty", terminal_penalty),
-            ),
+        penalties = (
+            non_negative("inventory_penalty", inventory_penalty),
+            non_negative("terminal_penalty", terminal_penalty),
         )
+        super().__init__(volatility, arrival_rate, fill_decay, maturity, dt, inventory_limit, penalties=penalties)
 
 
 class AvellanedaStoikov(MarketMakingProblem):
@@ -328,15 +321,9 @@ class AvellanedaStoikov(MarketMakingProblem):
         dt: float = 0.005,
         inventory_limit: int = 30,
     ):
-        positive("volatility", volatility)
+        volatility, risk_aversion = positive("volatility", volatility), positive("risk_aversion", risk_aversion)
         super().__init__(
-            volatility=volatility,
-            arrival_rate=arrival_rate,
-            fill_decay=fill_decay,
-            maturity=maturity,
-            dt=dt,
-            inventory_limit=inventory_limit,
-            risk_aversion=positive("risk_aversion", risk_aversion),
+            volatility, arrival_rate, fill_decay, maturity, dt, inventory_limit, risk_aversion=risk_aversion
         )
 
     def certainty_equivalent(self, value: float) -> float:

@@ -28,11 +28,7 @@ class PremiumParams(WealthParams):
 
 
 class PremiumEnv(WealthEnv):
-    """Environment of `KimOmberg`; positions are fractions of wealth in the stock.
-
-    Args:
-      parameters: default parameters.
-    """
+    """Environment of `KimOmberg`; positions are fractions of wealth in the stock."""
 
     def _grow(
         self, key: jax.Array, signal: jax.Array, position: jax.Array, params: PremiumParams
@@ -125,11 +121,9 @@ class KimOmberg(TerminalWealthProblem):
         )
         self.env = PremiumEnv(self.params)
 
-    def optimal_weight(self, state: WealthState) -> jax.Array:
+    def optimal_position(self, state: WealthState) -> jax.Array:
         """Optimal fraction of wealth in the stock, `[]`."""
         return self._optimal[state.time, 0] + self._optimal[state.time, 1] * state.signal
-
-    _optimal_position = optimal_weight
 
     def myopic_weight(self, state: WealthState) -> jax.Array:
         """Fraction of wealth that maximises the expected utility of the next step alone, `[]`."""
@@ -137,4 +131,4 @@ class KimOmberg(TerminalWealthProblem):
 
     def hedging_demand(self, state: WealthState) -> jax.Array:
         """Optimal less myopic weight: the hedge of changes of the premium, `[]`."""
-        return self.optimal_weight(state) - self.myopic_weight(state)
+        return self.optimal_position(state) - self.myopic_weight(state)

@@ -26,11 +26,7 @@ class SpreadParams(WealthParams):
 
 
 class SpreadEnv(WealthEnv):
-    """Environment of `OUSpread`; positions are units of the spread per unit of wealth.
-
-    Args:
-      parameters: default parameters.
-    """
+    """Environment of `OUSpread`; positions are units of the spread per unit of wealth."""
 
     def _grow(
         self, key: jax.Array, signal: jax.Array, position: jax.Array, params: SpreadParams
@@ -103,6 +99,6 @@ class OUSpread(TerminalWealthProblem):
         )
         self.env = SpreadEnv(self.params)
 
-    def _optimal_position(self, state: WealthState) -> jax.Array:
+    def optimal_position(self, state: WealthState) -> jax.Array:
         """Optimal units of the spread per unit of wealth, `[]`."""
         return self._units[state.time] * state.signal

@@ -213,9 +213,6 @@ class WealthEnv(ReferenceEnv):
     """Environment that pays the increments of CRRA utility of wealth, from wealth 1 and a stationary market.
 
     A subclass implements `_grow`, a step of the market and of log wealth.
-
-    Args:
-      parameters: default parameters.
     """
 
     n_inputs = 3
@@ -238,11 +235,8 @@ class WealthEnv(ReferenceEnv):
         position = jnp.clip(jnp.reshape(action, ()), -1.0, 1.0) * params.position_limit
         signal, log_growth, market = self._grow(key, state.signal, position, params)
         utility = utility_increment(state.log_wealth, log_growth, params.power)
-        return (
-            WealthState(time=state.time + 1, signal=signal, log_wealth=state.log_wealth + log_growth),
-            utility,
-            market,
-        )
+        log_wealth = state.log_wealth + log_growth
+        return WealthState(time=state.time + 1, signal=signal, log_wealth=log_wealth), utility, market
 
     def _observation(self, state: WealthState, params: WealthParams) -> jax.Array:
         """Time that remains, signal and log wealth."""
@@ -301,12 +295,12 @@ class TerminalWealthProblem(Problem):
         )
 
     @abc.abstractmethod
-    def _optimal_position(self, state: WealthState) -> jax.Array:
+    def optimal_position(self, state: WealthState) -> jax.Array:
         """Optimal position, `[]`, in the units of `position_limit`."""
 
     def optimal_action(self, state: WealthState) -> jax.Array:
         """Optimal position over the position limit, within the box, `[1]`."""
-        return jnp.clip(self._optimal_position(state) / self.params.position_limit, -1.0, 1.0)[None]
+        return jnp.clip(self.optimal_position(state) / self.params.position_limit, -1.0, 1.0)[None]
 
     def certainty_equivalent_rate(self, value: float) -> float:
         """Riskless log growth per unit of time with the value `value`, a mean of episode returns.

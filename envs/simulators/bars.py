@@ -1,6 +1,8 @@
-"""What the generative markets share: correlated shocks, price bars around a log-price path, the calendar."""
+"""Building blocks of generative markets: correlated shocks, price bars around a log-price path, the calendar."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,25 @@ from jaxppo.envs.market.market_data import MarketData
 SECONDS_PER_DAY = 86400
 
 
+class Levels(NamedTuple):
+    """Levels of spreads and volumes of a simulated market.
+
+    Attributes:
+      half_spread: fraction of the price, >= 0; a number or `[A]`.
+      median_volume: shares.
+      volume_deviation: standard deviation of the log volume.
+    """
+
+    half_spread: jax.Array | float
+    median_volume: jax.Array | float
+    volume_deviation: jax.Array | float
+
+
 def correlate(normals: jax.Array, correlation: jax.Array | float) -> jax.Array:
-    """Gives independent standard normals `[..., A]` the correlation over assets.
+    """Correlates standard normals over assets.
 
     Args:
-      normals: `[..., A]`.
+      normals: `[..., A]`, independent.
       correlation: one number in (-1 / (A - 1), 1) for every pair of assets, or a positive definite `[A, A]` matrix;
         outside of that the result is NaN.
     """
@@ -29,11 +45,12 @@ def correlate(normals: jax.Array, correlation: jax.Array | float) -> jax.Array:
 def bar_shocks(
     gap_normals: jax.Array, body_normals: jax.Array, correlation: jax.Array | float, gap_share: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
-    """Shocks of the gap and of the body of each bar, variances `gap_share` and `1 - gap_share`. `([T, A], [T, A])`.
+    """Shocks of the gap and of the body of each bar, `[T, A]` each, of variances `gap_share` and `1 - gap_share`.
 
     Args:
-      gap_normals: `[T, A]` independent standard normals; likewise `body_normals`.
-      correlation: as in `correlate`.
+      gap_normals: `[T, A]` independent standard normals.
+      body_normals: `[T, A]` independent standard normals.
+      correlation: over assets, as in `correlate`.
       gap_share: share of the bar's variance that falls between the previous close and the open, in [0, 1).
     """
     return (
@@ -45,10 +62,10 @@ def bar_shocks(
 def gap_and_body(
     shocks: tuple[jax.Array, jax.Array], drift: jax.Array, deviation: jax.Array, gap_share: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
-    """Gaussian log returns of each bar from close to open and from open to close, `([T, A], [T, A])`.
+    """Gaussian log returns of each bar from close to open and from open to close, `[T, A]` each.
 
     Args:
-      shocks: of `bar_shocks`.
+      shocks: of gap and body, from `bar_shocks`.
       drift: `[T, A]` log of the expected gross simple return of the bar: `E[exp(gap + body)] = exp(drift)`.
       deviation: `[T, A]` standard deviation of the log return of the bar.
       gap_share: share of the bar's variance and growth that falls on the gap, in [0, 1).
@@ -59,14 +76,20 @@ def gap_and_body(
 
 
 def log_path(gap: jax.Array, body: jax.Array, start_price: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """Log open and log close `[T, A]` of the path that starts at `start_price` and takes these log returns."""
+    """Compounds log returns to log open and log close, `[T, A]` each.
+
+    Args:
+      gap: `[T, A]` log return from the previous close to the open.
+      body: `[T, A]` log return from open to close.
+      start_price: price before the first bar, > 0; a number or `[A]`.
+    """
     start = jnp.broadcast_to(jnp.log(jnp.asarray(start_price, jnp.float32)), gap.shape)
     log_close = start + jnp.cumsum(gap + body, axis=0)
     return log_close - body, log_close
 
 
 def bridge_extremes(key: jax.Array, body: jax.Array, deviation: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maximum (>= 0) and minimum (<= 0), relative to the open, of a Brownian bridge from 0 to `body`.
+    """Draws maximum (>= 0) and minimum (<= 0), relative to the open, of a Brownian bridge from 0 to `body`.
 
     `maximum = (body + sqrt(body^2 + 2 deviation^2 E)) / 2` with E standard exponential. Each extreme has its exact
     distribution given the body; given the body the two are drawn independently, which widens the range a little
@@ -103,18 +126,18 @@ def daily_market(
     log_open: jax.Array,
     log_close: jax.Array,
     body_deviation: jax.Array,
-    log_volume: jax.Array,
-    half_spread: jax.Array | float,
+    volume_normals: jax.Array,
+    levels: Levels,
 ) -> MarketData:
-    """A complete daily market around a path of log opens and log closes.
+    """Builds a complete daily market around a path of log opens and log closes.
 
     Args:
       key: consumed.
       log_open: `[T, A]`.
       log_close: `[T, A]`.
       body_deviation: `[T, A]` standard deviation of the diffusion between open and close, for the highs and lows.
-      log_volume: `[T, A]` log of the shares traded.
-      half_spread: fraction of the price, >= 0; a number or `[A]`.
+      volume_normals: `[T, A]` standardised log volumes.
+      levels: of spreads and volumes.
     """
     maximum, minimum = bridge_extremes(key, log_close - log_open, body_deviation)
     open_, close = jnp.exp(log_open), jnp.exp(log_close)
@@ -124,8 +147,8 @@ def daily_market(
         high=jnp.maximum(jnp.exp(log_open + maximum), jnp.maximum(open_, close)),
         low=jnp.minimum(jnp.exp(log_open + minimum), jnp.minimum(open_, close)),
         close=close,
-        volume=jnp.exp(log_volume),
-        half_spread=jnp.broadcast_to(jnp.asarray(half_spread, jnp.float32), shape),
+        volume=jnp.exp(jnp.log(levels.median_volume) + levels.volume_deviation * volume_normals),
+        half_spread=jnp.broadcast_to(jnp.asarray(levels.half_spread, jnp.float32), shape),
         tradable=jnp.ones(shape, bool),
         volume_known=jnp.ones(shape[1], bool),
         **business_days(shape[0]),

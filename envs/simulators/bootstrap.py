@@ -1,4 +1,4 @@
-"""Block bootstrap of a market: the same bars in another order, all assets and columns together."""
+"""Block bootstrap of a market: its bars in another order, all assets and columns together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxppo.envs.market.windows import linear_recurrence, shift
 def stationary_indices(
     starts: jax.Array, draws: jax.Array, restart_probability: jax.Array | float, n_source: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Source bar of each resampled bar: the bar after the previous one, or a fresh start.
+    """Source bar of each bar of a stationary bootstrap: the bar after the previous one, or a fresh start.
 
     `index_t = starts_t` where `draws_t <= restart_probability` (and at t = 0), else `(index_{t-1} + 1) mod n_source`.
 
@@ -42,7 +42,7 @@ def stationary_indices(
 
 
 def circular_indices(starts: jax.Array, block: jax.Array, n_bars: int, n_source: int) -> tuple[jax.Array, jax.Array]:
-    """Source bar of each resampled bar: blocks of one length, side by side, the last one cut.
+    """Source bar of each bar of a circular bootstrap: blocks of one length, side by side, the last one cut.
 
     `index_t = (starts_{t // block} + t mod block) mod n_source`.
 
@@ -58,13 +58,13 @@ def circular_indices(starts: jax.Array, block: jax.Array, n_bars: int, n_source:
     Reference: Politis, Romano (1992), A circular block-resampling procedure for stationary data.
     """
     bar = jnp.arange(n_bars, dtype=jnp.int32)
-    within = bar % block
-    return (starts[bar // block] + within) % n_source, within == 0
+    offset = bar % block
+    return (starts[bar // block] + offset) % n_source, offset == 0
 
 
 @functools.partial(jax.jit, static_argnames="n_bars")
 def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block: jax.Array | float) -> MarketData:
-    """A resampled market: blocks of geometric length, jointly over assets and columns; see `resample`.
+    """Stationary bootstrap of a market: blocks of geometric length, jointly over assets and columns.
 
     Args:
       key: consumed.
@@ -77,7 +77,8 @@ def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block:
 
     Reference: Politis, Romano (1994), The stationary bootstrap.
     """
-    _check_source(market)
+    if market.n_bars < 2:
+        raise ValueError(f"a bootstrap needs at least 2 bars to draw from, got {market.n_bars}")
     starts_key, draws_key = jax.random.split(key)
     starts = (jax.random.bits(starts_key, (n_bars,)) % (market.n_bars - 1)).astype(jnp.int32)
     draws = jax.random.uniform(draws_key, (n_bars,))
@@ -85,39 +86,13 @@ def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block:
     return resample(market, index + 1, fresh)
 
 
-@functools.partial(jax.jit, static_argnames="n_bars")
-def circular_bootstrap(key: jax.Array, market: MarketData, n_bars: int, block: jax.Array | int) -> MarketData:
-    """A resampled market: blocks of `block` bars, jointly over assets and columns; see `resample`.
-
-    Args:
-      key: consumed.
-      market: `[T, A]` bars, T >= 2.
-      n_bars: bars of the result, static.
-      block: bars of a block, >= 1.
-
-    Raises:
-      ValueError: fewer than 2 bars to draw from.
-
-    Reference: Politis, Romano (1992), A circular block-resampling procedure for stationary data.
-    """
-    _check_source(market)
-    starts = jax.random.randint(key, (n_bars,), 0, market.n_bars - 1)
-    index, fresh = circular_indices(starts, jnp.asarray(block, jnp.int32), n_bars, market.n_bars - 1)
-    return resample(market, index + 1, fresh)
-
-
-def _check_source(market: MarketData) -> None:
-    if market.n_bars < 2:
-        raise ValueError(f"a bootstrap needs at least 2 bars to draw from, got {market.n_bars}")
-
-
 def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData:
-    """The market that consists of the given bars of another one, in their order, with prices rebuilt.
+    """Builds a market from the given bars of another one, in their order, with prices compounded anew.
 
-    A bar is kept whole: its open, high, low and close relative to the asset's previous close, its volume, half-spread,
+    A bar keeps its open, high, low and close relative to the asset's previous close, its volume, half-spread,
     `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. Bar 0 of the
-    source has no previous close and must not be drawn; an asset's first own bar has no known gap and is taken to open
-    at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
+    source has no previous close and must not be drawn; an asset's first bar has no known gap and is taken to open at
+    the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
 
     Args:
       market: `[T, A]` bars.

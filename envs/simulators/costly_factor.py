@@ -1,4 +1,4 @@
-"""The best Sharpe ratio on `predictable_factor` when every trade costs, and the policy that reaches it."""
+"""Best Sharpe ratio on `predictable_factor` at proportional costs, and the policy that reaches it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ REACH = 5.5
 FACTOR_STEP = 0.6
 """Largest spacing of the factor's grid, in standard deviations of its shock."""
 RANGE = 5.0
-"""Positions on the grid, in units of the one that is best for a factor of 1 without costs."""
+"""Largest position on the grid, in units of the one that is best for a factor of 1 without costs."""
 N_POSITIONS = 61
 REFINEMENT = 16
-"""Points from one position of the grid to the next, between which the best trade is looked for."""
+"""Points from one position of the grid to the next, in the search for the best trade."""
 SHOCKS = 3
 """Gauss-Hermite nodes of a bar's return."""
 SWEEPS = 40
@@ -36,12 +36,10 @@ TOLERANCE = 1e-8
 """Relative change of the average reward at convergence."""
 STRONGEST = 1.0
 
-Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CostlyFactor:
-    """The optimum for one asset of `predictable_factor` (without signal noise) at proportional costs.
+    """Optimum for one asset of `predictable_factor` (without signal noise) at proportional costs.
 
     At the close of t the factor is f and the position is worth Y. The agent orders a position that is worth X at that
     close; it fills at the open, a gap g later, for a cost of `cost` times what is traded, and earns the body b:
@@ -86,11 +84,11 @@ class CostlyFactor:
         return self.sharpe_per_bar * math.sqrt(BARS_PER_YEAR * n_assets)
 
     def edges(self, factor: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Positions to buy up to and to sell down to, of any one shape; the one held is kept between them.
+        """Edges of the no-trade band: positions to buy up to and to sell down to, of the shape of the arguments.
 
         Args:
-          factor: known at the close.
-          position: held at the close, in the unit of the class.
+          factor: known at the close, any shape.
+          position: held at the close, in the unit of the class, of the same shape.
         """
         row = (factor - self.factors[0]) / (self.factors[1] - self.factors[0])
         column = (position - self.positions[0]) / (self.positions[1] - self.positions[0])
@@ -98,15 +96,15 @@ class CostlyFactor:
         low, high = (map_coordinates(jnp.asarray(x, jnp.float32), at, order=1) for x in (self.bought, self.sold))
         return low, high
 
-    def sharpe_of(self, rule: Rule) -> float:
+    def sharpe_of(self, policy: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
         """Sharpe ratio per bar of another policy on one asset, to about 1 % of itself where it trades at every bar.
 
         Args:
-          rule: `(factor [F, 1], position [1, N]) -> position after the trade [F, N]`, in any unit in which the grid of
-            positions, -5 to 5, holds all that the policy does.
+          policy: `(factor [F, 1], position [1, N]) -> position after the trade [F, N]`, in any unit in which all
+            positions lie within -5 and 5.
         """
         program = _program(self.strength, self.persistence, self.volatility, self.gap_share, self.cost)
-        after = np.broadcast_to(rule(program.factors[:, None], program.positions[None]), program.shape)
+        after = np.broadcast_to(policy(program.factors[:, None], program.positions[None]), program.shape)
         after = np.clip(after, -RANGE, RANGE)
         mean, second = (program.average(after, reward) for reward in program.moments(after))
         return mean / math.sqrt(second - mean**2)
@@ -116,18 +114,18 @@ class CostlyFactor:
 def solve_costly_factor(
     strength: float, *, persistence: float = 0.98, volatility: float = 0.01, gap_share: float = 0.2, cost: float
 ) -> CostlyFactor:
-    """The optimum; see `CostlyFactor`.
+    """Solves for the policy of the largest Sharpe ratio at proportional costs.
 
     Modified policy iteration in (f, Y): the trapezium rule over the factor's shock, Gauss-Hermite nodes over the
     return, cubic splines over positions. Given f, the first-order condition of the best trade is linear in Y, so one
     table of the inverse policy gives all trades. The Sharpe ratio is exact to about 1e-4 of itself.
 
     Args:
-      strength: in (0, 1).
-      persistence: in [0, 1).
-      volatility: in (0, 0.1].
-      gap_share: in [0, 1).
-      cost: in [0, 1).
+      strength: expected return from open to close in units of `volatility` for a factor of 1, in (0, 1).
+      persistence: of the factor per bar, in [0, 1).
+      volatility: of the log return per bar, in (0, 0.1].
+      gap_share: share of the variance that falls on the gap, in [0, 1).
+      cost: of a trade, fraction of its value, in [0, 1).
 
     Raises:
       ValueError: a parameter outside its range, or no convergence.
@@ -156,14 +154,17 @@ def strength_for_sharpe(
     gap_share: float = 0.2,
     cost: float,
 ) -> float:
-    """The `strength` of `predictable_factor` at which the best Sharpe ratio a year after costs is `sharpe`.
+    """Finds the `strength` of `predictable_factor` at which the best Sharpe ratio a year after costs is `sharpe`.
 
     The secant method on `solve_costly_factor`, to 1e-4 of the ratio.
 
     Args:
       sharpe: a year (of 260.9 weekdays), > 0.
       n_assets: independent assets.
-      persistence, volatility, gap_share, cost: as in `solve_costly_factor`.
+      persistence: of the factor per bar, in [0, 1).
+      volatility: of the log return per bar, in (0, 0.1].
+      gap_share: share of the variance that falls on the gap, in [0, 1).
+      cost: of a trade, fraction of its value, in [0, 1).
 
     Raises:
       ValueError: a parameter outside its range, or no strength below 1 reaches the ratio.
@@ -191,7 +192,7 @@ def strength_for_sharpe(
 
 
 class _Program:
-    """The dynamic programme of `CostlyFactor` on its grids; arrays are `[F, N]`."""
+    """Dynamic programme of `CostlyFactor` on its grids; arrays are `[F, N]`."""
 
     def __init__(self, strength: float, persistence: float, volatility: float, gap_share: float, cost: float):
         self.cost, self.risk_aversion = cost, strength / volatility
@@ -203,6 +204,7 @@ class _Program:
         self.positions = np.linspace(-RANGE, RANGE, N_POSITIONS)
         self.fine = np.linspace(-RANGE, RANGE, REFINEMENT * (N_POSITIONS - 1) + 1)
         self.shape = (len(self.factors), N_POSITIONS)
+        self._middle = (half, N_POSITIONS // 2)
         self.splines = CubicSplines(self.positions)
         self.mean = strength * volatility * self.factors[:, None]
         self.gap_variance = math.expm1(gap_share * volatility**2)
@@ -245,10 +247,6 @@ class _Program:
             value = new - increment
         return value, float(increment)
 
-    @property
-    def _middle(self) -> tuple[int, int]:
-        return self.shape[0] // 2, N_POSITIONS // 2
-
     def solve(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Average reward, and the two tables of the policy."""
         value, average = np.zeros(self.shape), 0.0
@@ -270,7 +268,7 @@ class _Program:
             if abs(found - average) <= TOLERANCE * abs(found):
                 return found
             average = found
-        raise ValueError("the mean under this rule has not converged; persistence must be lower")
+        raise ValueError("the mean under this policy has not converged; persistence must be lower")
 
 
 _program = functools.lru_cache(maxsize=2)(_Program)

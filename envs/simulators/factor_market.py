@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.windows import linear_recurrence
-from jaxppo.envs.simulators.bars import daily_market, log_path
+from jaxppo.envs.simulators.bars import Levels, daily_market, log_path
 
 MEDIAN_VOLUME, VOLUME_SCALE = 1e6, 0.5
 POLICIES = ("optimal", "linear", "sign")
@@ -34,7 +35,7 @@ def predictable_factor(
     median_volume: float = MEDIAN_VOLUME,
     volume_scale: float = VOLUME_SCALE,
 ) -> MarketData:
-    """A market whose next open-to-close return is predicted by a factor that the volume reveals.
+    """Market whose next open-to-close return is predicted by a factor that the volume reveals.
 
     Each asset has its own factor and its own shocks, independent of the others:
 
@@ -61,65 +62,56 @@ def predictable_factor(
       median_volume: shares.
       volume_scale: deviation of the log volume for a factor of 1, > 0.
     """
-    market, _ = _with_factor(
-        key,
-        n_bars,
-        n_assets,
-        strength=strength,
-        persistence=persistence,
-        signal_noise=signal_noise,
-        volatility=volatility,
-        gap_share=gap_share,
-        half_spread=half_spread,
-        start_price=start_price,
-        median_volume=median_volume,
-        volume_scale=volume_scale,
-    )
-    return market
+    model = _Model(strength, persistence, signal_noise, volatility, gap_share)
+    levels = Levels(half_spread, median_volume, volume_scale)
+    return _with_factor(key, n_bars, n_assets, model, start_price, levels)[0]
+
+
+class _Model(NamedTuple):
+    """Parameters of `predictable_factor` but for sizes and levels."""
+
+    strength: float
+    persistence: float
+    signal_noise: float
+    volatility: float
+    gap_share: float
 
 
 @functools.partial(jax.jit, static_argnames=("n_bars", "n_assets"))
 def _with_factor(
-    key: jax.Array,
-    n_bars: int,
-    n_assets: int,
-    *,
-    strength: float,
-    persistence: float,
-    signal_noise: float,
-    volatility: float,
-    gap_share: float,
-    half_spread: jax.Array | float,
-    start_price: jax.Array | float,
-    median_volume: float,
-    volume_scale: float,
+    key: jax.Array, n_bars: int, n_assets: int, model: _Model, start_price: jax.Array | float, levels: Levels
 ) -> tuple[MarketData, jax.Array]:
     """The market of `predictable_factor` and its factor `[T, A]`, whose row t predicts the body of bar t+1."""
-    shape = (n_bars, n_assets)
+    shape, persistence = (n_bars, n_assets), model.persistence
     normal_key, start_key, extremes_key = jax.random.split(key, 3)
     for_factor, for_noise, for_gap, for_body = jax.random.normal(normal_key, (4, *shape))
     start = jax.random.normal(start_key, (1, n_assets))
     factor = linear_recurrence(persistence, jnp.concatenate([start, jnp.sqrt(1 - persistence**2) * for_factor]))
     before, factor = factor[:-1], factor[1:]
-    signal = factor + signal_noise * for_noise
-    gap, body = gap_and_predicted_body((for_gap, for_body), strength * before, volatility, gap_share)
-    log_open, log_close = log_path(gap, body, start_price)
-    log_volume = jnp.log(median_volume) + volume_scale * signal
-    deviation = jnp.broadcast_to(jnp.sqrt(1 - gap_share) * volatility, shape)
-    return daily_market(extremes_key, log_open, log_close, deviation, log_volume, half_spread), factor
+    signal = factor + model.signal_noise * for_noise
+    predicted = model.strength * before
+    returns = gap_and_predicted_body((for_gap, for_body), predicted, model.volatility, model.gap_share)
+    deviation = jnp.broadcast_to(jnp.sqrt(1 - model.gap_share) * model.volatility, shape)
+    return daily_market(extremes_key, *log_path(*returns, start_price), deviation, signal, levels), factor
 
 
 def revealed_factor(
     market: MarketData, *, median_volume: float = MEDIAN_VOLUME, volume_scale: float = VOLUME_SCALE
 ) -> jax.Array:
-    """The signal `[T, A]` in the volumes of `predictable_factor`, known at each close; without noise the factor."""
+    """Reads the signal `[T, A]` in the volumes of `predictable_factor`, known at each close; without noise the factor.
+
+    Args:
+      market: `[T, A]`, of `predictable_factor`.
+      median_volume: the market's, shares.
+      volume_scale: the market's deviation of the log volume for a factor of 1.
+    """
     return (jnp.log(market.volume) - math.log(median_volume)) / volume_scale
 
 
 def gap_and_predicted_body(
     normals: tuple[jax.Array, jax.Array], predicted: jax.Array, volatility: float, gap_share: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Log returns from close to open, of expected simple return 0, and from open to close, `([T, A], [T, A])`.
+    """Log returns from close to open, of expected simple return 0, and from open to close, `[T, A]` each.
 
     Args:
       normals: independent standard normals `[T, A]` of the gap and of the body.
@@ -135,7 +127,7 @@ def gap_and_predicted_body(
 
 
 def filter_variance(persistence: float, signal_noise: float) -> float:
-    """Variance of the factor that the volumes up to and including t leave unknown, in steady state; in [0, 1).
+    """Variance of the factor given the volumes up to and including t, in steady state; in [0, 1).
 
     The positive root P of `phi^2 P^2 + (1 - phi^2)(1 + n^2) P - n^2 (1 - phi^2) = 0`, the fixed point of the Kalman
     filter: predicted variance `M = phi^2 P + 1 - phi^2`, updated `P = n^2 M / (n^2 + M)`.
@@ -175,7 +167,10 @@ def predictable_factor_sharpe(
       `B = E[E[R|g]^2 / E[R^2|g]]` (numerical quadrature). It exceeds `linear` by a factor of about `1 + 3 strength^4`.
 
     Args:
-      strength: as in `predictable_factor`; likewise `persistence`, `signal_noise`, `volatility`.
+      strength: expected return in units of `volatility` for a factor of 1.
+      persistence: of the factor per bar, in [0, 1).
+      signal_noise: standard deviation of the noise in the signal, >= 0.
+      volatility: standard deviation of the log return per bar, > 0.
       n_assets: independent assets, each traded by the same policy; the ratio grows with their square root
         (for `optimal` this is the best of the policies that treat the assets separately).
       policy: `linear`, `sign` or `optimal`.

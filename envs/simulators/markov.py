@@ -1,4 +1,4 @@
-"""Markov chains over a few states: a path drawn from one, and one counted from labels."""
+"""Markov chains over a few states: drawing a path, and estimating a chain from labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def markov_path(key: jax.Array, n_bars: int, initial: jax.Array, transition: jax.Array) -> jax.Array:
-    """State of each bar, `[n_bars]` int32.
+    """Draws the state of each bar, `[n_bars]` int32.
 
     Args:
       key: consumed.
@@ -32,14 +32,18 @@ def markov_path(key: jax.Array, n_bars: int, initial: jax.Array, transition: jax
 
 
 def stationary_law(transition: jax.Array) -> jax.Array:
-    """The probabilities `[S]` that a chain `[S, S]`, every state of which can be reached from every other, keeps."""
+    """Stationary probabilities `[S]` of an irreducible chain `[S, S]`."""
     n_states = transition.shape[0]
     balance = (transition.T - jnp.eye(n_states)).at[-1].set(1.0)
     return jnp.linalg.solve(balance, jnp.zeros(n_states).at[-1].set(1.0))
 
 
 def checked_labels(labels: np.ndarray, n_bars: int) -> np.ndarray:
-    """`labels` as `[T]` int64, those of bar 0, which no generator draws, set to unknown (-1).
+    """Returns labels as `[T]` int64, with bar 0, which no generator draws, set to unknown (-1).
+
+    Args:
+      labels: `[T]` ints; negative where unknown.
+      n_bars: T.
 
     Raises:
       ValueError: another shape than `[n_bars]`, values that are not whole numbers, or none that is known.
@@ -56,11 +60,11 @@ def checked_labels(labels: np.ndarray, n_bars: int) -> np.ndarray:
     return labels
 
 
-def counted_chain(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The chain of a sequence of labels: share of each state, and relative frequencies of its moves.
+def estimate_chain(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates the chain of a sequence of labels by relative frequencies.
 
     The last known label counts as followed by the first, as in a circular bootstrap: then every observed state can be
-    left, and the shares are exactly the stationary law of the transitions.
+    left, and the shares of the states are exactly the stationary law of the transitions.
 
     Args:
       labels: `[T]` ints, negative where unknown; those bars are left out.
@@ -79,7 +83,11 @@ def counted_chain(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def checked_chain(transition: np.ndarray, n_states: int) -> np.ndarray:
-    """A given `[S, S]` transition matrix as float64.
+    """Returns a transition matrix as `[S, S]` float64.
+
+    Args:
+      transition: `[S, S]` probabilities of the next state (column) given this one (row).
+      n_states: S.
 
     Raises:
       ValueError: another shape, a negative probability, or rows that do not sum to 1.

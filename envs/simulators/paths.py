@@ -4,34 +4,40 @@ All of them are compiled with static `n_bars` and `n_assets` (every other argume
 key, and speak **per bar**: a volatility of 0.01 is 1 % a bar, about 16 % a year for daily bars. Bars are weekdays, the
 first a Monday. A `drift` is the log of the expected gross *simple* return, `E[close_{t+1} / close_t] = exp(drift)`, so
 drift 0 makes the price itself, not its logarithm, a martingale.
-
-Arguments in common:
-  key: consumed.
-  n_bars: T, static.
-  n_assets: A, static.
-  correlation: of the return shocks, one number in (-1 / (A - 1), 1) or a positive definite `[A, A]` matrix.
-  gap_share: share of a bar's variance that falls between the previous close and the open, in [0, 1).
-  half_spread: constant half-spread, fraction of the price.
-  start_price: price before the first bar, > 0; a number or `[A]`.
-  median_volume, volume_deviation: volume is lognormal, independent over bars; the deviation is of the log volume.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.windows import linear_recurrence
-from jaxppo.envs.simulators.bars import bar_shocks, correlate, daily_market, gap_and_body, log_path
+from jaxppo.envs.simulators.bars import Levels, bar_shocks, correlate, daily_market, gap_and_body, log_path
 from jaxppo.envs.simulators.markov import markov_path, stationary_law
 
 __all__ = ["gbm", "ornstein_uhlenbeck", "regime_switching", "stochastic_volatility_jumps"]
 
-_simulator = functools.partial(jax.jit, static_argnames=("n_bars", "n_assets"))
+COMMON_ARGS = """key: consumed.
+n_bars: T, static.
+n_assets: A, static.
+correlation: of the return shocks, one number in (-1 / (A - 1), 1) or a positive definite `[A, A]` matrix.
+gap_share: share of a bar's variance that falls between the previous close and the open, in [0, 1).
+half_spread: constant half-spread, fraction of the price.
+start_price: price before the first bar, > 0; a number or `[A]`.
+median_volume: shares; volume is lognormal, independent over bars.
+volume_deviation: standard deviation of the log volume."""
+"""Arguments of every simulator; `{common}` stands for them in the docstrings."""
+
+
+def _simulator(function: Callable[..., MarketData]) -> Callable[..., MarketData]:
+    """Compiles a generative market with static sizes, and completes its docstring."""
+    common = COMMON_ARGS.replace("\n", "\n  ")
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{common}", common)
+    return jax.jit(function, static_argnames=("n_bars", "n_assets"))
 
 
 def _per_bar(x: jax.Array | float, shape: tuple[int, int]) -> jax.Array:
@@ -56,21 +62,26 @@ def gbm(
 ) -> MarketData:
     """Geometric Brownian motion: `log(close_{t+1} / close_t) ~ N(drift - volatility^2 / 2, volatility^2)`.
 
+    Example:
+      >>> import jax
+      >>> from jaxppo.envs import simulators
+      >>> simulators.gbm(jax.random.key(0), n_bars=250, n_assets=2, volatility=0.01, correlation=0.5)
+      MarketData
+
     Args:
       drift: log of the expected gross return per bar; a number or `[A]`.
       volatility: standard deviation of the log return per bar, >= 0; a number or `[A]`.
-      key, n_bars, n_assets, others: as in the module's docstring.
+      {common}
     """
     shape = (n_bars, n_assets)
     normal_key, extremes_key = jax.random.split(key)
     for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     deviation = _per_bar(volatility, shape)
     shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
-    gap, body = gap_and_body(shocks, _per_bar(drift, shape), deviation, gap_share)
-    log_open, log_close = log_path(gap, body, start_price)
-    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    returns = gap_and_body(shocks, _per_bar(drift, shape), deviation, gap_share)
+    levels = Levels(half_spread, median_volume, volume_deviation)
     body_deviation = jnp.sqrt(1 - gap_share) * deviation
-    return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
+    return daily_market(extremes_key, *log_path(*returns, start_price), body_deviation, for_volume, levels)
 
 
 @_simulator
@@ -91,14 +102,13 @@ def ornstein_uhlenbeck(
     """Mean-reverting log price: `dX = -reversion * X dt + volatility dB`, `price = start_price * exp(X)`, dt in bars.
 
     Sampled from the exact transition law over the gap (`gap_share` of a bar) and the rest of the bar, and started in
-    the stationary law `N(0, volatility^2 / (2 reversion))`; half-life `log(2) / reversion` bars. The highs and lows
-    take the diffusion inside a bar as Brownian.
+    the stationary law `N(0, volatility^2 / (2 reversion))` around `start_price`; half-life `log(2) / reversion` bars.
+    The highs and lows take the diffusion inside a bar as Brownian.
 
     Args:
       reversion: per bar, > 0; a number or `[A]`.
       volatility: standard deviation of the diffusion per bar, >= 0; a number or `[A]`.
-      start_price: the level that the price reverts to, > 0; a number or `[A]`.
-      key, n_bars, n_assets, others: as in the module's docstring.
+      {common}
 
     Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, eq. 3.40.
     """
@@ -118,9 +128,8 @@ def ornstein_uhlenbeck(
     previous = jnp.concatenate([start, close_level[:-1]])
     open_level = jnp.exp(-reversion * gap_share) * previous + gap_shock
     centre = jnp.broadcast_to(jnp.log(jnp.asarray(start_price, jnp.float32)), shape)
-    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
-    deviation = jnp.broadcast_to(body_deviation, shape)
-    return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, log_volume, half_spread)
+    deviation, levels = jnp.broadcast_to(body_deviation, shape), Levels(half_spread, median_volume, volume_deviation)
+    return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, for_volume, levels)
 
 
 @_simulator
@@ -146,7 +155,7 @@ def regime_switching(
       volatilities: `[S]` standard deviation of the log return per bar in each regime, >= 0.
       transition: `[S, S]` probability of the next bar's regime (column) given this bar's (row); rows sum to 1 and every
         regime can be reached from every other.
-      key, n_bars, n_assets, others: as in the module's docstring.
+      {common}
 
     Reference: Hamilton (1989), A new approach to the economic analysis of nonstationary time series.
     """
@@ -159,11 +168,10 @@ def regime_switching(
         jnp.broadcast_to(jnp.asarray(values, jnp.float32)[regime][:, None], shape) for values in (drifts, volatilities)
     )
     shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
-    gap, body = gap_and_body(shocks, drift, deviation, gap_share)
-    log_open, log_close = log_path(gap, body, start_price)
-    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    returns = gap_and_body(shocks, drift, deviation, gap_share)
+    levels = Levels(half_spread, median_volume, volume_deviation)
     body_deviation = jnp.sqrt(1 - gap_share) * deviation
-    return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
+    return daily_market(extremes_key, *log_path(*returns, start_price), body_deviation, for_volume, levels)
 
 
 @_simulator
@@ -204,7 +212,7 @@ def stochastic_volatility_jumps(
       jump_rate: in [0, 1).
       jump_mean: log return of a jump.
       jump_deviation: standard deviation of the log size of a jump, >= 0.
-      key, n_bars, n_assets, others: as in the module's docstring.
+      {common}
 
     Reference: Bates (1996), Jumps and stochastic volatility; Lord, Koekkoek, van Dijk (2010), A comparison of biased
     simulation schemes for stochastic volatility models (full truncation).
@@ -226,7 +234,7 @@ def stochastic_volatility_jumps(
     size = jump_mean + jump_deviation * for_size
     compensator = jnp.log1p(jump_rate * jnp.expm1(jump_mean + 0.5 * jump_deviation**2))
     gap, body = gap_and_body(shocks, _per_bar(drift, shape), jnp.sqrt(variance), gap_share)
-    log_open, log_close = log_path(gap + jnp.where(jumps, size, 0) - compensator, body, start_price)
-    log_volume = jnp.log(median_volume) + volume_deviation * for_volume
+    returns = gap + jnp.where(jumps, size, 0) - compensator, body
+    levels = Levels(half_spread, median_volume, volume_deviation)
     body_deviation = jnp.sqrt((1 - gap_share) * variance)
-    return daily_market(extremes_key, log_open, log_close, body_deviation, log_volume, half_spread)
+    return daily_market(extremes_key, *log_path(*returns, start_price), body_deviation, for_volume, levels)

@@ -25,19 +25,19 @@ class CubicSplines:
         self._second[1:-1] = np.linalg.solve(system, 6 * differences / self.step**2)
 
     def _place(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Knot to the left of x, and u."""
+        """Index of the knot to the left of x, and u."""
         scaled = (x - self.knots[0]) / self.step
         left = np.clip(np.floor(scaled).astype(int), 0, len(self.knots) - 2)
         return left, scaled - left
 
     def matrix(self, x: np.ndarray) -> np.ndarray:
-        """The map `[..., N]` from values to the spline at x `[...]`, within the knots."""
+        """Matrix `[..., N]` from values to the spline at x `[...]`, within the knots."""
         left, u = self._place(x)
         unit = np.eye(len(self.knots))
         return self._at(u[..., None], unit[left], unit[left + 1], self._second[left], self._second[left + 1])
 
     def reader(self, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """The function from values `[F, N]` to their splines at x `[F, M]`, within the knots."""
+        """Function from values `[F, N]` to their splines at x `[F, M]`, within the knots."""
         left, u = self._place(x)
 
         def read(values: np.ndarray) -> np.ndarray:
@@ -48,7 +48,12 @@ class CubicSplines:
         return read
 
     def slope(self, values: np.ndarray, points: int) -> np.ndarray:
-        """Derivative `[F, points (N - 1) + 1]` at evenly spaced points, `points` to a spacing, of values `[F, N]`."""
+        """Derivative `[F, points (N - 1) + 1]` of splines at evenly spaced points.
+
+        Args:
+          values: `[F, N]` on the knots.
+          points: points from one knot to the next.
+        """
         second = values @ self._second.T
         left = np.minimum(np.arange(points * (len(self.knots) - 1) + 1) // points, len(self.knots) - 2)
         u = np.arange(len(left)) / points - left

@@ -1,4 +1,4 @@
-"""Markets whose predictable part is known and hidden in one place: far back in time, or in another asset."""
+"""Markets with one known source of predictability: volumes far back in time, or the return of another asset."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.simulators.bars import daily_market, log_path
+from jaxppo.envs.simulators.bars import Levels, daily_market, log_path
 from jaxppo.envs.simulators.factor_market import gap_and_predicted_body
 
 GAP_SHARE = 0.2
-MEDIAN_VOLUME, VOLUME_SCALE = 1e6, 0.5
+LEVELS = Levels(half_spread=0.0, median_volume=1e6, volume_deviation=0.5)
 
 
 @functools.partial(jax.jit, static_argnames=("n_bars", "n_assets", "delay", "span"))
@@ -26,11 +26,11 @@ def delayed_signal(
     strength: float = 0.2,
     volatility: float = 0.01,
 ) -> tuple[MarketData, jax.Array]:
-    """Volumes of long ago predict returns, and nothing else does.
+    """Market whose returns are predicted by volumes of long ago, and by nothing else.
 
     Log volumes are independent over bars and assets, `log volume_t = log 1e6 + 0.5 x_t`. The expected simple return
     from the open to the close of t+1 is `strength volatility s_t` with `s_t = (x_{t-delay-span+1} + .. + x_{t-delay}) /
-    sqrt(span)`; gaps have expected return 0. There are no costs of trading at the half-spread, which is 0.
+    sqrt(span)`; gaps have expected return 0. The half-spread is 0.
 
     Args:
       key: consumed.
@@ -48,7 +48,7 @@ def delayed_signal(
     normals = tuple(jax.random.normal(normals_key, (2, n_bars, n_assets)))
     x = jax.random.normal(volume_key, (delay + span + n_bars, n_assets))
     total = jnp.cumsum(jnp.concatenate([jnp.zeros((1, n_assets)), x]), axis=0)
-    # Row i of `sums` is of the `span` rows from i on; the first is what predicts bar 0.
+    # Row i of `sums` covers the `span` volumes from i on; the first predicts bar 0.
     sums = (total[span:] - total[:-span]) / span**0.5
     predicting = sums[: n_bars + 1]
     market = _market(extremes_key, normals, strength * predicting[:-1], volatility, x[delay + span :])
@@ -59,7 +59,7 @@ def delayed_signal(
 def lead_lag(
     key: jax.Array, n_bars: int, n_assets: int = 3, *, strength: float = 0.2, volatility: float = 0.01
 ) -> tuple[MarketData, jax.Array]:
-    """The return of the first asset predicts that of all others one bar later, and nothing else predicts anything.
+    """Market in which the return of the first asset predicts that of all others one bar later, and nothing else does.
 
     With `s_t` the standardised log return of the first asset from the close of t-1 to the close of t, the expected
     simple return of the others from the open to the close of t+1 is `strength volatility s_t`. The half-spread is 0.
@@ -87,7 +87,7 @@ def lead_lag(
 def _market(
     key: jax.Array, normals: tuple[jax.Array, jax.Array], predicted: jax.Array, volatility: float, x: jax.Array
 ) -> MarketData:
-    """A market with this predicted part `[T, A]` of its bodies, in units of `volatility`, and these volumes."""
-    log_open, log_close = log_path(*gap_and_predicted_body(normals, predicted, volatility, GAP_SHARE), 100.0)
+    """Market with predicted bodies `[T, A]`, in units of `volatility`, and standardised log volumes x `[T, A]`."""
+    returns = gap_and_predicted_body(normals, predicted, volatility, GAP_SHARE)
     deviation = jnp.broadcast_to((1 - GAP_SHARE) ** 0.5 * volatility, x.shape)
-    return daily_market(key, log_open, log_close, deviation, jnp.log(MEDIAN_VOLUME) + VOLUME_SCALE * x, 0.0)
+    return daily_market(key, *log_path(*returns, 100.0), deviation, x, LEVELS)

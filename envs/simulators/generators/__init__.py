@@ -1,7 +1,7 @@
-"""Random markets made from one that was seen: `GENERATORS[name](market, n_bars, **options) -> Generator`.
+"""Random markets made from an observed one: `GENERATORS[name](market, n_bars, **options) -> Generator`.
 
-Bootstraps reorder whole bars; simulators are fitted and draw new returns. Fitting is done by the factory, on the host;
-drawing is a pure function of the fitted arrays and a key.
+Bootstraps reorder whole bars; simulators are fitted and draw new returns. The factory fits, on the host; drawing is a
+pure function of the fitted arrays and a key.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,9 @@
 """Whole bars around simulated returns: gap, range, volume, spread and calendar come from bars of the source.
 
-A simulator says what an asset returns in a bar and how volatile the bar is. The rest is that of a bar of the source,
-carried over to the simulated volatility: a gap is the part of the return that gaps usually are plus the source bar's
-own rest; that rest, the range beyond open and close, volume and half-spread scale with the power of volatility with
-which they move in the source. Source bars are taken in order, so that the calendar, and what depends on the time of
-day, is one that happened.
+A simulator draws an asset's return in a bar and the volatility of the bar. All else comes from a bar of the source,
+scaled to that volatility. A gap is a fixed share of the return plus the source bar's residual. That residual, the range
+beyond open and close, volume and half-spread scale with the power of volatility with which they move in the source.
+Source bars are taken in order, so that calendar and time of day are real.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.market.own_bars import carried_forward
 
 FEWEST_PER_TIME = 30
-"""Observed returns from which a time of day has a volatility of its own."""
+"""Returns that a time of day needs to have its volatility estimated."""
 
 LARGEST_HALF_SPREAD = 0.5
 """Half-spreads are cut here: half of the price."""
@@ -28,12 +27,12 @@ LARGEST_HALF_SPREAD = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Returns:
-    """Log returns of a market as its simulators are fitted to them; host-side, float64.
+    """Deseasonalised log returns of a market, to which simulators are fitted; host-side, float64.
 
     Attributes:
       values: `[T, A]` log return from the previous bar's close, divided by `season`; 0 where not known.
       known: `[T, A]` bool, the asset traded in this bar and in the one before.
-      season: `[T, A]` usual volatility at this time of day relative to the whole; 1 for daily bars.
+      season: `[T, A]` volatility at this time of day over that at all times; 1 for daily bars.
     """
 
     values: np.ndarray
@@ -42,10 +41,10 @@ class Returns:
 
 
 def fitted_returns(market: MarketData) -> Returns:
-    """Returns of consecutive bars with the time of day taken out.
+    """Computes returns of consecutive bars without the volatility pattern of the day.
 
-    The season of a time of day is the root mean square of the asset's returns at it relative to that at all times, 1
-    for times with fewer than 30 of them.
+    The season of a time of day is the root mean square of the asset's returns at that time over the one at all times; 1
+    for times with fewer than 30 returns.
 
     Raises:
       ValueError: an asset with fewer than 10 returns, or one whose price never moves.
@@ -80,23 +79,22 @@ def _root_mean_square(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 class BarShapes(struct.PyTreeNode):
-    """Bars of the source without their returns, ready to be put around others; `[T, A]` unless noted.
+    """Source bars without their returns, to be put around simulated returns; `[T, A]` unless noted.
 
     Attributes:
-      gap: log return from the previous close to the open that the bar's return does not explain.
-      gap_share: `[A]` part of a return that falls on the gap.
+      gap: residual of the log return from the previous close to the open, given the bar's return.
+      gap_share: `[A]` share of a return that falls on the gap.
       up: log distance from the higher of open and close to the high, >= 0.
       down: log distance from the lower of open and close to the low, >= 0.
-      deviation: volatility that the simulator's model gives the bar, per bar and without season, > 0.
-      season: usual volatility at the bar's time of day, relative.
+      deviation: volatility of the bar under the simulator's model, per bar and without season, > 0.
+      season: as in `Returns`.
       volume: shares.
       half_spread: fraction of the price.
       tradable: bool.
       gap_power, range_power, volume_power, spread_power: `[A]` elasticities to volatility, in [0, 2].
       start_price: `[A]` price before the first bar of a path.
       volume_known: `[A]` bool.
-      minute_of_day, session, day_of_week: `[T]`, as in `MarketData`.
-      seconds_since_previous: `[T]`, likewise.
+      minute_of_day, session, day_of_week, seconds_since_previous: `[T]`, as in `MarketData`.
     """
 
     gap: jax.Array
@@ -121,15 +119,15 @@ class BarShapes(struct.PyTreeNode):
 
 
 def bar_shapes(market: MarketData, returns: Returns, deviation: np.ndarray) -> BarShapes:
-    """Takes a market apart into the shapes of its bars; host-side.
+    """Extracts the shapes of the bars of a market; host-side.
 
-    A bar in which an asset did not trade is a halt in paths as well if the asset traded before and after it; outside of
-    its own life the asset takes the shapes of its own bars, so that on every path all assets are listed throughout.
+    A halt of an asset is a halt in paths as well. Before its listing and after its delisting an asset takes the shapes
+    of its other bars, so that on every path all assets are listed throughout.
 
     Args:
       market: `[T, A]` source.
-      returns: of it.
-      deviation: `[T, A]` volatility per bar that the fitted model gives each bar, without season, > 0.
+      returns: of the market.
+      deviation: `[T, A]` volatility of each bar under the fitted model, without season, > 0.
     """
     open_, high, low, close = (
         np.log(np.asarray(x, np.float64)) for x in (market.open, market.high, market.low, market.close)
@@ -153,16 +151,19 @@ def bar_shapes(market: MarketData, returns: Returns, deviation: np.ndarray) -> B
         "spread_power": columns["half_spread"],
     }
     powers = {name: _elasticity(amount, deviation, tradable) for name, amount in moving.items()}
-    rows, inside = _lives(tradable)
+    rows, listed = _listed_rows(tradable)
     columns = {name: np.take_along_axis(values, rows, axis=0) for name, values in columns.items()}
     first = np.argmax(tradable, axis=0)
+    numbers = {
+        **columns,
+        **powers,
+        "gap_share": share,
+        "season": returns.season,
+        "start_price": np.exp(close[first, np.arange(market.n_assets)]),
+    }
     return BarShapes(
-        **{name: jnp.asarray(values, jnp.float32) for name, values in columns.items()},
-        gap_share=jnp.asarray(share, jnp.float32),
-        season=jnp.asarray(returns.season, jnp.float32),
-        tradable=jnp.asarray(tradable | ~inside),
-        **{name: jnp.asarray(values, jnp.float32) for name, values in powers.items()},
-        start_price=jnp.asarray(np.exp(close[first, np.arange(market.n_assets)]), jnp.float32),
+        **{name: jnp.asarray(values, jnp.float32) for name, values in numbers.items()},
+        tradable=jnp.asarray(tradable | ~listed),
         volume_known=market.volume_known,
         minute_of_day=market.minute_of_day,
         session=market.session,
@@ -171,17 +172,17 @@ def bar_shapes(market: MarketData, returns: Returns, deviation: np.ndarray) -> B
     )
 
 
-def _lives(tradable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row from which each `[T, A]` bar takes its shape, and whether it lies within the asset's own life."""
+def _listed_rows(tradable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row from which each `[T, A]` bar takes its shape, and whether the asset is listed in it."""
     n_bars, n_assets = tradable.shape
     bars = np.arange(n_bars)
-    rows, inside = np.tile(bars[:, None], (1, n_assets)), np.ones_like(tradable)
+    rows, listed = np.tile(bars[:, None], (1, n_assets)), np.ones_like(tradable)
     for asset in range(n_assets):
-        own = np.flatnonzero(tradable[:, asset])
-        inside[:, asset] = (bars >= own[0]) & (bars <= own[-1])
-        outside = bars[~inside[:, asset]]
-        rows[outside, asset] = own[outside % len(own)]
-    return rows, inside
+        traded = np.flatnonzero(tradable[:, asset])
+        listed[:, asset] = (bars >= traded[0]) & (bars <= traded[-1])
+        outside = bars[~listed[:, asset]]
+        rows[outside, asset] = traded[outside % len(traded)]
+    return rows, listed
 
 
 def _elasticity(amount: np.ndarray, deviation: np.ndarray, tradable: np.ndarray) -> np.ndarray:
@@ -192,22 +193,25 @@ def _elasticity(amount: np.ndarray, deviation: np.ndarray, tradable: np.ndarray)
         if use.sum() < 10:
             continue
         x, y = np.log(deviation[use, asset]), np.log(amount[use, asset])
-        spread = np.square(x - x.mean()).sum()
-        slopes[asset] = np.clip((x - x.mean()) @ (y - y.mean()) / spread, 0.0, 2.0) if spread > 1e-12 else 0.0
+        variation = np.square(x - x.mean()).sum()
+        slopes[asset] = np.clip((x - x.mean()) @ (y - y.mean()) / variation, 0.0, 2.0) if variation > 1e-12 else 0.0
     return slopes
 
 
 def consecutive_rows(key: jax.Array, n_bars: int, n_source: int) -> jax.Array:
-    """`[n_bars]` int32 bars in order from a random one on, the last followed by bar 1 (bar 0 has no gap).
+    """Draws source bars in order from a random one on, `[n_bars]` int32; bar 1 follows the last, as bar 0 has no gap.
 
-    Consumes `key`.
+    Args:
+      key: consumed.
+      n_bars: of the path.
+      n_source: T, bars of the source.
     """
     start = jax.random.randint(key, (), 0, n_source - 1)
     return (start + jnp.arange(n_bars, dtype=jnp.int32)) % (n_source - 1) + 1
 
 
 def bars_around(shapes: BarShapes, row: jax.Array, log_return: jax.Array, deviation: jax.Array) -> MarketData:
-    """The market with these returns and volatilities, its bars shaped as those of the source.
+    """Builds a market with given returns and volatilities and the bar shapes of a source.
 
     Args:
       shapes: of the source.
@@ -216,8 +220,8 @@ def bars_around(shapes: BarShapes, row: jax.Array, log_return: jax.Array, deviat
       deviation: `[N, A]` volatility per bar, without season, > 0.
 
     Returns:
-      `[N, A]` market without names and times. Where the source bar was a halt, nothing trades; what the price does
-      meanwhile is in the bar that ends it.
+      `[N, A]` market without names and times. Where the source bar was a halt, nothing trades; the bar that ends the
+      halt has the returns of the whole halt.
     """
     season = shapes.season[row]
     ratio = deviation / shapes.deviation[row]
@@ -239,7 +243,6 @@ def bars_around(shapes: BarShapes, row: jax.Array, log_return: jax.Array, deviat
 
     open_ = placed(jnp.exp(log_open))
     close = placed(close)
-
     previous = jnp.maximum(row - 1, 0)
     new_session = (shapes.session[row] != shapes.session[previous]) | (row == 1)
     return MarketData(

@@ -1,4 +1,4 @@
-"""Correlations of series that are not all known at the same bars, and roots to draw with; host-side, float64."""
+"""Correlations of series with missing bars, and roots to draw with; host-side, float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pairwise_correlation(values: np.ndarray, known: np.ndarray, otherwise: np.nd
     Args:
       values: `[T, A]`, any value where not known.
       known: `[T, A]` bool.
-      otherwise: `[A, A]` or a number, for pairs with fewer than 10 bars in common.
+      otherwise: correlation of pairs with fewer than 10 bars in common; `[A, A]` or a number.
     """
     count = known.sum(axis=0)
     mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
@@ -29,9 +29,9 @@ def pairwise_correlation(values: np.ndarray, known: np.ndarray, otherwise: np.nd
 
 
 def correlation_root(correlation: np.ndarray) -> np.ndarray:
-    """`[A, A]` root L, `L L' = correlation`, of the nearest matrix that has one and a diagonal of ones.
+    """Root L `[A, A]` with `L L' = correlation`, of a positive definite correlation matrix near the given one.
 
-    Eigenvalues are raised to at least 1e-6 and the diagonal is scaled back to 1.
+    Pairwise estimates need not be positive definite: eigenvalues are raised to 1e-6 and the diagonal is scaled to 1.
     """
     values, vectors = np.linalg.eigh((correlation + correlation.T) / 2)
     root = vectors * np.sqrt(np.maximum(values, SMALLEST_EIGENVALUE))

@@ -27,12 +27,12 @@ from jaxppo.envs.simulators.generators.generator import Generator, checked_sourc
 
 LARGEST_PERSISTENCE = 0.999
 BACKCAST_BARS = 75
-"""Squared residuals whose average, with weights falling by 0.94, stands for the variance before the first."""
+"""Squared residuals whose average, with weights falling by 0.94, is the variance before the first bar."""
 
 CALIBRATION_PATHS, CALIBRATION_BARS, CALIBRATION_ROUNDS = 128, 2000, 4
 
 LARGEST_EXCESS = 4.0
-"""A simulated variance is at most this multiple of the largest one that the fit saw."""
+"""Largest simulated variance over the largest fitted one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class GarchFit:
 
 
 def fit_garch(returns: np.ndarray) -> GarchFit:
-    """Maximum likelihood fit of one series with Student innovations; host-side.
+    """Fits one series by maximum likelihood with Student innovations; host-side.
 
     One day of -49 % leaves a Gaussian likelihood without clusters of volatility; to the Student one it is a tail.
 
@@ -79,11 +79,13 @@ def fit_garch(returns: np.ndarray) -> GarchFit:
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         return _negative_log_likelihood(theta, x, backcast)
 
+    # The likelihood has several local maxima, so the search starts from the best of a grid.
     shapes = [(a, p, nu) for a in (0.03, 0.08, 0.15) for p in (0.7, 0.9, 0.98) for nu in (4.0, 20.0)]
     candidates = [np.array([np.median(x), 1 - p, a, p - a, nu]) for a, p, nu in shapes]
     start = min(candidates, key=lambda theta: loss(theta)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # steps of the line search beyond the bounds are clipped
+        # SLSQP warns of steps of its line search beyond the bounds, and clips them.
+        warnings.simplefilter("ignore", RuntimeWarning)
         found = minimize(
             loss,
             start,
@@ -113,7 +115,7 @@ def _variance(theta: np.ndarray, squares: np.ndarray, backcast: float) -> np.nda
 
 
 def _negative_log_likelihood(theta: np.ndarray, x: np.ndarray, backcast: float) -> tuple[float, np.ndarray]:
-    """Mean over bars, and its gradient by mean, omega, alpha, beta and degrees of freedom.
+    """Mean negative log likelihood over bars, and its gradient by mean, omega, alpha, beta and degrees of freedom.
 
     `-log f = c(nu) + log(v) / 2 + (nu + 1) / 2 log(1 + q)`, `q = e^2 / ((nu - 2) v)`.
     """
@@ -147,10 +149,10 @@ def _negative_log_likelihood(theta: np.ndarray, x: np.ndarray, backcast: float) 
 def garch(market: MarketData, n_bars: int, *, innovations: Literal["empirical", "normal"] = "empirical") -> Generator:
     """GARCH(1,1) per asset with one correlation matrix of the standardised returns.
 
-    Persistence and reaction are those of the likelihood. Omega is the one at which 128 simulated paths of 2,000 bars
-    are as volatile as the source on average: with persistence near 1 and fat tails neither the likelihood's omega nor
-    that of the long-run variance (variance targeting) comes near it. A path starts at the variance that the fit saw at
-    its first source bar, and its variance is never more than 4 times the largest one that the fit saw.
+    Alpha and beta maximise the likelihood. Omega is calibrated so that 128 simulated paths of 2,000 bars are as
+    volatile as the source on average: with persistence near 1 and fat tails neither the likelihood's omega nor that of
+    variance targeting achieves this. A path starts at the fitted variance of its first source bar, and its variance is
+    never more than 4 times the largest fitted one.
 
     Args:
       market: `[T, A]` source.
@@ -187,17 +189,16 @@ def garch(market: MarketData, n_bars: int, *, innovations: Literal["empirical", 
         fields["residual"] = _complete(residual, returns.known)
     else:
         fields["root"] = correlation_root(pairwise_correlation(residual, returns.known))
-    data = {name: jnp.asarray(values, jnp.float32) for name, values in fields.items()}
+    data: dict[str, Any] = {name: jnp.asarray(values, jnp.float32) for name, values in fields.items()}
     data["shapes"] = bar_shapes(source, returns, np.sqrt(variance))
-    return Generator(
-        f"garch, {innovations} innovations", _calibrated(data, sample, innovations), _draw(n_bars, innovations)
-    )
+    data = _calibrated(data, sample, innovations)
+    return Generator(f"garch, {innovations} innovations", data, _draw(n_bars, innovations))
 
 
 def _standardised(returns: Returns, fits: list[GarchFit]) -> tuple[np.ndarray, np.ndarray]:
     """Conditional variances `[T, A]`, the last known one held, and residuals `[T, A]` of mean 0 and mean square 1.
 
-    The fitted mean is where a Student density is centred; paths have the mean, which for skewed returns is another.
+    Residuals are centred anew: the fitted mean is the centre of a Student density, not the mean of skewed returns.
     """
     n_bars = len(returns.values)
     variance, residual = np.empty_like(returns.values), np.zeros_like(returns.values)
@@ -211,9 +212,9 @@ def _standardised(returns: Returns, fits: list[GarchFit]) -> tuple[np.ndarray, n
 
 
 def _complete(residual: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Whole bars of residuals `[N, A]`: those that an asset lacks follow the mean of the others as its own ones do.
+    """Completes bars of residuals to `[N, A]`: missing ones are predicted from the mean of the other assets.
 
-    `z = slope * common + rest`, the rest drawn from the asset's own; bars at which no asset is known are left out.
+    `z = slope * common + rest`, the rest drawn from the asset's known ones; bars without any known asset are left out.
     """
     use = known.any(axis=1)
     residual, known = residual[use], known[use]
@@ -229,7 +230,7 @@ def _complete(residual: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _shocks(data: dict[str, Any], key: jax.Array, n_bars: int, innovations: str) -> jax.Array:
-    """`[n_bars, A]` standardised returns. Consumes `key`."""
+    """Draws standardised returns `[n_bars, A]`. Consumes `key`."""
     if innovations == "empirical":
         return data["residual"][jax.random.randint(key, (n_bars,), 0, data["residual"].shape[0])]
     normals = jax.random.normal(key, (n_bars, data["root"].shape[0]))

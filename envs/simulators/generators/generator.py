@@ -1,4 +1,4 @@
-"""What a Monte Carlo draws its markets from."""
+"""Sources of random markets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Generator(NamedTuple):
 
     Attributes:
       name: of its kind, with the options that `data` does not hold.
-      data: pytree of arrays: what was fitted or is drawn from. An argument of compiled functions, never a constant.
+      data: pytree of arrays: fitted parameters and source bars. An argument of compiled functions, never a constant.
       draw: `(data, key) -> MarketData` `[n_bars, A]`; pure, jittable, consumes the key, `vmap` it over keys. The same
         function for every generator of one kind and one `n_bars`, so that other data do not recompile.
     """
@@ -26,7 +26,11 @@ class Generator(NamedTuple):
 
 
 def checked_source(market: MarketData, n_bars: int) -> MarketData:
-    """`market` without names and times.
+    """Returns a market to draw from, without its names and times.
+
+    Args:
+      market: `[T, A]` source.
+      n_bars: of a path.
 
     Raises:
       ValueError: fewer than 2 bars to draw from, or no bar to draw.

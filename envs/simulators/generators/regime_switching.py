@@ -1,4 +1,4 @@
-"""Gaussian returns whose means, volatilities and correlations are those of a regime, which is a Markov chain."""
+"""Gaussian returns with means, volatilities and correlations of a regime that follows a Markov chain."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from jaxppo.envs.simulators.generators.bar_shapes import (
 )
 from jaxppo.envs.simulators.generators.correlations import correlation_root, pairwise_correlation
 from jaxppo.envs.simulators.generators.generator import Generator, checked_source
-from jaxppo.envs.simulators.markov import checked_chain, checked_labels, counted_chain, markov_path
+from jaxppo.envs.simulators.markov import checked_chain, checked_labels, estimate_chain, markov_path
 
 FEWEST_RETURNS = 10
-"""Returns in a regime from which an asset has moments of its own there."""
+"""Returns that an asset needs in a regime to have its moments estimated there."""
 
 
 def regime_switching(
     market: MarketData, n_bars: int, *, labels: np.ndarray, transition: np.ndarray | None = None
 ) -> Generator:
-    """`r_t = mean_s + deviation_s L_s z_t`, `z_t` standard normal, in the regime s of the bar.
+    """Markov-switching Gaussian returns: `r_t = mean_s + deviation_s L_s z_t` in the regime s of the bar.
 
     Args:
       market: `[T, A]` source.
@@ -36,7 +36,7 @@ def regime_switching(
       labels: `[T]` ints, the regime of each bar, one for all assets; negative where unknown. Moments are those of the
         bars of each regime; with the states of a hidden Markov model these are its hard assignments.
       transition: `[S, S]` probabilities of the next bar's regime (column) given this bar's (row), such as those of a
-        fitted model; default: relative frequencies of the labels, see `jaxppo.envs.simulators.markov.counted_chain`.
+        fitted model; default: relative frequencies of the labels.
 
     Raises:
       ValueError: an argument outside its range, or an asset with too few returns.
@@ -45,8 +45,8 @@ def regime_switching(
     """
     source = checked_source(market, n_bars)
     labels = checked_labels(labels, market.n_bars)
-    share, counted = counted_chain(labels)
-    transition = counted if transition is None else checked_chain(transition, len(share))
+    share, estimated = estimate_chain(labels)
+    transition = estimated if transition is None else checked_chain(transition, len(share))
     returns = fitted_returns(source)
     means, deviations, roots = _moments(returns, labels, len(share))
     overall = np.sqrt(np.square(returns.values).sum(axis=0) / returns.known.sum(axis=0))
@@ -65,8 +65,8 @@ def regime_switching(
 def _moments(returns: Returns, labels: np.ndarray, n_states: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means and deviations `[S, A]` and roots of correlations `[S, A, A]`.
 
-    An asset with fewer than 10 returns in a regime has its overall mean there, and its overall deviation times what the
-    regime makes of those of the other assets.
+    An asset with fewer than 10 returns in a regime has its overall mean there, and its overall deviation times the mean
+    ratio of the regime's deviation to the overall one among the other assets.
     """
     values, known = returns.values, returns.known
     count = known.sum(axis=0)
@@ -77,12 +77,12 @@ def _moments(returns: Returns, labels: np.ndarray, n_states: int) -> tuple[np.nd
     for state in range(n_states):
         here = known & (labels == state)[:, None]
         n = here.sum(axis=0)
-        own = np.where(here, values, 0.0).sum(axis=0) / np.maximum(n, 1)
-        spread = np.sqrt(np.where(here, (values - own) ** 2, 0.0).sum(axis=0) / np.maximum(n, 1))
-        enough = (n >= FEWEST_RETURNS) & (spread > 0)
-        factor = float(np.mean(spread[enough] / deviation[enough])) if enough.any() else 1.0
-        means.append(np.where(enough, own, mean))
-        deviations.append(np.where(enough, spread, factor * deviation))
+        mean_here = np.where(here, values, 0.0).sum(axis=0) / np.maximum(n, 1)
+        deviation_here = np.sqrt(np.where(here, (values - mean_here) ** 2, 0.0).sum(axis=0) / np.maximum(n, 1))
+        enough = (n >= FEWEST_RETURNS) & (deviation_here > 0)
+        factor = float(np.mean(deviation_here[enough] / deviation[enough])) if enough.any() else 1.0
+        means.append(np.where(enough, mean_here, mean))
+        deviations.append(np.where(enough, deviation_here, factor * deviation))
         roots.append(correlation_root(pairwise_correlation(values, here, correlation)))
     return np.stack(means), np.stack(deviations), np.stack(roots)
 

@@ -1,4 +1,4 @@
-"""Generators that put whole bars of the source in another order: nothing is fitted, all assets move together."""
+"""Generators that put whole bars of the source in another order, all assets together."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.simulators.bootstrap import block_bootstrap, resample
-from jaxppo.envs.simulators.bootstrap import circular_bootstrap as draw_circular
+from jaxppo.envs.simulators.bootstrap import block_bootstrap, circular_indices, resample
 from jaxppo.envs.simulators.generators.generator import Generator, checked_source
-from jaxppo.envs.simulators.markov import checked_chain, checked_labels, counted_chain, markov_path
+from jaxppo.envs.simulators.markov import checked_chain, checked_labels, estimate_chain, markov_path
 
 
 def stationary_bootstrap(market: MarketData, n_bars: int, *, mean_block: float) -> Generator:
-    """Blocks of geometric length, see `jaxppo.envs.simulators.bootstrap.block_bootstrap`.
+    """Stationary bootstrap: blocks of geometric length, jointly over assets and columns.
+
+    Example:
+      >>> from jaxppo.envs import load_market
+      >>> from jaxppo.envs.simulators.generators import stationary_bootstrap
+      >>> generator = stationary_bootstrap(load_market("us5_1d"), n_bars=252, mean_block=20)
+      >>> generator.draw(generator.data, jax.random.key(0))
+      MarketData(252 bars x 5 assets)
 
     Args:
       market: `[T, A]` source, T >= 2.
@@ -44,7 +50,7 @@ def _stationary(n_bars: int):
 
 
 def circular_bootstrap(market: MarketData, n_bars: int, *, block: float) -> Generator:
-    """Blocks of one length, see `jaxppo.envs.simulators.bootstrap.circular_bootstrap`.
+    """Circular bootstrap: blocks of one length, jointly over assets and columns.
 
     Args:
       market: `[T, A]` source, T >= 2.
@@ -63,8 +69,12 @@ def circular_bootstrap(market: MarketData, n_bars: int, *, block: float) -> Gene
 
 @functools.cache
 def _circular(n_bars: int):
+    @jax.jit
     def draw(data: dict[str, Any], key: jax.Array) -> MarketData:
-        return draw_circular(key, data["market"], n_bars, data["block"])
+        market = data["market"]
+        starts = jax.random.randint(key, (n_bars,), 0, market.n_bars - 1)
+        index, fresh = circular_indices(starts, data["block"], n_bars, market.n_bars - 1)
+        return resample(market, index + 1, fresh)
 
     return draw
 
@@ -78,7 +88,7 @@ def regime_bootstrap(
     regime: int | None = None,
     transition: np.ndarray | None = None,
 ) -> Generator:
-    """Blocks of bars of one regime, in a sequence of regimes that follows their estimated Markov chain.
+    """Bootstrap of blocks of one regime each, where the regimes follow their estimated Markov chain.
 
     A block begins at a bar drawn uniformly among those of the regime, and goes on bar by bar until the regime of the
     path changes, the source's does, or a new block begins by chance (probability `1 / mean_block` per bar).
@@ -87,10 +97,10 @@ def regime_bootstrap(
       market: `[T, A]` source, T >= 2.
       n_bars: of a path.
       labels: `[T]` ints, the regime of each bar, one for all assets; negative where unknown: such bars are not drawn.
-      mean_block: mean length in bars of a block that nothing else ends, >= 1.
-      regime: if given, every bar comes from this one: what if there were nothing but crisis.
+      mean_block: mean length in bars of a block that no change of regime ends, >= 1.
+      regime: if given, every bar comes from this regime, such as crisis only.
       transition: `[S, S]` probabilities of the next bar's regime (column) given this bar's (row); default: relative
-        frequencies of the labels, see `jaxppo.envs.simulators.markov.counted_chain`.
+        frequencies of the labels.
 
     Raises:
       ValueError: an argument outside its range, or a regime of which there is no bar.
@@ -98,8 +108,8 @@ def regime_bootstrap(
     mean_block = _checked_block("mean_block", mean_block)
     source = checked_source(market, n_bars)
     labels = checked_labels(labels, market.n_bars)
-    share, counted = counted_chain(labels)
-    transition = counted if transition is None else checked_chain(transition, len(share))
+    share, estimated = estimate_chain(labels)
+    transition = estimated if transition is None else checked_chain(transition, len(share))
     if regime is not None:
         if not 0 <= regime < len(share) or share[regime] == 0:
             raise ValueError(f"regime is {regime}; there are bars of {np.flatnonzero(share).tolist()} only")
@@ -129,22 +139,19 @@ def _regimes(n_bars: int):
         path_key, draws_key = jax.random.split(key)
         regime = markov_path(path_key, n_bars, data["initial"], data["transition"])
         choice, restart = jax.random.uniform(draws_key, (2, n_bars))
-        row, fresh = regime_rows(data, regime, choice, restart)
+        row, fresh = _regime_rows(data, regime, choice, restart)
         return resample(data["market"], row, fresh)
 
     return draw
 
 
-def regime_rows(
+def _regime_rows(
     data: dict[str, jax.Array], regime: jax.Array, choice: jax.Array, restart: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Source bars `[N]` whose regimes are those asked for, and where blocks begin `[N]`.
+    """Source bars `[N]` of the regimes `[N]` int32, and where blocks begin `[N]`.
 
-    Args:
-      data: of `regime_bootstrap`.
-      regime: `[N]` int32.
-      choice: `[N]` uniform over [0, 1): which bar of the regime a block begins with.
-      restart: `[N]` uniform over [0, 1): a block begins where it is below `data["restart"]`.
+    `choice` and `restart`, `[N]` uniform over [0, 1), say with which bar of its regime a block begins, and whether one
+    begins.
     """
     n_source = data["labels"].shape[0]
 
@@ -162,6 +169,7 @@ def regime_rows(
 
 
 def _checked_block(name: str, bars: float | None) -> float:
+    """A length of blocks as a float, or ValueError."""
     if bars is None or not 1 <= bars < math.inf:
         raise ValueError(f"{name} is {bars}; it must be a number of bars >= 1")
     return float(bars)

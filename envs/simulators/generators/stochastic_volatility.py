@@ -27,7 +27,7 @@ LAGS = 30
 """Autocovariances of the log squared returns that the fit uses."""
 
 DECAY = 0.94
-"""Of the exponential variance beside which a return counts as a jump (RiskMetrics)."""
+"""Of the exponential average of squares, per bar (RiskMetrics)."""
 
 LARGEST_LEVERAGE = 0.95
 
@@ -41,22 +41,26 @@ class VolatilityFit(NamedTuple):
       mean: log return per bar, jumps apart.
       level: mean of the log variance h.
       phi: autocorrelation of h per bar, in [0, 1).
-      spread: standard deviation of h.
+      deviation: standard deviation of h.
       leverage: correlation of `z_t` and `noise_{t+1}`, in [-0.95, 0.95].
     """
 
     mean: Any
     level: Any
     phi: Any
-    spread: Any
+    deviation: Any
     leverage: Any
 
 
 def detect_jumps(returns: np.ndarray, threshold: float) -> np.ndarray:
-    """Which returns `[n]` are jumps, bool: beyond `threshold` times the volatility of the ones before, jumps apart.
+    """Detects jumps, `[n]` bool: returns beyond `threshold` times the volatility of the ones before.
 
     The variance is an exponential average (decay 0.94) that starts at the median square over 0.455 (the median of a
     squared standard normal) and in which a jump counts as a return at the threshold.
+
+    Args:
+      returns: `[n]` log returns.
+      threshold: in volatilities, > 0.
 
     Reference: Mancini (2009), Non-parametric threshold estimation for models with stochastic diffusion coefficient and
     jumps, with a threshold in units of the local volatility.
@@ -72,9 +76,9 @@ def detect_jumps(returns: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def log_squares(returns: np.ndarray) -> np.ndarray:
-    """Log squares that zeros do not break: `log(r^2 + c) - c / (r^2 + c)`, `c = 1e-4 mean(r^2)`.
+    """Log squares, robust to zeros: `log(r^2 + c) - c / (r^2 + c)`, `c = 1e-4 mean(r^2)`.
 
-    Fuller's constant is 0.02, which takes a tenth of the spread of h away.
+    Fuller's constant is 0.02 instead of 1e-4, which would lose a tenth of the deviation of h.
 
     Args:
       returns: `[n]`, of mean 0.
@@ -87,12 +91,11 @@ def log_squares(returns: np.ndarray) -> np.ndarray:
 
 
 def fit_volatility(returns: np.ndarray, jumps: np.ndarray) -> VolatilityFit:
-    """Method of moments for one asset; host-side.
+    """Fits one asset by the method of moments; host-side.
 
-    Log squares are h plus noise without memory, so their autocovariances are `spread^2 phi^k` for lags k >= 1: phi and
-    spread are the least squares fit to those of the first 30 lags.
-    `exp(level + spread^2 / 2)` is the variance apart from jumps, and `E[sign(z_t) h_{t+1}] = leverage s sqrt(2 / pi)`
-    with `s` the deviation of the noise.
+    Log squares are h plus white noise, so their autocovariances are `deviation^2 phi^k` for lags k >= 1: phi and
+    deviation are the least squares fit to those of the first 30 lags. `exp(level + deviation^2 / 2)` is the variance
+    apart from jumps, and `E[sign(z_t) h_{t+1}] = leverage s sqrt(2 / pi)` with `s` the deviation of the noise.
 
     Args:
       returns: `[n]` log returns.
@@ -108,17 +111,17 @@ def fit_volatility(returns: np.ndarray, jumps: np.ndarray) -> VolatilityFit:
     y = np.zeros_like(returns)
     y[~jumps] = log_squares(usual - mean)
     y[~jumps] -= y[~jumps].mean()
-    phi, spread_square = _geometric(_autocovariances(y, ~jumps))
-    noise = math.sqrt(spread_square * (1 - phi**2))
+    phi, variance_of_h = _geometric(_autocovariances(y, ~jumps))
+    noise = math.sqrt(variance_of_h * (1 - phi**2))
     both = ~jumps[1:] & ~jumps[:-1]
     moved = float(np.mean(np.sign(returns[:-1] - mean)[both] * y[1:][both])) if both.any() else 0.0
     leverage = moved / (noise * math.sqrt(2 / math.pi)) if noise > 1e-3 else 0.0
     leverage = min(max(leverage, -LARGEST_LEVERAGE), LARGEST_LEVERAGE)
-    return VolatilityFit(mean, math.log(variance) - spread_square / 2, phi, math.sqrt(spread_square), leverage)
+    return VolatilityFit(mean, math.log(variance) - variance_of_h / 2, phi, math.sqrt(variance_of_h), leverage)
 
 
 def _autocovariances(y: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Of lags 1 to 30 (or a quarter of the series), over the pairs that are known."""
+    """Autocovariances of lags 1 to 30 (or a quarter of the series), over the pairs that are known."""
     lags = range(1, max(min(LAGS, len(y) // 4), 1) + 1)
     pairs = [(y[lag:] * y[:-lag])[known[lag:] & known[:-lag]] for lag in lags]
     return np.array([pair.mean() if len(pair) else 0.0 for pair in pairs])
@@ -137,12 +140,11 @@ def _geometric(autocovariances: np.ndarray) -> tuple[float, float]:
 
 
 def stochastic_volatility_jumps(market: MarketData, n_bars: int, *, jump_threshold: float = 4.0) -> Generator:
-    """Log variances that revert to their mean, correlated over assets, with leverage, and jumps of whole bars.
+    """Log-normal stochastic volatility with leverage, correlated over assets, and jumps of whole bars.
 
-    Leverage is the mean over assets. Correlations of the shocks are those of returns apart from jumps, divided by what
-    unequal volatilities of two assets take from them; the log variances of two assets have one correlation for all
-    pairs. In a path each bar has the jumps of a bar of the source, drawn uniformly: rate, size and whether assets jump
-    together are those that were detected.
+    Leverage is the mean over assets. Correlations of the shocks are those of returns apart from jumps, corrected for
+    the unequal volatilities of two assets; the log variances of all pairs of assets have one correlation. In a path
+    each bar has the jumps of a bar of the source, drawn uniformly, which keeps their rate, size and coincidence.
 
     Args:
       market: `[T, A]` source.
@@ -161,12 +163,12 @@ def stochastic_volatility_jumps(market: MarketData, n_bars: int, *, jump_thresho
     jumps = np.zeros_like(returns.known)
     fits = []
     for asset, known in enumerate(returns.known.T):
-        own = returns.values[known, asset]
-        found = detect_jumps(own, jump_threshold)
+        series = returns.values[known, asset]
+        found = detect_jumps(series, jump_threshold)
         jumps[known, asset] = found
-        fits.append(fit_volatility(own, found))
+        fits.append(fit_volatility(series, found))
     fit = VolatilityFit(*(np.array(values) for values in zip(*fits, strict=True)))
-    # Five years of days say what leverage is to within 0.4, for one asset.
+    # Five years of days determine the leverage of one asset to within 0.4 only.
     fit = fit._replace(leverage=np.full_like(fit.leverage, fit.leverage.mean()))
     usual = returns.known & ~jumps
     together = _common_volatility(returns, usual, fit)
@@ -186,11 +188,11 @@ def _common_volatility(returns: Returns, usual: np.ndarray, fit: VolatilityFit) 
     n_assets = usual.shape[1]
     y = np.zeros_like(returns.values)
     for asset, here in enumerate(usual.T):
-        own = log_squares(returns.values[here, asset] - fit.mean[asset])
-        y[here, asset] = own - own.mean()
+        squares = log_squares(returns.values[here, asset] - fit.mean[asset])
+        y[here, asset] = squares - squares.mean()
     pairs = usual[1:].T.astype(np.float64) @ usual[:-1].astype(np.float64)
     lagged = y[1:].T @ y[:-1] / np.maximum(pairs, 1.0)
-    expected = np.sqrt(np.outer(fit.phi, fit.phi)) * np.outer(fit.spread, fit.spread)
+    expected = np.sqrt(np.outer(fit.phi, fit.phi)) * np.outer(fit.deviation, fit.deviation)
     apart = ~np.eye(n_assets, dtype=bool)
     total = expected[apart].sum()
     return float(np.clip(lagged[apart].sum() / total, 0.0, 0.99)) if total > 1e-6 else 0.0
@@ -198,8 +200,8 @@ def _common_volatility(returns: Returns, usual: np.ndarray, fit: VolatilityFit) 
 
 def _shock_correlation(returns: Returns, usual: np.ndarray, fit: VolatilityFit, together: float) -> np.ndarray:
     """Correlations `[A, A]` of the shocks: those of returns over `E[s_i s_j] / sqrt(E[s_i^2] E[s_j^2])`."""
-    square = fit.spread**2
-    common = together * np.outer(fit.spread, fit.spread)
+    square = fit.deviation**2
+    common = together * np.outer(fit.deviation, fit.deviation)
     lost = np.exp(-(square[:, None] + square[None] - 2 * common) / 8)
     correlation = np.clip(pairwise_correlation(returns.values, usual) / lost, -0.99, 0.99)
     np.fill_diagonal(correlation, 1.0)
@@ -207,7 +209,7 @@ def _shock_correlation(returns: Returns, usual: np.ndarray, fit: VolatilityFit, 
 
 
 def _noise_correlation(shocks: np.ndarray, fit: VolatilityFit, together: float) -> float:
-    """Correlation of what the shocks do not explain of the noises, so that log variances have theirs."""
+    """Correlation of the noises' residuals given the shocks, at which log variances have the correlation `together`."""
     apart = ~np.eye(len(shocks), dtype=bool)
     if not apart.any():
         return 0.0
@@ -219,9 +221,9 @@ def _noise_correlation(shocks: np.ndarray, fit: VolatilityFit, together: float) 
 def _usual_deviation(returns: Returns, usual: np.ndarray, fit: VolatilityFit) -> np.ndarray:
     """Volatility `[T, A]` of each source bar: exponential average of squares, jumps apart, both ways in time.
 
-    Scaled to the model's mean variance. It only says how volatile a bar was whose shape is put around another return.
+    Scaled to the model's mean variance. It only serves to scale the shape of the bar.
     """
-    variance = np.exp(fit.level + fit.spread**2 / 2)
+    variance = np.exp(fit.level + fit.deviation**2 / 2)
     squares = np.where(usual, (returns.values - fit.mean) ** 2, variance)
 
     def average(x: np.ndarray) -> np.ndarray:
@@ -238,17 +240,17 @@ def _draw(n_bars: int):
         shapes = data["shapes"]
         n_source, n_assets = shapes.gap.shape
         row = consecutive_rows(row_key, n_bars, n_source)
-        for_return, for_own = jax.random.normal(shock_key, (2, n_bars, n_assets))
+        for_return, for_asset = jax.random.normal(shock_key, (2, n_bars, n_assets))
         for_common = jax.random.normal(start_key, (n_bars + 1, n_assets + 1))
         shocks = jnp.matmul(for_return, data["root"].T, precision=jax.lax.Precision.HIGHEST)
         shared = data["noise_correlation"]
-        rest = jnp.sqrt(shared) * for_common[1:, :1] + jnp.sqrt(1 - shared) * for_own
+        rest = jnp.sqrt(shared) * for_common[1:, :1] + jnp.sqrt(1 - shared) * for_asset
         first = jnp.sqrt(shared) * for_common[:1, :1] + jnp.sqrt(1 - shared) * for_common[:1, 1:]
         leverage, phi = data["leverage"][None], data["phi"][None]
         noise = leverage * shocks + jnp.sqrt(1 - leverage**2) * rest
         # The noise of bar t moves the variance of bar t + 1; the first variance is drawn from the stationary law.
         drive = jnp.concatenate([first, jnp.sqrt(1 - phi**2) * noise[:-1]])
-        log_variance = data["level"][None] + data["spread"][None] * linear_recurrence(phi, drive)
+        log_variance = data["level"][None] + data["deviation"][None] * linear_recurrence(phi, drive)
         deviation = jnp.exp(0.5 * log_variance)
         drawn = jax.random.randint(jump_key, (n_bars,), 0, data["jumps"].shape[0])
         returns = data["mean"][None] + deviation * shocks + data["jumps"][drawn]

@@ -117,7 +117,7 @@ def sharpe(
       >>> import jax.numpy as jnp
       >>> from jaxppo.risk import metrics
       >>> round(float(metrics.sharpe(jnp.array([0.01, -0.005, 0.02, 0.0]), periods=252)), 2)
-      8.98
+      8.95
 
     Args:
       returns: `[..., n]` simple return per bar.

@@ -30,7 +30,7 @@ def build(index):
 
 def at(problem, spread, time=0):
     _, state = problem.env.reset(jax.random.key(0))
-    return state.replace(spread=jnp.asarray(spread, jnp.float32), time=jnp.asarray(time, jnp.int32))
+    return state.replace(signal=jnp.asarray(spread, jnp.float32), time=jnp.asarray(time, jnp.int32))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_short_steps_approach_the_continuous_position(risk_aversion, elapsed, go
     problem = OUSpread(
         reversion=4.0, volatility=0.3, risk_aversion=risk_aversion, maturity=elapsed / 4, dt=elapsed / 4 / 4000
     )
-    units = float(problem.optimal_units(at(problem, 0.05)))
+    units = float(problem.optimal_position(at(problem, 0.05)))
     assert units * 0.3**2 / (-4.0 * 0.05) == pytest.approx(golden, rel=2e-3)
 
 
@@ -65,7 +65,7 @@ def test_the_position_of_any_power_utility(risk_aversion, elapsed, reversion, vo
     up, down = math.cosh(nu * elapsed), math.sinh(nu * elapsed)
     golden = (nu * down + nu**2 * up) / (up + nu * down)
     spread = 0.7 * volatility / math.sqrt(2 * reversion)
-    units = float(problem.optimal_units(at(problem, spread)))
+    units = float(problem.optimal_position(at(problem, spread)))
     assert -units * volatility**2 / (reversion * spread) == pytest.approx(golden, rel=0.02)
 
 
@@ -141,7 +141,7 @@ def test_myopic_and_misread_policies_are_worse():
         lambda state: problem.optimal_action(state),
         lambda state: problem.optimal_action(state.replace(time=state.time * 0 + problem.horizon - 1)),
         lambda state: problem.optimal_action(
-            state.replace(spread=state.spread + 0.3 * problem.params.deviation * jnp.sin(5e3 * state.spread))
+            state.replace(signal=state.signal + 0.3 * problem.params.signal_deviation * jnp.sin(5e3 * state.signal))
         ),
     ]
     best, *worse = [
@@ -160,7 +160,7 @@ def test_one_step_by_hand():
     noise = 0.5 * math.sqrt((1 - math.exp(-2.0)) / 4.0)
     change = float(info["market"][0]) * noise
     units = -0.3 * float(problem.params.position_limit)
-    assert float(after.spread) == pytest.approx(0.2 + change, rel=1e-5)
+    assert float(after.signal) == pytest.approx(0.2 + change, rel=1e-5)
     growth = units * change - units**2 * 0.25 * 0.5 / 2
     assert float(after.log_wealth) == pytest.approx(growth, rel=1e-5)
     assert float(reward) == pytest.approx(problem.reward_scale * growth, rel=1e-5)
@@ -175,12 +175,12 @@ def test_the_spread_is_an_exact_autoregression():
         keys, state, jnp.zeros(1), problem.params
     )
     deviation = 40.0 * math.sqrt((1 - math.exp(-1.5)) / 6.0)
-    assert float(after.spread.mean()) == pytest.approx(30.0 * math.exp(-0.75), abs=4 * deviation / math.sqrt(50_000))
-    assert float(after.spread.std()) == pytest.approx(deviation, rel=0.015)
+    assert float(after.signal.mean()) == pytest.approx(30.0 * math.exp(-0.75), abs=4 * deviation / math.sqrt(50_000))
+    assert float(after.signal.std()) == pytest.approx(deviation, rel=0.015)
     _, starts = jax.vmap(problem.env.reset_env, in_axes=(0, None))(
         jax.random.split(jax.random.key(1), 50_000), problem.params
     )
-    assert float(starts.spread.std()) == pytest.approx(40.0 / math.sqrt(6.0), rel=0.015)
+    assert float(starts.signal.std()) == pytest.approx(40.0 / math.sqrt(6.0), rel=0.015)
 
 
 def test_gymnax_contract():
@@ -195,7 +195,7 @@ def test_gymnax_contract():
     _, after, _, _, _, info = jax.vmap(env.step, in_axes=(None, 0, 0, None))(jax.random.key(2), same, actions, params)
     assert info["market"].shape == (16, 1)
     assert jnp.ptp(info["market"]) == 0
-    assert jnp.ptp(after.spread) == 0
+    assert jnp.ptp(after.signal) == 0
     assert float(after.log_wealth[0]) == float(after.log_wealth[1])
     assert float(after.log_wealth[0]) != float(after.log_wealth[-1])
     last = state.replace(time=jnp.full(16, problem.horizon - 1, jnp.int32))
@@ -215,7 +215,7 @@ def test_optimum_lies_within_the_box():
     for index in range(len(SETS)):
         problem = build(index)
         for time in (0, problem.horizon - 1):
-            inside = problem.optimal_action(at(problem, 3.9 * problem.params.deviation, time))
+            inside = problem.optimal_action(at(problem, 3.9 * problem.params.signal_deviation, time))
             assert -1.0 < float(inside[0]) < 0.0
         assert problem.percent_of_optimum(problem.optimal_value()) == pytest.approx(100.0)
         assert problem.percent_of_optimum(0.0) == pytest.approx(0.0)

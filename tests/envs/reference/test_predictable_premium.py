@@ -56,7 +56,7 @@ def drawn(seed):
 
 def at(problem, premium, time=0):
     _, state = problem.env.reset(jax.random.key(0))
-    return state.replace(premium=jnp.asarray(premium, jnp.float32), time=jnp.asarray(time, jnp.int32))
+    return state.replace(signal=jnp.asarray(premium, jnp.float32), time=jnp.asarray(time, jnp.int32))
 
 
 @pytest.mark.parametrize("dt", [1e-3, 0.3, 4.0])
@@ -112,7 +112,7 @@ def test_grid_search_finds_the_same_policy_and_value(seed):
     )
 
     def transition(x, z):
-        driver = law.return_shift + law.return_slope * x + law.common_noise * z[0] + law.own_noise * z[1]
+        driver = law.return_shift + law.return_slope * x + law.common_noise * z[0] + law.return_noise * z[1]
         return volatility * driver, law.premium_shift + law.decay * x + law.premium_noise * z[0]
 
     limit = float(problem.params.position_limit)
@@ -164,7 +164,7 @@ def test_short_steps_approach_the_continuous_solution(parameters):
         problem = KimOmberg(**parameters | {"dt": dt})
         premium = jnp.asarray(theta + s, jnp.float32)
         expected = ((theta + s) + rho * s * (intercept + slope * (theta + s))) / (g * volatility)
-        errors.append(float(problem.optimal_weight(at(problem, premium))) / expected - 1.0)
+        errors.append(float(problem.optimal_position(at(problem, premium))) / expected - 1.0)
     assert abs(errors[1]) < 0.04
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.15)
 
@@ -218,7 +218,7 @@ def test_myopic_and_misread_policies_are_worse():
         lambda state: problem.optimal_action(state),
         lambda state: (problem.myopic_weight(state) / problem.params.position_limit)[None],
         lambda state: problem.optimal_action(state.replace(time=state.time * 0 + problem.horizon - 1)),
-        lambda state: problem.optimal_action(state.replace(premium=state.premium + 0.2 * jnp.sin(97 * state.premium))),
+        lambda state: problem.optimal_action(state.replace(signal=state.signal + 0.2 * jnp.sin(97 * state.signal))),
     ]
     best, *worse = [
         np.asarray(simulate(problem, lambda _, s, p=policy: p(s), jax.random.key(3), 20_000), np.float64)
@@ -265,8 +265,8 @@ def test_one_step_by_hand():
     assert float(after.log_wealth) == pytest.approx(growth, rel=1e-5)
     assert float(reward) == pytest.approx(problem.reward_scale * growth, rel=1e-5)
     shock = float(info["market"][1])
-    assert float(after.premium) == pytest.approx(
-        0.45 + (float(state.premium) - 0.45) * math.exp(-0.5) + law.premium_noise * shock, rel=1e-5
+    assert float(after.signal) == pytest.approx(
+        0.45 + (float(state.signal) - 0.45) * math.exp(-0.5) + law.premium_noise * shock, rel=1e-5
     )
 
 
@@ -295,7 +295,7 @@ def test_gymnax_contract():
     # The market does not see the action; the action is clipped.
     assert jnp.ptp(info["market"]) > 0
     assert jnp.ptp(info["market"], axis=0).max() == 0
-    assert jnp.ptp(after.premium) == 0
+    assert jnp.ptp(after.signal) == 0
     assert float(after.log_wealth[0]) == float(after.log_wealth[1])
     last = state.replace(time=jnp.full(16, problem.horizon - 1, jnp.int32))
     reset_observation, _, _, terminated, truncated, info = jax.vmap(env.step, in_axes=(0, 0, 0, None))(

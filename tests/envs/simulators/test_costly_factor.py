@@ -10,8 +10,9 @@ import pytest
 from jaxppo.envs import make_costs, simulators
 from jaxppo.envs.execution.portfolio import orders_to_target, weights_of
 from jaxppo.envs.simulators import costly_factor
+from jaxppo.envs.simulators.bars import Levels
 from jaxppo.envs.simulators.costly_factor import BARS_PER_YEAR, solve_costly_factor, strength_for_sharpe
-from jaxppo.envs.simulators.factor_market import _with_factor
+from jaxppo.envs.simulators.factor_market import _Model, _with_factor
 from jaxppo.envs.trading.environment import TradingEnv
 
 MARKET = {"persistence": 0.9, "volatility": 0.01}
@@ -72,10 +73,11 @@ def test_the_ratio_does_not_depend_on_the_scale_of_a_rule(best):
 def test_the_policy_played_in_the_environment(best):
     """Half-spread and commission through `TradingEnv`: mean, second moment and ratio within four standard errors."""
     unit, n_bars, n_assets, blocks = 0.002, 12_000, 32, 40
-    options = {"signal_noise": 0.0, "gap_share": 0.2, "start_price": 100.0, "median_volume": 1e6, "volume_scale": 0.5}
-    market, factor = _with_factor(
-        jax.random.key(4), n_bars, n_assets, strength=0.2, half_spread=0.75 * COST, **MARKET, **options
+    model, levels = (
+        _Model(strength=0.2, signal_noise=0.0, gap_share=0.2, **MARKET),
+        Levels(0.75 * COST, 1e6, 0.5),
     )
+    market, factor = _with_factor(jax.random.key(4), n_bars, n_assets, model, 100.0, levels)
     env = TradingEnv(
         n_assets=n_assets,
         actions="band",

@@ -11,25 +11,17 @@ from scipy import signal
 from jaxppo.envs import simulators
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData, slice_bars
-from jaxppo.envs.simulators.factor_market import _with_factor, filter_variance
+from jaxppo.envs.simulators.bars import Levels
+from jaxppo.envs.simulators.factor_market import _Model, _with_factor, filter_variance
 
 FACTOR_BARS = 200_000
 
 
 def factor_market(**parameters: float) -> tuple[MarketData, np.ndarray]:
     """One asset of `predictable_factor` with the factor that it hides."""
-    defaults = {
-        "strength": 0.2,
-        "persistence": 0.9,
-        "signal_noise": 0.0,
-        "volatility": 0.01,
-        "gap_share": 0.2,
-        "half_spread": 0.0,
-        "start_price": 100.0,
-        "median_volume": 1e6,
-        "volume_scale": 0.5,
-    }
-    market, factor = _with_factor(jax.random.key(15), FACTOR_BARS, 1, **(defaults | parameters))
+    defaults = {"strength": 0.2, "persistence": 0.9, "signal_noise": 0.0, "volatility": 0.01, "gap_share": 0.2}
+    model, levels = _Model(**(defaults | parameters)), Levels(0.0, 1e6, 0.5)
+    market, factor = _with_factor(jax.random.key(15), FACTOR_BARS, 1, model, 100.0, levels)
     return market, np.asarray(factor, np.float64)[:, 0]
 
 

@@ -153,9 +153,9 @@ def test_stochastic_volatility_fit_recovers_its_parameters():
     series = [volatility_series(seed, 20_000, phi, spread, leverage) for seed in range(8)]
     fits = [fit_volatility(returns, np.zeros(20_000, bool)) for returns in series]
     assert np.mean([fit.phi for fit in fits]) == pytest.approx(phi, abs=0.01)
-    assert np.mean([fit.spread for fit in fits]) == pytest.approx(spread, rel=0.05)
+    assert np.mean([fit.deviation for fit in fits]) == pytest.approx(spread, rel=0.05)
     assert np.mean([fit.leverage for fit in fits]) == pytest.approx(leverage, abs=0.12)
-    deviations = [np.exp(fit.level / 2 + fit.spread**2 / 4) for fit in fits]
+    deviations = [np.exp(fit.level / 2 + fit.deviation**2 / 4) for fit in fits]
     assert np.mean(deviations) == pytest.approx(0.01, rel=0.05)
 
 

@@ -9,7 +9,7 @@ from moments import ERRORS, assert_mean
 from jaxppo.envs import simulators
 from jaxppo.envs.simulators.bootstrap import circular_indices, stationary_indices
 from jaxppo.envs.simulators.generators import GENERATORS
-from jaxppo.envs.simulators.markov import counted_chain
+from jaxppo.envs.simulators.markov import estimate_chain
 
 N_SOURCE, N_BARS = 300, 2000
 
@@ -73,7 +73,7 @@ def test_circular_blocks_have_one_length_and_keep_bars_whole():
 
 def test_the_regimes_of_a_path_follow_the_chain_of_the_labels():
     labels = some_labels(2)
-    share, transition = counted_chain(labels)
+    share, transition = estimate_chain(labels)
     np.testing.assert_allclose(share @ transition, share, atol=1e-12)
     _, data, draw = GENERATORS["regime_bootstrap"](numbered_market(1), N_BARS, labels=labels, mean_block=4.0)
     drawn = jax.jit(jax.vmap(draw, (None, 0)))(data, jax.random.split(jax.random.key(2), 20))

@@ -13,6 +13,7 @@ from jaxppo.config import Config, dump_config, load_config, validate_config
 from jaxppo.config import reference as config_reference
 from jaxppo.config.types import accepted, keys
 from jaxppo.envs import load_market, make_costs
+from jaxppo.envs.market.regimes import rule_regimes
 from jaxppo.errors import ConfigError
 
 BUDGET = "training: {steps: 1000}\n"
@@ -33,6 +34,23 @@ def read(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_configuration_loads(path):
     assert isinstance(load_config(path), Config)
+
+
+def test_a_dict_is_read_like_a_file_and_nothing_is_the_defaults(read):
+    tree = {"training": {"steps": 1000}, "masks": ["no_short", {"halt": {"move": 0.1}}], "ppo": None}
+    config = load_config(tree, ["--ppo.gamma", "0.9", "--training.minutes", "2"])
+    assert config == read("masks: [no_short, {halt: {move: 0.1}}]", "--ppo.gamma", "0.9", "--training.minutes", "2")
+    assert tree == {"training": {"steps": 1000}, "masks": ["no_short", {"halt": {"move": 0.1}}], "ppo": None}
+    assert load_config() == Config(training={"steps": 1_000_000})
+    assert load_config(overrides=["--training.steps", "7"]) == Config(training={"steps": 7})
+    assert load_config(None, ("--training.episodes=3", "--seed=1")).training.episodes == 3
+    for wrong, needle in (
+        ({"training": {"steps": 1}, "ppo": {"gama": 1}}, r"config: unknown key 'ppo.gama'; did you mean ppo.gamma"),
+        ({"training": {"steps": 1}, "data": {"path": object()}}, "only numbers, text, lists"),
+        ({}, "set exactly one of training.steps"),
+    ):
+        with pytest.raises(ConfigError, match=needle):
+            load_config(wrong)
 
 
 def test_missing_keys_have_their_defaults(read):
@@ -130,6 +148,7 @@ def test_every_key_is_read_by_something():
     passed_on = {
         "data": set(inspect.signature(load_market).parameters),
         "costs": set(inspect.signature(make_costs).parameters),
+        "regimes": set(inspect.signature(rule_regimes).parameters),
     }
     for key, _ in keys():
         section, _, name = key.rpartition(".")

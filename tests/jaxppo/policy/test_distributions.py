@@ -440,8 +440,8 @@ def hierarchical(seed, n_assets=2, share=0.6, sizes=SIZES) -> Hierarchical:
 
 def walked(distribution):
     """Probabilities `{(bucket, action, action): p}`, choice by choice in double precision, as one would explain it."""
-    logits = (distribution.bucket, distribution.own, distribution.shift)
-    bucket, own, shift = (np.asarray(x, np.float64) for x in logits)
+    logits = (distribution.bucket, distribution.asset, distribution.shift)
+    bucket, asset, shift = (np.asarray(x, np.float64) for x in logits)
     mask, sizes = np.asarray(distribution.mask), distribution.sizes
     starts = np.cumsum([0, *sizes])
 
@@ -455,7 +455,7 @@ def walked(distribution):
     for b, chance in enumerate(buckets):
         each = []
         for i in range(len(mask)):
-            logits = own[i] + shift[b]
+            logits = asset[i] + shift[b]
             parts = [mask[i, b, starts[d] : starts[d + 1]] for d in range(len(sizes))]
             direction = softmax(logits[: len(sizes)], [part.any() for part in parts])
             table = np.zeros(sum(sizes))
@@ -510,15 +510,15 @@ def test_gradients_of_hierarchical_figures_are_those_of_the_enumerated_ones():
     one, other = hierarchical(0), hierarchical(7)
     other = other.restricted(one.mask)
     actions = jnp.asarray([action for action, chance in walked(one).items() if chance > 0], jnp.int32)
-    net = (one.bucket, one.own, one.shift)
+    net = (one.bucket, one.asset, one.shift)
 
     def enumerated(net, figure):
-        now = one.replace(bucket=net[0], own=net[1], shift=net[2])
+        now = one.replace(bucket=net[0], asset=net[1], shift=net[2])
         log_p = jax.vmap(now.log_prob)(actions)
         return jnp.sum(jnp.exp(log_p) * (-log_p if figure == "entropy" else log_p - jax.vmap(other.log_prob)(actions)))
 
     def ours(net, figure):
-        now = one.replace(bucket=net[0], own=net[1], shift=net[2])
+        now = one.replace(bucket=net[0], asset=net[1], shift=net[2])
         return now.entropy() if figure == "entropy" else now.kl(other)
 
     for figure in ("entropy", "kl"):
@@ -536,7 +536,7 @@ def test_hierarchical_choices_where_nothing_can_be_chosen_and_where_there_are_no
         np.testing.assert_array_equal(nothing.sample(jnp.full(3, uniform)), held)
     np.testing.assert_array_equal(nothing.mode(), held)
     assert float(nothing.log_prob(held)) == float(nothing.entropy()) == float(nothing.entropy_bonus()) == 0.0
-    gradient = jax.grad(lambda x: nothing.replace(own=x).log_prob(held) + nothing.replace(own=x).entropy())(one.own)
+    gradient = jax.grad(lambda x: nothing.replace(asset=x).log_prob(held) + nothing.replace(asset=x).entropy())(one.asset)
     assert np.all(np.asarray(gradient) == 0)
     # The bonus prefers no bucket for what there is to choose in it: not even to risk off, where there is nothing.
     even = hierarchical(3, share=1.0)
@@ -544,7 +544,7 @@ def test_hierarchical_choices_where_nothing_can_be_chosen_and_where_there_are_no
     np.testing.assert_allclose(pull, 0, atol=1e-6)
     longs = hierarchical(5, sizes=(1, 1, 3), share=1.0)
     assert sum(walked(longs).values()) == pytest.approx(1)
-    free = longs.replace(bucket=longs.bucket * 0, own=longs.own * 0, shift=longs.shift * 0)
+    free = longs.replace(bucket=longs.bucket * 0, asset=longs.asset * 0, shift=longs.shift * 0)
     # Even choices, of which the bonus counts each in shares of what it allows.
     assert float(free.entropy()) == pytest.approx(np.log(3) + 2 / 3 * 2 * (np.log(3) + np.log(3) / 3), rel=1e-5)
     one_left = free.restricted(free.mask.at[0, 1, 1:].set(False).at[0, 2, 2:].set(False))

@@ -136,7 +136,7 @@ def test_levels_and_counts_against_plain_numpy(seed):
     }
     assert set(ledger.levels) == set(expected) == set(LIMITS)
     times = [f"close {i}" for i in range(120)]
-    figures = monitored.recorded_figures(ALL, ledger.levels, times)
+    figures = monitored.monitored_figures(ALL, ledger.levels, times)
     for name, limit in LIMITS.items():
         np.testing.assert_allclose(ledger.levels[name], expected[name], rtol=2e-4, atol=2e-6)
         near = np.abs(expected[name] / limit.limit - 1) < 1e-4
@@ -235,7 +235,7 @@ def test_the_earliest_breach_stops_and_other_limits_only_count():
     watched = Monitor((monitor.drawdown(0.15, stop=True), monitor.loss(0.01), monitor.leverage(3.0, stop=True)))
     ledger, _ = run_rule(**LONG, prices=falling(), watched=watched)
     closes = list(range(120))
-    figures = monitored.recorded_figures(watched, ledger.levels, closes)
+    figures = monitored.monitored_figures(watched, ledger.levels, closes)
     found = monitored.stopped_by(watched, ledger.levels, closes)
     assert found["limit"] == "drawdown"
     assert found["at"] > figures["loss"]["first_breach"], "a limit that does not stop was breached before"
