@@ -305,13 +305,16 @@ def run_rule(
 ) -> Ledger:
     """The ledger of `decide(portfolio, observation, row of inputs, constraint)`; inputs have leading axis `n_bars`."""
 
-    def table(rows: Any, view: MarketView) -> Any:
-        before = jax.tree.map(lambda x: jnp.zeros((int(first), *x.shape[1:]), x.dtype), rows)
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), before, rows)
+    def table(params: Any, view: MarketView) -> Any:
+        rows, first = params
+        n = view.market.n_bars
+        return jax.tree.map(
+            lambda x: jax.lax.dynamic_update_slice_in_dim(jnp.zeros((n, *x.shape[1:]), x.dtype), x, first, 0), rows
+        )
 
-    def apply(rows: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
+    def apply(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
         seen = (observed.portfolio, observed.observation, observed.row, observed.constraint)
         return Targets(*decide(*seen)), state
 
-    policy = Policy("rule", apply, table=table, params=jax.tree.map(jnp.asarray, inputs))
+    policy = Policy("rule", apply, table=table, params=(jax.tree.map(jnp.asarray, inputs), first))
     return simulate_account(policy, AccountRules(env, 252.0, monitor, limited), params, first, n_bars, record)

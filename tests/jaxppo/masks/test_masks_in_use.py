@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from jaxppo import masks
+from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.mask_attribution import mask_effects
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import make_costs
@@ -17,6 +18,7 @@ from jaxppo.envs.execution.portfolio import FillRule, drawdown, expected_weights
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.agent import agent
 from jaxppo.policy.distributions import Hierarchical, MaskedCategorical, SquashedGaussian
 from jaxppo.policy.encoding import encode_paths
 from jaxppo.policy.networks.actor_critic import make_actor_critic
@@ -441,7 +443,9 @@ def test_what_masks_did_is_measured_by_leaving_each_out():
     # Longs of 0.8 are too large, and 0.2 is the second choice. Shorts of 0.8 are masked twice: neither mask alone does.
     for wanted, capped in ((5, True), (1, False)):
         loud = {**net["head"], "actor": {**net["head"]["actor"], "bias": bias.at[wanted].add(50.0).at[3].add(25.0)}}
-        found = mask_effects(policy, env, {**net, "head": loud}, params, first, 1, "mode", PERIODS, regime)
+        found = mask_effects(
+            agent(policy, {**net, "head": loud}, env), AccountRules(env, PERIODS), params, first, 1, regime
+        )
         assert list(found) == ["no_short", "risk_budget 1", "risk_budget 2"]
         for name, effect in zip(caps, found.values(), strict=True):
             changed = capped and name == "cap"
@@ -465,7 +469,7 @@ def test_effects_are_the_difference_to_accounts_without_each_mask():
     net["head"]["actor"] = {"bias": actor["bias"].at[1].add(0.3).at[-1].add(0.3), "kernel": 60.0 * actor["kernel"]}
     first, n_bars = env.first_decision, 150
     regimes = np.asarray(jax.nn.one_hot(jax.random.randint(jax.random.key(0), prices().close.shape, 0, 4), 4))
-    found = mask_effects(policy, env, net, params, first, n_bars, "mode", PERIODS, regimes)
+    found = mask_effects(agent(policy, net, env), AccountRules(env, PERIODS), params, first, n_bars, regimes)
     assert list(found) == ["no_short", "risk_budget", "holding_period"]
 
     def account(transform):
@@ -487,7 +491,7 @@ def test_effects_are_the_difference_to_accounts_without_each_mask():
         assert 0 < effect.bound < 1
     assert max(abs(effect.costs_saved) for effect in found.values()) > 1e-3
     free, loose = build(None)
-    assert mask_effects(policy, free, net, loose, env.first_decision, 5, "mode", PERIODS) == {}
+    assert mask_effects(agent(policy, net, free), AccountRules(free, PERIODS), loose, env.first_decision, 5) == {}
 
 
 def test_the_gymnax_interface_shows_and_enforces_the_limits():

@@ -82,7 +82,7 @@ def test_the_agent_on_its_own_market_is_its_backtest(run):
 
 
 def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
-    history, kept = conditions_of(run).history, 330
+    first, kept = conditions_of(run).warmup, 330
     table = prices()
     other = prices(seed=8)
     days = sorted(table.date.unique())
@@ -96,8 +96,8 @@ def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
         scale = level / other.close[own & (other.date == days[kept]).to_numpy()].item()
         rows = own & ahead.to_numpy()
         changed.loc[rows, columns] = other.loc[rows, columns].to_numpy() * ([scale] * 4 + [1.0])
-    one, two = (simulate(run, load_market(frame), first=history).ledger for frame in (table, changed))
-    decided = kept - history + 1
+    one, two = (simulate(run, load_market(frame)).ledger for frame in (table, changed))
+    decided = kept - first + 1
     np.testing.assert_allclose(one.ordered[:decided], two.ordered[:decided], rtol=1e-5, atol=1e-2)
     assert np.abs(np.asarray(one.equity[decided + 1 :]) - np.asarray(two.equity[decided + 1 :])).max() > 1.0
 

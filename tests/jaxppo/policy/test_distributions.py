@@ -536,7 +536,9 @@ def test_hierarchical_choices_where_nothing_can_be_chosen_and_where_there_are_no
         np.testing.assert_array_equal(nothing.sample(jnp.full(3, uniform)), held)
     np.testing.assert_array_equal(nothing.mode(), held)
     assert float(nothing.log_prob(held)) == float(nothing.entropy()) == float(nothing.entropy_bonus()) == 0.0
-    gradient = jax.grad(lambda x: nothing.replace(asset=x).log_prob(held) + nothing.replace(asset=x).entropy())(one.asset)
+    gradient = jax.grad(lambda x: nothing.replace(asset=x).log_prob(held) + nothing.replace(asset=x).entropy())(
+        one.asset
+    )
     assert np.all(np.asarray(gradient) == 0)
     # The bonus prefers no bucket for what there is to choose in it: not even to risk off, where there is nothing.
     even = hierarchical(3, share=1.0)

@@ -273,7 +273,7 @@ def watched_rollouts():
             states, rollout = task.collect(tiny.policy()[1], params, states, keys, jnp.float32(0))
             rollouts.append(rollout)
         halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), rollouts[-1])
-        return rollouts, states.recorded, jax.vmap(task.metrics, axis_name=DATA_AXIS)(halves)
+        return rollouts, states.monitor, jax.vmap(task.metrics, axis_name=DATA_AXIS)(halves)
 
     return jax.tree.map(np.asarray, run(jax.random.key(0)))
 
@@ -357,7 +357,7 @@ def test_a_run_ends_after_the_iteration_that_breached_and_is_evaluated(stopped):
         "limit": "leverage", "allowed": 0.4, "level": row["monitor_leverage_worst"], "iteration": 1
     }  # fmt: skip
     assert summary["validation"] == {
-        "best_iteration": 1, "best_sharpe": row["validation_sharpe"], "looks": 1
+        "best_iteration": 1, "best_sharpe": row["validation_sharpe"], "evaluations": 1
     }  # fmt: skip
     assert (stopped / "report.html").exists()
     assert (stopped / "checkpoints" / "last" / "1").exists()
@@ -396,7 +396,7 @@ def test_the_best_policy_so_far_is_evaluated(folder, monkeypatch):
     assert train(folder, WATCHED, name="third", steps=9) == 0
     summary = summary_of(folder / "third")
     assert (summary["train"]["iterations"], summary["validation"]["best_iteration"]) == (3, 2)
-    assert summary["validation"]["looks"] == 1
+    assert summary["validation"]["evaluations"] == 1
     assert summary["train"]["stopped"]["iteration"] == 3
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import drawdown_control as benchmark
 from jaxppo import masks
+from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.mask_attribution import mask_effects
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import make_costs
@@ -19,6 +20,7 @@ from jaxppo.envs.execution.portfolio import FillRule, expected_weights, open_por
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvState
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.agent import agent
 from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.trading_task import action_config, trading_task
 from jaxppo.risk import sizing
@@ -309,7 +311,9 @@ def test_a_backtest_of_a_policy_is_sized():
     assert 0.015 < volatility < 0.06
     limited, short = build(sizing.volatility_target(0.03, span=20), masks=masks.chain(masks.no_short()))
     policy, net = make_actor_critic(tiny.encoder_config(), action_config(limited, 0.6), jax.random.key(2))
-    effects = mask_effects(policy, limited, net, short, limited.first_decision, 20, "mode", PERIODS)
+    effects = mask_effects(
+        agent(policy, net, limited), AccountRules(limited, PERIODS), short, limited.first_decision, 20
+    )
     assert list(effects) == ["no_short"]
 
 
