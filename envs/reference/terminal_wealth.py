@@ -162,8 +162,8 @@ def solve_quadratic(law: StepLaw, risk_aversion: float, rate: float, n_steps: in
 def _certainty(power: float, a: float, b: float, c: float, mean: float, variance: float) -> float:
     """Certainty equivalent `log E[exp(q (a + b X + c X^2 / 2))] / q` of a normal X; the mean for `q = power = 0`."""
     slope = _positive(1.0 - power * c * variance)
-    spread = c * variance / 2 if power == 0.0 else -math.log1p(-power * c * variance) / (2 * power)
-    return a + spread + (b * mean + c * mean**2 / 2 + power * b**2 * variance / 2) / slope
+    convexity = c * variance / 2 if power == 0.0 else -math.log1p(-power * c * variance) / (2 * power)
+    return a + convexity + (b * mean + c * mean**2 / 2 + power * b**2 * variance / 2) / slope
 
 
 def _positive(divisor: float) -> float:

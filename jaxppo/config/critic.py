@@ -1,15 +1,12 @@
-"""What a quantile critic and a distortion need of the other keys of a configuration."""
+"""Checks of the keys of a quantile critic and of a distortion against each other."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from jaxppo.config.learning import PPOConfig
+from jaxppo.config.learning import PPOConfig
 
 
 def check_critic(quantiles: int, ppo: PPOConfig) -> None:
-    """Refuses what does not go together.
+    """Refuses keys of a quantile critic and of a distortion that do not fit each other.
 
     Args:
       quantiles: `policy.quantiles`.

@@ -29,7 +29,7 @@ Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
 
 
 class PolicyConfig(Keys):
-    """The network; see `jaxppo.policy.networks`."""
+    """The network of the policy (`jaxppo.policy.networks`)."""
 
     kind: Literal["transformer", "mlp"] = "transformer"
     """Transformer over bars and assets, or a perceptron on the current bar."""
@@ -74,7 +74,7 @@ class PolicyConfig(Keys):
 
 
 class PPOConfig(Keys):
-    """Learning; see `jaxppo.ppo`."""
+    """Learning by proximal policy optimisation (`jaxppo.ppo`)."""
 
     paths: PositiveInt = 32
     """Market paths P rolled out at once."""

@@ -75,7 +75,7 @@ class ConstraintConfig(
 
 
 def _check_read(where: str, given: BaseModel, unread: set[str], why: str) -> None:
-    """A ValueError if a key that nothing reads is not at its default."""
+    """Refuses a key that nothing reads, if it is not at its default."""
     for key in sorted(unread):
         value = getattr(given, key)
         if value != type(given).model_fields[key].default:

@@ -88,7 +88,7 @@ class FeaturesConfig(Keys):
 
 
 class RegimesConfig(Keys):
-    """Bull, bear, sideways or crisis at the close of each bar; see `jaxppo.envs.market.regimes`."""
+    """Bull, bear, sideways or crisis at the close of each bar (`jaxppo.envs.market.regimes`)."""
 
     kind: Literal["none", "rules", "hmm"] = "none"
     """No regimes, rules on trend, volatility and drawdown, or a hidden Markov model fitted on the training period."""
@@ -118,7 +118,7 @@ class RegimesConfig(Keys):
 
 
 class EnvConfig(Keys):
-    """The trading environment; see `envs.TradingEnv`. Or any gymnax environment, with the MLP policy."""
+    """The trading environment (`envs.TradingEnv`), or any gymnax environment with the MLP policy."""
 
     name: Text = "trading"
     """`trading`, or the id of a gymnax environment such as CartPole-v1; then no other key of this section counts."""
@@ -151,7 +151,7 @@ class EnvConfig(Keys):
 
 
 class CostsConfig(Keys):
-    """Costs of trading and holding; see `jaxppo.envs.execution.costs.Costs`."""
+    """Costs of trading and holding (`envs.make_costs`)."""
 
     commission_bps: NonNegativeFloat = 1.0
     """Commission, basis points of notional."""
@@ -371,7 +371,7 @@ class Config(Keys):
 
 
 def _check_model(n: int, model: tuple[float, ...]) -> None:
-    """A ValueError if `regimes.model` is not a hidden Markov model of `n` states."""
+    """Refuses a `regimes.model` that is no hidden Markov model of `n` states."""
     if len(model) != n + n * n + 2 * n:
         raise ValueError(f"regimes.model has {len(model)} numbers; {n} states have {n + n * n + 2 * n}")
     rows = [model[i * n : (i + 1) * n] for i in range(n + 3)]

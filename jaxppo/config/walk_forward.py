@@ -19,8 +19,7 @@ OF_KIND = {
 
 
 class WalkForwardConfig(Keys):
-    """How `scripts/walk_forward.py` splits the bars, in place of the periods of `data`; see
-    `jaxppo.walk_forward`."""
+    """How a walk-forward (`jaxppo.walk_forward`) splits the bars, in place of the periods of `data`."""
 
     kind: Literal["rolling", "expanding", "combinatorial"] = "rolling"
     """A window of training bars that moves on, one that grows, or combinatorial purged cross-validation."""
@@ -46,7 +45,11 @@ class WalkForwardConfig(Keys):
 
 
 def check_walk_forward(config: WalkForwardConfig) -> None:
-    """A ValueError for a key that the kind does not read."""
+    """Refuses a key that the kind does not read.
+
+    Raises:
+      ValueError: names the key, its value and the kinds that read it.
+    """
     for kinds, names in OF_KIND.items():
         for name in names if config.kind not in kinds else ():
             if getattr(config, name) is not None:

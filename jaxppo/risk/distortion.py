@@ -76,8 +76,8 @@ def cell_weights(n: int, kind: str, level: float = 0.0) -> np.ndarray:
 
     Args:
       n: number N of quantiles, >= 1.
-      kind: "none", "cvar", "wang" or "power", see `distort`.
-      level: degree of aversion, see `distort`.
+      kind: "none", "cvar", "wang" or "power", the distortions of `distort`.
+      level: degree of aversion, in the range that `distort` takes.
 
     Raises:
       ValueError: an unknown kind, or a level outside its range.

@@ -19,7 +19,7 @@ def drawdown_path(returns: jax.Array, *, axis: int = -1, compounded: bool = True
     Args:
       returns: `[..., n]` simple return per bar.
       axis: the time axis.
-      compounded: see above.
+      compounded: whether returns compound; else they add up.
 
     Returns:
       `[..., n + 1]` drawdown >= 0 (at most 1 when compounded); the first entry is 0.
@@ -37,7 +37,7 @@ def max_drawdown(returns: jax.Array, *, axis: int = -1, compounded: bool = True)
     Args:
       returns: `[..., n]` simple return per bar.
       axis: the time axis.
-      compounded: see `drawdown_path`.
+      compounded: drawdowns of compounded returns; else of their sum.
 
     Returns:
       `[...]` drawdown >= 0; 0 for a series that never fell.
@@ -98,7 +98,7 @@ def ulcer_index(returns: jax.Array, *, axis: int = -1, ddof: int = 0, compounded
       axis: the time axis.
       ddof: the mean square divides by `n - ddof`: 0 (skfolio), 1 (quantstats), -1 counts the start as well (ffn, which
         gives per cent).
-      compounded: see `drawdown_path`.
+      compounded: drawdowns of compounded returns; else of their sum.
 
     Returns:
       `[...]` fraction >= 0; NaN for an empty series.
@@ -122,7 +122,7 @@ def conditional_drawdown_at_risk(
       returns: `[..., n]` simple return per bar.
       axis: the time axis.
       level: confidence in (0, 1).
-      compounded: see `drawdown_path`; not compounded in the original and in skfolio's default.
+      compounded: drawdowns of compounded returns; else of their sum, as in the original and skfolio's default.
 
     Returns:
       `[...]` fraction >= 0, at most `max_drawdown`; NaN for an empty series.

@@ -150,8 +150,8 @@ def sortino(
       axis: the time axis.
       periods: bars per year.
       risk_free: required return per bar: what is subtracted, and the target of the downside deviation.
-      about: see `downside_deviation`.
-      ddof: see `downside_deviation`.
+      about: shortfall below `risk_free`, or below the sample mean.
+      ddof: the mean square divides by `n - ddof`.
 
     Returns:
       `[...]` ratio per square root of a year; inf for gains without any shortfall, NaN for an all-zero series and below

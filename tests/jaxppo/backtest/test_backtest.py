@@ -59,7 +59,7 @@ def test_bars_belong_to_the_regime_in_which_they_were_decided(run, summary):
     """Adds up to the whole; the regime of the bar's own close is another split."""
     saved = backtest.load_run(run)
     regimes = by_regime.regimes_over(saved.setup, saved.setup.periods["test"])
-    result = evaluation.evaluate(saved.setup, saved.policy, saved.params)
+    result = evaluation.evaluate(saved.setup, saved.network, saved.params)
     annual, n = saved.setup.periods_per_year, summary["n_bars"]
     assert len(set(regimes)) > 1
     for name, own in {"agent": summary, **summary["baseline"]}.items():

@@ -221,7 +221,7 @@ def volatility_targeted(shipped, volatility, target):
     prices, own, first, n_bars = shipped
     simulated = simulators.gbm(jax.random.key(7), prices.n_bars, 5, volatility=volatility)
     params = own.make_params(simulated, envs.make_costs(**FREE))
-    return run_baselines(own, params, jnp.int32(first), n_bars, target)["volatility_target"]
+    return run_baselines(AccountRules(own, 252.0), params, jnp.int32(first), n_bars, target)["volatility_target"]
 
 
 def test_buy_and_hold_waits_for_something_to_buy(env, market):

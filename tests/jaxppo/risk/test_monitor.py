@@ -134,11 +134,11 @@ def test_levels_and_counts_against_plain_numpy(seed):
             PERIODS * pd.Series(np.r_[0.0, growth**2]).ewm(span=SPAN, adjust=False).mean().to_numpy()[1:]
         ),
     }
-    assert set(ledger.levels) == set(expected) == set(LIMITS)
+    assert set(ledger.monitored) == set(expected) == set(LIMITS)
     times = [f"close {i}" for i in range(120)]
-    figures = monitored.monitored_figures(ALL, ledger.levels, times)
+    figures = monitored.monitored_figures(ALL, ledger.monitored, times)
     for name, limit in LIMITS.items():
-        np.testing.assert_allclose(ledger.levels[name], expected[name], rtol=2e-4, atol=2e-6)
+        np.testing.assert_allclose(ledger.monitored[name], expected[name], rtol=2e-4, atol=2e-6)
         near = np.abs(expected[name] / limit.limit - 1) < 1e-4
         assert not near.any(), "no level so near to its limit that rounding decides"
         beyond, warned = expected[name] > limit.limit, expected[name] > limit.warning * limit.limit
@@ -148,7 +148,7 @@ def test_levels_and_counts_against_plain_numpy(seed):
         assert found["first_breach"] == times[int(np.argmax(beyond))]
         assert found["worst"] == pytest.approx(expected[name].max(), rel=2e-4)
         assert (found["limit"], found["warning"], found["stop"]) == (limit.limit, limit.warning, False)
-    assert monitored.stopped_by(ALL, ledger.levels, times) is None
+    assert monitored.stopped_by(ALL, ledger.monitored, times) is None
     json.dumps(figures)
 
 
@@ -179,7 +179,7 @@ def test_an_account_that_breaches_is_closed_at_the_next_fill_and_stays_out(laten
     watched = stopping(drawdown=0.1)
     ledger, _ = run_rule(**LONG, env=env, prices=falling(), watched=watched)
     free, _ = run_rule(**LONG, env=env, prices=falling(), watched=Monitor((monitor.drawdown(0.1),)))
-    at = int(np.argmax(ledger.levels["drawdown"] > 0.1))
+    at = int(np.argmax(ledger.monitored["drawdown"] > 0.1))
     assert 20 < at < 100
     until = at + latency
     for name in ("equity", "weights", "quantity"):
@@ -191,7 +191,7 @@ def test_an_account_that_breaches_is_closed_at_the_next_fill_and_stays_out(laten
     assert not ledger.liquidated
     assert len(set(ledger.equity[until + 1 :])) == 1
     assert free.weights[-1].sum() > 0.9, "without the stop it trades on"
-    found = monitored.stopped_by(watched, ledger.levels, list(range(120)))
+    found = monitored.stopped_by(watched, ledger.monitored, list(range(120)))
     assert found == {"limit": "drawdown", "allowed": 0.1, "level": pytest.approx(0.11, abs=0.02), "at": at}
 
 
@@ -205,7 +205,7 @@ def test_a_close_takes_as_long_as_the_market_needs():
     frozen = {name: jnp.where(gone, held, getattr(prices, name)) for name in ("open", "high", "low", "close")}
     prices = prices.replace(tradable=~gone, volume=jnp.full((200, 2), 2e5), **frozen)
     ledger, first = run_rule(**LONG, prices=prices, watched=stopping(drawdown=0.1), participation_limit=0.01)
-    at = int(np.argmax(ledger.levels["drawdown"] > 0.1))
+    at = int(np.argmax(ledger.monitored["drawdown"] > 0.1))
     resumes = last + 20 - first - 1
     assert at < resumes
     after = ledger.quantity[at + 1 :]
@@ -225,7 +225,7 @@ def test_masks_do_not_keep_an_account_in():
     env = environment(masks=transform)
     tables = transform.table(MarketView(falling(), PERIODS, env.position_limit))
     ledger, _ = run_rule(**LONG, env=env, prices=falling(), watched=stopping(drawdown=0.1), tables=tables)
-    at = int(np.argmax(ledger.levels["drawdown"] > 0.1))
+    at = int(np.argmax(ledger.monitored["drawdown"] > 0.1))
     assert ledger.weights[at].sum() > 0.5
     assert not ledger.weights[at + 1 :].any()
     assert not ledger.quantity[at + 2 :].any()
@@ -235,20 +235,20 @@ def test_the_earliest_breach_stops_and_other_limits_only_count():
     watched = Monitor((monitor.drawdown(0.15, stop=True), monitor.loss(0.01), monitor.leverage(3.0, stop=True)))
     ledger, _ = run_rule(**LONG, prices=falling(), watched=watched)
     closes = list(range(120))
-    figures = monitored.monitored_figures(watched, ledger.levels, closes)
-    found = monitored.stopped_by(watched, ledger.levels, closes)
+    figures = monitored.monitored_figures(watched, ledger.monitored, closes)
+    found = monitored.stopped_by(watched, ledger.monitored, closes)
     assert found["limit"] == "drawdown"
     assert found["at"] > figures["loss"]["first_breach"], "a limit that does not stop was breached before"
     assert figures["leverage"]["breached"] == 0
     assert figures["drawdown"]["breached"] == 120 - found["at"], "an account that is out does not recover"
     sooner = Monitor((monitor.drawdown(0.15, stop=True), monitor.loss(0.01, stop=True)))
     ledger, _ = run_rule(**LONG, prices=falling(), watched=sooner)
-    assert monitored.stopped_by(sooner, ledger.levels, closes)["limit"] == "loss"
+    assert monitored.stopped_by(sooner, ledger.monitored, closes)["limit"] == "loss"
 
 
 def test_baselines_are_watched_and_trade_on():
     ledger, _ = run_rule(**LONG, prices=falling(), watched=stopping(drawdown=0.1), limited=False)
-    assert (ledger.levels["drawdown"] > 0.1).sum() > 50
+    assert (ledger.monitored["drawdown"] > 0.1).sum() > 50
     assert ledger.weights[-1].sum() > 0.9
 
 
