@@ -23,7 +23,7 @@ from jaxppo.config import EvaluationConfig, validate_config
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.ppo.learner import make_learner
 from jaxppo.ppo.trading_task import trading_task
-from jaxppo.run import setup
+from jaxppo.run import build
 from jaxppo.training import experiment, trainer
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -67,7 +67,7 @@ def shared_builds(monkeypatch):
 
 
 NO_BUDGET = {"steps": 1, "episodes": None, "minutes": None, "evaluate_every": 1, "checkpoint_every": 1}
-_market = functools.cache(lambda data: setup.load_data(tiny_config().model_copy(update={"data": data})))
+_market = functools.cache(lambda data: load_data(tiny_config().model_copy(update={"data": data})))
 _learner = functools.cache(make_learner)
 _task = functools.cache(trading_task)
 
@@ -87,7 +87,7 @@ class _Same:
 
 @functools.cache
 def _setup(config, same):
-    return setup.build(config, same.market)
+    return build_run(config, same.market)
 
 
 def load(path: str) -> types.ModuleType:
