@@ -23,7 +23,8 @@ from jaxppo.config import EvaluationConfig, validate_config
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.ppo.learner import make_learner
 from jaxppo.ppo.trading_task import trading_task
-from jaxppo.run import build
+from jaxppo.run.build import build as build_run
+from jaxppo.run.data import load_data
 from jaxppo.training import experiment, trainer
 
 SHARED_DATA = ROOT.parent / "shared" / "data"

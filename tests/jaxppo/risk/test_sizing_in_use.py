@@ -72,8 +72,8 @@ def wild(n_paths=64):
         prices = market(key_market, extremity)
         survived = jnp.full(prices.close.shape, MOVE)
         found = {}
-        for name, agent in benchmark.AGENTS.items():
-            targets, hold = agent(key_agent, prices, env.position_limit)
+        for name, make in benchmark.AGENTS.items():
+            targets, hold = make(key_agent, prices, env.position_limit)
             found[name] = benchmark.audit(benchmark.follow(env, prices, targets, hold, costs, COST), prices, survived)
         return found
 
