@@ -45,7 +45,7 @@ def simulate(
       policy: a rule, an agent, an array of decisions, anything that is a `Policy`; or an opened run, for its agent.
       market: prices; or an opened run, for its test period, masks, sizing, costs and watched limits. None takes the
         run that is the policy.
-      costs: on a market; None takes the defaults of `make_costs`, which charge all costs.
+      costs: on a market; None takes the defaults of the configuration, which charge all costs.
       fill_rule: on a market: latency, partial fills and fill price.
       initial_cash: on a market: currency, > 0.
       first: bar of the first decision; None takes the earliest possible, or that of the run's test period.

@@ -50,6 +50,11 @@ def test_summary_and_report_agree(result, tmp_path):
     assert "149 bars" in repr(result)
 
 
+def test_costs_are_on_unless_they_are_given(market):
+    found = simulate(rules.trend(lookback=10, span=10), market)
+    assert (found.costs[["commission", "spread", "slippage", "impact"]].sum() > 0).all()
+
+
 def test_a_policy_of_three_lines(market):
     def half(params, state, observed: Observed):
         return Targets(jnp.full_like(observed.portfolio.shares, 0.25), jnp.zeros(2, bool)), state
