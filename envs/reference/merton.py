@@ -59,11 +59,16 @@ class Merton(LognormalProblem):
     """Chooses weights in lognormal assets without cost; Kelly's problem for risk aversion 1.
 
     Example:
+      >>> import jax
       >>> from jaxppo.envs import reference
       >>> problem = reference.Merton(drift=0.06, volatility=0.2, risk_aversion=2.0)
-      >>> problem.continuous_weights.round(3), problem.weights.round(3)
+      >>> problem.weights.round(3)
+      array([0.75])
       >>> _, state = problem.env.reset(jax.random.key(0), problem.params)
-      >>> problem.optimal_action(state)
+      >>> problem.optimal_action(state) * problem.position_limit
+      Array([0.75], dtype=float32)
+      >>> round(problem.percent_of_optimum(problem.horizon * problem.expected_utility([0.5])), 1)
+      88.9
 
     Model: see `LognormalProblem`; `G = 1 + w' (e^R - 1)`, weights rebalanced at every bar.
 

@@ -66,7 +66,7 @@ def gbm(
       >>> import jax
       >>> from jaxppo.envs import simulators
       >>> simulators.gbm(jax.random.key(0), n_bars=250, n_assets=2, volatility=0.01, correlation=0.5)
-      MarketData
+      MarketData(250 bars x 2 assets)
 
     Args:
       drift: log of the expected gross return per bar; a number or `[A]`.

@@ -39,7 +39,7 @@ def simulate(
     >>> market = jaxppo.envs.load_market("us5_1d")
     >>> result = jaxppo.backtest.simulate(jaxppo.rules.buy_and_hold(), market)
     >>> result.equity.shape, list(result.costs.columns)
-    ((3274, 1), ['commission', 'spread', 'slippage', 'impact', 'financing'])
+    ((3270, 1), ['commission', 'spread', 'slippage', 'impact', 'financing'])
 
     Args:
       policy: a rule, an agent, an array of decisions, anything that is a `Policy`; or an opened run, for its agent.

@@ -20,6 +20,7 @@ def stationary_bootstrap(market: MarketData, n_bars: int, *, mean_block: float) 
     """Stationary bootstrap: blocks of geometric length, jointly over assets and columns.
 
     Example:
+      >>> import jax
       >>> from jaxppo.envs import load_market
       >>> from jaxppo.envs.simulators.generators import stationary_bootstrap
       >>> generator = stationary_bootstrap(load_market("us5_1d"), n_bars=252, mean_block=20)
