@@ -65,7 +65,7 @@ class Merton(LognormalProblem):
       >>> problem.weights.round(3)
       array([0.75])
       >>> _, state = problem.env.reset(jax.random.key(0), problem.params)
-      >>> problem.optimal_action(state) * problem.position_limit
+      >>> (problem.optimal_action(state) * problem.position_limit).round(2)
       Array([0.75], dtype=float32)
       >>> round(problem.percent_of_optimum(problem.horizon * problem.expected_utility([0.5])), 1)
       88.9

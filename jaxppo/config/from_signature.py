@@ -69,12 +69,18 @@ def key_of(factory: Callable[..., Any], name: str, *, prefix: str = "") -> Any:
     """
     default = inspect.signature(factory).parameters[name].default
     text = texts(factory)[name]
-    field = Field(
+    metadata = FieldInfo.from_annotation(argument_types(factory)[name]).metadata
+    bounds: dict[str, Any] = {
+        bound: getattr(entry, bound)
+        for entry in metadata
+        for bound in ("gt", "ge", "lt", "le")
+        if hasattr(entry, bound)
+    }
+    return Field(
         ... if default is inspect.Parameter.empty else default,
         description=prefix + text if prefix else text[:1].upper() + text[1:],
+        **bounds,
     )
-    field.metadata = [*FieldInfo.from_annotation(argument_types(factory)[name]).metadata]
-    return field
 
 
 def summary(factory: Callable[..., Any]) -> str:
@@ -84,7 +90,7 @@ def summary(factory: Callable[..., Any]) -> str:
 
 @functools.cache
 def texts(factory: Callable[..., Any]) -> dict[str, str]:
-    """Name and text of each argument in a docstring (`Args:` or `Attributes:`), in the words of YAML."""
+    """Reads name and text of each argument in a docstring (`Args:` or `Attributes:`), in the words of YAML."""
     lines = (inspect.getdoc(factory) or "").splitlines()
     found: dict[str, str] = {}
     name, inside = "", False
