@@ -12,7 +12,6 @@ from tiny_run import ROOT
 from jaxppo.config import Config, dump_config, load_config, validate_config
 from jaxppo.config import reference as config_reference
 from jaxppo.config.risk import UTILITIES
-from jaxppo.config.risk import UTILITIES
 from jaxppo.config.types import accepted, keys
 from jaxppo.envs import load_market, make_costs
 from jaxppo.envs.market.regimes import rule_regimes
@@ -151,7 +150,6 @@ def test_every_key_is_read_by_something():
         "data": set(inspect.signature(load_market).parameters),
         "costs": set(inspect.signature(make_costs).parameters),
         "regimes": set(inspect.signature(rule_regimes).parameters),
-        "objective": {name for utility in UTILITIES.values() for name in inspect.signature(utility).parameters},
         "objective": {name for utility in UTILITIES.values() for name in inspect.signature(utility).parameters},
     }
     for key, _ in keys():
