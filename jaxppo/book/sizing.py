@@ -168,7 +168,15 @@ def book(
         left_alone = ~allocation.moved & ~trading & near
         return jnp.where(left_alone, present, target), BookState(paper_accounts, allocation, sized, tuple(states))
 
-    return Sizing(lambda view: tuple(part.table(view) for part in parts), init, pre_sizing_targets, apply, parts)
+    formed = [one.warmup for one in (*strategies, *before, *after) if not isinstance(one, str)]
+    return Sizing(
+        lambda view: tuple(part.table(view) for part in parts),
+        init,
+        pre_sizing_targets,
+        apply,
+        parts,
+        warmup=max(formed, default=0),
+    )
 
 
 def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:

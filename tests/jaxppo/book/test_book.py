@@ -300,3 +300,13 @@ def test_mistakes_are_named():
             trend(**mistake)
     with pytest.raises(ValueError, match="entry"):
         mean_reversion(entry=0.5, leave=0.5)
+
+
+def test_a_book_needs_the_history_of_all_that_is_in_it():
+    costs = tables().costs
+    long = mean_reversion(window=3000, span=20)
+    assert book([AGENT, long, buy_and_hold()], ALONE, costs=costs).warmup == 3000
+    assert book([AGENT, trend(lookback=400)], ALONE, costs=costs).warmup == 400
+    assert book([AGENT], ALONE, costs=costs).warmup == 0
+    sized = volatility_target(0.1, span=77)
+    assert book([AGENT, buy_and_hold()], ALONE, costs=costs, before=[sized]).warmup == sized.warmup >= 77
