@@ -47,7 +47,7 @@ class ActorCritic:
     value_layer: tuple[str, ...] = ("head", "value")
 
     def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
-        """Computes what the head needs of the last S of `context - 1 + S` bars.
+        """Encodes the last S of `context - 1 + S` bars for the head.
 
         Args:
           params: of the network.

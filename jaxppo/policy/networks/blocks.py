@@ -290,7 +290,7 @@ class Block(nnx.Module):
         rotary: Rotation | None,
         tokens: tuple[jax.Array, ...],
     ) -> tuple[tuple[Ring, ...], jax.Array]:
-        """One bar.
+        """Runs the block on one bar.
 
         Args:
           rings: of the attention over bars.

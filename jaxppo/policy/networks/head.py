@@ -119,7 +119,7 @@ class Head(nnx.Module):
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
     def prepare(self, memory: jax.Array, listed: jax.Array) -> jax.Array:
-        """Computes what all portfolios of a path share.
+        """Projects the memory for the head: the part that all portfolios of a path share.
 
         Args:
           memory: `[..., A, D]` of the market.
