@@ -27,7 +27,7 @@ from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.simulate import simulate_account
-from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.costs import Costs, basic_costs
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData, periods_per_year, slice_bars
 from jaxppo.envs.simulators.structured import delayed_signal, lead_lag
@@ -110,7 +110,7 @@ def simulated(name: str) -> Task:
         return lead_lag(key, n_bars, strength=STRENGTH, volatility=VOLATILITY)
 
     drawn = [draw(jax.random.key(2000 + i), TEST_BARS) for i in range(TEST_MARKETS)]
-    costs = make_costs(max_leverage=LIMIT * drawn[0][0].n_assets, maintenance_margin=0.0)
+    costs = basic_costs(max_leverage=LIMIT * drawn[0][0].n_assets, maintenance_margin=0.0)
     task = Task(
         train=lambda seed: draw(jax.random.key(1000 + seed), TRAIN_BARS)[0],
         tests=[market for market, _ in drawn],
@@ -141,7 +141,7 @@ def real(path: str) -> Task:
     return Task(
         train=lambda seed: slice_bars(market, 0, split),
         tests=[slice_bars(market, split, market.n_bars)],
-        costs=make_costs(commission_bps=1.0),
+        costs=basic_costs(commission_bps=1.0),
         limit=1.0 / market.n_assets,
         bar_seconds=float(np.median(seconds[seconds > 0])),
         oracle=periods_per_year(market) ** -0.5,

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.backtest.book import BookRun, run_book
-from jaxppo.book import allocation_rule
+from jaxppo.book import AllocationRule
 from jaxppo.envs.market.market_data import periods_per_year
 from jaxppo.policy.protocol import Policy
 from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion, trend
@@ -88,12 +88,12 @@ def main() -> None:
     chosen = parser.parse_args()
     market = envs.load_market(chosen.prices, on_bad_rows="drop")
     env = envs.TradingEnv(n_assets=market.n_assets, observation="index", groups=("price",), normalisation_window=63)
-    params = env.make_params(market, envs.make_costs(**COSTS))
+    params = env.make_params(market, envs.basic_costs(**COSTS))
     first = int(chosen.first * market.n_bars)
     n_bars = market.n_bars - 1 - first
 
     def whole(strategies: tuple[Policy, ...], **keys: Any) -> BookRun:
-        return run_book(strategies, env, params, first, n_bars, allocation_rule(**keys))
+        return run_book(strategies, env, params, first, n_bars, AllocationRule(**keys))
 
     alone = {strategy.name: figures(whole((strategy,), **ALONE), None) for strategy in rules()}
     reference = whole(rules(), **ALONE)

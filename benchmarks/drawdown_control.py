@@ -35,7 +35,7 @@ from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.simulators.bootstrap import block_bootstrap
-from jaxppo.envs.trading.bar import Account, BarRow
+from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk import sizing

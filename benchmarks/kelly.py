@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.drawdown_control import spread_out
 from benchmarks.recording import record
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import make_costs, pack_bars
+from jaxppo.envs.execution.costs import basic_costs, pack_bars
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.trading.bar import Account, BarRow
+from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk import sizing
@@ -34,15 +34,15 @@ PERIODS, LARGEST = 252, 200.0
 VOLATILITY = {3: (0.01, 0.015, 0.02), 5: (0.008, 0.01, 0.012, 0.015, 0.02)}
 CORRELATION, DRIFT = 0.4, (4e-4, 6e-4, 2e-4)
 WINDOW, TRADED, EVERY, SHARPE = 504, 252, 21, 1.0
-PLAIN = {"shrink_mean": False, "shrink_covariance": False, "scale": "none"}
+PLAIN = {"shrink": "none", "scale": "none"}
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "plain, half": {**PLAIN, "fraction": 0.5},
-    "covariance shrunk": {**PLAIN, "shrink_covariance": True},
-    "mean shrunk": {**PLAIN, "shrink_mean": True},
+    "covariance shrunk": {**PLAIN, "shrink": "covariance"},
+    "mean shrunk": {**PLAIN, "shrink": "mean"},
     "scaled, covariance unknown": {**PLAIN, "scale": "unknown"},
     "scaled, covariance known": {**PLAIN, "scale": "known"},
-    "mean and covariance shrunk": {**PLAIN, "shrink_mean": True, "shrink_covariance": True},
+    "mean and covariance shrunk": {**PLAIN, "shrink": "both"},
     "all": {"scale": "known"},
     "all, half": {"scale": "known", "fraction": 0.5},
 }
@@ -60,7 +60,7 @@ def growth(market: MarketData, transform: sizing.SizingTransform) -> jax.Array:
     n_assets = market.n_assets
     whole = sizing.chain(transform)
     env = TradingEnv(n_assets=n_assets, actions="continuous", position_limit=1.0, observation="index", sizing=whole)
-    costs = make_costs(spread_multiplier=0.0, max_leverage=LARGEST, maintenance_margin=0.0)
+    costs = basic_costs(spread_multiplier=0.0, max_leverage=LARGEST, maintenance_margin=0.0)
     rows = whole.table(MarketView(market, PERIODS, env.position_limit))
     table = pack_bars(market)
     targets, nothing = jnp.ones(n_assets), jnp.zeros(n_assets, bool)
@@ -99,7 +99,7 @@ def known(paths: int, at_once: int) -> dict[str, Any]:
             luck = change @ jnp.asarray(optimal)
             found = {}
             for fraction in (1.0, 0.5, 0.25):
-                transform = sizing.kelly(fraction, mean=mean, covariance=simple, max_leverage=LARGEST, tolerance=0.0)
+                transform = sizing.kelly(fraction, moments=(mean, simple), max_leverage=LARGEST, tolerance=0.0)
                 found[f"{fraction:g}"] = jnp.mean((growth(market, transform) - fraction * luck)[1:])
             return found
 

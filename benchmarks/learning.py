@@ -27,7 +27,7 @@ from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.config import PPOConfig
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.costs import Costs, basic_costs
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
@@ -118,7 +118,7 @@ def factor_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str,
     """One agent on the factor market; `score` is the share of the best achievable Sharpe ratio."""
     train = simulators.predictable_factor(jax.random.key(1000 + seed), TRAIN_BARS, **FACTOR)
     tests = [simulators.predictable_factor(jax.random.key(2000 + i), TEST_BARS, **FACTOR) for i in range(TEST_MARKETS)]
-    costs = make_costs(max_leverage=LIMIT, maintenance_margin=0.0)
+    costs = basic_costs(max_leverage=LIMIT, maintenance_margin=0.0)
     result = train_and_test(design, train, tests, costs, chunk, steps, seed)
     best = simulators.predictable_factor_sharpe(
         FACTOR["strength"], FACTOR["persistence"], FACTOR["signal_noise"], volatility=FACTOR["volatility"]
@@ -130,7 +130,7 @@ def flat_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str, f
     """One agent on a driftless geometric random walk that charges 10 basis points per trade."""
     train = simulators.gbm(jax.random.key(3000 + seed), TRAIN_BARS)
     tests = [simulators.gbm(jax.random.key(4000 + i), TEST_BARS) for i in range(TEST_MARKETS)]
-    return train_and_test(design, train, tests, make_costs(commission_bps=10.0), chunk, steps, seed)
+    return train_and_test(design, train, tests, basic_costs(commission_bps=10.0), chunk, steps, seed)
 
 
 def main() -> None:

@@ -56,10 +56,10 @@ from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
 from jaxppo.envs.market.kernels import in_one
 from jaxppo.envs.simulators.generators import stationary_bootstrap
-from jaxppo.envs.trading.bar import Account, BarRow
+from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.monte_carlo import Paths, draws_of, monte_carlo, run_paths
 from jaxppo.monte_carlo.engine import CPU_OPTIONS
-from jaxppo.monte_carlo.trade import PreparedMarket, trade
+from jaxppo.monte_carlo.trade import PreparedMarket, RowLayout, trade
 from jaxppo.policy import from_array
 from jaxppo.policy.rules import buy_and_hold, equal_weight, trend, volatility_target
 from jaxppo.run.saved import load_run
@@ -100,8 +100,8 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], batch_
     changes alone.
     """
     n_bars = len(targets)
-    made = envs.make_costs(commission_bps=1e4 * COMMISSION, **costs)
-    rule = FillRule(price="decision_close")
+    made = envs.basic_costs(commission_bps=1e4 * COMMISSION, **costs)
+    rule = FillRule(fill_price="decision_close")
     conditions = plain_conditions(1, periods=252.0, costs=made, fill_rule=rule)
     policy, free = from_array(np.zeros((n_bars, 1)))._replace(params=None), zero_prices(made)
 
@@ -127,7 +127,7 @@ def ours(close: np.ndarray, targets: np.ndarray, costs: dict[str, float], batch_
         state = AccountState(Account(portfolio, liquidated=no, stopped=no), (), ())
         shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_paths,)), made)
         paths = PreparedMarket((closes, goals), state, shared, (), jnp.zeros(n_paths, jnp.int32))
-        traded = trade(policy, conditions, paths, n_bars, jnp.int32(0), free=free, read=read, unpack=unpack)
+        traded = trade(policy, conditions, paths, n_bars, jnp.int32(0), free=free, layout=RowLayout(read, unpack))
         return traded.figures.figures(252.0, 0.5)
 
     return _sharded(unit, close, at_changes(targets), batch_size, "total_return")
@@ -247,7 +247,7 @@ def job(kind: str, n_paths: int, run: str | None) -> dict[str, Any]:
         n_assets = 5 if kind.endswith("5") else 1
         market = simulators.gbm(jax.random.key(0), 2500, n_assets, volatility=0.01)
         strategy = RULES[kind.rstrip("5")]()
-        costs = envs.make_costs(commission_bps=1.0, **FULL)
+        costs = envs.basic_costs(commission_bps=1.0, **FULL)
         conditions, strategy = plain_conditions(n_assets, periods=252.0, costs=costs), strategy._replace(warmup=63)
         paths = Paths(strategy, conditions, stationary_bootstrap(market, 63 + N_BARS + 1, mean_block=20.0), N_BARS)
     at_once = paths.batch_size * len(paths.devices)

@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.recording import record
 from benchmarks.studies import GOAL, SMALL, STUDIES, learnable
+from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.population import train_population
 
 ABLATION = [
@@ -50,8 +51,7 @@ def study(name: str, seeds: int, quick: bool = False, **changes: Any) -> dict[st
     task, first_net, params, refresh, _, score = learnable(chosen, config)
     started = time.perf_counter()
     nets, metrics, snapshots = train_population(
-        task,
-        config,
+        make_learner(task, config, data_mesh(jax.devices()[:1])),
         first_net,
         params,
         range(seeds),

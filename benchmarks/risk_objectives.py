@@ -29,7 +29,7 @@ from benchmarks.studies import Study, learnable
 from jaxppo import risk
 from jaxppo.config import PPOConfig
 from jaxppo.envs import reference, simulators
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.execution.limits import Constraint
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
 from jaxppo.envs.market.features import group_slices
@@ -37,6 +37,7 @@ from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.policy.encoding import encode_paths
 from jaxppo.policy.networks import EncoderConfig, make_actor_critic
+from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.population import train_population
 from jaxppo.ppo.trading_task import action_config, trading_task
 
@@ -127,19 +128,14 @@ OBJECTIVES: dict[str, tuple[str, dict[str, float]]] = {
 }
 
 
+MINIMAL: dict[str, Any] = {"observation": "index", "window": 1, "groups": ("calendar",), "normalisation_window": 2}
+"""An environment whose policy sees one bar and no prices."""
+
+
 def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str, Any]]:
     """Trains under each objective: the trained shares beside the best one."""
-    env = MixEnv(
-        n_assets=2,
-        actions="continuous",
-        levels=(0.0, 1.0),
-        position_limit=1.0,
-        observation="index",
-        window=1,
-        groups=("calendar",),
-        normalisation_window=2,
-    )
-    costs = make_costs(max_leverage=1.01, maintenance_margin=0.0)
+    env = MixEnv(n_assets=2, actions="continuous", levels=(0.0, 1.0), position_limit=1.0, **MINIMAL)
+    costs = basic_costs(max_leverage=1.01, maintenance_margin=0.0)
     sizes = tuple(columns.stop - columns.start for columns in group_slices(env.groups).values())
     encoder = EncoderConfig("mlp", sizes, 16, 1, 2, 1, 2, False, jnp.dtype("float32"))
     action = action_config(env, 0.2)
@@ -169,8 +165,7 @@ def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str,
     def trained(stage: Any, seed: int, iterations: int) -> tuple[Any, dict[str, jax.Array]]:
         """Networks on the way `[n, ...]` and metrics of one agent."""
         _, metrics, nets = train_population(
-            task,
-            ONE_BAR,
+            make_learner(task, ONE_BAR, data_mesh(jax.devices()[:1]), stage),
             lambda key: make_actor_critic(encoder, action, key)[1],
             params,
             [seed],
@@ -178,7 +173,6 @@ def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str,
             refresh=params_of,
             evaluate=lambda net: net,
             every=iterations // 20,
-            risk=stage,
         )
         return jax.tree.map(lambda x: x[0], nets), metrics
 

@@ -6,7 +6,7 @@ optimum. `features`, `indicators` and `regimes` compute what is known of a marke
 
 from jaxppo.envs import datasets, reference, simulators
 from jaxppo.envs.data.load import format_report, load_market
-from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.costs import Costs, basic_costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio
 from jaxppo.envs.market import features, indicators, regimes
 from jaxppo.envs.market.market_data import MarketData, MarketInfo, periods_per_year, slice_bars
@@ -27,6 +27,7 @@ __all__ = [
     "Observation",
     "Portfolio",
     "TradingEnv",
+    "basic_costs",
     "datasets",
     "features",
     "format_report",

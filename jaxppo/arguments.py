@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import dataclasses
 import functools
 import inspect
 import types
@@ -52,6 +53,7 @@ Coefficient = Annotated[float, Field(ge=0.0, le=1000.0)]
 Factor = Annotated[float, Field(ge=0.1, le=10.0)]
 Power = Annotated[float, Field(ge=0.0, le=4.0)]
 
+Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?)?$")]
 
@@ -127,8 +129,11 @@ def _validators(factory: Callable[..., Any]) -> dict[str, tuple[str, pydantic.Ty
 
 
 def argument_types(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Name and annotation, ranges included, of each argument of a function or field of a NamedTuple."""
-    hints = typing.get_type_hints(inspect.unwrap(factory), include_extras=True)
+    """Name and annotation, ranges included, of each argument of a function or class, or field of a NamedTuple."""
+    typed = inspect.unwrap(factory)
+    if isinstance(typed, type) and not (hasattr(typed, "_fields") or dataclasses.is_dataclass(typed)):
+        typed = inspect.unwrap(typed.__init__)  # type: ignore[misc]
+    hints = typing.get_type_hints(typed, include_extras=True)
     return {name: hints[name] for name in inspect.signature(factory).parameters if name in hints}
 
 

@@ -18,7 +18,7 @@ from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.simulate import nothing, simulate_account
 from jaxppo.config import PPOConfig
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.market.features import group_slices
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
@@ -96,7 +96,7 @@ def market(seed: int = 0, *, drift: float = 0.0, volatility: float = 0.01, half_
 
 def env_params(prices: MarketData, **costs: float) -> EnvParams:
     """Episodes of `EPISODE_CHUNKS` chunks; costs by name, the half-spread alone by default."""
-    return env().make_params(prices, make_costs(**costs), episode_bars=EPISODE_CHUNKS * PPO.chunk)
+    return env().make_params(prices, basic_costs(**costs), episode_bars=EPISODE_CHUNKS * PPO.chunk)
 
 
 @functools.cache

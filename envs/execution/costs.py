@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from pydantic import Field
 
+from jaxppo.arguments import (
+    Factor,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveFraction,
+    Power,
+    ProperFraction,
+    checked,
+)
 from jaxppo.envs.execution.impact import Impact
 from jaxppo.envs.execution.slippage import SlippageConditions, slippage_scale
-from jaxppo.envs.market.features import MINIMUM_VOLUME, REGIMES, average_volume, ewma_volatility
+from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 
 
@@ -55,6 +64,7 @@ class Costs(struct.PyTreeNode):
     latency: Any = ()
 
 
+FourFactors = Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)]
 NO_PARTICIPATION_LIMIT = 1e30
 OMISSIBLE = ("commission_per_share", "spread_multiplier", "slippage", "impact", "borrow_rate", "margin_rate")
 """Prices that are left out of a program which is written with the number 0 for them, instead of an array."""
@@ -80,118 +90,116 @@ def is_charged(price: jax.Array | float) -> bool:
     return not isinstance(price, float) or price != 0.0
 
 
+@checked
 def make_costs(
     *,
-    commission_bps: float = 0.0,
-    commission_per_share: float = 0.0,
-    commission_minimum: float = 0.0,
-    spread_multiplier: float = 1.0,
-    slippage: float = 0.0,
-    slippage_open: float = 1.0,
-    slippage_close: float = 1.0,
-    slippage_volatility: float = 0.0,
-    slippage_volume: float = 0.0,
-    slippage_spread: float = 0.0,
-    slippage_regimes: Sequence[float] | None = None,
-    impact: float = 0.0,
-    transient_impact: float = 0.0,
-    transient_half_life: float = 1.0,
-    permanent_impact: float = 0.0,
-    participation_limit: float | None = None,
-    borrow_rate: float = 0.0,
-    margin_rate: float = 0.0,
-    max_leverage: float = 1.0,
-    maintenance_margin: float = 0.25,
+    commission_bps: NonNegativeFloat = 1.0,
+    commission_per_share: NonNegativeFloat = 0.0,
+    commission_minimum: NonNegativeFloat = 0.0,
+    spread_multiplier: NonNegativeFloat = 1.0,
+    slippage: NonNegativeFloat = 0.02,
+    slippage_open: Factor = 1.0,
+    slippage_close: Factor = 1.0,
+    slippage_volatility: Power = 0.0,
+    slippage_volume: Power = 0.0,
+    slippage_spread: Power = 0.0,
+    slippage_regimes: FourFactors | None = None,
+    impact: NonNegativeFloat = 0.6,
+    transient_impact: NonNegativeFloat = 0.0,
+    transient_half_life: NonNegativeFloat = 1.0,
+    permanent_impact: NonNegativeFloat = 0.0,
+    participation_limit: PositiveFraction | None = 0.1,
+    borrow_rate: NonNegativeFloat = 0.01,
+    margin_rate: NonNegativeFloat = 0.05,
+    max_leverage: PositiveFloat = 1.0,
+    maintenance_margin: ProperFraction = 0.25,
 ) -> Costs:
-    """Builds cost parameters from plain numbers.
+    """Builds costs of trading and holding from plain numbers.
 
-    What is left at its default costs nothing to compute. An environment with transient or permanent impact needs
-    `FillRule(displacement=True)`.
+    An environment with transient or permanent impact needs `FillRule(displacement=True)`.
 
     Args:
-      commission_bps: basis points of notional, >= 0.
-      commission_per_share: currency, >= 0.
-      commission_minimum: currency per order, >= 0.
-      spread_multiplier: of the market's half-spread, >= 0.
-      slippage: share of the volatility of a bar, >= 0.
-      slippage_open: factor of slippage in the first bar of a session, >= 0.
-      slippage_close: factor in the last bar of a session, >= 0.
-      slippage_volatility: how slippage grows with relative volatility, see `SlippageConditions`.
-      slippage_volume: how it falls with relative volume.
-      slippage_spread: how it grows with the relative spread.
-      slippage_regimes: four factors, one per regime; None for none.
-      impact: coefficient of square-root impact, >= 0.
-      transient_impact: coefficient of impact that decays, >= 0; see `Impact`.
-      transient_half_life: of that decay, bars, > 0.
-      permanent_impact: coefficient of impact that stays, >= 0.
-      participation_limit: largest share of a bar's volume that fills, in (0, 1]; None for no limit.
-      borrow_rate: of short positions, per year, >= 0.
-      margin_rate: of borrowed cash, per year, >= 0.
-      max_leverage: largest gross exposure that an order may aim at, multiple of equity, > 0.
-      maintenance_margin: equity below this share of gross exposure liquidates the account, in [0, 1).
+      commission_bps: commission, basis points of notional.
+      commission_per_share: commission, currency per share.
+      commission_minimum: smallest commission of a filled order, currency.
+      spread_multiplier: share of the half-spread that a fill pays.
+      slippage: adverse move of each fill, multiples of per-bar volatility; the other keys of slippage multiply it by
+        what is known at the close before, all together by 0.1 to 10.
+      slippage_open: factor of slippage in the first bar of a session of several bars.
+      slippage_close: factor of slippage in the last bar of a session of several bars.
+      slippage_volatility: power of the volatility forecast over its usual value (252 bars) that multiplies slippage.
+      slippage_volume: power of the usual volume over the forecast that multiplies slippage.
+      slippage_spread: power of the half-spread over its usual value that multiplies slippage.
+      slippage_regimes: factors of slippage in bull, bear, sideways and crisis; needs regimes.
+      impact: Y of the square-root law of impact.
+      transient_impact: how far a fill of a bar's normal volume moves the price of the account's later ones, multiples
+        of per-bar volatility; it decays.
+      transient_half_life: bars in which half of the transient impact has decayed; 0 for linear impact on the fill
+        itself alone.
+      permanent_impact: likewise, impact that stays.
+      participation_limit: largest share of a bar's volume per fill; None for no limit.
+      borrow_rate: borrow fee on short positions, per year.
+      margin_rate: interest on negative cash, per year.
+      max_leverage: largest gross exposure that an order may aim at, multiple of equity.
+      maintenance_margin: equity below this share of gross exposure is liquidated.
 
     Raises:
-      ValueError: a value outside its range.
+      ValueError: a value outside its range, or margins that liquidate a portfolio which is fully invested.
     """
-    limit = NO_PARTICIPATION_LIMIT if participation_limit is None else min(participation_limit, NO_PARTICIPATION_LIMIT)
-    values = {
-        "commission_bps": commission_bps,
-        "commission_per_share": commission_per_share,
-        "commission_minimum": commission_minimum,
-        "spread_multiplier": spread_multiplier,
-        "slippage": slippage,
-        "slippage_open": slippage_open,
-        "slippage_close": slippage_close,
-        "slippage_volatility": slippage_volatility,
-        "slippage_volume": slippage_volume,
-        "slippage_spread": slippage_spread,
-        "impact": impact,
-        "transient_impact": transient_impact,
-        "transient_half_life": transient_half_life,
-        "permanent_impact": permanent_impact,
-        "participation_limit": limit,
-        "borrow_rate": borrow_rate,
-        "margin_rate": margin_rate,
-        "max_leverage": max_leverage,
-        "maintenance_margin": maintenance_margin,
-    }
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value}; it must be a finite number >= 0")
-    if not limit > 0 or not max_leverage > 0:
-        raise ValueError(f"participation_limit ({limit}) and max_leverage ({max_leverage}) must be > 0")
     if not maintenance_margin * max_leverage < 1:
         raise ValueError(
             f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
             "fully invested: their product must be < 1"
         )
-    values["commission_rate"] = values.pop("commission_bps") * 1e-4
-    displacement, conditions = _displacement(values), _conditions(values, slippage_regimes)
-    return Costs(displacement=displacement, conditions=conditions, **_traced(values))
+    powers = {"volatility": slippage_volatility, "volume": slippage_volume, "spread": slippage_spread}
+    return Costs(
+        **_traced(
+            commission_rate=commission_bps * 1e-4,
+            commission_per_share=commission_per_share,
+            commission_minimum=commission_minimum,
+            spread_multiplier=spread_multiplier,
+            slippage=slippage,
+            impact=impact,
+            participation_limit=NO_PARTICIPATION_LIMIT if participation_limit is None else participation_limit,
+            borrow_rate=borrow_rate,
+            margin_rate=margin_rate,
+            max_leverage=max_leverage,
+            maintenance_margin=maintenance_margin,
+        ),
+        displacement=_displacement(transient_impact, transient_half_life, permanent_impact),
+        conditions=_conditions({"open": slippage_open, "close": slippage_close}, powers, slippage_regimes),
+    )
 
 
-def _traced(values: dict[str, float]) -> dict[str, jax.Array]:
+def _displacement(transient: float, half_life: float, permanent: float) -> Any:
+    """What the account's trades do to later prices; `()` for nothing."""
+    displaced = transient > 0 or permanent > 0
+    return Impact(**_traced(transient=transient, half_life=half_life, permanent=permanent)) if displaced else ()
+
+
+def _conditions(factors: dict[str, float], powers: dict[str, float], regimes: tuple[float, ...] | None) -> Any:
+    """What slippage depends on; `()` for nothing."""
+    if all(factor == 1 for factor in factors.values()) and not any(powers.values()) and regimes is None:
+        return ()
+    by_regime = () if regimes is None else jnp.asarray(regimes, jnp.float32)
+    return SlippageConditions(**_traced(**factors, **powers), regimes=by_regime)
+
+
+def basic_costs(**charged: Any) -> Costs:
+    """Builds the simplest costs: fills cross the market's half-spread; nothing else is charged but what is named.
+
+    Args:
+      **charged: arguments of `make_costs`.
+
+    Raises:
+      ValueError: as `make_costs`.
+    """
+    free: dict[str, Any] = dict.fromkeys(("commission_bps", "slippage", "impact", "borrow_rate", "margin_rate"), 0.0)
+    return make_costs(**{**free, "participation_limit": None, **charged})
+
+
+def _traced(**values: float) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
-
-
-def _displacement(values: dict[str, float]) -> Any:
-    """Takes the parameters of displacement out of `values`; `()` where there is none."""
-    names = {"transient": "transient_impact", "half_life": "transient_half_life", "permanent": "permanent_impact"}
-    own = {field: values.pop(name) for field, name in names.items()}
-    return Impact(**_traced(own)) if own["transient"] > 0 or own["permanent"] > 0 else ()
-
-
-def _conditions(values: dict[str, float], regimes: Sequence[float] | None) -> Any:
-    """Takes the conditions of slippage out of `values`; `()` where none changes it."""
-    neutral = {"open": 1.0, "close": 1.0, "volatility": 0.0, "volume": 0.0, "spread": 0.0}
-    own = {name: values.pop(f"slippage_{name}") for name in neutral}
-    if regimes is None:
-        return SlippageConditions(**_traced(own)) if own != neutral else ()
-    if len(regimes) != len(REGIMES) or not all(0 <= factor < math.inf for factor in regimes):
-        raise ValueError(
-            f"slippage_regimes is {list(regimes)}; it must be {len(REGIMES)} numbers >= 0, for {', '.join(REGIMES)}"
-        )
-    return SlippageConditions(**_traced(own), regimes=jnp.asarray(regimes, jnp.float32))
 
 
 class Bar(struct.PyTreeNode):

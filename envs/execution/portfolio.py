@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.arguments import BoundedInt, check
 from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
 from jaxppo.envs.market.kernels import once
@@ -27,29 +28,27 @@ class FillRule:
     """How orders reach the market (static).
 
     Attributes:
-      latency_bars: bars from the decision to the fill, >= 1; 1 fills at the open of the next bar. With `Costs.latency`
-        the most that there may be.
-      unfilled: what happens to the part of an order that a bar could not absorb: "carry" works it in the following
-        bars until a new decision replaces it, "drop" cancels it.
-      price: "next_open", or "decision_close" to fill at the close that the decision has already seen, which no market
-        offers (only with `latency_bars=1`; reports say so in red).
+      latency_bars: bars from decision to fill; 1 fills at the next open. With `Costs.latency` the most that there may
+        be.
+      unfilled: what happens to the part of an order that a bar could not absorb: `"carry"` works it in the following
+        bars until a new decision replaces it, `"drop"` cancels it.
+      fill_price: price of fills; `"decision_close"` is a price that the decision has already seen, which no market
+        offers: for research on that bias only, with a latency of 1, and reports say so in red.
       displacement: own trades move the price of later ones, by `Costs.displacement`.
+
+    Raises:
+      ValueError: an attribute outside its range.
     """
 
-    latency_bars: int = 1
+    latency_bars: BoundedInt = 1
     unfilled: Literal["carry", "drop"] = "carry"
-    price: Literal["next_open", "decision_close"] = "next_open"
+    fill_price: Literal["next_open", "decision_close"] = "next_open"
     displacement: bool = False
 
     def __post_init__(self):
-        if self.latency_bars < 1:
-            raise ValueError(f"latency_bars is {self.latency_bars}; it must be >= 1")
-        if self.unfilled not in ("carry", "drop"):
-            raise ValueError(f"unfilled is {self.unfilled!r}; it must be 'carry' or 'drop'")
-        if self.price not in ("next_open", "decision_close"):
-            raise ValueError(f"price is {self.price!r}; it must be 'next_open' or 'decision_close'")
-        if self.price == "decision_close" and self.latency_bars != 1:
-            raise ValueError(f"price 'decision_close' needs latency_bars 1, not {self.latency_bars}")
+        check(FillRule, vars(self))
+        if self.fill_price == "decision_close" and self.latency_bars != 1:
+            raise ValueError(f"fill_price 'decision_close' needs latency_bars 1, not {self.latency_bars}")
 
 
 class Portfolio(struct.PyTreeNode):
@@ -236,7 +235,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     wanted = _snap(due + portfolio.unfilled, rounding)
     goal = _snap(portfolio.shares + wanted, rounding)
     quantity = once(_filled, portfolio, wanted, bar, costs)
-    price = bar.open if rule.price == "next_open" else portfolio.price
+    price = bar.open if rule.fill_price == "next_open" else portfolio.price
     shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
     paid, displaced = _pay(displaced, quantity, price, bar, costs)

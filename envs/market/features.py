@@ -18,17 +18,22 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
+from jaxppo.arguments import AtLeastTwo, checked
 from jaxppo.envs.market import indicators
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.normalisation import CLIP, minimum_observations, zscore
 from jaxppo.envs.market.own_bars import OwnBars, own_bars
 from jaxppo.envs.market.windows import exponential_average, linear_recurrence, rolling_mean, shift
 
-GROUPS = ("price", "volume", "technical", "volatility", "calendar")
+Group = Literal["price", "volume", "technical", "volatility", "calendar", "regime"]
+Groups = Annotated[tuple[Group, ...], Field(min_length=1)]
+GROUPS: tuple[Group, ...] = ("price", "volume", "technical", "volatility", "calendar")
 """Default feature groups, in order; the group `regime` needs probabilities of regimes beside the market."""
 
 REGIMES = ("bull", "bear", "sideways", "crisis")
@@ -168,11 +173,12 @@ def warmup(groups: Sequence[str] = GROUPS, normalisation_window: int = 252) -> i
     )
 
 
+@checked
 def compute_features(
     market: MarketData,
     *,
-    groups: Sequence[str] = GROUPS,
-    normalisation_window: int = 252,
+    groups: Groups = GROUPS,
+    normalisation_window: AtLeastTwo = 252,
     unknown: float = 0.0,
     regimes: jax.Array | None = None,
 ) -> jax.Array:
@@ -180,8 +186,8 @@ def compute_features(
 
     Args:
       market: `[T, A]` bars.
-      groups: feature groups in the order of the columns, out of `FEATURES`.
-      normalisation_window: span in bars of the exponential z-scores, >= 2.
+      groups: feature groups, in the order of the columns; `regime` needs regimes.
+      normalisation_window: span in bars of the causal normalisation, an exponential z-score.
       unknown: replaces values that are not valid (incomplete windows, no bar so far, volume not reported): 0 or NaN.
       regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
@@ -191,13 +197,11 @@ def compute_features(
     Raises:
       ValueError: unknown, repeated or no group; a window below 2; the group `regime` without regimes.
     """
-    if normalisation_window < 2:
-        raise ValueError(f"normalisation_window must be at least 2 bars, got {normalisation_window}")
-    groups = _validated(groups)
-    if "regime" in groups and regimes is None:
+    chosen = _validated(groups)
+    if "regime" in chosen and regimes is None:
         raise ValueError("the feature group 'regime' needs the probabilities of the regimes")
-    regimes = regimes if "regime" in groups else None
-    table = _feature_table(market, regimes, groups=groups, normalisation_window=int(normalisation_window))
+    regimes = regimes if "regime" in chosen else None
+    table = _feature_table(market, regimes, groups=chosen, normalisation_window=int(normalisation_window))
     return jnp.where(jnp.isnan(table), unknown, table)
 
 

@@ -6,10 +6,22 @@ filters: no state is smoothed with later bars.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
 
+from jaxppo.arguments import (
+    AtLeastTwo,
+    BoundedInt,
+    CodeOnly,
+    NonNegativeFloat,
+    OpenFraction,
+    PositiveInt,
+    checked,
+)
 from jaxppo.envs.market.features import REGIMES as NAMES
 from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel, fit, forward_filter
@@ -23,19 +35,21 @@ FIRST_RETURNS = 21
 LARGEST_OBSERVATION = 3.0
 """Clip of the observations: a Gaussian model would otherwise spend a state on single outliers, which says nothing about
 the bars after them."""
+States = Annotated[int, Field(ge=2, le=6)]
 BULL, BEAR, SIDEWAYS, CRISIS = range(4)
 
 
+@checked
 def rule_regimes(
     market: MarketData,
     *,
-    trend_window: int = 63,
-    trend_threshold: float = 1.0,
-    volatility_window: int = 504,
-    volatility_quantile: float = 0.9,
-    volatility_span: int = 21,
-    drawdown_window: int = 252,
-    crisis_drawdown: float = 0.1,
+    trend_window: AtLeastTwo = 63,
+    trend_threshold: NonNegativeFloat = 1.0,
+    volatility_window: PositiveInt = 504,
+    volatility_quantile: OpenFraction = 0.9,
+    volatility_span: CodeOnly[PositiveInt] = 21,
+    drawdown_window: PositiveInt = 252,
+    crisis_drawdown: OpenFraction = 0.1,
 ) -> jax.Array:
     """Classifies regimes by rules on trend, volatility and drawdown of each asset's own bars.
 
@@ -45,13 +59,13 @@ def rule_regimes(
 
     Args:
       market: `[T, A]` bars; its `market_index` for the regimes of the market as a whole.
-      trend_window: returns in the t-statistic, >= 2.
-      trend_threshold: threshold of the t-statistic, >= 0.
-      volatility_window: bars among which the volatility is ranked, >= 1.
-      volatility_quantile: rank, in (0, 1), above which the volatility is high.
-      volatility_span: span of the volatility forecast, bars, >= 1.
-      drawdown_window: bars of the recent high, >= 1.
-      crisis_drawdown: fraction below the recent high, in (0, 1).
+      trend_window: returns in the t-statistic of the trend.
+      trend_threshold: bull above this t-statistic, bear below its negative, sideways between.
+      volatility_window: bars with which today's volatility is compared.
+      volatility_quantile: a crisis needs a volatility above this rank.
+      volatility_span: span of the volatility forecast, bars.
+      drawdown_window: bars of the recent high.
+      crisis_drawdown: a crisis needs a price this fraction below that high.
 
     Returns:
       `[T, A, 4]` float32, one-hot in the order of `REGIMES`, known at the close of t.
@@ -117,23 +131,29 @@ def standardised_returns(market: MarketData, span: int = 504) -> tuple[jax.Array
     return jnp.clip(observed, -LARGEST_OBSERVATION, LARGEST_OBSERVATION)[..., None], known
 
 
+@checked
 def fit_regimes(
-    key: jax.Array, market: MarketData, n_states: int = 3, *, span: int = 504, n_restarts: int = 8
+    key: jax.Array,
+    market: MarketData,
+    states: States = 3,
+    *,
+    usual_volatility_span: PositiveInt = 504,
+    restarts: BoundedInt = 8,
 ) -> HiddenMarkovModel:
     """Fits one hidden Markov model to the returns of all assets of a market, states in order of mean. Consumes `key`.
 
     Args:
       key: random key of the restarts.
       market: `[T, A]` bars, all of which are used; a run gives its training period and the bars before it.
-      n_states: 2 to 6.
-      span: span of the volatility that standardises the returns, bars, >= 1.
-      n_restarts: random starts, of which the likeliest fit is returned, >= 1.
+      states: hidden states.
+      usual_volatility_span: bars of the volatility in whose units returns are observed.
+      restarts: random starts of the fit, of which the likeliest counts.
 
     Raises:
-      ValueError: `n_states` outside 2 to 6.
+      ValueError: an argument outside its range.
     """
-    x, known = standardised_returns(market, span)
-    return fit(key, x.swapaxes(0, 1), known.T, n_states, n_restarts=n_restarts).model
+    x, known = standardised_returns(market, usual_volatility_span)
+    return fit(key, x.swapaxes(0, 1), known.T, states, n_restarts=restarts).model
 
 
 def hidden_regimes(model: HiddenMarkovModel, market: MarketData, span: int = 504) -> jax.Array:

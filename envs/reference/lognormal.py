@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.costs import Costs, basic_costs
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 from jaxppo.envs.reference.parameters import positive
 from jaxppo.envs.reference.problem import Problem
@@ -124,7 +124,7 @@ class LognormalProblem(Problem):
     def costs(self) -> Costs:
         """The commission and no other cost; the account may hold `position_limit` in every asset."""
         gross = 1.001 * self.position_limit * len(self.drift)
-        return make_costs(commission_bps=1e4 * self._commission_rate, max_leverage=gross, maintenance_margin=0.0)
+        return basic_costs(commission_bps=1e4 * self._commission_rate, max_leverage=gross, maintenance_margin=0.0)
 
     def market(self, key: jax.Array) -> MarketData:
         """Draws a table of `n_bars` bars; jittable. Consumes `key`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,39 @@ class Levels(NamedTuple):
     half_spread: jax.Array | float
     median_volume: jax.Array | float
     volume_deviation: jax.Array | float
+
+
+class BarOptions(TypedDict, total=False):
+    """Fields of `DailyBars` by name, as a simulator takes them."""
+
+    gap_share: jax.Array | float
+    start_price: jax.Array | float
+    half_spread: jax.Array | float
+    median_volume: jax.Array | float
+    volume_deviation: jax.Array | float
+
+
+class DailyBars(NamedTuple):
+    """What bars of a simulated market have beside the law of their returns.
+
+    Attributes:
+      gap_share: share of a bar's variance that falls between the previous close and the open, in [0, 1).
+      start_price: price before the first bar, > 0; a number or `[A]`.
+      half_spread: constant half-spread, fraction of the price, >= 0; a number or `[A]`.
+      median_volume: shares; volume is lognormal, independent over bars.
+      volume_deviation: standard deviation of the log volume.
+    """
+
+    gap_share: jax.Array | float = 0.2
+    start_price: jax.Array | float = 100.0
+    half_spread: jax.Array | float = 1e-4
+    median_volume: jax.Array | float = 1e6
+    volume_deviation: jax.Array | float = 0.5
+
+    @property
+    def levels(self) -> Levels:
+        """Its spreads and volumes."""
+        return Levels(self.half_spread, self.median_volume, self.volume_deviation)
 
 
 def correlate(normals: jax.Array, correlation: jax.Array | float) -> jax.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.windows import linear_recurrence
-from jaxppo.envs.simulators.bars import Levels, daily_market, log_path
+from jaxppo.envs.simulators.bars import DailyBars, Levels, daily_market, log_path
 
 MEDIAN_VOLUME, VOLUME_SCALE = 1e6, 0.5
 POLICIES = ("optimal", "linear", "sign")
@@ -29,11 +29,8 @@ def predictable_factor(
     persistence: float = 0.9,
     signal_noise: float = 0.0,
     volatility: float = 0.01,
-    gap_share: float = 0.2,
-    half_spread: jax.Array | float = 0.0,
-    start_price: jax.Array | float = 100.0,
-    median_volume: float = MEDIAN_VOLUME,
     volume_scale: float = VOLUME_SCALE,
+    **bars: Unpack[FactorBars],
 ) -> MarketData:
     """Market whose next open-to-close return is predicted by a factor that the volume reveals.
 
@@ -56,15 +53,23 @@ def predictable_factor(
       persistence: of the factor per bar, in [0, 1).
       signal_noise: standard deviation of the noise in the signal, in units of the factor's, >= 0.
       volatility: standard deviation of the log return per bar, > 0.
-      gap_share: share of the variance that falls on the gap, in [0, 1).
-      half_spread: fraction of the price; 0 so that the Sharpe ratio before costs can be earned.
-      start_price: price before the first bar, > 0; a number or `[A]`.
-      median_volume: shares.
       volume_scale: deviation of the log volume for a factor of 1, > 0.
+      **bars: `gap_share`, `start_price`, `half_spread`, `median_volume`: fields of `DailyBars`; the half-spread is 0 by
+        default, so that the Sharpe ratio before costs can be earned.
     """
-    model = _Model(strength, persistence, signal_noise, volatility, gap_share)
-    levels = Levels(half_spread, median_volume, volume_scale)
-    return _with_factor(key, n_bars, n_assets, model, start_price, levels)[0]
+    given: FactorBars = {"half_spread": 0.0, **bars}
+    daily = DailyBars(**given, volume_deviation=volume_scale)
+    model = _Model(strength, persistence, signal_noise, volatility, daily.gap_share)
+    return _with_factor(key, n_bars, n_assets, model, daily.start_price, daily.levels)[0]
+
+
+class FactorBars(TypedDict, total=False):
+    """Fields of `DailyBars` that `predictable_factor` takes."""
+
+    gap_share: jax.Array | float
+    start_price: jax.Array | float
+    half_spread: jax.Array | float
+    median_volume: jax.Array | float
 
 
 class _Model(NamedTuple):
@@ -74,7 +79,7 @@ class _Model(NamedTuple):
     persistence: float
     signal_noise: float
     volatility: float
-    gap_share: float
+    gap_share: jax.Array | float
 
 
 @functools.partial(jax.jit, static_argnames=("n_bars", "n_assets"))
@@ -109,7 +114,7 @@ def revealed_factor(
 
 
 def gap_and_predicted_body(
-    normals: tuple[jax.Array, jax.Array], predicted: jax.Array, volatility: float, gap_share: float
+    normals: tuple[jax.Array, jax.Array], predicted: jax.Array, volatility: float, gap_share: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
     """Log returns from close to open, of expected simple return 0, and from open to close, `[T, A]` each.
 

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.windows import linear_recurrence
-from jaxppo.envs.simulators.bars import Levels, bar_shocks, correlate, daily_market, gap_and_body, log_path
+from jaxppo.envs.simulators.bars import (
+    BarOptions,
+    DailyBars,
+    bar_shocks,
+    correlate,
+    daily_market,
+    gap_and_body,
+    log_path,
+)
 from jaxppo.envs.simulators.markov import markov_path, stationary_law
 
 __all__ = ["gbm", "ornstein_uhlenbeck", "regime_switching", "stochastic_volatility_jumps"]
@@ -25,11 +34,7 @@ COMMON_ARGS = """key: consumed.
 n_bars: T, static.
 n_assets: A, static.
 correlation: of the return shocks, one number in (-1 / (A - 1), 1) or a positive definite `[A, A]` matrix.
-gap_share: share of a bar's variance that falls between the previous close and the open, in [0, 1).
-half_spread: constant half-spread, fraction of the price.
-start_price: price before the first bar, > 0; a number or `[A]`.
-median_volume: shares; volume is lognormal, independent over bars.
-volume_deviation: standard deviation of the log volume."""
+**bars: `gap_share`, `start_price`, `half_spread`, `median_volume`, `volume_deviation`: fields of `DailyBars`."""
 """Arguments of every simulator; `{common}` stands for them in the docstrings."""
 
 
@@ -54,11 +59,7 @@ def gbm(
     drift: jax.Array | float = 0.0,
     volatility: jax.Array | float = 0.01,
     correlation: jax.Array | float = 0.0,
-    gap_share: float = 0.2,
-    half_spread: jax.Array | float = 1e-4,
-    start_price: jax.Array | float = 100.0,
-    median_volume: float = 1e6,
-    volume_deviation: float = 0.5,
+    **bars: Unpack[BarOptions],
 ) -> MarketData:
     """Geometric Brownian motion: `log(close_{t+1} / close_t) ~ N(drift - volatility^2 / 2, volatility^2)`.
 
@@ -73,15 +74,14 @@ def gbm(
       volatility: standard deviation of the log return per bar, >= 0; a number or `[A]`.
       {common}
     """
-    shape = (n_bars, n_assets)
+    shape, daily = (n_bars, n_assets), DailyBars(**bars)
     normal_key, extremes_key = jax.random.split(key)
     for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     deviation = _per_bar(volatility, shape)
-    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
-    returns = gap_and_body(shocks, _per_bar(drift, shape), deviation, gap_share)
-    levels = Levels(half_spread, median_volume, volume_deviation)
-    body_deviation = jnp.sqrt(1 - gap_share) * deviation
-    return daily_market(extremes_key, *log_path(*returns, start_price), body_deviation, for_volume, levels)
+    shocks = bar_shocks(for_gap, for_body, correlation, daily.gap_share)
+    returns = gap_and_body(shocks, _per_bar(drift, shape), deviation, daily.gap_share)
+    body_deviation = jnp.sqrt(1 - daily.gap_share) * deviation
+    return daily_market(extremes_key, *log_path(*returns, daily.start_price), body_deviation, for_volume, daily.levels)
 
 
 @_simulator
@@ -93,11 +93,7 @@ def ornstein_uhlenbeck(
     reversion: jax.Array | float = 0.02,
     volatility: jax.Array | float = 0.01,
     correlation: jax.Array | float = 0.0,
-    gap_share: float = 0.2,
-    half_spread: jax.Array | float = 1e-4,
-    start_price: jax.Array | float = 100.0,
-    median_volume: float = 1e6,
-    volume_deviation: float = 0.5,
+    **bars: Unpack[BarOptions],
 ) -> MarketData:
     """Mean-reverting log price: `dX = -reversion * X dt + volatility dB`, `price = start_price * exp(X)`, dt in bars.
 
@@ -112,24 +108,24 @@ def ornstein_uhlenbeck(
 
     Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, eq. 3.40.
     """
-    shape = (n_bars, n_assets)
+    shape, daily = (n_bars, n_assets), DailyBars(**bars)
     normal_key, start_key, extremes_key = jax.random.split(key, 3)
     for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     reversion, volatility = _per_bar(reversion, (1, n_assets)), _per_bar(volatility, (1, n_assets))
     stationary = volatility / jnp.sqrt(2 * reversion)
-    gap_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * gap_share))
-    body_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * (1 - gap_share)))
+    gap_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * daily.gap_share))
+    body_deviation = stationary * jnp.sqrt(-jnp.expm1(-2 * reversion * (1 - daily.gap_share)))
     gap_shock = gap_deviation * correlate(for_gap, correlation)
     body_shock = body_deviation * correlate(for_body, correlation)
     start = stationary * correlate(jax.random.normal(start_key, (1, n_assets)), correlation)
-    drive = jnp.exp(-reversion * (1 - gap_share)) * gap_shock + body_shock
+    drive = jnp.exp(-reversion * (1 - daily.gap_share)) * gap_shock + body_shock
     drive = drive.at[0].add((jnp.exp(-reversion) * start)[0])
     close_level = linear_recurrence(jnp.exp(-reversion), drive)
     previous = jnp.concatenate([start, close_level[:-1]])
-    open_level = jnp.exp(-reversion * gap_share) * previous + gap_shock
-    centre = jnp.broadcast_to(jnp.log(jnp.asarray(start_price, jnp.float32)), shape)
-    deviation, levels = jnp.broadcast_to(body_deviation, shape), Levels(half_spread, median_volume, volume_deviation)
-    return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, for_volume, levels)
+    open_level = jnp.exp(-reversion * daily.gap_share) * previous + gap_shock
+    centre = jnp.broadcast_to(jnp.log(jnp.asarray(daily.start_price, jnp.float32)), shape)
+    deviation = jnp.broadcast_to(body_deviation, shape)
+    return daily_market(extremes_key, centre + open_level, centre + close_level, deviation, for_volume, daily.levels)
 
 
 @_simulator
@@ -142,11 +138,7 @@ def regime_switching(
     volatilities: Sequence[float] | jax.Array = (0.008, 0.02),
     transition: Sequence[Sequence[float]] | jax.Array = ((0.99, 0.01), (0.03, 0.97)),
     correlation: jax.Array | float = 0.3,
-    gap_share: float = 0.2,
-    half_spread: jax.Array | float = 1e-4,
-    start_price: jax.Array | float = 100.0,
-    median_volume: float = 1e6,
-    volume_deviation: float = 0.5,
+    **bars: Unpack[BarOptions],
 ) -> MarketData:
     """Markov-switching Gaussian returns; all assets share the regime, which starts in its stationary law.
 
@@ -159,7 +151,7 @@ def regime_switching(
 
     Reference: Hamilton (1989), A new approach to the economic analysis of nonstationary time series.
     """
-    shape = (n_bars, n_assets)
+    shape, daily = (n_bars, n_assets), DailyBars(**bars)
     regime_key, normal_key, extremes_key = jax.random.split(key, 3)
     for_gap, for_body, for_volume = jax.random.normal(normal_key, (3, *shape))
     transition = jnp.asarray(transition, jnp.float32)
@@ -167,11 +159,10 @@ def regime_switching(
     drift, deviation = (
         jnp.broadcast_to(jnp.asarray(values, jnp.float32)[regime][:, None], shape) for values in (drifts, volatilities)
     )
-    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
-    returns = gap_and_body(shocks, drift, deviation, gap_share)
-    levels = Levels(half_spread, median_volume, volume_deviation)
-    body_deviation = jnp.sqrt(1 - gap_share) * deviation
-    return daily_market(extremes_key, *log_path(*returns, start_price), body_deviation, for_volume, levels)
+    shocks = bar_shocks(for_gap, for_body, correlation, daily.gap_share)
+    returns = gap_and_body(shocks, drift, deviation, daily.gap_share)
+    body_deviation = jnp.sqrt(1 - daily.gap_share) * deviation
+    return daily_market(extremes_key, *log_path(*returns, daily.start_price), body_deviation, for_volume, daily.levels)
 
 
 @_simulator
@@ -189,11 +180,7 @@ def stochastic_volatility_jumps(
     jump_mean: float = -0.02,
     jump_deviation: float = 0.03,
     correlation: jax.Array | float = 0.3,
-    gap_share: float = 0.2,
-    half_spread: jax.Array | float = 1e-4,
-    start_price: jax.Array | float = 100.0,
-    median_volume: float = 1e6,
-    volume_deviation: float = 0.5,
+    **bars: Unpack[BarOptions],
 ) -> MarketData:
     """Heston variance per asset, stepped bar by bar, plus lognormal jumps in the opening gap (Bates).
 
@@ -217,10 +204,10 @@ def stochastic_volatility_jumps(
     Reference: Bates (1996), Jumps and stochastic volatility; Lord, Koekkoek, van Dijk (2010), A comparison of biased
     simulation schemes for stochastic volatility models (full truncation).
     """
-    shape = (n_bars, n_assets)
+    shape, daily = (n_bars, n_assets), DailyBars(**bars)
     normal_key, jump_key, extremes_key = jax.random.split(key, 3)
     for_gap, for_body, for_variance, for_size, for_volume = jax.random.normal(normal_key, (5, *shape))
-    shocks = bar_shocks(for_gap, for_body, correlation, gap_share)
+    shocks = bar_shocks(for_gap, for_body, correlation, daily.gap_share)
     variance_shock = leverage * (shocks[0] + shocks[1]) + jnp.sqrt(1 - leverage**2) * for_variance
     long_run = jnp.square(_per_bar(volatility, (1, n_assets)))[0]
 
@@ -233,8 +220,7 @@ def stochastic_volatility_jumps(
     jumps = jax.random.bernoulli(jump_key, jump_rate, shape)
     size = jump_mean + jump_deviation * for_size
     compensator = jnp.log1p(jump_rate * jnp.expm1(jump_mean + 0.5 * jump_deviation**2))
-    gap, body = gap_and_body(shocks, _per_bar(drift, shape), jnp.sqrt(variance), gap_share)
+    gap, body = gap_and_body(shocks, _per_bar(drift, shape), jnp.sqrt(variance), daily.gap_share)
     returns = gap + jnp.where(jumps, size, 0) - compensator, body
-    levels = Levels(half_spread, median_volume, volume_deviation)
-    body_deviation = jnp.sqrt((1 - gap_share) * variance)
-    return daily_market(extremes_key, *log_path(*returns, start_price), body_deviation, for_volume, levels)
+    body_deviation = jnp.sqrt((1 - daily.gap_share) * variance)
+    return daily_market(extremes_key, *log_path(*returns, daily.start_price), body_deviation, for_volume, daily.levels)

@@ -38,26 +38,20 @@ class TargetActions:
         gross_buckets: tuple[float, ...],
         position_limit: float | None,
     ):
-        if actions not in ACTIONS:
-            raise ValueError(f"actions is {actions!r}; it must be one of {ACTIONS}")
-        if n_assets < 1:
-            raise ValueError(f"n_assets is {n_assets}; it must be >= 1")
-        if not levels or list(levels) != sorted(set(levels)) or not all(-1 <= level <= 1 for level in levels):
+        if list(levels) != sorted(set(levels)) or not all(-1 <= level <= 1 for level in levels):
             raise ValueError(f"levels {tuple(levels)} must be increasing, distinct and within [-1, 1]")
         if actions != "discrete" and len(levels) < 2:
             raise ValueError(f"levels {tuple(levels)} must span a range for {actions} actions")
         if actions == "hierarchical" and not (0.0 in levels and len(levels) > 1):
             raise ValueError(f"levels {tuple(levels)} must hold 0 and another for hierarchical actions")
         increasing = list(gross_buckets) == sorted(set(gross_buckets))
-        if not gross_buckets or not increasing or not all(0 < share <= 1 for share in gross_buckets):
+        if not increasing or not all(0 < share <= 1 for share in gross_buckets):
             raise ValueError(f"gross_buckets {tuple(gross_buckets)} must be increasing, distinct and within (0, 1]")
         self.n_assets = n_assets
         self.actions = actions
         self.levels = tuple(float(level) for level in levels)
         self.gross_buckets = tuple(float(share) for share in gross_buckets)
         self.position_limit = 1.0 / n_assets if position_limit is None else float(position_limit)
-        if not self.position_limit > 0:
-            raise ValueError(f"position_limit is {position_limit}; it must be > 0")
 
     @property
     def num_actions(self) -> int:

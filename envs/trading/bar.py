@@ -5,12 +5,10 @@ Environment, rollout, simulation, Monte Carlo and mask attribution all step an a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxppo.envs.execution.costs import Costs, unpack_bar
 from jaxppo.envs.execution.limits import Constraint, Limits, constrain, no_limits, project
@@ -26,90 +24,11 @@ from jaxppo.envs.execution.portfolio import (
     step,
     weights_of,
 )
+from jaxppo.envs.trading.account import Account, BarRow, Decide, Decision, StepResult, View
 from jaxppo.envs.trading.actions import TargetActions
 from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
 
 LARGEST_LOSS = 0.999
-
-
-class Account(struct.PyTreeNode):
-    """What an account carries from one close to the next.
-
-    Attributes:
-      portfolio: cash, shares and orders at the close.
-      masks: state of the mask transform.
-      sizing: state of the sizing transform.
-      rewards: state of the reward transform.
-      liquidated: `[]` bool: the account stays out of the market; None where an episode ends instead.
-      stopped: `[]` bool: everything is being closed and stays closed; None where nothing stops an account.
-    """
-
-    portfolio: Portfolio
-    masks: Any = ()
-    sizing: Any = ()
-    rewards: Any = ()
-    liquidated: jax.Array | None = None
-    stopped: jax.Array | None = None
-
-
-class BarRow(struct.PyTreeNode):
-    """What a bar reads of the market's tables.
-
-    Attributes:
-      bar: `[]` int32, the decision bar t.
-      next_bar: `[fields, A]` packed bar t + 1, in which orders fill; see `execution.costs.pack_bars`.
-      tradable: `[A]` bool at t.
-      masks: row t of the mask transform's table.
-      sizing: row t of the sizing transform's table.
-      policy: row t of what the policy reads beside the observation.
-    """
-
-    bar: jax.Array
-    next_bar: jax.Array
-    tradable: jax.Array
-    masks: Any = ()
-    sizing: Any = ()
-    policy: Any = ()
-
-
-class View(NamedTuple):
-    """What an account sees, and may do, at the close of a bar.
-
-    Attributes:
-      observation: of the policy.
-      constraint: what masks and sizing allow; None for everything.
-      masks: next state of the mask transform.
-    """
-
-    observation: Observation
-    constraint: Constraint | None
-    masks: Any
-
-
-class StepResult(NamedTuple):
-    """What one bar did to an account.
-
-    Attributes:
-      before: portfolio at the decision.
-      targets: `[A]` weights that are aimed at, after sizing and limits.
-      ordered: `[A]` shares ordered, signed.
-      after: portfolio at the next close.
-      fills: what was filled between.
-      outcome: of the bar.
-      reward: `[]`; the log return where no risk aversion was given.
-    """
-
-    before: Portfolio
-    targets: jax.Array
-    ordered: jax.Array
-    after: Portfolio
-    fills: Fills
-    outcome: Outcome
-    reward: jax.Array
-
-
-Decide = Callable[[Account, View, BarRow], tuple[jax.Array, jax.Array, Any]]
-"""`(account, view, row) -> (target weights [A], hold [A] bool, anything)`."""
 
 
 class OneBar(TargetActions):
@@ -160,14 +79,14 @@ class OneBar(TargetActions):
         def view(account: Account) -> View:
             return self.view(account, row, limited=limited)
 
-        def execute(account: Account, view: View, weights: jax.Array, hold: jax.Array) -> tuple[Account, StepResult]:
+        def execute(account: Account, view: View, decided: Decision) -> tuple[Account, StepResult]:
             return self._execute(
-                account, view, row, weights, hold, costs, risk_aversion, limited=limited, in_shares=in_shares
+                account, view, row, decided, costs, risk_aversion, limited=limited, in_shares=in_shares
             )
 
         seen = jax.vmap(view)(account) if batched else view(account)
         weights, hold, extra = decide(account, seen, row)
-        account, result = (jax.vmap(execute) if batched else execute)(account, seen, weights, hold)
+        account, result = (jax.vmap(execute) if batched else execute)(account, seen, (weights, hold))
         return account, result, extra
 
     def view(self, account: Account, row: BarRow, *, limited: bool = True) -> View:
@@ -188,8 +107,7 @@ class OneBar(TargetActions):
         account: Account,
         view: View,
         row: BarRow,
-        weights: jax.Array,
-        hold: jax.Array,
+        decided: Decision,
         costs: Costs,
         risk_aversion: jax.Array | None,
         *,
@@ -197,7 +115,7 @@ class OneBar(TargetActions):
         in_shares: bool,
     ) -> tuple[Account, StepResult]:
         """Sizes a decision, orders, lives through the next bar and rewards it; see `step_bar`."""
-        portfolio, sizing = account.portfolio, account.sizing
+        portfolio, sizing, (weights, hold) = account.portfolio, account.sizing, decided
         if limited:
             weights, hold, sizing = self.size(sizing, row.sizing, portfolio, weights, hold)
         if account.stopped is not None:

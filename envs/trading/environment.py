@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments import environment, spaces
+from pydantic import Field
 
+from jaxppo.arguments import AtLeastTwo, Coefficient, Numbers, OpenFraction, PositiveFloat, PositiveInt, checked
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData, periods_per_year
-from jaxppo.envs.trading.bar import Account, BarRow, OneBar, View
+from jaxppo.envs.trading.account import Account, BarRow, View
+from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
 from jaxppo.envs.trading.view import MarketView
+
+EpisodeLength = Annotated[int, Field(ge=1, le=2**30)]
 
 
 class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
@@ -43,17 +48,20 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
 
     Args:
       n_assets: A.
-      actions: "discrete", "continuous", "band" or "hierarchical".
-      levels: target levels in units of `position_limit`, within [-1, 1]; with 0 among them for hierarchical actions.
-      gross_buckets: largest gross exposure in each bucket of hierarchical actions but the first, risk off: shares in
-        (0, 1] of the largest possible, `A * position_limit`, increasing.
-      position_limit: largest absolute target weight per asset; default `1 / A`.
+      actions: per asset: discrete target levels, a continuous target weight, or the two edges of a no-trade band.
+        Hierarchical: risk off or a gross bucket for the portfolio, then short, flat, long or hold per asset, then a
+        size.
+      levels: target levels in units of `position_limit`, increasing, within [-1, 1]; continuous and band actions span
+        their range. The sizes of hierarchical actions, in units of the bucket, 0 among them.
+      gross_buckets: largest gross exposure in each bucket of hierarchical actions but risk off, as a share of the
+        largest possible one, increasing, within (0, 1].
+      position_limit: largest absolute weight per asset, fraction of equity; None for 1 / number of assets.
       observation: "window" or "index".
       window: bars that a decision reads; starts are drawn so that they, and the features' warm-up, lie before it.
       fill_rule: latency, partial fills and fill price.
-      start: "flat", or "random": episodes begin with uniformly drawn positions within the action range, whatever the
-        masks: like positions that prices carried beyond a limit.
-      groups: feature groups, see `jaxppo.envs.market.features.GROUPS`.
+      start: positions at the start of a training episode: none, or uniformly drawn ones within the action range,
+        whatever the masks, like positions that prices carried beyond a limit; evaluation starts flat.
+      groups: feature groups, see `compute_features`.
       normalisation_window: span in bars of the causal normalisation of features.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (Limits, state)`, such as those of `jaxppo.masks`; `make_params` makes its table. Whoever decides, what is
@@ -69,34 +77,27 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
       ValueError: an argument outside its range.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        n_assets: int = 1,
+        n_assets: PositiveInt = 1,
         actions: Literal["discrete", "continuous", "band", "hierarchical"] = "discrete",
-        levels: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0),
-        gross_buckets: tuple[float, ...] = (0.25, 0.5, 1.0),
-        position_limit: float | None = None,
+        levels: Numbers = (0.0, 0.25, 0.5, 0.75, 1.0),
+        gross_buckets: Numbers = (0.25, 0.5, 1.0),
+        position_limit: PositiveFloat | None = None,
         observation: Literal["window", "index"] = "window",
-        window: int = 32,
+        window: PositiveInt = 32,
         fill_rule: FillRule = FillRule(),
-        start: Literal["flat", "random"] = "flat",
-        groups: tuple[str, ...] = features.GROUPS,
-        normalisation_window: int = 252,
+        start: Literal["flat", "random"] = "random",
+        groups: features.Groups = features.GROUPS,
+        normalisation_window: AtLeastTwo = 252,
         masks: Any = None,
         sizing: Any = None,
         rewards: Any = None,
     ):
         environment.Environment.__init__(self)
         OneBar.__init__(self, n_assets, actions, levels, gross_buckets, position_limit)
-        choices = {"observation": ("window", "index"), "start": ("flat", "random")}
-        for name, value in (("observation", observation), ("start", start)):
-            if value not in choices[name]:
-                raise ValueError(f"{name} is {value!r}; it must be one of {choices[name]}")
-        if window < 1:
-            raise ValueError(f"window is {window}; it must be >= 1")
-        if normalisation_window < 2:
-            raise ValueError(f"normalisation_window is {normalisation_window}; it must be >= 2 bars")
         features.feature_names(groups)
         self.observation = observation
         self.window = window
@@ -123,32 +124,33 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         n_bars = self.first_decision + 1024
         return self.make_params(simulators.gbm(jax.random.key(0), n_bars, self.n_assets))
 
+    @checked
     def make_params(
         self,
         market: MarketData,
         costs: Costs | None = None,
         *,
-        initial_cash: float = 1e6,
-        risk_aversion: float = 1.0,
-        drawdown_limit: float | None = None,
-        episode_bars: int = 256,
+        initial_cash: PositiveFloat = 1e6,
+        risk_aversion: Coefficient = 1.0,
+        drawdown_limit: OpenFraction | None = None,
+        episode_bars: EpisodeLength = 256,
         first_bar: int | None = None,
         last_bar: int | None = None,
         feature_dtype: Any = jnp.float32,
         masks: Any = None,
         sizing: Any = None,
-        periods: float | None = None,
+        periods: PositiveFloat | None = None,
         regimes: jax.Array | None = None,
     ) -> EnvParams:
         """Precomputes the tables of a market.
 
         Args:
           market: unbatched, `n_assets` assets.
-          costs: default: the market's half-spread and nothing else.
-          initial_cash: currency, > 0.
-          risk_aversion: relative risk aversion of the reward, >= 0; 1 is log utility.
-          drawdown_limit: in (0, 1); an episode terminates beyond it. Default: never.
-          episode_bars: steps until truncation, >= 1.
+          costs: None for `make_costs()`, which charges all costs.
+          initial_cash: starting capital, currency of the prices.
+          risk_aversion: relative risk aversion of the training reward; 1 is the log return.
+          drawdown_limit: a training episode of a portfolio terminates beyond this drawdown; None for never.
+          episode_bars: steps until truncation.
           first_bar: earliest decision bar; default and minimum: `first_decision`.
           last_bar: last bar of the period; default: the last of the market.
           feature_dtype: storage type of the features.
@@ -171,12 +173,6 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             )
         if not first < last < market.n_bars:
             raise ValueError(f"the period [{first}, {last}] must hold a step and end before bar {market.n_bars}")
-        if episode_bars < 1 or not initial_cash > 0:
-            raise ValueError(f"episode_bars ({episode_bars}) must be >= 1 and initial_cash ({initial_cash}) > 0")
-        if not risk_aversion >= 0:
-            raise ValueError(f"risk_aversion is {risk_aversion}; it must be >= 0")
-        if drawdown_limit is not None and not 0 < drawdown_limit < 1:
-            raise ValueError(f"drawdown_limit is {drawdown_limit}; it must be in (0, 1), or None")
         if periods is None and not (self.masks is None and self.sizing is None):
             periods = periods_per_year(market)
         costs = make_costs() if costs is None else costs

@@ -10,7 +10,7 @@ from flax import struct
 
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import open_portfolio
-from jaxppo.envs.trading.bar import Account, BarRow, StepResult, View
+from jaxppo.envs.trading.account import Account, BarRow, StepResult, View
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Observed, Policy

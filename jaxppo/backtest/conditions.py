@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxppo.backtest.account import AccountRules
-from jaxppo.config import Config, CostsConfig
+from jaxppo.config import Config
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.market_data import MarketData
@@ -53,7 +53,7 @@ def plain_conditions(
     Args:
       n_assets: A.
       periods: bars per year, > 0.
-      costs: None takes the defaults of the configuration, which charge all costs.
+      costs: None takes `make_costs()`, which charges all costs.
       fill_rule: latency, carry and fill price.
       initial_cash: currency, > 0.
 
@@ -75,7 +75,7 @@ def plain_conditions(
     def prepare(costs: Costs, market: MarketData) -> EnvParams:
         return env.make_params(market, costs, initial_cash=initial_cash)
 
-    costs = make_costs(**CostsConfig().model_dump()) if costs is None else costs
+    costs = make_costs() if costs is None else costs
     identity = _hashed([repr(fill_rule), float(initial_cash)])
     return Conditions(AccountRules(env, periods, limited=False), costs, prepare, 0, 0, identity)
 

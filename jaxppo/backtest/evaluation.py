@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
 from jaxppo.backtest.result import ledger_figures
 from jaxppo.backtest.simulate import simulate_account
+from jaxppo.config import dump_config
 from jaxppo.policy.agent import agent
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
@@ -183,32 +185,39 @@ def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEf
     return Evaluation(summary, ledgers, times, effects, regimes)
 
 
-def report(
-    setup: Setup,
-    result: Evaluation,
-    inspection: Inspection | None,
-    training: list[dict[str, Any]],
-    config_yaml: str,
-    path: pathlib.Path,
-    constraints: Mapping[str, Mapping[str, Any]] | None = None,
-    selection: Mapping[str, Any] | None = None,
-    sections: Mapping[str, str] | None = None,
-    warnings: tuple[str, ...] = (),
-) -> None:
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class ReportExtras(NamedTuple):
+    """What a report shows beside an evaluation.
+
+    Attributes:
+      selection: the entry of summary.json.
+      constraints: the entry of summary.json.
+      training: rows of `metrics.jsonl`.
+      inspection: what the policy looks at.
+      sections: more sections, title -> HTML.
+      warnings: more of them.
+    """
+
+    selection: Mapping[str, Any] = NOTHING
+    constraints: Mapping[str, Mapping[str, Any]] = NOTHING
+    training: Sequence[dict[str, Any]] = ()
+    inspection: Inspection | None = None
+    sections: Mapping[str, str] = NOTHING
+    warnings: tuple[str, ...] = ()
+
+
+def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportExtras | None = None) -> None:
     """Writes `report.html`.
 
     Args:
       setup: of the evaluation.
       result: the evaluation.
-      inspection: what the policy looks at.
-      training: rows of `metrics.jsonl`.
-      config_yaml: the resolved configuration.
       path: of the file.
-      constraints: the entry of summary.json.
-      selection: the entry of summary.json.
-      sections: more sections, title -> HTML.
-      warnings: more of them.
+      extras: what is shown beside it.
     """
+    extras = ReportExtras() if extras is None else extras
     figures = {"agent": result.summary, **result.summary["baseline"]}
     names: tuple[str, ...] = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
     names += ("trade_win_rate", "trades", "total_return", "turnover", "costs")
@@ -223,7 +232,7 @@ def report(
             weights=np.asarray(agent.weights),
             symbols=setup.market.info.symbols or tuple(f"asset {i}" for i in range(setup.market.n_assets)),
             costs={**costs, "borrow": np.asarray(agent.financing)},
-            training=training,
+            training=list(extras.training),
             metrics={who: {name: row[name] for name in names} for who, row in figures.items()},
             intervals={who: {"sharpe": tuple(row["sharpe_ci"])} for who, row in figures.items()},
             sharpe_differences={
@@ -233,15 +242,15 @@ def report(
             },
             level=setup.config.evaluation.level,
             data_report=setup.market.info.report,
-            config_yaml=config_yaml,
-            warnings=(*warnings, *_warnings(setup, result, selection)),
-            inspection=inspection,
+            config_yaml=dump_config(setup.config),
+            warnings=(*extras.warnings, *_warnings(setup, result, extras.selection)),
+            inspection=extras.inspection,
             masks=result.masks,
             monitored={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
             stopped=result.summary.get("stopped"),
-            constraints=constraints or {},
-            selection=selection or {},
-            sections=sections or {},
+            constraints=extras.constraints,
+            selection=extras.selection,
+            sections=extras.sections,
             capacity=result.summary.get("capacity"),
             by_regime={who: row["by_regime"] for who, row in figures.items()},
             regimes=result.regimes,
@@ -275,7 +284,7 @@ def _number(value: float | None) -> str:
 def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a reader must know before believing the figures."""
     found = []
-    if setup.env.fill_rule.price == "decision_close":
+    if setup.env.fill_rule.fill_price == "decision_close":
         found.append(
             "Fills use the close that the decision has already seen (env.fill_price: decision_close). No market offers "
             "that price: these results are not attainable."

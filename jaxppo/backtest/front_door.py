@@ -16,7 +16,7 @@ from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.market_data import MarketData, periods_per_year
-from jaxppo.envs.trading.bar import BarRow
+from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.saved import SavedRun

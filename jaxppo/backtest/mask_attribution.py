@@ -16,7 +16,7 @@ from jaxppo.backtest.simulate import market_rows, policy_rows
 from jaxppo.envs.execution.limits import Limits, intersection, no_limits, relax
 from jaxppo.envs.execution.portfolio import Portfolio, weights_of
 from jaxppo.envs.market.features import REGIMES
-from jaxppo.envs.trading.bar import BarRow
+from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.masks.transform import apply_each

@@ -9,10 +9,9 @@ from typing import Any
 import jax
 
 from jaxppo.backtest.capacity import costs_and_capital
-from jaxppo.backtest.evaluation import evaluate, report
+from jaxppo.backtest.evaluation import ReportExtras, evaluate, report
 from jaxppo.backtest.inspection import inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
-from jaxppo.config import dump_config
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
@@ -68,6 +67,6 @@ def run(
         if output is not None:
             target = run_folder.make_folder(output, "backtest")
             run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": adjusted})
-            inspection, text = inspect_policy(setup, saved.network, saved.params), dump_config(setup.config)
-            report(setup, result, inspection, [], text, target / "report.html", selection=adjusted)
+            inspection = inspect_policy(setup, saved.network, saved.params)
+            report(setup, result, target / "report.html", ReportExtras(adjusted, inspection=inspection))
     return result.summary

@@ -53,9 +53,7 @@ def record_evaluation(
     configuration: str,
     *,
     where: Period | None = None,
-    name: str | None = None,
-    seed: int | None = None,
-    fold: int | None = None,
+    **changed: Any,
 ) -> Trial:
     """Records an evaluation of a checkpoint in the register of trials; says on stderr if it cannot be written.
 
@@ -67,19 +65,14 @@ def record_evaluation(
       returns: `[n]` finite simple return per bar of the policy.
       configuration: `configuration_hash(setup)`.
       where: bars of the returns; default: the period of the setup.
-      name: of what was run; default: of the folder.
-      seed: default: of the setup.
-      fold: of a walk-forward.
+      **changed: `run`, `seed` and `fold` of the `Trial`, where they are not those of folder and setup.
 
     Raises:
       ConfigError: the register is damaged.
     """
     register, where = trials.register_of(folder), setup.periods[period] if where is None else where
     trial = Trial(
-        run=folder.resolve().name if name is None else name,
         configuration_hash=configuration,
-        seed=setup.config.seed if seed is None else seed,
-        fold=fold,
         iteration=iteration,
         period=period,
         first=time_of(setup.market, where.first),
@@ -87,6 +80,7 @@ def record_evaluation(
         n_bars=len(returns),
         periods=float(setup.periods_per_year),
         sharpe=trials.sharpe_of(returns),
+        **{"run": folder.resolve().name, "seed": setup.config.seed, "fold": None, **changed},
     )
     try:
         return trials.record(register, trial, returns)

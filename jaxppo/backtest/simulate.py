@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
 from jaxppo.backtest.ledger import Ledger, ledger_line, whole_ledger
-from jaxppo.envs.trading.bar import BarRow
+from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.encoding import encode_bars

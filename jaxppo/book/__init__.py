@@ -1,6 +1,6 @@
 """Books of strategies: rules and agents that share one account, with an allocation by rule."""
 
-from jaxppo.book.allocation import PARTS, Allocation, AllocationRule, allocation_rule
+from jaxppo.book.allocation import PARTS, Allocation, AllocationRule
 from jaxppo.book.paper_accounts import AGENT
 from jaxppo.book.sizing import BookState, book, strategy_names
 
@@ -10,7 +10,6 @@ __all__ = [
     "Allocation",
     "AllocationRule",
     "BookState",
-    "allocation_rule",
     "book",
     "strategy_names",
 ]

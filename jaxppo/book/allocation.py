@@ -5,19 +5,27 @@ Pure functions of the returns of the strategies' paper accounts, without a marke
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.arguments import (
+    AtLeastTwo,
+    PositiveFraction,
+    PositiveInt,
+    PositiveRatio,
+    ProperFraction,
+    check,
+)
 from jaxppo.book.moments import Moments, shrunk_covariance, start_moments, update_moments
 from jaxppo.risk.sizing.estimation import kan_zhou_scale, shrunk_mean, solve
 from jaxppo.risk.sizing.parity import risk_parity
 
-PARTS = ("inverse_risk", "drawdown", "kelly")
+Part = Literal["inverse_risk", "drawdown", "kelly"]
+PARTS: tuple[Part, ...] = get_args(Part)
 ROUNDING = 1e-6
 """Changes of allocations, fraction of the equity, that count as none."""
 CYCLES = 50
@@ -57,36 +65,9 @@ class Allocation(struct.PyTreeNode):
         return 1.0 - self.equity / self.peak
 
 
-class AllocationRule(NamedTuple):
-    """Allocation of a book as pure functions.
-
-    Attributes:
-      init: `M -> Allocation` before the first close.
-      update: `(allocation, equity [M], dead [M] bool) -> Allocation` at a close, from the equity of the paper accounts,
-        > 0 at the first close. Liquidated accounts are `dead`: they are never re-admitted.
-      rebalance: see `allocation_rule`.
-    """
-
-    init: Callable[[int], Allocation]
-    update: Callable[[Allocation, jax.Array, jax.Array], Allocation]
-    rebalance: float
-
-
-def allocation_rule(
-    *,
-    parts: tuple[str, ...] = PARTS,
-    span: int = 63,
-    mean_span: int = 504,
-    warmup: int = 63,
-    drawdown_limit: float = 0.25,
-    kelly_fraction: float = 0.5,
-    cut: float = 0.2,
-    readmit: float = 0.1,
-    cooldown: int | None = 63,
-    max_total: float = 1.0,
-    rebalance: float = 0.05,
-) -> AllocationRule:
-    """Allocates by the returns of the strategies' paper accounts.
+@dataclasses.dataclass(frozen=True)
+class AllocationRule:
+    """Allocates by the returns of the strategies' paper accounts; pure methods.
 
     - *Shares.* `inverse_risk`: equal contributions to risk under the exponential covariance. `kelly`: Kelly fractions
       without short positions, divided by their sum. Both: the root of the product. Neither, or fewer than `warmup`
@@ -102,100 +83,81 @@ def allocation_rule(
       rebalanced when a strategy is cut or re-admitted, or when the sum of increases or that of decreases would exceed
       `rebalance`. The total is therefore at most `max_total + rebalance`.
 
-    Args:
-      parts: any of "inverse_risk", "drawdown", "kelly".
-      span: bars of the exponential covariance, >= 2.
-      mean_span: bars of the exponential mean behind Kelly, >= 2.
-      warmup: returns with equal shares, >= 2.
-      drawdown_limit: in (0, 1].
-      kelly_fraction: > 0.
-      cut: drawdown beyond which a strategy is cut, in (0, 1].
-      readmit: drawdown at which a strategy is re-admitted, in [0, cut).
-      cooldown: bars after which a strategy is re-admitted at any drawdown, >= 1; None for never.
-      max_total: largest sum of allocations, > 0; above 1 the book borrows.
-      rebalance: fraction of the equity, >= 0.
+    Attributes:
+      parts: what allocations follow; none: equal allocations.
+      span: bars of the exponential covariance of the strategies' returns.
+      mean_span: bars of the exponential mean behind Kelly.
+      warmup: bars with equal allocations.
+      drawdown_limit: drawdown at which the allocation of a strategy has shrunk to nothing.
+      kelly_fraction: share of the Kelly position that all strategies together may take.
+      cut: drawdown beyond which a strategy is cut.
+      readmit: drawdown at which a strategy is re-admitted; less than `cut`.
+      cooldown: bars after which a strategy is re-admitted at any drawdown, counted from then on; None for never.
+      max_total: largest sum of allocations, fraction of equity; above 1 the book borrows.
+      rebalance: sum by which allocations may be off before the book is rebalanced, fraction of equity.
 
     Raises:
-      ValueError: an argument outside its range.
+      ValueError: an attribute outside its range.
     """
-    rule = _Rule(
-        parts, span, mean_span, warmup, drawdown_limit, kelly_fraction, cut, readmit, cooldown, max_total, rebalance
-    )
-    _check(rule)
-    return AllocationRule(_start, functools.partial(_update, rule), rebalance)
 
+    parts: tuple[Part, ...] = PARTS
+    span: AtLeastTwo = 63
+    mean_span: AtLeastTwo = 504
+    warmup: AtLeastTwo = 63
+    drawdown_limit: PositiveFraction = 0.25
+    kelly_fraction: PositiveRatio = 0.5
+    cut: PositiveFraction = 0.2
+    readmit: ProperFraction = 0.1
+    cooldown: PositiveInt | None = 63
+    max_total: PositiveRatio = 1.0
+    rebalance: ProperFraction = 0.05
 
-class _Rule(NamedTuple):
-    """Arguments of `allocation_rule`."""
+    def __post_init__(self):
+        check(AllocationRule, vars(self))
+        if not self.readmit < self.cut:
+            raise ValueError(f"readmit is {self.readmit}; it must be less than cut, which is {self.cut}")
 
-    parts: tuple[str, ...]
-    span: int
-    mean_span: int
-    warmup: int
-    drawdown_limit: float
-    kelly_fraction: float
-    cut: float
-    readmit: float
-    cooldown: int | None
-    max_total: float
-    rebalance: float
-
-
-def _check(rule: _Rule) -> None:
-    """Raises ValueError for an argument outside its range."""
-    for part in rule.parts:
-        if part not in PARTS:
-            raise ValueError(f"parts names {part!r}; they are {', '.join(PARTS)}")
-    if min(rule.span, rule.mean_span, rule.warmup) < 2:
-        raise ValueError(f"span ({rule.span}), mean_span ({rule.mean_span}) and warmup ({rule.warmup}) must be >= 2")
-    if not 0 < rule.drawdown_limit <= 1 or not 0 < rule.cut <= 1 or not 0 <= rule.readmit < rule.cut:
-        raise ValueError(
-            f"drawdown_limit ({rule.drawdown_limit}) and cut ({rule.cut}) must be in (0, 1], "
-            f"readmit ({rule.readmit}) in [0, cut)"
-        )
-    if rule.cooldown is not None and rule.cooldown < 1:
-        raise ValueError(f"cooldown is {rule.cooldown}; it must be >= 1, or None")
-    if not rule.kelly_fraction > 0 or not rule.max_total > 0 or not rule.rebalance >= 0:
-        raise ValueError(
-            f"kelly_fraction ({rule.kelly_fraction}) and max_total ({rule.max_total}) must be > 0, "
-            f"rebalance ({rule.rebalance}) >= 0"
+    def init(self, number: int) -> Allocation:
+        """Allocation of `number` strategies before the first close."""
+        zeros, none = jnp.zeros(number), jnp.zeros(number, jnp.int32)
+        return Allocation(
+            bars=jnp.zeros((), jnp.int32),
+            risk=start_moments(number),
+            gain=start_moments(number),
+            equity=jnp.ones(number),
+            peak=zeros,
+            active=jnp.ones(number, bool),
+            waited=none,
+            cuts=none,
+            allocation=zeros,
+            moved=jnp.zeros((), bool),
         )
 
+    def update(self, state: Allocation, equity: jax.Array, dead: jax.Array) -> Allocation:
+        """Allocation at a close.
 
-def _start(number: int) -> Allocation:
-    zeros, none = jnp.zeros(number), jnp.zeros(number, jnp.int32)
-    return Allocation(
-        bars=jnp.zeros((), jnp.int32),
-        risk=start_moments(number),
-        gain=start_moments(number),
-        equity=jnp.ones(number),
-        peak=zeros,
-        active=jnp.ones(number, bool),
-        waited=none,
-        cuts=none,
-        allocation=zeros,
-        moved=jnp.zeros((), bool),
-    )
-
-
-def _update(rule: _Rule, state: Allocation, equity: jax.Array, dead: jax.Array) -> Allocation:
-    first = state.bars == 0
-    alive = ~first & (state.equity > 0)
-    returns = jnp.where(alive, (equity - state.equity) / jnp.where(alive, state.equity, 1.0), 0.0)
-    before = (state.risk, state.gain)
-    after = (update_moments(state.risk, returns, rule.span), update_moments(state.gain, returns, rule.mean_span))
-    risk, gain = jax.tree.map(lambda old, new: jnp.where(first, old, new), before, after)
-    growth = 1.0 + jnp.dot(state.allocation, returns)
-    carried = state.allocation * jnp.maximum(1.0 + returns, 0.0) / jnp.where(growth > 0, growth, 1.0)
-    now = _admitted(rule, state.replace(bars=state.bars + 1, risk=risk, gain=gain), equity, dead)
-    aim = _aim(rule, now)
-    change = aim - carried
-    most = jnp.maximum(jnp.sum(jnp.maximum(change, 0.0)), jnp.sum(jnp.maximum(-change, 0.0)))
-    moved = first | jnp.any(now.active != state.active) | (most > rule.rebalance + ROUNDING)
-    return now.replace(allocation=jnp.where(moved, aim, carried), moved=moved)
+        Args:
+          state: at the close before.
+          equity: `[M]` of the paper accounts, currency, > 0 at the first close.
+          dead: `[M]` bool, liquidated accounts: they are never re-admitted.
+        """
+        first = state.bars == 0
+        alive = ~first & (state.equity > 0)
+        returns = jnp.where(alive, (equity - state.equity) / jnp.where(alive, state.equity, 1.0), 0.0)
+        before = (state.risk, state.gain)
+        after = (update_moments(state.risk, returns, self.span), update_moments(state.gain, returns, self.mean_span))
+        risk, gain = jax.tree.map(lambda old, new: jnp.where(first, old, new), before, after)
+        growth = 1.0 + jnp.dot(state.allocation, returns)
+        carried = state.allocation * jnp.maximum(1.0 + returns, 0.0) / jnp.where(growth > 0, growth, 1.0)
+        now = _admitted(self, state.replace(bars=state.bars + 1, risk=risk, gain=gain), equity, dead)
+        aim = _aim(self, now)
+        change = aim - carried
+        most = jnp.maximum(jnp.sum(jnp.maximum(change, 0.0)), jnp.sum(jnp.maximum(-change, 0.0)))
+        moved = first | jnp.any(now.active != state.active) | (most > self.rebalance + ROUNDING)
+        return now.replace(allocation=jnp.where(moved, aim, carried), moved=moved)
 
 
-def _admitted(rule: _Rule, state: Allocation, equity: jax.Array, dead: jax.Array) -> Allocation:
+def _admitted(rule: AllocationRule, state: Allocation, equity: jax.Array, dead: jax.Array) -> Allocation:
     """The state with this close's peaks, and strategies cut and re-admitted."""
     state = state.replace(equity=equity, peak=jnp.maximum(state.peak, equity))
     waited = jnp.where(state.active, 0, state.waited + 1)
@@ -213,7 +175,7 @@ def _admitted(rule: _Rule, state: Allocation, equity: jax.Array, dead: jax.Array
     )
 
 
-def _aim(rule: _Rule, state: Allocation) -> jax.Array:
+def _aim(rule: AllocationRule, state: Allocation) -> jax.Array:
     """Allocations `[M]` of a book that is rebalanced now."""
     share, total = _shares(rule, state)
     if "drawdown" not in rule.parts:
@@ -222,7 +184,7 @@ def _aim(rule: _Rule, state: Allocation) -> jax.Array:
     return total * jnp.max(left) * _normalised(share * left)
 
 
-def _shares(rule: _Rule, state: Allocation) -> tuple[jax.Array, jax.Array]:
+def _shares(rule: AllocationRule, state: Allocation) -> tuple[jax.Array, jax.Array]:
     """Shares `[M]` of the admitted strategies, and the total `[]`, both before drawdowns."""
     active = state.active
     equal = active / jnp.maximum(jnp.sum(active), 1)

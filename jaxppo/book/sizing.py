@@ -101,32 +101,63 @@ def book(
         raise ValueError(f"strategies need different names; the book has {', '.join(names) or 'none'}")
     if before and AGENT not in names:
         raise ValueError(f"{before[0].name} sizes what the agent decides, but the book has no agent")
-    agent = names.index(AGENT) if AGENT in names else None
-    own = chain(*before)
+    made = _Book(strategies, rule, costs, fill_rule, initial_cash, tuple(before), tuple(after))
+    formed = [one.warmup for one in (*strategies, *before, *after) if not isinstance(one, str)]
+    return Sizing(
+        lambda view: tuple(part.table(view) for part in made.parts),
+        made.init,
+        made.pre_sizing_targets,
+        made.apply,
+        made.parts,
+        warmup=max(formed, default=0),
+    )
 
-    def table(view: MarketView) -> BookRow:
-        n_bars = view.market.n_bars
+
+class _Book(NamedTuple):
+    """Arguments of `book`, and the functions of its sizing."""
+
+    strategies: tuple[Policy | str, ...]
+    rule: AllocationRule
+    costs: Costs
+    fill_rule: FillRule
+    initial_cash: float
+    before: tuple[SizingTransform, ...]
+    after: tuple[SizingTransform, ...]
+
+    @property
+    def agent(self) -> int | None:
+        """Number of the agent among the strategies."""
+        names = strategy_names(self.strategies)
+        return names.index(AGENT) if AGENT in names else None
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All that have a table, in order."""
+        return (*self.before, BookPart("book", self.table), *self.after)
+
+    def table(self, view: MarketView) -> BookRow:
+        """What the book precomputes of a market."""
+        market, n_bars = view.market, view.market.n_bars
+        every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
         return BookRow(
-            bar=pack_bars(view.market, conditions=costs.conditions, regimes=view.regimes),
-            tradable=view.market.tradable,
-            costs=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), costs.replace(conditions=())),
-            strategies=tuple(
-                () if isinstance(strategy, str) else strategy.table(strategy.params, view) for strategy in strategies
-            ),
+            bar=pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes),
+            tradable=market.tradable,
+            costs=every_bar,
+            strategies=tuple(() if isinstance(one, str) else one.table(one.params, view) for one in self.strategies),
         )
 
-    parts: tuple[Any, ...] = (*before, BookPart("book", table), *after)
-
-    def init(n_assets: int) -> BookState:
+    def init(self, n_assets: int) -> BookState:
+        """State before the first close."""
         return BookState(
-            paper_accounts=open_paper_accounts(strategies, n_assets, initial_cash, fill_rule),
-            allocation=rule.init(len(strategies)),
-            before=own.init(n_assets),
-            after=tuple(transform.init(n_assets) for transform in after),
+            paper_accounts=open_paper_accounts(self.strategies, n_assets, self.initial_cash, self.fill_rule),
+            allocation=self.rule.init(len(self.strategies)),
+            before=chain(*self.before).init(n_assets),
+            after=tuple(transform.init(n_assets) for transform in self.after),
         )
 
-    def pre_sizing_targets(state: BookState, portfolio: Portfolio) -> jax.Array:
+    def pre_sizing_targets(self, state: BookState, portfolio: Portfolio) -> jax.Array:
         """The agent's own position, its order filled, at the marks of `portfolio`, before the costs of the bar."""
+        agent = self.agent
         if agent is None:
             return expected_weights(portfolio)
         account = jax.tree.map(lambda x: x[agent], state.paper_accounts.portfolio)
@@ -136,47 +167,41 @@ def book(
             unfilled=account.unfilled + state.paper_accounts.order[agent],
         )
         first = state.allocation.bars == 0
-        return own.pre_sizing_targets(
+        return chain(*self.before).pre_sizing_targets(
             state.before, jax.tree.map(lambda x, y: jnp.where(first, x, y), portfolio, marked)
         )
 
     def apply(
-        state: BookState, row: tuple[Any, ...], portfolio: Portfolio, weights: jax.Array, hold: jax.Array
+        self, state: BookState, row: tuple[Any, ...], portfolio: Portfolio, weights: jax.Array, hold: jax.Array
     ) -> tuple[jax.Array, BookState]:
-        rows_before, now, rows_after = row[: len(before)], row[len(before)], row[len(before) + 1 :]
-        paper_accounts, sized = settle_bar(state.paper_accounts, now.bar, now.costs, fill_rule), state.before
+        """Targets `[A]` of the account, and the next state."""
+        rows_before, now, rows_after = row[: len(self.before)], row[len(self.before)], row[len(self.before) + 1 :]
+        agent = self.agent
+        paper_accounts, sized = settle_bar(state.paper_accounts, now.bar, now.costs, self.fill_rule), state.before
         if agent is not None:
             paper_accounts = _entered(paper_accounts, agent, portfolio, state.allocation.bars == 0)
             account = jax.tree.map(lambda x: x[agent], paper_accounts.portfolio)
             held = expected_weights(account)
-            weights, sized = own.apply(sized, rows_before, account, jnp.where(hold, held, weights), hold)
+            weights, sized = chain(*self.before).apply(
+                sized, rows_before, account, jnp.where(hold, held, weights), hold
+            )
             hold = hold & (weights == held)
-        allocation = rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.dead)
+        allocation = self.rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.dead)
         paper_accounts, targets = decide(
-            strategies, paper_accounts, now.strategies, (weights, hold), now.tradable, now.costs
+            self.strategies, paper_accounts, now.strategies, (weights, hold), now.tradable, now.costs
         )
         target, states = allocation.allocation @ targets, []
-        for transform, inner, part in zip(after, state.after, rows_after, strict=True):
+        for transform, inner, part in zip(self.after, state.after, rows_after, strict=True):
             target, inner = transform.apply(inner, part, portfolio, target)
             states.append(inner)
         present = expected_weights(portfolio)
         trading = jnp.any((paper_accounts.order != 0) & (allocation.allocation > 0)[:, None], axis=0)
         largest = jnp.maximum(jnp.abs(target), jnp.abs(present))
-        near = jnp.abs(target - present) <= rule.rebalance * largest
-        if after:  # which may be caps
+        near = jnp.abs(target - present) <= self.rule.rebalance * largest
+        if self.after:  # which may be caps
             near &= jnp.abs(present) <= (1.0 + UNCHANGED) * jnp.abs(target)
         left_alone = ~allocation.moved & ~trading & near
         return jnp.where(left_alone, present, target), BookState(paper_accounts, allocation, sized, tuple(states))
-
-    formed = [one.warmup for one in (*strategies, *before, *after) if not isinstance(one, str)]
-    return Sizing(
-        lambda view: tuple(part.table(view) for part in parts),
-        init,
-        pre_sizing_targets,
-        apply,
-        parts,
-        warmup=max(formed, default=0),
-    )
 
 
 def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from jaxppo.arguments import (
-    AtLeastThree,
-    AtLeastTwo,
-    NonNegativeRatio,
-    PositiveFraction,
-    PositiveInt,
-    PositiveRatio,
-    ProperFraction,
-    Text,
-)
+from jaxppo.arguments import PositiveInt, Text
+from jaxppo.book.allocation import AllocationRule, Part
+from jaxppo.config.from_signature import key_of, keys_of
 from jaxppo.config.items import Item, Keys, written_out
-
-Part = Literal["inverse_risk", "drawdown", "kelly"]
+from jaxppo.policy import rules
 
 
 class AgentStrategy(Keys):
@@ -34,69 +26,19 @@ class RunStrategy(Keys):
     """Name in the book; absent: that of the folder."""
 
 
-class BuyAndHoldStrategy(Keys):
-    """Equal weights, bought once."""
-
-    name: Text = "buy_and_hold"
-    """Name in the book."""
+RULES = ("buy_and_hold", "trend", "mean_reversion", "inverse_volatility")
 
 
-class _Rule(Keys):
-    gross: PositiveRatio = 1.0
-    """Largest gross exposure, fraction of the strategy's equity."""
-    tolerance: ProperFraction = 0.1
-    """An asset is traded when it is off its target by more than this share of it."""
+class _Named(Keys):
+    name: Text | None = None
+    """Name in the book; absent: that of the rule."""
 
 
-class _Signal(_Rule):
-    volatility: PositiveRatio = 0.4
-    """Volatility of each position by itself, per year, before it is divided by the number of tradable assets."""
-    span: PositiveInt = 63
-    """Bars of the exponential forecast of volatility."""
-    short: bool = True
-    """Whether to go short; otherwise the strategy is flat instead."""
-
-
-class TrendStrategy(_Signal):
-    """Time-series momentum."""
-
-    lookback: PositiveInt = 252
-    """Bars over which the sign of the return counts."""
-    name: Text = "trend"
-    """Name in the book."""
-
-
-class MeanReversionStrategy(_Signal):
-    """Buys what is far below its recent mean and sells what is far above."""
-
-    window: AtLeastThree = 20
-    """Bars of mean and deviation."""
-    entry: PositiveRatio = 1.25
-    """Distance from the mean, in deviations, at which a position is opened."""
-    leave: NonNegativeRatio = 0.5
-    """Distance from the mean, in deviations, at which a position is closed; less than `entry`."""
-    name: Text = "mean_reversion"
-    """Name in the book."""
-
-
-class InverseVolatilityStrategy(_Rule):
-    """Long in proportion to the inverse of the volatility."""
-
-    span: PositiveInt = 63
-    """Bars of the exponential forecast of volatility."""
-    name: Text = "inverse_volatility"
-    """Name in the book."""
-
-
-class StrategyConfig(Item):
+class StrategyConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Named) for name in RULES}):
     """One strategy: a name and its keys."""
 
     agent: AgentStrategy | None = None
     run: RunStrategy | None = None
-    buy_and_hold: BuyAndHoldStrategy | None = None
-    trend: TrendStrategy | None = None
-    mean_reversion: MeanReversionStrategy | None = None
-    inverse_volatility: InverseVolatilityStrategy | None = None
 
 
 def _written_out(items: Any) -> Any:
@@ -115,25 +57,14 @@ class BookSizing(Keys):
 
     strategies: Annotated[tuple[StrategyConfig, ...], BeforeValidator(_written_out), Field(min_length=1)]
     """The strategies, `agent` among them, such as `[agent, trend, buy_and_hold, {run: runs/NAME}]`."""
-    parts: tuple[Part, ...] = ("inverse_risk", "drawdown", "kelly")
-    """What allocations follow; none: equal allocations."""
-    span: AtLeastTwo = 63
-    """Bars of the exponential covariance of the strategies' returns."""
-    mean_span: AtLeastTwo = 504
-    """Bars of the exponential mean behind Kelly."""
-    warmup: AtLeastTwo = 63
-    """Bars with equal allocations."""
-    drawdown_limit: PositiveFraction = 0.25
-    """Drawdown at which the allocation of a strategy has shrunk to nothing."""
-    kelly_fraction: PositiveRatio = 0.5
-    """Share of the Kelly position that all strategies together may take."""
-    cut: PositiveFraction = 0.2
-    """Drawdown beyond which a strategy is cut."""
-    readmit: ProperFraction = 0.1
-    """Drawdown at which a strategy is re-admitted; less than `cut`."""
-    cooldown: PositiveInt | None = 63
-    """Bars after which a strategy is re-admitted at any drawdown, counted from then on; null: never."""
-    max_total: PositiveRatio = 1.0
-    """Largest sum of allocations, fraction of equity; above 1 the book borrows."""
-    rebalance: ProperFraction = 0.05
-    """Sum by which allocations may be off before the book is rebalanced, fraction of equity."""
+    parts: tuple[Part, ...] = key_of(AllocationRule, "parts")
+    span: int = key_of(AllocationRule, "span")
+    mean_span: int = key_of(AllocationRule, "mean_span")
+    warmup: int = key_of(AllocationRule, "warmup")
+    drawdown_limit: float = key_of(AllocationRule, "drawdown_limit")
+    kelly_fraction: float = key_of(AllocationRule, "kelly_fraction")
+    cut: float = key_of(AllocationRule, "cut")
+    readmit: float = key_of(AllocationRule, "readmit")
+    cooldown: PositiveInt | None = key_of(AllocationRule, "cooldown")
+    max_total: float = key_of(AllocationRule, "max_total")
+    rebalance: float = key_of(AllocationRule, "rebalance")

@@ -8,19 +8,13 @@ from pydantic import Field, model_validator
 
 from jaxppo import envs
 from jaxppo.arguments import (
-    AtLeastTwo,
-    BoundedInt,
-    Coefficient,
     Day,
-    Factor,
-    NonNegativeFloat,
     NonNegativeInt,
+    Numbers,
     OpenFraction,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
-    Power,
-    ProperFraction,
     Seed,
     Text,
 )
@@ -35,13 +29,12 @@ from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
+from jaxppo.envs import features, regimes
+from jaxppo.envs.execution.costs import FourFactors
 
 LONGEST_EPISODE = 2**30
 BUDGETS = ("steps", "episodes", "minutes")
 PERIODS = ("train", "validation", "test")
-
-Group = Literal["price", "volume", "technical", "volatility", "calendar", "regime"]
-Groups = Annotated[tuple[Group, ...], Field(min_length=1)]
 
 
 class DataConfig(Keys):
@@ -81,38 +74,27 @@ class DataConfig(Keys):
 class FeaturesConfig(Keys):
     """What the encoder reads."""
 
-    groups: Groups = ("price", "volume", "technical", "volatility", "calendar")
-    """Feature groups, each with its own embedding; `regime` needs `regimes.kind`."""
-    normalisation_window: Annotated[int, Field(ge=10, le=2**20)] = 252
-    """Span in bars of the causal normalisation."""
+    groups: features.Groups = key_of(features.compute_features, "groups")
+    normalisation_window: int = key_of(features.compute_features, "normalisation_window")
 
 
 class RegimesConfig(Keys):
-    """Bull, bear, sideways or crisis at the close of each bar (`jaxppo.envs.market.regimes`)."""
+    """Bull, bear, sideways or crisis at the close of each bar (`jaxppo.envs.regimes`)."""
 
     kind: Literal["none", "rules", "hmm"] = "none"
     """No regimes, rules on trend, volatility and drawdown, or a hidden Markov model fitted on the training period."""
     scope: Literal["market", "asset"] = "market"
     """One regime for all, that of the equal-weight index, or one per asset."""
-    trend_window: AtLeastTwo = 63
-    """Rules: returns in the t-statistic of the trend."""
-    trend_threshold: NonNegativeFloat = 1.0
-    """Rules: bull above this t-statistic, bear below its negative, sideways between."""
-    volatility_window: PositiveInt = 504
-    """Rules: bars with which today's volatility is compared."""
-    volatility_quantile: OpenFraction = 0.9
-    """Rules: a crisis needs a volatility above this rank."""
-    drawdown_window: PositiveInt = 252
-    """Rules: bars of the recent high."""
-    crisis_drawdown: OpenFraction = 0.1
-    """Rules: a crisis needs a price this fraction below that high."""
-    states: Annotated[int, Field(ge=2, le=6)] = 3
-    """Model: hidden states."""
-    usual_volatility_span: PositiveInt = 504
-    """Model: bars of the volatility in whose units returns are observed."""
-    restarts: BoundedInt = 8
-    """Model: random starts of the fit, of which the likeliest counts."""
-    model: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    trend_window: int = key_of(regimes.rule_regimes, "trend_window", prefix="Rules: ")
+    trend_threshold: float = key_of(regimes.rule_regimes, "trend_threshold", prefix="Rules: ")
+    volatility_window: int = key_of(regimes.rule_regimes, "volatility_window", prefix="Rules: ")
+    volatility_quantile: float = key_of(regimes.rule_regimes, "volatility_quantile", prefix="Rules: ")
+    drawdown_window: int = key_of(regimes.rule_regimes, "drawdown_window", prefix="Rules: ")
+    crisis_drawdown: float = key_of(regimes.rule_regimes, "crisis_drawdown", prefix="Rules: ")
+    states: int = key_of(regimes.fit_regimes, "states", prefix="Model: ")
+    usual_volatility_span: int = key_of(regimes.fit_regimes, "usual_volatility_span", prefix="Model: ")
+    restarts: int = key_of(regimes.fit_regimes, "restarts", prefix="Model: ")
+    model: Numbers | None = None
     """Model: its parameters, states in order of mean: initial probabilities, transitions by rows, means, variances;
     absent: fitted."""
 
@@ -122,79 +104,44 @@ class EnvConfig(Keys):
 
     name: Text = "trading"
     """`trading`, or the id of a gymnax environment such as CartPole-v1; then no other key of this section counts."""
-    actions: Literal["discrete", "continuous", "band", "hierarchical"] = "discrete"
-    """Per asset: discrete target levels, a continuous target weight, or the two edges of a no-trade band. Hierarchical:
-    risk off or a gross bucket for the portfolio, then short, flat, long or hold per asset, then a size."""
-    levels: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Target levels in units of `position_limit`; continuous and band actions span their range. The sizes of
-    hierarchical actions, in units of the bucket, 0 among them."""
-    gross_buckets: Annotated[tuple[float, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
-    """Largest gross exposure in each bucket of hierarchical actions, as a share of the largest possible one."""
-    position_limit: PositiveFloat | None = None
-    """Largest absolute weight per asset, fraction of equity; absent: 1 / number of assets."""
-    initial_cash: PositiveFloat = 1_000_000.0
-    """Starting capital, currency of the prices."""
+    actions: Literal["discrete", "continuous", "band", "hierarchical"] = key_of(envs.TradingEnv, "actions")
+    levels: Numbers = key_of(envs.TradingEnv, "levels")
+    gross_buckets: Numbers = key_of(envs.TradingEnv, "gross_buckets")
+    position_limit: PositiveFloat | None = key_of(envs.TradingEnv, "position_limit")
+    initial_cash: float = key_of(envs.TradingEnv.make_params, "initial_cash")
     episode_chunks: PositiveInt = 2
     """Length of a training episode in rollout chunks."""
-    risk_aversion: Coefficient = 1.0
-    """Relative risk aversion of the training reward; 1 is the log return."""
-    drawdown_limit: OpenFraction | None = None
-    """A training episode of a portfolio terminates beyond this drawdown; null for never."""
-    start: Literal["flat", "random"] = "random"
-    """Positions at the start of a training episode; evaluation starts flat."""
-    latency_bars: BoundedInt = 1
-    """Bars from decision to fill; 1 fills at the next open."""
-    unfilled: Literal["carry", "drop"] = "carry"
-    """What happens to the part of an order that a bar could not absorb."""
-    fill_price: Literal["next_open", "decision_close"] = "next_open"
-    """Price of fills; "decision_close" is a price the decision has already seen: for research on that bias only."""
+    risk_aversion: float = key_of(envs.TradingEnv.make_params, "risk_aversion")
+    drawdown_limit: OpenFraction | None = key_of(envs.TradingEnv.make_params, "drawdown_limit")
+    start: Literal["flat", "random"] = key_of(envs.TradingEnv, "start")
+    latency_bars: int = key_of(envs.FillRule, "latency_bars")
+    unfilled: Literal["carry", "drop"] = key_of(envs.FillRule, "unfilled")
+    fill_price: Literal["next_open", "decision_close"] = key_of(envs.FillRule, "fill_price")
 
 
 class CostsConfig(Keys):
     """Costs of trading and holding (`envs.make_costs`)."""
 
-    commission_bps: NonNegativeFloat = 1.0
-    """Commission, basis points of notional."""
-    commission_per_share: NonNegativeFloat = 0.0
-    """Commission, currency per share."""
-    commission_minimum: NonNegativeFloat = 0.0
-    """Smallest commission of a filled order, currency."""
-    spread_multiplier: NonNegativeFloat = 1.0
-    """Share of the half-spread that a fill pays."""
-    slippage: NonNegativeFloat = 0.02
-    """Adverse move of each fill, multiples of per-bar volatility. The keys below multiply it by what is known at the
-    close before, all together by 0.1 to 10."""
-    slippage_open: Factor = 1.0
-    """Factor of slippage in the first bar of a session of several bars."""
-    slippage_close: Factor = 1.0
-    """Factor of slippage in the last bar of a session of several bars."""
-    slippage_volatility: Power = 0.0
-    """Power of the volatility forecast over its usual value (252 bars) that multiplies slippage."""
-    slippage_volume: Power = 0.0
-    """Power of the usual volume over the forecast that multiplies slippage."""
-    slippage_spread: Power = 0.0
-    """Power of the half-spread over its usual value that multiplies slippage."""
-    slippage_regimes: Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)] | None = None
-    """Factors of slippage in bull, bear, sideways and crisis; needs `regimes.kind`."""
-    impact: NonNegativeFloat = 0.6
-    """Y of the square-root impact law."""
-    transient_impact: NonNegativeFloat = 0.0
-    """How far a fill of a bar's normal volume moves the price of the account's later ones, multiples of per-bar
-    volatility; it decays."""
-    transient_half_life: NonNegativeFloat = 1.0
-    """Bars in which half of the transient impact has decayed; 0 for linear impact on the fill itself alone."""
-    permanent_impact: NonNegativeFloat = 0.0
-    """Likewise, impact that stays."""
-    participation_limit: PositiveFraction | None = 0.1
-    """Largest share of a bar's volume per fill; null for no limit."""
-    borrow_rate: NonNegativeFloat = 0.01
-    """Borrow fee on short positions, per year."""
-    margin_rate: NonNegativeFloat = 0.05
-    """Interest on negative cash, per year."""
-    max_leverage: PositiveFloat = 1.0
-    """Largest gross exposure an order may aim at, multiple of equity."""
-    maintenance_margin: ProperFraction = 0.25
-    """Equity below this share of gross exposure is liquidated."""
+    commission_bps: float = key_of(envs.make_costs, "commission_bps")
+    commission_per_share: float = key_of(envs.make_costs, "commission_per_share")
+    commission_minimum: float = key_of(envs.make_costs, "commission_minimum")
+    spread_multiplier: float = key_of(envs.make_costs, "spread_multiplier")
+    slippage: float = key_of(envs.make_costs, "slippage")
+    slippage_open: float = key_of(envs.make_costs, "slippage_open")
+    slippage_close: float = key_of(envs.make_costs, "slippage_close")
+    slippage_volatility: float = key_of(envs.make_costs, "slippage_volatility")
+    slippage_volume: float = key_of(envs.make_costs, "slippage_volume")
+    slippage_spread: float = key_of(envs.make_costs, "slippage_spread")
+    slippage_regimes: FourFactors | None = key_of(envs.make_costs, "slippage_regimes")
+    impact: float = key_of(envs.make_costs, "impact")
+    transient_impact: float = key_of(envs.make_costs, "transient_impact")
+    transient_half_life: float = key_of(envs.make_costs, "transient_half_life")
+    permanent_impact: float = key_of(envs.make_costs, "permanent_impact")
+    participation_limit: PositiveFraction | None = key_of(envs.make_costs, "participation_limit")
+    borrow_rate: float = key_of(envs.make_costs, "borrow_rate")
+    margin_rate: float = key_of(envs.make_costs, "margin_rate")
+    max_leverage: float = key_of(envs.make_costs, "max_leverage")
+    maintenance_margin: float = key_of(envs.make_costs, "maintenance_margin")
 
 
 class EvaluationConfig(Keys):

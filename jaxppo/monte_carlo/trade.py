@@ -19,7 +19,7 @@ from jaxppo.backtest.simulate import market_rows, sliced, view_of
 from jaxppo.envs.execution.costs import Costs, without
 from jaxppo.envs.market.kernels import in_one
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.trading.bar import BarRow
+from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Policy
 
@@ -119,6 +119,18 @@ def prepare_batch(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prepared).replace(rows=rows), market
 
 
+class RowLayout(NamedTuple):
+    """How the rows of all paths lie in memory: what prices imply need not lie there.
+
+    Attributes:
+      read: `(paths.rows, number of a decision) -> what is carried to it`.
+      unpack: what is carried as the row of all paths, see `row_at`.
+    """
+
+    read: Callable[[Any, jax.Array | int], Any]
+    unpack: Callable[[Any], BarRow]
+
+
 def trade(
     policy: Policy,
     conditions: Conditions,
@@ -128,8 +140,7 @@ def trade(
     *,
     own_costs: bool = False,
     free: tuple[str, ...] = (),
-    read: Callable[[Any, jax.Array | int], Any] | None = None,
-    unpack: Callable[[Any], BarRow] = lambda row: row,
+    layout: RowLayout | None = None,
 ) -> Traded:
     """Trades L paths side by side.
 
@@ -141,10 +152,9 @@ def trade(
       recorded: `[]` int32, the path whose ledger is kept.
       own_costs: whether each path has costs of its own.
       free: prices among the costs that are zero and need not be computed with, see `execution.costs.zero_prices`.
-      read: `(paths.rows, number of a decision) -> what is carried to it`; None takes `row_at`.
-      unpack: what is carried as the row of all paths, see `row_at`: what the prices imply need not lie in memory.
+      layout: of `paths.rows`; None for that of `prepare_batch`.
     """
-    read = row_at if read is None else read
+    read, unpack = layout or RowLayout(row_at, lambda row: row)
     encoding, rules = policy.encoding, conditions.rules
     costs: Costs = paths.costs
     axis: int | None = 0

@@ -13,6 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxppo.arguments import (
+    AtLeastThree,
+    NonNegativeInt,
+    NonNegativeRatio,
+    PositiveInt,
+    PositiveRatio,
+    ProperFraction,
+    Text,
+    checked,
+)
 from jaxppo.envs.execution.portfolio import expected_weights, outstanding
 from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.index import equal_weight_volatility
@@ -23,28 +33,27 @@ from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.protocol import Observed, Policy, Targets
 
 
+@checked
 def rule(
-    name: str,
+    name: Text,
     targets: Callable[[MarketView], jax.Array],
     *,
-    gross: float = 1.0,
-    tolerance: float = 0.1,
-    warmup: int = 0,
+    gross: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
+    warmup: NonNegativeInt = 0,
 ) -> Policy:
     """Follows target weights which depend on the market alone.
 
     Args:
       name: of the policy.
       targets: `MarketView -> [T, A]` weights, those of row t known at its close.
-      gross: largest gross exposure, > 0: larger targets are scaled down to it, all by the same factor.
-      tolerance: an asset is traded when it is off its target by more than this share of the target, in [0, 1).
-      warmup: bars of history behind the weights, >= 0.
+      gross: largest gross exposure, fraction of equity: larger targets are scaled down to it, all by the same factor.
+      tolerance: an asset is traded when it is off its target by more than this share of it.
+      warmup: bars of history behind the weights.
 
     Raises:
       ValueError: an argument outside its range.
     """
-    if not gross > 0 or not 0 <= tolerance < 1:
-        raise ValueError(f"gross ({gross}) must be > 0 and tolerance ({tolerance}) in [0, 1)")
 
     def table(params: Any, view: MarketView) -> dict[str, jax.Array]:
         weights = targets(view)
@@ -61,22 +70,18 @@ def rule(
 
 
 @functools.lru_cache
-def flat(*, name: str = "flat") -> Policy:
-    """Takes no position.
-
-    Args:
-      name: of the policy.
-    """
+def flat() -> Policy:
+    """Takes no position."""
 
     def apply(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
         shares = observed.portfolio.shares
         return Targets(jnp.zeros_like(shares), jnp.ones(shares.shape, bool)), state
 
-    return Policy(name, apply)
+    return Policy("flat", apply)
 
 
 @functools.lru_cache
-def buy_and_hold(*, name: str = "buy_and_hold") -> Policy:
+def buy_and_hold() -> Policy:
     """Equal weights in the assets that are tradable at the first decision that has any, never touched again."""
 
     def apply(params: Any, state: Any, observed: Observed) -> tuple[Targets, Any]:
@@ -85,17 +90,17 @@ def buy_and_hold(*, name: str = "buy_and_hold") -> Policy:
         bought = jnp.any((portfolio.shares != 0) | (outstanding(portfolio) != 0))
         return Targets(weights, bought | ~tradable), state
 
-    return Policy(name, apply, table=lambda params, view: view.market.tradable)
+    return Policy("buy_and_hold", apply, table=lambda params, view: view.market.tradable)
 
 
 @functools.lru_cache
-def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equal_weight") -> Policy:
+@checked
+def equal_weight(*, gross: PositiveRatio = 1.0, tolerance: ProperFraction = 0.1, name: Text = "equal_weight") -> Policy:
     """Equal weights in the tradable assets, `gross` in all, each rebalanced when it leaves its band.
 
     Args:
-      gross: exposure, fraction of equity, > 0.
-      tolerance: half-width of the band, share of the weight, in [0, 1).
-      name: of the policy.
+      gross: gross exposure, fraction of equity.
+      tolerance: half-width of the band, share of the weight.
 
     Raises:
       ValueError: an argument outside its range.
@@ -105,45 +110,48 @@ def equal_weight(*, gross: float = 1.0, tolerance: float = 0.1, name: str = "equ
         tradable = view.market.tradable
         return gross * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance)
+    return rule("equal_weight", targets, gross=gross, tolerance=tolerance)
 
 
 @functools.lru_cache
+@checked
 def volatility_target(
-    target: float = 0.1, *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "volatility_target"
+    target: PositiveRatio = 0.1,
+    *,
+    span: PositiveInt = 63,
+    gross: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
 ) -> Policy:
     """Equal weights, scaled so that the forecast volatility of their portfolio is the target.
 
     Args:
-      target: per year, fraction of equity, > 0.
-      span: bars of the exponential forecast, >= 1.
-      gross: largest exposure, see `rule`.
-      tolerance: see `rule`.
-      name: of the policy.
+      target: volatility per year, fraction of equity.
+      span: bars of the exponential forecast of volatility.
+      gross: largest gross exposure, fraction of equity.
+      tolerance: an asset is traded when it is off its target by more than this share of it.
 
     Raises:
       ValueError: an argument outside its range.
     """
-    _check_scale(target, span)
 
     def targets(view: MarketView) -> jax.Array:
         scale = target / (equal_weight_volatility(view.market, span)[:, None] * view.periods**0.5)
         tradable = view.market.tradable
         return scale * tradable / jnp.maximum(tradable.sum(axis=-1, keepdims=True), 1)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=span)
+    return rule("volatility_target", targets, gross=gross, tolerance=tolerance, warmup=span)
 
 
 @functools.lru_cache
+@checked
 def trend(
     *,
-    lookback: int = 252,
-    volatility: float = 0.4,
-    span: int = 63,
+    lookback: PositiveInt = 252,
+    volatility: PositiveRatio = 0.4,
+    span: PositiveInt = 63,
     short: bool = True,
-    gross: float = 1.0,
-    tolerance: float = 0.1,
-    name: str = "trend",
+    gross: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
 ) -> Policy:
     """Time-series momentum: long what has risen over the look-back, short what has fallen.
 
@@ -151,13 +159,13 @@ def trend(
     year and `A_t` the number of tradable assets.
 
     Args:
-      lookback: own bars of an asset, >= 1.
-      volatility: per year that each position has by itself, times `1 / A_t`, > 0.
-      span: own bars of the exponential forecast, >= 1.
-      short: False is flat instead of short.
-      gross: see `rule`.
-      tolerance: see `rule`.
-      name: of the policy.
+      lookback: own bars of an asset over which the sign of the return counts.
+      volatility: volatility of each position by itself, per year, before it is divided by the number of tradable
+        assets.
+      span: own bars of the exponential forecast of volatility.
+      short: whether to go short; otherwise the strategy is flat instead.
+      gross: largest gross exposure, fraction of equity.
+      tolerance: an asset is traded when it is off its target by more than this share of it.
 
     Raises:
       ValueError: an argument outside its range.
@@ -165,9 +173,6 @@ def trend(
     References:
       Moskowitz, Ooi & Pedersen (2012), Time series momentum, JFE 104, equation 5 (12 months, 40 %).
     """
-    if lookback < 1:
-        raise ValueError(f"lookback is {lookback}; it must be >= 1 bar")
-    _check_scale(volatility, span)
 
     def targets(view: MarketView) -> jax.Array:
         bars = own_bars(view.market.tradable)
@@ -175,21 +180,21 @@ def trend(
         side = jnp.where(bars.latest >= lookback, jnp.sign(moved), 0.0)
         return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=max(lookback, span))
+    return rule("trend", targets, gross=gross, tolerance=tolerance, warmup=max(lookback, span))
 
 
 @functools.lru_cache
+@checked
 def mean_reversion(
     *,
-    window: int = 20,
-    entry: float = 1.25,
-    leave: float = 0.5,
-    volatility: float = 0.4,
-    span: int = 63,
+    window: AtLeastThree = 20,
+    entry: PositiveRatio = 1.25,
+    leave: NonNegativeRatio = 0.5,
+    volatility: PositiveRatio = 0.4,
+    span: PositiveInt = 63,
     short: bool = True,
-    gross: float = 1.0,
-    tolerance: float = 0.1,
-    name: str = "mean_reversion",
+    gross: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
 ) -> Policy:
     """Buys what is far below its recent mean and sells what is far above, until it is near again.
 
@@ -197,15 +202,15 @@ def mean_reversion(
     `z < -entry` until `z > -leave`, short from `z > entry` until `z < leave`; sizes as for `trend`.
 
     Args:
-      window: own bars of mean and deviation, >= 3.
-      entry: distance at which a position is opened, > `leave`.
-      leave: distance at which it is closed, >= 0.
-      volatility: see `trend`.
-      span: see `trend`.
-      short: see `trend`.
-      gross: see `rule`.
-      tolerance: see `rule`.
-      name: of the policy.
+      window: own bars of mean and deviation.
+      entry: distance from the mean, in deviations, at which a position is opened.
+      leave: distance from the mean, in deviations, at which a position is closed; less than `entry`.
+      volatility: volatility of each position by itself, per year, before it is divided by the number of tradable
+        assets.
+      span: own bars of the exponential forecast of volatility.
+      short: whether to go short; otherwise the strategy is flat instead.
+      gross: largest gross exposure, fraction of equity.
+      tolerance: an asset is traded when it is off its target by more than this share of it.
 
     Raises:
       ValueError: an argument outside its range.
@@ -214,9 +219,8 @@ def mean_reversion(
       Avellaneda & Lee (2010), Statistical arbitrage in the US equities market, Quantitative Finance 10, section 4
       (entry 1.25, leave 0.5 on the price itself instead of on residuals).
     """
-    if window < 3 or not entry > leave >= 0:
-        raise ValueError(f"window ({window}) must be >= 3 bars and entry ({entry}) > leave ({leave}) >= 0")
-    _check_scale(volatility, span)
+    if not entry > leave:
+        raise ValueError(f"leave is {leave}; it must be less than entry, which is {entry}")
 
     def targets(view: MarketView) -> jax.Array:
         bars = own_bars(view.market.tradable)
@@ -234,37 +238,34 @@ def mean_reversion(
         side = jax.lax.scan(follow, jnp.zeros(view.market.n_assets), apart)[1]
         return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=max(window, span))
+    return rule("mean_reversion", targets, gross=gross, tolerance=tolerance, warmup=max(window, span))
 
 
 @functools.lru_cache
+@checked
 def inverse_volatility(
-    *, span: int = 63, gross: float = 1.0, tolerance: float = 0.1, name: str = "inverse_volatility"
+    *,
+    span: PositiveInt = 63,
+    gross: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
 ) -> Policy:
     """Long the tradable assets in proportion to `1 / sigma_a`, `gross` in all.
 
     Args:
-      span: own bars of the exponential forecast of volatility, >= 1.
-      gross: exposure, fraction of equity, > 0.
-      tolerance: see `rule`.
-      name: of the policy.
+      span: own bars of the exponential forecast of volatility.
+      gross: gross exposure, fraction of equity.
+      tolerance: an asset is traded when it is off its target by more than this share of it.
 
     Raises:
       ValueError: an argument outside its range.
     """
-    _check_scale(1.0, span)
 
     def targets(view: MarketView) -> jax.Array:
         part = view.market.tradable / ewma_volatility(view.market, span)
         total = jnp.sum(part, axis=-1, keepdims=True)
         return gross * part / jnp.where(total > 0, total, 1.0)
 
-    return rule(name, targets, gross=gross, tolerance=tolerance, warmup=span)
-
-
-def _check_scale(volatility: float, span: int) -> None:
-    if not volatility > 0 or span < 1:
-        raise ValueError(f"volatility ({volatility}) must be > 0 and span ({span}) >= 1 bar")
+    return rule("inverse_volatility", targets, gross=gross, tolerance=tolerance, warmup=span)
 
 
 def _scaled(view: MarketView, volatility: float, span: int) -> jax.Array:

@@ -66,7 +66,7 @@ class Learner:
       step: `iterate` on one device, without a mesh and not compiled: to be wrapped in `vmap` over seeds and `scan`.
       replicate: puts the environment's parameters (or any pytree) on every device of the mesh.
       place: puts a host copy of a `TrainState` on the mesh.
-      restart: `(state, paths) -> state` with fresh episodes `paths` in place of the running ones.
+      restart: `(state, env_params, key) -> state` with fresh episodes in place of the running ones; consumes the key.
       steps_per_iteration: environment steps, P * K * S.
     """
 
@@ -76,7 +76,7 @@ class Learner:
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     replicate: Callable[[Any], Any]
     place: Callable[[TrainState], TrainState]
-    restart: Callable[[TrainState, Any], TrainState]
+    restart: Callable[[TrainState, Any, jax.Array], TrainState]
     steps_per_iteration: int
 
 
@@ -171,7 +171,8 @@ def make_learner(task: Task, config: PPOConfig, mesh: Mesh, risk: RewardShaping 
             **{name: jax.device_put(getattr(state, name), NamedSharding(mesh, on_mesh[name])) for name in names}
         )
 
-    def restart(state: TrainState, paths: Any) -> TrainState:
+    def restart(state: TrainState, params: Any, key: jax.Array) -> TrainState:
+        paths = task.start(params, jax.random.split(key, config.paths))
         accounts = state.accounts if risk is None else risk.restart(state.accounts)
         return state.replace(paths=paths, accounts=accounts)
 

@@ -8,11 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxppo.config import PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
-from jaxppo.ppo.learner import data_mesh, make_learner
-from jaxppo.ppo.task import Task
-from jaxppo.risk.shaping import RewardShaping
+from jaxppo.ppo.learner import Learner
 
 
 def batched_options(device: jax.Device) -> dict[str, str]:
@@ -23,8 +20,7 @@ def batched_options(device: jax.Device) -> dict[str, str]:
 
 
 def train_population(
-    task: Task,
-    config: PPOConfig,
+    learner: Learner,
     first_net: Callable[[jax.Array], Params],
     params: Any,
     seeds: Sequence[int],
@@ -33,13 +29,11 @@ def train_population(
     refresh: Callable[[jax.Array], Any] | None = None,
     evaluate: Callable[[Params], Any] | None = None,
     every: int = 1,
-    risk: RewardShaping | None = None,
 ) -> tuple[Params, dict[str, jax.Array], Any]:
     """Trains one agent per seed: a scan over iterations under a vmap over seeds.
 
     Args:
-      task: what is learned.
-      config: hyper-parameters.
+      learner: from `make_learner`, on one device.
       first_net: key to first parameters; the key is folded from the seed.
       params: parameters of the environment.
       seeds: N integers.
@@ -48,7 +42,6 @@ def train_population(
         episodes that go on.
       evaluate: network parameters to figures, after each `every` iterations; None for no evaluation.
       every: iterations between two evaluations, >= 1.
-      risk: objective and constraints; see `make_learner`.
 
     Returns:
       Network parameters `[N, ...]`, the learner's metrics `[N, n_iterations]`, and the figures of the evaluations
@@ -59,7 +52,6 @@ def train_population(
     """
     if n_iterations % every:
         raise ValueError(f"n_iterations is {n_iterations}; it must be a multiple of every = {every}")
-    learner = make_learner(task, config, data_mesh(jax.devices()[:1]), risk)
 
     def one_agent(net: Params, seed: jax.Array) -> Any:
         key_data = jax.random.fold_in(jax.random.key(seed), 2)
@@ -71,7 +63,7 @@ def train_population(
                 if refresh is not None:
                     key_fresh, key_paths = jax.random.split(jax.random.fold_in(key_data, start + offset))
                     data = refresh(key_fresh)
-                    state = learner.restart(state, task.start(data, jax.random.split(key_paths, config.paths)))
+                    state = learner.restart(state, data, key_paths)
                 return learner.step(state, data, (start + offset) / n_iterations)
 
             state, metrics = jax.lax.scan(iterate, state, jnp.arange(every))

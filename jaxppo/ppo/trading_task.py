@@ -13,7 +13,7 @@ from flax import struct
 
 from jaxppo.config import PPOConfig
 from jaxppo.envs.execution.portfolio import FillRule, Portfolio, open_portfolio
-from jaxppo.envs.trading.bar import Account, BarRow, View
+from jaxppo.envs.trading.account import Account, BarRow, Decide, View
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, Observation
 from jaxppo.policy.choose import choose
@@ -98,8 +98,9 @@ def trading_task(
         if dropout is not None:
             masks = jax.vmap(policy.draw_masks, in_axes=(0, None))(key_drop, dropout(progress))
         prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch, masks)
+        decide = sampled_decision(policy, net, env)
         moved, seen, out = jax.vmap(
-            lambda state, ready, key: collect_path(policy, env, net, params, state, ready, key, config.chunk, monitor)
+            lambda state, ready, key: collect_path(decide, env, params, state, ready, key, config.chunk, monitor)
         )(states, prepared, key_act)
         hindsight = market_ahead(params, states.bar, config) if config.hindsight_critic else None
         value = _values(policy, net, prepared, seen, hindsight, at_once)
@@ -199,10 +200,37 @@ def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Ar
     return jax.vmap(one)(bar)
 
 
+def sampled_decision(policy: ActorCritic, net: Params, env: TradingEnv) -> Decide:
+    """Draws the decisions of K portfolios from the policy, for `OneBar.step_bar`.
+
+    `BarRow.policy` holds what the head reads and uniform draws `[K, n_components]`. The decision comes with what the
+    portfolios saw, the distributions and the actions.
+
+    Args:
+      policy: the network.
+      net: its parameters.
+      env: the environment.
+    """
+
+    def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        draws = u.reshape(-1, 2 if env.actions == "band" else 1)
+        return choose(env, distribution, mask, constraint, lambda one, place: one.sample(draws[place].reshape(-1)))
+
+    def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, Any]:
+        ready, u = row.policy
+        seen, constraint = view.observation, view.constraint
+        distribution = policy.distribution(net, ready[None], seen)
+        action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
+        seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
+        weights, hold = jax.vmap(env.decode)(distribution.squash(action), account.portfolio, constraint)
+        return weights, hold, (seen, distribution, action)
+
+    return decide
+
+
 def collect_path(
-    policy: ActorCritic,
+    decide: Decide,
     env: TradingEnv,
-    net: Params,
     params: EnvParams,
     state: PathState,
     prepared: jax.Array,
@@ -215,9 +243,8 @@ def collect_path(
     A liquidated portfolio restarts flat at the same bar, so the K stay aligned.
 
     Args:
-      policy: the policy.
+      decide: from `sampled_decision`.
       env: the environment.
-      net: the policy's parameters.
       params: the market and its costs.
       state: where the path stands.
       prepared: `[chunk + 1, A, 2 D]` from `encode_paths`.
@@ -238,19 +265,6 @@ def collect_path(
         lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), (params.masks, params.sizing)
     )
     fresh = (env.mask_start(), env.sizing_start(), env.rewards_start(), monitor.init())
-
-    def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        draws = u.reshape(-1, 2 if env.actions == "band" else 1)
-        return choose(env, distribution, mask, constraint, lambda one, place: one.sample(draws[place].reshape(-1)))
-
-    def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, Any]:
-        ready, u = row.policy
-        seen, constraint = view.observation, view.constraint
-        distribution = policy.distribution(net, ready[None], seen)
-        action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
-        seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
-        weights, hold = jax.vmap(env.decode)(distribution.squash(action), account.portfolio, constraint)
-        return weights, hold, (seen, distribution, action)
 
     def one_bar(carry: tuple[Account, Any], row: BarRow) -> tuple[tuple[Account, Any], Any]:
         account, monitored = carry

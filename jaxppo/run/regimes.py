@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.arguments import argument_types
 from jaxppo.config import RegimesConfig
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
 from jaxppo.envs.market.index import market_index
@@ -49,7 +48,8 @@ def find_regimes(
                 f"end of the training period, which has {learn_until - learn_from + 1}"
             )
         past = slice_bars(scope.replace(info=market.info), learn_from, learn_until + 1)
-        model = fit_regimes(jax.random.key(seed), past, config.states, span=span, n_restarts=config.restarts)
+        key = jax.random.key(seed)
+        model = fit_regimes(key, past, config.states, usual_volatility_span=span, restarts=config.restarts)
         config = config.model_copy(update={"model": _numbers(model)})
     return _for_each_asset(hidden_regimes(_model(config), scope, span), market), config
 
@@ -64,7 +64,7 @@ def regimes_by_rules(config: RegimesConfig, market: MarketData) -> jax.Array:
     Returns:
       `[T, A, 4]` probabilities in the order of `jaxppo.envs.market.features.REGIMES`.
     """
-    keys = config.model_dump(include=set(inspect.signature(rule_regimes).parameters))
+    keys = config.model_dump(include=set(argument_types(rule_regimes)))
     return _for_each_asset(rule_regimes(_scope(config, market), **keys), market)
 
 

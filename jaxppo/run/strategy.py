@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxppo.envs.trading.bar import Account, BarRow
+from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.agent import agent
 from jaxppo.policy.encoding import encode_bars

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jaxppo import masks
-from jaxppo.book.allocation import allocation_rule
+from jaxppo.book.allocation import AllocationRule
 from jaxppo.book.paper_accounts import AGENT
 from jaxppo.book.sizing import book
 from jaxppo.config.book import BookSizing, RunStrategy
@@ -132,9 +132,13 @@ def make_book(
     def one(item: Item) -> Policy | str:
         if item.kind == "agent":
             return AGENT
-        return open_run(item.values) if item.kind == "run" else getattr(rules, item.kind)(**dict(item.values))
+        if item.kind == "run":
+            return open_run(item.values)
+        keys = dict(item.values)
+        name = keys.pop("name") or item.kind
+        return getattr(rules, item.kind)(**keys)._replace(name=name)
 
-    rule = allocation_rule(**{name: value for name, value in config if name != "strategies"})
+    rule = AllocationRule(**{name: value for name, value in config if name != "strategies"})
     strategies = _each("strategies", config.strategies, one)
     if AGENT not in strategies:
         raise ValueError("strategies leaves out agent, whose decisions would then count for nothing; name it")

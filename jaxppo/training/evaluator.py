@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxppo.backtest.evaluation import describe, evaluate, limits_of, quick_score, report
+from jaxppo.backtest.evaluation import ReportExtras, describe, evaluate, limits_of, quick_score, report
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
-from jaxppo.config import dump_config
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
@@ -43,12 +42,11 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         net: Params, summary: dict[str, Any], rows: Sequence[dict[str, Any]], folder: pathlib.Path
     ) -> dict[str, Any]:
         result = evaluate(setup, network, net)
-        inspection = inspect_policy(setup, network, net)
-        constraints, text = summary.get("constraints", {}), dump_config(setup.config)
         iteration, returns = summary["validation"]["best_iteration"], result.ledgers["agent"].returns
         test = record_evaluation(setup, folder, iteration, "test", returns, content)
         adjusted = adjust_for_selection(setup, folder, test, returns, result.baselines)
-        report(setup, result, inspection, list(rows), text, folder / "report.html", constraints, adjusted)
+        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, inspect_policy(setup, network, net))
+        report(setup, result, folder / "report.html", extras)
         return {"out_of_sample": result.summary, "selection": adjusted}
 
     def as_text(summary: dict[str, Any]) -> str:

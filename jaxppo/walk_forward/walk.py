@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxppo.backtest.evaluation import Evaluation, describe, judged, report
+from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, judged, report
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
-from jaxppo.config import Config, dump_config
+from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
@@ -244,7 +244,7 @@ def _record(job: Job, tested: results.OutOfSample, content: str, baselines: Mapp
                 setup, folder, agent.best_iteration, "fold", part, content, where=test, fold=fold, seed=agent.seed
             )
         name = f"{folder.resolve().name}, {account.name}"
-        trials.append(record_evaluation(setup, folder, 0, "test", returns, content, where=plan.test, name=name))
+        trials.append(record_evaluation(setup, folder, 0, "test", returns, content, where=plan.test, run=name))
     return adjust_for_selection(setup, folder, trials[0], tested.ledgers[0][0].returns, baselines)
 
 
@@ -284,10 +284,8 @@ def _write_report(
             "robust a way to train is, not what it would have earned. The figures below are those of the first of "
             f"{len(plan.paths)} paths.",
         )
-    report(
-        setup, result, None, rows, dump_config(setup.config), job.folder / "report.html",
-        selection=summary["selection"], sections={"Walk-forward": html}, warnings=warnings,
-    )  # fmt: skip
+    extras = ReportExtras(summary["selection"], training=rows, sections={"Walk-forward": html}, warnings=warnings)
+    report(setup, result, job.folder / "report.html", extras)
 
 
 def _text(summary: dict[str, Any]) -> str:

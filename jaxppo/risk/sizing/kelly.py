@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,13 +22,11 @@ def kelly(
     *,
     window: AtLeastTwo = 504,
     every: PositiveInt = 1,
-    shrink_mean: bool = True,
-    shrink_covariance: bool = True,
+    shrink: Literal["none", "mean", "covariance", "both"] = "both",
     scale: Literal["none", "known", "unknown"] = "known",
     max_leverage: PositiveRatio = 1.0,
     tolerance: ProperFraction = 0.1,
-    mean: CodeOnly[jax.Array | Sequence[float] | None] = None,
-    covariance: CodeOnly[jax.Array | Sequence[Sequence[float]] | None] = None,
+    moments: CodeOnly[tuple[Any, Any] | None] = None,
 ) -> SizingTransform:
     """Reads targets as shares of the fractional Kelly position, whose sign counts: the position limit is all of it.
 
@@ -42,26 +39,25 @@ def kelly(
       fraction: share of the Kelly position that the largest target takes.
       window: bars that mean and covariance are estimated from; no position before there are as many.
       every: bars from one estimate to the next, which holds in between.
-      shrink_mean: shrink means towards the mean of all (James-Stein).
-      shrink_covariance: shrink the covariance towards a multiple of the identity (Ledoit-Wolf).
+      shrink: which estimates are shrunk: means towards the mean of all (James-Stein), the covariance towards a multiple
+        of the identity (Ledoit-Wolf), both or none.
       scale: Kan and Zhou's scale for estimation errors, with the covariance taken as known (which suits a shrunk one)
         or as unknown; or none.
       max_leverage: largest gross exposure of the fractional Kelly position, multiple of equity.
       tolerance: relative change of an asset's factor that is not traded.
-      mean: `[A]` simple return per bar, known: nothing is shrunk or scaled; None to estimate it.
-      covariance: `[A, A]` of those returns; given together with `mean`.
+      moments: known mean `[A]` and covariance `[A, A]` of the simple returns of one bar, of which nothing is shrunk or
+        scaled; None to estimate them.
 
     Raises:
-      ValueError: only one of mean and covariance; later, a market that is not longer than the window.
+      ValueError: an argument outside its range; later, a market that is not longer than the window.
     """
-    if (mean is None) != (covariance is None):
-        raise ValueError("mean and covariance must be given together")
+    shrinks_mean, shrinks_covariance = shrink in ("mean", "both"), shrink in ("covariance", "both")
 
     def estimate(returns: jax.Array, included: jax.Array) -> jax.Array:
         """Kelly weights `[A]` of `[window, A]` returns."""
         average = jnp.where(included, returns.mean(axis=0), 0.0)
-        shrunk = ledoit_wolf(returns, included)[0] if shrink_covariance else sample_covariance(returns, included)
-        weights = solve(shrunk, shrunk_mean(average, shrunk, window, included) if shrink_mean else average)
+        shrunk = ledoit_wolf(returns, included)[0] if shrinks_covariance else sample_covariance(returns, included)
+        weights = solve(shrunk, shrunk_mean(average, shrunk, window, included) if shrinks_mean else average)
         if scale != "none":
             squared_sharpe = jnp.maximum(average @ solve(shrunk, average), 0.0)
             known = scale == "known"
@@ -71,11 +67,11 @@ def kelly(
     def table(view: MarketView) -> jax.Array:
         """`[T, A]` factors."""
         n_bars, n_assets = view.market.n_bars, view.market.n_assets
-        if mean is not None:
-            m, c = jnp.asarray(mean, jnp.float32), jnp.asarray(covariance, jnp.float32)
-            if m.shape != (n_assets,) or c.shape != (n_assets, n_assets):
-                raise ValueError(f"mean {m.shape} and covariance {c.shape} do not fit {n_assets} assets")
-            found = jnp.broadcast_to(solve(c, m), (n_bars, n_assets))
+        if moments is not None:
+            mean, covariance = (jnp.asarray(moment, jnp.float32) for moment in moments)
+            if mean.shape != (n_assets,) or covariance.shape != (n_assets, n_assets):
+                raise ValueError(f"mean {mean.shape} and covariance {covariance.shape} do not fit {n_assets} assets")
+            found = jnp.broadcast_to(solve(covariance, mean), (n_bars, n_assets))
         else:
             found = _held_between(view, window, every, estimate)
         return _capped(fraction * found, max_leverage) / view.position_limit
@@ -83,7 +79,7 @@ def kelly(
     def factor(state: Any, row: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         return row, state
 
-    warmup = window if mean is None else 0
+    warmup = window if moments is None else 0
     return scaling("kelly", table, factor, warmup=warmup, tolerance=tolerance, cap=max_leverage)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxppo.envs.execution.costs import Bar, make_costs
+from jaxppo.envs.execution.costs import Bar, basic_costs
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
 
 N_BARS, CASH = 400, 1e6
@@ -61,7 +61,7 @@ def their_equity(backtesting, prices: pd.DataFrame, orders: np.ndarray) -> np.nd
 def our_equity(prices: pd.DataFrame, orders: np.ndarray, dtype: jnp.dtype) -> np.ndarray:
     """Likewise, through `jaxppo.envs.execution.portfolio.step`."""
     opened, close = (jnp.asarray(prices[name].to_numpy(), dtype)[:, None] for name in ("Open", "Close"))
-    costs = make_costs(**COSTS, max_leverage=2.0)
+    costs = basic_costs(**COSTS, max_leverage=2.0)
     costs = costs.replace(commission_rate=jnp.asarray(3e-4, dtype), commission_per_share=jnp.asarray(0.01, dtype))
 
     @jax.jit

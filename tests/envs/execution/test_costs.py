@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxppo.envs.execution.costs import BAR_FIELDS, Bar, fillable, make_costs, pack_bars, trade_costs, unpack_bar
+from jaxppo.envs.execution.costs import BAR_FIELDS, Bar, basic_costs, fillable, pack_bars, trade_costs, unpack_bar
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 
 KINDS = ("commission", "spread", "slippage", "impact")
@@ -36,7 +36,7 @@ def price_trade(quantity, price, bar, costs):
 
 def costs_by_kind(quantity: float, price: float, bar: Bar, **parameters) -> dict[str, float]:
     """Currency paid for one fill of one asset."""
-    paid = price_trade(jnp.array([quantity]), jnp.array([price]), bar, make_costs(**parameters))
+    paid = price_trade(jnp.array([quantity]), jnp.array([price]), bar, basic_costs(**parameters))
     return {kind: float(getattr(paid, kind)[0]) for kind in KINDS}
 
 
@@ -89,7 +89,7 @@ def test_impact_equals_bt():
     arrays = [np.asarray(x, np.float32) for x in (quantity, price, volume, volatility)]
     quantity, price, volume, volatility = map(jnp.asarray, arrays)
     bar = Bar(price, price, volume, jnp.zeros(n), volatility, volume, jnp.zeros(n))
-    ours = price_trade(quantity, price, bar, make_costs(impact=float(scale))).impact
+    ours = price_trade(quantity, price, bar, basic_costs(impact=float(scale))).impact
     model = core.SqrtCostModel(Y=float(scale))
     theirs = [model.cost(*map(float, row)) for row in zip(*arrays, strict=True)]
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
@@ -138,7 +138,7 @@ def test_costs_are_finite_never_negative_and_the_same_for_both_sides(quantity, p
     [(0.1, 500.0, 50.0), (0.1, 0.0, 0.0), (0.1, math.inf, math.inf), (None, 0.0, 0.0), (math.inf, 0.0, 0.0)],
 )
 def test_a_fill_is_capped_by_participation_and_zero_on_a_halt(wanted, limit, volume, most):
-    costs = make_costs(participation_limit=limit)
+    costs = basic_costs(participation_limit=limit)
     fill = fillable(jnp.array([wanted]), make_bar(available_volume=volume), costs)
     assert float(fill[0]) == pytest.approx(math.copysign(min(abs(wanted), most), wanted), rel=1e-6)
 
@@ -157,7 +157,7 @@ def test_a_fill_is_capped_by_participation_and_zero_on_a_halt(wanted, limit, vol
 )
 def test_bad_costs_are_refused_by_name(parameters, message):
     with pytest.raises(ValueError, match=message):
-        make_costs(**parameters)
+        basic_costs(**parameters)
 
 
 def make_market(seed: int = 0, n_bars: int = 40, n_assets: int = 3) -> MarketData:

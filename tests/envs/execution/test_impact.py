@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_accounts import random_bars, random_decisions, run_account
 
 from jaxppo.envs import TradingEnv, simulators
-from jaxppo.envs.execution.costs import Bar, make_costs
+from jaxppo.envs.execution.costs import Bar, basic_costs
 from jaxppo.envs.execution.impact import Impact, displace, displacement, relax, undisplaced
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
 
@@ -57,10 +57,8 @@ def test_expected_cost_of_almgren_and_chriss(holdings, cost):
     S = 50, tau = 1, eps = .0625, gamma = 2.5e-7, eta - gamma tau / 2 = 2.375e-6; a coefficient of 1 is a depth of
     0.01 * 50 / 1e6 = 5e-7.
     """
-    costs = make_costs(
-        permanent_impact=0.5, transient_impact=2 * 2.375e-6 / 5e-7, transient_half_life=0.0, max_leverage=1e3,
-        maintenance_margin=0.0,
-    )  # fmt: skip
+    decaying = {"transient_impact": 2 * 2.375e-6 / 5e-7, "transient_half_life": 0.0}
+    costs = basic_costs(permanent_impact=0.5, **decaying, max_leverage=1e3, maintenance_margin=0.0)
     bar = bar_of(50.0, 0.01, 1e6, half_spread=0.0625 / 50)
     account = open_portfolio(jnp.array([50.0]), 1e8, DISPLACED).replace(shares=jnp.array([1e6]))
     live = jax.jit(functools.partial(step, rule=DISPLACED))
@@ -105,9 +103,13 @@ def test_an_account_is_never_better_off_for_its_own_impact(seed):
     orders = 300.0 * np.random.default_rng(seed).standard_normal((n_bars - 1, 3))
     # Closing everything in the last bars makes it a round trip.
     orders[-1] = -orders[:-1].sum(axis=0)
-    plain = make_costs(max_leverage=1e6, maintenance_margin=0.0)
-    displaced = make_costs(
-        max_leverage=1e6, maintenance_margin=0.0, transient_impact=3.0, transient_half_life=4.0, permanent_impact=2.0
+    plain = basic_costs(max_leverage=1e6, maintenance_margin=0.0)
+    displaced = basic_costs(
+        max_leverage=1e6,
+        maintenance_margin=0.0,
+        transient_impact=3.0,
+        transient_half_life=4.0,
+        permanent_impact=2.0,
     )
 
     @functools.partial(jax.jit, static_argnames="rule")
@@ -132,7 +134,7 @@ def test_an_account_is_never_better_off_for_its_own_impact(seed):
 
 
 def test_a_liquidation_moves_the_price_against_itself():
-    costs = make_costs(transient_impact=1.0, maintenance_margin=0.5)
+    costs = basic_costs(transient_impact=1.0, maintenance_margin=0.5)
     account = open_portfolio(jnp.array([100.0]), 1000.0, DISPLACED).replace(shares=jnp.array([18.0]))
     bar = bar_of(100.0, 0.01, 100.0, close=60.0)
     after, fills = jax.jit(functools.partial(step, rule=DISPLACED))(account, jnp.zeros(1), bar, costs)
@@ -143,12 +145,15 @@ def test_a_liquidation_moves_the_price_against_itself():
 
 
 def test_without_it_there_is_no_state_and_nothing_to_compute():
-    assert make_costs(transient_half_life=7.0).displacement == ()
+    assert basic_costs(transient_half_life=7.0).displacement == ()
     account = open_portfolio(jnp.ones(2), 1.0, FillRule())
     assert account.displaced == ()
     bars = random_bars(0, 30, 2)
     weights, hold = random_decisions(0, 30, 2)
-    costs = make_costs(impact=0.5), make_costs(impact=0.5, transient_impact=1.0)
+    costs = (
+        basic_costs(impact=0.5),
+        basic_costs(impact=0.5, transient_impact=1.0),
+    )
     off, on = (
         run_account.lower(bars, weights, hold, own, 1e6, rule).as_text().count("sqrt")
         for own, rule in zip(costs, (FillRule(), DISPLACED), strict=True)
@@ -159,13 +164,13 @@ def test_without_it_there_is_no_state_and_nothing_to_compute():
 def test_costs_and_rule_must_agree():
     bars, (weights, hold) = random_bars(0, 10, 1), random_decisions(0, 10, 1)
     with pytest.raises(ValueError, match="displacement=False"):
-        run_account(bars, weights, hold, make_costs(permanent_impact=1.0), 1e6, FillRule())
+        run_account(bars, weights, hold, basic_costs(permanent_impact=1.0), 1e6, FillRule())
     with pytest.raises(ValueError, match="have none"):
-        run_account(bars, weights, hold, make_costs(), 1e6, DISPLACED)
+        run_account(bars, weights, hold, basic_costs(), 1e6, DISPLACED)
     env = TradingEnv(window=2, groups=("calendar",), normalisation_window=4)
     market = simulators.gbm(jax.random.key(0), 60)
     with pytest.raises(ValueError, match="displacement=False"):
-        env.make_params(market, make_costs(transient_impact=1.0))
+        env.make_params(market, basic_costs(transient_impact=1.0))
 
 
 def test_an_environment_pays_for_what_its_earlier_trades_left():
@@ -176,7 +181,7 @@ def test_an_environment_pays_for_what_its_earlier_trades_left():
     )
     paid = {}
     for half_life in (0.0, 5.0):
-        costs = make_costs(spread_multiplier=0.0, transient_impact=1.0, transient_half_life=half_life)
+        costs = basic_costs(spread_multiplier=0.0, transient_impact=1.0, transient_half_life=half_life)
         params = env.make_params(market, costs, initial_cash=1e8, episode_bars=20)
         _, state = env.reset(jax.random.key(2), params)
         bills = []

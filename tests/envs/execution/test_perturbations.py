@@ -7,11 +7,11 @@ import pytest
 from moments import assert_mean
 from random_accounts import random_bars, random_decisions, run_account
 
-from jaxppo.envs.execution.costs import BAR_FIELDS, make_costs
+from jaxppo.envs.execution.costs import BAR_FIELDS, basic_costs
 from jaxppo.envs.execution.perturbations import check_ranges, miss_fills, random_latency, random_start, scale_costs
 from jaxppo.envs.execution.portfolio import FillRule
 
-COSTS = make_costs(commission_bps=2.0, slippage=0.1, impact=0.5, transient_impact=1.0, permanent_impact=0.3)
+COSTS = basic_costs(commission_bps=2.0, slippage=0.1, impact=0.5, transient_impact=1.0, permanent_impact=0.3)
 
 
 def test_factors_are_log_uniform_and_the_other_costs_stay():
@@ -42,7 +42,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"slippage are \[0, 2\]"):
         check_ranges({"slippage": (0, 2)})
     with pytest.raises(ValueError, match="permanent cannot be scaled"):
-        scale_costs(jax.random.key(0), make_costs(), {"permanent": (1.0, 2.0)})
+        scale_costs(jax.random.key(0), basic_costs(), {"permanent": (1.0, 2.0)})
 
 
 def test_starts_are_uniform_with_both_ends():
@@ -68,8 +68,12 @@ def test_latencies_are_uniform_with_both_ends():
 def test_a_latency_of_the_costs_is_that_of_a_fill_rule(latency):
     """Bit for bit, through partial fills, halts and liquidations."""
     bars, (weights, hold) = random_bars(6, 600, 2, volatility=0.03), random_decisions(6, 600, 2, hold=0.3)
-    costs = make_costs(
-        commission_bps=2.0, impact=0.5, participation_limit=0.3, max_leverage=2.0, maintenance_margin=0.48
+    costs = basic_costs(
+        commission_bps=2.0,
+        impact=0.5,
+        participation_limit=0.3,
+        max_leverage=2.0,
+        maintenance_margin=0.48,
     )
     static, usual, orders = run_account(bars, 2 * weights, hold, costs, 1e5, FillRule(latency))
     own = costs.replace(latency=jnp.arange(3) == latency - 1)
@@ -95,8 +99,8 @@ def test_missed_fills_wait_for_the_next_bar():
     assert (np.asarray(table[:, volume])[changed] == 0).all()
     assert_mean(changed[bars[:, volume] > 0], 0.25)
     weights, hold = random_decisions(3, 400, 2, hold=0.5)
-    _, fills, _ = run_account(table, weights, hold, make_costs(), 1e6, FillRule())
-    _, usual, _ = run_account(bars, weights, hold, make_costs(), 1e6, FillRule())
+    _, fills, _ = run_account(table, weights, hold, basic_costs(), 1e6, FillRule())
+    _, usual, _ = run_account(bars, weights, hold, basic_costs(), 1e6, FillRule())
     assert (np.asarray(fills.quantity)[changed[1:]] == 0).all()
     assert (np.asarray(usual.quantity)[changed[1:]] != 0).any()
     np.testing.assert_array_equal(miss_fills(jax.random.key(3), jnp.asarray(bars), 0.0), bars)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.envs.execution.costs import Bar, make_costs
+from jaxppo.envs.execution.costs import Bar, basic_costs
 from jaxppo.envs.execution.portfolio import (
     FillRule,
     Portfolio,
@@ -52,7 +52,7 @@ decide = jax.jit(orders_to_target)
 def fill(portfolio, order, at, rule=NEXT_OPEN, **parameters):
     """One `step` with costs given as plain numbers."""
     order = jnp.atleast_1d(jnp.asarray(order, jnp.float32))
-    return take(portfolio, order, at, make_costs(**{**FREE, **parameters}), rule)
+    return take(portfolio, order, at, basic_costs(**{**FREE, **parameters}), rule)
 
 
 approx = functools.partial(pytest.approx, rel=1e-6, abs=1e-6)
@@ -81,7 +81,7 @@ def test_spread_slippage_and_impact_are_charged_on_both_sides():
 
 
 def test_decision_close_fills_at_the_price_already_seen():
-    rule = FillRule(price="decision_close")
+    rule = FillRule(fill_price="decision_close")
     after, fills = fill(account([0], [50], 10_000, rule), 100, bar(51, 53), rule)
     assert float(fills.price[0]) == 50
     assert float(after.equity) == approx(10_300)
@@ -111,7 +111,7 @@ def test_each_part_of_a_carried_order_pays_the_minimum():
 
 def test_a_new_decision_replaces_what_is_still_being_worked():
     portfolio, _ = fill(account([0], [10], 10_000), 120, bar(10, 10, volume=500), participation_limit=0.1)
-    order = decide(portfolio, jnp.zeros(1), jnp.array([False]), make_costs(**FREE))
+    order = decide(portfolio, jnp.zeros(1), jnp.array([False]), basic_costs(**FREE))
     assert float(order[0]) == -120
     after, fills = fill(portfolio, order, bar(10, 10, volume=500), participation_limit=0.1)
     assert (float(fills.quantity[0]), float(after.shares[0]), float(outstanding(after)[0])) == (-50, 0, 0)
@@ -119,7 +119,7 @@ def test_a_new_decision_replaces_what_is_still_being_worked():
 
 def test_hold_leaves_the_working_order_alone():
     portfolio, _ = fill(account([0], [10], 10_000), 120, bar(10, 10, volume=500), participation_limit=0.1)
-    order = decide(portfolio, jnp.ones(1), jnp.array([True]), make_costs(**FREE))
+    order = decide(portfolio, jnp.ones(1), jnp.array([True]), basic_costs(**FREE))
     after, fills = fill(portfolio, order, bar(10, 10, volume=500), participation_limit=0.1)
     assert (float(order[0]), float(fills.quantity[0]), float(after.unfilled[0])) == (0, 50, 20)
 
@@ -143,7 +143,7 @@ def test_latency_fills_at_the_open_of_the_third_bar():
 
 
 def test_orders_on_the_way_are_not_sent_twice():
-    rule, costs = FillRule(latency_bars=3), make_costs(**FREE)
+    rule, costs = FillRule(latency_bars=3), basic_costs(**FREE)
     portfolio, orders = account([0], [10], 10_000, rule), []
     for _ in range(5):
         order = decide(portfolio, jnp.array([0.5]), jnp.array([False]), costs)
@@ -186,14 +186,14 @@ def test_short_proceeds_finance_a_long_position():
 )
 def test_leverage_scales_what_is_not_held(shares, weights, hold, leverage, orders):
     portfolio = account(shares, [100, 100], 10_000)
-    costs = make_costs(max_leverage=leverage)
+    costs = basic_costs(max_leverage=leverage)
     order = decide(portfolio, jnp.array(weights), jnp.array(hold, bool), costs)
     np.testing.assert_allclose(order, orders, rtol=1e-6)
 
 
 def test_what_is_on_its_way_for_a_held_asset_counts_as_held():
     portfolio = account([0, 0], [100, 100], 10_000).replace(unfilled=jnp.array([60.0, 0.0]))
-    order = decide(portfolio, jnp.array([0.0, 0.8]), jnp.array([True, False]), make_costs())
+    order = decide(portfolio, jnp.array([0.0, 0.8]), jnp.array([True, False]), basic_costs())
     np.testing.assert_allclose(order, [0, 40], rtol=1e-6)
 
 
@@ -242,7 +242,7 @@ def test_a_gap_through_zero_leaves_a_debt_that_is_kept_and_bears_interest():
     assert fills.liquidated
     assert float(after.equity) == approx(-120)
     assert float(weights_of(after)[0]) == 0
-    order = decide(after, jnp.ones(1), jnp.array([False]), make_costs(**FREE))
+    order = decide(after, jnp.ones(1), jnp.array([False]), basic_costs(**FREE))
     assert float(order[0]) == 0
     later, fills = fill(after, order, bar(30, 30, years=1.0), margin_rate=0.1)
     assert float(later.equity) == approx(-132)
@@ -251,7 +251,10 @@ def test_a_gap_through_zero_leaves_a_debt_that_is_kept_and_bears_interest():
 def test_closing_in_parts_ends_flat_and_pays_no_commission_on_dust():
     """Amounts that float32 cannot add exactly: what rounding leaves is not held, not traded and not charged."""
     portfolio = account([1000.1], [33.3], 100_000)
-    flat, costs = jnp.zeros(1), make_costs(participation_limit=0.1, commission_minimum=1.0, **FREE)
+    flat, costs = (
+        jnp.zeros(1),
+        basic_costs(participation_limit=0.1, commission_minimum=1.0, **FREE),
+    )
     fills_made = 0
     for index in range(30):
         hold = jnp.array([index % 3 == 2])
@@ -296,7 +299,7 @@ def test_bad_fill_rules_are_refused_by_name(arguments, message):
 def test_what_a_thin_market_did_not_sell_is_not_spent_again():
     """All of 1000 in A, rotate into B: A can sell 1 of 10 shares, so B gets 100 and not 1000."""
     portfolio, costs = account([10, 0], [100, 100], 1000), {"max_leverage": 1.0, "participation_limit": 0.1}
-    order = decide(portfolio, jnp.array([0.0, 1.0]), jnp.zeros(2, bool), make_costs())
+    order = decide(portfolio, jnp.array([0.0, 1.0]), jnp.zeros(2, bool), basic_costs())
     np.testing.assert_allclose(order, [-10, 10])
     after, fills = fill(portfolio, order, bar(100, [100, 100], volume=[10.0, 1e9]), **costs)
     np.testing.assert_allclose(fills.quantity, [-1, 1], rtol=1e-6)

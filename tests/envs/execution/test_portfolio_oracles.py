@@ -7,7 +7,7 @@ import pytest
 from random_accounts import as_float64, costs_as_floats, random_bars, random_decisions, run_account
 from reference_ledger import run_ledger
 
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.execution.portfolio import FillRule, cash
 
 INITIAL_CASH = 1e6
@@ -41,7 +41,7 @@ def run_both(bars, weights, hold, costs, rule):
         cash=INITIAL_CASH,
         latency_bars=rule.latency_bars,
         carry=rule.unfilled == "carry",
-        fill_at_decision_close=rule.price == "decision_close",
+        fill_at_decision_close=rule.fill_price == "decision_close",
     )
     return portfolios, fills, ledger
 
@@ -55,7 +55,7 @@ def test_float32_stays_with_the_float64_ledger(n_bars, latency_bars, unfilled):
     bars = random_bars(0, n_bars, 4, volatility=0.0015)
     weights, hold = random_decisions(0, n_bars, 4, hold=0.93)
     rule = FillRule(latency_bars=latency_bars, unfilled=unfilled)
-    portfolios, fills, ledger = run_both(bars, weights, hold, make_costs(**EVERY_COST), rule)
+    portfolios, fills, ledger = run_both(bars, weights, hold, basic_costs(**EVERY_COST), rule)
     error = relative_error(portfolios.equity, ledger["equity"])
     quantity = np.asarray(fills.quantity)
     differing = np.sum((quantity != 0) != (ledger["quantity"] != 0))
@@ -86,7 +86,7 @@ DISPLACING = {"transient_impact": 0.02, "transient_half_life": 1.0, "permanent_i
         FillRule(unfilled="drop"),
         FillRule(latency_bars=3),
         FillRule(latency_bars=2, unfilled="drop"),
-        FillRule(price="decision_close"),
+        FillRule(fill_price="decision_close"),
         FillRule(displacement=True),
         FillRule(latency_bars=2, displacement=True),
     ],
@@ -97,7 +97,7 @@ def test_in_float64_every_column_equals_the_ledger_through_liquidations(rule):
     weights, hold = random_decisions(1, n_bars, 3)
     with jax.enable_x64(True):
         double = [jnp.asarray(x, jnp.float64) for x in (bars, 2.5 * weights)]
-        costs = make_costs(**LIQUIDATING, **(DISPLACING if rule.displacement else {}))
+        costs = basic_costs(**LIQUIDATING, **(DISPLACING if rule.displacement else {}))
         portfolios, fills, ledger = run_both(*double, jnp.asarray(hold), costs, rule)
         portfolios, fills = as_float64(portfolios), as_float64(fills)
         assert jax.tree.leaves(portfolios)[0].dtype == np.float64
@@ -156,7 +156,7 @@ def test_fill_by_fill_equal_to_vectorbt(x64, tolerance):
     weights, hold = random_decisions(2, n_bars, n_assets, hold=0.5)
     with jax.enable_x64(x64):
         dtype = jnp.float64 if x64 else jnp.float32
-        costs = make_costs(**VECTORBT_COSTS)
+        costs = basic_costs(**VECTORBT_COSTS)
         arrays = (jnp.asarray(bars, dtype), jnp.asarray(weights, dtype), jnp.asarray(hold))
         portfolios, fills, _ = run_account(*arrays, costs, INITIAL_CASH, FillRule())
         portfolios, fills = as_float64(portfolios), as_float64(fills)

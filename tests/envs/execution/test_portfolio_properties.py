@@ -15,7 +15,7 @@ from jaxppo.envs.execution.costs import (
     BAR_FIELDS,
     OMISSIBLE,
     Costs,
-    make_costs,
+    basic_costs,
     pack_bars,
     unpack_bar,
     without,
@@ -25,13 +25,13 @@ from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, orders_to_
 from jaxppo.envs.market.market_data import MarketData
 
 N_BARS, N_ASSETS = 40, 3
-RULES = [FillRule(), FillRule(latency_bars=3), FillRule(unfilled="drop"), FillRule(price="decision_close")]
+RULES = [FillRule(), FillRule(latency_bars=3), FillRule(unfilled="drop"), FillRule(fill_price="decision_close")]
 OPEN, CLOSE, VOLUME = (BAR_FIELDS.index(name) for name in ("open", "close", "available_volume"))
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 seeds, rules = st.integers(0, 2**31), st.sampled_from(RULES)
 costs_strategy = st.builds(
-    make_costs,
+    basic_costs,
     commission_bps=st.floats(0, 20),
     commission_per_share=st.floats(0, 0.01),
     commission_minimum=st.sampled_from([0.0, 1.0]),
@@ -133,7 +133,7 @@ def test_orders_never_aim_above_the_leverage_limit_and_never_touch_what_is_held(
     portfolio, generator = random_account(seed, rule), np.random.default_rng((seed, 2))
     weights = jnp.asarray(generator.normal(size=N_ASSETS) * generator.choice([0.1, 1, 10]), jnp.float32)
     hold = generator.random(N_ASSETS) < 0.4
-    order = np.asarray(decide(portfolio, weights, hold, make_costs(max_leverage=leverage, maintenance_margin=0.0)))
+    order = np.asarray(decide(portfolio, weights, hold, basic_costs(max_leverage=leverage, maintenance_margin=0.0)))
     expected = np.asarray(portfolio.shares + outstanding(portfolio), np.float64)
     gross = np.abs(expected + order) * np.asarray(portfolio.price) / 1e5
     room = max(leverage - gross[hold].sum(), 0.0)
@@ -144,10 +144,10 @@ def test_orders_never_aim_above_the_leverage_limit_and_never_touch_what_is_held(
 
 
 @quick
-@given(seed=seeds, rule=st.sampled_from([FillRule(), FillRule(unfilled="drop"), FillRule(price="decision_close")]))
+@given(seed=seeds, rule=st.sampled_from([FillRule(), FillRule(unfilled="drop"), FillRule(fill_price="decision_close")]))
 def test_a_tradable_position_can_always_be_closed_exactly(seed, rule):
     portfolio = random_account(seed, rule)
-    costs = make_costs(commission_bps=5.0, impact=0.5)
+    costs = basic_costs(commission_bps=5.0, impact=0.5)
     row = np.stack([portfolio.price, portfolio.price, [np.inf, 1e30, np.inf], *np.full((4, N_ASSETS), 1e-3)])
     order = decide(portfolio, jnp.zeros(N_ASSETS), jnp.zeros(N_ASSETS, bool), costs)
     after, _ = take(portfolio, order, unpack_bar(jnp.asarray(row, jnp.float32)), costs, rule)
@@ -185,7 +185,7 @@ def test_a_batch_of_accounts_and_of_costs_equals_a_loop(rule):
     bars = random_bars(3, N_BARS, N_ASSETS, volatility=0.01)
     weights, hold = (np.stack(x) for x in zip(*(random_decisions(s, N_BARS, N_ASSETS) for s in (0, 0, 1)), strict=True))
     base = {"commission_bps": 1.0, "slippage": 0.05, "impact": 0.3, "participation_limit": 0.2}
-    costs = [make_costs(**base, spread_multiplier=multiple) for multiple in (1.0, 30.0, 1.0)]
+    costs = [basic_costs(**base, spread_multiplier=multiple) for multiple in (1.0, 30.0, 1.0)]
     together = jax.vmap(run_account, (None, 0, 0, 0, None, None))(bars, weights, hold, stack(costs), 1e5, rule)
     for index in range(3):
         alone = run_account(bars, weights[index], hold[index], costs[index], 1e5, rule)
@@ -196,9 +196,16 @@ def test_a_batch_of_accounts_and_of_costs_equals_a_loop(rule):
 
 def test_new_bars_and_costs_do_not_recompile():
     weights, hold = random_decisions(0, N_BARS, N_ASSETS)
-    run_account(random_bars(0, N_BARS, N_ASSETS), weights, hold, make_costs(), 1e5, FillRule())
+    run_account(random_bars(0, N_BARS, N_ASSETS), weights, hold, basic_costs(), 1e5, FillRule())
     compiled = run_account._cache_size()
-    run_account(random_bars(1, N_BARS, N_ASSETS), weights, hold, make_costs(impact=0.5), 2e5, FillRule())
+    run_account(
+        random_bars(1, N_BARS, N_ASSETS),
+        weights,
+        hold,
+        basic_costs(impact=0.5),
+        2e5,
+        FillRule(),
+    )
     assert run_account._cache_size() == compiled
 
 
@@ -228,7 +235,7 @@ EVERY_COST = {"commission_bps": 1.0, "slippage": 0.05, "impact": 0.3, "participa
 def history(market: MarketData, rule: FillRule, table=pack_bars):
     """Everything that has happened to an account up to each bar, rows 0 to T - 1."""
     weights, hold = random_decisions(5, N_BARS, N_ASSETS, hold=0.3)
-    portfolios, fills, _ = run_account(table(market), weights, hold, make_costs(**EVERY_COST), 1e5, rule)
+    portfolios, fills, _ = run_account(table(market), weights, hold, basic_costs(**EVERY_COST), 1e5, rule)
     return jax.tree.map(lambda x: jnp.concatenate([x[:1], x]), (portfolios, fills))
 
 
@@ -242,7 +249,7 @@ def test_an_order_is_decided_before_its_bar():
 
     def orders(market):
         weights, hold = random_decisions(5, N_BARS, N_ASSETS, hold=0.3)
-        decided = run_account(pack_bars(market), weights, hold, make_costs(**EVERY_COST), 1e5, FillRule())[2]
+        decided = run_account(pack_bars(market), weights, hold, basic_costs(**EVERY_COST), 1e5, FillRule())[2]
         return jnp.concatenate([decided, decided[-1:]])
 
     assert_causal(orders, make_market(), 20, jax.random.key(1))
@@ -271,7 +278,7 @@ def test_a_planted_leak_is_caught():
 @pytest.mark.parametrize("charged", [(), OMISSIBLE[:3], OMISSIBLE[3:]])
 def test_leaving_out_prices_of_zero_changes_nothing(charged):
     """And without any of them, what is left out is not computed."""
-    costs = make_costs(commission_bps=3.0, commission_minimum=1.0, spread_multiplier=0.0, max_leverage=2.0)
+    costs = basic_costs(commission_bps=3.0, commission_minimum=1.0, spread_multiplier=0.0, max_leverage=2.0)
     costs = costs.replace(**{name: jnp.float32(0.02) for name in charged})
     names = zero_prices(costs)
     assert set(names) == set(OMISSIBLE) - set(charged)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import BAR_FIELDS, make_costs, pack_bars, trade_costs, unpack_bar
+from jaxppo.envs.execution.costs import BAR_FIELDS, basic_costs, pack_bars, trade_costs, unpack_bar
 from jaxppo.envs.execution.slippage import USUAL_SPAN
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 
@@ -28,7 +28,7 @@ def market() -> MarketData:
 
 def scale_of(market: MarketData, regimes=None, **conditions) -> np.ndarray:
     """`[T, A]` factor of slippage in the table."""
-    table = pack_bars(market, conditions=make_costs(**conditions).conditions, regimes=regimes)
+    table = pack_bars(market, conditions=basic_costs(**conditions).conditions, regimes=regimes)
     assert table.shape == (market.n_bars, len(BAR_FIELDS) + 1, 2)
     np.testing.assert_array_equal(table[:, : len(BAR_FIELDS)], pack_bars(market))
     return np.asarray(table[:, -1])
@@ -91,7 +91,7 @@ def test_regimes_count_by_their_probabilities_of_the_bar_before(market):
     with pytest.raises(ValueError, match="needs the probabilities"):
         scale_of(market, slippage_regimes=factors)
     with pytest.raises(ValueError, match="slippage_regimes is"):
-        make_costs(slippage_regimes=[1.0, 2.0])
+        basic_costs(slippage_regimes=[1.0, 2.0])
 
 
 EVERY = {
@@ -118,8 +118,8 @@ def test_nothing_of_the_future_is_in_it(market):
 
 
 def test_slippage_and_only_slippage_is_multiplied(market):
-    plain = make_costs(slippage=0.1, impact=0.5, commission_bps=1.0)
-    costs = make_costs(slippage=0.1, impact=0.5, commission_bps=1.0, **EVERY)
+    plain = basic_costs(slippage=0.1, impact=0.5, commission_bps=1.0)
+    costs = basic_costs(slippage=0.1, impact=0.5, commission_bps=1.0, **EVERY)
     row = pack_bars(market, conditions=costs.conditions)[77]
     quantity, price = jnp.array([100.0, -50.0]), market.open[77]
     scaled = trade_costs(quantity, price, unpack_bar(row), costs)
@@ -131,6 +131,6 @@ def test_slippage_and_only_slippage_is_multiplied(market):
 
 
 def test_without_conditions_the_table_has_no_factor(market):
-    assert make_costs(slippage=0.3).conditions == ()
+    assert basic_costs(slippage=0.3).conditions == ()
     assert pack_bars(market).shape[1] == len(BAR_FIELDS)
     assert unpack_bar(pack_bars(market)[3]).slippage_scale == ()

@@ -110,7 +110,7 @@ def test_the_index_is_the_mean_return_of_what_traded():
 
 def test_regimes_look_at_nothing_later():
     market = ragged(1)
-    model = fit_regimes(jax.random.key(0), market, 4, span=100, n_restarts=2)
+    model = fit_regimes(jax.random.key(0), market, 4, usual_volatility_span=100, restarts=2)
     for found in (
         lambda m: rule_regimes(m, **SHORT),
         lambda m: hidden_regimes(model, m, 100),
@@ -122,7 +122,7 @@ def test_regimes_look_at_nothing_later():
 
 def test_regimes_of_a_ragged_panel_are_probabilities():
     market = ragged(2)
-    model = fit_regimes(jax.random.key(0), market, 3, span=100, n_restarts=2)
+    model = fit_regimes(jax.random.key(0), market, 3, usual_volatility_span=100, restarts=2)
     for found in (rule_regimes(market, **SHORT), hidden_regimes(model, market, 100)):
         assert found.shape == (N, 3, 4)
         np.testing.assert_allclose(found.sum(axis=-1), 1.0, atol=1e-5)
@@ -172,6 +172,6 @@ def test_a_simulated_switch_between_calm_and_turbulent_is_found():
     turbulent = jnp.cumsum(switch, axis=0) % 2 == 1
     change = jnp.where(turbulent, 0.03, 0.006) * jax.random.normal(key_noise, (4_000, 1))
     market = market_of(change)
-    model = fit_regimes(jax.random.key(1), market, 3, n_restarts=4)
+    model = fit_regimes(jax.random.key(1), market, 3, restarts=4)
     found = hidden_regimes(model, market)[:, 0, CRISIS] > 0.5
     assert np.mean((np.asarray(found) == np.asarray(turbulent)[:, 0])[500:]) > 0.9

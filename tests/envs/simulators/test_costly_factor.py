@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.envs import make_costs, simulators
+from jaxppo.envs import basic_costs, simulators
 from jaxppo.envs.execution.portfolio import orders_to_target, weights_of
 from jaxppo.envs.simulators import costly_factor
 from jaxppo.envs.simulators.bars import Levels
@@ -87,7 +87,7 @@ def test_the_policy_played_in_the_environment(best):
         window=1,
         groups=("calendar",),
     )
-    params = env.make_params(market, make_costs(commission_bps=0.25 * COST * 1e4))
+    params = env.make_params(market, basic_costs(commission_bps=0.25 * COST * 1e4))
     first = env.first_decision
     _, start = env.reset_env(jax.random.key(0), params.replace(last_bar=jnp.int32(first + 1)))
 

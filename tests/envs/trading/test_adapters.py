@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from jaxppo.envs import simulators, to_gymnasium
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.trading.environment import TradingEnv
 
 EPISODE = 6
@@ -32,7 +32,7 @@ def environment(n_assets: int = 3, actions: str = "discrete", observation: str =
 @functools.cache
 def parameters(n_assets: int = 3):
     market = simulators.gbm(jax.random.key(0), 160, n_assets)
-    return environment(n_assets).make_params(market, make_costs(commission_bps=1.0), episode_bars=EPISODE)
+    return environment(n_assets).make_params(market, basic_costs(commission_bps=1.0), episode_bars=EPISODE)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import scipy.stats
 from causality import assert_causal, randomise_after
 
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs, make_costs
 from jaxppo.envs.execution.limits import Constraint, no_limits
 from jaxppo.envs.execution.portfolio import FillRule, weights_of
 from jaxppo.envs.market.market_data import MarketData, slice_bars
@@ -37,7 +37,7 @@ def market(seed: int = 0) -> MarketData:
 @functools.cache
 def parameters(env: TradingEnv, seed: int = 0) -> EnvParams:
     """Costless."""
-    return env.make_params(market(seed), make_costs(spread_multiplier=0.0), episode_bars=EPISODE)
+    return env.make_params(market(seed), basic_costs(spread_multiplier=0.0), episode_bars=EPISODE)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -117,7 +117,7 @@ def test_a_liquidation_terminates_and_is_no_truncation():
     _, state, params = begin(env)
     jump = jnp.where(jnp.arange(N_BARS) > state.bar + 1, 3.0, 1.0)[:, None]
     prices = {name: getattr(params.market, name) * jump for name in ("open", "high", "low", "close")}
-    params = env.make_params(params.market.replace(**prices), make_costs(), episode_bars=EPISODE)
+    params = env.make_params(params.market.replace(**prices), basic_costs(), episode_bars=EPISODE)
     short = jnp.asarray([1, 1], jnp.int32)
     _, state, _, terminated, _, _ = step(env, jax.random.key(0), state, short, params)
     assert not terminated
@@ -246,7 +246,7 @@ def test_an_indexed_observation_says_the_same_as_a_window():
 
 def test_orders_on_their_way_are_seen():
     env = environment(observation="index", fill_rule=FillRule(latency_bars=2))
-    params = env.make_params(market(), make_costs(spread_multiplier=0.0), episode_bars=EPISODE)
+    params = env.make_params(market(), basic_costs(spread_multiplier=0.0), episode_bars=EPISODE)
     _, state, _ = begin(env, params=params)
     seen, state, *_ = step(env, jax.random.key(0), state, jnp.asarray([4, 0], jnp.int32), params)
     assert np.asarray(seen.asset[:, 0]).tolist() == [0, 0]
@@ -415,7 +415,7 @@ def test_other_costs_markets_and_periods_do_not_recompile():
     env = environment()
     run = jax.jit(env.step)
     _, state, params = begin(env)
-    other = env.make_params(market(9), make_costs(commission_bps=7.0, impact=0.3), episode_bars=3, first_bar=90)
+    other = env.make_params(market(9), basic_costs(commission_bps=7.0, impact=0.3), episode_bars=3, first_bar=90)
     rewards = [float(run(jax.random.key(0), state, LONG, p)[2]) for p in (params, other, params)]
     assert run._cache_size() == 1
     assert rewards[0] == rewards[2] != rewards[1]
@@ -556,7 +556,7 @@ def test_no_action_orders_an_asset_that_has_no_price_yet(actions):
     listed = jnp.arange(N_BARS)[:, None] >= jnp.array([[0, listing]])
     prices = {name: jnp.where(listed, getattr(market(), name), 1.0) for name in ("open", "high", "low", "close")}
     ragged = market().replace(tradable=listed, **prices)
-    params = env.make_params(ragged, make_costs(spread_multiplier=0.0), first_bar=env.first_decision, episode_bars=50)
+    params = env.make_params(ragged, basic_costs(spread_multiplier=0.0), first_bar=env.first_decision, episode_bars=50)
     params = params.replace(last_bar=params.first_bar + 50)
     _, state, _ = begin(env, params=params)
     most = jnp.ones(env.num_actions)
@@ -586,7 +586,7 @@ def test_a_policy_that_nearly_holds_leaves_its_working_orders_alone():
 
 def test_risk_aversion_and_the_drawdown_limit_of_an_episode():
     env = environment()
-    params = env.make_params(market(), make_costs(), risk_aversion=3.0, drawdown_limit=0.1)
+    params = env.make_params(market(), basic_costs(), risk_aversion=3.0, drawdown_limit=0.1)
     growth = jnp.log(jnp.array([0.9, 1.0, 1.2]))
     np.testing.assert_allclose(
         env.utility(growth, params.risk_aversion), (np.array([0.9, 1.0, 1.2]) ** -2 - 1) / -2, rtol=1e-5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnax.wrappers.compat import LegacyStepAPIWrapper
 
-from jaxppo.envs import EnvParams, TradingEnv, make_costs, simulators, to_gymnasium
+from jaxppo.envs import EnvParams, TradingEnv, basic_costs, simulators, to_gymnasium
 
 EPISODE = 32
 ABSENT = "the bench extra is not installed: pip install 'jaxppo[bench]'"
@@ -25,7 +25,7 @@ def rising_market() -> tuple[TradingEnv, EnvParams]:
     """One asset that gains about 1 % a bar: whoever learns anything learns to hold it."""
     env = TradingEnv(window=2, groups=("price",), normalisation_window=10, levels=(-1.0, 0.0, 1.0))
     market = simulators.gbm(jax.random.key(0), 400, drift=math.log(1.01), volatility=0.002)
-    return env, env.make_params(market, make_costs(), episode_bars=EPISODE)
+    return env, env.make_params(market, basic_costs(), episode_bars=EPISODE)
 
 
 def test_rejax_trains_through_gymnaxs_legacy_wrapper():

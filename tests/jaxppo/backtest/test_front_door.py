@@ -24,7 +24,7 @@ def market():
 
 @pytest.fixture(scope="module")
 def result(market):
-    costs = envs.make_costs(commission_bps=5.0, slippage=0.05)
+    costs = envs.basic_costs(commission_bps=5.0, slippage=0.05)
     return simulate(rules.trend(lookback=10, span=10), market, costs=costs)
 
 

@@ -9,7 +9,7 @@ from tiny_run import tiny_config
 
 import jaxppo
 from jaxppo.backtest import conditions_of, load_run, plain_conditions, simulate, write_ledger
-from jaxppo.envs.execution.costs import Bar, make_costs
+from jaxppo.envs.execution.costs import Bar, basic_costs
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
 from jaxppo.envs.market.market_data import slice_bars
 from jaxppo.monte_carlo import Stress, run_paths
@@ -54,7 +54,7 @@ def bars_of(market, first, n_bars):
 def equity_in_float64(bars, orders, latency_bars):
     """`[n]` equity at each close by the accounting function, in float64."""
     with jax.enable_x64(True):
-        costs = make_costs(commission_bps=COMMISSION_BPS, max_leverage=2.0)
+        costs = basic_costs(commission_bps=COMMISSION_BPS, max_leverage=2.0)
         costs = costs.replace(commission_rate=jnp.float64(COMMISSION_BPS * 1e-4))
         opened, close, orders = (jnp.asarray(x, jnp.float64) for x in (bars["open"], bars["close"], orders))
         rule, infinite, nothing = FillRule(latency_bars), jnp.full(orders.shape[1], jnp.inf), jnp.zeros(orders.shape[1])
@@ -120,7 +120,11 @@ def test_orders_on_real_prices(name, run, keep_account):
     agent, conditions, first, n_bars = run.agent(), conditions_of(run), period.first, period.n_bars
     if name == "trend":
         rule = trend(lookback=20, span=20, volatility=0.3)
-        given = {"costs": make_costs(**COSTS), "fill_rule": FillRule(LATENCY_BARS), "initial_cash": CASH}
+        given = {
+            "costs": basic_costs(**COSTS),
+            "fill_rule": FillRule(LATENCY_BARS),
+            "initial_cash": CASH,
+        }
         agent, conditions = rule, plain_conditions(run.setup.market.n_assets, periods=252.0, **given)
     market = slice_bars(run.setup.market, 0, period.last + 1)
     ledger = simulate(agent, market, first=first, n_bars=n_bars, conditions=conditions).ledger

@@ -48,7 +48,7 @@ def market():
 
 @pytest.fixture(scope="module")
 def params(env, market):
-    return env.make_params(market, envs.make_costs(**PAID))
+    return env.make_params(market, envs.basic_costs(**PAID))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def shipped():
 def test_buy_and_hold_is_what_a_spreadsheet_says(shipped):
     """Bought at the next open with equal parts of the capital, by the adjusted prices in the file itself."""
     prices, own, first, n_bars = shipped
-    params = own.make_params(prices, envs.make_costs(**FREE))
+    params = own.make_params(prices, envs.basic_costs(**FREE))
     ledger = run_baselines(AccountRules(own, 252.0), params, jnp.int32(first), n_bars, 0.1)["buy_and_hold"]
     table = pd.read_csv(envs.datasets.path("us5_1d"))
     table["open"] = table["Open"] * table["Adj Close"] / table["Close"]
@@ -188,7 +188,11 @@ def test_baselines_pay_the_same_costs(shipped):
     prices, own, first, n_bars = shipped
     runs = [
         run_baselines(
-            AccountRules(own, 252.0), own.make_params(prices, envs.make_costs(**costs)), jnp.int32(first), n_bars, 0.1
+            AccountRules(own, 252.0),
+            own.make_params(prices, envs.basic_costs(**costs)),
+            jnp.int32(first),
+            n_bars,
+            0.1,
         )
         for costs in (FREE, PAID)
     ]
@@ -220,14 +224,14 @@ def volatility_targeted(shipped, volatility, target):
     """Five independent assets without costs, in the shape of the shipped data."""
     prices, own, first, n_bars = shipped
     simulated = simulators.gbm(jax.random.key(7), prices.n_bars, 5, volatility=volatility)
-    params = own.make_params(simulated, envs.make_costs(**FREE))
+    params = own.make_params(simulated, envs.basic_costs(**FREE))
     return run_baselines(AccountRules(own, 252.0), params, jnp.int32(first), n_bars, target)["volatility_target"]
 
 
 def test_buy_and_hold_waits_for_something_to_buy(env, market):
     first = env.first_decision
     silent = market.replace(tradable=market.tradable.at[first : first + 3].set(False))
-    params = env.make_params(silent, envs.make_costs(**FREE))
+    params = env.make_params(silent, envs.basic_costs(**FREE))
     ledger = run_baselines(AccountRules(env, 252.0), params, jnp.int32(first), 60, 0.1)["buy_and_hold"]
     traded = np.flatnonzero(np.asarray(ledger.quantity).any(axis=1))
     assert list(traded) == [3], "decided at the close of the first bar with trades, filled at the next open"
@@ -245,7 +249,7 @@ def test_a_liquidated_account_stays_out(factor, market):
     """At 1.9 times its equity a fall to 0.52 leaves a little and one to 0.3 a debt; nothing is traded after either."""
     own = environment(levels=(0.0, 1.0), position_limit=0.95)
     first, n_bars, at = own.first_decision, 60, 20
-    costs = envs.make_costs(commission_bps=5.0, max_leverage=1.9, maintenance_margin=0.25, margin_rate=0.05)
+    costs = envs.basic_costs(commission_bps=5.0, max_leverage=1.9, maintenance_margin=0.25, margin_rate=0.05)
     params = own.make_params(crash(market, first + at + 1, factor), costs)
     always = lambda portfolio, seen, now, _: (jnp.full(2, 0.95), jnp.zeros(2, bool))  # noqa: E731
     ledger = tiny.run_rule(always, jnp.arange(n_bars), own, params, jnp.int32(first), n_bars)

@@ -12,7 +12,7 @@ from skfolio import RiskMeasure
 from skfolio.optimization import RiskBudgeting
 from skfolio.prior import BasePrior, ReturnDistribution
 
-from jaxppo.book import PARTS, allocation_rule
+from jaxppo.book import PARTS, AllocationRule
 from jaxppo.book.allocation import kelly_weights
 from jaxppo.book.moments import shrunk_covariance, start_moments, update_moments
 
@@ -94,7 +94,7 @@ def test_who_does_nothing_is_not_riskless():
 
 
 def test_inverse_risk_is_equal_risk_contribution():
-    rule = allocation_rule(parts=("inverse_risk",), span=40, warmup=30, **PLAIN)
+    rule = AllocationRule(parts=("inverse_risk",), span=40, warmup=30, **PLAIN)
     states = follow(rule, equity_of(draws(0)))
     covariance = np.asarray(shrunk_covariance(moments(0, 40).covariance(), moments(0, 40).observations), np.float64)
 
@@ -128,7 +128,7 @@ def test_kelly_is_jorion_kan_zhou_and_a_program_of_scipy(means, left_out):
 
 
 def test_kelly_gives_nothing_to_losers_and_less_than_everything_to_the_uncertain():
-    rule = allocation_rule(parts=("kelly",), **PLAIN)
+    rule = AllocationRule(parts=("kelly",), **PLAIN)
     states = follow(rule, equity_of(draws(4, 600, mean=np.asarray([0.002, -0.003, 0.0]))))
     assert states.allocation[-1][0] > 0.3
     assert states.allocation[-1][1] == 0.0
@@ -139,7 +139,7 @@ def test_kelly_gives_nothing_to_losers_and_less_than_everything_to_the_uncertain
 def test_both_shares_are_joined_by_the_root_of_their_product():
     equity = equity_of(draws(6, 500, mean=0.003))
     one, other, both = (
-        np.asarray(follow(allocation_rule(parts=parts, **PLAIN), equity).allocation[-1], np.float64)
+        np.asarray(follow(AllocationRule(parts=parts, **PLAIN), equity).allocation[-1], np.float64)
         for parts in (("inverse_risk",), ("kelly",), ("inverse_risk", "kelly"))
     )
     root = np.sqrt(one / one.sum() * other / other.sum())
@@ -149,7 +149,7 @@ def test_both_shares_are_joined_by_the_root_of_their_product():
 
 def test_equal_capital_until_the_warm_up_is_over():
     """Four closes have three returns."""
-    rule = allocation_rule(parts=("inverse_risk", "kelly"), warmup=3, **PLAIN)
+    rule = AllocationRule(parts=("inverse_risk", "kelly"), warmup=3, **PLAIN)
     allocation = np.asarray(follow(rule, equity_of(draws(7, 10))).allocation)
     np.testing.assert_allclose(allocation[:3], 1 / 3, rtol=1e-6)
     assert np.abs(allocation[3] - 1 / 3).max() > 1e-3
@@ -157,7 +157,7 @@ def test_equal_capital_until_the_warm_up_is_over():
 
 def test_drawdowns_move_capital_and_then_take_it():
     """Losses of 10 and of 5 % of a limit of 20 %: half and three quarters are left, and no more of the whole."""
-    rule = allocation_rule(parts=("drawdown",), drawdown_limit=0.2, **PLAIN)
+    rule = AllocationRule(parts=("drawdown",), drawdown_limit=0.2, **PLAIN)
     allocation = np.asarray(follow(rule, [[100.0, 100.0], [90.0, 95.0], [90.0, 100.0], [75.0, 75.0]]).allocation)
     np.testing.assert_allclose(allocation[0], [0.5, 0.5])
     np.testing.assert_allclose(allocation[1], 0.75 * np.asarray([0.5, 0.75]) / 1.25, rtol=1e-5)
@@ -170,7 +170,7 @@ TRACE = [100, 110, 87, 95, 100, 90, 85, 80, 80, 60, 60, 80]
 
 
 def trace(**keys):
-    rule = allocation_rule(parts=(), **{"cut": 0.2, "readmit": 0.1, "cooldown": None, "rebalance": 0.0, **keys})
+    rule = AllocationRule(parts=(), **{"cut": 0.2, "readmit": 0.1, "cooldown": None, "rebalance": 0.0, **keys})
     other = np.full(len(TRACE), 100.0)
     return follow(rule, np.stack([TRACE, other], axis=1))
 
@@ -194,14 +194,14 @@ def test_a_strategy_comes_back_after_the_cooldown_with_a_new_peak():
 
 
 def test_a_breach_needs_more_than_the_cut():
-    states = follow(allocation_rule(parts=(), cut=0.25, readmit=0.1, cooldown=None), [[100.0], [75.0], [74.9]])
+    states = follow(AllocationRule(parts=(), cut=0.25, readmit=0.1, cooldown=None), [[100.0], [75.0], [74.9]])
     np.testing.assert_array_equal(states.active[:, 0], [True, True, False])
 
 
 def test_the_liquidated_never_come_back():
     equity = [[100.0, 100.0], [40.0, 100.0], [-5.0, 100.0], [-5.0, 101.0], [200.0, 101.0]]
     dead = [[False, False], [True, False], [True, False], [True, False], [True, False]]
-    states = follow(allocation_rule(cooldown=1), equity, dead)
+    states = follow(AllocationRule(cooldown=1), equity, dead)
     np.testing.assert_array_equal(states.active[:, 0], [True, False, False, False, False])
     np.testing.assert_array_equal(states.cuts[-1], [1, 0])
     np.testing.assert_allclose(states.allocation[:, 0], [0.5, 0, 0, 0, 0])
@@ -210,7 +210,7 @@ def test_the_liquidated_never_come_back():
 
 def test_capital_is_carried_by_returns_until_it_is_off_by_the_tolerance():
     """After +10 % and -10 %, 0.5 each have become 0.55 and 0.45 of an unchanged total; then one bar more."""
-    rule = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None, rebalance=0.06)
+    rule = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None, rebalance=0.06)
     states = follow(rule, [[100.0, 100.0], [110.0, 90.0], [121.0, 90.0]])
     np.testing.assert_allclose(states.allocation[1], [0.55, 0.45], rtol=1e-5)
     np.testing.assert_allclose(states.allocation[2], [0.5, 0.5], rtol=1e-5)
@@ -222,7 +222,7 @@ def test_capital_is_never_negative_nor_more_than_the_total_and_the_tolerance(see
     rng = np.random.default_rng(seed)
     parts = tuple(part for part in PARTS if rng.random() < 0.6)
     most, tolerance = float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.0, 0.1))
-    rule = allocation_rule(
+    rule = AllocationRule(
         parts=parts, max_total=most, rebalance=tolerance, warmup=20, cut=0.1, readmit=0.05, cooldown=15
     )
     states = follow(rule, equity_of(draws(seed, 300, mean=0.001, spread=(0.002, 0.02, 0.05))))
@@ -247,4 +247,4 @@ def test_capital_is_never_negative_nor_more_than_the_total_and_the_tolerance(see
 )
 def test_a_mistake_is_named(keys, says):
     with pytest.raises(ValueError, match=says):
-        allocation_rule(**keys)
+        AllocationRule(**keys)

@@ -15,14 +15,14 @@ from jaxppo.backtest import run_book
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.baselines import run_baselines
 from jaxppo.backtest.simulate import simulate_account
-from jaxppo.book import AGENT, allocation_rule, book
+from jaxppo.book import AGENT, AllocationRule, book
 from jaxppo.envs import simulators
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion, rule, trend
 from jaxppo.risk.sizing import projection, volatility_target
 
 PAID = {"commission_bps": 2.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1, "borrow_rate": 0.02}
-ALONE = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
+ALONE = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
 N_BARS, FIRST, LENGTH, PERIODS = 240, 40, 190, 252.0
 SHORT = {"span": 20}
 ROUNDING = 1e-6
@@ -52,7 +52,7 @@ def prices(n_assets=2, seed=0):
 
 @functools.cache
 def tables(n_assets=2, **costs):
-    return environment(n_assets).make_params(prices(n_assets), envs.make_costs(**(costs or PAID)))
+    return environment(n_assets).make_params(prices(n_assets), envs.basic_costs(**(costs or PAID)))
 
 
 def always(name, weights, **keys):
@@ -68,7 +68,7 @@ def own_backtest(strategy, n_assets=2, params=None):
 
 @functools.cache
 def whole(**keys):
-    return run_book(strategies(), environment(), tables(), FIRST, LENGTH, allocation_rule(**keys), periods=PERIODS)
+    return run_book(strategies(), environment(), tables(), FIRST, LENGTH, AllocationRule(**keys), periods=PERIODS)
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -162,7 +162,7 @@ def test_separate_accounts_are_the_same_money():
     second = rule(
         "second", lambda view: jnp.broadcast_to(jnp.asarray([0.0, 0.6]), view.market.close.shape), tolerance=0.99
     )
-    patient = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None, rebalance=0.9)
+    patient = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None, rebalance=0.9)
     run = run_book((first, second), environment(), params, FIRST, LENGTH, patient)
     np.testing.assert_allclose(run.ledger.equity[1:-1], run.equity[1:].mean(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(np.count_nonzero(run.ledger.quantity, axis=0), [1, 1])
@@ -201,9 +201,9 @@ def test_a_liquidated_strategy_is_out_for_good():
         close=crash, open=market.open.at[FIRST + 50 :, 0].multiply(0.7), low=jnp.minimum(market.low, crash),
         tradable=jnp.ones_like(market.tradable),
     )  # fmt: skip
-    params = environment().make_params(market, envs.make_costs(max_leverage=4.0, maintenance_margin=0.2))
+    params = environment().make_params(market, envs.basic_costs(max_leverage=4.0, maintenance_margin=0.2))
     both = (reckless(), buy_and_hold())
-    run = run_book(both, environment(), params, FIRST, LENGTH, allocation_rule(parts=("inverse_risk",), cooldown=5))
+    run = run_book(both, environment(), params, FIRST, LENGTH, AllocationRule(parts=("inverse_risk",), cooldown=5))
     alone = own_backtest(reckless(), params=params)
     assert bool(alone.liquidated)
     np.testing.assert_allclose(run.equity[:, 0], alone.equity[:-1], rtol=ROUNDING)
@@ -217,7 +217,7 @@ def test_a_liquidated_strategy_is_out_for_good():
 
 def test_one_asset():
     env = environment(1)
-    run = run_book(strategies(), env, tables(1), FIRST, LENGTH, allocation_rule(warmup=20))
+    run = run_book(strategies(), env, tables(1), FIRST, LENGTH, AllocationRule(warmup=20))
     assert all(
         np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((run.ledger, run.allocation, run.equity))
     )
@@ -229,7 +229,7 @@ def test_a_book_does_not_look_ahead(kept):
     market = randomise_after(prices(), FIRST + kept, jax.random.key(3))
     params = environment().make_params(market, tables().costs)
     one, two = whole(warmup=20), run_book(
-        strategies(), environment(), params, FIRST, LENGTH, allocation_rule(warmup=20), periods=PERIODS
+        strategies(), environment(), params, FIRST, LENGTH, AllocationRule(warmup=20), periods=PERIODS
     )  # fmt: skip
     for name in ("quantity", "weights", "turnover"):
         np.testing.assert_array_equal(getattr(one.ledger, name)[:kept], getattr(two.ledger, name)[:kept], err_msg=name)

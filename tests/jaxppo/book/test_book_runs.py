@@ -13,14 +13,14 @@ import jaxppo
 from jaxppo.backtest import load_run, run_book
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.simulate import simulate_account
-from jaxppo.book import allocation_rule
+from jaxppo.book import AllocationRule
 from jaxppo.envs import load_market
 from jaxppo.envs.execution.portfolio import weights_of
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.rules import buy_and_hold
 from jaxppo.run.build import build
 
-ALONE = allocation_rule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
+ALONE = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
 LONG_ONLY = {"lookback": 30, "short": False}
 BOOK = {
     "strategies": ["agent", {"trend": LONG_ONLY}, "buy_and_hold"],

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from jaxppo import envs, masks
 from jaxppo.arguments import argument_types, describe, is_code_only
-from jaxppo.book import allocation_rule
+from jaxppo.book import AllocationRule
 from jaxppo.config import Config
 from jaxppo.config.book import StrategyConfig
 from jaxppo.config.from_signature import texts
@@ -25,22 +25,6 @@ LISTS = {"masks": masks, "sizing": sizing, "rewards": rewards, "monitor": monito
 SECTIONS = {name: field.annotation for name, field in Config.model_fields.items()}
 BOOK = lists()["sizing"].kinds()["book"]
 
-PENDING_DEFAULTS = {
-    "costs.commission_bps",
-    "costs.slippage",
-    "costs.impact",
-    "costs.participation_limit",
-    "costs.borrow_rate",
-    "costs.margin_rate",
-    "env.levels",
-    "env.start",
-}
-"""Keys whose Python default is another one: make_costs, TradingEnv and make_params without a configuration."""
-PENDING_TEXTS = ("costs", "env", "features", "regimes", "book", "strategies")
-"""Where the text of the reference page is not yet that of the docstring."""
-PENDING_RANGES = ("regimes", "features", "costs.slippage", "costs.participation_limit", "book.rebalance")
-"""Where Python does not yet refuse what YAML refuses."""
-
 YAML_ONLY = {
     "masks.regime": {"bull", "bear", "sideways", "crisis"},
     "data": {"path", "train", "validation", "test", "purge_bars"},
@@ -48,13 +32,14 @@ YAML_ONLY = {
     "env": {"name", "episode_chunks"},
     "objective": {"kind"},
     "book": {"strategies"},
+    **{f"strategies.{kind}": {"name"} for kind in StrategyConfig.kinds()},
     **{f"constraints.{kind}": {"method"} for kind in lists()["constraints"].kinds()},
 }
 """Keys that choose between arguments, or that only a run has."""
 PYTHON_ONLY = {
     "masks.regime": {"sides"},
     "data": {"path_or_frame"},
-    "regimes": {"market", "key", "volatility_span"},
+    "regimes": {"market", "key"},
     "env": {"n_assets", "observation", "window", "fill_rule", "groups", "normalisation_window", "masks", "sizing",
             "rewards", "self", "market", "costs", "episode_bars", "first_bar", "last_bar", "feature_dtype", "regimes",
             "displacement", "periods"},
@@ -63,12 +48,6 @@ PYTHON_ONLY = {
     **{f"constraints.{kind}": {"constraint", "gains"} for kind in lists()["constraints"].kinds()},
 }  # fmt: skip
 """Arguments that only code sets, of factories that do not mark them."""
-RENAMED = {
-    ("regimes", "n_states"): "states",
-    ("regimes", "span"): "usual_volatility_span",
-    ("regimes", "n_restarts"): "restarts",
-    ("env", "price"): "fill_price",
-}
 OTHER_FORM = {"masks.risk_budget.groups", "masks.session.calendar", "objective.outcome"}
 """Keys that YAML writes otherwise: a mapping for a tuple, a default from elsewhere in the configuration."""
 
@@ -91,7 +70,7 @@ def sources():
     found["regimes"] = SECTIONS["regimes"], (regimes.rule_regimes, regimes.fit_regimes)
     found["env"] = SECTIONS["env"], (TradingEnv, make_params, envs.FillRule)
     found["costs"] = SECTIONS["costs"], (envs.make_costs,)
-    found["book"] = BOOK, (allocation_rule,)
+    found["book"] = BOOK, (AllocationRule,)
     for kind, model in StrategyConfig.kinds().items():
         if kind not in ("agent", "run"):
             found[f"strategies.{kind}"] = model, (getattr(rules, kind),)
@@ -100,9 +79,9 @@ def sources():
 
 def arguments(place, factory):
     """Key -> argument of a factory, without those that code alone sets."""
-    types = argument_types(factory) if factory is not TradingEnv else {}
+    types = argument_types(factory)
     return {
-        RENAMED.get((place, name), name): parameter
+        name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()
         if not is_code_only(types.get(name)) and name not in PYTHON_ONLY.get(place, ())
     }
@@ -132,12 +111,8 @@ def test_every_list_and_every_section_with_a_factory_is_compared():
 
 
 def test_the_defaults_are_the_same():
-    differing = {
-        key
-        for (key, _), (field, _, parameter) in PAIRS.items()
-        if key not in OTHER_FORM and not _same_default(field, parameter)
-    }
-    assert differing == PENDING_DEFAULTS
+    for (key, name), (field, _, parameter) in PAIRS.items():
+        assert key in OTHER_FORM or _same_default(field, parameter), (key, name)
 
 
 def _same_default(field, parameter):
@@ -149,7 +124,7 @@ def _same_default(field, parameter):
 
 def test_the_texts_are_the_same():
     for (key, name), (field, factory, parameter) in PAIRS.items():
-        if key.startswith(PENDING_TEXTS) or key in OTHER_FORM or name == "exponential":
+        if key in OTHER_FORM or name == "exponential":
             continue
         text = texts(factory)[parameter.name]
         assert field.description.endswith(text[1:]), (key, name)
@@ -157,18 +132,37 @@ def test_the_texts_are_the_same():
 
 
 def test_the_ranges_are_the_same():
+    for (key, name), (field, factory, parameter) in PAIRS.items():
+        if key not in OTHER_FORM and key not in NOT_EMPTY:
+            assert accepted(field) == describe(argument_types(factory)[parameter.name]), (key, name)
+
+
+def test_python_refuses_what_is_outside_the_range_of_an_argument():
+    """What YAML refuses by the type of a key, Python refuses by the annotation of the argument."""
     market = simulators.gbm(jax.random.key(0), 200, 1)
     small = TradingEnv(groups=("price",), window=2, normalisation_window=10)
-    calls = {TradingEnv: TradingEnv, make_params: lambda **given: small.make_params(market, **given)}
-    for (key, name), (field, factory, parameter) in PAIRS.items():
-        if key in OTHER_FORM or key in NOT_EMPTY or key.startswith(PENDING_RANGES):
+    first = {
+        make_params: lambda **given: small.make_params(market, **given),
+        envs.load_market: lambda **given: envs.load_market("us5_1d", **given),
+        envs.features.compute_features: lambda **given: envs.features.compute_features(market, **given),
+        regimes.rule_regimes: lambda **given: regimes.rule_regimes(market, **given),
+        regimes.fit_regimes: lambda **given: regimes.fit_regimes(jax.random.key(0), market, **given),
+    }
+    tried = 0
+    for field, factory, parameter in PAIRS.values():
+        if factory is Gains:  # checked by what is made with them
             continue
-        if key.startswith(("env", "costs", "book", "strategies")):
-            for value in _outside(field):
+        for value in _outside(field):
+            if factory in first or not _required(factory) - {parameter.name}:
                 with pytest.raises(ValueError, match=parameter.name):
-                    calls.get(factory, factory)(**{parameter.name: value})
-        else:
-            assert accepted(field) == describe(argument_types(factory)[parameter.name]), (key, name)
+                    first.get(factory, factory)(**{parameter.name: value})
+                tried += 1
+    assert tried > 100
+
+
+def _required(factory):
+    parameters = inspect.signature(factory).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
 
 
 def _outside(field):

@@ -12,7 +12,7 @@ from jaxppo import masks
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.mask_attribution import mask_effects
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.execution.limits import Constraint, GrossBudgets, no_limits
 from jaxppo.envs.execution.portfolio import FillRule, drawdown, expected_weights, orders_to_target, weights_of
 from jaxppo.envs.market.covariance import ewma_covariance
@@ -51,7 +51,7 @@ def build(transform, market=None, **changes):
     env = TradingEnv(**{**settings, **changes})
     view = MarketView(market, PERIODS, env.position_limit)
     table = () if transform is None else transform.table(view)
-    costs = make_costs(commission_bps=1.0, max_leverage=3.0, participation_limit=0.3, maintenance_margin=0.05)
+    costs = basic_costs(commission_bps=1.0, max_leverage=3.0, participation_limit=0.3, maintenance_margin=0.05)
     params = env.make_params(market, costs, episode_bars=16, initial_cash=1e8, masks=table)
     return env, params
 

@@ -19,12 +19,12 @@ from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import periods_per_year
 from jaxppo.envs.simulators.generators import stationary_bootstrap
-from jaxppo.envs.trading.bar import Account, BarRow
+from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo import Paths, compare, merge, monte_carlo, parts, wilson_interval
 from jaxppo.monte_carlo.identity import function_name, identity_of
 from jaxppo.monte_carlo.parts import PARTS
-from jaxppo.monte_carlo.trade import PreparedMarket, trade
+from jaxppo.monte_carlo.trade import PreparedMarket, RowLayout, trade
 from jaxppo.policy import from_array
 from jaxppo.policy.rules import buy_and_hold, equal_weight, trend, volatility_target
 from jaxppo.risk import metrics
@@ -36,7 +36,7 @@ N_PATHS, N_BARS, WARMUP, BATCH_SIZE = 22, 40, 10, 4
 
 def rule(strategy=None, **costs):
     chosen = trend(lookback=5, span=5, volatility=0.8, tolerance=0.0) if strategy is None else strategy
-    paid = envs.make_costs(**{**PAID, **costs})
+    paid = envs.basic_costs(**{**PAID, **costs})
     return chosen._replace(warmup=WARMUP), plain_conditions(2, periods=252.0, costs=paid)
 
 
@@ -320,7 +320,7 @@ def test_rows_unpacked_from_prices_are_the_rows_of_a_table():
     draws = np.random.default_rng(0)
     closes = jnp.asarray(100 * np.exp(np.cumsum(0.02 * draws.standard_normal((n_bars + 1, n_paths)), 0)), jnp.float32)
     goals = jnp.asarray(draws.choice([0.0, 0.9, np.nan], (n_bars, n_paths)), jnp.float32)
-    costs, fills = envs.make_costs(commission_bps=10.0, spread_multiplier=0.0), envs.FillRule(price="decision_close")
+    costs, fills = envs.basic_costs(commission_bps=10.0), envs.FillRule(fill_price="decision_close")
     conditions, policy = (
         plain_conditions(1, periods=252.0, costs=costs, fill_rule=fills),
         from_array(np.zeros((n_bars, 1))),
@@ -335,12 +335,12 @@ def test_rows_unpacked_from_prices_are_the_rows_of_a_table():
         row = jnp.stack([before, after, *[jnp.ones_like(before)] * (len(BAR_FIELDS) - 2)])
         return BarRow(jnp.zeros(n_paths, jnp.int32), row.at[2].set(1e9), jnp.ones(goal.shape, bool), (), (), goal)
 
-    @functools.partial(jax.jit, static_argnames=("free", "read", "unpack"))
+    @functools.partial(jax.jit, static_argnames=("free", "layout"))
     def traded(rows, free, **given):
         paths = PreparedMarket(rows, state, shared, (), jnp.zeros(n_paths, jnp.int32))
         return trade(policy, conditions, paths, n_bars, jnp.int32(0), free=free, **given)
 
-    lazily = functools.partial(traded, read=lambda x, i: (x[0][i], x[0][i + 1], x[1][i]), unpack=unpack)
+    lazily = functools.partial(traded, layout=RowLayout(lambda x, i: (x[0][i], x[0][i + 1], x[1][i]), unpack))
     table = jax.vmap(unpack)((closes[:-1], closes[1:], goals))
     table = jax.tree.map(lambda x: x[None], table)  # one part of all paths
     expected = jax.device_get(traded(table, ()))

@@ -144,10 +144,10 @@ def test_before_the_first_step_every_importance_ratio_is_one():
 
 def test_a_population_is_its_members_trained_one_by_one():
     _, params, _, net, task, config = built("AR1")
-    nets, metrics, seen = train_population(
-        task, config, lambda key: net, params, [3, 4], 4, evaluate=lambda net: net["log_std"][0], every=2
-    )
     learner = make_learner(task, config, data_mesh(jax.devices()[:1]))
+    nets, metrics, seen = train_population(
+        learner, lambda key: net, params, [3, 4], 4, evaluate=lambda net: net["log_std"][0], every=2
+    )
     state = learner.init(net, 4, params)
     rewards = []
     for i in range(4):
@@ -159,17 +159,18 @@ def test_a_population_is_its_members_trained_one_by_one():
     assert seen.shape == (2, 2)
     assert seen[1, -1] == pytest.approx(float(nets["log_std"][1, 0]))
     with pytest.raises(ValueError, match="n_iterations is 5; it must be a multiple of every = 2"):
-        train_population(task, config, lambda key: net, params, [3], 5, every=2)
+        train_population(learner, lambda key: net, params, [3], 5, every=2)
 
 
 def test_every_iteration_of_a_population_can_have_its_own_parameters():
-    task, config, (_, net) = tiny.bandit_task(), tiny.BANDIT_PPO, tiny.bandit_policy()
+    net = tiny.bandit_policy()[1]
+    learner = make_learner(tiny.bandit_task(), tiny.BANDIT_PPO, data_mesh(jax.devices()[:1]))
 
     def refresh(key):
         return tiny.bandit_params(spread=0.0).replace(mean=jax.random.uniform(key))
 
     _, metrics, _ = train_population(
-        task, config, lambda key: net, tiny.bandit_params(), [3, 5], 4, every=2, refresh=refresh
+        learner, lambda key: net, tiny.bandit_params(), [3, 5], 4, every=2, refresh=refresh
     )
     rewards = np.asarray(metrics["reward"])
     assert rewards.shape == (2, 4)

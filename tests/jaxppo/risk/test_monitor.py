@@ -100,7 +100,7 @@ def run_rule(rule, inputs, env=None, prices=None, watched=ALL, n_bars=120, table
     """The ledger of a rule `(portfolio, input) -> weights [2]` as NumPy arrays, and the first decision bar."""
     env = environment() if env is None else env
     prices = market() if prices is None else prices
-    costs = envs.make_costs(**{"max_leverage": 4.0, "maintenance_margin": 0.05, **costs})
+    costs = envs.basic_costs(**{"max_leverage": 4.0, "maintenance_margin": 0.05, **costs})
     params = env.make_params(prices, costs, masks=tables)
 
     @jax.jit
@@ -260,7 +260,10 @@ def watched_rollouts():
     """Two chunks in a row of accounts that often end, as NumPy arrays, and the metrics of the last over two devices."""
     task = trading_task(tiny.policy()[0], tiny.env(), tiny.PPO, monitor=ALL)
     params = tiny.env().make_params(
-        tiny.market(volatility=0.03), envs.make_costs(), episode_bars=2 * tiny.PPO.chunk, drawdown_limit=0.05
+        tiny.market(volatility=0.03),
+        envs.basic_costs(),
+        episode_bars=2 * tiny.PPO.chunk,
+        drawdown_limit=0.05,
     )
 
     @jax.jit

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxppo.config import validate_config
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import Outcome
 from jaxppo.errors import ConfigError
@@ -268,7 +268,7 @@ SHAPED = rewards.chain(rewards.differential_sharpe(volatility=0.02, periods=1.0)
 
 def test_an_episode_begins_with_a_fresh_state_through_gymnax():
     env = environment(rewards=SHAPED)
-    params = env.make_params(tiny.market(), make_costs(commission_bps=1.0), episode_bars=3)
+    params = env.make_params(tiny.market(), basic_costs(commission_bps=1.0), episode_bars=3)
     _, state = env.reset(jax.random.key(0), params)
     bars = []
     for i in range(7):
@@ -307,7 +307,10 @@ def test_rewards_of_a_rollout_are_those_of_its_outcomes_and_end_with_an_account(
     """The loop over bars in Python, which starts anew where an account ended, gives the rewards of both chunks."""
     env, _ = shaped_task()
     params = env.make_params(
-        tiny.market(volatility=0.03), make_costs(), episode_bars=2 * tiny.PPO.chunk, drawdown_limit=0.05
+        tiny.market(volatility=0.03),
+        basic_costs(),
+        episode_bars=2 * tiny.PPO.chunk,
+        drawdown_limit=0.05,
     )
     chunks = two_chunks(params, jax.random.key(0))
     info = {
@@ -334,7 +337,7 @@ def test_rewards_of_a_rollout_are_those_of_its_outcomes_and_end_with_an_account(
 def trained(transform, iterations, caplog):
     """Metrics of every iteration, none of which but the first compiles anything."""
     env = environment(rewards=transform, start="random")
-    params = env.make_params(tiny.market(), make_costs(), episode_bars=16)
+    params = env.make_params(tiny.market(), basic_costs(), episode_bars=16)
     config = tiny.PPO.model_copy(update={"entropy_coefficient": 0.0})
     task = trading_task(tiny.policy()[0], env, config)
     learner = make_learner(task, config, data_mesh(jax.devices()[:1]))

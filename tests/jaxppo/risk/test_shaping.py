@@ -211,7 +211,7 @@ def test_without_objective_and_constraints_nothing_is_carried():
 def test_episodes_that_begin_anew_leave_nothing_running():
     state, _ = trained(1, 1)
     assert np.any(np.asarray(state.accounts.running.bars) > 0)
-    anew = learner(1).restart(state, state.paths)
+    anew = learner(1).restart(state, tiny.shared_params(), jax.random.key(9))
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(anew.accounts.running))
     jax.tree.map(np.testing.assert_array_equal, anew.accounts.last, state.accounts.last)
 

@@ -207,16 +207,16 @@ def test_the_scale_of_kan_and_zhou():
 def test_kelly_weights_of_a_window():
     prices = market()
     returns = np.asarray(own_returns(prices)[0], np.float64)
-    for options in ({"shrink_mean": False, "shrink_covariance": False, "scale": "none"}, {"scale": "unknown"}, {}):
+    for options in ({"shrink": "none", "scale": "none"}, {"scale": "unknown"}, {}):
         transform = sizing.kelly(0.5, window=100, max_leverage=1e3, **options)
         table = np.asarray(transform.table(view(prices, 0.4)), np.float64) * 0.4
         last = returns[51:151]
         covariance = np.cov(last.T, bias=True)
-        if options.get("shrink_covariance", True):
+        if options.get("shrink") != "none":
             covariance = sklearn.covariance.ledoit_wolf(last)[0]
         mean = last.mean(axis=0)
         kept = mean
-        if options.get("shrink_mean", True):
+        if options.get("shrink") != "none":
             kept = np.asarray(sizing.shrunk_mean(jnp.asarray(mean), jnp.asarray(covariance), 100), np.float64)
         weights = 0.5 * np.linalg.solve(covariance, kept)
         if options.get("scale", "known") != "none":
@@ -237,7 +237,7 @@ def test_kelly_weights_of_a_window():
 
 def test_kelly_with_known_parameters():
     mean, covariance = np.asarray([1e-3, 5e-4, -2e-4]), np.diag([1e-4, 2e-4, 4e-4])
-    transform = sizing.kelly(0.5, mean=mean, covariance=covariance, max_leverage=1e3)
+    transform = sizing.kelly(0.5, moments=(mean, covariance), max_leverage=1e3)
     np.testing.assert_allclose(
         sized(transform, row_at(transform, market(), 0), [0.5, 0.5, -0.5]), [5.0, 1.25, 0.25], rtol=1e-4
     )
@@ -370,8 +370,7 @@ def test_small_moves_of_a_factor_are_not_traded():
         (lambda: sizing.kelly(0.0), "fraction"),
         (lambda: sizing.kelly(window=1), "window"),
         (lambda: sizing.kelly(scale="half"), "scale is 'half'"),
-        (lambda: sizing.kelly(mean=[0.1]), "together"),
-        (lambda: sizing.kelly(mean=[0.1], covariance=[[1.0]]).table(view(market())), "3 assets"),
+        (lambda: sizing.kelly(moments=([0.1], [[1.0]])).table(view(market())), "3 assets"),
         (lambda: sizing.kelly(window=300).table(view(market())), "window is 300 bars; the market has 200"),
         (lambda: sizing.projection(), "must limit something"),
         (lambda: sizing.projection(weight=-1.0), "weight is -1.0"),

@@ -15,7 +15,7 @@ from jaxppo import masks
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.mask_attribution import mask_effects
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import make_costs
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.execution.portfolio import FillRule, expected_weights, open_portfolio, weights_of
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvState
@@ -40,7 +40,7 @@ def wild(n_paths=64):
         observation="index",
         sizing=sizing.chain(sizing.drawdown_control(LIMIT, move=MOVE, cost=COST)),
     )
-    costs = make_costs(commission_bps=5.0, spread_multiplier=1.0, margin_rate=0.05, borrow_rate=0.05, max_leverage=3.0)
+    costs = basic_costs(commission_bps=5.0, margin_rate=0.05, borrow_rate=0.05, max_leverage=3.0)
 
     def market(key, extremity):
         """Moves of up to MOVE, most of them as large, with halts; never a gap."""
@@ -130,7 +130,7 @@ def test_the_largest_move_without_a_gap_ends_at_the_floor(when, rise, limit, mov
     prices = prices.replace(**{name: jnp.asarray(x, jnp.float32)[:, None] for name, x in columns.items()})
     control = sizing.chain(sizing.drawdown_control(limit, move=move, cost=0.0, proportional=False, tolerance=0.0))
     env = TradingEnv(actions="continuous", levels=(-1.0, 1.0), position_limit=10.0, observation="index", sizing=control)
-    costs = make_costs(spread_multiplier=0.0, max_leverage=10.0, maintenance_margin=0.0)
+    costs = basic_costs(spread_multiplier=0.0, max_leverage=10.0, maintenance_margin=0.0)
     run = benchmark.follow(env, prices, jnp.full((4, 1), 10.0), jnp.zeros((4, 1), bool), costs, 0.0)
     drawdown = 1.0 - np.asarray(run["equity"] / run["peak"], np.float64)
     # Beyond the limit, the reckoning keeps `move - limit` of every fall for a floor that a new peak would lift.
@@ -230,7 +230,7 @@ def build(*transforms, **changes):
     view = MarketView(tiny.market(), PERIODS, env.position_limit)
     rows = () if env.sizing is None else env.sizing.table(view)
     limits = () if env.masks is None else env.masks.table(view)
-    costs = make_costs(commission_bps=1.0, max_leverage=3.0, maintenance_margin=0.05)
+    costs = basic_costs(commission_bps=1.0, max_leverage=3.0, maintenance_margin=0.05)
     return env, env.make_params(tiny.market(), costs, episode_bars=16, sizing=rows, masks=limits)
 
 

@@ -33,7 +33,7 @@ WITHOUT_HISTORY = (
     masks.turnover(0.1, window=20),
     masks.holding_period(minimum=3),
     masks.halt(symbols=("A",), names=("A",)),
-    sizing.kelly(mean=[0.1], covariance=[[1.0]]),
+    sizing.kelly(moments=([0.1], [[1.0]])),
     sizing.projection(weight=0.1),
     sizing.drawdown_control(0.1, move=0.05),
     rewards.log_return(),
