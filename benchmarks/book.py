@@ -28,6 +28,8 @@ from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion
 from jaxppo.risk import metrics
 from jaxppo.statistics import bootstrap_difference_interval, bootstrap_interval, sharpe_per_bar
 
+LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
 COSTS = {"commission_bps": 1.0, "slippage": 0.05, "impact": 0.7, "borrow_rate": 0.005}
 ALONE = {"parts": (), "cut": 1.0, "readmit": 0.0, "cooldown": None}
 NO_CUT = {"cut": 1.0, "readmit": 0.0, "cooldown": None}
@@ -87,7 +89,14 @@ def main() -> None:
     parser.add_argument("--first", type=float, default=0.2, help="share of the bars before the first decision")
     chosen = parser.parse_args()
     market = envs.load_market(chosen.prices, on_bad_rows="drop")
-    env = envs.TradingEnv(n_assets=market.n_assets, observation="index", groups=("price",), normalisation_window=63)
+    env = envs.TradingEnv(
+        start="flat",
+        levels=LEVELS,
+        n_assets=market.n_assets,
+        observation="index",
+        groups=("price",),
+        normalisation_window=63,
+    )
     params = env.make_params(market, envs.basic_costs(**COSTS))
     first = int(chosen.first * market.n_bars)
     n_bars = market.n_bars - 1 - first

@@ -65,6 +65,7 @@ def trading_costs() -> Costs:
 def environment(n_assets: int, control: sizing.SizingTransform | None) -> TradingEnv:
     """Weights from -L to L in all assets together, with or without control."""
     return TradingEnv(
+        start="flat",
         n_assets=n_assets,
         actions="continuous",
         levels=(-1.0, 1.0),

@@ -30,6 +30,8 @@ from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk import sizing
 
+LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
 PERIODS, LARGEST = 252, 200.0
 VOLATILITY = {3: (0.01, 0.015, 0.02), 5: (0.008, 0.01, 0.012, 0.015, 0.02)}
 CORRELATION, DRIFT = 0.4, (4e-4, 6e-4, 2e-4)
@@ -59,7 +61,15 @@ def growth(market: MarketData, transform: sizing.SizingTransform) -> jax.Array:
     """Log growth `[T - 1]` per bar of an account that always wants the whole of the Kelly position."""
     n_assets = market.n_assets
     whole = sizing.chain(transform)
-    env = TradingEnv(n_assets=n_assets, actions="continuous", position_limit=1.0, observation="index", sizing=whole)
+    env = TradingEnv(
+        start="flat",
+        levels=LEVELS,
+        n_assets=n_assets,
+        actions="continuous",
+        position_limit=1.0,
+        observation="index",
+        sizing=whole,
+    )
     costs = basic_costs(spread_multiplier=0.0, max_leverage=LARGEST, maintenance_margin=0.0)
     rows = whole.table(MarketView(market, PERIODS, env.position_limit))
     table = pack_bars(market)

@@ -56,6 +56,7 @@ def learner_under(chain: tuple[MaskTransform, ...]) -> tuple[Learner, TrainState
     encoder = EncoderConfig("transformer", sizes, 64, 2, 8, 32, 2, True, jnp.dtype("float32"))
     transform = masks.chain(*chain) if chain else None
     env = TradingEnv(
+        levels=(-1.0, -0.5, 0.0, 0.5, 1.0),
         n_assets=N_ASSETS,
         observation="index",
         window=encoder.context,

@@ -26,6 +26,8 @@ from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
 
+LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
 N_ASSETS = 5
 CRITICS: dict[str, tuple[int, dict[str, Any]]] = {
     "mean": (1, {}),
@@ -39,7 +41,13 @@ def learner_with(quantiles: int, changes: dict[str, Any]) -> tuple[Learner, Trai
     """Learner, first state and market."""
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, 64, 2, 8, 32, 2, True, jnp.dtype("float32"))
-    env = TradingEnv(n_assets=N_ASSETS, observation="index", window=encoder.context, start="random")
+    env = TradingEnv(
+        levels=LEVELS,
+        n_assets=N_ASSETS,
+        observation="index",
+        window=encoder.context,
+        start="random",
+    )
     policy, net = make_actor_critic(encoder, action_config(env, 0.6), jax.random.key(0), quantiles=quantiles)
     config = PPOConfig(paths=32, portfolios=8, chunk=64, micro_batch=2, **changes)
     learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))

@@ -134,7 +134,7 @@ MINIMAL: dict[str, Any] = {"observation": "index", "window": 1, "groups": ("cale
 
 def objectives(seeds: int, iterations: int, chosen: list[str]) -> list[dict[str, Any]]:
     """Trains under each objective: the trained shares beside the best one."""
-    env = MixEnv(n_assets=2, actions="continuous", levels=(0.0, 1.0), position_limit=1.0, **MINIMAL)
+    env = MixEnv(start="flat", n_assets=2, actions="continuous", levels=(0.0, 1.0), position_limit=1.0, **MINIMAL)
     costs = basic_costs(max_leverage=1.01, maintenance_margin=0.0)
     sizes = tuple(columns.stop - columns.start for columns in group_slices(env.groups).values())
     encoder = EncoderConfig("mlp", sizes, 16, 1, 2, 1, 2, False, jnp.dtype("float32"))

@@ -33,6 +33,8 @@ from jaxppo.ppo import data_mesh, make_learner, trading_task
 from jaxppo.ppo.learner import Learner, TrainState
 from jaxppo.ppo.trading_task import action_config
 
+LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
 PATHS, WINDOW_PATHS, CHUNK, LAYERS, HEADS = 64, 16, 128, 2, 8
 
 
@@ -86,7 +88,7 @@ def trading_learner(
     """Learner, first state and market; `design` is "chunk", "window" or "window, last query"."""
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, width, LAYERS, HEADS, window, 2, True, jnp.dtype("float32"))
-    env = TradingEnv(observation="index", window=encoder.context, start="random")
+    env = TradingEnv(levels=LEVELS, observation="index", window=encoder.context, start="random")
     action = action_config(env, 0.6)
     if design == "chunk":
         policy, net = make_actor_critic(encoder, action, jax.random.key(0))
@@ -125,7 +127,14 @@ def environment_only(n_assets: int, n_envs: int, n_steps: int, repeats: int) -> 
     The observation is an array of the bar's technical indicators and the account, as the peers' are; it is part of
     the scan's carry, so every step has to build it.
     """
-    env = TradingEnv(n_assets=n_assets, observation="window", window=1, groups=("technical",))
+    env = TradingEnv(
+        start="flat",
+        levels=LEVELS,
+        n_assets=n_assets,
+        observation="window",
+        window=1,
+        groups=("technical",),
+    )
     market = simulators.gbm(jax.random.key(1), 4000, n_assets)
     params = env.make_params(market, all_costs(), episode_bars=256)
     shape = (n_envs,) if n_assets == 1 else (n_envs, n_assets)

@@ -34,7 +34,7 @@ from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import PathState, trading_task
-from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.risk.monitor import NO_MONITOR, Monitor
 
 GROUPS = ("price", "volume")
 N_BARS = 300
@@ -80,6 +80,7 @@ def env() -> TradingEnv:
     """Two assets, levels -1 to 1 in halves, indexed observations, random starting positions."""
     return TradingEnv(
         n_assets=N_ASSETS,
+        levels=(-1.0, -0.5, 0.0, 0.5, 1.0),
         observation="index",
         window=encoder_config().context,
         start="random",
@@ -283,7 +284,7 @@ def run_agent(
     first: jax.Array,
     n_bars: int,
     decision: str = "mode",
-    monitor: Monitor = UNWATCHED,
+    monitor: Monitor = NO_MONITOR,
 ) -> Ledger:
     """The ledger of a network without its randomness."""
     return simulate_account(
@@ -300,7 +301,7 @@ def run_rule(
     n_bars: int,
     *,
     limited: bool = True,
-    monitor: Monitor = UNWATCHED,
+    monitor: Monitor = NO_MONITOR,
     record: Callable[[AccountState], Any] = nothing,
 ) -> Ledger:
     """The ledger of `decide(portfolio, observation, row of inputs, constraint)`; inputs have leading axis `n_bars`."""

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.envs.market.kernels import compiled
+
 MAX_STATES = 6
 START_PERSISTENCE = 0.95
 """Probability of staying in a state at the start of a fit."""
@@ -77,6 +79,7 @@ def forward_filter(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> 
     return _forward(model.initial, model.transition, _log_density(model, x, valid))
 
 
+@compiled
 def _forward(initial: jax.Array, transition: jax.Array, density: jax.Array) -> Filtered:
     """Runs the forward recursion on log densities `[T, N]`."""
 

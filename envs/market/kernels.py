@@ -8,6 +8,7 @@ loop one kernel. Other devices have kernels of several results and need neither.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -15,6 +16,10 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 Result = TypeVar("Result")
+
+compiled = functools.partial(jax.jit, inline=True)
+"""Compiles a function once for each shape where it is called outside of a program: `lax.cond` and `lax.scan` compile
+their branches and bodies anew at every such call. Within a program it leaves no trace."""
 
 # fmt: off
 SIMPLE = frozenset({

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market.kernels import compiled
+
 
 class OwnBars(NamedTuple):
     """Positions of each asset's own bars (`tradable` True) on the market's time axis.
@@ -27,15 +29,18 @@ class OwnBars(NamedTuple):
         return self.latest >= 0
 
     @property
+    @compiled
     def bars_since(self) -> jax.Array:
         """Market bars since the asset's last own bar, `[T, A]` int32; 0 on an own bar and before the first."""
         rows = jnp.arange(self.latest.shape[0], dtype=jnp.int32)[:, None]
         return jnp.where(self.listed, rows - self.spread(self.source), 0)
 
+    @compiled
     def pack(self, x: jax.Array) -> jax.Array:
         """Gathers own bars, `[T, A] -> [T, A]`: row k holds the value at the asset's k-th own bar."""
         return jax.lax.cond(self.complete, lambda x: x, lambda x: jnp.take_along_axis(x, self.source, axis=0), x)
 
+    @compiled
     def spread(self, packed: jax.Array) -> jax.Array:
         """Undoes `pack`, `[T, A, ...] -> [T, A, ...]`: row t holds the asset's last own bar; row 0 before the first."""
 
@@ -59,6 +64,7 @@ def _(axis_size, in_batched, x):
     return all_in_batch(x), False
 
 
+@compiled
 def own_bars(tradable: jax.Array) -> OwnBars:
     """Locates each asset's own bars. Causal: packed row k and `latest[t]` do not depend on later rows.
 
@@ -79,6 +85,7 @@ def own_bars(tradable: jax.Array) -> OwnBars:
     return OwnBars(source, latest, complete)
 
 
+@compiled
 def carried_forward(x: jax.Array, known: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Carries the last known value forward.
 

@@ -1,4 +1,10 @@
-"""Backtests: a policy on a market through the one accounting function, with honest intervals and reports."""
+"""Backtests: a policy on a market through the one accounting function, with honest intervals and reports.
+
+`monte_carlo` and `walk_forward` are those of `jaxppo.monte_carlo` and `jaxppo.walk_forward`, which stand on backtests.
+"""
+
+import importlib
+from typing import Any
 
 from jaxppo import statistics
 from jaxppo.backtest import by_regime, capacity
@@ -35,6 +41,7 @@ __all__ = [
     "inspect_policy",
     "ledger_frame",
     "load_run",
+    "monte_carlo",
     "plain_conditions",
     "recovery",
     "run",
@@ -46,5 +53,12 @@ __all__ = [
     "splits",
     "statistics",
     "trials",
+    "walk_forward",
     "write_ledger",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("monte_carlo", "walk_forward"):
+        return getattr(importlib.import_module(f"jaxppo.{name}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

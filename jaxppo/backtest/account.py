@@ -1,4 +1,4 @@
-"""One account, one bar of a backtest: `OneBar.step_bar` with a policy, watched limits, and an account that may end."""
+"""One bar of a backtest: `OneBar.step_bar` with a policy, monitored limits, and an account that may end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxppo.envs.trading.account import Account, BarRow, StepResult, View
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Observed, Policy
-from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.risk.monitor import NO_MONITOR, Monitor
 
 
 class AccountRules(NamedTuple):
@@ -23,7 +23,7 @@ class AccountRules(NamedTuple):
     Attributes:
       env: fill rule, action space, masks and sizing.
       periods: bars per year.
-      monitor: limits that are watched after every bar. Once one that says `stop` is breached, what is left of orders is
+      monitor: limits that are checked after every bar. Once one that says `stop` is breached, what is left of orders is
         cancelled, all positions are closed from the next fill on, as fast as the market takes them, and the account
         stays out of the market.
       limited: False leaves out masks and sizing, and what the monitor stops goes on.
@@ -31,7 +31,7 @@ class AccountRules(NamedTuple):
 
     env: TradingEnv
     periods: float
-    monitor: Monitor = UNWATCHED
+    monitor: Monitor = NO_MONITOR
     limited: bool = True
 
 
@@ -54,7 +54,7 @@ class AccountStep(NamedTuple):
 
     Attributes:
       result: to the account.
-      monitored: watched limit -> `[]` level after the bar.
+      monitored: monitored limit -> `[]` level after the bar.
       liquidated: `[]` bool after it.
     """
 

@@ -32,7 +32,7 @@ def run_baselines(
     """Runs the baselines over a period, under the same costs and fills, without masks.
 
     Args:
-      rules: of the account they are compared with; a baseline that breaches a watched limit trades on.
+      rules: of the account they are compared with; a baseline that breaches a monitored limit trades on.
       params: the market and its costs.
       first: `[]` int32, first decision bar.
       n_bars: number of bars.

@@ -22,7 +22,7 @@ class Conditions(NamedTuple):
     """What a policy trades under; static but for `costs`.
 
     Attributes:
-      rules: fills, masks, sizing and watched limits.
+      rules: fills, masks, sizing and monitored limits.
       costs: cost parameters.
       prepare: `(costs, market) -> EnvParams` with every table: a resampled market changes what is seen as well as what
         is earned.
@@ -48,7 +48,7 @@ def plain_conditions(
     fill_rule: FillRule = FillRule(),
     initial_cash: float = 1e6,
 ) -> Conditions:
-    """An account without masks, sizing and watched limits.
+    """An account without masks, sizing and monitored limits.
 
     Args:
       n_assets: A.
@@ -81,7 +81,7 @@ def plain_conditions(
 
 
 def conditions_of(run: SavedRun) -> Conditions:
-    """What the agent of a run trades under on any market: its masks, sizing, costs and watched limits.
+    """What the agent of a run trades under on any market: its masks, sizing, costs and monitored limits.
 
     On another market it sees what it would have seen there: features, and regimes by the model fitted in training.
 

@@ -66,7 +66,7 @@ def quick_score(
     network: ActorCritic,
     net: Params,
     period: str,
-    look: Callable[[np.ndarray], Any] = lambda returns: None,
+    record: Callable[[np.ndarray], Any] = lambda returns: None,
 ) -> dict[str, float]:
     """Annual Sharpe ratio, total return and annual turnover of the policy; one that never trades scores 0.
 
@@ -75,12 +75,12 @@ def quick_score(
       network: encoder and head.
       net: its parameters.
       period: of the setup.
-      look: called with the returns `[n]`, as long as they are finite.
+      record: called with the returns `[n]`, as long as they are finite.
     """
     ledger = jax.device_get(_run(setup, network, net, period))
     returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
     if np.isfinite(returns).all():
-        look(returns)
+        record(returns)
     spread = returns.std(ddof=1)
     sharpe = returns.mean() / spread * setup.periods_per_year**0.5 if spread > 0 else 0.0
     return {
@@ -137,10 +137,10 @@ def evaluate(setup: Setup, network: ActorCritic, net: Params, period: str = "tes
       period: of the setup.
     """
     ledger = _run(setup, network, net, period)
-    return judged(setup, ledger, setup.periods[period], limits_of(setup, network, net, period))
+    return evaluate_ledger(setup, ledger, setup.periods[period], limits_of(setup, network, net, period))
 
 
-def judged(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect] | None) -> Evaluation:
+def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect] | None) -> Evaluation:
     """Evaluates what an agent did over a period, beside the baselines, with intervals.
 
     Args:

@@ -43,7 +43,7 @@ def simulate(
 
     Args:
       policy: a rule, an agent, an array of decisions, anything that is a `Policy`; or an opened run, for its agent.
-      market: prices; or an opened run, for its test period, masks, sizing, costs and watched limits. None takes the
+      market: prices; or an opened run, for its test period, masks, sizing, costs and monitored limits. None takes the
         run that is the policy.
       costs: on a market; None takes the defaults of the configuration, which charge all costs.
       fill_rule: on a market: latency, partial fills and fill price.

@@ -29,7 +29,7 @@ class Ledger(struct.PyTreeNode):
       financing: `[n]` currency, borrow fee and margin interest.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
-      monitored: watched limit -> `[n]` level after each bar.
+      monitored: monitored limit -> `[n]` level after each bar.
       recorded: `[n]` pytree: what `record` kept of each bar, see `simulate_account`.
     """
 

@@ -23,7 +23,7 @@ from jaxppo.masks.transform import apply_each
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.report.results import MaskEffect
-from jaxppo.risk.monitor import UNWATCHED
+from jaxppo.risk.monitor import NO_MONITOR
 
 SAME = 1e-5
 """Weights that differ by less are the same decision."""
@@ -54,8 +54,8 @@ def mask_effects(
     env, periods = rules.env, rules.periods
     if env.masks is None:
         return {}
-    unwatched = rules._replace(monitor=UNWATCHED)
-    found = _leave_one_out(agent.without_params(), agent.params, unwatched, params, jnp.int32(first), n_bars)
+    unmonitored = rules._replace(monitor=NO_MONITOR)
+    found = _leave_one_out(agent.without_params(), agent.params, unmonitored, params, jnp.int32(first), n_bars)
     found = jax.device_get(found)
     there = np.asarray(params.market.tradable)[first : first + n_bars]
     now = None if regimes is None else np.argmax(np.asarray(regimes)[first : first + n_bars], axis=-1)

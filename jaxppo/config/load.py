@@ -15,6 +15,7 @@ import pydantic
 import yaml
 
 from jaxppo.config.items import item_of, written_out
+from jaxppo.config.renamed import RENAMED, with_present_names
 from jaxppo.config.schema import BUDGETS, Config
 from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text
 from jaxppo.errors import ConfigError
@@ -68,7 +69,9 @@ for _tag, _pattern, _first in _SCALARS:
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def load_config(source: str | os.PathLike | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    source: str | os.PathLike | Mapping[str, Any] | None = None, overrides: Sequence[str] = (), *, saved: bool = False
+) -> Config:
     """Reads a configuration, applies overrides and checks it.
 
     Example:
@@ -83,6 +86,7 @@ def load_config(source: str | os.PathLike | Mapping[str, Any] | None = None, ove
       overrides: command-line style: `("--ppo.learning-rate", "1e-4")` or `("--ppo.learning-rate=1e-4",)`. A dash in a
         key stands for an underscore; values are YAML, and a list may be written `a,b,c`. A budget (`training.steps`,
         `.episodes`, `.minutes`) replaces that of the source.
+      saved: whether the file is that of a run, in which keys may have the names of earlier versions.
 
     Raises:
       ConfigError: file missing or not a mapping, unknown key, value of the wrong type or out of range, bad combination.
@@ -93,7 +97,7 @@ def load_config(source: str | os.PathLike | Mapping[str, Any] | None = None, ove
     elif isinstance(source, Mapping):
         tree = copy.deepcopy(dict(source))
     else:
-        tree = _read_yaml(source)
+        tree = with_present_names(_read_yaml(source)) if saved else _read_yaml(source)
     if any(key == f"training.{budget}" for key in options for budget in BUDGETS) and isinstance(
         tree.get("training"), dict
     ):
@@ -270,6 +274,8 @@ def _item_problem(problem: Any, source: str) -> str:
 
 def _nearest(key: str, prefix: str) -> str:
     """A hint for an unknown key: the known one that is most like it, or those of its section."""
+    if key in RENAMED:
+        return f"it is {prefix}{RENAMED[key]} now"
     known = [name for name, _ in keys()]
     short = {name.rpartition(".")[2]: name for name in reversed(known)}
     section, _, last = key.rpartition(".")

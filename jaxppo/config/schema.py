@@ -179,7 +179,7 @@ class Config(Keys):
     rewards: tuple[RewardConfig, ...] = ()
     """What shapes the reward of training, in order: `[differential_sharpe, {drawdown_penalty: {weight: 0.5}}]`."""
     monitor: tuple[MonitorConfig, ...] = ()
-    """Limits watched at every step, such as `[{drawdown: {limit: 0.2, stop: true}}]`."""
+    """Limits monitored at every step, such as `[{drawdown: {limit: 0.2, stop: true}}]`."""
     objective: ObjectiveConfig = ObjectiveConfig()
     constraints: tuple[ConstraintConfig, ...] = ()
     """Limits on what training measures, such as `[{max_drawdown: {limit: 0.1}}]`, each with a learned multiplier."""

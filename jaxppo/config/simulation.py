@@ -18,8 +18,8 @@ class SimulationConfig(Keys):
 
     kind: Literal["costly_factor", "gbm", "regime_switching", "stochastic_volatility_jumps"] = "costly_factor"
     """`costly_factor`: a factor per asset, which its volume reveals, predicts its return
-    (`jaxppo.envs.simulators.predictable_factor`); its strength is solved for. The others have nothing to be predicted
-    (`jaxppo.envs.simulators.paths`)."""
+    (`jaxppo.envs.simulators.predictable_factor`); its strength is solved for. The others, also functions of
+    `jaxppo.envs.simulators`, have nothing to be predicted."""
     seed: Seed | None = None
     """Seed of the market; absent: `seed`, so that another seed of the run is also another market."""
     n_bars: Annotated[int, Field(ge=10, le=LONGEST)] = 20_000

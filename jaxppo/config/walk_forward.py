@@ -40,7 +40,7 @@ class WalkForwardConfig(Keys):
     selects the checkpoint; `data.purge_bars` before it are left out."""
     seeds: BoundedInt = 1
     """Agents for each fold, of seeds `seed`, `seed + 1`, ..."""
-    agents_at_once: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
     """Agents that are trained in one program; absent: as many as fit the memory."""
 
 

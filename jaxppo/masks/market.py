@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -110,14 +111,20 @@ def volatility_cap(
         if hysteresis == 0:
             return wanted
 
-        def follow(cap: jax.Array, now: jax.Array) -> tuple[jax.Array, jax.Array]:
-            # A cap falls at once, and rises only when it is worth trading for: noise of the forecast is not traded.
-            cap = jnp.where((now < cap) | (now > (1.0 + hysteresis) * cap), now, cap)
-            return cap, cap
-
-        return jax.lax.scan(follow, wanted[0], wanted)[1]
+        return _with_hysteresis(wanted, hysteresis)
 
     return market_only("volatility_cap", table, lambda cap: box_limits(-cap, cap, force), warmup=span)
+
+
+@partial(jax.jit, static_argnums=1)
+def _with_hysteresis(wanted: jax.Array, hysteresis: float) -> jax.Array:
+    """Caps `[T, A]` that fall at once, and rise only when it is worth trading for: noise is not traded."""
+
+    def follow(cap: jax.Array, now: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cap = jnp.where((now < cap) | (now > (1.0 + hysteresis) * cap), now, cap)
+        return cap, cap
+
+    return jax.lax.scan(follow, wanted[0], wanted)[1]
 
 
 @checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from jaxppo.backtest.running_statistics import FIGURES
 from jaxppo.monte_carlo.figures import distribution_figure, drawdown_figure, fan_figure, recovery_figure
 from jaxppo.monte_carlo.parts import EQUITY, Table
+from jaxppo.report import markup
 from jaxppo.report.figures import as_html
 from jaxppo.report.formatting import METRICS, escaped, interval_text, number_text, percent
 from jaxppo.report.page import data_table, page
@@ -241,7 +242,7 @@ def _distributions(table: Table, summary: Mapping[str, Any]) -> str:
 
 def _figure_table(summary: Mapping[str, Any]) -> str:
     """Every figure of the summary, a row each."""
-    head = ("Mean", "Median", "1 %", "5 %", "95 %", "99 %", "Undefined")
+    head = ("", "Mean", "Median", "1 %", "5 %", "95 %", "99 %", "Undefined")
     rows = []
     for name in FIGURES:
         if name not in summary["figures"]:
@@ -254,13 +255,12 @@ def _figure_table(summary: Mapping[str, Any]) -> str:
             for value, ends in ((row["mean"], row["mean_ci"]), (row["quantiles"].get("0.5"), row["median_ci"]))
         )
         tails = (number_text(row["quantiles"].get(q), kind) for q in ("0.01", "0.05", "0.95", "0.99"))
-        cells = "".join(f"<td>{cell}</td>" for cell in (*middle, *tails, f"{row['undefined']:,}"))
-        rows.append(f'<tr><th scope="row">{escaped(label)}</th>{cells}</tr>')
+        rows.append(markup.row((*middle, *tails, f"{row['undefined']:,}"), escaped(label)))
     note = (
         f"In brackets, {100 * summary['level']:g} % intervals of the Monte Carlo error. Mean and quantiles are of "
         "the paths where the figure is defined; the rest is counted as undefined. Everything net of costs."
     )
-    return _table(head, rows) + f'<p class="caption">{note}</p>'
+    return markup.table(head, rows) + markup.caption(note)
 
 
 def _chance_table(summary: Mapping[str, Any]) -> str:
@@ -268,18 +268,18 @@ def _chance_table(summary: Mapping[str, Any]) -> str:
     chances, ruin = summary["probabilities"], summary["settings"]["ruin"]
     named = {text.format(ruin=f"{100 * ruin:g} % of the capital"): chances[name] for name, text in _CHANCES.items()}
     named |= {f"A drawdown of {100 * float(depth):g} % or more": row for depth, row in chances["drawdown"].items()}
-    rows = []
-    for name, row in named.items():
-        cells = f"<td>{percent(row['estimate'])}</td><td>{interval_text(row['ci'], 'percent')}</td>"
-        rows.append(f'<tr><th scope="row">{escaped(name)}</th>{cells}</tr>')
-    return _table(("Share of paths", f"{100 * summary['level']:g} % interval"), rows)
+    rows = [
+        markup.row((percent(row["estimate"]), interval_text(row["ci"], "percent")), escaped(name))
+        for name, row in named.items()
+    ]
+    return markup.table(("", "Share of paths", f"{100 * summary['level']:g} % interval"), rows)
 
 
 def _worst_tables(table: Table, summary: Mapping[str, Any], rows: Mapping[int, int]) -> str:
     """The worst paths by return and by drawdown, with the numbers that replay them."""
     names = (*_IN_WORST, "deepest_bars", "recovered")
     columns = {name: table.column(name) for name in names}
-    head = ("Path", *(METRICS[name][0] for name in _IN_WORST), "Bars of the deepest drawdown", "Recovered")
+    head = ("Path", *(escaped(METRICS[name][0]) for name in _IN_WORST), "Bars of the deepest drawdown", "Recovered")
     parts = []
     for name, title in _WORST.items():
         lines = []
@@ -287,13 +287,13 @@ def _worst_tables(table: Table, summary: Mapping[str, Any], rows: Mapping[int, i
             row = rows[path]
             cells = [number_text(float(columns[key][row]), METRICS[key][1]) for key in _IN_WORST]
             cells += [f"{columns['deepest_bars'][row]:,}", "yes" if columns["recovered"][row] else "no"]
-            lines.append(f'<tr><th scope="row">{path}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-        parts.append(f"<h3>{title}</h3>{_table(head, lines, corner=False)}")
+            lines.append(markup.row(cells, str(path)))
+        parts.append(f"<h3>{title}</h3>{markup.table(head, lines)}")
     note = (
         "Paths.replay(number) of the same job draws the market of a path again and gives every order, fill and cost, "
         "bit for bit. A Sharpe ratio here is of one path and chosen for being extreme: it has no interval."
     )
-    return "".join(parts) + f'<p class="caption">{note}</p>'
+    return "".join(parts) + markup.caption(note)
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,12 +307,3 @@ def _rows_of(table: Table, summary: Mapping[str, Any]) -> dict[int, int]:
     """Row of each of the worst paths."""
     wanted = sorted({path for paths in summary["worst"].values() for path in paths})
     return dict(zip(wanted, np.searchsorted(table.column("path"), wanted).tolist(), strict=True))
-
-
-def _table(head: Sequence[str], rows: Sequence[str], *, corner: bool = True) -> str:
-    """A table that scrolls by itself where it is too wide."""
-    cells = ("<th></th>" if corner else "") + "".join(f'<th scope="col">{escaped(title)}</th>' for title in head)
-    body = "".join(rows)
-    return (
-        f'<div class="scroll"><table class="compact"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
-    )

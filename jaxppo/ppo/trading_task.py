@@ -23,7 +23,7 @@ from jaxppo.policy.networks.head import ActionConfig
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import Task
-from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.risk.monitor import NO_MONITOR, Monitor
 
 
 class Seen(struct.PyTreeNode):
@@ -67,7 +67,7 @@ def trading_task(
     env: TradingEnv,
     config: PPOConfig,
     dropout: Callable[[jax.Array], jax.Array] | None = None,
-    monitor: Monitor = UNWATCHED,
+    monitor: Monitor = NO_MONITOR,
 ) -> Task:
     """Trading as a `Task`.
 
@@ -76,7 +76,7 @@ def trading_task(
       env: the environment, `observation="index"`, `window` at least the policy's context.
       config: hyper-parameters.
       dropout: rate `[]` after a share `[]` of the budget; None for no dropout.
-      monitor: limits watched in every step of every account; metrics count what is beyond them.
+      monitor: limits monitored in every step of every account; metrics count what is beyond them.
 
     Raises:
       ValueError: the environment keeps too little history, or the policy's critic and `config.hindsight_critic` differ.
@@ -85,7 +85,7 @@ def trading_task(
         raise ValueError(f"env.window {env.window} is shorter than the policy's context of {policy.context} bars")
     if policy.hindsight != config.hindsight_critic:
         raise ValueError(f"ppo.hindsight_critic is {config.hindsight_critic}, the policy was built with the opposite")
-    at_once = config.micro_batch or max(config.paths // config.minibatches, 1)
+    size = config.micro_batch or max(config.paths // config.minibatches, 1)
 
     def start(params: EnvParams, keys: jax.Array) -> PathState:
         return jax.vmap(lambda key: start_path(env, params, config.portfolios, key, monitor))(keys)
@@ -103,7 +103,7 @@ def trading_task(
             lambda state, ready, key: collect_path(decide, env, params, state, ready, key, config.chunk, monitor)
         )(states, prepared, key_act)
         hindsight = market_ahead(params, states.bar, config) if config.hindsight_critic else None
-        value = _values(policy, net, prepared, seen, hindsight, at_once)
+        value = _values(policy, net, prepared, seen, hindsight, size)
         states, cut = jax.vmap(lambda path, key: _restarted(env, params, config, path, key, monitor))(moved, key_start)
         seen = jax.tree.map(lambda x: x[:, :-1], seen)
         hindsight = None if hindsight is None else hindsight[:, :-1]
@@ -150,7 +150,7 @@ def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gau
 
 
 def start_path(
-    env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array, monitor: Monitor = UNWATCHED
+    env: TradingEnv, params: EnvParams, n_portfolios: int, key: jax.Array, monitor: Monitor = NO_MONITOR
 ) -> PathState:
     """Starts an episode of one path.
 
@@ -159,7 +159,7 @@ def start_path(
       params: the market and its costs.
       n_portfolios: K.
       key: consumed.
-      monitor: watched limits.
+      monitor: monitored limits.
     """
     key_start, key_portfolio = jax.random.split(key)
     bar = env.draw_start(key_start, params)
@@ -236,7 +236,7 @@ def collect_path(
     prepared: jax.Array,
     key: jax.Array,
     chunk: int,
-    monitor: Monitor = UNWATCHED,
+    monitor: Monitor = NO_MONITOR,
 ) -> tuple[PathState, Observation, dict[str, Any]]:
     """Steps the K portfolios of one path through a chunk. Consumes `key`.
 
@@ -315,9 +315,14 @@ def _where(replace: jax.Array, old: Any, *, new: Any) -> Any:
 
 
 def _values(
-    policy: ActorCritic, net: Params, prepared: jax.Array, seen: Observation, hindsight: jax.Array | None, at_once: int
+    policy: ActorCritic,
+    net: Params,
+    prepared: jax.Array,
+    seen: Observation,
+    hindsight: jax.Array | None,
+    size: int,
 ) -> jax.Array:
-    """Values `[P, S + 1, K]` or `[P, S + 1, K, N]`, of `at_once` paths at a time.
+    """Values `[P, S + 1, K]` or `[P, S + 1, K, N]`, of `size` paths at a time.
 
     The head's hidden layer of a whole rollout is large.
     """
@@ -327,9 +332,9 @@ def _values(
         return policy.act(net, ready[:, :, None], seen, ahead)[1]
 
     n_paths = prepared.shape[0]
-    if n_paths <= at_once or n_paths % at_once:
+    if n_paths <= size or n_paths % size:
         return some((prepared, seen, hindsight))
-    pieces = jax.tree.map(lambda x: x.reshape(n_paths // at_once, at_once, *x.shape[1:]), (prepared, seen, hindsight))
+    pieces = jax.tree.map(lambda x: x.reshape(n_paths // size, size, *x.shape[1:]), (prepared, seen, hindsight))
     found = jax.lax.map(some, pieces)
     return found.reshape(n_paths, *found.shape[2:])
 
@@ -371,7 +376,7 @@ def _metrics(rollout: Rollout) -> dict[str, jax.Array]:
 
 
 def _beyond(monitor: Monitor, rollout: Rollout) -> dict[str, jax.Array]:
-    """Of each watched limit, over all portfolios and devices: steps beyond it and beyond its warning, largest level."""
+    """Steps beyond each monitored limit and its warning, and its largest level, over all portfolios and devices."""
     found = {}
     for limit in monitor.limits:
         level, name = rollout.info[f"monitor_{limit.name}"], f"monitor_{limit.name}"

@@ -210,7 +210,7 @@ class Monitor:
         return found
 
 
-UNWATCHED = Monitor()
+NO_MONITOR = Monitor()
 """No limits."""
 
 

@@ -104,11 +104,11 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
     found = _kind(folder)
     if found != kind:
-        hint = (
-            "open its agents with jaxppo.backtest.load_fold" if found == WALK_FORWARD else "give that of a walk-forward"
-        )
+        hint = "give that of a walk-forward"
+        if found == WALK_FORWARD:
+            hint = "open its agents with jaxppo.walk_forward.load_fold"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
-    return folder, load_config(folder / "config.yaml")
+    return folder, load_config(folder / "config.yaml", saved=True)
 
 
 def _kind(folder: pathlib.Path) -> str:

@@ -100,7 +100,7 @@ def load_run(
     folder, saved = run_folder.open_folder(folder)
     if data is not None:
         overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
-    config = load_config(folder / "config.yaml", overrides)
+    config = load_config(folder / "config.yaml", overrides, saved=True)
     _check_overrides(saved, config)
     config = on_one_device(config)
     with jax.default_device(select_devices(config)[0]):

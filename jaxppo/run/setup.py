@@ -16,7 +16,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.head import ActionConfig
 from jaxppo.ppo.learner import schedule_left
-from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.risk.monitor import NO_MONITOR, Monitor
 from jaxppo.run.periods import Period
 
 TRADING = "trading"
@@ -39,7 +39,7 @@ class Setup:
       ppo: hyper-parameters with the device's choices filled in.
       devices: devices to train on.
       regimes: `[T, A, 4]` probabilities of the regimes at every close; None without regimes.
-      monitor: the watched limits.
+      monitor: the monitored limits.
     """
 
     config: Config
@@ -53,7 +53,7 @@ class Setup:
     ppo: PPOConfig
     devices: list[jax.Device]
     regimes: jax.Array | None = None
-    monitor: Monitor = UNWATCHED
+    monitor: Monitor = NO_MONITOR
 
     def period_params(self, name: str) -> EnvParams:
         """`params` restricted to a period."""

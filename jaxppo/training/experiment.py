@@ -14,7 +14,7 @@ from jaxppo.config import Config, PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import trading_task
-from jaxppo.risk.monitor import UNWATCHED, Monitor
+from jaxppo.risk.monitor import NO_MONITOR, Monitor
 from jaxppo.risk.shaping import RewardShaping
 from jaxppo.run.folder import data_report
 from jaxppo.run.objectives import make_reward_shaping
@@ -72,7 +72,7 @@ class Experiment:
     evaluator: Evaluator
     derive: Callable[[dict[str, float]], dict[str, float]]
     show: Callable[[dict[str, float]], dict[str, str]]
-    monitor: Monitor = UNWATCHED
+    monitor: Monitor = NO_MONITOR
     risk: RewardShaping | None = None
 
 

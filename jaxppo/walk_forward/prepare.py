@@ -96,7 +96,7 @@ def restarted(config: Config, saved: Config) -> Config:
     Raises:
       ConfigError: names what differs.
     """
-    batch = {"agents_at_once": saved.walk_forward.agents_at_once}  # the checkpoints are of batches of this size
+    batch = {"batch_size": saved.walk_forward.batch_size}  # the checkpoints are of batches of this size
     keys = config.walk_forward.model_copy(update=batch)
     config = as_started(config, saved).model_copy(update={"walk_forward": keys})
     run_folder.check_same_run(saved, config)
@@ -164,7 +164,7 @@ def settled(setup: Setup, config: Config, batch_size: int) -> Setup:
       config: as it was given.
       batch_size: agents that are trained in one program.
     """
-    keys = config.walk_forward.model_copy(update={"agents_at_once": batch_size})
+    keys = config.walk_forward.model_copy(update={"batch_size": batch_size})
     return dataclasses.replace(
         setup, config=config.model_copy(update={"policy": setup.config.policy, "walk_forward": keys})
     )

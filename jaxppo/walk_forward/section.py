@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from jaxppo.report import figures
+from jaxppo.report import figures, markup
 from jaxppo.report.formatting import MISSING, escaped, interval_text, number_text, percent
 from jaxppo.walk_forward.results import SELECTED
 
@@ -138,11 +138,8 @@ def _table(folds: pd.DataFrame) -> str:
         cells += [MISSING if value is None else percent(value) for value in (row.total_return, row.max_drawdown)]
         cells += [number_text(row.turnover, "ratio"), MISSING if row.costs is None else percent(row.costs)]
         mark = " (selected)" if row.selected else ""
-        text = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{row.fold}{mark}</th>{text}</tr>')
-    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
-    table = f'<table class="compact"><thead><tr>{columns}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        rows.append(markup.row(cells, f"{row.fold}{mark}"))
     left = len(folds) - MOST_ROWS
     more = f" {left} more rows are in folds.csv." if left > 0 else ""
     note = f"Validation Sharpe ratios, the best of many, selected the checkpoint: they are not out of sample.{more}"
-    return f'<div class="scroll">{table}</div><p class="caption">{note}</p>'
+    return markup.table(head, rows) + markup.caption(note)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, judged, report
+from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, evaluate_ledger, report
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
@@ -125,7 +125,7 @@ def walk_forward(
         job = Job(setup, params, first, plan.folds[0].validation.n_bars, seeds_of(config), folder)
         if progress:
             print(f"{_scheme(setup.config, plan)} {len(job.agents)} agents are compiled", file=sys.stderr)
-        programs = compile_job(job, devices, config.walk_forward.agents_at_once, exactly=resume)
+        programs = compile_job(job, devices, config.walk_forward.batch_size, exactly=resume)
         job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
         if resumed is None:
             metadata = run_folder.provenance(config, run_folder.data_report(market), devices)
@@ -168,7 +168,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
 
 def _content(setup: Setup) -> str:
     """`configuration_hash`, and how the bars are split; the size of the batches of agents does not matter."""
-    keys = setup.config.walk_forward.model_dump(mode="json", exclude={"agents_at_once", "seeds"})
+    keys = setup.config.walk_forward.model_dump(mode="json", exclude={"batch_size", "seeds"})
     text = json.dumps([configuration_hash(setup), keys, setup.config.training.steps, setup.config.training.episodes])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -190,7 +190,7 @@ def _training(job: Job, programs: Programs, agents: Sequence[Agent], seconds: fl
     steps = sum(agent.iterations for agent in agents) * job.steps
     return {
         "agents": len(agents),
-        "agents_at_once": programs.size,
+        "batch_size": programs.size,
         "iterations": job.n_iterations,
         "env_steps": steps,
         "seconds": seconds,
@@ -204,7 +204,7 @@ def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], con
     setup, folder, plan = job.setup, job.folder, tested.plan
     kind = setup.config.walk_forward.kind
     folds, returns = results.fold_table(tested), results.returns_table(tested)
-    result = judged(setup, tested.ledgers[0][0], plan.test, None)
+    result = evaluate_ledger(setup, tested.ledgers[0][0], plan.test, None)
     adjusted = _record(job, tested, content, result.baselines)
     found = {
         "kind": kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -125,6 +126,7 @@ class RoundTrips(struct.PyTreeNode):
         return ratio(self.profit.sum(axis=-1), self.loss.sum(axis=-1))
 
 
+@partial(jax.jit, inline=True)
 def round_trips(quantity: jax.Array, price: jax.Array, costs: jax.Array) -> RoundTrips:
     """Finds the round trips in a list of fills.
 

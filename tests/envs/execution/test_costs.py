@@ -135,7 +135,7 @@ def test_costs_are_finite_never_negative_and_the_same_for_both_sides(quantity, p
 @pytest.mark.parametrize("wanted", [30.0, 80.0, -30.0, -80.0])
 @pytest.mark.parametrize(
     ("limit", "volume", "most"),
-    [(0.1, 500.0, 50.0), (0.1, 0.0, 0.0), (0.1, math.inf, math.inf), (None, 0.0, 0.0), (math.inf, 0.0, 0.0)],
+    [(0.1, 500.0, 50.0), (0.1, 0.0, 0.0), (0.1, math.inf, math.inf), (None, 0.0, 0.0), (None, 500.0, math.inf)],
 )
 def test_a_fill_is_capped_by_participation_and_zero_on_a_halt(wanted, limit, volume, most):
     costs = basic_costs(participation_limit=limit)
@@ -149,9 +149,9 @@ def test_a_fill_is_capped_by_participation_and_zero_on_a_halt(wanted, limit, vol
         ({"commission_bps": -1.0}, "commission_bps is -1.0"),
         ({"impact": math.nan}, "impact is nan"),
         ({"slippage": math.inf}, "slippage is inf"),
-        ({"participation_limit": 0.0}, "must be > 0"),
+        ({"participation_limit": 0.0}, "participation_limit is 0.0"),
         ({"participation_limit": math.nan}, "participation_limit is nan"),
-        ({"max_leverage": 0.0}, "must be > 0"),
+        ({"max_leverage": 0.0}, "max_leverage is 0.0"),
         ({"maintenance_margin": 0.5, "max_leverage": 2.0}, "product must be < 1"),
     ],
 )

@@ -167,7 +167,7 @@ def test_costs_and_rule_must_agree():
         run_account(bars, weights, hold, basic_costs(permanent_impact=1.0), 1e6, FillRule())
     with pytest.raises(ValueError, match="have none"):
         run_account(bars, weights, hold, basic_costs(), 1e6, DISPLACED)
-    env = TradingEnv(window=2, groups=("calendar",), normalisation_window=4)
+    env = TradingEnv(start="flat", window=2, groups=("calendar",), normalisation_window=4)
     market = simulators.gbm(jax.random.key(0), 60)
     with pytest.raises(ValueError, match="displacement=False"):
         env.make_params(market, basic_costs(transient_impact=1.0))
@@ -176,9 +176,8 @@ def test_costs_and_rule_must_agree():
 def test_an_environment_pays_for_what_its_earlier_trades_left():
     """Buying in two halves: the second half costs more than the first, and costs grow with the half-life."""
     market = simulators.gbm(jax.random.key(1), 80, volatility=1e-4)
-    env = TradingEnv(
-        window=2, groups=("calendar",), normalisation_window=4, levels=(0.0, 0.5, 1.0), fill_rule=DISPLACED
-    )
+    seen = {"window": 2, "groups": ("calendar",), "normalisation_window": 4}
+    env = TradingEnv(start="flat", levels=(0.0, 0.5, 1.0), fill_rule=DISPLACED, **seen)
     paid = {}
     for half_life in (0.0, 5.0):
         costs = basic_costs(spread_multiplier=0.0, transient_impact=1.0, transient_half_life=half_life)

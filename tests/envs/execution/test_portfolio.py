@@ -287,8 +287,8 @@ def test_peak_equity_is_the_running_maximum():
     [
         ({"latency_bars": 0}, "latency_bars is 0"),
         ({"unfilled": "keep"}, "unfilled is 'keep'"),
-        ({"price": "close"}, "price is 'close'"),
-        ({"price": "decision_close", "latency_bars": 2}, "needs latency_bars 1"),
+        ({"fill_price": "close"}, "fill_price is 'close'"),
+        ({"fill_price": "decision_close", "latency_bars": 2}, "needs latency_bars 1"),
     ],
 )
 def test_bad_fill_rules_are_refused_by_name(arguments, message):

@@ -197,7 +197,7 @@ def test_the_floor_holds_in_a_steady_fall_and_only_a_crash_breaches_it():
 
 
 def test_weights_of_several_assets_are_their_multiples_of_one_cushion():
-    env = FloorEnv(0.6, n_assets=3, actions="continuous", position_limit=2.0)
+    env = FloorEnv(0.6, n_assets=3, actions="continuous", levels=(-1.0, 1.0), position_limit=2.0, start="flat")
     portfolio = open_portfolio(jnp.ones(3), 90.0, env.fill_rule).replace(peak_equity=jnp.float32(100.0))
     weights, hold = env.decode(jnp.array([-0.5, 0.25, 3.0]), portfolio)
     np.testing.assert_allclose(weights, np.array([-1.0, 0.5, 2.0]) * 30 / 90, rtol=1e-6)
@@ -217,7 +217,7 @@ def test_weights_of_several_assets_are_their_multiples_of_one_cushion():
 )
 def test_what_a_floor_cannot_be_combined_with(floor, change, named):
     with pytest.raises(ValueError, match=named):
-        FloorEnv(floor, **{"actions": "continuous", **change})
+        FloorEnv(floor, **{"actions": "continuous", "start": "flat", **change})
 
 
 @pytest.mark.parametrize(

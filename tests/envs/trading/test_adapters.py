@@ -22,6 +22,8 @@ def environment(n_assets: int = 3, actions: str = "discrete", observation: str =
     return TradingEnv(
         n_assets=n_assets,
         actions=actions,
+        levels=(-1.0, -0.5, 0.0, 0.5, 1.0),
+        start="flat",
         observation=observation,
         window=3,
         groups=("price",),

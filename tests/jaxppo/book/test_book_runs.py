@@ -131,7 +131,10 @@ def test_an_agent_may_not_be_tested_where_it_learned(agent, folder):
             ["agent", "trend", "trend"],
             r"sizing\[0\]\.book: strategies need different names; the book has agent, trend, trend",
         ),
-        (["agent", {"mean_reversion": {"entry": 0.2}}], r"strategies\[1\]\.mean_reversion: .*entry \(0.2\)"),
+        (
+            ["agent", {"mean_reversion": {"entry": 0.2}}],
+            r"mean_reversion: .*less than entry, which is 0.2",
+        ),
     ],
 )
 def test_a_mistake_is_a_line(strategies, says, tmp_path):

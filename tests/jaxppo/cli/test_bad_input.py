@@ -205,7 +205,7 @@ VALUES = {
     ),
     "cut below readmission": (
         {"sizing": [{"book": {"strategies": ["agent"], "cut": 0.1, "readmit": 0.2}}]},
-        ["sizing[0].book: ", "readmit (0.2) in [0, cut)"],
+        ["sizing[0].book: ", "readmit is 0.2; it must be less than cut, which is 0.1"],
     ),
     "Kelly after a book": (
         {"sizing": [{"book": {"strategies": ["agent"]}}, "kelly"]},

@@ -1,6 +1,7 @@
 """The configuration: what is read, how options change it, and that it survives being written."""
 
 import inspect
+import json
 import re
 
 import hypothesis.strategies as st
@@ -156,3 +157,17 @@ def test_every_key_is_read_by_something():
         section, _, name = key.rpartition(".")
         read = re.search(rf"\b(?:{section or 'config'}|config|cadence)\.{name}\b", source)
         assert name in passed_on.get(section, ()) or read, f"nothing reads {key}"
+
+
+def test_runs_of_earlier_versions_open_and_new_configurations_learn_the_new_name(tmp_path):
+    path = tmp_path / "config.yaml"
+    kelly = {"kelly": {"window": 60, "shrink_mean": False, "shrink_covariance": True}}
+    text = {"training": {"steps": 1000}, "walk_forward": {"agents_at_once": 4}, "sizing": [kelly]}
+    path.write_text(json.dumps(text))
+    opened = load_config(path, saved=True)
+    assert opened.walk_forward.batch_size == 4
+    assert opened.sizing[0].values.shrink == "covariance"
+    with pytest.raises(ConfigError, match=r"agents_at_once'; it is walk_forward.batch_size now"):
+        load_config({"training": {"steps": 1000}, "walk_forward": {"agents_at_once": 4}})
+    with pytest.raises(ConfigError, match=r"agents-at-once; it is --walk_forward.batch_size now"):
+        load_config(path, ["--walk_forward.agents-at-once", "2"], saved=True)

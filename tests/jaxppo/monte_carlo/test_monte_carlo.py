@@ -320,7 +320,8 @@ def test_rows_unpacked_from_prices_are_the_rows_of_a_table():
     draws = np.random.default_rng(0)
     closes = jnp.asarray(100 * np.exp(np.cumsum(0.02 * draws.standard_normal((n_bars + 1, n_paths)), 0)), jnp.float32)
     goals = jnp.asarray(draws.choice([0.0, 0.9, np.nan], (n_bars, n_paths)), jnp.float32)
-    costs, fills = envs.basic_costs(commission_bps=10.0), envs.FillRule(fill_price="decision_close")
+    costs = envs.basic_costs(commission_bps=10.0, spread_multiplier=0.0)
+    fills = envs.FillRule(fill_price="decision_close")
     conditions, policy = (
         plain_conditions(1, periods=252.0, costs=costs, fill_rule=fills),
         from_array(np.zeros((n_bars, 1))),

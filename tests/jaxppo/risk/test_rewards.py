@@ -260,7 +260,8 @@ def test_state_keeps_its_type_and_no_edge_is_undefined(name):
 
 def environment(**options):
     settings = {"n_assets": 2, "observation": "index", "window": tiny.encoder_config().context, "groups": tiny.GROUPS}
-    return TradingEnv(**settings, normalisation_window=10, **options)
+    settings |= {"levels": (-1.0, -0.5, 0.0, 0.5, 1.0), "start": "flat", "normalisation_window": 10}
+    return TradingEnv(**{**settings, **options})
 
 
 SHAPED = rewards.chain(rewards.differential_sharpe(volatility=0.02, periods=1.0), rewards.cvar_penalty(0.1))

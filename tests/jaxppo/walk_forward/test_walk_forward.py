@@ -204,14 +204,14 @@ def test_nothing_of_a_fold_sees_what_comes_after_it(whole, workplace):
     assert not whole.returns[bars:].equals(changed.returns[bars:])
 
 
-@pytest.mark.parametrize("changes", [{"agents_at_once": 4}, {"devices": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{"batch_size": 4}, {"devices": 2}], ids=str)
 def test_batches_and_devices_do_not_matter(whole, workplace, changes):
     devices = {"training": {"devices": changes["devices"]}} if "devices" in changes else {}
     keys = {} if devices else changes
     config = wf_config(walk_forward=keys, **devices)
     name = next(iter(changes))
     parts = walk_forward(config, output=workplace / name / "parts", market=market_of(), progress=False)
-    assert parts.summary["train"]["agents_at_once"] == (6 if devices else 3)
+    assert parts.summary["train"]["batch_size"] == (6 if devices else 3)
     pd.testing.assert_frame_equal(whole.folds, parts.folds, rtol=1e-3, atol=1e-5)
     for one, other in zip(
         jax.tree.leaves(params_of(whole.folder)), jax.tree.leaves(params_of(parts.folder)), strict=True
@@ -326,8 +326,8 @@ def test_a_resumed_one_must_be_the_same(whole):
         with pytest.raises(ConfigError, match=named):
             walk_forward(wf_config(**sections), output=whole.folder, market=market_of(), resume=True, progress=False)
     saved = jaxppo.load_config(whole.folder / "config.yaml")
-    given = wf_config(walk_forward={"agents_at_once": 4}, data={"path": saved.data.path})
-    assert restarted(given, saved).walk_forward.agents_at_once == saved.walk_forward.agents_at_once == 6
+    given = wf_config(walk_forward={"batch_size": 4}, data={"path": saved.data.path})
+    assert restarted(given, saved).walk_forward.batch_size == saved.walk_forward.batch_size == 6
 
 
 def test_a_folder_is_of_a_run_or_of_a_walk_forward(whole, alone):
@@ -346,7 +346,7 @@ def test_many_agents_in_one_program(workplace):
     """Twelve agents, whose reductions a library of jaxlib 0.10.2 crashes on."""
     config = wf_config(walk_forward={"seeds": 4}, training={"steps": 2 * 128})
     result = walk_forward(config, output=workplace / "many" / "twelve", market=market_of(), progress=False)
-    assert result.summary["train"]["agents_at_once"] == len(result.folds) == 12
+    assert result.summary["train"]["batch_size"] == len(result.folds) == 12
 
 
 def test_a_fitted_model_of_regimes_is_that_of_the_bars_of_the_fold():
