@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market.features import ewma_volatility
+from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import shift
 
 
+@compiled
 def own_returns(market: MarketData) -> tuple[jax.Array, jax.Array]:
     """Simple returns from one own bar of an asset to the next.
 

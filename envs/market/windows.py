@@ -6,6 +6,7 @@ two running totals), and recursions only multiply by factors in [0, 1].
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,11 +14,12 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.market.kernels import in_one
+from jaxppo.envs.market.kernels import compiled, in_one
 
 Aggregate = TypeVar("Aggregate")
 
 
+@functools.partial(compiled, static_argnums=1)
 def shift(x: jax.Array, bars: int) -> jax.Array:
     """Lags a series; the first value repeats before the start.
 
