@@ -70,6 +70,7 @@ def test_the_ratio_does_not_depend_on_the_scale_of_a_rule(best):
     assert small == pytest.approx(large, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_policy_played_in_the_environment(best):
     """Half-spread and commission through `TradingEnv`: mean, second moment and ratio within four standard errors."""
     unit, n_bars, n_assets, blocks = 0.002, 12_000, 32, 40

@@ -48,6 +48,7 @@ def looked(kind: str = "transformer") -> inspection.Inspection:
     return inspection.inspect_policy(*built(kind), n_decisions=37, n_gradients=7)
 
 
+@pytest.mark.slow
 def test_attention_is_the_mean_over_the_decisions():
     setup, policy, net = built()
     found = looked()

@@ -304,6 +304,7 @@ def test_the_joint_choice_by_enumeration():
         assert np.abs(exact).max() > 0.01
 
 
+@pytest.mark.slow
 def test_entropy_and_divergence_of_hierarchical_choices_in_turn_are_the_joint_ones_on_average():
     """Two assets, two gross buckets and a budget that binds; every joint action against a mean over draws."""
     env = TradingEnv(
@@ -402,6 +403,7 @@ def test_the_ratio_is_one_before_the_first_step(actions):
         assert np.asarray(rollout.log_prob).std() > 0
 
 
+@pytest.mark.slow
 def test_training_under_masks_stays_finite_and_resets_their_state():
     _, params, _, net, task, _ = trained("discrete")
     learner = make_learner(task, tiny.PPO, data_mesh(jax.devices()[:1]))

@@ -263,6 +263,7 @@ def test_a_drawn_history_is_as_long_as_what_is_read_of_it(run):
     assert conditions_of(plain).history == conditions.warmup
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_show_in_what_users_run(run):
     """With the optimisations that the other tests go without: a program over a mesh would round differently."""
     jax.config.update("jax_disable_most_optimizations", False)

@@ -210,6 +210,7 @@ def cartpole(**sections):
     return validate_config({name: {**tree.get(name, {}), **sections.get(name, {})} for name in {*tree, *sections}})
 
 
+@pytest.mark.slow
 def test_a_run_and_its_continuation(tmp_path):
     whole = jaxppo.train(cartpole(), output=tmp_path / "whole", progress=False)
     assert whole.summary["train"]["env_steps"] == 256

@@ -284,6 +284,7 @@ def test_the_safer_arm_is_chosen_under_a_distortion_and_the_better_one_without(d
     assert float(probability[:, chosen].mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_devices_make_no_difference_and_nothing_is_compiled_again(caplog):
     params, changes = tiny.bandit_params(), {"value_normalisation": "popart", **CVAR}
     one, metrics = train(bandit_learner(**changes), N, params, 3)

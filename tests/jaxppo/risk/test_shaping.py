@@ -179,6 +179,7 @@ def trained(n_devices: int, iterations: int = 4):
     return state, tiny.stacked(history)
 
 
+@pytest.mark.slow
 def test_devices_do_not_show():
     (state, many), (alone_state, one) = trained(4), trained(1)
     names = [name for name in one if name.split("_")[0] in ("objective", "constraint", "multiplier")]

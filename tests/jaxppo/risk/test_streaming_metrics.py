@@ -58,6 +58,7 @@ def test_a_stream_ends_with_the_figures_of_the_whole_series(name):
             np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12, err_msg=figure)
 
 
+@pytest.mark.slow
 def test_many_at_once_in_single_precision_at_any_bar():
     """100,000 bars of four accounts, one of them with a gap and one ruined; nothing is known before the first bar."""
     returns = np.random.default_rng(0).standard_t(5, (100_000, 4)) * 5e-4

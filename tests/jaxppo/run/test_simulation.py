@@ -48,6 +48,7 @@ def test_the_market_repeats_from_the_folder(run, summary):
     assert summary["first_bar"].startswith("2001-")
 
 
+@pytest.mark.slow
 def test_another_market_and_real_prices(run, summary, tmp_path):
     other = backtest.run(run, overrides=["--simulation.seed", "8"])
     assert other["n_bars"] == summary["n_bars"]

@@ -204,6 +204,7 @@ def test_nothing_of_a_fold_sees_what_comes_after_it(whole, workplace):
     assert not whole.returns[bars:].equals(changed.returns[bars:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"batch_size": 4}, {"devices": 2}], ids=str)
 def test_batches_and_devices_do_not_matter(whole, workplace, changes):
     devices = {"training": {"devices": changes["devices"]}} if "devices" in changes else {}
@@ -256,6 +257,7 @@ class _Given:
         return None
 
 
+@pytest.mark.slow
 def test_batches_shrink_until_they_fit_the_memory(workplace, monkeypatch):
     needs = iter([10.0, 5.0])
     monkeypatch.setattr(training, "memory_usable", lambda devices: 5.0)
@@ -297,6 +299,7 @@ def _noting(recorded, record):
     return noting
 
 
+@pytest.mark.slow
 def test_an_agent_that_diverges_keeps_what_it_was_and_one_that_was_nothing_ends_it(workplace, monkeypatch, capsys):
     calls = itertools.count()
 
@@ -342,6 +345,7 @@ def test_a_folder_is_of_a_run_or_of_a_walk_forward(whole, alone):
     assert before == (snapshot(alone.folder), snapshot(whole.folder))
 
 
+@pytest.mark.slow
 def test_many_agents_in_one_program(workplace):
     """Twelve agents, whose reductions a library of jaxlib 0.10.2 crashes on."""
     config = wf_config(walk_forward={"seeds": 4}, training={"steps": 2 * 128})
