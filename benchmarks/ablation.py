@@ -29,7 +29,8 @@ from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.execution.costs import Costs, basic_costs
 from jaxppo.envs.market import features
-from jaxppo.envs.market.market_data import MarketData, periods_per_year, slice_bars
+from jaxppo.envs.market.market_data import MarketData, slice_bars
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.simulators.structured import delayed_signal, lead_lag
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.policy.arrays import from_array

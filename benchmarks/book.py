@@ -22,7 +22,7 @@ from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.backtest.book import BookRun, run_book
 from jaxppo.book import AllocationRule
-from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.policy.protocol import Policy
 from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion, trend
 from jaxppo.risk import metrics

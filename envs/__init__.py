@@ -9,7 +9,8 @@ from jaxppo.envs.data.load import format_report, load_market
 from jaxppo.envs.execution.costs import Costs, basic_costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio
 from jaxppo.envs.market import features, indicators, regimes
-from jaxppo.envs.market.market_data import MarketData, MarketInfo, periods_per_year, slice_bars
+from jaxppo.envs.market.market_data import MarketData, MarketInfo, slice_bars
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.adapters import to_gymnasium
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, EnvState, Observation

@@ -8,14 +8,20 @@ from collections.abc import Callable, Hashable
 import numpy as np
 import pandas as pd
 
+from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
 from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.reading import column_key
-from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table
-from jaxppo.envs.data.times import NOT_A_TIME, AmbiguousDates, parse_times
+from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table, time_text
+from jaxppo.envs.data.times import EARLIEST, LATEST, NOT_A_TIME, AmbiguousDates, parse_times
 from jaxppo.errors import DataError
 
+MOST_BAD_SHARE, MOST_BAD_ROWS = 0.05, 5
+"""More unreadable times than these are no bad rows: the column is misread."""
+EXAMPLE = "2021-01-04 09:30"
+NO_TIME = ("", "nan", "NaT", "<NA>", "None")
 NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend")
+_DATES = ("date", "tradedate", "day")
 _TIME_SPELLINGS = (
     "timestamp", "datetime", "opentime", "starttime", "dateutc", "gmttime", "date", "time", "t", "ts", "unix",
     "unixtime", "epoch", "tradedate", "day",
@@ -52,7 +58,9 @@ def _recognise(columns: list[Hashable]) -> Labels:
         if spelling is not None:
             found[name] = keys[spelling]
     found |= {name: keys[name] for name in _QUOTE_BARS if name in keys}
-    if found.get("clock") is not None and (found["clock"] == found.get("time") or column_key(found["time"]) != "date"):
+    if found.get("clock") is not None and (
+        found["clock"] == found.get("time") or column_key(found["time"]) not in _DATES
+    ):
         del found["clock"]
     return found
 
@@ -215,24 +223,46 @@ def _times(
     table: Table, raw: pd.DataFrame, found: Labels, part: pd.DataFrame, options: LoadOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Parses the times of a table; raises the error for the first unreadable one unless bad rows are dropped."""
-    values = raw[found["time"]]
+    values, next_day = raw[found["time"]], 0
     if "clock" in found:
-        values = values.astype(str).str.strip() + " " + raw[found["clock"]].astype(str).str.strip()
+        values, next_day = _with_clock(values, raw[found["clock"]])
     try:
         utc, written = parse_times(values, timezone=options.timezone, day_first=options.day_first)
     except AmbiguousDates as error:
         finding = f"dates such as {error} read day first and month first"
         raise DataError(f"{table.name}: {finding}; pass day_first=True or day_first=False") from None
-    bad = np.flatnonzero(utc == NOT_A_TIME)
-    if len(bad) and options.on_bad_rows == "error":
+    utc, written = (np.where(times == NOT_A_TIME, times, times + next_day) for times in (utc, written))
+    latest = min(LATEST, pd.Timestamp.now("UTC").value + 2 * DAY)  # the date of a bar may be ahead of UTC
+    implausible = (utc != NOT_A_TIME) & ((utc < EARLIEST) | (utc > latest))
+    bad = np.flatnonzero((utc == NOT_A_TIME) | implausible)
+    missing = values.isna().to_numpy() | values.astype("string").str.strip().isin(NO_TIME).to_numpy(bool)
+    misread = (~missing[bad]).sum() > max(MOST_BAD_SHARE * len(utc), MOST_BAD_ROWS)
+    if len(bad) and (options.on_bad_rows == "error" or misread):
         at = bad[0]
-        text, remedy = str(values.iloc[at]), DROP_ROWS
-        finding = f"{text!r} is not a time" if text not in ("nan", "NaT", "<NA>", "None") else "the time is missing"
-        if written[at] != NOT_A_TIME:
+        text, remedy = str(values.iloc[at]), f"write times as {EXAMPLE}" if misread else DROP_ROWS
+        finding = "the time is missing" if missing[at] else f"{text!r} is not a time"
+        if implausible[at]:
+            finding = f"{text!r} reads as {time_text(utc[at])}, after today or before {FIRST_YEAR}"
+        elif written[at] != NOT_A_TIME:
             finding = f"{text!r} falls in the hour that {options.timezone} skips or repeats when clocks change"
             remedy = f"{DROP_ROWS}, or write times in UTC"
         raise table.error(part["symbol"].iloc[at], part["row"].iloc[at], finding, remedy, len(bad))
-    return utc, written
+    return np.where(implausible, NOT_A_TIME, utc), written
+
+
+def _with_clock(dates: pd.Series, clocks: pd.Series) -> tuple[pd.Series, np.ndarray | int]:
+    """Joins columns of dates and clock times to one of times; and `[N]` ns to be added where a clock shows 24:00."""
+    alone = pd.to_numeric(clocks, errors="coerce")
+    if (alone >= 1e13).all():  # the column of clock times has the date as well
+        return clocks, 0
+    days, texts = dates.astype(str).str.strip(), clocks.astype(str).str.strip()
+    since_midnight = clock_times(clocks)
+    if since_midnight is None:
+        ends = texts.str.fullmatch(r"24:00(:00)?").to_numpy()
+        return days + " " + texts.str.replace(r"^24:", "00:", regex=True), ends * DAY
+    on_day = pd.to_datetime(np.maximum(since_midnight, 0) % DAY)
+    written = pd.Series(on_day.strftime("%H:%M:%S.%f"), index=texts.index)
+    return days + " " + written.where(since_midnight >= 0, texts), (since_midnight == DAY) * DAY
 
 
 def _numbers(table: Table, texts: dict[str, pd.Series], times: pd.Series) -> dict[str, np.ndarray]:

@@ -36,11 +36,20 @@ from jaxppo.envs.data.options import (
     SpreadWindow,
 )
 from jaxppo.envs.data.reading import PriceSource, read_tables
-from jaxppo.envs.data.report import format_report
+from jaxppo.envs.data.report import format_report, length_text
 from jaxppo.envs.data.rows import PRICES, Rows, time_text
-from jaxppo.envs.data.sessions import Schedule, calendar_fields, check_timezone, load_schedule, off_session
-from jaxppo.envs.data.times import DAY, is_daily
+from jaxppo.envs.data.sessions import (
+    Schedule,
+    calendar_fields,
+    calendar_periods_per_year,
+    check_timezone,
+    dates_of,
+    load_schedule,
+    off_session,
+)
+from jaxppo.envs.data.times import is_daily
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
+from jaxppo.envs.market.periods import LEAST_STEPS, SAME_LENGTH, bar_length, length_changes, periods_per_year
 from jaxppo.envs.market.spread import estimated_half_spread
 from jaxppo.errors import DataError
 
@@ -134,12 +143,12 @@ def _load(source: PriceSource, options: LoadOptions) -> MarketData:
     checks.check_duplicates(rows, options)
     checks.check_quotes(rows, options)
     adjusted_by = history.adjust_prices(rows, options)
-    bar_length = _bar_length(rows.frame)
+    length = _bar_length(rows)
     if schedule is not None:
-        _apply_calendar(rows, daily, bar_length, schedule, options)
+        _apply_calendar(rows, daily, length, schedule, options)
     _require_every_symbol(rows)
     history.check_history(rows, daily, options)
-    return _align(rows, daily, bar_length, schedule, adjusted_by, options)
+    return _align(rows, daily, length, schedule, adjusted_by, options)
 
 
 def _place_in_time(rows: Rows, options: LoadOptions) -> tuple[bool, Schedule | None]:
@@ -153,23 +162,61 @@ def _place_in_time(rows: Rows, options: LoadOptions) -> tuple[bool, Schedule | N
     local = pd.DatetimeIndex(utc.astype("datetime64[ns]")).tz_localize("UTC").tz_convert(clock).tz_localize(None)
     local = local.as_unit("ns").asi8
     dates = next((clock_time for clock_time in (written, local) if is_daily(clock_time)), None)
+    if dates is None and len(utc) > 1 and _shortest_step(frame) >= LEAST_DAY:
+        dates = dates_of(local)
     if dates is not None:
         rows.frame = frame.assign(utc=dates, written=dates)
         return True, schedule
-    for code, symbol in enumerate(frame["symbol"].cat.categories):
-        times = written[frame["symbol"].cat.codes.to_numpy() == code]
-        if len(times) > 2 and is_daily(times) and np.median(np.diff(np.sort(times))) >= DAY:
-            raise DataError(
-                f"{rows.tables[0].name}: {symbol} has daily bars and others have shorter ones; load them apart"
-            )
     return False, schedule
 
 
-def _bar_length(frame: pd.DataFrame) -> int:
-    """Most frequent distance between two bars of an asset, ns; 0 if there are no two."""
+LEAST_DAY = 20 * 3600 * 10**9
+"""Bars at least this far apart, ns, are daily ones, wherever in the day they are stamped."""
+
+
+def _shortest_step(frame: pd.DataFrame) -> int:
+    """Shortest time between two bars of one asset, ns; repeats apart."""
+    part = frame[["symbol", "utc"]].drop_duplicates().sort_values(["symbol", "utc"])
+    steps = np.diff(part["utc"].to_numpy())[np.diff(part["symbol"].cat.codes.to_numpy()) == 0]
+    return int(steps.min()) if len(steps) else 0
+
+
+def _bar_length(rows: Rows) -> int:
+    """Most frequent distance between two bars of an asset, ns; 0 if there are no two. One for all bars of all assets.
+
+    Raises:
+      DataError: bars of an asset become longer or shorter, or those of two assets differ.
+    """
+    frame = rows.frame
+    lengths: dict[str, int] = {}
+    for symbol, part in frame.groupby("symbol", observed=True, sort=True):
+        times = part["utc"].to_numpy()
+        changes = length_changes(times)
+        if changes is not None:
+            at, before, after = changes
+            raise DataError(
+                f"{rows.tables[0].name}: {symbol} has bars of {length_text(before)} until {time_text(times[at])}, then "
+                f"of {length_text(after)}; load them apart"
+            )
+        if len(times) >= LEAST_STEPS:
+            lengths[str(symbol)] = bar_length(times)
+    if not lengths:
+        return bar_length(np.unique(frame["utc"].to_numpy()))
+    shortest, longest = (choose(lengths, key=lengths.__getitem__) for choose in (min, max))
+    if _differ(frame, longest, lengths[longest], lengths[shortest]):
+        raise DataError(
+            f"{rows.tables[0].name}: {longest} has bars of {length_text(lengths[longest])} and {shortest} of "
+            f"{length_text(lengths[shortest])}; load them apart"
+        )
     steps = np.diff(frame["utc"].to_numpy())[np.diff(frame["symbol"].cat.codes.to_numpy()) == 0]
     values, counts = np.unique(steps, return_counts=True)
     return int(values[counts.argmax()]) if len(values) else 0
+
+
+def _differ(frame: pd.DataFrame, symbol: str, length: int, shortest: int) -> bool:
+    """Whether the bars of a symbol are longer than others, rather than bars of the same length with some missing."""
+    steps = np.diff(frame["utc"].to_numpy()[(frame["symbol"] == symbol).to_numpy()])
+    return length >= SAME_LENGTH * shortest and not np.any(steps < length / SAME_LENGTH)
 
 
 def _apply_calendar(rows: Rows, daily: bool, bar_length: int, schedule: Schedule, options: LoadOptions) -> None:
@@ -192,7 +239,7 @@ def _require_every_symbol(rows: Rows) -> None:
 
 
 def _align(
-    rows: Rows, daily: bool, bar_length: int, schedule: Schedule | None, adjusted_by: str | None, options: LoadOptions
+    rows: Rows, daily: bool, length: int, schedule: Schedule | None, adjusted_by: str | None, options: LoadOptions
 ) -> MarketData:
     """Places the bars of every asset on the union of all times, and writes the report."""
     frame = rows.frame
@@ -217,9 +264,7 @@ def _align(
         fields["half_spread"][:, a] = np.where(listed, half_spread[np.maximum(latest, 0)], options.min_half_spread)
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not volume_known[a]) | options.zero_volume_tradable
-        reports[str(name)] = report.symbol_report(
-            part, half_spread, quoted, times, daily, bar_length, schedule, options
-        )
+        reports[str(name)] = report.symbol_report(part, half_spread, quoted, times, daily, length, schedule, options)
     clock = schedule.timezone if schedule else options.timezone or "UTC"
     minute, session, weekday = calendar_fields(times, daily, clock, schedule)
     arrays = {name: values.astype(np.float32) for name, values in fields.items()} | {
@@ -230,6 +275,11 @@ def _align(
         "day_of_week": weekday,
         "seconds_since_previous": (np.diff(times, prepend=times[0]) / 1e9).astype(np.float32),
     }
+    stamps = times.astype("datetime64[ns]")
+    known = schedule and calendar_periods_per_year(times, daily, length, schedule) if len(times) > 1 else None
+    info = MarketInfo(names, stamps, periods_per_year=known)
+    market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
+    per_year = periods_per_year(market)
     summary = {
         "sources": report.source_report(rows),
         "rows_read": sum(len(table.rows) for table in rows.tables),
@@ -239,17 +289,21 @@ def _align(
         "first": time_text(times[0]),
         "last": time_text(times[-1]),
         "daily": daily,
-        "bar_seconds": bar_length / 1e9,
+        "bar_seconds": length / 1e9,
+        "bars_per_year": per_year,
         "timezone": clock,
         "calendar": options.calendar,
         "adjusted_by": adjusted_by,
         "repairs": dict(rows.repairs),
         "symbols": reports,
-        "warnings": [*rows.warnings, *report.warnings(reports, options.calendar)],
+        "warnings": [
+            *rows.warnings,
+            *report.warnings(reports, options.calendar),
+            *report.span_warnings(times, daily, per_year, known),
+        ],
         "fingerprint": report.fingerprint(names, times, arrays),
     }
-    info = MarketInfo(names, times.astype("datetime64[ns]"), summary)
-    return MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
+    return market.replace(info=MarketInfo(names, stamps, summary, known))
 
 
 def _half_spread(frame: pd.DataFrame, options: LoadOptions) -> tuple[np.ndarray, np.ndarray]:

@@ -165,6 +165,8 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
     separator = _separator(head[header])
     if header + 1 < len(head) and column_key(_cells(head[header + 1], separator)[0]) == "ticker":
         return _two_level_header(text, name, header)
+    if header > 0 and column_key(_cells(head[header - 1], separator)[0]) == "ticker":
+        return _two_level_header(text, name, header - 1)
     labels = _cells(head[header], separator)
     first = head[header + 1].rstrip("\r\n") if header + 1 < len(head) else ""
     if first.endswith(separator) and first.count(separator) == len(labels):
@@ -217,7 +219,7 @@ def _is_header(cells: list[str]) -> bool:
 
 
 def _two_level_header(text: str, name: str, header: int) -> list[Table]:
-    """Reads a header of two lines, `Price,Close,High,...` over `Ticker,AAPL,AAPL,...`, as yfinance writes it."""
+    """Reads a header of two lines, `Price,Close,High,...` and `Ticker,AAPL,AAPL,...`, in the orders yfinance writes."""
     frame = pd.read_csv(io.StringIO(text), header=[0, 1], index_col=0, skiprows=header, low_memory=False)
     rows = np.arange(len(frame)) + header + 3
     if frame.index.name is not None:
@@ -232,6 +234,8 @@ def _without_header(text: str, name: str, symbol: str, head: list[str]) -> Table
     cells = _cells(head[0], separator)
     numeric = [bool(re.fullmatch(r"-?\d+(\.\d+)?", cell)) for cell in cells]
     split_clock = len(cells) in (6, 7) and bool(re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", cells[1]))
+    # Seven cells are one more than a bar with a volume has: the second is the clock, also where it is digits alone.
+    split_clock = split_clock or (len(cells) == 7 and bool(re.fullmatch(r"\d{1,6}", cells[1])))
     names = ["date", *(["time"] if split_clock else []), *PRICES, "volume"]
     layouts = {len(names): names, len(names) - 1: names[:-1], len(_QUOTE_BAR): _QUOTE_BAR}
     if len(cells) not in layouts or not re.search(r"\d{4}", cells[0]) or not all(numeric[2 if split_clock else 1 :]):

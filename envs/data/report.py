@@ -16,6 +16,9 @@ from jaxppo.envs.data.times import DAY
 WIDE_BAR = 0.7
 """Log range of a bar, and log size of a gap, from which the report warns (a factor of two)."""
 
+FEWEST_DAYS, FEWEST_INTRADAY_DAYS = 90, 7
+"""Days of daily and of shorter bars from which they say themselves how many there are in a year."""
+
 OFF_SESSION_FRACTION = 0.05
 """Fraction of an asset's bars outside the sessions of the calendar from which the report warns."""
 
@@ -99,6 +102,32 @@ def _extreme(values: np.ndarray, times: np.ndarray) -> dict[str, Any] | None:
         return None
     at = int(np.abs(values).argmax())
     return {"value": float(values[at]), "at": time_text(times[at])}
+
+
+def length_text(nanoseconds: int) -> str:
+    """Length of a bar in its largest whole unit, such as `5 min`."""
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    seconds = nanoseconds / 1e9
+    name, size = next((unit for unit in units if seconds % unit[1] == 0), ("s", 1))
+    return f"{seconds / size:g} {name}"
+
+
+def span_warnings(times: np.ndarray, daily: bool, per_year: float, by_calendar: float | None) -> list[str]:
+    """Says where the bars per year, which annualise every figure, rest on too short a time.
+
+    Args:
+      times: `[T]` int64 ns, increasing.
+      daily: whether bars are stamped with dates.
+      per_year: bars per year.
+      by_calendar: bars per year of the calendar; None without a calendar.
+    """
+    days = (times[-1] - times[0]) / DAY
+    if by_calendar is not None or days >= (FEWEST_DAYS if daily else FEWEST_INTRADAY_DAYS):
+        return []
+    return [
+        f"{per_year:,.0f} bars per year, which annualise all figures, are estimated from {days:.3g} days: name the "
+        "calendar (XNYS, 24/5, 24/7, ...) to be sure"
+    ]
 
 
 def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:

@@ -13,6 +13,11 @@ import pandas as pd
 from jaxppo.envs.data.times import DAY
 from jaxppo.errors import DataError
 
+YEARS_COUNTED = 5
+"""Years of a calendar whose sessions are counted for the bars of a year."""
+DAYS_PER_YEAR = 365.25
+MOST_OUTSIDE = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -50,7 +55,7 @@ def _did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def load_schedule(name: str, first: int, last: int) -> Schedule:
-    """Loads the sessions of a calendar between two times, and of a week on either side.
+    """Loads the sessions of a calendar between two times, of five years before the last, and of a week after it.
 
     Args:
       name: exchange_calendars name, for example `XNYS`, `XLON`, `CMES`, `24/5`.
@@ -64,7 +69,8 @@ def load_schedule(name: str, first: int, last: int) -> Schedule:
     import exchange_calendars
     from exchange_calendars import errors
 
-    start, end = (pd.Timestamp(int(t)).normalize() for t in (first - 7 * DAY, last + 7 * DAY))
+    earliest = min(first - 7 * DAY, last - YEARS_COUNTED * 366 * DAY)
+    start, end = (pd.Timestamp(int(t)).normalize() for t in (earliest, last + 7 * DAY))
     try:
         calendar = exchange_calendars.get_calendar(name, start=start, end=end)
     except errors.InvalidCalendarName:
@@ -78,6 +84,36 @@ def load_schedule(name: str, first: int, last: int) -> Schedule:
 
     opens, closes = calendar.opens.dt.tz_convert("UTC"), calendar.closes.dt.tz_convert("UTC")
     return Schedule(name, str(calendar.tz), nanoseconds(calendar.sessions), nanoseconds(opens), nanoseconds(closes))
+
+
+def calendar_periods_per_year(times: np.ndarray, daily: bool, bar_length: int, schedule: Schedule) -> float | None:
+    """Counts bars per year by a calendar: its sessions of a year, as far as they have bars.
+
+    Args:
+      times: `[T]` int64 ns UTC, increasing, starts of bars (dates if `daily`).
+      daily: whether bars are stamped with dates.
+      bar_length: ns.
+      schedule: sessions that cover `times`.
+
+    Returns:
+      Bars per year; None where bars do not follow the calendar: more than a tenth lie outside of its sessions, or fewer
+      than half of the bars that it expects are there. Bars outside of sessions are not counted.
+    """
+    counted = schedule.dates >= schedule.dates[-1] - YEARS_COUNTED * DAYS_PER_YEAR * DAY
+    years = (schedule.dates[counted][-1] - schedule.dates[counted][0]) / (DAYS_PER_YEAR * DAY)
+    outside = off_session(times, daily, bar_length, schedule)
+    if daily:
+        expected = np.sum((schedule.dates >= times[0]) & (schedule.dates <= times[-1]))
+        yearly = (counted.sum() - 1) / years
+    else:
+        opens, closes = np.maximum(schedule.opens, times[0]), np.minimum(schedule.closes, times[-1] + bar_length)
+        expected = np.sum(-(-np.maximum(closes - opens, 0) // bar_length))
+        hours = schedule.closes[counted][:-1] - schedule.opens[counted][:-1]
+        yearly = np.sum(-(-hours // bar_length)) / years
+    inside = len(times) - outside.sum()
+    if outside.mean() > MOST_OUTSIDE or inside < 0.5 * expected:
+        return None
+    return float(yearly * inside / expected)
 
 
 def off_session(times: np.ndarray, daily: bool, bar_length: int, schedule: Schedule) -> np.ndarray:
@@ -97,6 +133,22 @@ def off_session(times: np.ndarray, daily: bool, bar_length: int, schedule: Sched
     index = np.searchsorted(schedule.closes, times, side="right")
     index = np.minimum(index, len(schedule.opens) - 1)
     return ~((schedule.opens[index] < times + max(bar_length, 1)) & (times < schedule.closes[index]))
+
+
+def dates_of(local: np.ndarray) -> np.ndarray:
+    """Dates `[N]` int64 ns of daily bars that are stamped at another time than midnight.
+
+    Bars from Sunday to Thursday are midnights east of the clock they are read on: their dates are the days after. Each
+    time of day, one in winter and one in summer, is read by itself.
+
+    Args:
+      local: `[N]` int64 ns, on the clock of the exchange, UTC if that is not known.
+    """
+    days, clock = local // DAY, local % DAY
+    for time in np.unique(clock):
+        weekdays = np.unique((local[clock == time] // DAY + 3) % 7)
+        days[clock == time] += 6 in weekdays and not np.isin([4, 5], weekdays).any()
+    return days * DAY
 
 
 def session_numbers(times: np.ndarray, daily: bool, schedule: Schedule) -> np.ndarray:

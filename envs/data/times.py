@@ -7,12 +7,16 @@ import re
 import numpy as np
 import pandas as pd
 
-NOT_A_TIME = np.iinfo(np.int64).min
-DAY = 86_400 * 10**9
-"""Nanoseconds in a day."""
+from jaxppo.envs.data.digits import DAY, FIRST_YEAR, LAST_YEAR, calendar_times
 
-_EPOCH_UNITS = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e19))
+NOT_A_TIME = np.iinfo(np.int64).min
+EARLIEST, LATEST = (np.datetime64(f"{year}-01-01", "ns").astype(np.int64) for year in (FIRST_YEAR, LAST_YEAR))
+"""Times of prices lie between these, ns since 1970."""
+
+_EPOCH_UNITS = ((10**9, 1e8, 1e11), (10**6, 1e11, 1e14), (10**3, 1e14, 1e17), (1, 1e17, 1e19))
+"""Nanoseconds in a unit, and the range of numbers that are epochs in it."""
 _OFFSET = re.compile(r"^(.*\d:\d{2}.*?|\d{8}T\d{4,6})\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$")
+_DIGITS = re.compile(r"\d{8,19}(\.\d+)?")
 _SHORT_DATE = re.compile(r"^\d{1,2}[/.\-]\d{1,2}[/.\-](\d{4}|\d{2})(?!\d)")
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %I %p")
 _DATES = ("%Y-%m-%d", "%Y%m%d", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", "%d %b %y")
@@ -28,8 +32,9 @@ def parse_times(
     """Parses one column of times.
 
     Args:
-      values: `[N]` datetimes, epoch numbers (seconds to nanoseconds, told apart by size), `yyyymmdd` numbers, or text
-        in one of the usual notations, with or without a UTC offset (which may change from row to row).
+      values: `[N]` datetimes, numbers that read as a calendar date and clock (`yyyymmdd[HH[MM[SS[mmm]]]]`), other
+        numbers as epochs (seconds to nanoseconds, told apart by size), or text in one of the usual notations, with or
+        without a UTC offset (which may change from row to row).
       timezone: IANA zone of times that carry none; None is UTC.
       day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
 
@@ -46,7 +51,7 @@ def parse_times(
         written = _nanoseconds(values)
         return _to_utc(written, timezone), written
     if pd.api.types.is_numeric_dtype(values.dtype):
-        written, is_epoch = _from_numbers(values.to_numpy(np.float64), values)
+        written, is_epoch = _from_numbers(values.to_numpy(np.float64, na_value=np.nan), values)
         return np.where(is_epoch, written, _to_utc(written, timezone)), written
     codes, unique = pd.factorize(values.astype("string").str.strip())
     utc, written = _from_text(pd.Series(unique, dtype="string"), timezone, day_first)
@@ -61,8 +66,11 @@ def states_zone(values: pd.Series) -> bool:
     if pd.api.types.is_datetime64_dtype(values.dtype):
         return False
     texts = values.astype("string").str.strip()
-    numbers = pd.to_numeric(texts, errors="coerce").fillna(0.0)
-    return bool((texts.str.fullmatch(_OFFSET).fillna(False) | (numbers >= _EPOCH_UNITS[0][1])).all())
+    numbers = pd.to_numeric(texts, errors="coerce").fillna(0.0).to_numpy(np.float64)
+    epochs = numbers >= _EPOCH_UNITS[0][1]
+    if epochs.any() and calendar_times(_whole(numbers, numbers)) is not None:
+        return False
+    return bool((texts.str.fullmatch(_OFFSET).fillna(False) | epochs).all())
 
 
 def _nanoseconds(values: pd.Series) -> np.ndarray:
@@ -70,24 +78,25 @@ def _nanoseconds(values: pd.Series) -> np.ndarray:
 
 
 def _from_numbers(numbers: np.ndarray, exact: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Parses epoch numbers or `yyyymmdd`; returns nanoseconds, and which entries are epochs (hence UTC)."""
-    result = np.full(len(numbers), NOT_A_TIME)
-    is_epoch = np.zeros(len(numbers), bool)
+    """Parses calendar digits or epoch numbers; returns nanoseconds, and which entries are epochs (hence UTC)."""
     # float64 cannot hold epochs in nanoseconds: integers are scaled as integers.
-    whole = exact.fillna(0).to_numpy() if pd.api.types.is_integer_dtype(exact.dtype) else None
-    for unit, low, high in _EPOCH_UNITS:
-        rows = (numbers >= low) & (numbers < high)
-        scale = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
-        if whole is not None:
-            result[rows] = whole[rows].astype(np.int64) * scale
-        else:
-            result[rows] = np.round(numbers[rows] * scale).astype(np.int64)
-        is_epoch |= rows
-    rows = (numbers >= 1.8e7) & (numbers < 2.3e7) & (numbers == np.floor(numbers))
-    if rows.any():
-        dates = pd.Series(numbers[rows].astype(np.int64).astype(str))
-        result[rows] = _nanoseconds(pd.to_datetime(dates, format="%Y%m%d", errors="coerce"))
-    return result, is_epoch
+    is_integer = pd.api.types.is_integer_dtype(exact.dtype)
+    whole = _whole(numbers, exact.fillna(-1).to_numpy() if is_integer else numbers)
+    dates = calendar_times(whole)
+    if dates is not None:
+        return dates, np.zeros(len(numbers), bool)
+    result = np.full(len(numbers), NOT_A_TIME)
+    for scale, low, high in _EPOCH_UNITS:
+        # Beyond the last plausible year the product may not fit 64 bits.
+        rows = (numbers >= low) & (numbers < min(high, LATEST / scale))
+        result[rows] = whole[rows] * scale if is_integer else np.round(numbers[rows] * scale).astype(np.int64)
+    return result, result != NOT_A_TIME
+
+
+def _whole(numbers: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """The whole numbers among `[N]` numbers as int64; -1 for the others."""
+    whole = np.isfinite(numbers) & (numbers >= 0) & (numbers < 9e18) & (numbers == np.floor(numbers))
+    return np.where(whole, exact, -1).astype(np.int64)
 
 
 def _to_utc(written: np.ndarray, timezone: str | None) -> np.ndarray:
@@ -100,10 +109,10 @@ def _to_utc(written: np.ndarray, timezone: str | None) -> np.ndarray:
 
 
 def _from_text(texts: pd.Series, timezone: str | None, day_first: bool | None) -> tuple[np.ndarray, np.ndarray]:
-    if len(texts) and texts.str.fullmatch(r"\d{8,19}(\.\d+)?").all():
-        numbers = pd.to_numeric(texts)
-        exact = numbers.astype(np.int64) if not texts.str.contains(".", regex=False).any() else numbers
-        written, is_epoch = _from_numbers(numbers.to_numpy(np.float64), exact)
+    digits = texts.str.fullmatch(_DIGITS).fillna(False)
+    if len(texts) and digits.mean() > 0.5:
+        exact = pd.to_numeric(texts.where(digits))
+        written, is_epoch = _from_numbers(exact.to_numpy(np.float64, na_value=np.nan), exact)
         return np.where(is_epoch, written, _to_utc(written, timezone)), written
     parts = texts.str.extract(_OFFSET)
     zoned = parts[1].notna().to_numpy()

@@ -26,11 +26,13 @@ class MarketInfo:
       symbols: `A` names in column order; empty for an unnamed (simulated) market.
       timestamps: `[T]` datetime64[ns], UTC, start of each bar; empty if unknown.
       report: counts, repairs and warnings of `load_market` (JSON-serialisable); empty for a simulated market.
+      periods_per_year: bars per year where the calendar of the exchange says so; None where the times have to.
     """
 
     symbols: tuple[str, ...] = ()
     timestamps: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, "datetime64[ns]"))
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
+    periods_per_year: float | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MarketInfo)
@@ -136,40 +138,3 @@ def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
     info = dataclasses.replace(market.info, timestamps=market.info.timestamps[start:stop])
     per_bar = {name: x[start:stop] for name, x in vars(market).items() if name not in ("volume_known", "info")}
     return market.replace(**per_bar, info=info)
-
-
-def periods_per_year(market: MarketData) -> float:
-    """Counts bars per calendar year on the time axis of the market (about 252 for daily US equities).
-
-    Uses `info.timestamps` where known, else `seconds_since_previous`; 252 for a market without any time.
-
-    Example:
-      >>> from jaxppo.envs import load_market, periods_per_year
-      >>> round(periods_per_year(load_market("us5_1d")))
-      251
-    """
-    times = market.info.timestamps
-    if len(times) > 1:
-        _, starts, bars = np.unique(np.asarray(market.session), return_index=True, return_counts=True)
-        # Intraday: bars per session times sessions per year. Elapsed time would miss the night or the weekend after the
-        # last bar, which is much of a file of a few sessions. The first and last session may be cut off.
-        if len(starts) < market.n_bars / 2:
-            per_session = float(bars[1:-1].mean()) if len(bars) > 2 else float(bars.max())
-            return per_session * _sessions_per_year(times[starts])
-        seconds = float((times[-1] - times[0]) / np.timedelta64(1, "s"))
-    else:
-        seconds = float(np.asarray(market.seconds_since_previous, dtype=np.float64).sum())
-    if seconds <= 0:
-        return 252.0
-    return (market.n_bars - 1) / (seconds / SECONDS_PER_YEAR)
-
-
-def _sessions_per_year(starts: np.ndarray) -> float:
-    """Sessions per year, from the start times `[n]` of consecutive sessions."""
-    days = starts.astype("datetime64[D]")
-    # A market closed at weekends: the share of weekdays with a session, which does not depend on where the file ends.
-    if np.all(np.is_busday(days)):
-        weekdays = int(np.busday_count(days[0], days[-1]))
-        return SECONDS_PER_YEAR / 86400.0 * 5.0 / 7.0 * ((len(days) - 1) / weekdays if weekdays else 1.0)
-    elapsed = float((starts[-1] - starts[0]) / np.timedelta64(1, "s"))
-    return SECONDS_PER_YEAR * ((len(days) - 1) / elapsed if elapsed else 1.0 / 86400.0)

@@ -15,7 +15,8 @@ from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
 from jaxppo.envs.market import features
-from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.account import Account, BarRow, View
 from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation

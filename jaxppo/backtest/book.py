@@ -17,7 +17,7 @@ from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book.allocation import AllocationRule
 from jaxppo.book.paper_accounts import AGENT
 from jaxppo.book.sizing import book, strategy_names
-from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView

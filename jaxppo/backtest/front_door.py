@@ -15,7 +15,8 @@ from jaxppo.backtest.running_statistics import RunningStatistics, start
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import FillRule
-from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Policy

@@ -11,7 +11,8 @@ import numpy as np
 from jaxppo.config import Config
 from jaxppo.config.book import RunStrategy
 from jaxppo.envs.execution.costs import make_costs
-from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError

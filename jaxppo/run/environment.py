@@ -10,7 +10,8 @@ from jaxppo.config import Config
 from jaxppo.config.book import RunStrategy
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule
-from jaxppo.envs.market.market_data import MarketData, periods_per_year
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError

@@ -315,7 +315,7 @@ def test_sessions_of_a_calendar():
 
 def test_daily_and_intraday_do_not_mix():
     both = pd.concat([panel(symbols=("A",)), panel(symbols=("B",), freq="B")])
-    assert "B has daily bars and others have shorter ones" in refusal(both)
+    assert "B has bars of 1 d and A of 1 h; load them apart" in refusal(both)
 
 
 def test_files_that_cannot_be_read(tmp_path):

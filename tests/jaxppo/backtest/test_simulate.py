@@ -17,7 +17,7 @@ from jaxppo.backtest.baselines import run_baselines
 from jaxppo.envs import simulators
 from jaxppo.envs.market.features import group_slices
 from jaxppo.envs.market.index import equal_weight_volatility
-from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.policy.agent import agent
 from jaxppo.policy.encoding import chunk_of, encode_bars, market_bars
 from jaxppo.policy.networks.actor_critic import make_actor_critic

@@ -17,7 +17,7 @@ from jaxppo.backtest.frames import account_frame, ledger_frame, write_ledger
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
 from jaxppo.envs.execution.portfolio import open_portfolio
-from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.simulators.generators import stationary_bootstrap
 from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.errors import ConfigError

@@ -11,7 +11,7 @@ from jaxppo import backtest
 from jaxppo.config import load_config
 from jaxppo.envs import simulators
 from jaxppo.envs.market import features
-from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.errors import ConfigError
 from jaxppo.run.data import load_data
 from jaxppo.run.folder import data_report

@@ -19,7 +19,7 @@ from tiny_run import assert_trees_equal, command, prices, snapshot, tiny_config,
 import jaxppo
 from jaxppo import envs
 from jaxppo.config.walk_forward import WalkForwardConfig
-from jaxppo.envs.market.market_data import periods_per_year
+from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.errors import ConfigError
 from jaxppo.run import trials
 from jaxppo.run.saved import load_run
