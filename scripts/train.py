@@ -7,7 +7,7 @@ import jaxppo
 from jaxppo.cli import parse_training, run
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int | None:
     budgets = {"minutes": "train for N minutes of wall time", "episodes": "train for N episodes"}
     budgets |= {"steps": "train for N environment steps"}
     config, name, given = parse_training(__doc__, arguments, budgets)
@@ -15,6 +15,7 @@ def main(arguments: Sequence[str]) -> None:
     if result.summary is not None:
         print(result.text)
         print(f"report: {result.folder / 'report.html'}")
+    return result.signal
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import jaxppo
 from jaxppo.cli import parse_training, run
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int | None:
     budgets = {"episodes": "train each agent for N episodes", "steps": "train each agent for N environment steps"}
     config, name, given = parse_training(__doc__, arguments, budgets)
     result = jaxppo.walk_forward.walk_forward(
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     if result.summary is not None:
         print(result.text)
         print(f"report: {result.folder / 'report.html'}")
+    return result.signal
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Hashable
 
@@ -21,6 +22,8 @@ MOST_BAD_SHARE, MOST_BAD_ROWS = 0.05, 5
 EXAMPLE = "2021-01-04 09:30"
 NO_TIME = ("", "nan", "NaT", "<NA>", "None")
 NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend")
+_DATE_AT_THE_END = re.compile(r"([-_. ]+(19|20)\d{2}([-_.]?(0[1-9]|1[0-2])([-_.]?[0-3]\d)?)?(?!\d))+$")
+"""Such as `_2021` of `SPY_2021`, `-2025-01` of `BTCUSDT-1h-2025-01`, `_20210104_20211231`."""
 _DATES = ("date", "tradedate", "day")
 _TIME_SPELLINGS = (
     "timestamp", "datetime", "opentime", "starttime", "dateutc", "gmttime", "date", "time", "t", "ts", "unix",
@@ -78,6 +81,7 @@ def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
     Raises:
       DataError: missing columns, unknown symbol, unreadable times or numbers, no rows.
     """
+    _join_parts_of_a_history(tables)
     rows = Rows(pd.DataFrame(), tables)
     parts = []
     available: set[str] = set()
@@ -93,6 +97,35 @@ def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
     frame["symbol"] = pd.Categorical(frame["symbol"], categories=order)
     rows.frame = frame
     return rows
+
+
+def _join_parts_of_a_history(tables: list[Table]) -> None:
+    """Gives files of one symbol its name: named alike but for a date at the end, and following one another in time."""
+    groups: dict[str, list[Table]] = {}
+    for table in tables:
+        stem = _DATE_AT_THE_END.sub("", table.symbol)
+        if stem and stem != table.symbol:
+            groups.setdefault(stem, []).append(table)
+    for stem, parts in groups.items():
+        spans = [span for span in map(_span, parts) if span is not None]
+        ordered = sorted(spans)
+        apart = all(one[1] < other[0] for one, other in itertools.pairwise(ordered))
+        if len(parts) > 1 and len(spans) == len(parts) and apart:
+            for table in parts:
+                table.symbol = stem
+
+
+def _span(table: Table) -> tuple[int, int] | None:
+    """First and last time of a table without a column of symbols; None where it has one, or its times are unclear."""
+    found = _recognise(list(table.frame.columns))
+    if "symbol" in found or "time" not in found:
+        return None
+    try:
+        times, _ = parse_times(table.frame[found["time"]])
+    except AmbiguousDates:
+        return None
+    times = times[times != NOT_A_TIME]
+    return (int(times.min()), int(times.max())) if len(times) else None
 
 
 def _check_symbols(wanted: tuple[str, ...] | None, available: set[str], tables: list[Table]) -> None:
@@ -223,7 +256,7 @@ def _times(
     table: Table, raw: pd.DataFrame, found: Labels, part: pd.DataFrame, options: LoadOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Parses the times of a table; raises the error for the first unreadable one unless bad rows are dropped."""
-    values, next_day = raw[found["time"]], 0
+    values, next_day = raw[found["time"]], np.zeros(len(raw), np.int64)
     if "clock" in found:
         values, next_day = _with_clock(values, raw[found["clock"]])
     try:
@@ -250,11 +283,11 @@ def _times(
     return np.where(implausible, NOT_A_TIME, utc), written
 
 
-def _with_clock(dates: pd.Series, clocks: pd.Series) -> tuple[pd.Series, np.ndarray | int]:
+def _with_clock(dates: pd.Series, clocks: pd.Series) -> tuple[pd.Series, np.ndarray]:
     """Joins columns of dates and clock times to one of times; and `[N]` ns to be added where a clock shows 24:00."""
     alone = pd.to_numeric(clocks, errors="coerce")
     if (alone >= 1e13).all():  # the column of clock times has the date as well
-        return clocks, 0
+        return clocks, np.zeros(len(clocks), np.int64)
     days, texts = dates.astype(str).str.strip(), clocks.astype(str).str.strip()
     since_midnight = clock_times(clocks)
     if since_midnight is None:

@@ -265,6 +265,7 @@ def _align(
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not volume_known[a]) | options.zero_volume_tradable
         reports[str(name)] = report.symbol_report(part, half_spread, quoted, times, daily, length, schedule, options)
+        reports[str(name)] |= {"first_bar": int(bars[0]), "last_bar": int(bars[-1])}
     clock = schedule.timezone if schedule else options.timezone or "UTC"
     minute, session, weekday = calendar_fields(times, daily, clock, schedule)
     arrays = {name: values.astype(np.float32) for name, values in fields.items()} | {
@@ -276,7 +277,9 @@ def _align(
         "seconds_since_previous": (np.diff(times, prepend=times[0]) / 1e9).astype(np.float32),
     }
     stamps = times.astype("datetime64[ns]")
-    known = schedule and calendar_periods_per_year(times, daily, length, schedule) if len(times) > 1 else None
+    known = None
+    if schedule is not None and len(times) > 1:
+        known = calendar_periods_per_year(times, daily, length, schedule)
     info = MarketInfo(names, stamps, periods_per_year=known)
     market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
     per_year = periods_per_year(market)
@@ -298,7 +301,7 @@ def _align(
         "symbols": reports,
         "warnings": [
             *rows.warnings,
-            *report.warnings(reports, options.calendar),
+            *report.warnings(reports, options.calendar, len(times)),
             *report.span_warnings(times, daily, per_year, known),
         ],
         "fingerprint": report.fingerprint(names, times, arrays),

@@ -25,6 +25,8 @@ TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".zip")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".pq")
 MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", "#N/A", "-"]
 LEAN_PRICE_UNIT = 1e-4
+MOST_BYTES = 8 * 2**30
+"""Text that a compressed file may hold, bytes."""
 PriceSource: TypeAlias = str | os.PathLike | pd.DataFrame | Sequence[str | os.PathLike] | Mapping[str, pd.DataFrame]
 _UNREADABLE = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, pyarrow.ArrowException, ValueError,
@@ -62,7 +64,12 @@ def read_tables(source: PriceSource) -> list[Table]:
 
 
 def _from_path(source: str | os.PathLike) -> list[Table]:
-    path = pathlib.Path(source).expanduser()
+    if not str(source):
+        raise DataError("the path of the price file is empty")
+    try:
+        path = pathlib.Path(source).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise DataError(f"{source}: {error}") from None
     if str(source) in datasets.FILES and not path.exists():
         path = datasets.path(str(source))
     if not path.exists():
@@ -78,6 +85,8 @@ def _from_path(source: str | os.PathLike) -> list[Table]:
 
 def _from_file(path: pathlib.Path) -> list[Table]:
     name = path.name.lower()
+    if not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise DataError(f"{path.name}: is not a regular file")
     if not name.endswith(SUFFIXES):
         raise DataError(f"{path.name}: cannot read this kind of file, only {', '.join(SUFFIXES)}")
     try:
@@ -86,13 +95,13 @@ def _from_file(path: pathlib.Path) -> list[Table]:
         data = path.read_bytes()
         if name.endswith(".zip"):
             return _from_archive(data, path.name)
-        data = gzip.decompress(data) if name.endswith(".gz") else data
+        data = _decompressed(data, path.name) if name.endswith(".gz") else data
         return _from_text(data, path.name, _stem(path.name))
     except DataError:
         raise
     except pd.errors.ParserWarning:
         raise DataError(f"{path.name}: cannot be read: rows have more cells than the header") from None
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, KeyError, TypeError, AttributeError, IndexError, MemoryError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = reason.removeprefix("Error tokenizing data. C error: ")
         raise DataError(f"{path.name}: cannot be read: {reason}") from None
@@ -104,8 +113,20 @@ def _from_archive(data: bytes, name: str) -> list[Table]:
         members = sorted(m for m in members if "__MACOSX" not in m)
         if not members:
             raise DataError(f"{name}: the archive holds no .csv file")
+        size = sum(archive.getinfo(member).file_size for member in members)
+        if size > MOST_BYTES:
+            raise DataError(f"{name}: expands to {size / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:.0f}; unpack it")
         contents = [archive.read(member) for member in members]
     return [t for m, text in zip(members, contents, strict=True) for t in _from_text(text, f"{name}/{m}", _stem(m))]
+
+
+def _decompressed(data: bytes, name: str) -> bytes:
+    """Content of a gzip file, up to `MOST_BYTES`."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise DataError(f"{name}: expands to more than {MOST_BYTES / 2**30:.0f} GiB; unpack it")
+    return content
 
 
 def _stem(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from jaxppo.envs.data.times import DAY
 
 WIDE_BAR = 0.7
 """Log range of a bar, and log size of a gap, from which the report warns (a factor of two)."""
+
+FEWEST_BARS_AFTER, MOST_NAMED = 10, 5
+"""Bars without an asset at the end of a market from which the report says so, and symbols that it names."""
 
 FEWEST_DAYS, FEWEST_INTRADAY_DAYS = 90, 7
 """Days of daily and of shorter bars from which they say themselves how many there are in a year."""
@@ -130,14 +134,15 @@ def span_warnings(times: np.ndarray, daily: bool, per_year: float, by_calendar: 
     ]
 
 
-def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[str]:
+def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None, n_bars: int) -> list[str]:
     """Lists what is accepted but deserves a look, one line each.
 
     Args:
       symbols: `symbol_report` of every symbol.
       calendar: name of the calendar, if one is given.
+      n_bars: of the market.
     """
-    lines = _panel_warnings(symbols, calendar)
+    lines = _panel_warnings(symbols, calendar) + _ends(symbols, n_bars)
     for name, counts in symbols.items():
         wide, move = counts["largest_log_range"], counts["largest_log_move"]
         if counts["wide_bars"]:
@@ -163,6 +168,24 @@ def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) -> list[s
     if floored:
         shown = ", ".join(floored[:5]) + (", ..." if len(floored) > 5 else "")
         lines.append(f"half spread at its floor in most bars of {len(floored)} of {len(symbols)} symbols: {shown}")
+    return lines
+
+
+def _ends(symbols: dict[str, dict[str, Any]], n_bars: int) -> list[str]:
+    """Warns of assets that end before the others, and of those that only follow one another."""
+    after = {name: n_bars - 1 - counts["last_bar"] for name, counts in symbols.items()}
+    ended = [name for name in symbols if after[name] >= FEWEST_BARS_AFTER]
+    lines = [
+        f"{name} ends on {symbols[name]['last']}, {after[name]} bars before the last: from then on a position in it "
+        "cannot be closed and stays at its last close"
+        for name in ended[:MOST_NAMED]
+    ]
+    if len(ended) > MOST_NAMED:
+        lines.append(f"{len(ended) - MOST_NAMED} more symbols end before the last bar")
+    ordered = sorted(symbols, key=lambda name: symbols[name]["first_bar"])
+    pairs = list(itertools.pairwise(ordered))
+    if pairs and all(symbols[one]["last_bar"] < symbols[other]["first_bar"] for one, other in pairs):
+        lines.append(f"{', '.join(ordered[:MOST_NAMED])} only follow one another: one symbol in several files?")
     return lines
 
 

@@ -74,7 +74,12 @@ def states_zone(values: pd.Series) -> bool:
 
 
 def _nanoseconds(values: pd.Series) -> np.ndarray:
-    return values.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    """Times as int64 ns; what 64 bits do not hold is `NOT_A_TIME`."""
+    times = values.to_numpy()
+    years = times.astype("datetime64[Y]").astype(np.int64) + 1970
+    held = ~np.isnat(times) & (years > 1678) & (years < 2262)
+    kept = np.where(held, times, np.datetime64(0, "s")).astype("datetime64[ns]").astype(np.int64)
+    return np.where(held, kept, NOT_A_TIME)
 
 
 def _from_numbers(numbers: np.ndarray, exact: pd.Series) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from jaxppo.backtest.running_statistics import RunningStatistics, start
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.account import BarRow
@@ -54,6 +55,7 @@ def simulate(
       conditions: in place of costs, fill rule and cash; see `conditions_of`.
 
     Raises:
+      DataError: prices that cannot be right, see `check_market`.
       ValueError: the period does not lie in the market, or the assets are not as many as the policy's.
     """
     run = market if isinstance(market, SavedRun) else policy if market is None else None
@@ -71,7 +73,7 @@ def simulate(
             conditions = plain_conditions(
                 market.n_assets, periods=periods, costs=costs, fill_rule=fill_rule, initial_cash=initial_cash
             )
-        prices, params = market, conditions.prepare(conditions.costs, market)
+        prices, params = check_market(market), conditions.prepare(conditions.costs, market)
     else:
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)

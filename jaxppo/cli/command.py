@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from jaxppo.config import Config
 
 USER_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED, SIGNALLED = 130, 128
+INPUT_OUTPUT_ERROR = 74
+"""`EX_IOERR` of sysexits.h."""
+FULL_DISK = "No space left on device"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -32,25 +35,35 @@ class OneLineParser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see --help")
 
 
-def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and turns a user's mistake into one line on stderr.
+def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and turns a user's mistake, or a machine's, into one line on stderr.
 
     Args:
-      main: the command.
+      main: the command; returns the number of the signal that stopped it, if one did.
       arguments: of the command; None takes those of the process.
 
     Returns:
-      0; 2 for a `ConfigError` or `DataError`; 130 when interrupted where nothing is left to save.
+      0; 2 for a `ConfigError` or `DataError`; 74 for a full disk or missing rights; 130 and 143 when SIGINT and SIGTERM
+      stopped it.
     """
     try:
-        main(sys.argv[1:] if arguments is None else arguments)
+        stopped = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}; what was saved before is intact", file=sys.stderr)
+        return INPUT_OUTPUT_ERROR
+    except ValueError as error:
+        if FULL_DISK not in str(error):  # of the library that writes checkpoints
+            raise
+        print("error: No space left on device: a checkpoint; what was saved before is intact", file=sys.stderr)
+        return INPUT_OUTPUT_ERROR
+    return SIGNALLED + stopped if stopped else 0
 
 
 def parse_training(

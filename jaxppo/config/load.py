@@ -17,11 +17,13 @@ import yaml
 from jaxppo.config.items import item_of, written_out
 from jaxppo.config.renamed import RENAMED, with_present_names
 from jaxppo.config.schema import BUDGETS, Config
-from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text
+from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text, takes_texts
 from jaxppo.errors import ConfigError
 
 LONGEST_SHOWN = 100
 DEFAULT_STEPS = 1_000_000
+MOST_ALIASES = 20
+"""Aliases of YAML in one file: ten of ten each are ten billion values."""
 """Budget of a configuration without a file."""
 
 
@@ -161,6 +163,7 @@ def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
+        _check_aliases(text, source)
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -170,6 +173,12 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: not valid YAML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{source}: lists or mappings are nested too deeply") from None
+
+
+def _check_aliases(text: str, source: str) -> None:
+    """Refuses text whose aliases stand for each other many times over: it expands to more than memory holds."""
+    if "*" in text and sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, _Loader)) > MOST_ALIASES:
+        raise ConfigError(f"{source}: has more than {MOST_ALIASES} aliases (*name); write the values out")
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -185,9 +194,9 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if key not in fields and key not in sections():
             raise ConfigError(f"unknown option {option}; {_nearest(key, '--')}")
         if not equals:
-            if not rest or (str(rest[0]).startswith("--") and len(str(rest[0])) > 2):
-                raise ConfigError(f"{option} has no value; write {option} VALUE")
-            text = str(rest.pop(0))
+            text = str(rest.pop(0)) if rest and not (str(rest[0]).startswith("--") and len(str(rest[0])) > 2) else ""
+        if not text.strip():  # as of an unset variable of a shell; null says that nothing is meant
+            raise ConfigError(f"{option} has no value; write {option} VALUE")
         value = _parse_yaml(text, f"{option}: {text!r}")
         parsed[key] = _as_written(value, text, fields[key], option) if key in fields else value
     given = [f"--{key}" for key in (f"training.{budget}" for budget in BUDGETS) if parsed.get(key) is not None]
@@ -198,6 +207,8 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _as_written(value: Any, text: str, field: Any, option: str) -> Any:
     """Text stays text where a key accepts it (a file named 2010), and `a,b` is a list where a key accepts one."""
+    if takes_texts(field) and value is not None and not text.lstrip().startswith(("[", "{")):
+        return [part.strip() for part in text.split(",")]  # symbols such as 000001 or TRUE
     if takes_text(field):
         return value if value is None or isinstance(value, str | list) else text
     alone = "list of" in accepted(field).partition(" or ")[0]

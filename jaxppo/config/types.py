@@ -88,6 +88,12 @@ def takes_text(field: FieldInfo) -> bool:
     return any(_bare(option) is str for option in _options(field.annotation))
 
 
+def takes_texts(field: FieldInfo) -> bool:
+    """Whether a list of texts is the only value beside null."""
+    lists_ = [_bare(option) for option in _options(field.annotation) if option is not type(None)]
+    return len(lists_) == 1 and typing.get_origin(lists_[0]) is tuple and _bare(typing.get_args(lists_[0])[0]) is str
+
+
 def takes_list(field: FieldInfo) -> bool:
     """Whether a list is a possible value."""
     return any(typing.get_origin(_bare(option)) is tuple for option in _options(field.annotation))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -11,6 +13,19 @@ import orbax.checkpoint as ocp
 
 from jaxppo.errors import ConfigError
 
+METADATA = "_CHECKPOINT_METADATA"
+"""File that every checkpoint of Orbax has."""
+
+
+def _digest(arrays: Any) -> str:
+    """SHA-256 of a pytree of arrays: names, types, shapes and bytes of all of them."""
+    digest = hashlib.sha256()
+    for path, array in jax.tree.leaves_with_path(arrays):
+        array = np.ascontiguousarray(array)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
 
 class Checkpoints:
     """Saves and restores checkpoints in one folder, and keeps the newest ones.
@@ -18,9 +33,17 @@ class Checkpoints:
     Args:
       folder: of the checkpoints; made when the first one is saved.
       keep: how many to keep.
+
+    Raises:
+      ConfigError: the folder, or one of its checkpoints, is a link to another place, or a file.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int):
+        for path in (folder.parent, folder, *(folder.iterdir() if folder.is_dir() else ())):
+            if path.is_symlink():
+                raise ConfigError(f"{path}: is a link to another place; the checkpoints of a run lie in its folder")
+            if path.exists() and not path.is_dir() and path in (folder.parent, folder):
+                raise ConfigError(f"{path}: is a file; a folder of checkpoints is expected")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=False)
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -41,15 +64,37 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.discard_after(step - 1)
         arrays = jax.tree.map(np.asarray, jax.device_get(state))
-        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host))
+        kept = {"host": host, "sha256": _digest(arrays)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(kept))
         self._manager.save(step, args=items, force=True)
         self._manager.wait_until_finished()
 
     def discard_after(self, step: int) -> None:
         """Deletes checkpoints after `step`: what an interrupted run did, its continuation does again."""
         for later in self._manager.all_steps():
-            if later > step:
+            # A folder that is only named like a checkpoint is not ours.
+            if later > step and (self._folder / str(later) / METADATA).exists():
                 self._manager.delete(later)
+
+    def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Restores the newest checkpoint that is whole; says on stderr which ones are not.
+
+        Args:
+          like: see `restore`.
+
+        Returns:
+          See `restore`.
+
+        Raises:
+          ConfigError: none is whole.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps[:-1]:
+            try:
+                return self.restore(like, step)
+            except ConfigError as error:
+                print(f"{error}; the checkpoint before it is tried", file=sys.stderr)
+        return self.restore(like, steps[-1] if steps else None)
 
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Restores a checkpoint.
@@ -80,7 +125,14 @@ class Checkpoints:
         shapes = jax.tree.map(lambda have, want: have.shape == want.shape, restored["state"], target)
         if not jax.tree.all(shapes):
             raise ConfigError(f"{self._folder / str(step)}: holds arrays of other shapes than this run")
-        return restored["state"], restored["host"]
+        host = restored["host"]
+        if not isinstance(host, dict):
+            raise ConfigError(f"{self._folder / str(step)}: damaged: its host metadata is no mapping")
+        if "sha256" not in host:  # saved by an earlier version
+            return restored["state"], host
+        if host["sha256"] != _digest(restored["state"]):
+            raise ConfigError(f"{self._folder / str(step)}: damaged: its arrays are not those that were saved")
+        return restored["state"], host["host"]
 
     def close(self) -> None:
         """Releases the folder."""

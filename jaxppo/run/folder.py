@@ -20,6 +20,7 @@ from jaxppo.config.types import keys
 from jaxppo.envs.data.report import fingerprint
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
+from jaxppo.run import lock
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
 MAY_CHANGE = (
@@ -46,7 +47,7 @@ def check_output(output: str | pathlib.Path | None) -> None:
         raise ConfigError("--output is empty; give a folder such as runs/first")
     folder = pathlib.Path(output)
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(entry.name != lock.NAME for entry in folder.iterdir()):
             raise ConfigError(
                 f"--output {folder} is not empty; give another folder, or --resume to continue a run in it"
             )
@@ -114,9 +115,10 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
 def _kind(folder: pathlib.Path) -> str:
     """Kind of a folder; one whose metadata.json cannot be read is a run."""
     try:
-        return json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("kind", RUN)
+        found = json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("kind", RUN)
     except (OSError, ValueError, AttributeError):
         return RUN
+    return found if isinstance(found, str) else RUN
 
 
 def check_same_run(saved: Config, given: Config) -> None:
@@ -156,10 +158,9 @@ def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
     Raises:
       ConfigError: they are not, or the run does not say which it was started with.
     """
-    try:
-        started_with = read_data(folder)["fingerprint"]
-    except KeyError:
-        raise ConfigError(f"{folder / 'metadata.json'}: damaged; it has no fingerprint of the run's prices") from None
+    started_with = read_data(folder).get("fingerprint")
+    if not isinstance(started_with, str):
+        raise ConfigError(f"{folder / 'metadata.json'}: damaged; it has no fingerprint of the run's prices")
     found = data["fingerprint"]
     if found != started_with:
         raise ConfigError(
@@ -184,13 +185,15 @@ def read_data(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:
-    """Writes `config.yaml`, every key resolved.
+    """Writes `config.yaml`, every key resolved, in one move; leaves it alone where it says the same already.
 
     Args:
       folder: of the run.
       config: of the run.
     """
-    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    path, text = folder / "config.yaml", dump_config(config)
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        _write(path, text)
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
@@ -200,8 +203,16 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
       path: of the file.
       content: of the file.
     """
+    _write(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a file beside its place, and moves it there once it is on the disk."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
@@ -245,14 +256,16 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
-    del unfinished
     try:
+        *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+        del unfinished
         rows = [json.loads(line) for line in lines]
         iterations = [row["iteration"] for row in rows]
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: damaged: a row is no JSON object with an iteration ({error!r})") from None
-    if iterations != sorted(set(iterations)):
+    if any(type(iteration) is not int for iteration in iterations):
+        raise ConfigError(f"{path}: damaged: the iteration of a row is no whole number")
+    if any(after <= before for before, after in itertools.pairwise(iterations)):
         raise ConfigError(f"{path}: damaged: its iterations do not increase from row to row")
     return rows
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
 
 from jaxppo.config import PERIODS, DataConfig
+from jaxppo.envs.data.digits import FIRST_YEAR, LAST_YEAR
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 
@@ -111,10 +113,14 @@ def _by_dates(market: MarketData, config: DataConfig) -> dict[str, tuple[int, in
 
 def _edge(name: str, text: str) -> pd.Timestamp:
     """A date or time as UTC without an offset, as bars are stamped."""
+    if re.match(r"\d{4}-\d{2}-\d{2}", text) and int(text[:4]) > LAST_YEAR:
+        text = f"{LAST_YEAR}-12-31"  # 9999-12-31 means to the end, and is beyond what 64 bits of nanoseconds hold
     try:
         edge = pd.Timestamp(text)
     except ValueError:
         raise ConfigError(f"data.{name} has {text!r}, which is not a date such as 2010-12-31") from None
+    if edge.year < FIRST_YEAR:
+        raise ConfigError(f"data.{name} has {text!r}; dates lie from {FIRST_YEAR} on")
     return edge.tz_convert("UTC").tz_localize(None) if edge.tzinfo else edge
 
 

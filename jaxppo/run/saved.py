@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxppo.config import Config, load_config
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.policy.agent import agent
@@ -104,7 +105,7 @@ def load_run(
     _check_overrides(saved, config)
     config = on_one_device(config)
     with jax.default_device(select_devices(config)[0]):
-        market = load_data(config) if market is None else market
+        market = load_data(config) if market is None else check_market(market)
         if (saved.data, saved.simulation) == (config.data, config.simulation):
             run_folder.check_same_data(folder, run_folder.data_report(market))
         first = 0 if data is None else _first_unseen(folder, market, config)

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import pathlib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,7 @@ def record(register: str | pathlib.Path, trial: Trial, returns: np.ndarray) -> T
       The trial as it stands in the register.
 
     Raises:
-      ValueError: fewer than 2 returns or one that is not finite; the register is damaged.
+      ValueError: fewer than 2 returns or one that is not finite.
       OSError: it cannot be written.
     """
     returns = np.asarray(returns)
@@ -127,10 +128,9 @@ def record(register: str | pathlib.Path, trial: Trial, returns: np.ndarray) -> T
 
 
 def read(register: str | pathlib.Path) -> list[Trial]:
-    """Reads trials in the order they were recorded; none without a register. An unfinished line is left out.
+    """Reads trials in the order they were recorded; none without a register.
 
-    Raises:
-      ValueError: a line is no trial.
+    An unfinished last line is left out, and so are lines that are no trial, with a warning.
     """
     register = pathlib.Path(register)
     try:
@@ -221,26 +221,27 @@ def _repaired(file: BinaryIO) -> bytes:
 
 
 def _parse(register: pathlib.Path, text: bytes) -> list[Trial]:
-    """Parses whole lines.
-
-    Raises:
-      ValueError: a line is no trial.
-    """
+    """Parses whole lines; those that are no trial are left out, with a warning: many runs share a register."""
     found = []
     for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
-        try:
-            fields = {_RENAMED.get(name, name): value for name, value in json.loads(line).items()}
-            key = fields.pop("key")
-            trial = Trial(**fields)
-            sound = trial.n_bars >= 2 and 0 < trial.periods < math.inf and math.isfinite(trial.sharpe)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(f"{register}: line {number} is no trial; restore the file or delete the line") from None
-        if not sound:
-            figures = f"n_bars {trial.n_bars}, periods {trial.periods}, sharpe {trial.sharpe}"
-            raise ValueError(
-                f"{register}: line {number} has {figures}; at least 2 bars and finite numbers are expected"
-            )
-        if key != trial.key:
-            raise ValueError(f"{register}: line {number} was changed; its key does not belong to its fields")
-        found.append(trial)
+        trial, problem = _trial_of(line)
+        if trial is None:
+            warnings.warn(f"{register}: line {number} {problem}; it is left out", stacklevel=3)
+        else:
+            found.append(trial)
     return found
+
+
+def _trial_of(line: str) -> tuple[Trial | None, str]:
+    """The trial of a line, or None and what is wrong with it."""
+    try:
+        fields = {_RENAMED.get(name, name): value for name, value in json.loads(line).items()}
+        key = fields.pop("key")
+        trial = Trial(**fields)
+        sound = trial.n_bars >= 2 and 0 < trial.periods < math.inf and math.isfinite(trial.sharpe)
+        same = key == trial.key
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None, "is no trial"
+    if not sound:
+        return None, f"has n_bars {trial.n_bars}, periods {trial.periods}, sharpe {trial.sharpe}, which are no figures"
+    return (trial, "") if same else (None, "was changed: its key does not belong to its fields")

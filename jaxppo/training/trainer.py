@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import Params
@@ -24,6 +25,7 @@ from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
 from jaxppo.run.devices import select_devices
+from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.setup import TRADING, as_started, step_budget
 from jaxppo.training.evaluator import backtest_evaluator
@@ -44,6 +46,7 @@ class TrainResult:
       last_params: network parameters after the last iteration.
       summary: content of summary.json; None if training was stopped early by a signal.
       text: the summary's results in a few lines; empty without a summary.
+      signal: number of the signal that stopped training early; None for a finished run.
     """
 
     folder: pathlib.Path
@@ -51,6 +54,7 @@ class TrainResult:
     last_params: Params
     summary: dict[str, Any] | None
     text: str
+    signal: int | None = None
 
     def __repr__(self) -> str:
         """The folder and the headline figures."""
@@ -83,8 +87,23 @@ class _Done:
 
     @classmethod
     def restored(cls, host: dict[str, Any]) -> _Done:
-        """From a checkpoint; older ones call the evaluations looks."""
-        return cls(**{"evaluations" if name == "looks" else name: value for name, value in host.items()})
+        """From a checkpoint; older ones call the evaluations looks.
+
+        Raises:
+          ConfigError: it is not what a checkpoint of this version holds.
+        """
+        try:
+            done = cls(**{"evaluations" if name == "looks" else name: value for name, value in host.items()})
+            counts = (done.iteration, done.best_iteration, done.evaluations)
+            times = (done.seconds, done.compile_seconds, done.elapsed)
+            sound = all(type(count) is int and count >= 0 for count in counts) and done.iteration > 0
+            sound &= all(isinstance(time, (int, float)) and 0 <= time < math.inf for time in times)
+            sound &= done.stopped is None or {"name", "level", "iteration"} <= done.stopped.keys()
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"the state of the last checkpoint is damaged, or of a newer version: {error}") from None
+        if not sound:
+            raise ConfigError(f"the state of the last checkpoint is damaged: {host}")
+        return done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,31 +191,30 @@ def train(
         run_folder.check_same_run(saved, config)
     with jax.default_device(select_devices(config)[0]):
         if config.env.name == TRADING:
-            market = load_data(config) if market is None else market
+            market = load_data(config) if market is None else check_market(market)
             experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
         else:
             market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)
         if resumed is not None:
             run_folder.check_same_data(resumed, experiment.data)
-        run, state, done = _start(experiment, resumed, output, name, began)
-        try:
-            return _train(run, state, done, market, progress)
-        finally:
-            run.last.close()
-            run.best.close()
+        folder = run_folder.make_folder(output, name) if resumed is None else resumed
+        with owned(folder, empty=resumed is None):
+            run, state, done = _start(experiment, folder, resumed is not None, began)
+            try:
+                return _train(run, state, done, market, progress)
+            finally:
+                run.last.close()
+                run.best.close()
 
 
-def _start(
-    experiment: Experiment, resumed: pathlib.Path | None, output: str | pathlib.Path | None, name: str, began: float
-) -> tuple[_Run, TrainState, _Done]:
-    """Builds the state, or restores that of `resumed`; the run folder is not touched before that has worked."""
+def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: float) -> tuple[_Run, TrainState, _Done]:
+    """Builds the state, or restores that of the folder, which is not touched before that has worked."""
     learner = make_learner(experiment.task, experiment.ppo, data_mesh(experiment.devices), experiment.risk)
     state, done = learner.init(experiment.net, experiment.config.seed, experiment.params), _Done()
-    folder = run_folder.make_folder(output, name) if resumed is None else resumed
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
-    if resumed is not None and last.latest is not None:
-        arrays, host = last.restore(state)
+    if resumed and last.latest is not None:
+        arrays, host = last.restore_newest(state)
         state, done = learner.place(arrays), _Done.restored(host)
         if done.stopped and not still_stops(experiment.monitor, done.stopped):
             done.stopped = None
@@ -218,7 +236,7 @@ def _train(run: _Run, state: TrainState, done: _Done, market: MarketData | None,
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
     if stop:
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
-        return TrainResult(folder, state.params, state.params, None, "")
+        return TrainResult(folder, state.params, state.params, None, "", stop[0])
     if done.stopped:
         print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]

@@ -172,7 +172,7 @@ class _Batch:
         self.state = programs.population.start(net, self._placed(seeds), self.params)
         self.best, self.iteration, self.seconds = jax.tree.map(jnp.copy, net), 0, 0.0
         if checkpoints.latest is not None:
-            saved, host = checkpoints.restore({"state": self.state, "best": self.best})
+            saved, host = checkpoints.restore_newest({"state": self.state, "best": self.best})
             self.state, self.best = self._placed(saved["state"]), self._placed(saved["best"])
             self.iteration, self.seconds = host["iteration"], host["seconds"]
             self.agents = [Agent.restored(fields) for fields in host["agents"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,6 +19,7 @@ from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, evalu
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.report.selection import one_line
@@ -25,6 +27,7 @@ from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
 from jaxppo.run.devices import select_devices
+from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.setup import Setup
 from jaxppo.training.interrupts import stop_requested
@@ -51,6 +54,7 @@ class WalkForward:
       returns: out-of-sample returns of every account, see `returns_table`.
       summary: content of summary.json; None if it was stopped early by a signal, which leaves the tables empty.
       text: the results in a few lines; empty without a summary.
+      signal: number of the signal that stopped it early; None for a finished one.
     """
 
     folder: pathlib.Path
@@ -59,6 +63,7 @@ class WalkForward:
     returns: pd.DataFrame
     summary: dict[str, Any] | None
     text: str
+    signal: int | None = None
 
     def __repr__(self) -> str:
         """The folder, the folds and the headline figures."""
@@ -113,14 +118,15 @@ def walk_forward(
         resumed, saved = run_folder.open_folder(output, run_folder.WALK_FORWARD)
         config = restarted(config, saved)
     devices = select_devices(config)
-    with jax.default_device(devices[0]):
-        market = load_data(config) if market is None else market
+    with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
+        market = load_data(config) if market is None else check_market(market)
         if resumed is not None:
             run_folder.check_same_data(resumed, run_folder.data_report(market))
         plan, setup, params = prepare(config, market)
         if progress and not resume and market.info.report:
             print(format_report(market.info.report), file=sys.stderr)
         folder = run_folder.make_folder(output, name) if resumed is None else resumed
+        locks.enter_context(owned(folder, empty=resumed is None))
         first = tuple(fold.validation.first for fold in plan.folds)
         job = Job(setup, params, first, plan.folds[0].validation.n_bars, seeds_of(config), folder)
         if progress:
@@ -149,7 +155,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
         trained = train_agents(job, programs, record, stop, progress)
     if trained is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
-        return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "")
+        return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "", stop[0])
     agents, nets, seconds = trained
     for agent in agents:
         if agent.stopped:

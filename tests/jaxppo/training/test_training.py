@@ -485,7 +485,7 @@ def test_a_signal_saves_first(number, whole, workplace, tmp_path, monkeypatch, c
     arguments = ("train", "--config", workplace / "tiny.yaml", "--output", tmp_path / "run")
     with monkeypatch.context() as patch:
         stop_in(patch, 4, lambda: os.kill(os.getpid(), number))
-        assert command(*arguments) == 0
+        assert command(*arguments) == 128 + number
     assert "stopped after iteration 4; continue with --resume --output" in capfd.readouterr().err
     assert signal.getsignal(number) == before
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -643,7 +643,7 @@ def test_the_real_command(workplace, config, tmp_path, capfd):
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=120)
-    assert first.returncode == 0, err
+    assert first.returncode == 128 + signal.SIGTERM, err
     done = len(rows_of(output))
     assert f"stopped after iteration {done}; continue with --resume" in err
     second = start("--resume", "--output", output, "--steps", (done + 2) * STEPS_PER_ITERATION)

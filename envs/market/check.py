@@ -1,0 +1,56 @@
+"""The check of a market that was made in Python: what a price file must satisfy, arrays must as well."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.errors import DataError
+
+PRICES = ("open", "high", "low", "close")
+ROUNDING = 1e-5
+"""Share of the price by which open and close may lie outside of [low, high]: float32 and adjustments round."""
+
+
+def check_market(market: MarketData) -> MarketData:
+    """Refuses a market with prices that cannot be right, naming asset and bar; one pass over the arrays.
+
+    Args:
+      market: unbatched.
+
+    Returns:
+      The market.
+
+    Raises:
+      DataError: arrays of different shapes, a price that is not finite and positive, a bar whose range does not hold
+        its open and close, a volume or half-spread that is negative or not finite, times that do not increase.
+    """
+    arrays = {name: np.asarray(getattr(market, name)) for name in (*PRICES, "volume", "half_spread", "tradable")}
+    shape = arrays["close"].shape
+    for name, array in arrays.items():
+        if array.ndim != 2 or array.shape != shape:
+            raise DataError(f"the market's {name} has shape {array.shape}; [T, A] {shape} as of close is expected")
+    times = market.info.timestamps
+    if len(times) not in (0, shape[0]) or np.any(np.diff(times) <= np.timedelta64(0)):
+        raise DataError(f"the market's timestamps must be {shape[0]} increasing times, or none")
+    for name in PRICES:
+        _refuse(market, ~(np.isfinite(arrays[name]) & (arrays[name] > 0)), name, arrays[name], "finite and positive")
+    top, bottom = (pick(arrays["open"], arrays["close"]) for pick in (np.maximum, np.minimum))
+    _refuse(market, arrays["high"] < top * (1 - ROUNDING), "high", arrays["high"], "at least open and close")
+    _refuse(market, arrays["low"] > bottom * (1 + ROUNDING), "low", arrays["low"], "at most open and close")
+    for name in ("volume", "half_spread"):
+        _refuse(market, ~(np.isfinite(arrays[name]) & (arrays[name] >= 0)), name, arrays[name], "finite and >= 0")
+    return market
+
+
+def _refuse(market: MarketData, bad: np.ndarray, name: str, values: np.ndarray, allowed: str) -> None:
+    """A DataError for the first of the marked values `[T, A]`, if there is one."""
+    found = np.argwhere(bad)
+    if not len(found):
+        return
+    bar, asset = (int(i) for i in found[0])
+    symbol = market.info.symbols[asset] if market.info.symbols else f"asset {asset}"
+    when = f" ({str(market.info.timestamps[bar])[:16]})" if len(market.info.timestamps) else ""
+    more = f" ({len(found)} such values)" if len(found) > 1 else ""
+    value = f"{values[bar, asset]:g}"
+    raise DataError(f"the market's {name} of {symbol} at bar {bar}{when} is {value}; it must be {allowed}{more}")

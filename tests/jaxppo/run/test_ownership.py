@@ -1,0 +1,181 @@
+"""Folders of runs: one owner, whole files, checked checkpoints, and strangers' surprises."""
+
+import json
+import multiprocessing
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from jaxppo.config import load_config
+from jaxppo.errors import ConfigError
+from jaxppo.run import folder as run_folder
+from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.lock import NAME, owned
+
+STATE = {"weights": np.arange(600, dtype=np.float32).reshape(20, 30), "bias": np.ones(7, np.float32)}
+
+
+def _hold(folder, ready, done):
+    with owned(folder):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_folder_has_one_owner_and_is_free_afterwards(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready, done))
+    process.start()
+    assert ready.wait(60)
+    with (
+        pytest.raises(ConfigError, match=rf"another process is writing into it \(process {process.pid} on "),
+        owned(tmp_path),
+    ):
+        pass
+    done.set()
+    process.join(30)
+    with owned(tmp_path):
+        assert (tmp_path / NAME).exists()
+    assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("gone", ["killed", "number used again"])
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, gone):
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready, done))
+    process.start()
+    assert ready.wait(60)
+    process.kill()
+    process.join(30)
+    if gone == "number used again":
+        lock = json.loads((tmp_path / NAME).read_text())
+        (tmp_path / NAME).write_text(json.dumps({**lock, "pid": os.getpid()}))
+    with owned(tmp_path):
+        assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["", "junk", '{"pid": 1, "host": "elsewhere"}', "[]"])
+def test_a_lock_of_another_host_or_that_cannot_be_read_is_respected(tmp_path, content):
+    (tmp_path / NAME).write_text(content)
+    with pytest.raises(ConfigError, match=r"delete .*\.lock if it is gone"), owned(tmp_path):
+        pass
+    assert (tmp_path / NAME).read_text() == content
+
+
+def test_a_new_run_finds_its_folder_empty(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with (
+        pytest.raises(ConfigError, match="not empty: another process has written into it"),
+        owned(tmp_path, empty=True),
+    ):
+        pass
+
+
+def test_the_configuration_is_written_in_one_move_and_left_alone_where_it_is_the_same(tmp_path, monkeypatch):
+    config = load_config()
+    run_folder.write_config(tmp_path, config)
+    before = (tmp_path / "config.yaml").stat()
+    run_folder.write_config(tmp_path, config)
+    assert (tmp_path / "config.yaml").stat().st_mtime_ns == before.st_mtime_ns
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        run_folder.write_config(tmp_path, load_config(overrides=["--seed", "5"]))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def saved(folder, *steps):
+    checkpoints = Checkpoints(folder, 5)
+    for step in steps:
+        checkpoints.save(step, {name: array + step for name, array in STATE.items()}, {"iteration": step})
+    return checkpoints
+
+
+def flip(path, generator):
+    data = bytearray(path.read_bytes())
+    data[generator.integers(len(data))] ^= 1 << generator.integers(8)
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_of_the_arrays_is_found(tmp_path):
+    """Every flip is refused, or changes nothing."""
+    generator, refused = np.random.default_rng(0), 0
+    checkpoints = saved(tmp_path / "last", 1)
+    files = [path for path in (tmp_path / "last" / "1" / "state").rglob("*") if path.is_file() and path.stat().st_size]
+    for _ in range(100):
+        path = files[generator.integers(len(files))]
+        whole = path.read_bytes()
+        flip(path, generator)
+        try:
+            found, host = checkpoints.restore(STATE)
+            assert host == {"iteration": 1}
+            for name, array in STATE.items():
+                np.testing.assert_array_equal(found[name], array + 1)
+        except ConfigError:
+            refused += 1
+        path.write_bytes(whole)
+    assert refused > 20
+
+
+def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_is_named(tmp_path, capsys):
+    checkpoints = saved(tmp_path / "last", 3, 6)
+    largest = max((tmp_path / "last" / "6" / "state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 4
+    largest.write_bytes(data)
+    found, host = checkpoints.restore_newest(STATE)
+    assert host == {"iteration": 3}
+    np.testing.assert_array_equal(found["bias"], STATE["bias"] + 3)
+    assert "last/6: damaged" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="damaged"):
+        checkpoints.restore(STATE)
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/best", "checkpoints/best/2"])
+def test_links_out_of_a_run_are_refused_and_nothing_is_deleted(tmp_path, place):
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    for name in ("2019", "2024", "best/2019"):
+        (victim / name).mkdir(parents=True)
+        (victim / name / "mine.txt").write_text("mine")
+    path = run / place
+    path.parent.mkdir(parents=True)
+    path.symlink_to(victim, target_is_directory=True)
+    with pytest.raises(ConfigError, match="is a link to another place"):
+        Checkpoints(run / "checkpoints" / "best", 2).discard_after(0)
+    assert (victim / "2019" / "mine.txt").exists()
+
+
+def test_folders_that_are_only_named_like_checkpoints_are_left_alone(tmp_path):
+    checkpoints = saved(tmp_path / "best", 2)
+    (tmp_path / "best" / "2019").mkdir()
+    (tmp_path / "best" / "2019" / "mine.txt").write_text("mine")
+    Checkpoints(tmp_path / "best", 2).discard_after(0)
+    checkpoints.close()
+    assert (tmp_path / "best" / "2019" / "mine.txt").exists()
+    assert not (tmp_path / "best" / "2").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"iteration": "a"}\n', '{"iteration": NaN}\n', '{"iteration": 2}\n{"iteration": 1}\n', "[1]\n", "\xff\xfe\n"],
+)
+def test_damaged_metrics_are_one_line(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl: damaged"):
+        run_folder.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("metadata", ['{"kind": [1]}', '{"data": {"fingerprint": 5}}', '{"data": 3}', "[]", "junk"])
+def test_damaged_metadata_is_one_line(tmp_path, metadata):
+    run_folder.write_config(tmp_path, load_config())
+    (tmp_path / "metadata.json").write_text(metadata)
+    folder, _ = run_folder.open_folder(tmp_path)
+    assert isinstance(folder, pathlib.Path)
+    with pytest.raises(ConfigError, match=r"metadata\.json: "):
+        run_folder.check_same_data(tmp_path, {"fingerprint": "abc"})
