@@ -171,3 +171,31 @@ def test_runs_of_earlier_versions_open_and_new_configurations_learn_the_new_name
         load_config({"training": {"steps": 1000}, "walk_forward": {"agents_at_once": 4}})
     with pytest.raises(ConfigError, match=r"agents-at-once; it is --walk_forward.batch_size now"):
         load_config(path, ["--walk_forward.agents-at-once", "2"], saved=True)
+
+
+@pytest.mark.parametrize("option", ["--ppo.clip=", "--costs.participation_limit= ", "--env.drawdown_limit="])
+def test_an_option_without_a_value_is_refused(option):
+    """As of an unset variable of a shell, `--ppo.clip=$UNSET`; null has to be written."""
+    with pytest.raises(ConfigError, match=f"{option.partition('=')[0]} has no value; write "):
+        load_config(overrides=[option])
+    assert load_config(overrides=["--ppo.clip=null"]).ppo.clip is None
+
+
+@pytest.mark.parametrize("text", ["000001,600519", "TRUE,1E5", "NULL", "0700.HK, 5"])
+def test_symbols_stay_what_they_were_written_as(text):
+    found = load_config(overrides=["--data.symbols", text]).data.symbols
+    assert found == (None if text == "null" else tuple(part.strip() for part in text.split(",")))
+    assert load_config(overrides=["--data.symbols", '["000001", B]']).data.symbols == ("000001", "B")
+    assert load_config(overrides=["--data.symbols", "null"]).data.symbols is None
+
+
+def test_aliases_that_expand_without_end_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="has more than 20 aliases"):
+        load_config(path)
+    path.write_text("a: &costs {commission_bps: 2.0}\ncosts: *costs\n")
+    with pytest.raises(ConfigError, match="unknown key 'a'"):
+        load_config(path)

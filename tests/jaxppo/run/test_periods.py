@@ -102,3 +102,12 @@ def test_refusals(data, dated, words):
     with pytest.raises(ConfigError) as refusal:
         split_periods(market(60, dated), config(**data), 10, 8)
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize("end", ["9999-12-31", "2100-01-01", "2262-04-12T10:00"])
+def test_a_date_beyond_the_data_means_to_its_end(end):
+    dates = {"train": ["2020-01-01", "2020-02-09"], "validation": ["2020-02-10", "2020-03-10"]}
+    periods = split_periods(market(100, dated=True), config(**dates, test=["2020-03-20", end]), 10, 8)
+    assert periods["test"].last == 99
+    with pytest.raises(ConfigError, match="0001-01-01"):
+        split_periods(market(100, dated=True), config(**dates, test=["0001-01-01", end]), 10, 8)
