@@ -207,7 +207,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _as_written(value: Any, text: str, field: Any, option: str) -> Any:
     """Text stays text where a key accepts it (a file named 2010), and `a,b` is a list where a key accepts one."""
-    if takes_texts(field) and value is not None and not text.lstrip().startswith(("[", "{")):
+    if takes_texts(field) and text.strip() != "null" and not text.lstrip().startswith(("[", "{")):
         return [part.strip() for part in text.split(",")]  # symbols such as 000001 or TRUE
     if takes_text(field):
         return value if value is None or isinstance(value, str | list) else text

@@ -23,9 +23,7 @@ def with_value(name, value, market=NAMED):
     [("close", np.nan), ("open", 0.0), ("low", -1.0), ("high", np.inf), ("volume", -5.0), ("half_spread", np.nan)],
 )
 def test_a_value_that_cannot_be_right_is_named(name, value):
-    with pytest.raises(
-        DataError, match=rf"^the market.s {name} of B at bar 7 \(2021-01-08T00:00\) is {value:g}; "
-    ):
+    with pytest.raises(DataError, match=rf"^the market.s {name} of B at bar 7 \(2021-01-08T00:00\) is {value:g}; "):
         check_market(with_value(name, value))
     with pytest.raises(DataError, match=rf"{name} of asset 1 at bar 7 is "):
         check_market(with_value(name, value, MARKET))
