@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, weights_of
+from jaxppo.envs.market.precision import matmul
 
 ROUNDING = 1e-6
 """Weights that differ by less count as equal: a target at a limit is within it."""
@@ -155,8 +156,8 @@ class QuadraticBudget(struct.PyTreeNode):
         row = self.matrix[asset]
         own = jnp.maximum(row[asset], jnp.finfo(row.dtype).tiny)
         others = weights.at[asset].set(0.0)
-        cross = row @ others
-        rest = others @ (self.matrix @ others)
+        cross = matmul(row, others)
+        rest = matmul(others, matmul(self.matrix, others))
         centre = -cross / own
         half = jnp.sqrt(jnp.maximum(jnp.square(centre) + (self.limit - rest) / own, 0.0))
         return jnp.minimum(centre - half, 0.0), jnp.maximum(centre + half, 0.0)
@@ -169,8 +170,8 @@ class QuadraticBudget(struct.PyTreeNode):
           rest: `[A]` what comes on top.
           forced: within the forced budget.
         """
-        own, cross = rest @ (self.matrix @ rest), fixed @ (self.matrix @ rest)
-        excess = fixed @ (self.matrix @ fixed) - (self.forced if forced else self.limit)
+        own, cross = (matmul(weights, matmul(self.matrix, rest)) for weights in (rest, fixed))
+        excess = matmul(fixed, matmul(self.matrix, fixed)) - (self.forced if forced else self.limit)
         root = jnp.sqrt(jnp.maximum(jnp.square(cross) - own * excess, 0.0))
         factor = jnp.clip((root - cross) / jnp.maximum(own, jnp.finfo(own.dtype).tiny), 0.0, 1.0)
         beyond = own + 2.0 * cross + excess > 0

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.envs.market.kernels import compiled
+from jaxppo.envs.market.precision import einsum, matmul
 
 MAX_STATES = 6
 START_PERSISTENCE = 0.95
@@ -90,7 +91,7 @@ def _forward(initial: jax.Array, transition: jax.Array, density: jax.Array) -> F
         joint = predicted * jnp.exp(jnp.where(possible, now - peak, 0.0))
         total = jnp.maximum(joint.sum(), jnp.finfo(joint.dtype).tiny)
         posterior = joint / total
-        return posterior @ transition, (posterior, jnp.log(total) + peak)
+        return matmul(posterior, transition), (posterior, jnp.log(total) + peak)
 
     _, (posterior, logs) = jax.lax.scan(step, initial, density, unroll=4)
     return Filtered(posterior, logs)
@@ -134,9 +135,9 @@ def _m_step(
     weight = jnp.where(valid[..., None], expected.states, 0.0)
     observed = jnp.where(valid[..., None], x, 0.0)
     count = jnp.maximum(weight.sum(axis=(0, 1)), 1e-6)[:, None]
-    mean = jnp.einsum("stn,std->nd", weight, observed) / count
+    mean = einsum("stn,std->nd", weight, observed) / count
     deviation = jnp.square(observed[:, :, None, :] - mean[None, None])
-    variance = jnp.einsum("stn,stnd->nd", weight, deviation) / count
+    variance = einsum("stn,stnd->nd", weight, deviation) / count
     moves = expected.moves.sum(axis=0) + pseudo_count
     return HiddenMarkovModel(
         initial=_normalised(expected.first.mean(axis=0)),

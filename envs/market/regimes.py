@@ -28,6 +28,7 @@ from jaxppo.envs.market.hidden_markov import HiddenMarkovModel, fit, forward_fil
 from jaxppo.envs.market.index import own_returns
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.market.windows import rolling_max, rolling_moments, rolling_rank, shift
 
 FIRST_RETURNS = 21
@@ -170,7 +171,7 @@ def hidden_regimes(model: HiddenMarkovModel, market: MarketData, span: int = 504
     """
     x, known = standardised_returns(market, span)
     filtered = jax.vmap(lambda a, b: forward_filter(model, a, b).probabilities, in_axes=1, out_axes=1)(x, known)
-    return filtered @ regime_of_states(model)
+    return matmul(filtered, regime_of_states(model))
 
 
 def regime_of_states(model: HiddenMarkovModel) -> jax.Array:

@@ -10,6 +10,7 @@ from gymnax.environments import spaces
 
 from jaxppo.envs.execution.limits import ROUNDING, Constraint, allowed_box
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
+from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.trading.spaces import MultiDiscrete
 
 HOLD = 0
@@ -138,7 +139,7 @@ class TargetActions:
             mean = jnp.sum(probabilities * jax.vmap(self.bucket_targets)(present), axis=(-2, -1))
             return mean, probabilities[:, -1, HOLD] == 1.0
         levels = jnp.asarray(self.levels, jnp.float32) * self.position_limit
-        moved = probabilities[:, HOLD + 1 :] @ levels
+        moved = matmul(probabilities[:, HOLD + 1 :], levels)
         return probabilities[:, HOLD] * present + moved, probabilities[:, HOLD] == 1.0
 
     def action_mask(self, tradable: jax.Array, constraint: Constraint | None = None) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -58,7 +59,12 @@ class _SingleView(gymnasium.Env):
         self.action_space = _space(env.action_space(params))
         self.observation_space = _space(env.observation_space(params))
         self._params = params
-        self._reset = jax.jit(env.reset_env)
+
+        def reset(key: jax.Array, params: EnvParams) -> tuple[Any, ...]:
+            observation, state = env.reset_env(key, params)
+            return observation, state, env.action_mask_of(state, params)
+
+        self._reset = jax.jit(reset)
 
         def step(key: jax.Array, state: Any, action: jax.Array, params: EnvParams) -> tuple[Any, ...]:
             observation, state, reward, terminated, info = env.step_env(key, state, action, params)
@@ -76,8 +82,8 @@ class _SingleView(gymnasium.Env):
         """
         super().reset(seed=seed)
         self._key = jax.random.key(int(self.np_random.integers(2**31)))
-        observation, self._state = self._reset(self._key, self._params)
-        return np.asarray(observation), {}
+        observation, self._state, mask = self._reset(self._key, self._params)
+        return np.asarray(observation), {"action_mask": np.asarray(mask)}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision and one bar."""
@@ -99,41 +105,60 @@ class _VectorView(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._params = params
-        self._reset = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))
+
+        def reset(key: jax.Array, params: EnvParams) -> tuple[Any, ...]:
+            observation, state = env.reset(key, params)
+            return observation, state, env.action_mask_of(state, params)
+
+        self._reset = jax.jit(jax.vmap(reset, in_axes=(0, None)))
         self._step = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
         self._states = None
         self._count = 0
 
-    def _keys(self) -> jax.Array:
+    def _next_keys(self) -> jax.Array:
         self._count += 1
-        return jax.random.split(jax.random.fold_in(self._key, self._count), self.num_envs)
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self._keys, self._count)
 
     def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict]:
         """Starts an episode in every environment.
 
         Args:
-          seed: of all episodes from here on, or one per environment; None goes on with the present ones.
+          seed: one per environment, of all its episodes from here on; one number s for s, s + 1, ... None, also for
+            single environments, goes on with what is random already.
           options: not used; part of Gymnasium's interface.
+
+        Raises:
+          ValueError: another number of seeds than environments.
         """
-        super().reset(seed=seed if not isinstance(seed, list) else seed[0])
-        self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        drawn = self.np_random.integers(2**31, size=self.num_envs).tolist()
+        seeds: Sequence[int | None] = [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            seeds = range(int(seed), int(seed) + self.num_envs)
+        elif seed is not None:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds are given for {self.num_envs} environments")
+        chosen = [new if given is None else int(given) for given, new in zip(seeds, drawn, strict=True)]
+        self._keys = jax.vmap(jax.random.key)(np.asarray(chosen, np.uint32))
         self._count = 0
-        observation, self._states = self._reset(self._keys(), self._params)
-        return np.asarray(observation), {}
+        observation, self._states, mask = self._reset(self._next_keys(), self._params)
+        return np.asarray(observation), {"action_mask": np.asarray(mask)}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One decision and one bar in every environment; those that end are reset in the same step."""
         observation, self._states, reward, terminated, truncated, info = self._step(
-            self._keys(), self._states, np.asarray(actions), self._params
+            self._next_keys(), self._states, np.asarray(actions), self._params
         )
         info = {name: np.asarray(value) for name, value in info.items()}
         terminated, truncated = info.pop("terminated"), info.pop("truncated")
-        final = info.pop("final_observation")
+        final, final_mask = info.pop("final_observation"), info.pop("final_action_mask")
         done = terminated | truncated
         if done.any():
             boxed = np.empty(self.num_envs, dtype=object)
             boxed[:] = [row if ended else None for row, ended in zip(final, done, strict=True)]
-            info |= {"final_obs": boxed, "_final_obs": done, "final_info": dict(info), "_final_info": done}
+            ended_info = {**info, "action_mask": final_mask}
+            info |= {"final_obs": boxed, "_final_obs": done, "final_info": ended_info, "_final_info": done}
         return np.asarray(observation), np.asarray(reward), terminated, truncated, info

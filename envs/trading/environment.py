@@ -252,7 +252,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         fresh = self._fresh_state(key, params)
         state = jax.tree.map(lambda new, old: jnp.where(terminated | truncated, new, old), fresh, stepped)
         info |= {"terminated": terminated, "truncated": truncated, "final_observation": observed}
-        info["action_mask"] = self._seen(state, params).mask
+        info |= {"final_action_mask": info["action_mask"], "action_mask": self._seen(state, params).mask}
         return self._observe(state, params), state, reward, terminated, truncated, info
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
@@ -264,6 +264,15 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         """
         state = self._fresh_state(key, params)
         return self._observe(state, params), state
+
+    def action_mask_of(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """Actions that a state allows: `mask` of its `Observation`.
+
+        Args:
+          state: of the episode.
+          params: the market and its costs.
+        """
+        return self._seen(state, params).mask
 
     def _fresh_state(self, key: jax.Array, params: EnvParams) -> EnvState:
         """The first state of an episode. Consumes `key`."""

@@ -21,6 +21,7 @@ from jaxppo.arguments import (
     check,
 )
 from jaxppo.book.moments import Moments, shrunk_covariance, start_moments, update_moments
+from jaxppo.envs.market.precision import matmul
 from jaxppo.risk.sizing.estimation import kan_zhou_scale, shrunk_mean, solve
 from jaxppo.risk.sizing.parity import risk_parity
 
@@ -147,7 +148,7 @@ class AllocationRule:
         before = (state.risk, state.gain)
         after = (update_moments(state.risk, returns, self.span), update_moments(state.gain, returns, self.mean_span))
         risk, gain = jax.tree.map(lambda old, new: jnp.where(first, old, new), before, after)
-        growth = 1.0 + jnp.dot(state.allocation, returns)
+        growth = 1.0 + matmul(state.allocation, returns)
         carried = state.allocation * jnp.maximum(1.0 + returns, 0.0) / jnp.where(growth > 0, growth, 1.0)
         now = _admitted(self, state.replace(bars=state.bars + 1, risk=risk, gain=gain), equity, dead)
         aim = _aim(self, now)
@@ -227,7 +228,7 @@ def kelly_weights(gain: Moments, covariance: jax.Array, active: jax.Array) -> ja
     diagonal = jnp.eye(number, dtype=bool)
     apart = jnp.where((active[:, None] & active[None, :]) | diagonal, covariance, 0.0)
     mean, bars = jnp.where(active, gain.mean, 0.0), jnp.maximum(gain.observations, 1.0)
-    squared_sharpe = jnp.maximum(mean @ solve(apart, mean), 0.0)
+    squared_sharpe = jnp.maximum(matmul(mean, solve(apart, mean)), 0.0)
     scale = kan_zhou_scale(squared_sharpe, bars, jnp.maximum(jnp.sum(active), 1), known_covariance=True)
     spread = jnp.sqrt(jnp.diagonal(apart))
     others = jnp.where(diagonal, 0.0, apart / (spread[:, None] * spread[None, :]))
@@ -235,6 +236,6 @@ def kelly_weights(gain: Moments, covariance: jax.Array, active: jax.Array) -> ja
 
     def visit(step: jax.Array, x: jax.Array) -> jax.Array:
         i = step % number
-        return x.at[i].set(jnp.maximum(ratio[i] - others[i] @ x, 0.0))
+        return x.at[i].set(jnp.maximum(ratio[i] - matmul(others[i], x), 0.0))
 
     return scale * jax.lax.fori_loop(0, CYCLES * number, visit, jnp.zeros(number)) / spread

@@ -13,6 +13,7 @@ from jaxppo.book.allocation import Allocation, AllocationRule
 from jaxppo.book.paper_accounts import AGENT, PaperAccounts, decide, open_paper_accounts, settle_bar
 from jaxppo.envs.execution.costs import Costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, Portfolio, expected_weights
+from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.sizing.transform import UNCHANGED, Sizing, SizingState, SizingTransform, chain
@@ -190,7 +191,7 @@ class _Book(NamedTuple):
         paper_accounts, targets = decide(
             self.strategies, paper_accounts, now.strategies, (weights, hold), now.tradable, now.costs
         )
-        target, states = allocation.allocation @ targets, []
+        target, states = matmul(allocation.allocation, targets), []
         for transform, inner, part in zip(self.after, state.after, rows_after, strict=True):
             target, inner = transform.apply(inner, part, portfolio, target)
             states.append(inner)

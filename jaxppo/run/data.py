@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 
 from jaxppo import envs
 from jaxppo.config import PERIODS, Config
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
+from jaxppo.run.folder import read_data
 from jaxppo.run.simulation import SIMULATED, simulated_market
 
 GIVEN_IN_PYTHON = "(a market given in Python)"
 """`data.path` of a run whose prices were an argument."""
 
 
-def load_data(config: Config) -> MarketData:
+def recorded_path(config: Config) -> str | list[str] | None:
+    """Where the prices of a configuration lie, absolute, for the metadata of a run; None for what is no file."""
+    path = config.data.path
+    if path in (SIMULATED, GIVEN_IN_PYTHON):
+        return None
+    found = [str(pathlib.Path(one).expanduser().absolute()) for one in ([path] if isinstance(path, str) else path)]
+    if not all(pathlib.Path(one).exists() for one in found):  # the name of a shipped data set
+        return None
+    return found[0] if isinstance(path, str) else found
+
+
+def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
     """The configured market.
+
+    Args:
+      config: of the run.
+      folder: of a run that was trained before: relative paths that are not found from here are looked up where they
+        were when it was started.
 
     Raises:
       envs.DataError: the prices cannot be used as they are; names the keys of the configuration that would allow them.
@@ -31,12 +49,35 @@ def load_data(config: Config) -> MarketData:
             "data.path: the prices of this run were given in Python; give them again as market= in Python, or evaluate "
             "on a file with --data FILE"
         )
+    path = _found(path, folder)
     try:
         return envs.load_market(list(path) if isinstance(path, tuple) else path, **options)
     except envs.DataError as error:
         raise envs.DataError(_with_keys(str(error), tuple(options))) from None
     except OSError as error:
         raise ConfigError(f"data.path is {path!r}, which cannot be read: {error.strerror}") from None
+
+
+def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tuple[str, ...]:
+    """The path as it is, or as the run recorded it where only that exists.
+
+    Raises:
+      DataError: a relative path that is neither here nor where the run recorded it.
+    """
+    names = (path,) if isinstance(path, str) else path
+    relative = [name for name in names if not pathlib.Path(name).is_absolute() and name not in envs.datasets.FILES]
+    if folder is None or not relative or all(pathlib.Path(name).expanduser().exists() for name in names):
+        return path
+    try:
+        recorded = read_data(folder).get("path")
+    except ConfigError:
+        return path
+    known = [recorded] if isinstance(recorded, str) else recorded if isinstance(recorded, list) else []
+    if len(known) == len(names) and all(isinstance(one, str) and pathlib.Path(one).exists() for one in known):
+        return known[0] if isinstance(path, str) else tuple(known)
+    places = f" and at {', '.join(map(str, known))}" if known else ""
+    looked = f"it was looked for in {pathlib.Path.cwd()}{places}"
+    raise envs.DataError(f"data.path is {relative[0]!r}: no such file or folder; {looked}; give --data.path")
 
 
 def _with_keys(message: str, options: tuple[str, ...]) -> str:

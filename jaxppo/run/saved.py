@@ -105,7 +105,7 @@ def load_run(
     _check_overrides(saved, config)
     config = on_one_device(config)
     with jax.default_device(select_devices(config)[0]):
-        market = load_data(config) if market is None else check_market(market)
+        market = load_data(config, folder if data is None else None) if market is None else check_market(market)
         if (saved.data, saved.simulation) == (config.data, config.simulation):
             run_folder.check_same_data(folder, run_folder.data_report(market))
         first = 0 if data is None else _first_unseen(folder, market, config)

@@ -16,6 +16,7 @@ from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.risk.monitor import NO_MONITOR, Monitor
 from jaxppo.risk.shaping import RewardShaping
+from jaxppo.run.data import recorded_path
 from jaxppo.run.folder import data_report
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
@@ -109,7 +110,11 @@ def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experimen
         task=trading_task(network, setup.env, setup.ppo, dropout_rate(setup.config), setup.monitor),
         net=net,
         params=setup.period_params("train"),
-        data={**data_report(setup.market), "learned_from": learned_from(setup)},
+        data={
+            **data_report(setup.market),
+            "learned_from": learned_from(setup),
+            "path": recorded_path(setup.config),
+        },
         evaluator=evaluator,
         derive=derive,
         show=show,

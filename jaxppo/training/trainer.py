@@ -98,7 +98,7 @@ class _Done:
             times = (done.seconds, done.compile_seconds, done.elapsed)
             sound = all(type(count) is int and count >= 0 for count in counts) and done.iteration > 0
             sound &= all(isinstance(time, (int, float)) and 0 <= time < math.inf for time in times)
-            sound &= done.stopped is None or {"name", "level", "iteration"} <= done.stopped.keys()
+            sound &= done.stopped is None or {"limit", "allowed", "level", "iteration"} <= done.stopped.keys()
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"the state of the last checkpoint is damaged, or of a newer version: {error}") from None
         if not sound:
@@ -191,7 +191,7 @@ def train(
         run_folder.check_same_run(saved, config)
     with jax.default_device(select_devices(config)[0]):
         if config.env.name == TRADING:
-            market = load_data(config) if market is None else check_market(market)
+            market = load_data(config, resumed) if market is None else check_market(market)
             experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
         else:
             market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)

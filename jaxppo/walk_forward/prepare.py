@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.config import Config
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.errors import ConfigError
@@ -45,7 +46,7 @@ def load_fold(
     """
     folder, config = run_folder.open_folder(folder, run_folder.WALK_FORWARD)
     with jax.default_device(select_devices(config)[0]):
-        market = load_data(config) if market is None else market
+        market = load_data(config, folder) if market is None else check_market(market)
         run_folder.check_same_data(folder, run_folder.data_report(market))
         plan = _plan(config, market)
         seeds = seeds_of(config)

@@ -25,7 +25,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.report.selection import one_line
 from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
+from jaxppo.run.data import GIVEN_IN_PYTHON, load_data, recorded_path
 from jaxppo.run.devices import select_devices
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
@@ -119,7 +119,7 @@ def walk_forward(
         config = restarted(config, saved)
     devices = select_devices(config)
     with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
-        market = load_data(config) if market is None else check_market(market)
+        market = load_data(config, resumed) if market is None else check_market(market)
         if resumed is not None:
             run_folder.check_same_data(resumed, run_folder.data_report(market))
         plan, setup, params = prepare(config, market)
@@ -134,7 +134,8 @@ def walk_forward(
         programs = compile_job(job, devices, config.walk_forward.batch_size, exactly=resume)
         job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
         if resumed is None:
-            metadata = run_folder.provenance(config, run_folder.data_report(market), devices)
+            data = {**run_folder.data_report(market), "path": recorded_path(config)}
+            metadata = run_folder.provenance(config, data, devices)
             run_folder.write_json(folder / "metadata.json", {"kind": run_folder.WALK_FORWARD, **metadata})
             run_folder.write_config(folder, job.setup.config)
         return _train_and_test(job, programs, plan, progress)

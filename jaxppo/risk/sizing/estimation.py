@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc, betaln
 
+from jaxppo.envs.market.precision import matmul
+
 
 def ledoit_wolf(returns: jax.Array, included: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Shrinks the covariance towards a multiple of the identity; returns it and the share `[]` of the identity.
@@ -26,7 +28,7 @@ def ledoit_wolf(returns: jax.Array, included: jax.Array | None = None) -> tuple[
     included = jnp.ones(n_assets, bool) if included is None else included
     n = jnp.maximum(jnp.sum(included), 1).astype(returns.dtype)
     centred = jnp.where(included[None], returns - returns.mean(axis=0, keepdims=True), 0.0)
-    sample = centred.T @ centred / n_returns
+    sample = matmul(centred.T, centred) / n_returns
     mean_variance = jnp.trace(sample) / n
     squared = jnp.sum(jnp.square(sample))
     noise = (jnp.sum(jnp.square(jnp.sum(jnp.square(centred), axis=1))) / n_returns - squared) / n_returns
@@ -46,7 +48,7 @@ def sample_covariance(returns: jax.Array, included: jax.Array | None = None) -> 
     """
     included = jnp.ones(returns.shape[1], bool) if included is None else included
     centred = jnp.where(included[None], returns - returns.mean(axis=0, keepdims=True), 0.0)
-    return centred.T @ centred / returns.shape[0] + jnp.diag(jnp.where(included, 0.0, 1.0))
+    return matmul(centred.T, centred) / returns.shape[0] + jnp.diag(jnp.where(included, 0.0, 1.0))
 
 
 def shrunk_mean(
@@ -68,7 +70,7 @@ def shrunk_mean(
     n = jnp.maximum(jnp.sum(included), 1).astype(mean.dtype)
     target = jnp.sum(jnp.where(included, mean, 0.0)) / n
     apart = jnp.where(included, mean - target, 0.0)
-    share = (n + 2.0) / (n + 2.0 + n_returns * (apart @ solve(covariance, apart)))
+    share = (n + 2.0) / (n + 2.0 + n_returns * matmul(apart, solve(covariance, apart)))
     return jnp.where(included, target + (1.0 - share) * apart, 0.0)
 
 

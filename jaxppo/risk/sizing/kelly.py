@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxppo.arguments import AtLeastTwo, CodeOnly, PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.index import own_returns
+from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.estimation import kan_zhou_scale, ledoit_wolf, sample_covariance, shrunk_mean, solve
@@ -59,7 +60,7 @@ def kelly(
         shrunk = ledoit_wolf(returns, included)[0] if shrinks_covariance else sample_covariance(returns, included)
         weights = solve(shrunk, shrunk_mean(average, shrunk, window, included) if shrinks_mean else average)
         if scale != "none":
-            squared_sharpe = jnp.maximum(average @ solve(shrunk, average), 0.0)
+            squared_sharpe = jnp.maximum(matmul(average, solve(shrunk, average)), 0.0)
             known = scale == "known"
             weights = weights * kan_zhou_scale(squared_sharpe, window, jnp.sum(included), known_covariance=known)
         return jnp.where(included, weights, 0.0)

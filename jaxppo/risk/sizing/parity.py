@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxppo.arguments import CodeOnly, PositiveInt, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import scaling
@@ -68,7 +69,7 @@ def risk_parity(covariance: jax.Array, budgets: jax.Array, cycles: int = 30) -> 
 
     def visit(i: jax.Array, x: jax.Array) -> jax.Array:
         asset = i % n_assets
-        others = correlation[asset] @ x - x[asset]
+        others = matmul(correlation[asset], x) - x[asset]
         root = jnp.sqrt(jnp.square(others) + 4.0 * share[asset])
         # The same root twice: no difference of nearly equal numbers.
         positive = jnp.where(others > 0, 2.0 * share[asset] / (root + jnp.abs(others)), 0.5 * (root - others))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxppo.arguments import PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import scaling
@@ -40,7 +41,7 @@ def volatility_target(
     def factor(state: Any, covariance: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         gross = jnp.sum(jnp.abs(targets))
         shape = targets / jnp.where(gross > 0, gross, 1.0)
-        forecast = jnp.sqrt(jnp.maximum(shape @ (covariance @ shape), jnp.finfo(shape.dtype).tiny))
+        forecast = jnp.sqrt(jnp.maximum(matmul(shape, matmul(covariance, shape)), jnp.finfo(shape.dtype).tiny))
         scale = jnp.minimum(target / forecast, max_leverage) / jnp.where(gross > 0, gross, 1.0)
         return jnp.broadcast_to(jnp.where(gross > 0, scale, 1.0), targets.shape), state
 

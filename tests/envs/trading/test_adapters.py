@@ -148,3 +148,21 @@ def test_what_has_no_gymnasium_view_is_refused():
         to_gymnasium(environment(observation="index"), parameters())
     with pytest.raises(ValueError, match="num_envs is 0; it must be >= 1"):
         to_gymnasium(environment(), parameters(), num_envs=0)
+
+
+def test_every_environment_has_its_own_seed():
+    """Same seed, same episode, wherever it stands; and masks from the first observation on."""
+    view = to_gymnasium(environment(), parameters(), num_envs=3)
+    one, info = view.reset(seed=[1, 2, 3])
+    other, _ = view.reset(seed=[1, 9, 3])
+    np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
+    assert (one[1] != other[1]).any()
+    same, _ = view.reset(seed=[5, 5, 5])
+    np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
+    counted, _ = view.reset(seed=7)
+    np.testing.assert_array_equal(counted, view.reset(seed=[7, 8, 9])[0])
+    assert info["action_mask"].shape == (3, 3, 6)
+    _, first = to_gymnasium(environment(), parameters()).reset(seed=1)
+    assert first["action_mask"].shape == (3, 6)
+    with pytest.raises(ValueError, match="2 seeds are given for 3 environments"):
+        view.reset(seed=[1, 2])
