@@ -94,7 +94,10 @@ def main() -> None:
         "median_seconds": medians,
         "seconds": seconds,
     }
-    print(f"wrote {record('against_commit_monte_carlo' if chosen.monte_carlo else 'against_commit', content)}")
+    name = (
+        f"against_commit_{'monte_carlo_' if chosen.monte_carlo else ''}{git('rev-parse', '--short=7', chosen.commit)}"
+    )
+    print(f"wrote {record(name, content)}")
 
 
 if __name__ == "__main__":

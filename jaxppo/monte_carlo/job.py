@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from jaxppo.monte_carlo.report import write_paths_report
 from jaxppo.monte_carlo.stress import stress_of
 from jaxppo.monte_carlo.summary import distribution, summarise_paths, wilson_interval
 from jaxppo.run.folder import write_json
+from jaxppo.run.lock import owned
 
 MOST_IN_A_BATCH = 65536
 PARTS_OF_A_JOB = 64
@@ -119,7 +121,8 @@ def monte_carlo(
 
     Raises:
       ValueError: an argument outside its range.
-      ConfigError: the folder is that of another job or of merged shards, or cannot be used.
+      ConfigError: the folder is that of another job or of merged shards, is written by another process, or cannot be
+        used.
     """
     folder = None if output is None else pathlib.Path(output)
     if folder is not None and (folder / SETTINGS).exists():
@@ -133,7 +136,8 @@ def monte_carlo(
     if folder is not None:
         open_job(folder, settings)
     files, tables = [], []
-    with tqdm(total=_number(batches, paths, n_paths), unit="path", disable=not progress) as bar:
+    lock = contextlib.nullcontext() if folder is None else owned(folder)
+    with lock, tqdm(total=_number(batches, paths, n_paths), unit="path", disable=not progress) as bar:
         for number, start in enumerate(range(0, len(batches), per_part)):
             of_part = batches[start : start + per_part]
             expected = paths.numbers(of_part, n_paths)
