@@ -53,7 +53,7 @@ N_BARS = 420
 @pytest.fixture
 def shared_builds(monkeypatch):
     """Runs that differ in nothing but their budget or their seed share tables and compiled functions."""
-    monkeypatch.setattr(trainer, "load_data", lambda config: _market(config.data))
+    monkeypatch.setattr(trainer, "load_data", lambda config, folder=None: _market(config.data))
     monkeypatch.setattr(trainer, "make_learner", _learner)
     monkeypatch.setattr(experiment, "trading_task", _task)
 
