@@ -26,7 +26,7 @@ def periods_per_year(market: MarketData) -> float:
     Example:
       >>> from jaxppo.envs import load_market, periods_per_year
       >>> round(periods_per_year(load_market("us5_1d")))
-      252
+      251
     """
     if market.info.periods_per_year is not None:
         return market.info.periods_per_year
