@@ -1,9 +1,10 @@
 """Folders of runs: one owner, whole files, checked checkpoints, and strangers' surprises."""
 
 import json
-import multiprocessing
 import os
 import pathlib
+import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,48 +12,46 @@ import pytest
 from jaxppo.config import load_config
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
+from jaxppo.run import lock
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.lock import NAME, owned
 
 STATE = {"weights": np.arange(600, dtype=np.float32).reshape(20, 30), "bias": np.ones(7, np.float32)}
 
 
-def _hold(folder, ready, done):
-    with owned(folder):
-        ready.set()
-        done.wait(30)
+@pytest.fixture
+def other(tmp_path):
+    """Another process on this host, which owns the folder."""
+    process = subprocess.Popen(["sleep", "60"])
+    owner = {"pid": process.pid, "host": socket.gethostname(), "started": lock._started(process.pid)}
+    (tmp_path / NAME).write_text(json.dumps(owner))
+    yield process
+    process.kill()
+    process.wait()
 
 
-def test_a_folder_has_one_owner_and_is_free_afterwards(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready, done))
-    process.start()
-    assert ready.wait(60)
-    with (
-        pytest.raises(ConfigError, match=rf"another process is writing into it \(process {process.pid} on "),
-        owned(tmp_path),
-    ):
+def test_a_folder_has_one_owner(tmp_path, other):
+    with pytest.raises(ConfigError, match=rf"is writing into it \(process {other.pid} on "), owned(tmp_path):
         pass
-    done.set()
-    process.join(30)
-    with owned(tmp_path):
-        assert (tmp_path / NAME).exists()
-    assert not (tmp_path / NAME).exists()
+    assert (tmp_path / NAME).exists()
+
+
+def test_a_folder_is_free_afterwards(tmp_path):
+    for _ in range(2):
+        with owned(tmp_path):
+            assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+            with pytest.raises(ConfigError, match="another process is writing into it"), owned(tmp_path):
+                pass
+        assert not (tmp_path / NAME).exists()
 
 
 @pytest.mark.parametrize("gone", ["killed", "number used again"])
-def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, gone):
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready, done))
-    process.start()
-    assert ready.wait(60)
-    process.kill()
-    process.join(30)
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, other, gone):
+    other.kill()
+    other.wait()
     if gone == "number used again":
-        lock = json.loads((tmp_path / NAME).read_text())
-        (tmp_path / NAME).write_text(json.dumps({**lock, "pid": os.getpid()}))
+        owner = json.loads((tmp_path / NAME).read_text())
+        (tmp_path / NAME).write_text(json.dumps({**owner, "pid": os.getpid()}))
     with owned(tmp_path):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
 
