@@ -12,6 +12,8 @@ from jaxppo.errors import ConfigError
 from jaxppo.run.folder import read_data
 from jaxppo.run.simulation import SIMULATED, simulated_market
 
+LONGEST_SHOWN = 200
+"""Characters of a path that a message shows."""
 GIVEN_IN_PYTHON = "(a market given in Python)"
 """`data.path` of a run whose prices were an argument."""
 
@@ -55,7 +57,8 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
     except envs.DataError as error:
         raise envs.DataError(_with_keys(str(error), tuple(options))) from None
     except OSError as error:
-        raise ConfigError(f"data.path is {path!r}, which cannot be read: {error.strerror}") from None
+        shown = repr(path) if len(repr(path)) <= LONGEST_SHOWN else repr(path)[:LONGEST_SHOWN] + " ..."
+        raise ConfigError(f"data.path is {shown}, which cannot be read: {error.strerror}") from None
 
 
 def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tuple[str, ...]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxppo.config import load_config
-from jaxppo.errors import DataError
+from jaxppo.errors import ConfigError, DataError
 from jaxppo.run.data import load_data, recorded_path
 
 PRICES = "date,open,high,low,close\n" + "".join(
@@ -47,3 +47,10 @@ def test_the_message_says_where_it_looked(run):
 def test_what_is_no_file_is_not_recorded():
     for path in ("simulated", "us5_1d", "absent.csv"):
         assert recorded_path(load_config(overrides=["--data.path", path])) is None
+
+
+def test_a_path_without_end_is_not_printed():
+    config = load_config(overrides=["--data.path", "x" * 1_000_000])
+    with pytest.raises(ConfigError, match="which cannot be read: File name too long") as error:
+        load_data(config)
+    assert len(str(error.value)) < 300
