@@ -302,7 +302,7 @@ def _align(
         "warnings": [
             *rows.warnings,
             *report.warnings(reports, options.calendar, len(times)),
-            *report.span_warnings(times, daily, per_year, known),
+            *report.span_warnings(times, daily, per_year, known, options.calendar),
         ],
         "fingerprint": report.fingerprint(names, times, arrays),
     }

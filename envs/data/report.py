@@ -116,22 +116,25 @@ def length_text(nanoseconds: int) -> str:
     return f"{seconds / size:g} {name}"
 
 
-def span_warnings(times: np.ndarray, daily: bool, per_year: float, by_calendar: float | None) -> list[str]:
+def span_warnings(
+    times: np.ndarray, daily: bool, per_year: float, by_calendar: float | None, calendar: str | None
+) -> list[str]:
     """Says where the bars per year, which annualise every figure, rest on too short a time.
 
     Args:
       times: `[T]` int64 ns, increasing.
       daily: whether bars are stamped with dates.
       per_year: bars per year.
-      by_calendar: bars per year of the calendar; None without a calendar.
+      by_calendar: bars per year of the calendar; None without one, or where bars do not follow it.
+      calendar: its name, if one is given.
     """
     days = (times[-1] - times[0]) / DAY
     if by_calendar is not None or days >= (FEWEST_DAYS if daily else FEWEST_INTRADAY_DAYS):
         return []
-    return [
-        f"{per_year:,.0f} bars per year, which annualise all figures, are estimated from {days:.3g} days: name the "
-        "calendar (XNYS, 24/5, 24/7, ...) to be sure"
-    ]
+    advice = f"the bars do not follow the calendar {calendar}"
+    if calendar is None:
+        advice = "name the calendar (XNYS, 24/5, 24/7, ...) to be sure"
+    return [f"{per_year:,.0f} bars per year, which annualise all figures, are estimated from {days:.3g} days: {advice}"]
 
 
 def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None, n_bars: int) -> list[str]:

@@ -16,7 +16,8 @@ from jaxppo.errors import DataError
 YEARS_COUNTED = 5
 """Years of a calendar whose sessions are counted for the bars of a year."""
 DAYS_PER_YEAR = 365.25
-MOST_OUTSIDE = 0.1
+MOST_OUTSIDE = 0.005
+"""Share of bars outside of sessions from which bars do not follow the calendar: they would not be counted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,8 @@ def calendar_periods_per_year(times: np.ndarray, daily: bool, bar_length: int, s
       schedule: sessions that cover `times`.
 
     Returns:
-      Bars per year; None where bars do not follow the calendar: more than a tenth lie outside of its sessions, or fewer
-      than half of the bars that it expects are there. Bars outside of sessions are not counted.
+      Bars per year; None where bars do not follow the calendar: more than `MOST_OUTSIDE` of them lie outside of its
+      sessions (currencies on a Sunday evening, extended hours), or fewer than half of those that it expects are there.
     """
     counted = schedule.dates >= schedule.dates[-1] - YEARS_COUNTED * DAYS_PER_YEAR * DAY
     years = (schedule.dates[counted][-1] - schedule.dates[counted][0]) / (DAYS_PER_YEAR * DAY)

@@ -55,8 +55,7 @@ def bars_per_year(times: np.ndarray) -> float:
     Args:
       times: `[T]` int64 ns, increasing, starts of bars on the clock of the exchange; at least two.
     """
-    steps, counts = np.unique(np.diff(times), return_counts=True)
-    length = int(steps[counts.argmax()])
+    length = bar_length(times)
     if length > 4 * DAY:  # weeks, months
         return (len(times) - 1) * SECONDS_PER_YEAR * 1e9 / float(times[-1] - times[0])
     return _days(np.unique(times // DAY)) if length >= 0.9 * DAY else _intraday(times, length)
@@ -115,11 +114,10 @@ def _intraday(times: np.ndarray, length: int) -> float:
     index = (times - times[0]) // length
     n_slots = int(index[-1]) + 1
     day, week = max(DAY // length, 1), max(7 * DAY // length, 1)
-    days = np.unique(times // DAY)
     usual_slots, per_day = _typical(*_chances(index, n_slots, day, _days_with_bars(times, length, n_slots)))
     all_hours = usual_slots >= ALL_HOURS * day
     if not all_hours and not np.any(_weekend(times)):
-        return per_day * _days(days)
+        return per_day * _days(np.unique(times // DAY))
     if n_slots < week:
         return per_day * (WEEKDAYS_PER_YEAR if _one_week_of_fx(times) or _weekend_is_closed(times) else DAYS_PER_YEAR)
     occupied, chances = _chances(index, n_slots, week, np.ones(n_slots, bool))

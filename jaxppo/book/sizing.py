@@ -157,7 +157,15 @@ class _Book(NamedTuple):
         )
 
     def pre_sizing_targets(self, state: BookState, portfolio: Portfolio) -> jax.Array:
-        """The agent's own position, its order filled, at the marks of `portfolio`, before the costs of the bar."""
+        """The agent's own position, its order filled, before the costs of the bar.
+
+        Args:
+          state: of the book at the last close.
+          portfolio: the account, at whose marks the position is counted.
+
+        Returns:
+          `[A]` weights, fractions of the agent's equity.
+        """
         agent = self.agent
         if agent is None:
             return expected_weights(portfolio)
@@ -175,7 +183,18 @@ class _Book(NamedTuple):
     def apply(
         self, state: BookState, row: tuple[Any, ...], portfolio: Portfolio, weights: jax.Array, hold: jax.Array
     ) -> tuple[jax.Array, BookState]:
-        """Targets `[A]` of the account, and the next state."""
+        """Decides, allocates and adds up.
+
+        Args:
+          state: of the book at the last close.
+          row: of the tables of its parts.
+          portfolio: the account.
+          weights: `[A]` targets of the agent's decision.
+          hold: `[A]` bool, assets that it leaves alone.
+
+        Returns:
+          `[A]` targets of the account, fractions of equity, and the next state.
+        """
         rows_before, now, rows_after = row[: len(self.before)], row[len(self.before)], row[len(self.before) + 1 :]
         agent = self.agent
         paper_accounts, sized = settle_bar(state.paper_accounts, now.bar, now.costs, self.fill_rule), state.before

@@ -107,3 +107,15 @@ def test_too_short_a_time_is_named():
     times = pd.date_range("2024-03-05 09:30", periods=300, freq="min")
     warnings = load_market(prices(times)).info.report["warnings"]
     assert any("bars per year, which annualise all figures, are estimated from 0.208 days" in line for line in warnings)
+
+
+@pytest.mark.parametrize("weeks", [1, 12, 60])
+@pytest.mark.parametrize("calendar", [None, "24/5"])
+def test_currencies_trade_outside_the_sessions_of_their_calendar(weeks, calendar):
+    """Sunday evenings belong to no session of 24/5, and count all the same."""
+    times = pd.date_range("2023-01-08 22:00", periods=weeks * 7 * 24 - 48, freq="h")
+    market = load_market(prices(times[trades_currencies(times)]), calendar=calendar)
+    assert periods_per_year(market) == pytest.approx(24 * 365.25 * 5 / 7, rel=0.01)
+    named = [line for line in market.info.report["warnings"] if "bars per year" in line]
+    assert len(named) == (weeks == 1)
+    assert all(line.endswith("do not follow the calendar 24/5") == (calendar is not None) for line in named)
