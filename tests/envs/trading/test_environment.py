@@ -602,3 +602,15 @@ def test_risk_aversion_and_the_drawdown_limit_of_an_episode():
     for name, value in (("risk_aversion", -1.0), ("drawdown_limit", 1.0)):
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             env.make_params(market(), **{name: value})
+
+
+def test_without_costs_of_its_own_an_environment_charges_all_of_them():
+    env = environment()
+    params = env.make_params(market(), episode_bars=EPISODE)
+    for price in ("commission_rate", "spread_multiplier", "slippage", "impact", "borrow_rate", "margin_rate"):
+        assert float(getattr(params.costs, price)) > 0, price
+    assert float(params.costs.participation_limit) == pytest.approx(0.1)
+    _, state = reset(env, jax.random.key(0), params)
+    dear = step_env(env, jax.random.key(1), state, LONG, params)[-1]["costs"]
+    cheap = step_env(env, jax.random.key(1), state, LONG, params.replace(costs=basic_costs()))[-1]["costs"]
+    assert float(dear) > float(cheap) > 0
