@@ -67,6 +67,20 @@ class View(NamedTuple):
     masks: Any
 
 
+class Placed(NamedTuple):
+    """What an account ordered at the close of a bar.
+
+    Attributes:
+      targets: `[A]` weights that are aimed at, after sizing and limits.
+      hold: `[A]` bool, assets in which nothing is ordered.
+      ordered: `[A]` shares, signed.
+    """
+
+    targets: jax.Array
+    hold: jax.Array
+    ordered: jax.Array
+
+
 class StepResult(NamedTuple):
     """What one bar did to an account.
 

@@ -1,6 +1,8 @@
 """One bar of one account: limit, observe, decide, size, order, fill, reward. Written once, here.
 
-Environment, rollout, simulation, Monte Carlo and mask attribution all step an account by `OneBar.step_bar`.
+Environment, rollout, simulation, Monte Carlo and mask attribution step an account by `OneBar.step_bar`: `view`, a
+decision, `place`, `settle`. The paper accounts of a book decide when the book does, so that `settle` of one bar comes
+before `view` and `place` of the next.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from jaxppo.envs.execution.portfolio import (
     step,
     weights_of,
 )
-from jaxppo.envs.trading.account import Account, BarRow, Decide, Decision, StepResult, View
+from jaxppo.envs.trading.account import Account, BarRow, Decide, Decision, Placed, StepResult, View
 from jaxppo.envs.trading.actions import TargetActions
 from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
 
@@ -80,8 +82,11 @@ class OneBar(TargetActions):
             return self.view(account, row, limited=limited)
 
         def execute(account: Account, view: View, decided: Decision) -> tuple[Account, StepResult]:
-            return self._execute(
-                account, view, row, decided, costs, risk_aversion, limited=limited, in_shares=in_shares
+            before = account.portfolio
+            account, placed = self.place(account, view, row, decided, costs, limited=limited, in_shares=in_shares)
+            account, fills, outcome, reward = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
+            return account, StepResult(
+                before, placed.targets, placed.ordered, account.portfolio, fills, outcome, reward
             )
 
         seen = jax.vmap(view)(account) if batched else view(account)
@@ -102,19 +107,31 @@ class OneBar(TargetActions):
             constraint, masks = self.limit(masks, row.masks, row.bar, account.portfolio, row.tradable, account.sizing)
         return View(self.observe_portfolio(row.bar, account.portfolio, row.tradable, constraint), constraint, masks)
 
-    def _execute(
+    def place(
         self,
         account: Account,
         view: View,
         row: BarRow,
         decided: Decision,
         costs: Costs,
-        risk_aversion: jax.Array | None,
         *,
-        limited: bool,
-        in_shares: bool,
-    ) -> tuple[Account, StepResult]:
-        """Sizes a decision, orders, lives through the next bar and rewards it; see `step_bar`."""
+        limited: bool = True,
+        in_shares: bool = False,
+    ) -> tuple[Account, Placed]:
+        """Sizes a decision, projects it onto the limits, and orders.
+
+        Args:
+          account: at the decision.
+          view: of that account.
+          row: what the bar reads of the market.
+          decided: target weights and hold flags; shares to order if `in_shares`.
+          costs: cost parameters.
+          limited: whether masks and sizing apply.
+          in_shares: whether orders in shares were decided; only if not `limited`.
+
+        Returns:
+          The account with the next states of masks and sizing, and its orders.
+        """
         portfolio, sizing, (weights, hold) = account.portfolio, account.sizing, decided
         if limited:
             weights, hold, sizing = self.size(sizing, row.sizing, portfolio, weights, hold)
@@ -123,19 +140,44 @@ class OneBar(TargetActions):
         if account.liquidated is not None:
             hold = hold | account.liquidated
         if in_shares:
-            targets, ordered = weights, jnp.where(hold | ~row.tradable, 0.0, weights)
+            hold = hold | ~row.tradable
+            targets, ordered = weights, jnp.where(hold, 0.0, weights)
         else:
             targets, hold = self.feasible(portfolio, weights, hold, view.constraint)
-            ordered = orders_to_target(portfolio, targets, hold | ~row.tradable, costs)
-        after, fills, log_growth = self.fill(portfolio, ordered, row.next_bar, costs)
-        outcome = self.outcome(portfolio, after, fills, log_growth)
-        reward, rewards = log_growth, account.rewards
+            hold = hold | ~row.tradable
+            ordered = orders_to_target(portfolio, targets, hold, costs)
+        return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
+
+    def settle(
+        self,
+        account: Account,
+        ordered: jax.Array,
+        next_bar: jax.Array,
+        costs: Costs,
+        risk_aversion: jax.Array | None = None,
+    ) -> tuple[Account, Fills, Outcome, jax.Array]:
+        """Lives through the bar in which orders fill, and rewards it.
+
+        Args:
+          account: at the decision, its order placed.
+          ordered: `[A]` shares, signed.
+          next_bar: `[fields, A]` packed.
+          costs: cost parameters.
+          risk_aversion: `[]` of the reward; None computes no reward transform.
+
+        Returns:
+          The account at the close of that bar, its fills, their outcome, and the reward `[]`: the log return where no
+          risk aversion is given.
+        """
+        portfolio, rewards = account.portfolio, account.rewards
+        after, fills, log_growth = self.fill(portfolio, ordered, next_bar, costs)
+        outcome, reward = self.outcome(portfolio, after, fills, log_growth), log_growth
         if risk_aversion is not None:
             reward, rewards = self.reward(rewards, outcome, risk_aversion)
-        account = account.replace(portfolio=after, masks=view.masks, sizing=sizing, rewards=rewards)
+        account = account.replace(portfolio=after, rewards=rewards)
         if account.liquidated is not None:
             account = account.replace(liquidated=account.liquidated | fills.liquidated)
-        return account, StepResult(portfolio, targets, ordered, after, fills, outcome, reward)
+        return account, fills, outcome, reward
 
     def open_account(self, portfolio: Portfolio) -> Account:
         """An account with the first states of all transforms; `portfolio` is its start."""

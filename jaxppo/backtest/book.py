@@ -108,9 +108,7 @@ def run_book(
     if not (first >= 0 and n_bars >= 1 and first + n_bars < params.market.n_bars):
         raise ValueError(f"bars {first} to {first + n_bars} must be in the market, which has {params.market.n_bars}")
     periods = periods_per_year(params.market) if periods is None else periods
-    sizing = book(
-        strategies, rule, costs=params.costs, fill_rule=env.fill_rule, initial_cash=float(params.initial_cash)
-    )
+    sizing = book(strategies, rule, env=env, costs=params.costs, initial_cash=float(params.initial_cash))
     with_book = copy.copy(env)
     with_book.sizing = sizing
     rows = sizing.table(MarketView(params.market, periods, env.position_limit, regimes))

@@ -1,8 +1,7 @@
 """Paper accounts: what each strategy of a book would have earned by itself, known causally and at the same costs.
 
-Every strategy trades an account of its own through the accounting function of the environment, whether or not it has
-an allocation. An account is liquidated as any other is, and then stays out of the market, as in
-`jaxppo.backtest.simulate`.
+Every strategy trades an account of its own by the bar of the environment, whether or not it has an allocation. An
+account is liquidated as any other is, and then stays out of the market, as in `jaxppo.backtest.simulate`.
 """
 
 from __future__ import annotations
@@ -14,16 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.envs.execution.costs import Costs, unpack_bar
-from jaxppo.envs.execution.portfolio import (
-    FillRule,
-    Portfolio,
-    expected_weights,
-    open_portfolio,
-    orders_to_target,
-    step,
-    target_scale,
-)
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, open_portfolio, target_scale
+from jaxppo.envs.trading.account import Account, BarRow, Decision, View
+from jaxppo.envs.trading.bar import OneBar
 from jaxppo.policy.protocol import Observed, Policy
 
 AGENT = "agent"
@@ -34,60 +27,68 @@ class PaperAccounts(struct.PyTreeNode):
     """The accounts of M strategies at the close of a bar.
 
     Attributes:
-      portfolio: `[M]` accounts.
-      order: `[M, A]` shares ordered at that close.
-      dead: `[M]` bool: liquidated at some bar.
+      accounts: `[M]` of them; their limits are those of the whole account, so that they carry no states of masks.
+      ordered: `[M, A]` shares ordered at that close.
       states: of the strategies, one each; `()` for the agent.
     """
 
-    portfolio: Portfolio
-    order: jax.Array
-    dead: jax.Array
+    accounts: Account
+    ordered: jax.Array
     states: tuple[Any, ...]
+
+    @property
+    def portfolio(self) -> Portfolio:
+        """`[M]` portfolios."""
+        return self.accounts.portfolio
+
+    @property
+    def liquidated(self) -> jax.Array:
+        """`[M]` bool, at some bar."""
+        assert self.accounts.liquidated is not None
+        return self.accounts.liquidated
 
 
 def open_paper_accounts(
-    strategies: Sequence[Policy | str], n_assets: int, cash: jax.Array | float, fill_rule: FillRule
+    strategies: Sequence[Policy | str], env: OneBar, n_assets: int, cash: jax.Array | float
 ) -> PaperAccounts:
     """Opens flat accounts; their first bar gives them its prices.
 
     Args:
       strategies: M of them.
+      env: how accounts trade.
       n_assets: A.
       cash: of each account, currency.
-      fill_rule: how orders reach the market (static).
     """
-    one = open_portfolio(jnp.ones(n_assets), cash, fill_rule)
     number = len(strategies)
+    account = Account(open_portfolio(jnp.ones(n_assets), cash, env.fill_rule), liquidated=jnp.zeros((), bool))
     return PaperAccounts(
-        portfolio=jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), one),
-        order=jnp.zeros((number, n_assets)),
-        dead=jnp.zeros(number, bool),
+        accounts=jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), account),
+        ordered=jnp.zeros((number, n_assets)),
         states=tuple(() if isinstance(strategy, str) else strategy.init(n_assets) for strategy in strategies),
     )
 
 
-def settle_bar(paper_accounts: PaperAccounts, bar: jax.Array, costs: Costs, fill_rule: FillRule) -> PaperAccounts:
+def settle(paper_accounts: PaperAccounts, env: OneBar, bar: jax.Array, costs: Costs) -> PaperAccounts:
     """Steps the accounts through a bar, in which their orders fill.
 
     Args:
       paper_accounts: at the previous close, with the orders placed there.
+      env: how accounts trade.
       bar: `[fields, A]` packed.
       costs: cost parameters.
-      fill_rule: how orders reach the market (static).
     """
-    after, fills = jax.vmap(step, in_axes=(0, 0, None, None, None))(
-        paper_accounts.portfolio, paper_accounts.order, unpack_bar(bar), costs, fill_rule
+    accounts, *_ = jax.vmap(env.settle, in_axes=(0, 0, None, None))(
+        paper_accounts.accounts, paper_accounts.ordered, bar, costs
     )
-    return paper_accounts.replace(portfolio=after, dead=paper_accounts.dead | fills.liquidated)
+    return paper_accounts.replace(accounts=accounts)
 
 
-def decide(
+def place(
     strategies: Sequence[Policy | str],
     paper_accounts: PaperAccounts,
-    rows: tuple[Any, ...],
-    agent: tuple[jax.Array, jax.Array],
-    tradable: jax.Array,
+    env: OneBar,
+    row: BarRow,
+    agent: Decision,
     costs: Costs,
 ) -> tuple[PaperAccounts, jax.Array]:
     """Every strategy decides for its account and places its orders.
@@ -95,30 +96,34 @@ def decide(
     Args:
       strategies: M of them.
       paper_accounts: at the close of the bar.
-      rows: of the strategies' tables, one each.
+      env: how accounts trade.
+      row: of that bar; `row.policy` has the rows of the strategies' tables, one each.
       agent: target weights `[A]` and hold flags `[A]` of the agent's decision; it leaves its own account's position
         alone where it holds.
-      tradable: `[A]` bool of the bar.
       costs: cost parameters.
 
     Returns:
       The accounts with their orders, and the weights `[M, A]` that they will have once these are filled.
     """
+    views = jax.vmap(lambda account: env.view(account, row, limited=False))(paper_accounts.accounts)
     decisions, states = [], []
-    for number, (strategy, state, row) in enumerate(zip(strategies, paper_accounts.states, rows, strict=True)):
-        account = jax.tree.map(lambda x, i=number: x[i], paper_accounts.portfolio)
+    for number, (strategy, state) in enumerate(zip(strategies, paper_accounts.states, strict=True)):
         if isinstance(strategy, str):
-            weights, hold = agent
+            targets = agent
         else:
-            (weights, hold), state = strategy.apply(strategy.params, state, Observed(account, row))
-        decisions.append((weights, hold | ~tradable | paper_accounts.dead[number]))
+            portfolio, observation = jax.tree.map(
+                lambda x, i=number: x[i], (paper_accounts.portfolio, views.observation)
+            )
+            seen = Observed(portfolio, row.policy[number], observation)
+            targets, state = strategy.apply(strategy.params, state, seen)
+        decisions.append(targets)
         states.append(state)
     weights, hold = (jnp.stack(parts) for parts in zip(*decisions, strict=True))
 
-    def place(account: Portfolio, weights: jax.Array, hold: jax.Array) -> tuple[jax.Array, jax.Array]:
-        order = orders_to_target(account, weights, hold, costs)
-        target = weights * target_scale(account, weights, hold, costs)
-        return order, jnp.where(hold, expected_weights(account), target)
+    def order(account: Account, view: View, decided: Decision) -> tuple[Account, jax.Array, jax.Array]:
+        account, (targets, hold, ordered) = env.place(account, view, row, decided, costs, limited=False)
+        scaled = targets * target_scale(account.portfolio, targets, hold, costs)
+        return account, ordered, jnp.where(hold, expected_weights(account.portfolio), scaled)
 
-    order, targets = jax.vmap(place)(paper_accounts.portfolio, weights, hold)
-    return paper_accounts.replace(order=order, states=tuple(states)), targets
+    accounts, ordered, expected = jax.vmap(order)(paper_accounts.accounts, views, (weights, hold))
+    return PaperAccounts(accounts, ordered, tuple(states)), expected

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.book.allocation import Allocation, AllocationRule
-from jaxppo.book.paper_accounts import AGENT, PaperAccounts, decide, open_paper_accounts, settle_bar
+from jaxppo.book.paper_accounts import AGENT, PaperAccounts, open_paper_accounts, place, settle
 from jaxppo.envs.execution.costs import Costs, pack_bars
-from jaxppo.envs.execution.portfolio import FillRule, Portfolio, expected_weights
+from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.trading.account import BarRow
+from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.sizing.transform import UNCHANGED, Sizing, SizingState, SizingTransform, chain
@@ -23,12 +25,14 @@ class BookRow(struct.PyTreeNode):
     """What a book reads of a bar; leading axis T in its table.
 
     Attributes:
+      number: `[]` int32 of the bar.
       bar: `[fields, A]` packed, see `jaxppo.envs.execution.costs.pack_bars`.
       tradable: `[A]` bool.
       costs: of the paper accounts.
       strategies: rows of the strategies' tables; `()` for the agent.
     """
 
+    number: jax.Array
     bar: jax.Array
     tradable: jax.Array
     costs: Costs
@@ -67,8 +71,8 @@ def book(
     strategies: Sequence[Policy | str],
     rule: AllocationRule,
     *,
+    env: OneBar,
     costs: Costs,
-    fill_rule: FillRule = FillRule(),
     initial_cash: float = 1e6,
     before: Sequence[SizingTransform] = (),
     after: Sequence[SizingTransform] = (),
@@ -87,22 +91,28 @@ def book(
     Args:
       strategies: M >= 1 of them, with different names; "agent" stands for the decision that is being sized.
       rule: how much each strategy is allocated.
+      env: what the book trades in; paper accounts fill by its rule and observe by its actions, without its masks and
+        sizing.
       costs: of the paper accounts: those of the environment.
-      fill_rule: likewise.
       initial_cash: of the paper accounts, currency, > 0.
       before: transforms of the agent's decisions, for its paper account.
       after: transforms of the book's targets, for the account.
 
     Raises:
-      ValueError: no strategy, two of one name, or `before` without an agent.
+      ValueError: no strategy, two of one name, one that decides on shares or encodes the market block by block, or
+        `before` without an agent.
     """
     strategies = tuple(strategies)
     names = strategy_names(strategies)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"strategies need different names; the book has {', '.join(names) or 'none'}")
+    for one in strategies:
+        if not isinstance(one, str) and (one.in_shares or one.encoding is not None):
+            kind = "decides on shares" if one.in_shares else "encodes the market block by block"
+            raise ValueError(f"{one.name} {kind}; a strategy of a book decides on weights, from a table of its own")
     if before and AGENT not in names:
         raise ValueError(f"{before[0].name} sizes what the agent decides, but the book has no agent")
-    made = _Book(strategies, rule, costs, fill_rule, initial_cash, tuple(before), tuple(after))
+    made = _Book(strategies, rule, env, costs, initial_cash, tuple(before), tuple(after))
     formed = [one.warmup for one in (*strategies, *before, *after) if not isinstance(one, str)]
     return Sizing(
         lambda view: tuple(part.table(view) for part in made.parts),
@@ -119,8 +129,8 @@ class _Book(NamedTuple):
 
     strategies: tuple[Policy | str, ...]
     rule: AllocationRule
+    env: OneBar
     costs: Costs
-    fill_rule: FillRule
     initial_cash: float
     before: tuple[SizingTransform, ...]
     after: tuple[SizingTransform, ...]
@@ -141,6 +151,7 @@ class _Book(NamedTuple):
         market, n_bars = view.market, view.market.n_bars
         every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
         return BookRow(
+            number=jnp.arange(n_bars, dtype=jnp.int32),
             bar=pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes),
             tradable=market.tradable,
             costs=every_bar,
@@ -150,7 +161,7 @@ class _Book(NamedTuple):
     def init(self, n_assets: int) -> BookState:
         """State before the first close."""
         return BookState(
-            paper_accounts=open_paper_accounts(self.strategies, n_assets, self.initial_cash, self.fill_rule),
+            paper_accounts=open_paper_accounts(self.strategies, self.env, n_assets, self.initial_cash),
             allocation=self.rule.init(len(self.strategies)),
             before=chain(*self.before).init(n_assets),
             after=tuple(transform.init(n_assets) for transform in self.after),
@@ -173,7 +184,7 @@ class _Book(NamedTuple):
         marked = account.replace(
             price=portfolio.price,
             equity=account.equity + jnp.sum(account.shares * (portfolio.price - account.price)),
-            unfilled=account.unfilled + state.paper_accounts.order[agent],
+            unfilled=account.unfilled + state.paper_accounts.ordered[agent],
         )
         first = state.allocation.bars == 0
         return chain(*self.before).pre_sizing_targets(
@@ -197,7 +208,7 @@ class _Book(NamedTuple):
         """
         rows_before, now, rows_after = row[: len(self.before)], row[len(self.before)], row[len(self.before) + 1 :]
         agent = self.agent
-        paper_accounts, sized = settle_bar(state.paper_accounts, now.bar, now.costs, self.fill_rule), state.before
+        paper_accounts, sized = settle(state.paper_accounts, self.env, now.bar, now.costs), state.before
         if agent is not None:
             paper_accounts = _entered(paper_accounts, agent, portfolio, state.allocation.bars == 0)
             account = jax.tree.map(lambda x: x[agent], paper_accounts.portfolio)
@@ -206,16 +217,17 @@ class _Book(NamedTuple):
                 sized, rows_before, account, jnp.where(hold, held, weights), hold
             )
             hold = hold & (weights == held)
-        allocation = self.rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.dead)
-        paper_accounts, targets = decide(
-            self.strategies, paper_accounts, now.strategies, (weights, hold), now.tradable, now.costs
+        allocation = self.rule.update(
+            state.allocation, paper_accounts.portfolio.equity, paper_accounts.liquidated
         )
+        bar = BarRow(now.number, (), now.tradable, policy=now.strategies)
+        paper_accounts, targets = place(self.strategies, paper_accounts, self.env, bar, (weights, hold), now.costs)
         target, states = matmul(allocation.allocation, targets), []
         for transform, inner, part in zip(self.after, state.after, rows_after, strict=True):
             target, inner = transform.apply(inner, part, portfolio, target)
             states.append(inner)
         present = expected_weights(portfolio)
-        trading = jnp.any((paper_accounts.order != 0) & (allocation.allocation > 0)[:, None], axis=0)
+        trading = jnp.any((paper_accounts.ordered != 0) & (allocation.allocation > 0)[:, None], axis=0)
         largest = jnp.maximum(jnp.abs(target), jnp.abs(present))
         near = jnp.abs(target - present) <= self.rule.rebalance * largest
         if self.after:  # which may be caps
@@ -233,4 +245,4 @@ def _entered(paper_accounts: PaperAccounts, agent: int, portfolio: Portfolio, fi
     """At the first close of an episode the agent's paper account is the account itself."""
     begun = jax.tree.map(lambda old, new: old.at[agent].set(new), paper_accounts.portfolio, portfolio)
     portfolios = jax.tree.map(lambda new, old: jnp.where(first, new, old), begun, paper_accounts.portfolio)
-    return paper_accounts.replace(portfolio=portfolios)
+    return paper_accounts.replace(accounts=paper_accounts.accounts.replace(portfolio=portfolios))

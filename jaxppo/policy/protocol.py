@@ -35,7 +35,7 @@ class Observed(NamedTuple):
     Attributes:
       portfolio: of its account.
       row: row t of its table.
-      observation: position and account features and the action mask; None for a strategy of a book.
+      observation: position and account features and the action mask.
       constraint: what masks and sizing allow; None for everything, and for a strategy of a book.
       encoded: what its encoding says of bar t; `()` without one.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,7 +41,7 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
     costs = make_costs(**config.costs.model_dump())
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
     fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price, displacement)
-    return TradingEnv(
+    env = TradingEnv(
         n_assets=market.n_assets,
         actions=config.env.actions,
         levels=config.env.levels,
@@ -53,9 +54,10 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
         masks=_masks(config, market),
-        sizing=_sizing(config, market, costs, fill_rule, open_run),
         rewards=make_rewards(config.rewards, periods_per_year(market)),
     )
+    env.sizing = _sizing(config, market, copy.copy(env), costs, open_run)
+    return env
 
 
 def _masks(config: Config, market: MarketData) -> MaskTransform | None:
@@ -86,8 +88,8 @@ def _flat_in_time(number: int, config: Config, market: MarketData) -> None:
         )
 
 
-def _sizing(config: Config, market: MarketData, costs: Costs, fill_rule: FillRule, open_run: OpenRun) -> Sizing | None:
-    """The configured sizing.
+def _sizing(config: Config, market: MarketData, env: TradingEnv, costs: Costs, open_run: OpenRun) -> Sizing | None:
+    """The configured sizing; `env` is the environment without it.
 
     Raises:
       ConfigError: a transform whose keys do not fit together.
@@ -97,8 +99,8 @@ def _sizing(config: Config, market: MarketData, costs: Costs, fill_rule: FillRul
             config.sizing,
             partial(
                 make_book,
+                env=env,
                 costs=costs,
-                fill_rule=fill_rule,
                 initial_cash=config.env.initial_cash,
                 open_run=lambda run: open_run(run, market),
             ),

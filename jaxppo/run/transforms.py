@@ -17,7 +17,7 @@ from jaxppo.config.monitor import MonitorConfig
 from jaxppo.config.rewards import RewardConfig
 from jaxppo.config.sizing import SizingConfig
 from jaxppo.envs.execution.costs import Costs
-from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.transform import MaskTransform, RewardTransform, SizingTransform
 from jaxppo.policy import rules
 from jaxppo.policy.protocol import Policy
@@ -107,8 +107,8 @@ def make_sizing(items: Sequence[SizingConfig], make_book: Callable[..., Sizing])
 def make_book(
     config: BookSizing,
     *,
+    env: TradingEnv,
     costs: Costs,
-    fill_rule: FillRule,
     initial_cash: float,
     open_run: OpenRun,
     before: Sequence[SizingTransform] = (),
@@ -118,8 +118,8 @@ def make_book(
 
     Args:
       config: its keys.
+      env: what the book trades in.
       costs: of the paper accounts: those of the environment.
-      fill_rule: of the paper accounts.
       initial_cash: of the paper accounts, currency, > 0.
       open_run: opens a trained agent.
       before: transforms of the agent's decisions.
@@ -142,9 +142,7 @@ def make_book(
     strategies = _each("strategies", config.strategies, one)
     if AGENT not in strategies:
         raise ValueError("strategies leaves out agent, whose decisions would then count for nothing; name it")
-    return book(
-        strategies, rule, costs=costs, fill_rule=fill_rule, initial_cash=initial_cash, before=before, after=after
-    )
+    return book(strategies, rule, env=env, costs=costs, initial_cash=initial_cash, before=before, after=after)
 
 
 def _each(name: str, items: Iterable[Item], build: Callable[[Item], Any], first: int = 0) -> list[Any]:

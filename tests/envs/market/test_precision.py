@@ -36,7 +36,9 @@ def a_step(**parts):
 
 
 COSTS = basic_costs()
-BOOK = book([AGENT, rules.trend(lookback=5), rules.buy_and_hold()], AllocationRule(), costs=COSTS)
+BOOK = book(
+    [AGENT, rules.trend(lookback=5), rules.buy_and_hold()], AllocationRule(), env=TradingEnv(**SMALL), costs=COSTS
+)
 PROGRAMS = {
     "risk budget": lambda: a_step(masks=masks.chain(masks.risk_budget(volatility=0.1, span=10, force=1.5))),
     "volatility target": lambda: a_step(sizing=sizing.chain(sizing.volatility_target(0.1, span=10))),

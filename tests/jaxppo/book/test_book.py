@@ -18,6 +18,7 @@ from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book import AGENT, AllocationRule, book
 from jaxppo.envs import simulators
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.protocol import Policy, Targets
 from jaxppo.policy.rules import buy_and_hold, inverse_volatility, mean_reversion, rule, trend
 from jaxppo.risk.sizing import projection, volatility_target
 
@@ -258,7 +259,7 @@ def follower(portfolio, seen, _, __):
 
 def test_a_book_of_the_agent_alone_changes_nothing():
     plain = jax.jit(lambda p: tiny.run_rule(follower, None, environment(), p, jnp.int32(FIRST), LENGTH))(tables())
-    sized = sized_run(book([AGENT], ALONE, costs=tables().costs), follower)
+    sized = sized_run(book([AGENT], ALONE, env=environment(), costs=tables().costs), follower)
     np.testing.assert_allclose(sized.equity, plain.equity, rtol=2e-6)
     np.testing.assert_allclose(sized.weights, plain.weights, atol=2e-6)
     np.testing.assert_array_equal(sized.recorded, 1.0)
@@ -270,7 +271,7 @@ def test_what_the_agent_holds_is_its_own():
     def nothing(portfolio, seen, _, __):
         return jnp.ones(2), jnp.ones(2, bool)
 
-    sized = sized_run(book([AGENT, buy_and_hold()], ALONE, costs=tables().costs), nothing)
+    sized = sized_run(book([AGENT, buy_and_hold()], ALONE, env=environment(), costs=tables().costs), nothing)
     half = own_backtest(buy_and_hold())
     np.testing.assert_allclose(sized.weights[5].sum(), 0.5 * half.weights[5].sum(), rtol=0.02)
 
@@ -279,18 +280,41 @@ def test_transforms_before_size_the_agent_and_those_after_the_account():
     """Without halts, in which what was to be sold may stay while something else is bought."""
     open_ = prices().replace(tradable=jnp.ones((N_BARS, 2), bool))
     cap = projection(leverage=0.2)
-    sized = sized_run(book([AGENT, buy_and_hold()], ALONE, costs=tables().costs, after=[cap]), follower, open_)
+    sized = sized_run(
+        book([AGENT, buy_and_hold()], ALONE, env=environment(), costs=tables().costs, after=[cap]), follower, open_
+    )
     assert 0.19 < np.abs(sized.weights).sum(axis=1).max() < 0.22
     small = volatility_target(0.01, span=20)
-    before = sized_run(book([AGENT], ALONE, costs=tables().costs, before=[small]), follower)
+    before = sized_run(book([AGENT], ALONE, env=environment(), costs=tables().costs, before=[small]), follower)
     assert 0 < np.abs(before.weights).sum(axis=1).max() < 0.1
     with pytest.raises(ValueError, match="no agent"):
-        book([buy_and_hold()], ALONE, costs=tables().costs, before=[small])
+        book([buy_and_hold()], ALONE, env=environment(), costs=tables().costs, before=[small])
+
+
+def test_a_strategy_observes_its_own_account():
+    """Position, drawdown and action mask, as in a backtest of its own."""
+
+    def cautious(params, state, seen):
+        drawdown, allowed = seen.observation.account[2], seen.observation.mask.any(axis=-1)
+        weights = jnp.where(allowed, jnp.where(drawdown > 0.01, 0.1, 0.4), 0.0) - 0.2 * seen.observation.asset[:, 0]
+        return Targets(weights, jnp.zeros(2, bool)), state
+
+    strategy = Policy("cautious", cautious)
+    run = run_book((strategy, buy_and_hold()), environment(), tables(), FIRST, LENGTH, ALONE, periods=PERIODS)
+    own = own_backtest(strategy)
+    np.testing.assert_allclose(run.equity[:, 0], own.equity[:-1], rtol=ROUNDING)
+    assert len(np.unique(np.round(own.weights.sum(axis=1), 1))) > 2
 
 
 def test_mistakes_are_named():
+    for refused, named in (
+        (Policy("x", None, in_shares=True), "x decides on shares"),
+        (Policy("x", None, encoding=()), "block"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            book([refused], ALONE, env=environment(), costs=tables().costs)
     with pytest.raises(ValueError, match="different names"):
-        book([trend(), trend()], ALONE, costs=tables().costs)
+        book([trend(), trend()], ALONE, env=environment(), costs=tables().costs)
     with pytest.raises(ValueError, match="no policy decides"):
         run_book([AGENT], environment(), tables(), FIRST, LENGTH, ALONE)
     with pytest.raises(ValueError, match="must be in the market"):
@@ -305,8 +329,12 @@ def test_mistakes_are_named():
 def test_a_book_needs_the_history_of_all_that_is_in_it():
     costs = tables().costs
     long = mean_reversion(window=3000, span=20)
-    assert book([AGENT, long, buy_and_hold()], ALONE, costs=costs).warmup == 3000
-    assert book([AGENT, trend(lookback=400)], ALONE, costs=costs).warmup == 400
-    assert book([AGENT], ALONE, costs=costs).warmup == 0
+    assert book([AGENT, long, buy_and_hold()], ALONE, env=environment(), costs=costs).warmup == 3000
+    assert book([AGENT, trend(lookback=400)], ALONE, env=environment(), costs=costs).warmup == 400
+    assert book([AGENT], ALONE, env=environment(), costs=costs).warmup == 0
     sized = volatility_target(0.1, span=77)
-    assert book([AGENT, buy_and_hold()], ALONE, costs=costs, before=[sized]).warmup == sized.warmup >= 77
+    assert (
+        book([AGENT, buy_and_hold()], ALONE, env=environment(), costs=costs, before=[sized]).warmup
+        == sized.warmup
+        >= 77
+    )
