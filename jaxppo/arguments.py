@@ -37,6 +37,7 @@ Delay = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+DelistingReturn = Annotated[float, Field(ge=-1.0, le=10.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 ProperFraction = Annotated[float, Field(ge=0.0, lt=1.0)]

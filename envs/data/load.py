@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -265,7 +266,7 @@ def _align(
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not volume_known[a]) | options.zero_volume_tradable
         reports[str(name)] = report.symbol_report(part, half_spread, quoted, times, daily, length, schedule, options)
-        reports[str(name)] |= {"first_bar": int(bars[0]), "last_bar": int(bars[-1])}
+        reports[str(name)] |= report.span_on_axis(bars)
     clock = schedule.timezone if schedule else options.timezone or "UTC"
     minute, session, weekday = calendar_fields(times, daily, clock, schedule)
     arrays = {name: values.astype(np.float32) for name, values in fields.items()} | {
@@ -281,7 +282,11 @@ def _align(
     if schedule is not None and len(times) > 1:
         known = calendar_periods_per_year(times, daily, length, schedule)
     info = MarketInfo(names, stamps, periods_per_year=known)
-    market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
+    ended: Any = ()
+    if gone := report.ended_assets(reports, len(times)):
+        last = np.asarray([reports[name]["last_bar"] if name in gone else len(times) for name in names])
+        ended = jnp.asarray(np.arange(len(times))[:, None] > last)
+    market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info, ended=ended)
     per_year = periods_per_year(market)
     summary = {
         "sources": report.source_report(rows),

@@ -174,13 +174,34 @@ def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None, n_bars: i
     return lines
 
 
+def span_on_axis(bars: np.ndarray) -> dict[str, int]:
+    """First and last bar of an asset, and most bars that it misses between two of its own.
+
+    Args:
+      bars: positions `[n]` of its bars on the common time axis, increasing.
+    """
+    longest = int(np.diff(bars).max(initial=1)) - 1
+    return {"first_bar": int(bars[0]), "last_bar": int(bars[-1]), "longest_gap_bars": longest}
+
+
+def ended_assets(symbols: dict[str, dict[str, Any]], n_bars: int) -> list[str]:
+    """Those whose last bar lies so far before the others' that they are taken as delisted.
+
+    Args:
+      symbols: name -> counts, with `first_bar`, `last_bar` and `longest_gap_bars`, positions on the common time axis.
+      n_bars: of that axis.
+    """
+    after = {name: n_bars - 1 - counts["last_bar"] for name, counts in symbols.items()}
+    return [name for name in symbols if after[name] >= max(FEWEST_BARS_AFTER, symbols[name]["longest_gap_bars"] + 1)]
+
+
 def _ends(symbols: dict[str, dict[str, Any]], n_bars: int) -> list[str]:
     """Warns of assets that end before the others, and of those that only follow one another."""
     after = {name: n_bars - 1 - counts["last_bar"] for name, counts in symbols.items()}
-    ended = [name for name in symbols if after[name] >= FEWEST_BARS_AFTER]
+    ended = ended_assets(symbols, n_bars)
     lines = [
-        f"{name} ends on {symbols[name]['last']}, {after[name]} bars before the last: from then on a position in it "
-        "cannot be closed and stays at its last close"
+        f"{name} ends on {symbols[name]['last']}, {after[name]} bars before the last: a position in it is settled as "
+        "env.delisting says"
         for name in ended[:MOST_NAMED]
     ]
     if len(ended) > MOST_NAMED:

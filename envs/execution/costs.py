@@ -214,6 +214,7 @@ class Bar(struct.PyTreeNode):
       average_volume: `[A]` shares per bar, as of the previous close, > 0; inf where volume is not reported.
       year_fraction: `[A]` years since the previous bar (the same for every asset).
       slippage_scale: `[A]` what slippage is multiplied by, or `()` for nothing.
+      ended: `[A]` 1 where the asset's last bar is past, else 0; `()` in a market in which none ends.
     """
 
     open: jax.Array
@@ -224,10 +225,12 @@ class Bar(struct.PyTreeNode):
     average_volume: jax.Array
     year_fraction: jax.Array
     slippage_scale: Any = ()
+    ended: Any = ()
 
 
 BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
-"""Rows of a packed bar; one more, `slippage_scale`, where slippage depends on conditions."""
+"""Rows of a packed bar; one more, `slippage_scale`, where slippage depends on conditions; and `ended` after that where
+an asset of the market ends."""
 
 
 def pack_bars(
@@ -244,7 +247,7 @@ def pack_bars(
       market: unbatched market.
       volatility_span: span in bars of the EWMA volatility forecast.
       volume_span: span in bars of the EWMA volume forecast.
-      conditions: `Costs.conditions`; unless `()`, the table has one field more.
+      conditions: `Costs.conditions`.
       regimes: `[T, A, 4]` probabilities of the regimes at each close, for conditions on them.
 
     Returns:
@@ -277,12 +280,14 @@ def pack_bars(
     ]
     if not isinstance(conditions, tuple):
         columns.append(slippage_scale(market, conditions, regimes, volatility, volume))
+    if not isinstance(market.ended, tuple):
+        columns += [jnp.ones_like(market.close)] * (len(BAR_FIELDS) + 1 - len(columns)) + [market.ended]
     return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=1)
 
 
 def unpack_bar(row: jax.Array) -> Bar:
-    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or one more."""
-    fields = (*BAR_FIELDS, "slippage_scale")[: row.shape[0]]
+    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or up to two more."""
+    fields = (*BAR_FIELDS, "slippage_scale", "ended")[: row.shape[0]]
     return Bar(**{name: row[i] for i, name in enumerate(fields)})
 
 

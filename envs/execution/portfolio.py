@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.arguments import BoundedInt, check
+from jaxppo.arguments import BoundedInt, DelistingReturn, check
 from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
 from jaxppo.envs.market.kernels import once
@@ -35,6 +35,8 @@ class FillRule:
       fill_price: price of fills; `"decision_close"` is a price that the decision has already seen, which no market
         offers: for research on that bias only, with a latency of 1, and reports say so in red.
       displacement: own trades move the price of later ones, by `Costs.displacement`.
+      delisting: what a position in an asset is settled for in the bar after its last one: that bar's close; the close
+        after a return, such as -0.3; `freeze` keeps the position at the close to the end.
 
     Raises:
       ValueError: an attribute outside its range.
@@ -44,6 +46,7 @@ class FillRule:
     unfilled: Literal["carry", "drop"] = "carry"
     fill_price: Literal["next_open", "decision_close"] = "next_open"
     displacement: bool = False
+    delisting: Literal["last_close", "freeze"] | DelistingReturn = "last_close"
 
     def __post_init__(self):
         check(FillRule, vars(self))
@@ -207,8 +210,9 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     """Takes one portfolio from one close to the next.
 
     In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts,
-    volume and the leverage limit allow, at a cost; the book is marked at the close; equity below the maintenance margin
-    is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
+    volume and the leverage limit allow, at a cost; positions in assets that have ended are settled, without cost; the
+    book is marked at the close; equity below the maintenance margin is liquidated there, halted or not and whatever the
+    volume, so that the account ends with the bar.
 
     With displacement, fills pay, or earn, what the account's earlier trades have left of it, as a cost of impact. The
     book is marked at the market's own closes, so that no trade raises the equity by moving a mark.
@@ -236,9 +240,15 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     goal = _snap(portfolio.shares + wanted, rounding)
     quantity = once(_filled, portfolio, wanted, bar, costs)
     price = bar.open if rule.fill_price == "next_open" else portfolio.price
-    shares = jnp.where(quantity == wanted, goal, portfolio.shares + quantity)
+    shares, charged = jnp.where(quantity == wanted, goal, portfolio.shares + quantity), quantity
+    if rule.delisting != "freeze" and not isinstance(bar.ended, tuple):
+        ended = bar.ended > 0
+        earned = 0.0 if rule.delisting == "last_close" else rule.delisting
+        quantity, charged = jnp.where(ended, -portfolio.shares, quantity), jnp.where(ended, 0.0, quantity)
+        price = jnp.where(ended, portfolio.price * (1.0 + earned), price)
+        shares, goal, *in_flight = (jnp.where(ended, 0.0, x) for x in (shares, goal, *in_flight))
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
-    paid, displaced = _pay(displaced, quantity, price, bar, costs)
+    paid, displaced = _pay(displaced, charged, price, bar, costs)
     financing = _financing(portfolio, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
     equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financing)

@@ -23,7 +23,8 @@ def check_market(market: MarketData) -> MarketData:
 
     Raises:
       DataError: arrays of different shapes, a price that is not finite and positive, a bar whose range does not hold
-        its open and close, a volume or half-spread that is negative or not finite, times that do not increase.
+        its open and close, a volume or half-spread that is negative or not finite, times that do not increase, an
+        asset that trades after its end.
     """
     arrays = {name: np.asarray(getattr(market, name)) for name in (*PRICES, "volume", "half_spread", "tradable")}
     shape = arrays["close"].shape
@@ -40,6 +41,13 @@ def check_market(market: MarketData) -> MarketData:
     _refuse(market, arrays["low"] > bottom * (1 + ROUNDING), "low", arrays["low"], "at most open and close")
     for name in ("volume", "half_spread"):
         _refuse(market, ~(np.isfinite(arrays[name]) & (arrays[name] >= 0)), name, arrays[name], "finite and >= 0")
+    if not isinstance(market.ended, tuple):
+        ended = np.asarray(market.ended)
+        if ended.shape != shape or ended.dtype != bool:
+            raise DataError(f"the market's ended is {ended.dtype} {ended.shape}; bool {shape} is expected, or ()")
+        back = ended & arrays["tradable"]
+        back[1:] |= ended[:-1] & ~ended[1:]
+        _refuse(market, back, "ended", ended, "False where the asset trades, and True from its end on")
     return market
 
 

@@ -65,6 +65,8 @@ class MarketData(struct.PyTreeNode):
       day_of_week: `[T]` int32, Monday is 0.
       seconds_since_previous: `[T]` float32, time since the start of the previous bar; 0 for the first.
       info: host-side names and times.
+      ended: `[T, A]` bool, the asset's last bar is past: delisted, expired or taken over, which is known when it
+        happens; `()` in a market in which none ends.
     """
 
     open: jax.Array
@@ -80,6 +82,7 @@ class MarketData(struct.PyTreeNode):
     day_of_week: jax.Array
     seconds_since_previous: jax.Array
     info: MarketInfo = struct.field(pytree_node=False, default_factory=MarketInfo)
+    ended: Any = ()
 
     @property
     def n_bars(self) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.baselines import run_baselines
 from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
+from jaxppo.backtest.ended import ended_positions, ended_sentences
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
@@ -163,6 +164,8 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
             n_resamples=chosen.bootstrap_resamples,
             level=chosen.level,
         )
+        ended = ended_positions(ledger, setup.market, where.first, setup.env.fill_rule.delisting)
+        figures[name] |= {"ended_positions": ended} if ended else {}
     for number, name in enumerate(baselines):
         figures[name]["sharpe_difference_ci"] = _sharpe_difference(
             setup, ledgers["agent"], ledgers[name], jax.random.fold_in(key, len(ledgers) + number)
@@ -291,6 +294,7 @@ def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | N
         )
     if result.ledgers["agent"].liquidated:
         found.append("The agent's account was liquidated; it stays out of the market from then on.")
+    found += ended_sentences(result.summary.get("ended_positions", ()))
     found += monitored.breaches(result.summary.get("monitor", {}), result.summary["n_bars"])
     if result.summary.get("stopped"):
         found.append(monitored.stop_sentence(result.summary["stopped"]))

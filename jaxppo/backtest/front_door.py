@@ -78,7 +78,10 @@ def simulate(
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
     ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
-    return BacktestResult(policy.name, jax.device_get(ledger), prices, first, conditions.rules.periods)
+    rules = conditions.rules
+    return BacktestResult(
+        policy.name, jax.device_get(ledger), prices, first, rules.periods, rules.env.fill_rule.delisting
+    )
 
 
 def simulate_streaming(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from jaxppo.backtest.ended import ended_positions, ended_sentences
 from jaxppo.backtest.frames import account_frame, bar_index, ledger_frame
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.envs.market.market_data import MarketData
@@ -30,6 +31,7 @@ class BacktestResult:
       market: what was traded.
       first: bar of the first decision.
       periods: bars per year.
+      delisting: what positions in assets that end were settled for, see `FillRule`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class BacktestResult:
     market: MarketData
     first: int
     periods: float
+    delisting: str | float = "last_close"
 
     @property
     def equity(self) -> pd.DataFrame:
@@ -77,10 +80,12 @@ class BacktestResult:
 
         Returns:
           Those of `jaxppo.statistics.summarise`, and `turnover` (per year), `costs` (fraction of the capital),
-          `liquidated`, `trades` (round trips) and `trade_win_rate` (their share that won after costs).
+          `liquidated`, `trades` (round trips) and `trade_win_rate` (their share that won after costs);
+          and `ended_positions`, if there are any, see `jaxppo.backtest.ended`.
         """
-        key = jax.random.key(seed)
-        return ledger_figures(self.ledger, periods=self.periods, key=key, level=level, n_resamples=n_resamples)
+        key, ended = jax.random.key(seed), ended_positions(self.ledger, self.market, self.first, self.delisting)
+        figures = ledger_figures(self.ledger, periods=self.periods, key=key, level=level, n_resamples=n_resamples)
+        return figures | ({"ended_positions": ended} if ended else {})
 
     def report(self, path: str | pathlib.Path, *, level: float = 0.95) -> pathlib.Path:
         """Writes a report in one HTML file that opens offline.
@@ -90,8 +95,10 @@ class BacktestResult:
           level: coverage of the intervals, in (0, 1).
         """
         path, row, ledger = pathlib.Path(path), self.summary(level=level), self.ledger
-        names = [name for name, value in row.items() if name not in ("sharpe_ci", "n_bars", "liquidated")]
+        left_out = ("sharpe_ci", "n_bars", "liquidated", "ended_positions")
+        names = [name for name in row if name not in left_out]
         warnings = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
+        warnings += tuple(ended_sentences(row.get("ended_positions", ())))
         times = self.market.info.timestamps
         data = ReportData(
             title=self.name,

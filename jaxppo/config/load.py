@@ -15,7 +15,7 @@ import pydantic
 import yaml
 
 from jaxppo.config.items import item_of, written_out
-from jaxppo.config.renamed import RENAMED, with_present_names
+from jaxppo.config.renamed import RENAMED, with_present_keys
 from jaxppo.config.schema import BUDGETS, Config
 from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text, takes_texts
 from jaxppo.errors import ConfigError
@@ -99,7 +99,7 @@ def load_config(
     elif isinstance(source, Mapping):
         tree = copy.deepcopy(dict(source))
     else:
-        tree = with_present_names(_read_yaml(source)) if saved else _read_yaml(source)
+        tree = with_present_keys(_read_yaml(source)) if saved else _read_yaml(source)
     if any(key == f"training.{budget}" for key in options for budget in BUDGETS) and isinstance(
         tree.get("training"), dict
     ):

@@ -1,4 +1,4 @@
-"""Names that keys had in earlier versions: runs that were saved with them still open."""
+"""Keys of earlier versions: runs that were saved with them still open, and still mean what they meant."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ RENAMED = {"walk_forward.agents_at_once": "walk_forward.batch_size"}
 """Key of a section in an earlier version -> its name now."""
 SHRUNK = {(True, True): "both", (True, False): "mean", (False, True): "covariance", (False, False): "none"}
 """What `shrink_mean` and `shrink_covariance` of `sizing.kelly` were -> `shrink`."""
+MEANT = {"env": {"delisting": "freeze"}}
+"""Section -> key that an earlier version had not -> what it did."""
 
 
-def with_present_names(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree of a saved configuration with the names that its keys have now.
+def with_present_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a saved configuration with the keys of this version.
 
     Args:
       tree: as read from the folder of a run.
@@ -22,6 +24,9 @@ def with_present_names(tree: dict[str, Any]) -> dict[str, Any]:
         section, name = before.split(".")
         if isinstance(tree.get(section), dict) and name in tree[section]:
             tree[section][now.split(".")[1]] = tree[section].pop(name)
+    for section, keys in MEANT.items():
+        if isinstance(tree.get(section, {}), dict):
+            tree[section] = keys | tree.get(section, {})
     for item in tree.get("sizing") or ():
         kelly = item.get("kelly") if isinstance(item, dict) else None
         if isinstance(kelly, dict) and {"shrink_mean", "shrink_covariance"} & kelly.keys():

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from jaxppo import envs
 from jaxppo.arguments import (
     Day,
+    DelistingReturn,
     NonNegativeInt,
     Numbers,
     OpenFraction,
@@ -117,6 +118,7 @@ class EnvConfig(Keys):
     latency_bars: int = key_of(envs.FillRule, "latency_bars")
     unfilled: Literal["carry", "drop"] = key_of(envs.FillRule, "unfilled")
     fill_price: Literal["next_open", "decision_close"] = key_of(envs.FillRule, "fill_price")
+    delisting: Literal["last_close", "freeze"] | DelistingReturn = key_of(envs.FillRule, "delisting")
 
 
 class CostsConfig(Keys):

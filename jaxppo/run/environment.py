@@ -40,7 +40,13 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
     """
     costs = make_costs(**config.costs.model_dump())
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
-    fill_rule = FillRule(config.env.latency_bars, config.env.unfilled, config.env.fill_price, displacement)
+    fill_rule = FillRule(
+        config.env.latency_bars,
+        config.env.unfilled,
+        config.env.fill_price,
+        displacement=displacement,
+        delisting=config.env.delisting,
+    )
     env = TradingEnv(
         n_assets=market.n_assets,
         actions=config.env.actions,

@@ -35,6 +35,7 @@ class Ledger:
       fill_at_decision_close: fill at the last close, not at the next open.
       moved: per kind of lasting impact and asset, how far own trades have moved the price, currency per share, and the
         depth of the market, currency per share and share, when that was.
+      delisting: return after the last close at which positions in assets that have ended are paid out; None for never.
     """
 
     costs: dict[str, float]
@@ -46,6 +47,7 @@ class Ledger:
     carry: bool
     fill_at_decision_close: bool
     moved: dict[str, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
+    delisting: float | None = None
 
     def equity(self) -> float:
         """Cash plus the market value of the positions."""
@@ -65,7 +67,7 @@ class Ledger:
 
     def live(self, bar: list[list[float]]) -> dict[str, object]:
         """Goes from one close to the next through `bar` (fields of `costs.Bar`, in their order)."""
-        opened, close, volume, half_spread, volatility, normal_volume, years = bar
+        opened, close, volume, half_spread, volatility, normal_volume, years, *more = bar
         assets = range(len(close))
         equity_at_marks = self.equity()
         financing = -min(self.cash, 0.0) * self.costs["margin_rate"] * years[0]
@@ -102,6 +104,13 @@ class Ledger:
             paid.append(self._trade(i, fill, mid, half_spread[i], volatility[i], normal_volume[i]))
             self.working[i] = _difference(wanted, fill) if self.carry else 0.0
             fills.append(fill)
+        for i in assets:
+            if self.delisting is not None and more[1][i]:
+                fills[i] = -self.shares[i]
+                self.cash += self.shares[i] * self.close[i] * (1 + self.delisting)
+                self.shares[i] = self.working[i] = 0.0
+                for order in self.queue:
+                    order[i] = 0.0
         self.close = close
 
         gross = sum(abs(self.shares[i]) * close[i] for i in assets)
@@ -157,11 +166,12 @@ def run_ledger(
     latency_bars: int = 1,
     carry: bool = True,
     fill_at_decision_close: bool = False,
+    delisting: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs a flat account through `bars`: decide at the close of bar t, then live through bar t + 1.
 
     Args:
-      bars: `[T, 7, A]`, rows of `jaxppo.envs.execution.costs.pack_bars`.
+      bars: `[T, 7 or 9, A]`, rows of `jaxppo.envs.execution.costs.pack_bars`.
       weights: `[T - 1, A]` target weights decided at the close of bars 0 to T - 2.
       hold: `[T - 1, A]` bool, leave the asset alone.
       costs: by the names of `jaxppo.envs.execution.costs.Costs`.
@@ -169,6 +179,7 @@ def run_ledger(
       latency_bars: bars from decision to fill.
       carry: work the unfilled part of an order in the following bars.
       fill_at_decision_close: fill at the last close, not at the next open.
+      delisting: return at which ended assets are paid out; None for never.
 
     Returns:
       Columns of what `Ledger.live` reports, `[T - 1, ...]` float64, for bars 1 to T - 1.
@@ -185,6 +196,7 @@ def run_ledger(
         carry=carry,
         fill_at_decision_close=fill_at_decision_close,
         moved={kind: [(0.0, 0.0)] * n_assets for kind in ("transient", "permanent") if kind in costs},
+        delisting=delisting,
     )
     rows = []
     decisions = (np.asarray(weights, np.float64).tolist(), np.asarray(hold).tolist())
