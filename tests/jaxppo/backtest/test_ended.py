@@ -1,0 +1,73 @@
+"""Positions in assets that end are settled, named with their size, and counted as closed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxppo import envs, rules
+from jaxppo.backtest import simulate
+from jaxppo.backtest.ended import ended_sentences
+
+N_BARS, LAST = 120, 80
+
+
+def prices(gap=0):
+    """Two symbols; DEL ends at bar 80, and misses `gap` bars before."""
+    rng = np.random.default_rng(0)
+    days, frames = pd.bdate_range("2021-01-04", periods=N_BARS), []
+    for name in ("AAA", "DEL"):
+        close = 50 * np.exp(np.cumsum(0.01 * rng.standard_normal(N_BARS)))
+        table = {"date": days, "open": close, "high": close * 1.01, "low": close * 0.99, "close": close}
+        frame = pd.DataFrame({**table, "volume": 1e7, "symbol": name})
+        frames.append(frame if name == "AAA" else frame[: LAST + 1].drop(range(20, 20 + gap)))
+    return pd.concat(frames)
+
+
+@pytest.fixture(scope="module")
+def market():
+    return envs.load_market(prices())
+
+
+def test_an_asset_that_ends_is_found(market):
+    np.testing.assert_array_equal(market.ended, np.arange(N_BARS)[:, None] > np.asarray([N_BARS, LAST]))
+    assert any("DEL ends on 2021-04-26, 39 bars before the last" in line for line in market.info.report["warnings"])
+    assert envs.slice_bars(market, 90, 100).ended.shape == (10, 2)
+    seasonal = envs.load_market(prices(gap=45))
+    assert seasonal.ended == (), "it has missed more bars than these before"
+
+
+@pytest.mark.parametrize("delisting", ["last_close", -0.4, "freeze"])
+def test_the_position_is_settled_and_named(market, delisting, tmp_path):
+    rule = envs.FillRule(delisting=delisting)
+    result = simulate(rules.buy_and_hold(), market, costs=envs.basic_costs(), fill_rule=rule)
+    (found,) = result.summary(n_resamples=50)["ended_positions"]
+    positions = result.positions["DEL"]
+    row = LAST - result.first - 1
+    assert found == {
+        "symbol": "DEL",
+        "ended": "2021-04-26T00:00:00",
+        "bars_after": N_BARS - 1 - LAST,
+        "weight": pytest.approx(positions.iloc[row]),
+        "weight_at_end": pytest.approx(positions.iloc[-1]),
+        "settled": delisting,
+    }
+    assert 0.4 < found["weight"] < 0.6
+    step = result.equity["equity"].iloc[row + 1 : row + 3]
+    other = result.positions["AAA"].iloc[row] * (
+        prices().close.to_numpy()[LAST + 1] / prices().close.to_numpy()[LAST] - 1
+    )
+    expected = other + found["weight"] * (delisting if isinstance(delisting, float) else 0.0)
+    assert step.iloc[1] / step.iloc[0] - 1 == pytest.approx(expected, abs=1e-6)
+    assert (positions.iloc[row + 1 :] == 0).all() == (delisting != "freeze")
+    (sentence,) = ended_sentences([found])
+    assert f"a position of {found['weight']:.1%} of equity" in sentence
+    assert f"env.delisting: {delisting}" in sentence
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "DEL ended on 2021-04-26" in page
+    trips = result.summary(n_resamples=50)["trades"]
+    assert trips == (0 if delisting == "freeze" else 1)
+
+
+def test_a_position_that_was_closed_before_is_not_named(market):
+    result = simulate(rules.flat(), market)
+    assert "ended_positions" not in result.summary(n_resamples=50)
