@@ -171,7 +171,7 @@ class TrainingConfig(Keys):
     episodes: Budget | None = None
     """Budget in training episodes, of `env.episode_chunks * ppo.chunk` steps each."""
     minutes: PositiveFloat | None = None
-    """Budget in minutes of wall time, compilation included."""
+    """Budget in minutes of training: compiling and evaluating come on top."""
     evaluate_every: PositiveInt = 10
     """Iterations between evaluations on the validation period."""
     checkpoint_every: PositiveInt = 10

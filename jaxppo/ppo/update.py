@@ -223,7 +223,8 @@ def update(
     Returns:
       New parameters, optimiser state, and metrics: means over the minibatch steps, extremes of ratios, KL over the last
       epoch. `kl_after` is the measured KL of the whole iteration, where the configuration limits or penalises it;
-      `minibatch_steps` the number of steps taken, where `kl_stop` may end them.
+      `minibatch_steps` the number of steps taken, where `kl_stop` may end them; `skipped_updates` the number of steps
+      that were left out since their loss or gradient was not finite, which count in no other metric.
     """
     config, natural = objective.config, objective.config.direction == "natural"
     proposed, moved_state, metrics = _epochs(net, opt_state, optimiser, batch, objective, key, groups, not natural)
@@ -239,6 +240,7 @@ def update(
         # A proposal that is not finite must not stay in the optimiser's moments.
         finite = jnp.isfinite(optax.tree.norm(proposed))
         moved_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved_state, opt_state)
+        metrics["skipped_updates"] += 1.0 - finite
         metrics |= {"line_search_step": accepted.step, "kl_after": accepted.kl}
         proposed = accepted.net
     elif config.kl_penalty != "none":
@@ -257,7 +259,7 @@ def _epochs(
     groups: jax.Array,
     with_policy: bool,
 ) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
-    """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them."""
+    """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them; one that is not finite changes nothing."""
     config, learning_rate = objective.config, objective.coefficients.learning_rate
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
@@ -266,13 +268,13 @@ def _epochs(
         gradient, metrics = loss_and_gradient(net, piece, objective, with_policy)
         direction, moved_state = optimiser.update(gradient, opt_state, net)
         moved = jax.tree.map(lambda p, d: p - learning_rate * d, net, direction)
-        metrics |= {"gradient_norm": optax.tree.norm(gradient)}
-        if config.kl_stop is None:
-            return (moved, moved_state, jnp.zeros((), bool)), metrics
-        stop = metrics["kl"] > config.kl_stop
-        metrics |= {"minibatch_steps": 1.0 - stop, "evaluated": jnp.ones(())}
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        stop = jnp.zeros((), bool) if config.kl_stop is None else metrics["kl"] > config.kl_stop
+        taken = finite & ~stop
+        metrics |= {"gradient_norm": norm, "evaluated": 1.0 * finite, "taken": 1.0 * taken, "skipped": 1.0 - finite}
         old, new = (net, opt_state), (moved, moved_state)
-        return (*jax.tree.map(lambda a, b: jnp.where(stop, a, b), old, new), stop), metrics
+        return (*jax.tree.map(lambda a, b: jnp.where(taken, b, a), old, new), stop), metrics
 
     def step_unless_stopped(carry: Any, index: jax.Array) -> tuple[Any, Any]:
         shapes = jax.eval_shape(lambda: step(carry, index)[1])
@@ -285,24 +287,24 @@ def _epochs(
     order = jax.vmap(lambda k: shuffled_minibatches(k, groups, group_size, config.minibatches))(keys)
     order = order.reshape(-1, order.shape[-1])
     start = (net, opt_state, jnp.zeros((), bool))
-    if config.kl_stop is None:
-        (net, opt_state, _), rows = jax.lax.scan(step, start, order)
-        return net, opt_state, _summarise(rows, jnp.ones(order.shape[0]), config)
-    (net, opt_state, _), rows = jax.lax.scan(step_unless_stopped, start, order)
-    evaluated, taken = rows.pop("evaluated"), rows.pop("minibatch_steps").sum()
-    return net, opt_state, {**_summarise(rows, evaluated, config), "minibatch_steps": taken}
+    every = step if config.kl_stop is None else step_unless_stopped
+    (net, opt_state, _), rows = jax.lax.scan(every, start, order)
+    evaluated, taken, skipped = rows.pop("evaluated"), rows.pop("taken").sum(), rows.pop("skipped").sum()
+    metrics = {**_summarise(rows, evaluated, config), "skipped_updates": skipped}
+    return net, opt_state, metrics if config.kl_stop is None else {**metrics, "minibatch_steps": taken}
 
 
 def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
     """Metrics of an iteration from those of the steps `[epochs * minibatches]`; `done` is 0 for skipped steps."""
-    means = {name: jnp.sum(row * done) / done.sum() for name, row in rows.items()}
+    rows = {name: jnp.where(done > 0, row, _STARTS.get(name, 0.0)) for name, row in rows.items()}
+    means = {name: jnp.sum(row * done) / done.sum() for name, row in rows.items() if name not in _JOIN}
     last = done * (jnp.cumsum(done) > done.sum() - config.minibatches)
     for name in ("kl", "kl_k3"):
         means[name] = jnp.sum(rows[name] * last) / last.sum()
     mean, square = means.pop("ratio_mean"), means.pop("ratio_square")
     means["effective_sample_size"] = jnp.square(mean) / square
     means["ratio_max"] = rows["ratio_max"].max()
-    means["ratio_min"] = jnp.min(jnp.where(done > 0, rows["ratio_min"], jnp.inf))
+    means["ratio_min"] = rows["ratio_min"].min()
     return means
 
 

@@ -14,7 +14,8 @@ from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, 
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
-from jaxppo.training.experiment import Evaluator
+from jaxppo.training.experiment import HARDLY_TRAINED, Evaluator
+from jaxppo.training.loggers import announce
 
 
 def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
@@ -45,7 +46,11 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         iteration, returns = summary["validation"]["best_iteration"], result.ledgers["agent"].returns
         test = record_evaluation(setup, folder, iteration, "test", returns, content)
         adjusted = adjust_for_selection(setup, folder, test, returns, result.baselines)
-        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, inspect_policy(setup, network, net))
+        done = summary["train"]
+        few = (HARDLY_TRAINED.format(done["iterations"]),) if done.get("hardly_trained") else ()
+        seen = inspect_policy(setup, network, net)
+        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, seen, warnings=few)
+        announce("report")
         report(setup, result, folder / "report.html", extras)
         return {"out_of_sample": result.summary, "selection": adjusted}
 

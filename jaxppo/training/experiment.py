@@ -40,6 +40,8 @@ class Evaluator(NamedTuple):
     describe: Callable[[dict[str, Any]], str]
 
 
+HARDLY_TRAINED = "Hardly trained ({:,} iterations): the figures say nothing of what training would reach."
+"""Sentence on a run of too few iterations."""
 MakeEvaluator = Callable[[Any, Any], Evaluator]
 """`(setup, network) -> evaluator`; `jaxppo.training.evaluator.backtest_evaluator` is that of a trading run."""
 

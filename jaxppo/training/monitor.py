@@ -1,14 +1,12 @@
-"""What ends a training iteration badly: breached limits on monitored metrics, and figures that are not finite."""
+"""Limits on monitored metrics in training: what was breached, and whether that ends it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxppo.config import ConfigError
 from jaxppo.risk.monitor import Monitor
 
 
@@ -54,22 +52,4 @@ def stop_message(stopped: Mapping[str, Any]) -> str:
     return (
         f"stopped by the monitor after iteration {stopped['iteration']}: {stopped['limit']} reached "
         f"{stopped['level']:.4g} where at most {stopped['allowed']:g} is allowed"
-    )
-
-
-def not_finite(row: Mapping[str, float]) -> str | None:
-    """The first figure of a row that is not finite, as `name is value`; None where all are finite."""
-    return next((f"{name} is {value}" for name, value in row.items() if not math.isfinite(value)), None)
-
-
-def divergence(where: str, figure: str, learning_rate: float) -> ConfigError:
-    """Makes the error that ends a diverged training.
-
-    Args:
-      where: fold, seed and iteration, as far as there are several.
-      figure: from `not_finite`.
-      learning_rate: of the run.
-    """
-    return ConfigError(
-        f"training diverged in {where}: {figure}; ppo.learning_rate is {learning_rate:g}, try a smaller one"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -29,11 +30,13 @@ from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.setup import TRADING, as_started, step_budget
 from jaxppo.training.evaluator import backtest_evaluator
-from jaxppo.training.experiment import Experiment, MakeEvaluator, trading_experiment
+from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, Progress
-from jaxppo.training.monitor import divergence, not_finite, still_stops, stop_in, stop_message
+from jaxppo.training.monitor import still_stops, stop_in, stop_message
+from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
+from jaxppo.training.run_state import Done, Run
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -59,89 +62,6 @@ class TrainResult:
     def __repr__(self) -> str:
         """The folder and the headline figures."""
         return f"TrainResult({str(self.folder)!r})\n{self.text or 'stopped early; continue it with resume=True'}"
-
-
-@dataclasses.dataclass
-class _Done:
-    """What is done so far, saved on the host side of every checkpoint.
-
-    Attributes:
-      iteration: iterations done.
-      seconds: wall time in iterations alone, without compilation and evaluation.
-      compile_seconds: wall time of compiling the iteration.
-      elapsed: whole wall time since `train` was called, over all resumes; what a budget in minutes counts.
-      best_score: highest validation score so far, None before the first evaluation.
-      best_iteration: iteration of that score.
-      evaluations: evaluations on validation.
-      stopped: the limit whose breach ended training: its name, what it allows, the level and the iteration.
-    """
-
-    iteration: int = 0
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
-    elapsed: float = 0.0
-    best_score: float | None = None
-    best_iteration: int = 0
-    evaluations: int = 0
-    stopped: dict[str, Any] | None = None
-
-    @classmethod
-    def restored(cls, host: dict[str, Any]) -> _Done:
-        """From a checkpoint; older ones call the evaluations looks.
-
-        Raises:
-          ConfigError: it is not what a checkpoint of this version holds.
-        """
-        try:
-            done = cls(**{"evaluations" if name == "looks" else name: value for name, value in host.items()})
-            counts = (done.iteration, done.best_iteration, done.evaluations)
-            times = (done.seconds, done.compile_seconds, done.elapsed)
-            sound = all(type(count) is int and count >= 0 for count in counts) and done.iteration > 0
-            sound &= all(isinstance(time, (int, float)) and 0 <= time < math.inf for time in times)
-            sound &= done.stopped is None or {"limit", "allowed", "level", "iteration"} <= done.stopped.keys()
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"the state of the last checkpoint is damaged, or of a newer version: {error}") from None
-        if not sound:
-            raise ConfigError(f"the state of the last checkpoint is damaged: {host}")
-        return done
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What stays the same from the first iteration to the last.
-
-    Attributes:
-      experiment: what is trained.
-      learner: the compiled iteration.
-      folder: the run folder.
-      last: checkpoints of the whole state.
-      best: parameters that were best on validation.
-      started: clock at the start of the run, as if it had never been interrupted, seconds.
-    """
-
-    experiment: Experiment
-    learner: Learner
-    folder: pathlib.Path
-    last: Checkpoints
-    best: Checkpoints
-    started: float
-
-    @property
-    def elapsed(self) -> float:
-        """Wall time of the run so far, seconds."""
-        return time.monotonic() - self.started
-
-    def spent(self, done: _Done) -> float:
-        """Share of the budget that is used up."""
-        minutes, steps = self.experiment.config.training.minutes, step_budget(self.experiment.config)
-        if steps is not None:
-            return done.iteration * self.learner.steps_per_iteration / steps
-        assert minutes is not None, "a configuration has a budget"
-        return done.elapsed / (60.0 * minutes)
-
-    def finished(self, done: _Done) -> bool:
-        """Whether nothing is left to train: a policy was selected, and the budget is spent or a limit has ended it."""
-        return done.evaluations > 0 and (done.stopped is not None or self.spent(done) >= 1.0)
 
 
 def train(
@@ -207,46 +127,104 @@ def train(
                 run.best.close()
 
 
-def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: float) -> tuple[_Run, TrainState, _Done]:
+def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: float) -> tuple[Run, TrainState, Done]:
     """Builds the state, or restores that of the folder, which is not touched before that has worked."""
-    learner = make_learner(experiment.task, experiment.ppo, data_mesh(experiment.devices), experiment.risk)
-    state, done = learner.init(experiment.net, experiment.config.seed, experiment.params), _Done()
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
-    if resumed and last.latest is not None:
-        arrays, host = last.restore_newest(state)
-        state, done = learner.place(arrays), _Done.restored(host)
-        if done.stopped and not still_stops(experiment.monitor, done.stopped):
-            done.stopped = None
+    learner, state, done = _newest(experiment, last if resumed else None)
+    if done.stopped and not still_stops(experiment.monitor, done.stopped):
+        done.stopped = None
     # What was saved as best after the last checkpoint belongs to iterations that are done again.
     best.discard_after(done.best_iteration)
     run_folder.write_config(folder, experiment.config)
-    return _Run(experiment, learner, folder, last, best, began - done.elapsed), state, done
+    return Run(experiment, learner, folder, last, best, began - done.elapsed), state, done
 
 
-def _train(run: _Run, state: TrainState, done: _Done, market: MarketData | None, progress: bool) -> TrainResult:
+def _newest(experiment: Experiment, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
+    """Learner and state of the newest checkpoint, or the first ones."""
+    learner, done = _learner(experiment, 0), Done()
+    state = learner.init(experiment.net, experiment.config.seed, experiment.params)
+    if last is not None and last.latest is not None:
+        arrays, host = last.restore_newest(state)
+        state, done = learner.place(arrays), Done.restored(host)
+    return _learner(experiment, done.halvings) if done.halvings else learner, state, done
+
+
+def _learner(experiment: Experiment, halvings: int) -> Learner:
+    """The learner of an experiment whose step was halved some times."""
+    ppo = with_smaller_steps(experiment.ppo, halvings)
+    return make_learner(experiment.task, ppo, data_mesh(experiment.devices), experiment.risk)
+
+
+def _go_back(run: Run, done: Done, lost: LostIteration) -> tuple[Run, TrainState, Done]:
+    """The run at its last checkpoint, or at its start, with half the step.
+
+    Raises:
+      ConfigError: it has gone back often enough, or that would not help.
+    """
+    rate = run.experiment.ppo.learning_rate
+    halvings = done.halvings + 1
+    if lost.by_environment or halvings > MOST_HALVINGS:
+        raise divergence(f"iteration {lost.iteration}", lost, rate, done.halvings)
+    _, state, before = _newest(run.experiment, run.last)
+    run = dataclasses.replace(run, learner=_learner(run.experiment, halvings))
+    run.best.discard_after(before.best_iteration)
+    print(
+        f"iteration {lost.iteration} is lost, {lost.figure}: back to iteration {before.iteration} with a learning rate "
+        f"of {rate * 0.5**halvings:g}",
+        file=sys.stderr,
+    )
+    costs: dict[str, Any] = {
+        "compile_seconds": done.compile_seconds,
+        "elapsed": run.elapsed,
+        "skipped_updates": done.skipped_updates,
+    }
+    return run, state, dataclasses.replace(before, halvings=halvings, **costs)
+
+
+def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, progress: bool) -> TrainResult:
     """Runs the loop, then evaluates once on what was never trained or selected on."""
     experiment, folder = run.experiment, run.folder
     metadata = run_folder.provenance(experiment.config, experiment.data, experiment.devices)
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
     if progress and market is not None and market.info.report:
         print(format_report(market.info.report), file=sys.stderr)
-    with stop_requested() as stop:
-        state, done = _loop(run, state, done, stop, progress)
+    budget, steps = step_budget(experiment.config), done.iteration * run.learner.steps_per_iteration
+    spent = done.seconds if budget is None else steps
+    with contextlib.closing(Progress(budget, experiment.config.training.minutes, progress, spent)) as bar:
+        with stop_requested() as stop:
+            while True:
+                try:
+                    state, done = _loop(run, state, done, stop, bar)
+                    break
+                except LostIteration as lost:
+                    run, state, done = _go_back(run, done, lost)
+        return _outcome(run, state, done, stop, metadata, bar)
+
+
+def _outcome(
+    run: Run, state: TrainState, done: Done, stop: list[int], metadata: dict[str, Any], bar: Progress
+) -> TrainResult:
+    """Evaluates, unless a signal came, and closes the bar."""
+    experiment, folder = run.experiment, run.folder
     run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
     if stop:
+        bar.close()
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
         return TrainResult(folder, state.params, state.params, None, "", stop[0])
     if done.stopped:
         print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
+    bar.announce("evaluating")
     summary = _finish(run, net, done)
+    bar.close()
     limits = describe_constraints(summary.get("constraints", {}))
-    text = "\n".join(part for part in (experiment.evaluator.describe(summary), limits) if part)
+    few = HARDLY_TRAINED.format(done.iteration) if run.hardly_trained(done) else ""
+    text = "\n".join(part for part in (experiment.evaluator.describe(summary), limits, few) if part)
     return TrainResult(folder, net, state.params, summary, text)
 
 
-def _finish(run: _Run, net: Params, done: _Done) -> dict[str, Any]:
+def _finish(run: Run, net: Params, done: Done) -> dict[str, Any]:
     """Evaluates; writes summary.json and report.html."""
     experiment, evaluator = run.experiment, run.experiment.evaluator
     steps = done.iteration * run.learner.steps_per_iteration
@@ -258,8 +236,11 @@ def _finish(run: _Run, net: Params, done: _Done) -> dict[str, Any]:
         "compile_seconds": done.compile_seconds,
         "iterations": done.iteration,
     }
-    if done.stopped:
-        training["stopped"] = done.stopped
+    training |= {
+        name: getattr(done, name) for name in ("stopped", "skipped_updates", "halvings") if getattr(done, name)
+    }
+    if run.hardly_trained(done):
+        training["hardly_trained"] = True
     best = {"best_iteration": done.best_iteration, f"best_{evaluator.criterion}": done.best_score}
     summary: dict[str, Any] = {"train": training, "validation": {**best, "evaluations": done.evaluations}}
     rows = run_folder.read_metrics(run.folder)
@@ -270,15 +251,16 @@ def _finish(run: _Run, net: Params, done: _Done) -> dict[str, Any]:
     return summary
 
 
-def _loop(run: _Run, state: TrainState, done: _Done, stop: list[int], show: bool) -> tuple[TrainState, _Done]:
+def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progress) -> tuple[TrainState, Done]:
     """Iterates until the budget is spent, or a signal or a limit says stop; leaves a checkpoint of its last state."""
     experiment, cadence = run.experiment, run.experiment.config.training
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
-    bar = Progress(step_budget(experiment.config), cadence.minutes, show)
+    bar.announce("compiling")
     iterate = _compile(run, state, params, done)
     shown: dict[str, str] = {}
     infeasible: set[str] = set()
+    bar.announce("training")
     try:
         while not stop and not run.finished(done):
             spent = run.spent(done) if done.iteration else 0.0
@@ -288,33 +270,37 @@ def _loop(run: _Run, state: TrainState, done: _Done, stop: list[int], show: bool
             took = time.monotonic() - started
             done.iteration, done.seconds, done.elapsed = done.iteration + 1, done.seconds + took, run.elapsed
             row |= experiment.derive(row)
+            if skipped := row.pop("skipped_updates"):
+                done.skipped_updates += int(skipped)
+                row["skipped_updates"], shown["skipped"] = skipped, f"{done.skipped_updates:,}"
             finite = all(map(math.isfinite, row.values()))
             found = stop_in(experiment.monitor, row)
             done.stopped = {**found, "iteration": done.iteration} if found else None
             # A limit may stop the run before the first evaluation is due: without one there is nothing to return.
             due = done.iteration % cadence.evaluate_every == 0 or (found and done.evaluations == 0)
             if finite and (due or run.spent(done) >= 1.0):
+                bar.announce("evaluating")
                 row |= _validate(run, state, done)
+                bar.announce("training")
                 done.elapsed = run.elapsed
             env_steps = done.iteration * run.learner.steps_per_iteration
             speed = run.learner.steps_per_iteration / max(took, 1e-9)
             log.write({"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row})
-            _check_finite(run, done, row)
+            check_iteration(done.iteration, row, skipped, experiment.ppo)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
                 run.last.save(done.iteration, state, dataclasses.asdict(done))
             _report_infeasible(row, infeasible)
             shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
-            bar.update(env_steps, done.elapsed, **{name: text for name, text in shown.items() if text})
+            bar.update(env_steps, done.seconds, **{name: text for name, text in shown.items() if text})
         if done.iteration and run.last.latest != done.iteration:
             run.last.save(done.iteration, state, dataclasses.asdict(done))
     finally:
-        bar.close()
         log.close()
     done.elapsed = run.elapsed
     return state, done
 
 
-def _compile(run: _Run, state: TrainState, params: Any, done: _Done) -> Any:
+def _compile(run: Run, state: TrainState, params: Any, done: Done) -> Any:
     """Compiles the iteration ahead of time, so that its cost is known, unless there is nothing left to train."""
     if run.finished(done):
         return run.learner.iterate
@@ -324,7 +310,7 @@ def _compile(run: _Run, state: TrainState, params: Any, done: _Done) -> Any:
     return compiled
 
 
-def _validate(run: _Run, state: TrainState, done: _Done) -> dict[str, float]:
+def _validate(run: Run, state: TrainState, done: Done) -> dict[str, float]:
     """Scores the current policy on validation and keeps it if it is the best so far."""
     evaluator, net = run.experiment.evaluator, jax.device_get(state.params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net)):
@@ -350,14 +336,3 @@ def _report_infeasible(row: dict[str, float], known: set[str]) -> None:
             file=sys.stderr,
         )
     known |= found
-
-
-def _check_finite(run: _Run, done: _Done, row: dict[str, float]) -> None:
-    """Ends a diverged run; its checkpoints are from before that.
-
-    Raises:
-      ConfigError: one of this iteration's metrics, or the network, is not finite.
-    """
-    found = not_finite(row)
-    if found:
-        raise divergence(f"iteration {done.iteration}", found, run.experiment.ppo.learning_rate)

@@ -70,6 +70,7 @@ class Agent:
         figure that was not finite.
       rows: metrics at each evaluation, with `iteration` and `validation_sharpe`.
       iterations: that it was trained for before it was stopped.
+      skipped_updates: updates that were left out, since their loss or gradient was not finite.
     """
 
     fold: int
@@ -80,6 +81,7 @@ class Agent:
     stopped: dict[str, Any] | None = None
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     iterations: int = 0
+    skipped_updates: int = 0
 
     @property
     def score(self) -> float:

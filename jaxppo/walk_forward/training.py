@@ -21,7 +21,8 @@ from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
 from jaxppo.run.trials import sharpe_of
 from jaxppo.training.loggers import Progress
-from jaxppo.training.monitor import divergence, not_finite, stop_in, stop_message
+from jaxppo.training.monitor import stop_in, stop_message
+from jaxppo.training.recovery import LostIteration, check_iteration, divergence
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.population import Population, make_population, memory_needed, memory_usable
 
@@ -209,7 +210,9 @@ class _Batch:
         count = len(next(iter(rows.values())))
         for offset in range(count):
             row, iteration = {name: float(x[offset]) for name, x in rows.items()}, self.iteration - count + 1 + offset
-            found = self._not_finite(agent, iteration, row) or stop_in(self.job.setup.monitor, row)
+            skipped = row.pop("skipped_updates")
+            agent.skipped_updates += int(skipped)
+            found = self._lost(agent, iteration, row, skipped) or stop_in(self.job.setup.monitor, row)
             agent.iterations = iteration
             if found:
                 agent.stopped = {**found, "iteration": iteration}
@@ -220,7 +223,7 @@ class _Batch:
         finite = np.isfinite(returns).all()
         score = sharpe_of(returns) * self.job.setup.periods_per_year**0.5 if finite else math.nan
         row |= {"validation_sharpe": score}
-        found = self._not_finite(agent, self.iteration, row)
+        found = self._lost(agent, self.iteration, row)
         if found:
             agent.stopped = {**found, "iteration": self.iteration}
             return False
@@ -232,17 +235,20 @@ class _Batch:
         agent.best_score, agent.best_iteration = score, self.iteration
         return True
 
-    def _not_finite(self, agent: Agent, iteration: int, row: dict[str, float]) -> dict[str, str] | None:
-        """The first figure that is not finite, as `limit`; None for none.
+    def _lost(self, agent: Agent, iteration: int, row: dict[str, float], skipped: float = 0.0) -> dict[str, str] | None:
+        """What is not finite in a lost iteration, as `limit`; None for one that is not lost.
 
         Raises:
-          ConfigError: there is one, and the agent was never evaluated.
+          ConfigError: it is, and the agent was never evaluated.
         """
-        found = not_finite(row)
-        if found and not agent.evaluations:
-            where = f"fold {agent.fold}, seed {agent.seed}, iteration {iteration}"
-            raise divergence(where, found, self.job.setup.ppo.learning_rate)
-        return {"limit": found} if found else None
+        try:
+            check_iteration(iteration, row, skipped, self.job.setup.ppo)
+        except LostIteration as lost:
+            if not agent.evaluations:
+                where = f"fold {agent.fold}, seed {agent.seed}, iteration {iteration}"
+                raise divergence(where, lost, self.job.setup.ppo.learning_rate) from None
+            return {"limit": lost.figure}
+        return None
 
     def save_if_due(self, iteration: int, stopping: bool) -> None:
         """Saves a checkpoint at the end, before an interruption, and as often as the configuration says."""

@@ -161,6 +161,9 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
     for agent in agents:
         if agent.stopped:
             print(f"fold {agent.fold}, seed {agent.seed}: {stopped_text(agent.stopped)}", file=sys.stderr)
+        if agent.skipped_updates:
+            left_out = f"{agent.skipped_updates} updates were left out, since their loss or gradient was not finite"
+            print(f"fold {agent.fold}, seed {agent.seed}: {left_out}", file=sys.stderr)
     lineups = results.make_lineups(agents, len(plan.folds))
     ledgers = concatenated_ledgers(job.setup, programs.network, job.params, nets, plan, list(lineups.values()))
     market, periods, level = job.setup.market, job.setup.periods_per_year, job.setup.config.evaluation.level

@@ -7,6 +7,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 import tiny
@@ -14,13 +15,13 @@ from jax.flatten_util import ravel_pytree
 
 from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo.targets import Targets
-from jaxppo.ppo.update import Batch, Coefficients, Objective, policy_loss, value_loss
+from jaxppo.ppo.update import Batch, Coefficients, Objective, policy_loss, update, value_loss
 
 WATCHED = {
     *("loss", "policy_loss", "value_loss", "entropy", "kl", "kl_k3", "kl_after", "clip_fraction"),
     *("ratio_max", "ratio_min", "effective_sample_size", "gradient_norm", "update_norm", "explained_variance"),
     *("line_search_step", "minibatch_steps", "value_target", "advantage_std", "control_variate_ratio"),
-    *("kl_coefficient", "learning_rate", "entropy_coefficient", "reward"),
+    *("kl_coefficient", "learning_rate", "entropy_coefficient", "reward", "skipped_updates"),
 }
 
 
@@ -185,6 +186,43 @@ def test_a_stop_that_is_never_reached_changes_nothing():
     assert tiny.relative_distance(guarded.params, plain.params) < 1e-6
     for name in metrics:
         np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("kl_stop", [None, 1e3])
+def test_an_update_that_is_not_finite_is_left_out_and_counted(kl_stop):
+    """What is bad in one of four minibatches costs that minibatch alone, in each epoch."""
+    config = tiny.BANDIT_PPO.model_copy(update={"paths": 2048, "epochs": 2, "minibatches": 4, "kl_stop": kl_stop})
+    objective = Objective(
+        tiny.bandit_task(), tiny.bandit_params(), Coefficients(*map(jnp.float32, (1e-3, 0.0, 0.0))), config
+    )
+    optimiser = optax.chain(optax.clip_by_global_norm(0.5), optax.scale_by_adam(eps=1e-5))
+    batch, net = moved_batch()[0], tiny.bandit_policy()[1]
+
+    @jax.jit
+    def updated(batch):
+        def one(batch):
+            groups = jnp.arange(1)
+            return update(net, optimiser.init(net), optimiser, batch, objective, jax.random.key(3), groups)
+
+        return jax.vmap(one, axis_name=DATA_AXIS)(jax.tree.map(lambda x: x[None], batch))
+
+    def with_advantage(values):
+        targets = batch.targets
+        return batch.replace(targets=Targets(values, targets.value, targets.old_value))
+
+    advantage = batch.targets.advantage
+    bad = updated(with_advantage(advantage.at[7].set(jnp.nan)))
+    assert float(bad[2]["skipped_updates"][0]) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bad))
+    assert int(bad[1][1].count[0]) == 6
+    good = updated(batch)
+    assert float(good[2]["skipped_updates"][0]) == 0
+    assert float(bad[2]["entropy"][0]) == pytest.approx(float(good[2]["entropy"][0]), abs=1e-2)
+    assert tiny.relative_distance(bad[0], good[0]) > 1e-4
+    none = updated(with_advantage(advantage * jnp.nan))
+    assert float(none[2]["skipped_updates"][0]) == 8
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y), none[0], net)
+    assert not np.isfinite(none[2]["loss"]).any()
 
 
 # The adaptive penalty.

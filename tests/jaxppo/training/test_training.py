@@ -46,9 +46,10 @@ from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import load_data
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import as_started
-from jaxppo.training import Evaluator, trainer
+from jaxppo.training import Evaluator, loggers, run_state, trainer
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.loggers import MetricsLog
+from jaxppo.training.run_state import Done
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
 OUT_OF_SAMPLE = {
@@ -213,7 +214,7 @@ def test_an_evaluator_of_another_kind(config, tmp_path):
     run = {"output": tmp_path / "run", "progress": False, "evaluator": lambda setup, network: luck}
     result = jaxppo.train(with_steps(config, 4), **run)
     assert result.summary["validation"] == {"best_iteration": 2, "best_luck": -2.0, "evaluations": 2}
-    assert (result.summary["lucky"], result.text) == (4, "lucky 4 times")
+    assert (result.summary["lucky"], result.text.splitlines()[0]) == (4, "lucky 4 times")
     assert [row.get("validation_luck") for row in rows_of(result.folder)] == [None, -2.0, None, -4.0]
     assert not (result.folder / "report.html").exists()
 
@@ -228,7 +229,7 @@ def test_a_result_fits_a_screen(whole):
 
 
 def test_a_checkpoint_of_an_older_version_is_read():
-    assert trainer._Done.restored({"iteration": 3, "looks": 2}) == trainer._Done(iteration=3, evaluations=2)
+    assert Done.restored({"iteration": 3, "looks": 2}) == Done(iteration=3, evaluations=2)
 
 
 def test_the_test_period_is_not_looked_at_before_the_end(whole, config, tmp_path):
@@ -277,23 +278,25 @@ def test_budgets(budget, iterations, config, tmp_path):
     assert "validation_sharpe" in rows[-1], "the last network is always a candidate"
 
 
-def test_minutes_count_everything(config, tmp_path, monkeypatch):
-    """On a clock that only moves by 25 s when compiling and 10 s an iteration, half a minute is two iterations."""
+def test_minutes_count_training(config, tmp_path, monkeypatch):
+    """On a clock that only moves by 25 s when compiling and 10 s an iteration, half a minute is three iterations."""
     clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    compile_, write = trainer._compile, MetricsLog.write
+    compile_ = trainer._compile
 
     def slow_compile(*arguments):
-        compiled = compile_(*arguments)
+        iterate = compile_(*arguments)
         clock.now += 25.0
-        return compiled
 
-    def slow_write(self, row):
-        write(self, row)
-        clock.now += 10.0
+        def slow(*arguments):
+            done = iterate(*arguments)
+            clock.now += 10.0
+            return done
 
-    monkeypatch.setattr(trainer, "time", clock)
+        return slow
+
+    for module in (trainer, run_state):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(trainer, "_compile", slow_compile)
-    monkeypatch.setattr(MetricsLog, "write", slow_write)
     training = config.training.model_copy(update={"steps": None, "minutes": 0.5})
     monkeypatch.setattr(
         trainer, "_finish", lambda run, net, done: {"elapsed": done.elapsed, "out_of_sample": None, "selection": None}
@@ -302,9 +305,28 @@ def test_minutes_count_everything(config, tmp_path, monkeypatch):
     given = config.model_copy(update={"training": training})
     result = jaxppo.train(given, output=tmp_path / "run", progress=False, evaluator=silent)
     rows = rows_of(result.folder)
-    assert [row["iteration"] for row in rows] == [1, 2]
+    assert [row["iteration"] for row in rows] == [1, 2, 3]
     assert "validation_sharpe" in rows[-1]
-    assert result.summary["elapsed"] == 45.0
+    assert result.summary["elapsed"] == 55.0
+
+
+def test_the_bar_names_its_phase_and_a_short_run_is_called_hardly_trained(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loggers, "HEARTBEAT", 0.05)
+    result = jaxppo.train(with_steps(config, 1), output=tmp_path / "run", progress=True)
+    said = capsys.readouterr().err
+    places = [said.index(f"{phase}:") for phase in ("compiling", "training", "evaluating", "report")]
+    assert places == sorted(places)
+    assert said.count("report:") > 2, "drawn again while nothing moves it"
+    assert result.summary["train"]["hardly_trained"]
+    assert "Hardly trained" in result.text
+    assert "Hardly trained" in (result.folder / "report.html").read_text()
+
+
+def test_a_run_of_enough_iterations_is_not_called_hardly_trained(config):
+    experiment = types.SimpleNamespace(config=config)
+    run = run_state.Run(experiment, None, None, None, None, 0.0)
+    few = [n for n in range(1, 60) if run.hardly_trained(Done(iteration=n))]
+    assert few == list(range(1, max(run_state.FEWEST_ITERATIONS, 2 * config.training.evaluate_every)))
 
 
 def stop_in(monkeypatch, iteration, action):
@@ -577,33 +599,68 @@ def test_a_run_without_a_name_overwrites_nothing(config, tmp_path, monkeypatch):
     assert [str(folder) for folder in folders] == ["runs/quick", "runs/quick-2"]
 
 
-@pytest.mark.parametrize("what", ["metric", "network"])
-def test_a_diverged_run_says_so(what, whole, config, tmp_path, monkeypatch):
-    """Its last good state is kept, and the row that shows the trouble."""
-    compile_ = trainer._compile
+def breaking(what, at=4, times=99):
+    """`_compile` whose iteration `at` is lost the first `times` it is trained."""
+    compile_, seen = trainer._compile, []
 
-    def breaking(*arguments):
+    def compiled(*arguments):
         iterate = compile_(*arguments)
 
         def broken(state, params, spent):
             state, metrics = iterate(state, params, spent)
-            if int(state.iteration) == 4 and what == "metric":
-                metrics["value_loss"] = jnp.inf
-            if int(state.iteration) == 4 and what == "network":
-                state = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+            if int(state.iteration) == at and len(seen) < times:
+                seen.append(at)
+                if what == "network":
+                    state = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+                else:
+                    metrics[what] = jnp.inf if what != "skipped_updates" else jnp.float32(2.0)
             return state, metrics
 
         return broken
 
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_compile", breaking)
-        with pytest.raises(
-            ConfigError, match=r"diverged in iteration 4: (value_loss|validation).*ppo.learning_rate is 0.01"
-        ):
-            jaxppo.train(config, output=tmp_path / "run", progress=False)
+    return compiled
+
+
+@pytest.mark.parametrize("what", ["value_loss", "network", "skipped_updates"])
+def test_a_lost_iteration_is_trained_again_with_half_the_step(what, whole, config, tmp_path, monkeypatch, capsys):
+    """From the last checkpoint; what came before is the run that nothing interrupts."""
+    monkeypatch.setattr(trainer, "_compile", breaking(what, times=1))
+    result = jaxppo.train(config, output=tmp_path / "run", progress=False)
+    found = {
+        "value_loss": "value_loss is inf",
+        "network": "validation_sharpe is nan",
+        "skipped_updates": "2 of 2 updates",
+    }
+    said = capsys.readouterr().err
+    assert re.search(
+        f"iteration 4 is lost, .*{found[what]}.*: back to iteration [123] with a learning rate of 0.005", said
+    )
+    ours, plain = rows_of(tmp_path / "run"), rows_of(whole.folder)
+    assert [row["iteration"] for row in ours] == [1, 2, 3, 4, 5, 6]
+    back = int(re.search("back to iteration ([123])", said)[1])
+    assert list(map(without_times, ours[:back])) == list(map(without_times, plain[:back]))
+    for mine, theirs in zip(ours[back:], plain[back:], strict=True):
+        assert mine["learning_rate"] == pytest.approx(0.5 * theirs["learning_rate"])
+    assert result.summary["train"]["halvings"] == 1
+    assert result.summary["train"].get("skipped_updates", 0) == (2 if what == "skipped_updates" else 0)
+    monkeypatch.undo()
+    again = jaxppo.train(with_steps(config, 7), output=tmp_path / "run", resume=True, progress=False)
+    assert rows_of(again.folder)[-1]["learning_rate"] < 0.006, "a continued run keeps its smaller step"
+
+
+def test_a_run_that_is_lost_again_and_again_says_so(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_compile", breaking("value_loss"))
+    with pytest.raises(
+        ConfigError, match=r"diverged in iteration 4: value_loss is inf.*0.01, and halved 3 times: 0.00125"
+    ):
+        jaxppo.train(config, output=tmp_path / "run", progress=False)
     assert None in rows_of(tmp_path / "run")[-1].values()
     assert rows_of(tmp_path / "run")[-1]["iteration"] == 4
-    check_same_run(jaxppo.train(config, output=tmp_path / "run", resume=True, progress=False), whole, config)
+    monkeypatch.setattr(trainer, "_compile", breaking("reward", at=1))
+    with pytest.raises(
+        ConfigError, match="iteration 1: reward is inf before anything was learned; the environment made it"
+    ):
+        jaxppo.train(config, output=tmp_path / "other", progress=False)
 
 
 def test_all_devices_give_the_same_run_as_one(whole, config, tmp_path):

@@ -1,0 +1,109 @@
+"""What the host loop carries: what is done so far, and what stays the same from the first iteration to the last."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any
+
+from jaxppo.errors import ConfigError
+from jaxppo.ppo.learner import Learner
+from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.setup import step_budget
+from jaxppo.training.experiment import Experiment
+
+FEWEST_ITERATIONS = 10
+"""A run of fewer iterations was hardly trained, and so was one of fewer than two intervals between evaluations."""
+
+
+@dataclasses.dataclass
+class Done:
+    """What is done so far, saved on the host side of every checkpoint.
+
+    Attributes:
+      iteration: iterations done.
+      seconds: wall time in iterations alone, without compilation and evaluation; what a budget in minutes counts.
+      compile_seconds: wall time of compiling the iteration.
+      elapsed: whole wall time since `train` was called, over all resumes.
+      best_score: highest validation score so far, None before the first evaluation.
+      best_iteration: iteration of that score.
+      evaluations: evaluations on validation.
+      stopped: the limit whose breach ended training: its name, what it allows, the level and the iteration.
+      skipped_updates: updates that were left out, since their loss or gradient was not finite.
+      halvings: how often training went back to a checkpoint with half the step.
+    """
+
+    iteration: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    elapsed: float = 0.0
+    best_score: float | None = None
+    best_iteration: int = 0
+    evaluations: int = 0
+    stopped: dict[str, Any] | None = None
+    skipped_updates: int = 0
+    halvings: int = 0
+
+    @classmethod
+    def restored(cls, host: dict[str, Any]) -> Done:
+        """From a checkpoint; older ones call the evaluations looks.
+
+        Raises:
+          ConfigError: it is not what a checkpoint of this version holds.
+        """
+        try:
+            done = cls(**{"evaluations" if name == "looks" else name: value for name, value in host.items()})
+            counts = (done.iteration, done.best_iteration, done.evaluations, done.skipped_updates, done.halvings)
+            times = (done.seconds, done.compile_seconds, done.elapsed)
+            sound = all(type(count) is int and count >= 0 for count in counts) and done.iteration > 0
+            sound &= all(isinstance(time, (int, float)) and 0 <= time < math.inf for time in times)
+            sound &= done.stopped is None or {"limit", "allowed", "level", "iteration"} <= done.stopped.keys()
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"the state of the last checkpoint is damaged, or of a newer version: {error}") from None
+        if not sound:
+            raise ConfigError(f"the state of the last checkpoint is damaged: {host}")
+        return done
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first iteration to the last.
+
+    Attributes:
+      experiment: what is trained.
+      learner: the compiled iteration.
+      folder: the run folder.
+      last: checkpoints of the whole state.
+      best: parameters that were best on validation.
+      started: clock at the start of the run, as if it had never been interrupted, seconds.
+    """
+
+    experiment: Experiment
+    learner: Learner
+    folder: pathlib.Path
+    last: Checkpoints
+    best: Checkpoints
+    started: float
+
+    @property
+    def elapsed(self) -> float:
+        """Wall time of the run so far, seconds."""
+        return time.monotonic() - self.started
+
+    def spent(self, done: Done) -> float:
+        """Share of the budget that is used up."""
+        minutes, steps = self.experiment.config.training.minutes, step_budget(self.experiment.config)
+        if steps is not None:
+            return done.iteration * self.learner.steps_per_iteration / steps
+        assert minutes is not None, "a configuration has a budget"
+        return done.seconds / (60.0 * minutes)
+
+    def hardly_trained(self, done: Done) -> bool:
+        """Whether too few iterations were trained to choose among policies, or to judge the one that was."""
+        return done.iteration < max(FEWEST_ITERATIONS, 2 * self.experiment.config.training.evaluate_every)
+
+    def finished(self, done: Done) -> bool:
+        """Whether nothing is left to train: a policy was selected, and the budget is spent or a limit has ended it."""
+        return done.evaluations > 0 and (done.stopped is not None or self.spent(done) >= 1.0)
