@@ -11,7 +11,7 @@ from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio
 from jaxppo.envs.market import features, indicators, regimes
 from jaxppo.envs.market.market_data import MarketData, MarketInfo, slice_bars
 from jaxppo.envs.market.periods import periods_per_year
-from jaxppo.envs.trading.adapters import to_gymnasium
+from jaxppo.envs.trading.adapters import to_gymnasium, to_sb3
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, EnvState, Observation
 from jaxppo.errors import DataError
@@ -41,6 +41,7 @@ __all__ = [
     "simulators",
     "slice_bars",
     "to_gymnasium",
+    "to_sb3",
 ]
 
 

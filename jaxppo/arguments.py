@@ -24,8 +24,8 @@ from pydantic.fields import FieldInfo
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LARGEST = 1e15
-"""Bound of every number: float32 arithmetic on larger ones overflows."""
+SMALLEST, LARGEST = 1e-9, 1e15
+"""Bounds of every number that is not 0: float32 arithmetic beyond them loses its digits or overflows."""
 LONGEST_SHOWN = 100
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**20)]
@@ -34,24 +34,31 @@ AtLeastTwo = Annotated[int, Field(ge=2, le=2**20)]
 AtLeastThree = Annotated[int, Field(ge=3, le=2**20)]
 BoundedInt = Annotated[int, Field(ge=1, le=256)]
 Delay = Annotated[int, Field(ge=1, le=1000)]
+EpisodeLength = Annotated[int, Field(ge=1, le=2**30)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DelistingReturn = Annotated[float, Field(ge=-1.0, le=10.0)]
-OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
-ProperFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+OpenFraction = Annotated[float, Field(ge=1e-6, le=0.999999)]
+PositiveFraction = Annotated[float, Field(ge=1e-6, le=1.0)]
+ProperFraction = Annotated[float, Field(ge=0.0, le=0.999999)]
 TailLevel = Annotated[float, Field(ge=0.5, le=0.999)]
 
 NonNegativeFloat = Annotated[float, Field(ge=0.0, le=LARGEST)]
-PositiveFloat = Annotated[float, Field(gt=0.0, le=LARGEST)]
+PositiveFloat = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 NonNegativeRatio = Annotated[float, Field(ge=0.0, le=1e6)]
-PositiveRatio = Annotated[float, Field(gt=0.0, le=1e6)]
+PositiveRatio = Annotated[float, Field(ge=1e-6, le=1e6)]
 Ratio = Annotated[float, Field(ge=-1e6, le=1e6)]
 Multiple = Annotated[float, Field(ge=1.0, le=1e6)]
-PositiveCoefficient = Annotated[float, Field(gt=0.0, le=1000.0)]
+PositiveCoefficient = Annotated[float, Field(ge=1e-6, le=1000.0)]
 Coefficient = Annotated[float, Field(ge=0.0, le=1000.0)]
 Factor = Annotated[float, Field(ge=0.1, le=10.0)]
+Cash = Annotated[float, Field(ge=1e-4, le=LARGEST)]
+Leverage = Annotated[float, Field(ge=1e-4, le=1000.0)]
+BasisPoints = Annotated[float, Field(ge=0.0, le=1000.0)]
+Charge = Annotated[float, Field(ge=0.0, le=1e6)]
+CostFactor = Annotated[float, Field(ge=0.0, le=100.0)]
+YearlyRate = Annotated[float, Field(ge=0.0, le=10.0)]
 Power = Annotated[float, Field(ge=0.0, le=4.0)]
 
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]

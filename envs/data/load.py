@@ -28,13 +28,14 @@ from jaxppo.envs.data.columns import canonical_rows
 from jaxppo.envs.data.options import (
     BadRows,
     CrossedQuotes,
+    Days,
     DuplicateRows,
     HalfSpread,
     LoadOptions,
-    NonNegative,
+    LogDistance,
     OffSessionBars,
-    PositiveFloat,
     SpreadWindow,
+    Tolerance,
 )
 from jaxppo.envs.data.reading import PriceSource, read_tables
 from jaxppo.envs.data.report import format_report, length_text
@@ -71,12 +72,12 @@ def load_market(
     on_duplicates: DuplicateRows = "error",
     on_crossed_quotes: CrossedQuotes = "error",
     on_off_session: OffSessionBars = "keep",
-    range_tolerance: NonNegative = 1e-4,
-    max_log_jump: PositiveFloat = 1.25,
-    max_log_range: PositiveFloat = 3.5,
-    max_log_spike: PositiveFloat = 1.1,
-    split_tolerance: NonNegative = 0.04,
-    max_hole_days: PositiveFloat = 120.0,
+    range_tolerance: Tolerance = 1e-4,
+    max_log_jump: LogDistance = 1.25,
+    max_log_range: LogDistance = 3.5,
+    max_log_spike: LogDistance = 1.1,
+    split_tolerance: Tolerance = 0.04,
+    max_hole_days: Days = 120.0,
     zero_volume_tradable: bool = False,
     min_half_spread: HalfSpread = 1e-4,
     spread_window: SpreadWindow = 63,
@@ -109,7 +110,7 @@ def load_market(
         count as an unadjusted split; 0 turns the search off.
       max_hole_days: longest time between two bars of an asset, days, > 0.
       zero_volume_tradable: whether bars with zero or missing volume can be traded.
-      min_half_spread: floor of the estimated half spread, fraction of the price, in [0, 1); quotes have no floor.
+      min_half_spread: floor of the estimated half spread, fraction of the price; quotes have no floor.
       spread_window: bars per estimate of the spread, >= 3.
 
     Returns:

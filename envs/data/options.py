@@ -10,15 +10,14 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from jaxppo.errors import DataError
 
-LARGEST = 1e15
-
 BadRows = Literal["error", "drop"]
 DuplicateRows = Literal["error", "first", "last"]
 CrossedQuotes = Literal["error", "estimate"]
 OffSessionBars = Literal["keep", "drop", "error"]
-NonNegative = Annotated[float, Ge(0.0), Le(LARGEST)]
-PositiveFloat = Annotated[float, Gt(0.0), Le(LARGEST)]
-HalfSpread = Annotated[float, Ge(0.0), Lt(1.0)]
+Tolerance = Annotated[float, Ge(0.0), Le(1.0)]
+LogDistance = Annotated[float, Ge(1e-3), Le(50.0)]
+Days = Annotated[float, Ge(1e-3), Le(1e5)]
+HalfSpread = Annotated[float, Ge(0.0), Le(0.5)]
 SpreadWindow = Annotated[int, Ge(3), Le(2**20)]
 
 _BOUNDS = {
@@ -46,12 +45,12 @@ class LoadOptions:
     on_duplicates: DuplicateRows
     on_crossed_quotes: CrossedQuotes
     on_off_session: OffSessionBars
-    range_tolerance: NonNegative
-    max_log_jump: PositiveFloat
-    max_log_range: PositiveFloat
-    max_log_spike: PositiveFloat
-    split_tolerance: NonNegative
-    max_hole_days: PositiveFloat
+    range_tolerance: Tolerance
+    max_log_jump: LogDistance
+    max_log_range: LogDistance
+    max_log_spike: LogDistance
+    split_tolerance: Tolerance
+    max_hole_days: Days
     zero_volume_tradable: bool
     min_half_spread: HalfSpread
     spread_window: SpreadWindow

@@ -12,12 +12,16 @@ from flax import struct
 from pydantic import Field
 
 from jaxppo.arguments import (
+    BasisPoints,
+    Charge,
+    CostFactor,
     Factor,
-    NonNegativeFloat,
-    PositiveFloat,
+    Leverage,
+    NonNegativeRatio,
     PositiveFraction,
     Power,
     ProperFraction,
+    YearlyRate,
     checked,
 )
 from jaxppo.envs.execution.impact import Impact
@@ -93,25 +97,25 @@ def is_charged(price: jax.Array | float) -> bool:
 @checked
 def make_costs(
     *,
-    commission_bps: NonNegativeFloat = 1.0,
-    commission_per_share: NonNegativeFloat = 0.0,
-    commission_minimum: NonNegativeFloat = 0.0,
-    spread_multiplier: NonNegativeFloat = 1.0,
-    slippage: NonNegativeFloat = 0.02,
+    commission_bps: BasisPoints = 1.0,
+    commission_per_share: Charge = 0.0,
+    commission_minimum: Charge = 0.0,
+    spread_multiplier: CostFactor = 1.0,
+    slippage: CostFactor = 0.02,
     slippage_open: Factor = 1.0,
     slippage_close: Factor = 1.0,
     slippage_volatility: Power = 0.0,
     slippage_volume: Power = 0.0,
     slippage_spread: Power = 0.0,
     slippage_regimes: FourFactors | None = None,
-    impact: NonNegativeFloat = 0.6,
-    transient_impact: NonNegativeFloat = 0.0,
-    transient_half_life: NonNegativeFloat = 1.0,
-    permanent_impact: NonNegativeFloat = 0.0,
+    impact: CostFactor = 0.6,
+    transient_impact: CostFactor = 0.0,
+    transient_half_life: NonNegativeRatio = 1.0,
+    permanent_impact: CostFactor = 0.0,
     participation_limit: PositiveFraction | None = 0.1,
-    borrow_rate: NonNegativeFloat = 0.01,
-    margin_rate: NonNegativeFloat = 0.05,
-    max_leverage: PositiveFloat = 1.0,
+    borrow_rate: YearlyRate = 0.01,
+    margin_rate: YearlyRate = 0.05,
+    max_leverage: Leverage = 1.0,
     maintenance_margin: ProperFraction = 0.25,
 ) -> Costs:
     """Builds costs of trading and holding from plain numbers.

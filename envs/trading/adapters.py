@@ -40,6 +40,28 @@ def to_gymnasium(
     return _SingleView(env, params) if num_envs is None else _VectorView(env, params, num_envs)
 
 
+def to_sb3(env: TradingEnv, params: EnvParams | None = None, *, num_envs: int = 8) -> Any:
+    """A `VecEnv` of Stable-Baselines3 that steps the compiled environments in one call.
+
+    `MaskablePPO` of sb3-contrib finds the action masks.
+
+    Args:
+      env: with `observation="window"`.
+      params: market, costs, period; default: `env.default_params`.
+      num_envs: environments, >= 1.
+
+    Raises:
+      ImportError: Stable-Baselines3 is not installed.
+      ValueError: the environment's observations are not arrays, or `num_envs` < 1.
+    """
+    view = to_gymnasium(env, params, num_envs=num_envs)
+    try:
+        from jaxppo.envs.trading.sb3 import Sb3View
+    except ModuleNotFoundError as error:
+        raise ImportError("to_sb3 needs Stable-Baselines3: pip install stable-baselines3") from error
+    return Sb3View(view)
+
+
 def _space(space: spaces.Space) -> gym_spaces.Space:
     """The Gymnasium space of one of `TradingEnv`'s."""
     if isinstance(space, MultiDiscrete):

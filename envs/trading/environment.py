@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from gymnax.environments import environment, spaces
-from pydantic import Field
 
-from jaxppo.arguments import AtLeastTwo, Coefficient, Numbers, OpenFraction, PositiveFloat, PositiveInt, checked
+from jaxppo.arguments import (
+    AtLeastTwo,
+    Cash,
+    Coefficient,
+    EpisodeLength,
+    Leverage,
+    Numbers,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
@@ -21,8 +31,6 @@ from jaxppo.envs.trading.account import Account, BarRow, View
 from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
 from jaxppo.envs.trading.view import MarketView
-
-EpisodeLength = Annotated[int, Field(ge=1, le=2**30)]
 
 
 class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
@@ -86,7 +94,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         actions: Literal["discrete", "continuous", "band", "hierarchical"] = "discrete",
         levels: Numbers = (0.0, 0.25, 0.5, 0.75, 1.0),
         gross_buckets: Numbers = (0.25, 0.5, 1.0),
-        position_limit: PositiveFloat | None = None,
+        position_limit: Leverage | None = None,
         observation: Literal["window", "index"] = "window",
         window: PositiveInt = 32,
         fill_rule: FillRule = FillRule(),
@@ -131,7 +139,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         market: MarketData,
         costs: Costs | None = None,
         *,
-        initial_cash: PositiveFloat = 1e6,
+        initial_cash: Cash = 1e6,
         risk_aversion: Coefficient = 1.0,
         drawdown_limit: OpenFraction | None = None,
         episode_bars: EpisodeLength = 256,

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from jaxppo.arguments import (
-    LARGEST,
     AtLeastTwo,
     BoundedInt,
+    Coefficient,
     Fraction,
-    NonNegativeFloat,
+    NonNegativeRatio,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
+    PositiveRatio,
     ProperFraction,
 )
 from jaxppo.config.items import Keys
@@ -25,6 +26,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+LearningRate = Annotated[float, Field(ge=1e-8, le=1.0)]
+Discount = Annotated[float, Field(ge=1e-3, le=1.0)]
+Divergence = Annotated[float, Field(ge=1e-8, le=100.0)]
+ActionStd = Annotated[float, Field(ge=1e-3, le=10.0)]
+Minutes = Annotated[float, Field(ge=1e-4, le=1e6)]
 Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
 
 
@@ -67,7 +73,7 @@ class PolicyConfig(Keys):
     """What the backward pass computes again to save memory: nothing, the insides of layers, or whole blocks."""
     action_distribution: Literal["squashed_gaussian", "beta"] = "squashed_gaussian"
     """Continuous and band actions of trading: a Gaussian squashed into their interval, or a Beta distribution on it."""
-    action_std: PositiveFloat = 0.6
+    action_std: ActionStd = 0.6
     """Standard deviation of a continuous action before squashing, at the start; not for beta."""
     quantiles: BoundedInt = 1
     """Quantiles of the return that the critic learns, at (i - 1/2) / N; 1 learns the mean instead."""
@@ -88,11 +94,11 @@ class PPOConfig(Keys):
     """Minibatches a pass; must divide `paths`."""
     micro_batch: PositiveInt | None = None
     """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed only."""
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: LearningRate = 3e-4
     """Adam step size at the start."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the step size, and the length of natural-gradient steps, falls to zero over the budget."""
-    gamma: PositiveFraction = 0.99
+    gamma: Discount = 0.99
     """Discount per step."""
     gae_lambda: Fraction = 0.95
     """Lambda of generalised advantage estimation."""
@@ -111,22 +117,22 @@ class PPOConfig(Keys):
     distortion: Literal["none", "cvar", "wang", "power"] = "none"
     """What the policy maximises of the distribution of returns: its mean, the mean of its worst share, or Wang's or the
     power distortion of it; needs `policy.quantiles`. See `jaxppo.risk.distortion`."""
-    distortion_level: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    distortion_level: Annotated[float, Field(ge=1e-6, le=100.0)] | None = None
     """Of cvar: the worst share, at least 1 / `policy.quantiles` and at most 1. Of wang: standard deviations taken off a
     normal distribution. Of power: independent draws beside the first, of which the worst counts."""
-    clip: PositiveFloat | None = 0.2
+    clip: PositiveRatio | None = 0.2
     """Clip range of the importance ratio; null for no clip."""
-    dual_clip: Annotated[float, Field(gt=1.0, le=LARGEST)] | None = None
+    dual_clip: Annotated[float, Field(gt=1.0, le=1e6)] | None = None
     """Bound of the loss where the advantage is negative, multiples of the advantage; null for none."""
     kl_penalty: Literal["none", "doubling", "integral"] = "none"
     """Penalty on KL(old || new) whose coefficient follows `kl_target`: doubled or halved, or an integral rule."""
-    kl_target: PositiveFloat = 0.01
+    kl_target: Divergence = 0.01
     """Mean KL per iteration that the penalty aims at, nats."""
-    kl_coefficient: PositiveFloat = 1.0
+    kl_coefficient: PositiveRatio = 1.0
     """Coefficient of the penalty at the start."""
-    kl_stop: PositiveFloat | None = None
+    kl_stop: Divergence | None = None
     """Mean KL of a minibatch beyond which the rest of the iteration is skipped, nats; null for never."""
-    kl_limit: PositiveFloat | None = None
+    kl_limit: Divergence | None = None
     """Largest accepted mean KL of an iteration: a line search shortens its step until it holds; null for none."""
     line_search_steps: BoundedInt = 10
     """Lengths that the line search tries, each a fifth shorter, before it rejects the step."""
@@ -134,32 +140,32 @@ class PPOConfig(Keys):
     """Minibatch Adam on the loss, or one natural-gradient step that aims at `kl_limit` an iteration."""
     conjugate_gradient_steps: BoundedInt = 10
     """Conjugate-gradient iterations of the natural gradient."""
-    fisher_damping: NonNegativeFloat = 0.1
+    fisher_damping: NonNegativeRatio = 0.1
     """Multiple of the identity that is added to the Fisher matrix."""
-    value_coefficient: NonNegativeFloat = 0.5
+    value_coefficient: Coefficient = 0.5
     """Weight of the value loss."""
     value_loss: Literal["squared", "clipped", "huber"] = "squared"
     """Value error: squared, squared with a clip around the value in the rollout, or Huber; not for quantiles."""
-    value_clip: PositiveFloat = 0.2
+    value_clip: PositiveRatio = 0.2
     """Clip range of `value_loss: clipped`, in (normalised) values."""
-    huber_delta: PositiveFloat = 1.0
+    huber_delta: PositiveRatio = 1.0
     """Where `value_loss: huber` turns linear, in (normalised) values."""
-    quantile_kappa: NonNegativeFloat = 0.0
+    quantile_kappa: NonNegativeRatio = 0.0
     """Where the loss of quantiles turns linear, in (normalised) values; 0 for everywhere. What is learned are quantiles
     only as far as this is small beside the spread of returns."""
     value_normalisation: Literal["none", "running", "popart"] = "none"
     """Learn values in units of the targets' running spread; popart rescales the last layer to preserve its output."""
     value_statistics_rate: PositiveFraction = 0.05
     """Weight of an iteration's targets in those running statistics."""
-    entropy_coefficient: NonNegativeFloat = 0.01
+    entropy_coefficient: Coefficient = 0.01
     """Weight of the entropy bonus at the start."""
     entropy_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the weight of the entropy bonus goes to `entropy_final` over the budget."""
-    entropy_final: NonNegativeFloat = 0.0
+    entropy_final: Coefficient = 0.0
     """Weight of the entropy bonus at the end, unless the schedule is constant."""
-    max_grad_norm: PositiveFloat = 0.5
+    max_grad_norm: PositiveRatio = 0.5
     """Global gradient-norm clip."""
-    reward_scale: PositiveFloat = 20.0
+    reward_scale: PositiveRatio = 20.0
     """Multiplier of the reward; 100 counts log returns in percent."""
 
 
@@ -170,7 +176,7 @@ class TrainingConfig(Keys):
     """Budget in environment steps (portfolio bars)."""
     episodes: Budget | None = None
     """Budget in training episodes, of `env.episode_chunks * ppo.chunk` steps each."""
-    minutes: PositiveFloat | None = None
+    minutes: Minutes | None = None
     """Budget in minutes of training: compiling and evaluating come on top."""
     evaluate_every: PositiveInt = 10
     """Iterations between evaluations on the validation period."""

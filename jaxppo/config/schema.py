@@ -10,12 +10,13 @@ from jaxppo import envs
 from jaxppo.arguments import (
     Day,
     DelistingReturn,
+    Leverage,
     NonNegativeInt,
     Numbers,
     OpenFraction,
-    PositiveFloat,
     PositiveFraction,
     PositiveInt,
+    PositiveRatio,
     Seed,
     Text,
 )
@@ -108,7 +109,7 @@ class EnvConfig(Keys):
     actions: Literal["discrete", "continuous", "band", "hierarchical"] = key_of(envs.TradingEnv, "actions")
     levels: Numbers = key_of(envs.TradingEnv, "levels")
     gross_buckets: Numbers = key_of(envs.TradingEnv, "gross_buckets")
-    position_limit: PositiveFloat | None = key_of(envs.TradingEnv, "position_limit")
+    position_limit: Leverage | None = key_of(envs.TradingEnv, "position_limit")
     initial_cash: float = key_of(envs.TradingEnv.make_params, "initial_cash")
     episode_chunks: PositiveInt = 2
     """Length of a training episode in rollout chunks."""
@@ -153,9 +154,9 @@ class EvaluationConfig(Keys):
     """How the policy acts without randomness: its most probable target, or the mean of its targets."""
     bootstrap_resamples: Annotated[int, Field(ge=100, le=2**20)] = 2000
     """Resamples of the stationary block bootstrap behind every interval."""
-    level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    level: Annotated[float, Field(gt=0.5, le=0.999)] = 0.95
     """Coverage of the intervals."""
-    target_volatility: PositiveFloat = 0.10
+    target_volatility: PositiveRatio = 0.10
     """Annual volatility of the volatility-targeted baseline."""
 
 

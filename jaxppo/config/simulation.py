@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jaxppo.arguments import Coefficient, ProperFraction, Seed
+from jaxppo.arguments import Coefficient, Seed
 from jaxppo.config.items import Keys
 
 LONGEST = 2**16
@@ -26,14 +26,14 @@ class SimulationConfig(Keys):
     """Bars."""
     n_assets: Annotated[int, Field(ge=1, le=1024)] = 4
     """Assets."""
-    half_spread: ProperFraction = 1e-4
+    half_spread: Annotated[float, Field(ge=0.0, le=0.5)] = 1e-4
     """Half-spread, fraction of the price."""
-    sharpe: Annotated[float, Field(gt=0.0, le=100.0)] = 4.0
+    sharpe: Annotated[float, Field(ge=0.01, le=100.0)] = 4.0
     """Factor: the best Sharpe ratio a year that can be reached on all assets together, after costs."""
     commission_bps: Coefficient = 1.0
     """Factor: commission that `sharpe` is net of beside the half-spread, basis points; what is charged is
     `costs.commission_bps`, and whatever else `costs` has."""
     persistence: Annotated[float, Field(ge=0.0, le=0.995)] = 0.98
     """Factor: autocorrelation per bar."""
-    volatility: Annotated[float, Field(gt=0.0, le=0.1)] = 0.01
+    volatility: Annotated[float, Field(ge=1e-6, le=0.1)] = 0.01
     """Factor: standard deviation of the log return per bar."""

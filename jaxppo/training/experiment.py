@@ -18,6 +18,7 @@ from jaxppo.risk.monitor import NO_MONITOR, Monitor
 from jaxppo.risk.shaping import RewardShaping
 from jaxppo.run.data import recorded_path
 from jaxppo.run.folder import data_report
+from jaxppo.run.memory import check_fits, size_of
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
 from jaxppo.training.monitor import breached_in
@@ -40,6 +41,8 @@ class Evaluator(NamedTuple):
     describe: Callable[[dict[str, Any]], str]
 
 
+WITH_OPTIMISER = 4
+"""Size of parameters, gradient and both moments of Adam, multiples of the parameters."""
 HARDLY_TRAINED = "Hardly trained ({:,} iterations): the figures say nothing of what training would reach."
 """Sentence on a run of too few iterations."""
 MakeEvaluator = Callable[[Any, Any], Evaluator]
@@ -92,6 +95,8 @@ def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experimen
       setup: market, environment and configuration.
       make_evaluator: makes the evaluator of the setup and the network.
     """
+    shapes = jax.eval_shape(lambda: first_policy(setup)[1])
+    check_fits(WITH_OPTIMISER * size_of(shapes), "the network", "policy.width, policy.layers", setup.devices)
     network, net = first_policy(setup)
     annual, evaluator = setup.periods_per_year, make_evaluator(setup, network)
     validated = f"validation_{evaluator.criterion}"

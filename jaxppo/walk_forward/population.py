@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +21,6 @@ from jaxppo.ppo.population import batched_options
 from jaxppo.walk_forward.job import Job
 
 AGENTS = "agents"
-USABLE = 0.8
-"""Share of a device's memory that a program may need."""
 
 Metrics = dict[str, jax.Array]
 
@@ -88,18 +85,3 @@ def make_population(job: Job, network: ActorCritic, learner: Learner, devices: S
         equity=compiled(spread(equity, (0, axes, 0), (mapped, specs, mapped))),
         sharding=NamedSharding(mesh, mapped),
     )
-
-
-def memory_needed(compiled: Any) -> int:
-    """Bytes that a compiled program needs on a device: arguments, results and what lies between."""
-    sizes = compiled.memory_analysis()
-    return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-
-
-def memory_usable(devices: Sequence[jax.Device]) -> float:
-    """Bytes that a program may need on each device; infinite where that is unknown."""
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    # A CPU has no limit of its own: half of the machine, which other processes share, is divided among its devices.
-    if limit is None and devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 / len(devices)
-    return float("inf") if limit is None else USABLE * limit

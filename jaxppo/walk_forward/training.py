@@ -17,6 +17,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.memory import check_fits, memory_needed, memory_usable
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
 from jaxppo.run.trials import sharpe_of
@@ -24,7 +25,7 @@ from jaxppo.training.loggers import Progress
 from jaxppo.training.monitor import stop_in, stop_message
 from jaxppo.training.recovery import LostIteration, check_iteration, divergence
 from jaxppo.walk_forward.job import Agent, Job
-from jaxppo.walk_forward.population import Population, make_population, memory_needed, memory_usable
+from jaxppo.walk_forward.population import Population, make_population
 
 Record = Callable[[Agent, int, np.ndarray], None]
 """`(agent, iteration, returns [n])`, called with the returns of a checkpoint on its validation."""
@@ -87,8 +88,11 @@ def compile_job(job: Job, devices: Sequence[jax.Device], most: int | None, *, ex
         states = jax.eval_shape(population.start, nets, jnp.zeros(size, jnp.uint32), params)
         placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=population.sharding), states)
         compiled = population.iterate.lower(placed, params, jnp.int32(0), jnp.int32(1)).compile()
-        share = memory_usable(devices) / memory_needed(compiled)
+        needed = memory_needed(compiled)
+        share = memory_usable(devices) / needed
         if exactly or share >= 1.0 or size == len(devices):
+            smaller = "walk_forward.batch_size, ppo.micro_batch, ppo.paths, ppo.chunk or policy.width"
+            check_fits(needed, f"an iteration of {size} agents", smaller, devices)
             return Programs(network, population, compiled, size, time.monotonic() - began)
         most = max(int(size * share), len(devices))
 

@@ -225,7 +225,7 @@ REFUSALS = {
     "option": (single(), {"on_bad_rows": "ignore"}, "on_bad_rows='ignore' is not one of 'error', 'drop'"),
     "range": (single(), {"spread_window": 2}, "spread_window=2 must be at least 3"),
     "symbol twice": (panel(), {"symbols": ["AAA", "AAA"]}, "symbols names 'AAA' more than once"),
-    "floor": (single(), {"min_half_spread": 1.0}, "min_half_spread=1.0 must be below 1"),
+    "floor": (single(), {"min_half_spread": 1.0}, "min_half_spread=1.0 must be at most 0.5"),
     "no rows": (single().iloc[:0], {}, "data frame: the table has no rows"),
     "type": (42, {}, "prices must be a path, a list of paths or a pandas DataFrame, not int"),
     "no files": ([], {}, "an empty list of price files"),

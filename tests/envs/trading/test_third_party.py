@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnax.wrappers.compat import LegacyStepAPIWrapper
 
-from jaxppo.envs import EnvParams, TradingEnv, basic_costs, simulators, to_gymnasium
+from jaxppo.envs import EnvParams, TradingEnv, basic_costs, simulators, to_gymnasium, to_sb3
 
 EPISODE = 32
 ABSENT = "the bench extra is not installed: pip install 'jaxppo[bench]'"
@@ -51,6 +51,32 @@ def test_rejax_trains_through_gymnaxs_legacy_wrapper():
     before, after = np.asarray(returns).mean(axis=1)
     assert np.all(np.asarray(lengths)[-1] <= EPISODE)
     assert after > max(before, 0.8 * EPISODE * math.log(1.01))
+
+
+def test_stable_baselines3_trains_on_many_environments_at_once():
+    stable_baselines3 = pytest.importorskip("stable_baselines3", reason=ABSENT)
+    env, params = rising_market()
+    view = to_sb3(env, params, num_envs=8)
+    view.seed(3)
+    first = view.reset()
+    masks = view.env_method("action_masks")
+    assert len(masks) == 8
+    assert view.has_attr("action_masks")
+    np.testing.assert_array_equal(np.stack(masks), [info["action_mask"].reshape(-1) for info in view.reset_infos])
+    view.seed(3)
+    np.testing.assert_array_equal(view.reset(), first)
+    for _ in range(EPISODE):
+        _, _, done, infos = view.step(np.zeros((8, *view.action_space.shape), int))
+    assert done.all()
+    assert all(info["TimeLimit.truncated"] for info in infos)
+    assert infos[0]["terminal_observation"].shape == view.observation_space.shape
+    agent = stable_baselines3.PPO(
+        "MlpPolicy", view, n_steps=64, batch_size=128, learning_rate=3e-3, gamma=0.9, seed=0, device="cpu"
+    )
+    agent.learn(4096)
+    assert agent.num_timesteps == 4096
+    mean, _ = stable_baselines3.common.evaluation.evaluate_policy(agent, view)
+    assert mean > 0.8 * EPISODE * math.log(1.01)
 
 
 def test_stable_baselines3_trains_on_the_gymnasium_view():

@@ -1,15 +1,17 @@
 """Every option that Python and YAML share has one name, one default, one range and one text."""
 
 import inspect
+import re
 
 import jax
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
 from jaxppo import envs, masks
 from jaxppo.arguments import argument_types, describe, is_code_only
 from jaxppo.book import AllocationRule
-from jaxppo.config import Config
+from jaxppo.config import Config, ConfigError, load_config, reference
 from jaxppo.config.book import StrategyConfig
 from jaxppo.config.from_signature import texts
 from jaxppo.config.types import accepted, lists
@@ -176,3 +178,32 @@ def _outside(field):
     below = kind(low) if words.startswith("(") else kind(low) - step
     above = float(high) if words.endswith(")") else float(high) + step
     return (below,) if float(high) >= 256 else (below, above)
+
+
+def test_the_ends_of_every_range_are_numbers_in_float32():
+    """Nothing is accepted that is 0, 1 or infinite there without being written so."""
+    found = re.findall(r"number in ([\[(])([^,]+), ([^\])]+)([\])])", reference.reference())
+    assert len(found) > 150
+    for opens, low, high, closes in found:
+        ends = np.asarray([float(low), float(high)])
+        assert np.isfinite(ends.astype(np.float32)).all(), (low, high)
+        assert opens == "[" or float(low) != 0, f"({low}, {high}: what is next to 0 is 0 in float32"
+        assert closes == "]" or float(high) != 1, f"{low}, {high}): what is next to 1 is 1 in float32"
+        inner = ends[(ends != 0) & (np.abs(ends) != 1)].astype(np.float32)
+        assert not np.isin(inner, [0, 1]).any()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        *("env.initial_cash=1e-300", "env.position_limit=1e-300", "costs.participation_limit=1e-300"),
+        *("ppo.learning_rate=1e-320", "costs.commission_bps=1e15", "costs.slippage=1e15", "costs.impact=1e15"),
+        *("costs.spread_multiplier=1e15", "costs.borrow_rate=1e15", "costs.margin_rate=1e15"),
+        *("costs.transient_impact=1e15", "costs.permanent_impact=1e15", "costs.max_leverage=1e15"),
+        *("data.min_half_spread=0.9999", "evaluation.level=0.999999999999", "ppo.gamma=1e-300"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(nonsense):
+    key, value = nonsense.split("=")
+    with pytest.raises(ConfigError, match=rf"^--{key} is .*; allowed: (one of .* or )?number in [^\n]*$"):
+        load_config(None, [f"--{key}", value])

@@ -41,6 +41,7 @@ from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.report.inspection import TITLES
+from jaxppo.run import memory
 from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import load_data
@@ -320,6 +321,18 @@ def test_the_bar_names_its_phase_and_a_short_run_is_called_hardly_trained(config
     assert result.summary["train"]["hardly_trained"]
     assert "Hardly trained" in result.text
     assert "Hardly trained" in (result.folder / "report.html").read_text()
+
+
+def test_what_cannot_fit_the_device_is_refused_before_compiling(config, tmp_path, monkeypatch):
+    setup = build(config, load_data(config))
+    network = 4 * memory.size_of(make_actor_critic(setup.encoder, setup.action, jax.random.key(0))[1])
+    monkeypatch.setattr(memory, "memory_of", lambda devices: 1.1 * network)
+    monkeypatch.setattr(trainer, "_compile", None)
+    with pytest.raises(ConfigError, match=r"an iteration needs about .* GiB, and cpu has 0.0; smaller: ppo.micro_b"):
+        jaxppo.train(config, output=tmp_path / "run", progress=False)
+    monkeypatch.setattr(memory, "memory_of", lambda devices: 1e3)
+    with pytest.raises(ConfigError, match=r"the network needs about .* smaller: policy.width"):
+        jaxppo.train(config, output=tmp_path / "run", progress=False)
 
 
 def test_a_run_of_enough_iterations_is_not_called_hardly_trained(config):

@@ -1,0 +1,52 @@
+"""What a program needs is estimated before it is compiled."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxppo.errors import ConfigError
+from jaxppo.run import memory
+
+CPU = types.SimpleNamespace(platform="cpu", device_kind="cpu", memory_stats=lambda: None)
+GPU = types.SimpleNamespace(platform="gpu", device_kind="H200", memory_stats=lambda: {"bytes_limit": 100 * 2**30})
+
+
+def loss(weights, x):
+    """Layers under a scan, whose activations the backward pass needs."""
+    return jnp.square(jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]).mean()
+
+
+def other(weights, x):
+    y = jnp.sin(x @ weights[0])
+    return jnp.sort(y, axis=0).sum() + jnp.where(y > 0, y, 0.0).sum()
+
+
+@pytest.mark.parametrize("function", [jax.grad(loss), jax.grad(other), loss])
+@pytest.mark.parametrize("rows", [256, 4096])
+def test_the_estimate_is_near_what_the_compiler_needs(function, rows):
+    arguments = jnp.ones((6, 64, 64)), jnp.ones((rows, 64))
+    traced = jax.jit(function).trace(*arguments)
+    estimate, needed = (
+        memory.estimated_memory(traced.jaxpr.jaxpr),
+        memory.memory_needed(traced.lower().compile()),
+    )
+    assert 0.5 * needed < estimate < 1.5 * needed
+
+
+def test_what_does_not_fit_is_refused_with_the_estimate():
+    memory.check_fits(99 * 2**30, "an iteration", "ppo.paths", [GPU])
+    with pytest.raises(
+        ConfigError, match=r"an iteration needs about 101.0 GiB, and H200 has 100.0; smaller: ppo.paths"
+    ):
+        memory.check_fits(101 * 2**30, "an iteration", "ppo.paths", [GPU])
+    assert memory.memory_of([CPU] * 4) == memory.memory_of([CPU]) / 4
+    assert memory.memory_usable([GPU]) == 0.8 * memory.memory_of([GPU])
+
+
+def test_keys_and_arrays_have_a_size():
+    assert memory.size_of({"x": jnp.zeros((3, 4)), "y": jnp.zeros(5, jnp.bfloat16), "z": jnp.zeros(2, bool)}) == 60
+    assert (
+        memory.estimated_memory(jax.make_jaxpr(lambda key: jax.random.normal(key, (9,)))(jax.random.key(0)).jaxpr) > 0
+    )
