@@ -17,6 +17,9 @@ from jaxppo.envs.trading.types import EnvParams
 from jaxppo.run.regimes import find_regimes, regimes_warmup
 from jaxppo.run.saved import SavedRun
 
+UNSET = {"volume": None, "rate_column": None, "stablecoins_at_par": False}
+"""Keys of `data` that change nothing unless they are set: digests of jobs that are older than them stay valid."""
+
 
 class Conditions(NamedTuple):
     """What a policy trades under; static but for `costs`.
@@ -118,6 +121,7 @@ def _config_identity(config: Config) -> str:
     tree = config.model_dump(mode="json")
     del tree["device"], tree["training"]["devices"]
     del tree["evaluation"]["bootstrap_resamples"], tree["evaluation"]["level"]
+    tree["data"] = {key: value for key, value in tree["data"].items() if UNSET.get(key, ...) != value}
     return _hashed(tree)
 
 
