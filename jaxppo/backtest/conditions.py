@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxppo.backtest.account import AccountRules
-from jaxppo.config import Config
+from jaxppo.config import Config, digest_tree
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.market_data import MarketData
@@ -16,9 +16,6 @@ from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.run.regimes import find_regimes, regimes_warmup
 from jaxppo.run.saved import SavedRun
-
-UNSET = {"volume": None, "rate_column": None, "stablecoins_at_par": False}
-"""Keys of `data` that change nothing unless they are set: digests of jobs that are older than them stay valid."""
 
 
 class Conditions(NamedTuple):
@@ -118,10 +115,9 @@ def conditions_of(run: SavedRun) -> Conditions:
 
 def _config_identity(config: Config) -> str:
     """Digest of a configuration, as far as it shapes decisions and fills: where it runs and its bootstrap do not."""
-    tree = config.model_dump(mode="json")
+    tree = digest_tree(config)
     del tree["device"], tree["training"]["devices"]
     del tree["evaluation"]["bootstrap_resamples"], tree["evaluation"]["level"]
-    tree["data"] = {key: value for key, value in tree["data"].items() if UNSET.get(key, ...) != value}
     return _hashed(tree)
 
 

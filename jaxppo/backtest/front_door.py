@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.fill_time import implausible_volume, volume_sentences
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
@@ -77,8 +79,12 @@ def simulate(
     else:
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
+    position, participation = float(params.initial_cash) / prices.n_assets, float(conditions.costs.participation_limit)
+    for line in implausible_volume(prices, position, participation):
+        warnings.warn(line, stacklevel=2)
     ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
-    return BacktestResult(policy.name, jax.device_get(ledger), prices, first, conditions.rules.periods)
+    notes = volume_sentences(prices, position, participation)
+    return BacktestResult(policy.name, jax.device_get(ledger), prices, first, conditions.rules.periods, notes)
 
 
 def simulate_streaming(

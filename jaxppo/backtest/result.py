@@ -30,6 +30,7 @@ class BacktestResult:
       market: what was traded.
       first: bar of the first decision.
       periods: bars per year.
+      warnings: what a reader of the report must know before believing it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class BacktestResult:
     market: MarketData
     first: int
     periods: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def equity(self) -> pd.DataFrame:
@@ -91,7 +93,7 @@ class BacktestResult:
         """
         path, row, ledger = pathlib.Path(path), self.summary(level=level), self.ledger
         names = [name for name, value in row.items() if name not in ("sharpe_ci", "n_bars", "liquidated")]
-        warnings = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
+        liquidated = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
         times = self.market.info.timestamps
         data = ReportData(
             title=self.name,
@@ -105,7 +107,7 @@ class BacktestResult:
             intervals={self.name: {"sharpe": tuple(row["sharpe_ci"])}},
             data_report=self.market.info.report,
             config_yaml="",
-            warnings=warnings,
+            warnings=(*self.warnings, *liquidated),
             level=level,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
