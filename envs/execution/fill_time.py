@@ -62,7 +62,7 @@ def implausible_volume(market: MarketData, position: float, participation: float
     symbols = market.info.symbols
     slowest = [SLOWEST_CURRENCY if is_spot_currency(symbol) else max(SLOWEST, session) for symbol in symbols]
     found = [int(asset) for asset in np.argsort(-bars, kind="stable") if bars[asset] > slowest[asset]]
-    settle = "if volume counts no units of it, set data.volume: ticks|notional|none, else shares (volume= in Python)"
+    settle = "a thin market, or no volume in units: set data.volume: ticks|notional|none, or shares (volume= in Python)"
     lines = [
         f"a full position of {position:,.0f} in {symbols[asset]} would take {bars[asset]:,.0f} bars to fill at "
         f"{100 * limit:.3g} % of the volume of a median bar: {settle}"

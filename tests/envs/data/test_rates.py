@@ -44,7 +44,7 @@ def test_two_rates_convert_open_and_close_and_the_range_holds_both():
 
 
 @given(seed=st.integers(0, 10**6), quoted=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_conversion_scales_each_bar_and_nothing_else(seed, quoted):
     """Two currencies in one market: what is given in the account's has the rate 1 and stays as it is."""
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def test_conversion_scales_each_bar_and_nothing_else(seed, quoted):
 
 
 @given(seed=st.integers(0, 10**6), t=st.integers(2, 36), pair=st.booleans())
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_conversion_does_not_look_ahead(seed, t, pair):
     rng = np.random.default_rng(seed)
     long = panel(seed, symbols=("AAA", "BBB"), missing=0.0)

@@ -28,7 +28,7 @@ def test_notional_volume_by_hand():
 
 
 @given(seed=st.integers(0, 10**6), adjusted=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_close_times_volume_is_the_notional_of_the_file(seed, adjusted):
     """Also after an adjustment, which divides units by what it multiplies prices by."""
     rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def test_close_times_volume_is_the_notional_of_the_file(seed, adjusted):
 
 
 @given(seed=st.integers(0, 10**6), t=st.integers(2, 36))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_notional_volume_does_not_look_ahead(seed, t):
     rng = np.random.default_rng(seed)
     long = panel(seed, symbols=("AAA",), missing=0.0)
