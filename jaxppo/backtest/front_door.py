@@ -39,6 +39,9 @@ def simulate(
 ) -> BacktestResult:
     """Runs a policy over a market from a flat start, through the one accounting function.
 
+    Warns where an account of this size would take unlikely long to fill an equal share of it in an asset: counted ticks
+    are no volume, see `volume` of `load_market`.
+
     >>> import jaxppo
     >>> market = jaxppo.envs.load_market("us5_1d")
     >>> result = jaxppo.backtest.simulate(jaxppo.rules.buy_and_hold(), market)
