@@ -178,6 +178,8 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, null: str = "nu
     if origin in (dict, collections.abc.Mapping):
         return f"mapping of names to a {describe(arguments[1], null=null)}"
     if origin is tuple and arguments[-1] is not Ellipsis:
+        if arguments[0] == Text:
+            return f"list of {len(arguments)}, each a {describe(arguments[0], null=null)}"
         ends = "[first, last]" if arguments[0] == Day else "[low, high]"
         return f"{ends}, each a {describe(arguments[0], null=null)}"
     if origin in (tuple, collections.abc.Sequence):

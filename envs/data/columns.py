@@ -12,9 +12,11 @@ import pandas as pd
 from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
 from jaxppo.envs.data.options import LoadOptions
+from jaxppo.envs.data.rates import find_rates, rate_columns
 from jaxppo.envs.data.reading import column_key
 from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table, time_text
 from jaxppo.envs.data.times import EARLIEST, LATEST, NOT_A_TIME, AmbiguousDates, parse_times
+from jaxppo.envs.data.volume import choose_volume
 from jaxppo.errors import DataError
 
 MOST_BAD_SHARE, MOST_BAD_ROWS = 0.05, 5
@@ -143,6 +145,7 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     if "time" not in found and table.unnamed is not None:
         found["time"] = table.unnamed
     _require_columns(found, table)
+    find_rates(found, table, options)
     raw = _without_repeated_columns(found, table)
     keep = _rows_of_symbols(raw, found, table, rows, options)
     if "symbol" in found:
@@ -156,16 +159,17 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     row = table.rows
     if not keep.all():
         raw, symbols, row = raw[keep], symbols[keep], row[keep]
-    _choose_volume(found, raw, symbols)
+    choose_volume(found, list(raw.columns), symbols, options)
     table.columns = {name: str(label) for name, label in found.items()}
     part = pd.DataFrame({"symbol": symbols.to_numpy(), "table": index, "row": row})
     part["utc"], part["written"] = _times(table, raw, found, part, options)
-    texts = {name: raw[found[name]] for name in (*NUMBERS, *_QUOTE_BARS) if name in found}
+    rates = tuple(rate_columns(options))
+    texts = {name: raw[found[name]] for name in (*NUMBERS, *rates, *_QUOTE_BARS) if name in found}
     numbers = _numbers(table, texts, raw[found["time"]])
     for name, values in numbers.items():
         _check_text(name, texts[name], values, part, table, options)
     _quote_bars(numbers)
-    for name in NUMBERS:
+    for name in (*NUMBERS, *rates):
         part[name] = numbers.get(name, np.nan) if name not in PRICES else numbers[name] * table.price_scale
     part["crossed"] = numbers.get("crossed", False)
     unread = part["utc"].to_numpy() == NOT_A_TIME
@@ -241,15 +245,6 @@ def _require_columns(found: Labels, table: Table) -> None:
             "; these look like single trades, make bars of them first" if len(missing) == 3 and "close" in found else ""
         )
         raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}{ticks}")
-
-
-def _choose_volume(found: Labels, raw: pd.DataFrame, symbols: pd.Series) -> None:
-    """Chooses, among `volume_btc, volume_usd, volume`, the one in units of the asset: its suffix begins the symbol."""
-    symbol = re.sub(r"\W", "", symbols.iloc[0]).lower() if len(symbols) else ""
-    for column in raw.columns:
-        match = re.fullmatch(r"volume[\W_]+(\w+)", str(column).strip().lower())
-        if match and symbol.startswith(match[1]) and symbol != match[1]:
-            found["volume"] = column
 
 
 def _times(

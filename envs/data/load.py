@@ -7,8 +7,12 @@ depends on later rows.
 Times are stored in UTC, start of the bar. Where all times of the data are midnight, on the clock they are written in or
 in the given timezone, bars are daily (or longer) and carry their date at 00:00 UTC.
 
+Conversion: with a column of rates, prices are multiplied by the rate of their own bar. Symbols that name different
+quote currencies are refused without one.
+
 Volume: a bar whose volume is 0 (or missing, though other bars of the asset have one) is not tradable. An asset whose
-volume is absent, missing or 0 throughout has `volume_known` False, and all its bars are tradable.
+volume is absent, missing or 0 throughout has `volume_known` False, and all its bars are tradable. Counted ticks say
+which bars are tradable, but not how much can be traded: `volume_known` is False, and the volume 0.
 
 Half spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else the rolling EDGE estimate.
 """
@@ -25,6 +29,7 @@ import pandas as pd
 
 from jaxppo.envs.data import checks, history, report
 from jaxppo.envs.data.columns import canonical_rows
+from jaxppo.envs.data.currencies import check_quote_currencies
 from jaxppo.envs.data.options import (
     BadRows,
     CrossedQuotes,
@@ -34,9 +39,12 @@ from jaxppo.envs.data.options import (
     LoadOptions,
     LogDistance,
     OffSessionBars,
+    RateColumn,
     SpreadWindow,
     Tolerance,
+    VolumeKind,
 )
+from jaxppo.envs.data.rates import convert, rate_columns
 from jaxppo.envs.data.reading import PriceSource, read_tables
 from jaxppo.envs.data.report import format_report, length_text
 from jaxppo.envs.data.rows import PRICES, Rows, time_text
@@ -50,6 +58,7 @@ from jaxppo.envs.data.sessions import (
     off_session,
 )
 from jaxppo.envs.data.times import is_daily
+from jaxppo.envs.data.volume import in_units, is_counted, is_known, volume_warnings
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.market.periods import LEAST_STEPS, SAME_LENGTH, bar_length, length_changes, periods_per_year
 from jaxppo.envs.market.spread import estimated_half_spread
@@ -68,6 +77,9 @@ def load_market(
     timezone: str | None = None,
     day_first: bool | None = None,
     adjust: bool = True,
+    volume: VolumeKind | None = None,
+    rate_column: RateColumn | None = None,
+    stablecoins_at_par: bool = False,
     on_bad_rows: BadRows = "error",
     on_duplicates: DuplicateRows = "error",
     on_crossed_quotes: CrossedQuotes = "error",
@@ -97,6 +109,10 @@ def load_market(
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
       day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
       adjust: whether to adjust prices and volume by the adjustment column, if there is one.
+      volume: `"shares"` is in units of the asset, `"notional"` in quote currency, `"ticks"` a count of price changes,
+        `"none"` of no use; None takes units, and a run warns where an account of its size could hardly trade them.
+      rate_column: column that prices are multiplied by, account currency per quote currency; or two: at open, at close.
+      stablecoins_at_par: whether USDT, USDC and other stable coins count as the currency they are pegged to.
       on_bad_rows: `"error"` refuses rows that cannot be right, `"drop"` drops and counts them.
       on_duplicates: `"error"` refuses differing rows for one time, `"first"` or `"last"` in the file is kept.
       on_crossed_quotes: `"error"` refuses bids above asks, `"estimate"` estimates the spread there.
@@ -126,9 +142,9 @@ def load_market(
     """
     names = None if symbols is None else (symbols,) if isinstance(symbols, str) else tuple(symbols)
     options = LoadOptions(
-        names, calendar, timezone, day_first, adjust, on_bad_rows, on_duplicates, on_crossed_quotes, on_off_session,
-        range_tolerance, max_log_jump, max_log_range, max_log_spike, split_tolerance, max_hole_days,
-        zero_volume_tradable, min_half_spread, spread_window,
+        names, calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
+        on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
+        split_tolerance, max_hole_days, zero_volume_tradable, min_half_spread, spread_window,
     )  # fmt: skip
     market = _load(path_or_frame, options)
     logger.info("%s", format_report(market.info.report))
@@ -139,12 +155,15 @@ def _load(source: PriceSource, options: LoadOptions) -> MarketData:
     """Reads, checks, repairs and aligns; the checks of single rows come first, those of the history need clean rows."""
     check_timezone(options.timezone)
     rows = canonical_rows(read_tables(source), options)
+    check_quote_currencies(rows, options)
     daily, schedule = _place_in_time(rows, options)
     checks.drop_repeats(rows)
     checks.check_rows(rows, options)
     checks.check_duplicates(rows, options)
     checks.check_quotes(rows, options)
+    in_units(rows, options)
     adjusted_by = history.adjust_prices(rows, options)
+    convert(rows, options)
     length = _bar_length(rows)
     if schedule is not None:
         _apply_calendar(rows, daily, length, schedule, options)
@@ -255,7 +274,7 @@ def _align(
     for a, (name, part) in enumerate(frame.groupby("symbol", observed=True, sort=True)):
         half_spread, quoted = _half_spread(part, options)
         volume = part["volume"].to_numpy()
-        volume_known[a] = np.nansum(volume) > 0
+        volume_known[a] = is_known(volume, options)
         bars = np.searchsorted(times, part["utc"].to_numpy())
         # Between bars all four prices repeat the last close: no range, no return.
         latest = np.searchsorted(bars, np.arange(len(times)), side="right") - 1
@@ -265,7 +284,7 @@ def _align(
             fields[price][bars, a] = part[price].to_numpy()
         fields["half_spread"][:, a] = np.where(listed, half_spread[np.maximum(latest, 0)], options.min_half_spread)
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
-        tradable[bars, a] = (volume > 0) | (not volume_known[a]) | options.zero_volume_tradable
+        tradable[bars, a] = (volume > 0) | (not is_counted(volume)) | options.zero_volume_tradable
         reports[str(name)] = report.symbol_report(part, half_spread, quoted, times, daily, length, schedule, options)
         reports[str(name)] |= report.span_on_axis(bars)
     clock = schedule.timezone if schedule else options.timezone or "UTC"
@@ -303,9 +322,12 @@ def _align(
         "timezone": clock,
         "calendar": options.calendar,
         "adjusted_by": adjusted_by,
+        "volume": options.volume,
+        **({"converted_by": ", ".join(rate_columns(options).values())} if options.rate_column else {}),
         "repairs": dict(rows.repairs),
         "symbols": reports,
         "warnings": [
+            *volume_warnings(reports, rows, options),
             *rows.warnings,
             *report.warnings(reports, options.calendar, len(times)),
             *report.span_warnings(times, daily, per_year, known, options.calendar),

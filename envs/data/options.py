@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from jaxppo.arguments import Text
 from jaxppo.errors import DataError
 
 BadRows = Literal["error", "drop"]
 DuplicateRows = Literal["error", "first", "last"]
 CrossedQuotes = Literal["error", "estimate"]
 OffSessionBars = Literal["keep", "drop", "error"]
+VolumeKind = Literal["shares", "notional", "ticks", "none"]
+RateColumn = Text | tuple[Text, Text]
 Tolerance = Annotated[float, Ge(0.0), Le(1.0)]
 LogDistance = Annotated[float, Ge(1e-3), Le(50.0)]
 Days = Annotated[float, Ge(1e-3), Le(1e5)]
@@ -41,6 +45,9 @@ class LoadOptions:
     timezone: str | None
     day_first: bool | None
     adjust: bool
+    volume: VolumeKind | None
+    rate_column: RateColumn | None
+    stablecoins_at_par: bool
     on_bad_rows: BadRows
     on_duplicates: DuplicateRows
     on_crossed_quotes: CrossedQuotes
@@ -58,6 +65,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             _check(name, getattr(self, name), hint)
+        _check_rate_column(self.rate_column)
         symbols = self.symbols
         if symbols is None:
             return
@@ -72,6 +80,10 @@ class LoadOptions:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     """Checks a value against the choices or the bounds of its annotation."""
+    if get_origin(hint) is types.UnionType or get_origin(hint) is Union:
+        hint = next((option for option in get_args(hint) if get_origin(option) is Literal), hint)
+        if value is None:
+            return
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise DataError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
     for bound in getattr(hint, "__metadata__", ()):
@@ -79,3 +91,11 @@ def _check(name: str, value: Any, hint: Any) -> None:
         limit = getattr(bound, holds.__name__)
         if not holds(value, limit):
             raise DataError(f"{name}={value!r} must be {words} {limit:g}")
+
+
+def _check_rate_column(value: Any) -> None:
+    """Checks for a name, or the two names of the rates at open and close."""
+    names = (value,) if isinstance(value, str) else value
+    pair = isinstance(names, tuple | list) and len(names) == (1 if isinstance(value, str) else 2)
+    if value is not None and not (pair and all(isinstance(name, str) and name for name in names)):
+        raise DataError(f"rate_column={value!r} must be the name of a column, or (column at the open, at the close)")

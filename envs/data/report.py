@@ -13,6 +13,7 @@ from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.rows import Rows, time_text
 from jaxppo.envs.data.sessions import Schedule, off_session, session_numbers
 from jaxppo.envs.data.times import DAY
+from jaxppo.envs.data.volume import is_counted, is_known
 
 WIDE_BAR = 0.7
 """Log range of a bar, and log size of a gap, from which the report warns (a factor of two)."""
@@ -59,7 +60,7 @@ def symbol_report(
       daily: whether bars are stamped with dates.
       bar_length: most frequent distance of bars, ns.
       schedule: sessions of the exchange, if a calendar is named.
-      options: `min_half_spread` applies.
+      options: `min_half_spread` and `volume` apply.
 
     Returns:
       JSON-serialisable counts, fractions and extremes.
@@ -69,16 +70,16 @@ def symbol_report(
     high, low, close = (np.log(frame[name].to_numpy()) for name in ("high", "low", "close"))
     steps, moves = np.diff(utc), np.diff(close)
     span = np.searchsorted(times, utc[-1], "right") - np.searchsorted(times, utc[0], "left")
-    known = bool(np.nansum(volume) > 0)
+    counted = is_counted(volume)
     spread = "quoted" if quoted.all() else "estimated" if not quoted.any() else "quoted, else estimated"
     report: dict[str, Any] = {
         "bars": len(utc),
         "first": time_text(utc[0]),
         "last": time_text(utc[-1]),
         "missing_bars": int(span - len(utc)),
-        "volume_known": known,
-        "zero_volume_bars": int((volume == 0).sum()) if known else 0,
-        "unknown_volume_bars": int(np.isnan(volume).sum()) if known else len(utc),
+        "volume_known": is_known(volume, options),
+        "zero_volume_bars": int((volume == 0).sum()) if counted else 0,
+        "unknown_volume_bars": int(np.isnan(volume).sum()) if counted else len(utc),
         "spread": spread,
         "quoted_share": float(quoted.mean()),
         "floor_share": float((~quoted & (half_spread <= options.min_half_spread)).mean()),
@@ -165,7 +166,7 @@ def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None, n_bars: i
         if missing:
             lines.append(f"{name}: {missing} session(s) of the calendar without a bar")
         silent = counts["zero_volume_bars"] + counts["unknown_volume_bars"]
-        if counts["volume_known"] and silent > 0.05 * counts["bars"]:
+        if 0.05 * counts["bars"] < silent < counts["bars"]:
             lines.append(f"{name}: {silent} of {counts['bars']} bars without volume")
     floored = [name for name, counts in symbols.items() if counts["floor_share"] > 0.5]
     if floored:
@@ -265,7 +266,8 @@ def format_report(report: dict[str, Any]) -> str:
         f"data: {shown}; {report['rows_kept']} of {report['rows_read']} rows used",
         f"  {report['assets']} asset(s) x {report['bars']} bars ({kind}), {report['first']} to {report['last']}, "
         f"clock {report['timezone']}, calendar {report['calendar'] or 'none'}, "
-        f"adjusted by {report['adjusted_by'] or 'nothing'}",
+        f"adjusted by {report['adjusted_by'] or 'nothing'}"
+        + (f", converted by {report['converted_by']}" if "converted_by" in report else ""),
         f"  half spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
     ]
     lines += [f"  repaired: {what}: {n}" for what, n in report["repairs"].items()]

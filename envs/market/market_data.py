@@ -59,7 +59,8 @@ class MarketData(struct.PyTreeNode):
       volume: `[T, A]` shares traded in the bar; 0 where unknown.
       half_spread: `[T, A]` half of the bid-ask spread, fraction of the mid price, >= 0, known at the close of bar t.
       tradable: `[T, A]` bool, the asset has a bar and somebody traded.
-      volume_known: `[A]` bool; False means that volume is not reported at all (spot FX), not that nobody traded.
+      volume_known: `[A]` bool; False means that volume is not reported in shares (spot FX, counted ticks), not that
+        nobody traded.
       minute_of_day: `[T]` int32 in [0, 1440), start of the bar, exchange time; 0 for daily bars.
       session: `[T]` int32, non-decreasing id of the trading session.
       day_of_week: `[T]` int32, Monday is 0.

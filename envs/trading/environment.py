@@ -58,8 +58,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     Args:
       n_assets: A.
       actions: per asset: discrete target levels, a continuous target weight, or the two edges of a no-trade band.
-        Hierarchical: risk off or a gross bucket for the portfolio, then short, flat, long or hold per asset, then a
-        size.
+        Hierarchical: risk off or a gross bucket, then short, flat, long or hold per asset, then a size.
       levels: target levels in units of `position_limit`, increasing, within [-1, 1]; continuous and band actions span
         their range. The sizes of hierarchical actions, in units of the bucket, 0 among them.
       gross_buckets: largest gross exposure in each bucket of hierarchical actions but risk off, as a share of the

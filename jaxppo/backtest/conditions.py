@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxppo.backtest.account import AccountRules
-from jaxppo.config import Config
+from jaxppo.config import Config, digest_tree
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.market_data import MarketData
@@ -115,7 +115,7 @@ def conditions_of(run: SavedRun) -> Conditions:
 
 def _config_identity(config: Config) -> str:
     """Digest of a configuration, as far as it shapes decisions and fills: where it runs and its bootstrap do not."""
-    tree = config.model_dump(mode="json")
+    tree = digest_tree(config)
     del tree["device"], tree["training"]["devices"]
     del tree["evaluation"]["bootstrap_resamples"], tree["evaluation"]["level"]
     return _hashed(tree)

@@ -22,6 +22,7 @@ from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
 from jaxppo.backtest.result import ledger_figures
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.config import dump_config
+from jaxppo.envs.execution.fill_time import volume_sentences
 from jaxppo.policy.agent import agent
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
@@ -30,6 +31,7 @@ from jaxppo.report import monitor as monitored
 from jaxppo.report.drawdowns import drawdown_rows
 from jaxppo.report.page import ReportData, write_report
 from jaxppo.report.selection import luck_warnings
+from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
 from jaxppo.statistics import bootstrap_difference_interval, sharpe_per_bar
@@ -184,7 +186,10 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
     span = {"first_bar": time_of(setup.market, where.first), "last_bar": time_of(setup.market, where.last)}
     baseline = {name: figures[name] for name in baselines}
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
-    summary = {**figures["agent"], **span, **masks, "drawdowns": fallen, "baseline": baseline}
+    position = full_position(setup.config, setup.market.n_assets)
+    notes = volume_sentences(setup.market, position, setup.config.costs.participation_limit)
+    noted = {"notes": list(notes)} if notes else {}
+    summary = {**figures["agent"], **span, **noted, **masks, "drawdowns": fallen, "baseline": baseline}
     return Evaluation(summary, ledgers, times, effects, regimes)
 
 
@@ -273,6 +278,7 @@ def describe(summary: dict[str, Any]) -> str:
             f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>z10.1%}"
             f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
         )
+    lines += summary.get("notes", ())
     if "monitor" in summary:
         lines.append(monitored.one_line(summary["monitor"], summary["stopped"]))
     if "capacity" in summary:
@@ -292,6 +298,7 @@ def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | N
             "Fills use the close that the decision has already seen (env.fill_price: decision_close). No market offers "
             "that price: these results are not attainable."
         )
+    found += result.summary.get("notes", ())
     if result.ledgers["agent"].liquidated:
         found.append("The agent's account was liquidated; it stays out of the market from then on.")
     found += ended_sentences(result.summary.get("ended_positions", ()))

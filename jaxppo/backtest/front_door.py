@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.fill_time import implausible_volume, volume_sentences
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
@@ -36,6 +38,9 @@ def simulate(
     conditions: Conditions | None = None,
 ) -> BacktestResult:
     """Runs a policy over a market from a flat start, through the one accounting function.
+
+    Warns where an account of this size would take unlikely long to fill an equal share of it in an asset: counted ticks
+    are no volume, see `volume` of `load_market`.
 
     >>> import jaxppo
     >>> market = jaxppo.envs.load_market("us5_1d")
@@ -77,10 +82,13 @@ def simulate(
     else:
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
+    position, participation = float(params.initial_cash) / prices.n_assets, float(conditions.costs.participation_limit)
+    for line in implausible_volume(prices, position, participation):
+        warnings.warn(line, stacklevel=2)
     ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
-    rules = conditions.rules
+    notes, rules = volume_sentences(prices, position, participation), conditions.rules
     return BacktestResult(
-        policy.name, jax.device_get(ledger), prices, first, rules.periods, rules.env.fill_rule.delisting
+        policy.name, jax.device_get(ledger), prices, first, rules.periods, rules.env.fill_rule.delisting, notes
     )
 
 

@@ -32,6 +32,7 @@ class BacktestResult:
       first: bar of the first decision.
       periods: bars per year.
       delisting: what positions in assets that end were settled for, see `FillRule`.
+      warnings: what a reader of the report must know before believing it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BacktestResult:
     first: int
     periods: float
     delisting: str | float = "last_close"
+    warnings: tuple[str, ...] = ()
 
     @property
     def equity(self) -> pd.DataFrame:
@@ -97,8 +99,8 @@ class BacktestResult:
         path, row, ledger = pathlib.Path(path), self.summary(level=level), self.ledger
         left_out = ("sharpe_ci", "n_bars", "liquidated", "ended_positions")
         names = [name for name in row if name not in left_out]
-        warnings = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
-        warnings += tuple(ended_sentences(row.get("ended_positions", ())))
+        found = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
+        found += tuple(ended_sentences(row.get("ended_positions", ())))
         times = self.market.info.timestamps
         data = ReportData(
             title=self.name,
@@ -112,7 +114,7 @@ class BacktestResult:
             intervals={self.name: {"sharpe": tuple(row["sharpe_ci"])}},
             data_report=self.market.info.report,
             config_yaml="",
-            warnings=warnings,
+            warnings=(*self.warnings, *found),
             level=level,
         )
         path.parent.mkdir(parents=True, exist_ok=True)

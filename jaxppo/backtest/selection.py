@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxppo.config import digest_tree
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
 from jaxppo.run import trials
@@ -172,7 +173,7 @@ def _figures_alone(test: Trial, returns: np.ndarray, level: float) -> dict[str, 
 
 def configuration_hash(setup: Setup) -> str:
     """Hash of the configuration, as far as it shapes results, and of the prices."""
-    tree = setup.config.model_dump(mode="json")
+    tree = digest_tree(setup.config)
     for key in run_folder.MAY_CHANGE:
         section, _, name = key.partition(".")
         if name:

@@ -1,5 +1,6 @@
 """Configuration of a run: one YAML file, checked before anything is compiled."""
 
+from jaxppo.config.digest import digest_tree
 from jaxppo.config.load import dump_config, load_config, validate_config
 from jaxppo.config.schema import (
     PERIODS,
@@ -29,6 +30,7 @@ __all__ = [
     "PolicyConfig",
     "RegimesConfig",
     "TrainingConfig",
+    "digest_tree",
     "dump_config",
     "load_config",
     "validate_config",

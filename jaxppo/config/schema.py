@@ -32,6 +32,7 @@ from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import features, regimes
+from jaxppo.envs.data.options import RateColumn, VolumeKind
 from jaxppo.envs.execution.costs import FourFactors
 
 LONGEST_EPISODE = 2**30
@@ -50,6 +51,9 @@ class DataConfig(Keys):
     timezone: Text | None = key_of(envs.load_market, "timezone")
     day_first: bool | None = key_of(envs.load_market, "day_first")
     adjust: bool = key_of(envs.load_market, "adjust")
+    volume: VolumeKind | None = key_of(envs.load_market, "volume")
+    rate_column: RateColumn | None = key_of(envs.load_market, "rate_column")
+    stablecoins_at_par: bool = key_of(envs.load_market, "stablecoins_at_par")
     on_bad_rows: Literal["error", "drop"] = key_of(envs.load_market, "on_bad_rows")
     on_duplicates: Literal["error", "first", "last"] = key_of(envs.load_market, "on_duplicates")
     on_crossed_quotes: Literal["error", "estimate"] = key_of(envs.load_market, "on_crossed_quotes")

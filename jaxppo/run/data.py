@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 
 from jaxppo import envs
 from jaxppo.config import PERIODS, Config
+from jaxppo.envs.execution.fill_time import implausible_volume
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run.folder import read_data
@@ -29,8 +32,43 @@ def recorded_path(config: Config) -> str | list[str] | None:
     return found[0] if isinstance(path, str) else found
 
 
+def given_data(config: Config, market: MarketData) -> MarketData:
+    """A market that was given in Python, checked like one that is read from a file.
+
+    Args:
+      config: of the run.
+      market: the prices.
+
+    Raises:
+      envs.DataError: prices that cannot be right.
+    """
+    return _with_size_warnings(config, check_market(market))
+
+
+def full_position(config: Config, n_assets: int) -> float:
+    """The largest position in one asset that an account starts with, currency.
+
+    Args:
+      config: of the run.
+      n_assets: A.
+    """
+    limit = 1.0 / n_assets if config.env.position_limit is None else config.env.position_limit
+    return config.env.initial_cash * min(limit, config.costs.max_leverage)
+
+
+def _with_size_warnings(config: Config, market: MarketData) -> MarketData:
+    """The market with warnings in its data report where volumes are implausible for the size of the account."""
+    position = full_position(config, market.n_assets)
+    lines = implausible_volume(market, position, config.costs.participation_limit)
+    if not lines:
+        return market
+    report = market.info.report
+    report = {**report, "warnings": [*lines, *(line for line in report["warnings"] if line not in lines)]}
+    return market.replace(info=dataclasses.replace(market.info, report=report))
+
+
 def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
-    """The configured market.
+    """The configured market; its data report warns of volumes that are implausible for the size of the account.
 
     Args:
       config: of the run.
@@ -53,12 +91,13 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
         )
     path = _found(path, folder)
     try:
-        return envs.load_market(list(path) if isinstance(path, tuple) else path, **options)
+        market = envs.load_market(list(path) if isinstance(path, tuple) else path, **options)
     except envs.DataError as error:
         raise envs.DataError(_with_keys(str(error), tuple(options))) from None
     except OSError as error:
         shown = repr(path) if len(repr(path)) <= LONGEST_SHOWN else repr(path)[:LONGEST_SHOWN] + " ..."
         raise ConfigError(f"data.path is {shown}, which cannot be read: {error.strerror}") from None
+    return _with_size_warnings(config, market)
 
 
 def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tuple[str, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import jax
 
 from jaxppo.config import Config, load_config
-from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.policy.agent import agent
@@ -17,7 +16,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import best_policy, build, first_unseen, on_one_device
-from jaxppo.run.data import load_data
+from jaxppo.run.data import given_data, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.periods import split_periods
 from jaxppo.run.setup import Setup
@@ -105,7 +104,7 @@ def load_run(
     _check_overrides(saved, config)
     config = on_one_device(config)
     with jax.default_device(select_devices(config)[0]):
-        market = load_data(config, folder if data is None else None) if market is None else check_market(market)
+        market = load_data(config, folder if data is None else None) if market is None else given_data(config, market)
         if (saved.data, saved.simulation) == (config.data, config.simulation):
             run_folder.check_same_data(folder, run_folder.data_report(market))
         first = 0 if data is None else _first_unseen(folder, market, config)

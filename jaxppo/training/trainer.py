@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
-from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import Params
@@ -24,7 +23,7 @@ from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
+from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, estimated_memory, memory_needed
@@ -114,7 +113,7 @@ def train(
         run_folder.check_same_run(saved, config)
     with jax.default_device(select_devices(config)[0]):
         if config.env.name == TRADING:
-            market = load_data(config, resumed) if market is None else check_market(market)
+            market = load_data(config, resumed) if market is None else given_data(config, market)
             experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
         else:
             market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.config import Config
-from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import build, environment_of, on_one_device
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.data import load_data
+from jaxppo.run.data import given_data, load_data
 from jaxppo.run.devices import encoder_config, select_devices
 from jaxppo.run.periods import Period
 from jaxppo.run.saved import SavedRun
@@ -46,7 +45,7 @@ def load_fold(
     """
     folder, config = run_folder.open_folder(folder, run_folder.WALK_FORWARD)
     with jax.default_device(select_devices(config)[0]):
-        market = load_data(config, folder) if market is None else check_market(market)
+        market = load_data(config, folder) if market is None else given_data(config, market)
         run_folder.check_same_data(folder, run_folder.data_report(market))
         plan = _plan(config, market)
         seeds = seeds_of(config)

@@ -19,13 +19,12 @@ from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, evalu
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
-from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.report.selection import one_line
 from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.data import GIVEN_IN_PYTHON, load_data, recorded_path
+from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data, recorded_path
 from jaxppo.run.devices import select_devices
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
@@ -119,7 +118,7 @@ def walk_forward(
         config = restarted(config, saved)
     devices = select_devices(config)
     with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
-        market = load_data(config, resumed) if market is None else check_market(market)
+        market = load_data(config, resumed) if market is None else given_data(config, market)
         if resumed is not None:
             run_folder.check_same_data(resumed, run_folder.data_report(market))
         plan, setup, params = prepare(config, market)

@@ -9,6 +9,7 @@ import pytest
 from folders import SHARED
 
 from jaxppo.envs.data.load import DataError, format_report, load_market
+from jaxppo.envs.execution.fill_time import implausible_volume
 
 FOLDER = SHARED
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the folder of external price files is not here")
@@ -168,6 +169,9 @@ def test_clean_sets_load(name):
     assert (np.asarray(market.half_spread) >= 0).all()
     assert (np.asarray(market.half_spread) < 0.1).all()
     assert (np.asarray(market.volume)[~np.asarray(market.tradable)] == 0).all()
+    assert not implausible_volume(market, 1e6 / market.n_assets, 0.1)
+    unknown = "no usable volume of EURUSD: no participation limit and no market impact applies there"
+    assert (unknown in market.info.report["warnings"]) == (name == "eurusd_1h_bidask.parquet")
 
 
 def test_quotes_win_over_the_estimate_bar_by_bar():

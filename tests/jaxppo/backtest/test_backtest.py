@@ -104,6 +104,7 @@ def test_the_number_of_devices_does_not_matter(run, summary, tmp_path):
 
 
 def test_other_costs(run, summary):
+    assert "notes" not in summary
     free = [f"--costs.{name}=0" for name in ("commission_bps", "spread_multiplier", "slippage", "impact")]
     without = backtest.run(run, overrides=[*free, "--costs.borrow_rate", "0", "--costs.margin_rate", "0"])
     assert without["costs"] == 0
@@ -133,10 +134,17 @@ def test_what_was_learned_cannot_be_changed(option, named, run):
         backtest.run(run, overrides=[option])
 
 
-def test_a_fill_at_a_price_already_seen_is_in_red(run, tmp_path):
-    options = ["--env.fill-price", "decision_close"]
-    backtest.run(run, overrides=options, output=tmp_path / "again")
-    assert "not attainable" in (tmp_path / "again" / "report.html").read_text()
+def test_what_a_reader_must_know_is_in_red(run, tmp_path):
+    options = ["--env.fill-price", "decision_close", "--data.volume", "none"]
+    result = backtest.run(run, overrides=options, output=tmp_path / "again")
+    page = (tmp_path / "again" / "report.html").read_text()
+    assert "not attainable" in page
+    without = (
+        "No usable volume of 2 of 2 symbols (AAA, BBB): no participation limit and no market impact applies there."
+    )
+    assert result["notes"] == [without]
+    assert f"<li>{without}</li>" in page
+    assert without in backtest.describe(result).splitlines()
 
 
 def test_other_prices_are_evaluated_as_a_whole(run, tmp_path):

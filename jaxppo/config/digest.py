@@ -1,0 +1,25 @@
+"""The configuration as digests see it: keys that were added later count only where they are set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxppo.config.schema import Config
+
+ADDED: dict[str, dict[str, Any]] = {
+    "data": {"volume": None, "rate_column": None, "stablecoins_at_par": False},
+    "env": {"delisting": "freeze"},
+}
+"""Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
+
+
+def digest_tree(config: Config) -> dict[str, Any]:
+    """Writes a configuration out without added keys that change nothing, so that digests of older jobs stay valid.
+
+    Args:
+      config: of a run.
+    """
+    tree = config.model_dump(mode="json")
+    for section, neutral in ADDED.items():
+        tree[section] = {key: value for key, value in tree[section].items() if neutral.get(key, ...) != value}
+    return tree
