@@ -12,7 +12,7 @@ from jaxppo.report.markup import caption, row, table
 
 Figures = Mapping[str, Any]
 _ROWS = {
-    "trials": "Trials",
+    "trials": "Trials on this market",
     "effective_trials": "Independent trials they amount to",
     "sharpe": "Annual Sharpe ratio",
     "adjusted_sharpe": "The same, adjusted for autocorrelation (Lo)",
@@ -45,8 +45,9 @@ def section(figures: Figures, level: float) -> str:
     ]
     note = (
         "From the register trials.jsonl beside the run folder: every run, seed and checkpoint whose returns were seen. "
-        "Test figures are deflated by all evaluations on test periods, validation figures by all evaluations on "
-        "validation. Sharpe ratios are taken as those of independent bars, but for the one that is adjusted."
+        "Those on this market count: of the same prices, or of a symbol among these over some of these dates. Test "
+        "figures are deflated by all evaluations on test periods, validation figures by all on validation. Sharpe "
+        "ratios are taken as those of independent bars, but for the one that is adjusted."
     )
     tests = superiority.section(figures["superiority"], level) if "superiority" in figures else ""
     return table(("", *(_TITLES[name] for name in columns)), rows) + caption(note) + tests
@@ -63,7 +64,7 @@ def luck_warnings(figures: Figures, level: float) -> tuple[str, ...]:
     if test["trials"] > 1 and test["dsr"] is not None and test["dsr"] < level:
         found.append(
             f"This Sharpe ratio is indistinguishable from the best of {test['trials']} trials without skill: of the "
-            f"{test['trials']} evaluations on test periods in this folder, luck alone takes the best to "
+            f"{test['trials']} evaluations on test periods of this market, luck alone takes the best to "
             f"{test['hurdle']:.2f} a year."
         )
     pbo = figures.get("validation", {}).get("pbo")
@@ -79,7 +80,7 @@ def one_line(figures: Figures) -> str:
     """PSR, DSR and the number of trials in a line of text."""
     test = figures["out_of_sample"]
     dsr, psr = ("undefined" if test[name] is None else f"{test[name]:.1%}" for name in ("dsr", "psr"))
-    runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on test periods"
+    runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on test periods of this market"
     return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} (best of them by luck: Sharpe {test['hurdle']:.2f})"
 
 
