@@ -53,8 +53,9 @@ class Inspection:
       rollout: `[2, N]` share of the memory by bars ago, of the asset itself and of all others.
       entropy: `[L, H]` of the attention, in shares of the largest possible.
       redundancy: `[L]` similarity of the heads of a block.
-      importance: group -> KL of decisions with all features against those without the group, nats.
-      gradients: `[G, N]` mean absolute integrated gradient of the sum of target weights, by bars ago.
+      importance: group -> KL of decisions with all features against those with the group at its mean, nats.
+      gradients: `[G, N]` mean absolute integrated gradient of the sum of target weights, against the mean of each feature,
+        by bars ago.
       features: name -> mean absolute integrated gradient, summed over bars.
       gates: group -> learned weight of its embedding; 1 at the start.
     """
