@@ -78,7 +78,7 @@ def simulate(
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
     ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
-    return BacktestResult(policy.name, jax.device_get(ledger), prices, first, conditions.rules.periods)
+    return BacktestResult(policy.name, jax.device_get(ledger), prices, first, conditions.rules.periods, params.costs)
 
 
 def simulate_streaming(

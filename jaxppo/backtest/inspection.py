@@ -131,7 +131,7 @@ def feature_means(params: EnvParams, first: int, last: int) -> np.ndarray:
     known = np.asarray(bars.features[first:last], np.float32)[listed]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmean(known, axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(np.nanmean(known, axis=0, dtype=np.float64), np.float32)
 
 
 def _spread_out(first: int, last: int, n: int) -> np.ndarray:

@@ -12,9 +12,12 @@ import pandas as pd
 
 from jaxppo.backtest.frames import account_frame, bar_index, ledger_frame
 from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.performance import performance_of
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.report.page import ReportData, write_report
 from jaxppo.risk.metrics import round_trips
+from jaxppo.run.title import title_on_market
 from jaxppo.statistics.summary import summarise
 
 COST_KINDS = ("commission", "spread", "slippage", "impact", "financing")
@@ -30,6 +33,7 @@ class BacktestResult:
       market: what was traded.
       first: bar of the first decision.
       periods: bars per year.
+      prices: of trading and holding that were paid; None where that is not known.
     """
 
     name: str
@@ -37,6 +41,7 @@ class BacktestResult:
     market: MarketData
     first: int
     periods: float
+    prices: Costs | None = None
 
     @property
     def equity(self) -> pd.DataFrame:
@@ -77,7 +82,8 @@ class BacktestResult:
 
         Returns:
           Those of `jaxppo.statistics.summarise`, and `turnover` (per year), `costs` (fraction of the capital),
-          `liquidated`, `trades` (round trips) and `trade_win_rate` (their share that won after costs).
+          `liquidated`, `trades` (round trips that closed), `trade_win_rate` (their share that won after costs) and
+          `open_trades` (round trips that never closed).
         """
         key = jax.random.key(seed)
         return ledger_figures(self.ledger, periods=self.periods, key=key, level=level, n_resamples=n_resamples)
@@ -93,12 +99,14 @@ class BacktestResult:
         names = [name for name, value in row.items() if name not in ("sharpe_ci", "n_bars", "liquidated")]
         warnings = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
         times = self.market.info.timestamps
+        times = times[self.first : self.first + len(ledger.equity)] if len(times) else times
+        symbols = tuple(self.positions.columns)
         data = ReportData(
-            title=self.name,
-            timestamps=times[self.first : self.first + len(ledger.equity)] if len(times) else times,
+            title=title_on_market(self.name, self.market, self.prices),
+            timestamps=times,
             equity={self.name: np.asarray(ledger.equity, np.float64)},
             weights=np.asarray(ledger.weights),
-            symbols=tuple(self.positions.columns),
+            symbols=symbols,
             costs={kind: paid.to_numpy() for kind, paid in self.costs.items()},
             training=[],
             metrics={self.name: {name: row[name] for name in names}},
@@ -107,6 +115,7 @@ class BacktestResult:
             config_yaml="",
             warnings=warnings,
             level=level,
+            performance=performance_of(ledger, symbols, times, periods=self.periods, level=level),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_report(path, data)
@@ -145,4 +154,5 @@ def ledger_figures(
         "liquidated": bool(ledger.liquidated),
         "trade_win_rate": rate if np.isfinite(rate) else None,
         "trades": int(trips.closed.sum()),
+        "open_trades": int(trips.open.sum()),
     }

@@ -29,19 +29,19 @@ _TITLES = {"out_of_sample": "Test period", "validation": "Validation, which sele
 
 
 def section(figures: Figures, level: float) -> str:
-    """The section of the report as HTML.
+    """The section of the report as HTML; nothing without figures.
 
     Args:
       figures: the `selection` entry of a summary; may be empty.
       level: of the tests.
     """
     if not figures:
-        return caption("No register of trials was kept.")
+        return ""
     columns = {name: figures[name] for name in _TITLES if name in figures}
     rows = [
         row((_cell(name, column) for column in columns.values()), escaped(title))
         for name, title in _ROWS.items()
-        if any(name in column for column in columns.values())
+        if any(column.get(name) is not None for column in columns.values())
     ]
     note = (
         "From the register trials.jsonl beside the run folder: every run, seed and checkpoint whose returns were seen. "

@@ -45,7 +45,8 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         iteration, returns = summary["validation"]["best_iteration"], result.ledgers["agent"].returns
         test = record_evaluation(setup, folder, iteration, "test", returns, content)
         adjusted = adjust_for_selection(setup, folder, test, returns, result.baselines)
-        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, inspect_policy(setup, network, net))
+        inspection = inspect_policy(setup, network, net)
+        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, inspection, best_iteration=iteration)
         report(setup, result, folder / "report.html", extras)
         return {"out_of_sample": result.summary, "selection": adjusted}
 

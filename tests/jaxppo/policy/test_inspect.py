@@ -281,8 +281,10 @@ def test_a_group_that_is_shut_out_or_constant_has_no_importance():
     assert shut["price"] > 1e-4
 
     policy, net = built("fine")
-    still = jnp.where(jnp.isnan(bars.features), jnp.nan, 0.7).at[..., groups["volume"]].set(
-        bars.features[..., groups["volume"]]
+    still = (
+        jnp.where(jnp.isnan(bars.features), jnp.nan, 0.7)
+        .at[..., groups["volume"]]
+        .set(bars.features[..., groups["volume"]])
     )
     constant = importance(policy, net, bars.replace(features=still), seen, means=means.at[groups["price"]].set(0.7))
     assert constant["price"] == 0.0
