@@ -149,7 +149,11 @@ BROKEN = {
     "something from a network": (END, f'<img src="https://example.invalid/a.png">{END}', "asks for https://"),
     "a page that is too wide": (END, f'<div style="width: 2000px">wide</div>{END}', "pixels too wide"),
     "a figure without numbers": ('"y":{', '"y":[],"text":{', "training-0: nothing is drawn"),
-    "labels that repeat": ('"tickformat":".12~s"', '"tickformat":".0s"', "two ticks are labelled xtick"),
+    "labels that repeat": (
+        '"tickformat":".12~s"',
+        '"tickvals":[1,2],"ticktext":["a","a"]',
+        "two ticks are labelled xtick a",
+    ),
     "no library": ("Plotly.newPlot", "Plotly.oldPlot", "is not a function"),
     "no figure": ('class="figure"', 'class="figures"', "has no figure"),
     "a figure that is wider than its place": (
