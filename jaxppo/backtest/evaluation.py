@@ -29,7 +29,7 @@ from jaxppo.report import capacity as capacity_section
 from jaxppo.report import monitor as monitored
 from jaxppo.report.drawdowns import drawdown_rows
 from jaxppo.report.page import ReportData, write_report
-from jaxppo.report.results import Performance
+from jaxppo.report.results import Performance, Selected
 from jaxppo.report.selection import luck_warnings
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
@@ -229,7 +229,7 @@ class ReportExtras(NamedTuple):
       sections: more sections, title -> HTML.
       warnings: more of them.
       title: of the report; empty: the folder it is written to, prices and changed costs.
-      best_iteration: of the selected checkpoint, marked in the training curves; None marks none.
+      selected: what selected the checkpoint.
     """
 
     selection: Mapping[str, Any] = NOTHING
@@ -239,7 +239,7 @@ class ReportExtras(NamedTuple):
     sections: Mapping[str, str] = NOTHING
     warnings: tuple[str, ...] = ()
     title: str = ""
-    best_iteration: int | None = None
+    selected: Selected = Selected()
 
 
 def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportExtras | None = None) -> None:
@@ -289,7 +289,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
             capacity=result.summary.get("capacity"),
             by_regime={who: row["by_regime"] for who, row in figures.items()},
             regimes=result.regimes,
-            best_iteration=extras.best_iteration,
+            selected=extras.selected,
         ),
     )
 

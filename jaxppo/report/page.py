@@ -39,7 +39,7 @@ from jaxppo.report.formatting import (
     number_text,
     percent,
 )
-from jaxppo.report.results import ReportData
+from jaxppo.report.results import ReportData, selected_of
 
 _STYLE = pathlib.Path(__file__).with_name("report.css")
 _RESIZE = """document.addEventListener("toggle", event => {
@@ -85,7 +85,7 @@ def render(data: ReportData) -> str:
         ("Limits", limits.section(data.masks, data.constraints)),
         ("Monitored limits", monitor.section(data.monitored, data.stopped, data.training)),
         ("What decides", deciding),
-        ("Training", training.section(data.training, data.level, data.best_iteration)),
+        ("Training", training.section(data.training, data.level, data.selected)),
         ("Data", data_section.section(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
         ("Attention", attention),
@@ -128,10 +128,10 @@ def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mappi
       rows: of `metrics.jsonl`.
       config_yaml: the resolved configuration.
     """
-    best = summary.get("validation", {}).get("best_iteration")
+    selected = selected_of(summary.get("validation", {}))
     sections = (
         ("Results", data_table(summary)),
-        ("Training", training.section(rows, LEVEL, best)),
+        ("Training", training.section(rows, LEVEL, selected)),
         ("Configuration", _configuration(config_yaml)),
     )
     return page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)

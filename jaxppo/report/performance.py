@@ -129,7 +129,7 @@ def trips(found: Performance, points: np.ndarray, capital: float) -> str:
     sentence = f"{len(closed):,} round trip{'s' * (len(closed) != 1)} closed, {int(still_open.sum()):,} still open."
     if len(closed):
         mean = number_text(closed["profit"].mean(), "money")
-        sentence += f" The median one took {closed['bars'].median():,.0f} bars; their mean profit is {mean}."
+        sentence += f" Median length {closed['bars'].median():,.0f} bars, mean profit {mean}."
     shown, which = every, "All of them"
     if len(every) > MOST_TRIPS:
         order = every.sort_values("profit", ascending=False, kind="stable")

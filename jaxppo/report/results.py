@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,28 @@ import pandas as pd
 from jaxppo.report.formatting import is_sharpe
 
 Interval = tuple[float | None, float | None]
+
+
+class Selected(NamedTuple):
+    """What selected the checkpoint.
+
+    Attributes:
+      metric: its name in the rows of `metrics.jsonl`.
+      iteration: of the checkpoint; None where there were several, one for each agent.
+    """
+
+    metric: str = "validation_sharpe"
+    iteration: int | None = None
+
+
+def selected_of(validation: Mapping[str, Any]) -> Selected:
+    """What selected the checkpoint of a run.
+
+    Args:
+      validation: that entry of its summary: `best_iteration`, and the best figure as `best_NAME`.
+    """
+    best = [name.removeprefix("best_") for name in validation if name.startswith("best_") and name != "best_iteration"]
+    return Selected(f"validation_{best[0]}", validation["best_iteration"]) if best else Selected()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +162,7 @@ class ReportData:
       by_regime: strategy -> regime -> figures, see `jaxppo.report.by_regime`; may be empty.
       regimes: `[n + 1]` int, the regime known at each point of the equity, position in
         `jaxppo.envs.market.features.REGIMES`; -1 where none is. None: it is not known anywhere.
-      best_iteration: that of the selected checkpoint, marked in the training curves; None marks none.
+      selected: what selected the checkpoint, which is drawn first of the training curves.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -171,7 +193,7 @@ class ReportData:
     capacity: Mapping[str, Any] | None = None
     by_regime: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     regimes: np.ndarray | None = None
-    best_iteration: int | None = None
+    selected: Selected = dataclasses.field(default_factory=Selected)
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)

@@ -13,28 +13,27 @@ import plotly.graph_objects as go
 from jaxppo.report.figures import AMOUNT, COLOURS, MAX_POINTS, as_html, drawn_points, finish
 from jaxppo.report.formatting import escaped
 from jaxppo.report.markup import caption
+from jaxppo.report.results import Selected
 
 MAX_PANELS = 15
-SELECTION = ("validation_sharpe", "validation_return")
-"""Metrics that select the checkpoint, by the kind of run."""
-ERROR = "validation_sharpe_error"
-"""Standard error of the first of them, without which it is not drawn."""
+SHARPE, ERROR = "validation_sharpe", "validation_sharpe_error"
+"""The Sharpe ratio on validation, and its standard error, without which it is not drawn."""
 _X_KEYS = ("env_steps", "iteration", "step")
 _CURVES = (
-    *SELECTION, "reward", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
+    SHARPE, "reward", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
     "clip_fraction", "explained_variance", "learning_rate", "gradient_norm", "turnover", "exposure", "steps_per_second",
 )  # fmt: skip
 
 
-def section(rows: Sequence[Mapping[str, Any]], level: float, best: int | None = None) -> str:
+def section(rows: Sequence[Mapping[str, Any]], level: float, selected: Selected) -> str:
     """The section of the report as HTML; nothing where nothing was recorded.
 
     Args:
       rows: of `metrics.jsonl`.
       level: of the interval of a Sharpe ratio, in (0, 1).
-      best: iteration of the checkpoint that was selected; None marks none.
+      selected: what selected the checkpoint.
     """
-    panels, note = training_figures(rows, level, best)
+    panels, note = training_figures(rows, level, selected)
     if not panels:
         return ""
     parts = (
@@ -45,7 +44,7 @@ def section(rows: Sequence[Mapping[str, Any]], level: float, best: int | None = 
 
 
 def training_figures(
-    rows: Sequence[Mapping[str, Any]], level: float, best: int | None = None
+    rows: Sequence[Mapping[str, Any]], level: float, selected: Selected
 ) -> tuple[dict[str, go.Figure], str]:
     """Draws a small figure for each training metric.
 
@@ -53,7 +52,7 @@ def training_figures(
       rows: the rows of `metrics.jsonl`, one per iteration; what is not a number is left out, and so is a Sharpe ratio
         without a standard error, which would stand without an interval.
       level: of the interval of a Sharpe ratio, in (0, 1).
-      best: iteration of the checkpoint that was selected, which is marked; None marks none.
+      selected: what selected the checkpoint: its metric is drawn first, and its iteration marked.
 
     Returns:
       Metric -> figure, that which selects the checkpoint first, and their caption; both empty without a number.
@@ -62,24 +61,25 @@ def training_figures(
     names = dict.fromkeys(key for row in rows for key in row if key not in _X_KEYS)
     curves = {name: np.array([_number(row.get(name)) for row in rows], np.float64) for name in names}
     curves = {name: y for name, y in curves.items() if np.isfinite(y).any() and _stands_alone(name, curves)}
-    order = sorted(curves, key=lambda name: (_CURVES.index(name) if name in _CURVES else len(_CURVES), name))
+    first = (selected.metric, *_CURVES)
+    order = sorted(curves, key=lambda name: (first.index(name) if name in first else len(first), name))
     shown, left_out = order[:MAX_PANELS], order[MAX_PANELS:]
     if not shown:
         return {}, ""
     x = np.array([_number(row.get(x_key)) if x_key else i for i, row in enumerate(rows)], np.float64)
     error = np.array([_number(row.get(ERROR)) for row in rows], np.float64)
     half = NormalDist().inv_cdf(0.5 + level / 2.0) * error
-    chosen = np.array([row.get("iteration") == best for row in rows]) & (best is not None)
+    chosen = np.array([row.get("iteration", -1) == selected.iteration for row in rows])
     figures = {
-        name: _panel(x, curves[name], half if name == SELECTION[0] else None, chosen if name in SELECTION else None)
+        name: _panel(x, curves[name], half if name == SHARPE else None, chosen if name == selected.metric else None)
         for name in shown
     }
     note = f"Metrics of the training run against {_words(x_key or 'row')}: diagnostics of learning, not results."
-    if shown[0] in SELECTION:
+    if shown[0] == selected.metric:
         marked = ", the dot the one that was selected" if chosen.any() else ""
         note += f" The first one selects the checkpoint{marked}: as the best of many it is too good to be true."
-    if shown[0] == SELECTION[0]:
-        note += f" Shaded: its {100 * level:g} % interval."
+    if SHARPE in shown:
+        note += f" Shaded: the {100 * level:g} % interval of the Sharpe ratio."
     if left_out:
         note += f" Not drawn, but in metrics.jsonl: {', '.join(left_out)}."
     return figures, note
@@ -87,7 +87,7 @@ def training_figures(
 
 def _stands_alone(name: str, curves: Mapping[str, np.ndarray]) -> bool:
     """Whether a metric may be drawn: it is no Sharpe ratio, or one with an interval."""
-    if name == SELECTION[0]:
+    if name == SHARPE:
         return ERROR in curves and bool(np.isfinite(curves[ERROR]).any())
     return "sharpe" not in name
 

@@ -12,6 +12,7 @@ from jaxppo.backtest.evaluation import ReportExtras, describe, evaluate, limits_
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
+from jaxppo.report.results import selected_of
 from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
 from jaxppo.training.experiment import Evaluator
@@ -46,7 +47,9 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         test = record_evaluation(setup, folder, iteration, "test", returns, content)
         adjusted = adjust_for_selection(setup, folder, test, returns, result.baselines)
         inspection = inspect_policy(setup, network, net)
-        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, inspection, best_iteration=iteration)
+        extras = ReportExtras(
+            adjusted, summary.get("constraints", {}), rows, inspection, selected=selected_of(summary["validation"])
+        )
         report(setup, result, folder / "report.html", extras)
         return {"out_of_sample": result.summary, "selection": adjusted}
 

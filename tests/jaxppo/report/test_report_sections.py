@@ -9,6 +9,7 @@ from report_pages import HOSTILE, Page, earned, example, page_of, row
 
 from jaxppo.report import data, figures, training
 from jaxppo.report.overlaps import dash_covering_lines
+from jaxppo.report.results import Selected, selected_of
 
 
 def test_when_and_with_what_the_agent_earned() -> None:
@@ -46,16 +47,16 @@ def test_training_curves_skip_what_is_missing_or_not_a_number() -> None:
     rows = [{"iteration": i, "env_steps": 10 * i, "loss": 1.0 / (1 + i), "note": "x", "done": True} for i in range(6)]
     rows[2] |= {"validation_total_return": 0.5, "sharpe": 0.5, "validation_sharpe": 0.4}
     rows[4] |= {"validation_total_return": 0.7, "sharpe": 0.9, "validation_sharpe": 0.6, "loss": math.nan}
-    found, note = training.training_figures(rows, 0.95)
+    found, note = training.training_figures(rows, 0.95, Selected())
     assert list(found) == ["validation_total_return", "loss"], "no Sharpe ratio stands without an interval"
     assert [list(found["loss"].data[0].x), len(found["loss"].data)] == [[0.0, 10.0, 20.0, 30.0, 50.0], 1]
     assert list(found["validation_total_return"].data[0].y) == [0.5, 0.7]
     assert "env steps" in note
     for nothing in ([], [{"iteration": 1, "note": "x"}]):
-        assert training.training_figures(nothing, 0.95) == ({}, "")
-        assert training.section(nothing, 0.95) == ""
+        assert training.training_figures(nothing, 0.95, Selected()) == ({}, "")
+        assert training.section(nothing, 0.95, Selected()) == ""
     many = [{f"metric_{i:02d}": 1.0 for i in range(20)}]
-    found, note = training.training_figures(many, 0.95)
+    found, note = training.training_figures(many, 0.95, Selected())
     assert len(found) == training.MAX_PANELS
     assert "metric_19" in note, "what is not drawn is named"
 
@@ -65,7 +66,7 @@ def test_what_selects_the_checkpoint_is_drawn_first_with_its_interval() -> None:
     for i, sharpe in ((2, 0.5), (4, 1.5), (6, 1.0)):
         rows[i] |= {"validation_sharpe": sharpe, "validation_sharpe_error": 0.5}
     rows[8] |= {"validation_sharpe": 0.0}
-    found, note = training.training_figures(rows, 0.9, best=4)
+    found, note = training.training_figures(rows, 0.9, Selected(iteration=4))
     assert list(found) == ["validation_sharpe", "reward"]
     high, low, line, dot = found["validation_sharpe"].data
     assert list(line.x) == [20.0, 40.0, 60.0], "an idle account has no interval, and is not drawn"
@@ -73,11 +74,16 @@ def test_what_selects_the_checkpoint_is_drawn_first_with_its_interval() -> None:
     assert (list(dot.x), list(dot.y)) == ([40.0], [1.5])
     assert "the dot the one that was selected" in note
     assert "90 % interval" in note
-    unmarked, note = training.training_figures(rows, 0.9)
+    unmarked, note = training.training_figures(rows, 0.9, Selected())
     assert len(unmarked["validation_sharpe"].data) == 3
     assert "the dot" not in note
-    returns = [{"iteration": i, "reward": 1.0, "validation_return": float(i)} for i in range(3)]
-    assert next(iter(training.training_figures(returns, 0.95)[0])) == "validation_return"
+    other = selected_of({"best_iteration": 2, "best_calm": 1.0, "evaluations": 3})
+    assert other == Selected("validation_calm", 2)
+    assert selected_of({}) == Selected()
+    calm = [{"iteration": i, "reward": 1.0, "validation_calm": float(i)} for i in range(3)]
+    found, _ = training.training_figures(calm, 0.95, other)
+    assert list(found) == ["validation_calm", "reward"], "a metric of one's own"
+    assert list(found["validation_calm"].data[-1].x) == [2.0]
 
 
 def test_data_are_one_folded_table_with_a_row_for_each_symbol() -> None:

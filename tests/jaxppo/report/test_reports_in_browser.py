@@ -14,7 +14,7 @@ from jaxppo.backtest.by_regime import Account, figures_by_regime
 from jaxppo.monte_carlo import summarise_paths
 from jaxppo.monte_carlo.report import write_paths_report
 from jaxppo.report import page as report
-from jaxppo.report.results import Inspection, MaskEffect
+from jaxppo.report.results import Inspection, MaskEffect, Selected
 from jaxppo.walk_forward.section import section
 
 REGIMES_SEEN = np.repeat([0, 2, 1, 3, -1, 0], [70, 60, 40, 12, 9, 60])
@@ -60,7 +60,7 @@ def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
         equity={name: 1e6 + (equity - 1e5) * 1e-5 for name, equity in plain.equity.items()},
         performance=earned(250, symbols),
         data_report={"bars": 250, "symbols": {symbol: {"bars": 250, "spread": "quoted"} for symbol in symbols}},
-        best_iteration=4,
+        selected=Selected(iteration=4),
         warnings=("Fills use the close.",),
         training=[
             {"iteration": i, "validation_sharpe": 0.1 * i, "validation_sharpe_error": 0.5, "metric": float(i)}
