@@ -80,8 +80,8 @@ def one_line(figures: Figures) -> str:
     """PSR, DSR and the number of trials in a line of text."""
     test = figures["out_of_sample"]
     dsr, psr = ("undefined" if test[name] is None else f"{test[name]:.1%}" for name in ("dsr", "psr"))
-    runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on test periods of this market"
-    return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} (best of them by luck: Sharpe {test['hurdle']:.2f})"
+    runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on tests of this market"
+    return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} (best by luck: Sharpe {test['hurdle']:.2f})"
 
 
 def _cell(name: str, column: Figures) -> str:
