@@ -164,15 +164,18 @@ def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: f
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each drawdown; the regimes, where any are known."""
+    named = {"regime_at_peak": "Regime at peak", "regime_at_trough": "At trough"}
+    regimes = named if any(of[name] for of in rows for name in named) else {}
     head = ["Depth", "Peak", "Trough", "Recovery", "Bars to trough", "Bars to recover", "Bars in all"]
-    head += ["Regime at peak", "At trough"]
+    head += regimes.values()
     lines = []
     for of in rows:
         over = of["recovered"]
         cells = [percent(of["depth"]), _time(of["peak"]), _time(of["trough"])]
         cells += [_time(of["recovery"]) if over else "not recovered", f"{of['bars_to_trough']:,}"]
         cells += [f"{of['bars_to_recover']:,}" if over else MISSING, f"{of['bars']:,}{'' if over else ' so far'}"]
-        cells += [of[name] or MISSING for name in ("regime_at_peak", "regime_at_trough")]
+        cells += [of[name] or MISSING for name in regimes]
         lines.append(row(map(escaped, cells)))
     return table(head, lines, style="compact drawdowns")
 

@@ -58,7 +58,7 @@ def number_text(value: float | None, kind: str) -> str:
         return "∞" if amount > 0 else f"{MINUS}∞"
     if kind == "percent":
         return percent(amount)
-    forms = {"ratio": f"{amount:z.2f}", "count": f"{amount:,.0f}", "number": f"{amount:,.4g}"}
+    forms = {"ratio": f"{amount:z,.2f}", "count": f"{amount:,.0f}", "number": f"{amount:,.4g}"}
     text = (forms | {"money": f"{amount:z,.2f}" if abs(amount) < 1e4 else f"{amount:,.0f}"})[kind]
     return text.replace("-", MINUS)
 

@@ -96,6 +96,7 @@ def test_the_report_says_what_is_not_recovered() -> None:
     assert page.cells[begin - 2] == first["peak"].replace("T", " ").removesuffix(":00")
     assert page.cells[begin + 1 : begin + 4] == [f"{first['bars_to_trough']}", "-", f"{first['bars']} so far"]
     assert "recovery" in page.identifiers
+    assert "Regime at peak" not in page.cells, "no column without content"
     assert drawdown_report.section(np.arange(1.0, 5.0), NO_TIMES, np.zeros(4, int), 0.95) == ""
     few = Page(drawdown_report.section(np.array([1.0, 0.5, 2.0]), NO_TIMES, np.zeros(3, int), 0.95))
     assert "too few to tell" in few.visible
