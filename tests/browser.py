@@ -26,7 +26,9 @@ TIMEOUT = 120_000.0
 
 # What plotly draws: a layer of each kind in each subplot, a group for each trace, and the marks in it.
 _LOOK = """async () => {
-  const plots = [...document.querySelectorAll('.js-plotly-plot')];
+  const folded = [...document.querySelectorAll('details')], plots = [...document.querySelectorAll('.js-plotly-plot')];
+  folded.forEach(part => part.open = true);
+  if (folded.length) await new Promise(done => setTimeout(done, 400));
   await Promise.all(plots.flatMap(plot => plot._promises || []));
   await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
   const size = mark => { const box = mark.getBoundingClientRect(); return Math.max(box.width, box.height); };
@@ -34,6 +36,15 @@ _LOOK = """async () => {
   const groups = '.scatterlayer .trace, .barlayer .trace, .heatmaplayer .hm';
   const drawn = part =>
     [...part.querySelectorAll(groups)].filter(group => [...group.querySelectorAll(marks)].some(mark => size(mark) > 0));
+  const repeated = plot => {
+    const seen = new Set(), twice = [];
+    for (const tick of plot.querySelectorAll('g[class$="tick"]')) {
+      const label = tick.getAttribute('class') + ' ' + tick.textContent;
+      if (tick.textContent && seen.has(label)) twice.push(label);
+      seen.add(label);
+    }
+    return twice;
+  };
   return {
     wide: document.documentElement.scrollWidth - window.innerWidth,
     figures: [...document.querySelectorAll('.figure')].map(figure => {
@@ -41,6 +52,7 @@ _LOOK = """async () => {
       const box = image ? image.getBoundingClientRect() : {width: 0, height: 0, right: 0};
       return {
         name: plot ? plot.id : '', width: box.width, height: box.height,
+        repeated: plot ? repeated(plot) : [],
         beyond: box.right - figure.getBoundingClientRect().right,
         drawn: drawn(figure).length,
         empty: [...figure.querySelectorAll('.cartesianlayer > .subplot')].filter(part => !drawn(part).length).length,
@@ -110,6 +122,7 @@ def _of_figure(figure: dict) -> list[str]:
         found.append("nothing is drawn")
     if figure["empty"]:
         found.append(f"{figure['empty']} of its panels are empty")
+    found += [f"two ticks are labelled {label}" for label in figure["repeated"]]
     if figure["beyond"] > 1:
         found.append(f"reaches {figure['beyond']:g} pixels beyond its place")
     return found

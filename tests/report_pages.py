@@ -6,8 +6,10 @@ import html.parser
 import math
 
 import numpy as np
+import pandas as pd
 
 from jaxppo.report import page as report
+from jaxppo.report.results import Performance
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 """Elements that have no closing tag."""
@@ -43,6 +45,34 @@ def example(n: int = 60, n_assets: int = 3, **changes: object) -> report.ReportD
     return report.ReportData(**(values | changes))
 
 
+def earned(n: int = 60, symbols: tuple[str, ...] = ("SYM0", "SYM1")) -> Performance:
+    """Months, moving Sharpe ratio, assets and round trips that were made up."""
+    rng, ends = np.random.default_rng(1), np.arange(n // 3, n + 1)
+    ratio = np.where(ends == ends[3], np.nan, rng.normal(0.5, 1.0, len(ends)))
+    trips = pd.DataFrame(
+        {
+            "symbol": [symbols[0]] * 30,
+            "side": ["long", "short"] * 15,
+            "opened": np.arange(1, 31),
+            "closed": [*range(2, 31), -1],
+            "bars": 1,
+            "profit": np.linspace(2000.0, -900.0, 30),
+        }
+    )
+    profit = np.linspace(900.0, -300.0, len(symbols))
+    return Performance(
+        monthly={"2019-12": 0.02, "2020-01": -0.01, "2020-03": 0.05},
+        window=n // 3,
+        ends=ends,
+        rolling=ratio,
+        rolling_ci=np.stack([ratio - 1.0, ratio + 1.0]),
+        contribution=pd.DataFrame({"profit": profit, "costs": 10.0}, index=list(symbols)),
+        financing=25.0,
+        other=0.0,
+        trips=trips,
+    )
+
+
 def plain(text: str) -> str:
     """`text` with hyphens for minus signs and dashes."""
     return text.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
@@ -55,6 +85,7 @@ class Page(html.parser.HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.cells: list[str] = []
+        self.headings: list[str] = []
         self.scripts: list[str] = []
         self.classes: list[str] = []
         self.identifiers: list[str] = []
@@ -83,6 +114,8 @@ class Page(html.parser.HTMLParser):
             self.scripts[-1] += data
         elif "style" not in self.open:
             self.visible += plain(data)
+            if "h2" in self.open:
+                self.headings.append(data)
             if "td" in self.open or "th" in self.open:
                 self.cells[-1] += plain(data)
 

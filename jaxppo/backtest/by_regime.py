@@ -101,7 +101,8 @@ def figures_by_regime(
       `annual_return` (mean simple return per bar times bars per year), `annual_return_ci`, `sharpe` (annual),
       `sharpe_ci`, `volatility` (annual), `max_drawdown` (see `worst_drawdown`), `costs` and `turnover` (a year in the
       regime, fractions of equity), `gross` and `net` (mean exposures, fractions of equity). None is undefined;
-      intervals are `[low, high]`, or `[None, None]` below `LEAST_BARS` bars or where resamples lack the regime.
+      intervals are `[low, high]`. Where there is none, below `LEAST_BARS` bars or where resamples lack the regime, it
+      is absent together with the figure: they are too few to tell.
 
     Raises:
       ValueError: series of different lengths; see `conditional_intervals`.
@@ -119,17 +120,19 @@ def figures_by_regime(
         inside = regimes == number
         if not inside.any():
             continue
-        unknown = np.full(len(accounts), np.nan)
-        mean = sharpe = (unknown, unknown)
+        mean = sharpe = None
         if inside.sum() >= LEAST_BARS:
             regime_key = jax.random.fold_in(key, number)
             mean, sharpe = conditional_intervals(regime_key, returns, inside, level=level, n_resamples=n_resamples)
         for column, (who, account) in enumerate(accounts.items()):
-            found[who][name] = {
-                **_figures(account, inside, periods),
-                "annual_return_ci": [json_number(end[column] * periods) for end in mean],
-                "sharpe_ci": [json_number(end[column] * periods**0.5) for end in sharpe],
-            }
+            known = _figures(account, inside, periods)
+            for figure, ends, scale in (("annual_return", mean, periods), ("sharpe", sharpe, periods**0.5)):
+                interval = [json_number(end[column] * scale) for end in ends] if ends else [None, None]
+                known[f"{figure}_ci"] = interval
+                # An account that did nothing has no Sharpe ratio however many bars there are: that is told.
+                if None in interval and (ends is None or known[figure] is not None):
+                    del known[figure], known[f"{figure}_ci"]
+            found[who][name] = known
     return found
 
 
@@ -143,7 +146,7 @@ def _figures(account: Account, inside: np.ndarray, periods: float) -> dict[str, 
         "stretches": int(inside[0]) + int((inside[1:] & ~inside[:-1]).sum()),
         "annual_return": float(returns.mean()) * periods,
         "sharpe": json_number(returns.mean() / spread * periods**0.5) if spread > 0 else None,
-        "volatility": json_number(spread * periods**0.5),
+        **({"volatility": spread * periods**0.5} if len(returns) > 1 else {}),
         "max_drawdown": worst_drawdown(account.returns, inside),
         "costs": float(np.mean(account.costs[inside])) * periods,
         "turnover": float(np.mean(account.turnover[inside])) * periods,

@@ -19,6 +19,7 @@ from jaxppo.backtest.ended import ended_positions, ended_sentences
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
+from jaxppo.backtest.performance import performance_figures, performance_of
 from jaxppo.backtest.result import ledger_figures
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.config import dump_config
@@ -30,11 +31,13 @@ from jaxppo.report import capacity as capacity_section
 from jaxppo.report import monitor as monitored
 from jaxppo.report.drawdowns import drawdown_rows
 from jaxppo.report.page import ReportData, write_report
+from jaxppo.report.results import Performance, Selected
 from jaxppo.report.selection import luck_warnings
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
-from jaxppo.statistics import bootstrap_difference_interval, sharpe_per_bar
+from jaxppo.run.title import title_of_run
+from jaxppo.statistics import bootstrap_difference_interval, sharpe_error, sharpe_per_bar
 
 BY_REGIME = 1000
 """What the key of the intervals by regime is folded with; the others are numbered from 0."""
@@ -50,6 +53,7 @@ class Evaluation:
       times: `[n + 1]` bar times of the equity marks, empty for a market without times.
       masks: what each mask did; None where that is not known.
       regimes: `[n + 1]` int, the regime of the market known at each mark, see `jaxppo.backtest.by_regime`.
+      performance: when and with what the agent earned.
     """
 
     summary: dict[str, Any]
@@ -57,6 +61,7 @@ class Evaluation:
     times: np.ndarray
     masks: dict[str, MaskEffect] | None
     regimes: np.ndarray
+    performance: Performance
 
     @property
     def baselines(self) -> dict[str, np.ndarray]:
@@ -71,7 +76,9 @@ def quick_score(
     period: str,
     record: Callable[[np.ndarray], Any] = lambda returns: None,
 ) -> dict[str, float]:
-    """Annual Sharpe ratio, total return and annual turnover of the policy; one that never trades scores 0.
+    """Annual Sharpe ratio with its standard error, total return and annual turnover of the policy.
+
+    One that never trades scores 0, without a standard error.
 
     Args:
       setup: market, environment and configuration.
@@ -88,9 +95,23 @@ def quick_score(
     sharpe = returns.mean() / spread * setup.periods_per_year**0.5 if spread > 0 else 0.0
     return {
         "sharpe": float(sharpe),
+        **annual_error(returns, setup.periods_per_year),
         "total_return": float(ledger.equity[-1] / ledger.equity[0] - 1.0),
         "turnover": float(turnover.mean()) * setup.periods_per_year,
     }
+
+
+def annual_error(returns: np.ndarray, periods: float) -> dict[str, float]:
+    """Standard error of an annual Sharpe ratio, of independent bars, as `sharpe_error`; empty where it has none.
+
+    Args:
+      returns: `[n]` simple return per bar.
+      periods: bars per year.
+    """
+    if len(returns) < 3 or not np.isfinite(returns).all() or np.ptp(returns) == 0.0:
+        return {}
+    error = float(sharpe_error(returns)) * periods**0.5
+    return {"sharpe_error": error} if np.isfinite(error) else {}
 
 
 def limits_of(setup: Setup, network: ActorCritic, net: Params, period: str) -> dict[str, MaskEffect]:
@@ -189,8 +210,17 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
     position = full_position(setup.config, setup.market.n_assets)
     notes = volume_sentences(setup.market, position, setup.config.costs.participation_limit)
     noted = {"notes": list(notes)} if notes else {}
-    summary = {**figures["agent"], **span, **noted, **masks, "drawdowns": fallen, "baseline": baseline}
-    return Evaluation(summary, ledgers, times, effects, regimes)
+    performance = performance_of(
+        ledgers["agent"], symbols_of(setup), times, periods=setup.periods_per_year, level=chosen.level
+    )
+    earned = performance_figures(performance, float(ledgers["agent"].equity[0]))
+    summary = {**figures["agent"], **span, **noted, **earned, **masks, "drawdowns": fallen, "baseline": baseline}
+    return Evaluation(summary, ledgers, times, effects, regimes, performance)
+
+
+def symbols_of(setup: Setup) -> tuple[str, ...]:
+    """Names of the A assets, made up where the market has none."""
+    return setup.market.info.symbols or tuple(f"asset {number}" for number in range(setup.market.n_assets))
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -206,6 +236,8 @@ class ReportExtras(NamedTuple):
       inspection: what the policy looks at.
       sections: more sections, title -> HTML.
       warnings: more of them.
+      title: of the report; empty: the folder it is written to, prices and changed costs.
+      selected: what selected the checkpoint.
     """
 
     selection: Mapping[str, Any] = NOTHING
@@ -214,6 +246,8 @@ class ReportExtras(NamedTuple):
     inspection: Inspection | None = None
     sections: Mapping[str, str] = NOTHING
     warnings: tuple[str, ...] = ()
+    title: str = ""
+    selected: Selected = Selected()
 
 
 def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportExtras | None = None) -> None:
@@ -227,18 +261,18 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
     """
     extras = ReportExtras() if extras is None else extras
     figures = {"agent": result.summary, **result.summary["baseline"]}
-    names: tuple[str, ...] = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate")
-    names += ("trade_win_rate", "trades", "total_return", "turnover", "costs")
+    names: tuple[str, ...] = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "trade_win_rate")
+    names += ("trades", "open_trades", "total_return", "annual_return", "volatility", "turnover", "costs")
     agent = result.ledgers["agent"]
     costs = {kind: np.asarray(getattr(agent.costs, kind)) for kind in ("commission", "spread", "slippage", "impact")}
     write_report(
         path,
         ReportData(
-            title=path.parent.name,
+            title=extras.title or title_of_run(path.parent.resolve().name, setup.config),
             timestamps=result.times,
             equity={name: np.asarray(ledger.equity, np.float64) for name, ledger in result.ledgers.items()},
             weights=np.asarray(agent.weights),
-            symbols=setup.market.info.symbols or tuple(f"asset {i}" for i in range(setup.market.n_assets)),
+            symbols=symbols_of(setup),
             costs={**costs, "borrow": np.asarray(agent.financing)},
             training=list(extras.training),
             metrics={who: {name: row[name] for name in names} for who, row in figures.items()},
@@ -252,6 +286,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
             data_report=setup.market.info.report,
             config_yaml=dump_config(setup.config),
             warnings=(*extras.warnings, *_warnings(setup, result, extras.selection)),
+            performance=result.performance,
             inspection=extras.inspection,
             masks=result.masks,
             monitored={who: row["monitor"] for who, row in figures.items() if "monitor" in row},
@@ -262,6 +297,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
             capacity=result.summary.get("capacity"),
             by_regime={who: row["by_regime"] for who, row in figures.items()},
             regimes=result.regimes,
+            selected=extras.selected,
         ),
     )
 

@@ -87,8 +87,9 @@ def simulate(
         warnings.warn(line, stacklevel=2)
     ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
     notes, rules = volume_sentences(prices, position, participation), conditions.rules
+    delisting = rules.env.fill_rule.delisting
     return BacktestResult(
-        policy.name, jax.device_get(ledger), prices, first, rules.periods, rules.env.fill_rule.delisting, notes
+        policy.name, jax.device_get(ledger), prices, first, rules.periods, delisting, notes, params.costs
     )
 
 

@@ -53,10 +53,11 @@ def inspect_policy(
     chosen = _spread_out(where.first, where.last - 1, n_decisions)
     params, env = setup.params, setup.env
     groups = group_slices(setup.config.features.groups)
-    importance = _importance(network, env, net, params, jnp.asarray(chosen))
+    means = jnp.asarray(feature_means(params, where.first - network.context + 1, where.last))
+    importance = _importance(network, env, net, params, jnp.asarray(chosen), means)
     few = _spread_out(where.first, where.last - 1, n_gradients)
     # [n, N, F], earliest bar first.
-    gradients = np.asarray(_gradients(network, env, net, params, jnp.asarray(few)))
+    gradients = np.asarray(_gradients(network, env, net, params, jnp.asarray(few), means))
     by_group = np.stack([gradients[..., columns].sum(axis=-1) for columns in groups.values()], axis=1)
     gates = 2.0 / (1.0 + np.exp(-np.asarray(net["encoder"]["embedding"]["gates"], np.float64)))
     seen: dict[str, np.ndarray] = {}
@@ -112,6 +113,25 @@ def attention_figures(
         for name, values in found.items()
         for i, value in enumerate(np.atleast_1d(_mean(values)))
     }
+
+
+def feature_means(params: EnvParams, first: int, last: int) -> np.ndarray:
+    """Means of the features over some bars and the assets listed then, unknown values left out.
+
+    Args:
+      params: the market.
+      first: first bar.
+      last: the bar after the last.
+
+    Returns:
+      `[F]` float32; NaN for a feature that is never known. The mean of equal values is that value exactly.
+    """
+    bars = market_bars(params)
+    listed = np.asarray(bars.listed[first:last])
+    known = np.asarray(bars.features[first:last], np.float32)[listed]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmean(known, axis=0, dtype=np.float64), np.float32)
 
 
 def _spread_out(first: int, last: int, n: int) -> np.ndarray:
@@ -190,19 +210,21 @@ def _entropy_and_redundancy(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _importance(
-    network: ActorCritic, env: TradingEnv, net: Params, params: EnvParams, bars: jax.Array
+    network: ActorCritic, env: TradingEnv, net: Params, params: EnvParams, bars: jax.Array, means: jax.Array
 ) -> dict[str, jax.Array]:
-    """Importance `[n]` of each feature group."""
+    """Importance `[n]` of each feature group, against `means [F]`."""
 
     def measure(window: Bars, bar: jax.Array) -> dict[str, jax.Array]:
         seen = jax.tree.map(lambda x: x[None, None], _account(env, params, bar)[1])
-        return inspect.group_importance(network, net, window, seen, group_slices(env.groups))
+        return inspect.group_importance(network, net, window, seen, group_slices(env.groups), means)
 
     return _at_each(measure, network, params, bars)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _gradients(network: ActorCritic, env: TradingEnv, net: Params, params: EnvParams, bars: jax.Array) -> jax.Array:
+def _gradients(
+    network: ActorCritic, env: TradingEnv, net: Params, params: EnvParams, bars: jax.Array, means: jax.Array
+) -> jax.Array:
     """`[n, N, F]` absolute attributions of the sum of target weights, summed over assets; earliest bar first."""
 
     def measure(window: Bars, bar: jax.Array) -> jax.Array:
@@ -216,7 +238,7 @@ def _gradients(network: ActorCritic, env: TradingEnv, net: Params, params: EnvPa
             return weights.sum()[None]
 
         seen = jax.tree.map(lambda x: x[None], seen)
-        found, _ = inspect.integrated_gradients(network, net, window, seen, decide, n_nodes=16)
+        found, _ = inspect.integrated_gradients(network, net, window, seen, decide, means, n_nodes=16)
         return jnp.abs(found[0]).sum(axis=1)
 
     return _at_each(measure, network, params, bars)

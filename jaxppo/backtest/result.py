@@ -13,9 +13,12 @@ import pandas as pd
 from jaxppo.backtest.ended import ended_positions, ended_sentences
 from jaxppo.backtest.frames import account_frame, bar_index, ledger_frame
 from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.performance import performance_of
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.report.page import ReportData, write_report
 from jaxppo.risk.metrics import round_trips
+from jaxppo.run.title import title_on_market
 from jaxppo.statistics.summary import summarise
 
 COST_KINDS = ("commission", "spread", "slippage", "impact", "financing")
@@ -33,6 +36,7 @@ class BacktestResult:
       periods: bars per year.
       delisting: what positions in assets that end were settled for, see `FillRule`.
       warnings: what a reader of the report must know before believing it.
+      prices: of trading and holding that were paid; None where that is not known.
     """
 
     name: str
@@ -42,6 +46,7 @@ class BacktestResult:
     periods: float
     delisting: str | float = "last_close"
     warnings: tuple[str, ...] = ()
+    prices: Costs | None = None
 
     @property
     def equity(self) -> pd.DataFrame:
@@ -82,8 +87,9 @@ class BacktestResult:
 
         Returns:
           Those of `jaxppo.statistics.summarise`, and `turnover` (per year), `costs` (fraction of the capital),
-          `liquidated`, `trades` (round trips) and `trade_win_rate` (their share that won after costs);
-          and `ended_positions`, if there are any, see `jaxppo.backtest.ended`.
+          `liquidated`, `trades` (round trips that closed), `trade_win_rate` (their share that won after costs) and
+          `open_trades` (round trips that never closed); and `ended_positions`, if there are any, see
+          `jaxppo.backtest.ended`.
         """
         key, ended = jax.random.key(seed), ended_positions(self.ledger, self.market, self.first, self.delisting)
         figures = ledger_figures(self.ledger, periods=self.periods, key=key, level=level, n_resamples=n_resamples)
@@ -102,12 +108,14 @@ class BacktestResult:
         found = ("The account was liquidated; it stays out of the market from then on.",) * row["liquidated"]
         found += tuple(ended_sentences(row.get("ended_positions", ())))
         times = self.market.info.timestamps
+        times = times[self.first : self.first + len(ledger.equity)] if len(times) else times
+        symbols = tuple(self.positions.columns)
         data = ReportData(
-            title=self.name,
-            timestamps=times[self.first : self.first + len(ledger.equity)] if len(times) else times,
+            title=title_on_market(self.name, self.market, self.prices),
+            timestamps=times,
             equity={self.name: np.asarray(ledger.equity, np.float64)},
             weights=np.asarray(ledger.weights),
-            symbols=tuple(self.positions.columns),
+            symbols=symbols,
             costs={kind: paid.to_numpy() for kind, paid in self.costs.items()},
             training=[],
             metrics={self.name: {name: row[name] for name in names}},
@@ -116,6 +124,7 @@ class BacktestResult:
             config_yaml="",
             warnings=(*self.warnings, *found),
             level=level,
+            performance=performance_of(ledger, symbols, times, periods=self.periods, level=level),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_report(path, data)
@@ -154,4 +163,5 @@ def ledger_figures(
         "liquidated": bool(ledger.liquidated),
         "trade_win_rate": rate if np.isfinite(rate) else None,
         "trades": int(trips.closed.sum()),
+        "open_trades": int(trips.open.sum()),
     }

@@ -68,5 +68,6 @@ def run(
             target = run_folder.make_folder(output, "backtest")
             run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": adjusted})
             inspection = inspect_policy(setup, saved.network, saved.params)
-            report(setup, result, target / "report.html", ReportExtras(adjusted, inspection=inspection))
+            extras = ReportExtras(adjusted, inspection=inspection, title=saved.title)
+            report(setup, result, target / "report.html", extras)
     return result.summary

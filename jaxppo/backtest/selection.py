@@ -3,6 +3,8 @@
 Two questions, two sets of trials. Evaluations on *validation* select the checkpoint: its validation score is the best
 of many and is deflated by all of them. Evaluations on the *test* period do not select within a run, so its figures are
 deflated by those of all runs beside it: once somebody compares runs by their tests, the best test is the best of many.
+Both are sets of trials on the same market, see `jaxppo.run.trials.same_market`: nobody chooses between agents of
+different markets.
 """
 
 from __future__ import annotations
@@ -81,6 +83,8 @@ def record_evaluation(
         n_bars=len(returns),
         periods=float(setup.periods_per_year),
         sharpe=trials.sharpe_of(returns),
+        fingerprint=run_folder.data_report(setup.market)["fingerprint"],
+        symbols=tuple(setup.market.info.symbols),
         **{"run": folder.resolve().name, "seed": setup.config.seed, "fold": None, **changed},
     )
     try:
@@ -99,7 +103,7 @@ def adjust_for_selection(
     returns: np.ndarray,
     baselines: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Adjusts the figures of a recorded evaluation for selection among all trials in the register.
+    """Adjusts the figures of a recorded evaluation for selection among all trials on its market in the register.
 
     Where the register cannot be read, the evaluation stands alone.
 
@@ -121,7 +125,7 @@ def adjust_for_selection(
     try:
         known = trials.read(register)
         figures = selection_figures(register, test, _selecting(known, test), level)
-        same = [trial for trial in known if trial.period == "test" and trial.bars == test.bars]
+        same = [trial for trial in _rivals(known, test) if trial.bars == test.bars]
         if test in same:
             tried = trials.load_returns(register, same)
     except ValueError as error:
@@ -147,11 +151,12 @@ def selection_figures(
       level: of the interval and of the minimum track record.
 
     Returns:
-      `out_of_sample` and perhaps `validation`: `trials` of that kind in the register, what they amount to as
+      `out_of_sample` and perhaps `validation`: `trials` of that kind and market, what they amount to as
       `effective_trials`, `sharpe` (annual) and `sharpe_ci` from its standard error, `psr` against 0, `hurdle` (annual
       Sharpe ratio that the best of them reaches by luck), `dsr`, `minimum_track_record` (bars to exceed it; None if no
       length would do), `adjusted_sharpe` (annual, Lo's for autocorrelated bars) and `adjusted_sharpe_ci`, and for
-      validation `pbo`, `degradation` (slope) and `probability_of_loss` of choosing among the trials over the same bars.
+      validation, unless trials or bars are too few to tell, `pbo`, `degradation` (slope) and `probability_of_loss` of
+      choosing among the trials over the same bars.
 
     Raises:
       ValueError: the register is damaged, or returns are missing.
@@ -192,9 +197,14 @@ def _selecting(known: Sequence[Trial], test: Trial) -> Trial | None:
     return next(iter(same[-1:] or found[-1:]), None)
 
 
+def _rivals(known: Sequence[Trial], of: Trial) -> list[Trial]:
+    """The trials of the same kind of period on the same market, itself among them."""
+    return [trial for trial in known if trial.period == of.period and trials.same_market(trial, of)]
+
+
 def _among_trials(register: pathlib.Path, known: Sequence[Trial], of: Trial, level: float) -> dict[str, Any]:
-    """PSR, DSR and what they come from, among all trials of that kind of period."""
-    among = [trial for trial in known if trial.period == of.period]
+    """PSR, DSR and what they come from, among all rivals."""
+    among = _rivals(known, of)
     annual = math.sqrt(of.periods)
     sharpes = np.array([trial.sharpe * math.sqrt(trial.periods) for trial in among]) / annual
     groups: dict[tuple[Any, ...], list[Trial]] = {}
@@ -242,11 +252,11 @@ def _effective(register: pathlib.Path, group: Sequence[Trial]) -> float:
 
 
 def _overfitting(register: pathlib.Path, known: Sequence[Trial], of: Trial) -> dict[str, Any]:
-    """PBO of choosing among the trials over the same bars; None with too few of them or too few bars."""
-    among = [t for t in known if t.period == of.period and t.bars == of.bars and t.sharpe != 0.0]
+    """PBO of choosing among the trials over the same bars; empty with too few of them or too few bars to tell."""
+    among = [trial for trial in _rivals(known, of) if trial.bars == of.bars and trial.sharpe != 0.0]
     n_blocks = min(16, of.n_bars // BARS_PER_BLOCK // 2 * 2)
     if len(among) < 2 or n_blocks < 2:
-        return {"pbo": None, "degradation": None, "probability_of_loss": None}
+        return {}
     found = probability_of_backtest_overfitting(trials.load_returns(register, among), n_blocks)
     names = {"pbo": found.probability, "degradation": found.slope, "probability_of_loss": found.loss_probability}
     return {name: json_number(value) for name, value in names.items()}

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from jaxppo.report.figures import COLOURS, finish, label
+from jaxppo.report.figures import COLOURS, SHARE, finish, label
 from jaxppo.report.formatting import number_text
 
 BANDS = (("0.01", "0.99", 0.12), ("0.05", "0.95", 0.18), ("0.25", "0.75", 0.28))
 """Quantiles between which a band is drawn, and its opacity."""
+PLAIN = ".12~g"
+"""Format of ticks that are no shares, with as many digits as it takes to tell them apart."""
 MOST_BINS = 60
 TAIL = 0.005
 """Share of the paths on each side that the outermost bars of a histogram gather."""
@@ -44,14 +46,14 @@ def fan_figure(fan: Mapping[str, Any], worst: Mapping[int, np.ndarray]) -> tuple
     ends = [value for low, high, _ in BANDS for value in (*fan["quantiles"][low], *fan["quantiles"][high])]
     drawn = np.concatenate([ends, *worst.values()])
     logarithmic = bool((drawn > 0).all()) and drawn.max() > 10 * drawn.min()
-    figure.update_yaxes(title_text="Equity, of the capital", type="log" if logarithmic else "linear", tickformat=".3~g")
+    figure.update_yaxes(title_text="Equity, of the capital", type="log" if logarithmic else "linear", tickformat=PLAIN)
     figure.update_traces(hovertemplate="%{y:.3f}")
-    finish(figure, np.arange(1), height=460, last_row=1, x_title="Bar of the path")
+    dashed = finish(figure, np.arange(1), height=460, last_row=1, x_title="Bar of the path")
     scale = " On a logarithmic scale." if logarithmic else ""
     lines = f" The lines are the {len(worst)} paths with the lowest total return." if worst else ""
     return figure, (
         f"Equity over {bars[-1]:,} bars, at {len(bars) - 1} of them. Each band holds, bar by bar, the paths between "
-        f"two quantiles; its edge is not the way of any one path.{lines}{scale}"
+        f"two quantiles; its edge is not the way of any one path.{lines}{scale}{dashed}"
     )
 
 
@@ -90,9 +92,10 @@ def distribution_figure(
             annotation={"text": name, "font": {"size": 11, "color": colour}, "yref": "paper", "y": 1.08},
             annotation_position="top",
         )  # fmt: skip
-    format_x = ".3~%" if kind == "percent" else ".3~g"
-    figure.update_xaxes(title_text=title, tickformat=format_x, hoverformat=format_x, nticks=6)
-    figure.update_yaxes(tickformat=".2~%", nticks=5)
+    hovered = ".3~%" if kind == "percent" else ".3~g"
+    ticks = SHARE if kind == "percent" else PLAIN
+    figure.update_xaxes(title_text=title, tickformat=ticks, hoverformat=hovered, nticks=6)
+    figure.update_yaxes(tickformat=SHARE, nticks=5)
     finish(figure, np.arange(1), height=300, last_row=1, x_title=None)
     figure.update_layout(hovermode="closest", bargap=0, margin={"l": 48, "r": 12, "t": 32, "b": 44})
     ends = " to ".join(number_text(end, kind) for end in row["median_ci"])
@@ -118,8 +121,8 @@ def drawdown_figure(chances: Mapping[str, Mapping[str, Any]], level: float) -> t
             hovertemplate="%{x:.0%} or deeper: %{y:.2%} of paths<extra></extra>",
         )
     )  # fmt: skip
-    figure.update_xaxes(title_text="Depth of the maximum drawdown", tickformat=".0%", range=[0.0, 1.0])
-    figure.update_yaxes(title_text="Share of paths at least as deep", tickformat=".0%", range=[0.0, 1.05])
+    figure.update_xaxes(title_text="Depth of the maximum drawdown", tickformat=SHARE, range=[0.0, 1.0])
+    figure.update_yaxes(title_text="Share of paths at least as deep", tickformat=SHARE, range=[0.0, 1.05])
     finish(figure, np.arange(1), height=340, last_row=1, x_title=None)
     figure.update_layout(hovermode="closest", margin_t=16)
     return (
@@ -144,7 +147,7 @@ def recovery_figure(recovery: Mapping[str, Any], level: float) -> tuple[go.Figur
         line={"color": BLUE, "width": 2.2, "shape": "hv"},
     )  # fmt: skip
     figure.update_traces(hovertemplate="%{y:.1%}")
-    figure.update_yaxes(title_text="Share not recovered", tickformat=".0%", range=[0.0, 1.05])
+    figure.update_yaxes(title_text="Share not recovered", tickformat=SHARE, range=[0.0, 1.05])
     figure.update_xaxes(rangemode="tozero")
     finish(figure, np.arange(1), height=360, last_row=1, x_title="Bars since the peak")
     return figure, (

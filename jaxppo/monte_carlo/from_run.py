@@ -58,7 +58,7 @@ def run_paths(
       ConfigError: an argument outside its range, or masks that a drawn market does not allow.
     """
     setup = run.setup
-    policy, conditions = run.agent(), conditions_of(run)
+    policy, conditions = run.agent(run.title), conditions_of(run)
     history = history_of(policy, conditions)
     n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
     n_assets = setup.market.n_assets

@@ -27,12 +27,14 @@ _COLUMNS = {
 def section(strategies: Mapping[str, Figures], level: float) -> str:
     """The section of the report as HTML: a row for each strategy in each regime, baselines that hold nothing left out.
 
+    Nothing where no regimes are known.
+
     Args:
       strategies: strategy -> regime -> figures; the agent first.
       level: of the intervals.
     """
     if not any(strategies.values()):
-        return caption("No regimes are known of this period.")
+        return ""
     agent = next(iter(strategies))
     shown = {who: rows for who, rows in strategies.items() if who == agent or any(of["gross"] for of in rows.values())}
     groups = []
@@ -55,9 +57,9 @@ def section(strategies: Mapping[str, Figures], level: float) -> str:
 
 
 def _cell(name: str, figures: Mapping[str, Any]) -> str:
-    """A number, with its interval if it has one; one that lacks the interval it should have is not shown."""
+    """A number, with its interval if it has one; what is absent could not be told."""
+    if name not in figures:
+        return "too few bars to tell"
     kind, interval = _COLUMNS[name][1], figures.get(f"{name}_ci")
     text = number_text(figures[name], kind)
-    if interval is None or figures[name] is None:
-        return text
-    return "too few bars to tell" if None in interval else f"{text} {interval_text(interval, kind)}"
+    return text if interval is None or figures[name] is None else f"{text} {interval_text(interval, kind)}"

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from jaxppo.report.figures import COLOURS, as_html, finish
+from jaxppo.report.figures import AMOUNT, COLOURS, SHARE, as_html, finish
 from jaxppo.report.formatting import escaped, interval_text, number, number_text, percent
 from jaxppo.report.markup import caption, row, table
 
@@ -26,9 +26,13 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def section(found: Mapping[str, Any] | None) -> str:
-    """The section of the report as HTML; `found` is from `jaxppo.backtest.capacity.costs_and_capital`, None without."""
+    """The section of the report as HTML; nothing without results.
+
+    Args:
+      found: from `jaxppo.backtest.capacity.costs_and_capital`; None where it was not computed.
+    """
     if not found:
-        return caption("Not computed: scripts/backtest.py --capacity trades at other costs and capital.")
+        return ""
     costs, capital = cost_figure(found), capital_figure(found)
     sentence = f"<p>{escaped(break_even_sentence(found))} {escaped(capital_sentence(found))}</p>"
     note = (
@@ -69,7 +73,7 @@ def cost_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
     rows, at = found["levels"], found["break_even"]
     x = [row["level"] for row in rows]
     figure = _two_panels(x, rows, "Sharpe ratio, annual", "Total return", "total_return")
-    figure.update_yaxes(tickformat=".2~%", row=2, col=1)
+    figure.update_yaxes(tickformat=SHARE, row=2, col=1)
     if at and at <= x[-1]:
         figure.add_vline(at, line={"color": COLOURS[1], "width": 1.5, "dash": "dash"})
         note = {"text": f"break-even {at:.2f}", "showarrow": False, "font": {"size": 11, "color": COLOURS[1]}}
@@ -86,11 +90,11 @@ def capital_figure(found: Mapping[str, Any]) -> tuple[go.Figure, str]:
     figure = _two_panels(x, rows, "Total return", "Gain", "gain", first="total_return")
     gains = np.array([number(row["gain"]) for row in rows])
     logarithmic = bool((gains > 0).all())
-    figure.update_yaxes(tickformat=".2~%", row=1, col=1)
-    figure.update_yaxes(tickformat="~s", type="log" if logarithmic else "linear", row=2, col=1)
+    figure.update_yaxes(tickformat=SHARE, row=1, col=1)
+    figure.update_yaxes(tickformat=AMOUNT, type="log" if logarithmic else "linear", row=2, col=1)
     figure.update_xaxes(type="log", dtick=1)
     figure.add_vline(found["capital"], line={"color": COLOURS[6], "width": 1.2, "dash": "dot"})
-    figure.update_xaxes(title_text="Capital", tickformat="~s", row=2, col=1)
+    figure.update_xaxes(title_text="Capital", tickformat=AMOUNT, row=2, col=1)
     scale = "; the gain is on a logarithmic scale" if logarithmic else ""
     return figure, (
         "The test period again with several amounts of capital, in the currency of the prices: what is large moves the "

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jaxppo.envs.market.features import REGIMES
-from jaxppo.report.figures import COLOURS, as_html, finish
+from jaxppo.report.figures import COLOURS, SHARE, as_html, finish
 from jaxppo.report.formatting import MISSING, escaped, percent
 from jaxppo.report.markup import caption, row, table
 from jaxppo.report.regime_bands import BANDS
@@ -125,22 +125,24 @@ def recovery_figure(curves: dict[str, RecoveryCurve], level: float) -> tuple[go.
             x=curve.bars[censored], y=curve.unrecovered[censored], mode="markers", showlegend=False, hoverinfo="skip",
             marker={"symbol": "line-ns", "size": 10, "line": {"color": colour, "width": 2}},
         )  # fmt: skip
-    finish(figure, np.empty(0), height=360, last_row=1, x_title="Bars since the peak")
     longest = max(float(curve.bars[-1]) for curve in curves.values())
     ticks = [step * 10**power for power in range(math.ceil(math.log10(longest)) + 1) for step in (1, 2, 5)]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
-    figure.update_yaxes(title_text="Not recovered", tickformat=".0%", range=[0, 1.02])
+    figure.update_yaxes(title_text="Not recovered", tickformat=SHARE, range=[0, 1.02])
+    dashed = finish(figure, np.empty(0), height=360, last_row=1, x_title="Bars since the peak")
     splits = ", by the regime at their peak" if any(name in BANDS for name in curves) else ""
     return figure, (
         f"Share of the drawdowns that last longer than so many bars (Kaplan-Meier){splits}; in brackets, how many "
         f"there are. Shaded: {100 * level:g} % interval of the first line. A tick is a drawdown that was not recovered "
         "when the period ended: it counts for as long as it was seen. Lines of fewer than "
-        f"{LEAST_DRAWDOWNS} drawdowns are left out."
+        f"{LEAST_DRAWDOWNS} drawdowns are left out.{dashed}"
     )
 
 
 def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: float) -> str:
     """The section of the report as HTML: a table of the deepest drawdowns and the curves of recovery.
+
+    Nothing where the equity never fell below an earlier close.
 
     Args:
       equity: `[n + 1]` currency of the agent.
@@ -150,7 +152,7 @@ def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: f
     """
     rows = drawdown_rows(equity, times, regimes)
     if not rows:
-        return caption("The equity never fell below an earlier close.")
+        return ""
     n = len(drawdowns.table(equity))
     note = (
         f"The deepest {len(rows)} of {n:,} drawdowns, at closes and after costs, from the last close at the peak to "
@@ -162,15 +164,18 @@ def section(equity: np.ndarray, times: np.ndarray, regimes: np.ndarray, level: f
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each drawdown; the regimes, where any are known."""
+    named = {"regime_at_peak": "Regime at peak", "regime_at_trough": "At trough"}
+    regimes = named if any(of[name] for of in rows for name in named) else {}
     head = ["Depth", "Peak", "Trough", "Recovery", "Bars to trough", "Bars to recover", "Bars in all"]
-    head += ["Regime at peak", "At trough"]
+    head += regimes.values()
     lines = []
     for of in rows:
         over = of["recovered"]
         cells = [percent(of["depth"]), _time(of["peak"]), _time(of["trough"])]
         cells += [_time(of["recovery"]) if over else "not recovered", f"{of['bars_to_trough']:,}"]
         cells += [f"{of['bars_to_recover']:,}" if over else MISSING, f"{of['bars']:,}{'' if over else ' so far'}"]
-        cells += [of[name] or MISSING for name in ("regime_at_peak", "regime_at_trough")]
+        cells += [of[name] or MISSING for name in regimes]
         lines.append(row(map(escaped, cells)))
     return table(head, lines, style="compact drawdowns")
 

@@ -1,4 +1,4 @@
-"""Figures of a backtest report, drawn from plain arrays: equity, positions, costs, training curves.
+"""Figures of a backtest report, drawn from plain arrays: equity, positions, costs.
 
 Every function returns the plotly figure and its caption. A long series is drawn from fewer points than it has, and the
 caption says so; nothing is smoothed away: lines keep the lowest and the highest value of each group.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from jaxppo.report.formatting import escaped
 from jaxppo.report.markup import caption as small_print
+from jaxppo.report.overlaps import dash_covering_lines
 from jaxppo.report.regime_bands import add_bands
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b7280", "#8c6d1f", "#5b3a8c", "#222222")
@@ -25,13 +25,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 MAX_POINTS = 4000
 MAX_COLUMNS = 1000
 MAX_LINES = 10
-MAX_PANELS = 15
-
-_X_KEYS = ("env_steps", "iteration", "step")
-_CURVES = (
-    "reward", "validation_total_return", "policy_loss", "value_loss", "entropy", "kl",
-    "clip_fraction", "explained_variance", "learning_rate", "gradient_norm", "turnover", "exposure", "steps_per_second",
-)  # fmt: skip
+SHARE, AMOUNT = "~%", ".12~s"
+"""Formats of ticks, with as many digits as it takes to tell them apart."""
+_CLOCK = (
+    {"dtickrange": [None, 59_999], "value": "%H:%M:%S<br>%b %-d"},
+    {"dtickrange": [60_000, 86_399_999], "value": "%H:%M<br>%b %-d"},
+)
+"""Formats of ticks within days, which would otherwise name the same hour of several days."""
 
 # Plotly's own buttons offer to upload a figure; a report of somebody's trading must not.
 CONFIG = {
@@ -86,7 +86,7 @@ def equity_figure(
       The figure and its caption.
     """
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.66, 0.34], vertical_spacing=0.05)
-    x = _axis_values(times)
+    x = axis_values(times)
     for rank, (name, values) in enumerate(equity.items()):
         values = np.asarray(values, dtype=np.float64)
         for row, series in ((1, values), (2, -drawdown_of_equity(values))):
@@ -97,11 +97,12 @@ def equity_figure(
             figure.add_trace(line, row=row, col=1)
     values = np.concatenate([np.ravel(series) for series in equity.values()])
     logarithmic = bool((values > 0).all()) and values.max() > 10 * values.min()
-    figure.update_yaxes(title_text="Equity", tickformat="~s", type="log" if logarithmic else "linear", row=1, col=1)
-    figure.update_yaxes(title_text="Drawdown", tickformat=".1~%", maxallowed=0, row=2, col=1)
-    finish(figure, times, height=560, last_row=2)
+    figure.update_yaxes(title_text="Equity", tickformat=AMOUNT, type="log" if logarithmic else "linear", row=1, col=1)
+    figure.update_yaxes(title_text="Drawdown", tickformat=SHARE, maxallowed=0, row=2, col=1)
+    dashed = finish(figure, times, height=560, last_row=2)
     caption = (
         "Equity after all costs, marked at the close of each bar; below, the distance from its highest value so far."
+        f"{dashed}"
     )
     scale = " Equity is on a logarithmic scale." if logarithmic else ""
     shaded = "" if regimes is None else add_bands(figure, x, regimes)
@@ -127,7 +128,7 @@ def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[s
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[1 - below, below], vertical_spacing=40 / height
     )
-    x = _axis_values(times)
+    x = axis_values(times)
     add_weights = _add_heat_map if many else _add_weight_lines
     caption = add_weights(figure, x, weights, symbols)
     for rank, (name, series) in enumerate((("gross", np.abs(weights).sum(axis=1)), ("net", weights.sum(axis=1)))):
@@ -137,10 +138,10 @@ def positions_figure(times: np.ndarray, weights: np.ndarray, symbols: Sequence[s
             line_color=("#374151", "#9ca3af")[rank], line_shape="hv", hovertemplate="%{y:.1%}", legend="legend2"
         )
         figure.add_trace(line, row=2, col=1)
-    figure.update_yaxes(title_text="Exposure", tickformat=".0%", rangemode="tozero", row=2, col=1)
-    finish(figure, times, height=height, last_row=2)
+    figure.update_yaxes(title_text="Exposure", tickformat=SHARE, rangemode="tozero", row=2, col=1)
+    dashed = finish(figure, times, height=height, last_row=2)
     figure.update_layout(legend2={"orientation": "h", "x": 0, "y": below, "yanchor": "bottom"})
-    return figure, caption + " Gross exposure is the sum of the absolute weights, net exposure their sum."
+    return figure, f"{caption} Gross exposure is the sum of the absolute weights, net exposure their sum.{dashed}"
 
 
 def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go.Figure, str]:
@@ -154,7 +155,7 @@ def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go
       The figure and its caption.
     """
     figure = go.Figure()
-    x = _axis_values(times)
+    x = axis_values(times)
     cumulative = {kind: np.cumsum(np.asarray(paid, dtype=np.float64)) for kind, paid in costs.items()}
     shared = drawn_points(np.sum(list(cumulative.values()), axis=0))
     stacked = all((np.asarray(paid) >= 0).all() for paid in costs.values())
@@ -163,56 +164,11 @@ def costs_figure(times: np.ndarray, costs: Mapping[str, np.ndarray]) -> tuple[go
         line = _line(rank, kind, x[points], total[points], width=1.2)
         line.update(hovertemplate="%{y:,.2f}", stackgroup="costs" if stacked else None)
         figure.add_trace(line)
-    figure.update_yaxes(title_text="Paid so far", tickformat="~s")
-    finish(figure, times, height=360, last_row=1)
+    figure.update_yaxes(title_text="Paid so far", tickformat=AMOUNT)
+    dashed = finish(figure, times, height=360, last_row=1)
     how = "stacked by kind" if stacked else "by kind (a negative cost was earned, so the lines are not stacked)"
-    return figure, f"Costs paid since the start, {how}, in the currency of the equity." + _thinned(len(x), "bar")
-
-
-def training_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, str] | None:
-    """Draws one small panel per training metric.
-
-    Args:
-      rows: the rows of `metrics.jsonl`, one per iteration; what is not a number is left out, and so are Sharpe ratios,
-        which would stand without an interval.
-
-    Returns:
-      The figure and its caption, or None when there is no number to draw.
-    """
-    x_key = next((key for key in _X_KEYS if any(_number(row.get(key)) is not None for row in rows)), None)
-    curves = {
-        name: [_number(row.get(name)) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
-    }
-    curves = {
-        name: values
-        for name, values in curves.items()
-        if name not in _X_KEYS and "sharpe" not in name and any(v is not None for v in values)
-    }
-    if not curves:
-        return None
-    order = sorted(curves, key=lambda name: (_CURVES.index(name) if name in _CURVES else len(_CURVES), name))
-    shown, left_out = order[:MAX_PANELS], order[MAX_PANELS:]
-    n_rows = math.ceil(len(shown) / 3)
-    titles = [label(name.replace("_", " ")) for name in shown]
-    spacing = {"vertical_spacing": min(0.16, 0.42 / n_rows), "horizontal_spacing": 0.07}
-    figure = make_subplots(rows=n_rows, cols=3, subplot_titles=titles, **spacing)
-    x = np.array([_number(row.get(x_key)) if x_key else i for i, row in enumerate(rows)], dtype=np.float64)
-    for position, name in enumerate(shown):
-        values = np.array(curves[name], dtype=np.float64)
-        known = np.flatnonzero(np.isfinite(values))
-        points = known[drawn_points(values[known], MAX_POINTS // 2)]
-        line = _line(0, name, x[points], values[points], width=1.4)
-        line.update(showlegend=False, hovertemplate="%{y:.4~g}<extra></extra>")
-        figure.add_trace(line, row=position // 3 + 1, col=position % 3 + 1)
-    figure.update_annotations(font_size=12)
-    figure.update_xaxes(tickformat="~s", nticks=5)
-    figure.update_yaxes(nticks=5)
-    finish(figure, np.arange(len(rows)), height=90 + 190 * n_rows, last_row=n_rows, x_title=None)
-    axis = (x_key or "row").replace("_", " ")
-    caption = f"Metrics of the training run against {axis}: diagnostics of learning, not results."
-    if left_out:
-        caption += f" Not drawn, but in metrics.jsonl: {', '.join(left_out)}."
-    return figure, caption
+    text = f"Costs paid since the start, {how}, in the currency of the equity.{dashed}"
+    return figure, text + _thinned(len(x), "bar")
 
 
 def _add_weight_lines(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols: Sequence[str]) -> str:
@@ -222,7 +178,7 @@ def _add_weight_lines(figure: go.Figure, x: np.ndarray, weights: np.ndarray, sym
         line = _line(rank, symbol, x[points], weights[points, rank], width=1.6)
         line.update(line_shape="hv", hovertemplate="%{y:.1%}")
         figure.add_trace(line, row=1, col=1)
-    figure.update_yaxes(title_text="Weight", tickformat=".0%", row=1, col=1)
+    figure.update_yaxes(title_text="Weight", tickformat=SHARE, row=1, col=1)
     return "Weight of each asset as a fraction of equity, negative when short." + _thinned(len(x), "bar")
 
 
@@ -239,7 +195,7 @@ def _add_heat_map(figure: go.Figure, x: np.ndarray, weights: np.ndarray, symbols
         go.Heatmap(
             x=x[begins], y=[label(symbol) for symbol in symbols], z=means.T.astype(np.float32),
             zmin=-limit, zmax=limit, colorscale="RdBu", hovertemplate="%{y} %{x}: %{z:.2%}<extra></extra>",
-            colorbar={"title": {"text": "weight"}, "tickformat": ".2~%", "len": 0.5, "y": 0.72, "thickness": 12},
+            colorbar={"title": {"text": "weight"}, "tickformat": SHARE, "len": 0.5, "y": 0.72, "thickness": 12},
         ),
         row=1, col=1,
     )  # fmt: skip
@@ -258,15 +214,18 @@ def _line(rank: int, name: str, x: np.ndarray, y: np.ndarray, *, width: float) -
     )  # fmt: skip
 
 
-def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, x_title: str | None = "Bar") -> None:
-    """Applies the common style, and labels the last time axis.
+def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, x_title: str | None = "Bar") -> str:
+    """Applies the common style, labels the last time axis, and dashes lines that would hide others.
 
     Args:
-      figure: changed in place.
+      figure: changed in place; the types of its axes are set already.
       times: of the horizontal axis; datetime64 sets the format of its labels.
       height: pixels.
       last_row: number of the lowest row of panels, from 1.
       x_title: of an axis that has no times; None for none.
+
+    Returns:
+      A sentence for the caption on dashed lines; empty without any.
     """
     figure.update_layout(
         template="plotly_white", height=height, hovermode="x unified",
@@ -280,13 +239,14 @@ def finish(figure: go.Figure, times: np.ndarray, *, height: int, last_row: int, 
     figure.update_yaxes(showgrid=True, gridcolor="#eef0f3", zerolinecolor="#94a3b8", automargin=True)
     if np.issubdtype(np.asarray(times).dtype, np.datetime64):
         daily = (times == times.astype("datetime64[D]")).all()
-        figure.update_xaxes(hoverformat="%Y-%m-%d" if daily else "%Y-%m-%d %H:%M")
+        figure.update_xaxes(hoverformat="%Y-%m-%d" if daily else "%Y-%m-%d %H:%M", tickformatstops=_CLOCK)
     elif x_title:
         figure.update_xaxes(title_text=x_title, row=last_row if last_row > 1 else None, col=1 if last_row > 1 else None)
+    return dash_covering_lines(figure)
 
 
-def _axis_values(times: np.ndarray) -> np.ndarray:
-    """Times to the second, since plotly writes them out in full; bar numbers as they are."""
+def axis_values(times: np.ndarray) -> np.ndarray:
+    """Times `[n]` to the second, since plotly writes them out in full; bar numbers as they are."""
     times = np.asarray(times)
     return times.astype("datetime64[s]") if np.issubdtype(times.dtype, np.datetime64) else times
 
@@ -304,22 +264,16 @@ def label(name: str) -> str:
     return html.escape(str(name), quote=False)
 
 
-def _number(value: Any) -> float | None:
-    """`value` as a float if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
 def as_html(name: str, drawn: tuple[go.Figure, str] | None) -> str:
     """A figure and its caption as HTML, without the library, which the page has once.
 
     Args:
       name: identifier within the page.
-      drawn: the figure and its caption; None where there is nothing to draw.
+      drawn: the figure and its caption, which may be empty; None where there is nothing to draw.
     """
     if drawn is None:
-        return small_print("Nothing was recorded.")
+        return ""
     figure, caption = drawn
     division = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=name, config=CONFIG)
-    return f'<div class="figure">{division}</div>\n{small_print(escaped(caption))}'
+    below = small_print(escaped(caption)) if caption else ""
+    return f'<div class="figure">{division}</div>\n{below}'

@@ -9,7 +9,7 @@ from typing import Any
 
 METRICS: dict[str, tuple[str, str]] = {
     "total_return": ("Total return", "percent"),
-    "annual_return": ("Annual return", "percent"),
+    "annual_return": ("Growth a year, compounded (CAGR)", "percent"),
     "volatility": ("Annual volatility", "percent"),
     "sharpe": ("Sharpe ratio, annual", "ratio"),
     "sortino": ("Sortino ratio, annual", "ratio"),
@@ -19,7 +19,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "cvar_95": ("Conditional value at risk 95 %, per bar", "percent"),
     "win_rate": ("Bars won", "percent"),
     "trade_win_rate": ("Round trips won", "percent"),
-    "trades": ("Round trips", "count"),
+    "trades": ("Round trips closed", "count"),
+    "open_trades": ("Round trips still open", "count"),
     "turnover": ("Turnover, times equity per year", "ratio"),
     "costs": ("Costs, of starting equity", "percent"),
     "n_bars": ("Bars", "count"),
@@ -48,7 +49,7 @@ def number_text(value: float | None, kind: str) -> str:
 
     Args:
       value: None or NaN where undefined, which is shown as a dash.
-      kind: "percent", "ratio", "count" or "number".
+      kind: "percent", "ratio", "count", "money" (a currency) or "number".
     """
     amount = number(value)
     if math.isnan(amount):
@@ -57,7 +58,8 @@ def number_text(value: float | None, kind: str) -> str:
         return "∞" if amount > 0 else f"{MINUS}∞"
     if kind == "percent":
         return percent(amount)
-    text = {"ratio": f"{amount:z.2f}", "count": f"{amount:,.0f}", "number": f"{amount:,.4g}"}[kind]
+    forms = {"ratio": f"{amount:z,.2f}", "count": f"{amount:,.0f}", "number": f"{amount:,.4g}"}
+    text = (forms | {"money": f"{amount:z,.2f}" if abs(amount) < 1e4 else f"{amount:,.0f}"})[kind]
     return text.replace("-", MINUS)
 
 
@@ -73,21 +75,26 @@ def percent(fraction: float) -> str:
 
 
 def flat_rows(report: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flattens a nested mapping to dotted names and printed values; long lists are cut, and say so.
+    """Flattens nested mappings, also in lists, to dotted names and printed values; long lists are cut, and say so.
 
     Args:
-      report: names to values, mappings among them.
+      report: names to values, mappings and lists among them.
       prefix: of the names.
     """
     rows: list[tuple[str, str]] = []
     for name, value in report.items():
         if isinstance(value, Mapping) and value:
             rows += flat_rows(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            numbered = {f"{number}": part for number, part in enumerate(value[:LONGEST_LIST], 1)}
+            rows += flat_rows(value[0] if len(value) == 1 else numbered, f"{prefix}{name}.")
+            rows += [(f"{prefix}{name}", f"and {len(value) - LONGEST_LIST} more")] * (len(value) > LONGEST_LIST)
         elif isinstance(value, (list, tuple)):
             more = f" … and {len(value) - LONGEST_LIST} more" if len(value) > LONGEST_LIST else ""
             rows.append((f"{prefix}{name}", ", ".join(map(str, value[:LONGEST_LIST])) + more or MISSING))
         else:
-            rows.append((f"{prefix}{name}", f"{value:,}" if type(value) is int else str(value)))
+            text = f"{value:,}" if type(value) is int else f"{value:,.6g}" if type(value) is float else str(value)
+            rows.append((f"{prefix}{name}", text))
     return rows
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jaxppo.report.figures import COLOURS, as_html, finish, label
-from jaxppo.report.markup import caption
+from jaxppo.report.markup import folded
 from jaxppo.report.results import Inspection
 
 N_FEATURES = 15
@@ -23,19 +23,24 @@ TITLES = {
     "rollout": "What a memory is made of",
 }
 """Headings of the figures, in the order in which they are shown."""
+DECIDING = ("importance", "features", "gradients")
+"""Figures of what decisions depend on; the others are maps of attention."""
 
 
-def section(inspection: Inspection | None, symbols: Sequence[str]) -> str:
-    """The section of the report as HTML.
+def sections(inspection: Inspection | None, symbols: Sequence[str]) -> tuple[str, str]:
+    """Two sections of the report as HTML, empty where nothing is known: what decides; maps of attention, folded.
 
     Args:
       inspection: of a policy; None without.
       symbols: A names.
     """
     if inspection is None:
-        return caption("The policy was not inspected.")
+        return "", ""
     drawn = inspection_figures(inspection, symbols)
-    return "\n".join(f"<h3>{TITLES[name]}</h3>\n{as_html(name, figure)}" for name, figure in drawn.items())
+    parts = {name: f"<h3>{TITLES[name]}</h3>\n{as_html(name, figure)}" for name, figure in drawn.items()}
+    deciding = "\n".join(part for name, part in parts.items() if name in DECIDING)
+    maps = "\n".join(part for name, part in parts.items() if name not in DECIDING)
+    return deciding, folded("Show which bars and assets the policy attends to", maps) if maps else ""
 
 
 def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[str, tuple[go.Figure, str]]:
@@ -52,12 +57,12 @@ def inspection_figures(inspection: Inspection, symbols: Sequence[str]) -> dict[s
     drawn = {"importance": _bars(inspection.importance, "KL, nats")}
     captions = {
         "importance": f"{n}: how far the decisions of an account without positions move when a group of features is "
-        "unknown (Kullback-Leibler divergence). A group near zero can be left out."
+        "at its mean over the period (Kullback-Leibler divergence). A group near zero can be left out."
     }
     drawn["features"] = _bars(dict(sorted(inspection.features.items(), key=lambda x: -x[1])[:N_FEATURES]), "weight")
     captions["features"] = (
-        "Features that the sum of target weights depends on most: mean absolute integrated gradients against average "
-        "features, summed over bars and assets, in fractions of equity."
+        "Features that the sum of target weights depends on most: mean absolute integrated gradients against the mean "
+        "of each feature over the period, summed over bars and assets, in fractions of equity."
     )
     if inspection.gradients.shape[1] > 1:
         drawn["gradients"] = _heat_map(inspection.gradients, list(inspection.importance), "Bars ago")
@@ -105,14 +110,14 @@ def _heat_map(
             x=np.arange(values.shape[1]) if columns is None else [label(name) for name in columns],
             y=[label(name) for name in rows], z=values.astype(np.float32),
             zmin=-limit if diverging else 0.0, zmax=limit, colorscale="RdBu" if diverging else "Blues",
-            hovertemplate="%{y}, %{x}: %{z:.3~g}<extra></extra>", colorbar={"thickness": 12},
+            hovertemplate="%{y}, %{x}: %{z:.3~g}<extra></extra>", colorbar={"thickness": 12, "exponentformat": "e"},
         )
     )  # fmt: skip
     figure.update_yaxes(type="category", autorange="reversed", dtick=max(1, len(rows) // 60))
     if columns is not None:
         figure.update_xaxes(type="category")
-    finish(figure, np.arange(0), height=150 + min(900, 24 * len(rows)), last_row=1, x_title=x_title)
-    figure.update_layout(hovermode="closest")
+    finish(figure, np.arange(0), height=126 + min(900, 24 * len(rows)), last_row=1, x_title=x_title)
+    figure.update_layout(hovermode="closest", margin_t=32)
     return figure
 
 
@@ -125,6 +130,7 @@ def _bars(values: dict[str, float], x_title: str) -> go.Figure:
         )
     )  # fmt: skip
     figure.update_yaxes(type="category", autorange="reversed")
-    finish(figure, np.arange(0), height=130 + 22 * len(values), last_row=1, x_title=x_title)
-    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(exponentformat="e", nticks=6)
+    finish(figure, np.arange(0), height=106 + 22 * len(values), last_row=1, x_title=x_title)
+    figure.update_layout(hovermode="closest", margin_t=32)
     return figure

@@ -15,7 +15,7 @@ _FIGURES = {"bound": "Decisions changed", "exposure_removed": "Exposure removed"
 
 
 def section(masks: Mapping[str, MaskEffect] | None, constraints: Mapping[str, Mapping[str, Any]]) -> str:
-    """The section of the report as HTML.
+    """The section of the report as HTML; nothing where no mask was measured and training had no constraints.
 
     Args:
       masks: mask -> its effect; None where that is not known.
@@ -26,10 +26,8 @@ def section(masks: Mapping[str, MaskEffect] | None, constraints: Mapping[str, Ma
 
 def _masks(masks: Mapping[str, MaskEffect] | None) -> str:
     """A table for each figure of the masks, a row each; by regime where there are regimes."""
-    if masks is None:
-        return caption("What masks did was not measured: several agents traded.")
     if not masks:
-        return caption("The agent traded without masks.")
+        return ""
     regimes = [name for name in REGIMES if any(name in effect.by_regime for effect in masks.values())]
     parts = []
     for figure, title in _FIGURES.items():

@@ -10,6 +10,16 @@ def caption(text: str) -> str:
     return f'<p class="caption">{text}</p>'
 
 
+def folded(summary: str, content: str) -> str:
+    """Content that is shown when its summary is clicked.
+
+    Args:
+      summary: what is folded, in a line of text.
+      content: HTML.
+    """
+    return f"<details><summary>{summary}</summary>{content}</details>"
+
+
 def row(cells: Iterable[str], heading: str | None = None, *, text: Iterable[str] = (), style: str = "") -> str:
     """A row of a table.
 
@@ -67,5 +77,5 @@ def verdict_box(first: str, rest: str, tone: str) -> str:
       rest: sentences below it; may be empty.
       tone: "good", "bad" or "open".
     """
-    below = f"<br>{rest}" if rest else ""
+    below = f"<br>{rest.replace(' %', '&nbsp;%')}" if rest else ""
     return f'<p class="verdict {tone}"><strong>{first}</strong>{below}</p>'

@@ -103,7 +103,7 @@ def one_line(figures: Figures, stopped: Mapping[str, Any] | None) -> str:
 def section(
     strategies: Mapping[str, Figures], stopped: Mapping[str, Any] | None, training: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The section of the report as HTML.
+    """The section of the report as HTML; nothing where no limits were monitored.
 
     Args:
       strategies: strategy -> limit -> figures; the agent first.
@@ -111,7 +111,7 @@ def section(
       training: rows of `metrics.jsonl`.
     """
     if not any(strategies.values()):
-        return caption("No limits were monitored.")
+        return ""
     agent, *others = strategies
     learned = any(f"monitor_{name}_breached" in step for name in strategies[agent] for step in training)
     head = ["", "Limit", "Warning beyond", "Worst", "Bars warned", "Bars breached", "First breach"]

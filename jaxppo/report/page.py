@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from jaxppo.report import by_regime, capacity, drawdowns, figures, inspection, limits, markup, monitor, selection
+from jaxppo.report import (
+    by_regime,
+    capacity,
+    drawdowns,
+    figures,
+    inspection,
+    limits,
+    markup,
+    monitor,
+    performance,
+    selection,
+    training,
+)
+from jaxppo.report import data as data_section
 from jaxppo.report.formatting import (
     METRICS,
     MISSING,
@@ -26,9 +39,13 @@ from jaxppo.report.formatting import (
     number_text,
     percent,
 )
-from jaxppo.report.results import ReportData
+from jaxppo.report.results import ReportData, selected_of
 
 _STYLE = pathlib.Path(__file__).with_name("report.css")
+_RESIZE = """document.addEventListener("toggle", event => {
+  if (event.target.open) event.target.querySelectorAll(".js-plotly-plot").forEach(plot => Plotly.Plots.resize(plot));
+}, true);"""
+"""A figure that was folded away had no size when it was drawn."""
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
@@ -52,24 +69,54 @@ def render(data: ReportData) -> str:
     regimes = np.full(len(points), -1) if data.regimes is None else data.regimes
     equity = figures.equity_figure(points, data.equity, regimes)
     positions = figures.positions_figure(points[1:], data.weights, data.symbols)
+    deciding, attention = inspection.sections(data.inspection, data.symbols)
     sections = (
         ("Equity and drawdown", figures.as_html("equity", equity)),
         ("Results", _metric_table(data)),
         ("Could it be luck?", selection.section(data.selection, data.level)),
         *data.sections.items(),
+        *_over_time(data),
         ("By regime", by_regime.section(data.by_regime, data.level)),
         ("Drawdowns and recovery", drawdowns.section(agent, data.timestamps, regimes, data.level)),
         ("Positions", figures.as_html("positions", positions)),
+        *_by_asset(data),
         ("Costs", _costs(data)),
         ("Costs and capacity", capacity.section(data.capacity)),
         ("Limits", limits.section(data.masks, data.constraints)),
         ("Monitored limits", monitor.section(data.monitored, data.stopped, data.training)),
-        ("Attention and attribution", inspection.section(data.inspection, data.symbols)),
-        ("Training", figures.as_html("training", figures.training_figure(data.training))),
-        ("Data", data_table(data.data_report)),
+        ("What decides", deciding),
+        ("Training", training.section(data.training, data.level, data.selected)),
+        ("Data", data_section.section(data.data_report)),
         ("Configuration", _configuration(data.config_yaml)),
+        ("Attention", attention),
     )
     return page(data.title, _header(data), sections)
+
+
+LEVEL = 0.95
+"""Of the intervals of a run that is not about trading, which has no other."""
+
+
+def _over_time(data: ReportData) -> tuple[tuple[str, str], ...]:
+    """Sections on when the agent earned: heading and HTML."""
+    found = data.performance
+    if found is None:
+        return ()
+    return (
+        ("Returns by month", performance.months(found.monthly)),
+        ("Rolling Sharpe ratio", performance.rolling(found, data.points, data.level)),
+    )
+
+
+def _by_asset(data: ReportData) -> tuple[tuple[str, str], ...]:
+    """Sections on what the agent earned with: heading and HTML."""
+    found = data.performance
+    if found is None:
+        return ()
+    return (
+        ("Contribution by asset", performance.contribution(found, data.starting_equity)),
+        ("Trades", performance.trips(found, data.points, data.starting_equity)),
+    )
 
 
 def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
@@ -81,9 +128,10 @@ def render_training(title: str, summary: Mapping[str, Any], rows: Sequence[Mappi
       rows: of `metrics.jsonl`.
       config_yaml: the resolved configuration.
     """
+    selected = selected_of(summary.get("validation", {}))
     sections = (
         ("Results", data_table(summary)),
-        ("Training", figures.as_html("training", figures.training_figure(rows))),
+        ("Training", training.section(rows, LEVEL, selected)),
         ("Configuration", _configuration(config_yaml)),
     )
     return page(title, f"<header>\n<h1>{escaped(title)}</h1>\n</header>", sections)
@@ -95,15 +143,15 @@ def page(title: str, header: str, sections: Sequence[tuple[str, str]]) -> str:
     Args:
       title: of the page, as text.
       header: HTML of its head.
-      sections: heading and HTML of each.
+      sections: heading and HTML of each; those without content are left out.
     """
-    body = "\n".join(f"<section><h2>{name}</h2>\n{content}\n</section>" for name, content in sections)
+    body = "\n".join(f"<section><h2>{name}</h2>\n{content}\n</section>" for name, content in sections if content)
     style = _STYLE.read_text(encoding="utf-8")
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escaped(title)}</title>\n'
         f"<style>\n{style}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
-        f"{header}\n{body}\n</main>\n</body>\n</html>\n"
+        f"{header}\n{body}\n</main>\n<script>{_RESIZE}</script>\n</body>\n</html>\n"
     )
 
 
@@ -196,9 +244,9 @@ def _metric_table(data: ReportData) -> str:
 
 
 def _costs(data: ReportData) -> str:
-    """Cumulative costs and their totals by kind."""
+    """Cumulative costs and their totals by kind; nothing where none were charged."""
     if not data.costs or not any(np.any(paid) for paid in data.costs.values()):
-        return markup.caption("No costs were charged.")
+        return ""
     totals = data.total_costs
     rows = [
         markup.row([f"{amount:,.2f}", percent(amount / data.starting_equity)], escaped(kind))
@@ -209,16 +257,16 @@ def _costs(data: ReportData) -> str:
 
 
 def data_table(report: Mapping[str, Any]) -> str:
-    """A table of nested mappings, flattened to dotted names."""
+    """A table of nested mappings, flattened to dotted names; nothing for an empty one."""
     rows = [markup.row([], escaped(name), text=[escaped(value)]) for name, value in flat_rows(report)]
-    if not rows:
-        return markup.caption("The market was simulated, or its loader reported nothing.")
-    return markup.table((), rows)
+    return markup.table((), rows) if rows else ""
 
 
 def _configuration(config_yaml: str) -> str:
-    """The resolved configuration, folded away."""
-    return f"<details><summary>Show the resolved configuration</summary><pre>{escaped(config_yaml)}</pre></details>"
+    """The resolved configuration, folded away; nothing without one."""
+    if not config_yaml:
+        return ""
+    return markup.folded("Show the resolved configuration", f"<pre>{escaped(config_yaml)}</pre>")
 
 
 def _cell(data: ReportData, strategy: str, name: str) -> str:

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from jaxppo.report.formatting import is_sharpe
 
 Interval = tuple[float | None, float | None]
+
+
+class Selected(NamedTuple):
+    """What selected the checkpoint.
+
+    Attributes:
+      metric: its name in the rows of `metrics.jsonl`.
+      iteration: of the checkpoint; None where there were several, one for each agent.
+    """
+
+    metric: str = "validation_sharpe"
+    iteration: int | None = None
+
+
+def selected_of(validation: Mapping[str, Any]) -> Selected:
+    """What selected the checkpoint of a run.
+
+    Args:
+      validation: that entry of its summary: `best_iteration`, and the best figure as `best_NAME`.
+    """
+    best = [name.removeprefix("best_") for name in validation if name.startswith("best_") and name != "best_iteration"]
+    return Selected(f"validation_{best[0]}", validation["best_iteration"]) if best else Selected()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +59,35 @@ class MaskEffect:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Performance:
+    """When and with what a strategy earned what it earned, over n bars.
+
+    Attributes:
+      monthly: "2020-01" -> return of the month, fraction; empty for a market without times.
+      window: bars of the moving Sharpe ratio; 0 where the period is too short for one.
+      ends: `[m]` int, points of the equity at which it is known.
+      rolling: `[m]` annual Sharpe ratio of the window that ends there; NaN where it is undefined.
+      rolling_ci: `[2, m]` ends of its interval.
+      contribution: a row for each asset: `profit`, net of its costs, and `costs`, both currency.
+      financing: borrow fees and margin interest, currency.
+      other: profit that neither fills nor financing explain, currency: rounding, or a position that was opened and
+        liquidated within a bar.
+      trips: a row for each round trip, in order: `symbol`, `side` (long or short), `opened` and `closed` (points of the
+        equity; -1 for one that is still open), `bars` and `profit` (currency, after costs; so far).
+    """
+
+    monthly: Mapping[str, float]
+    window: int
+    ends: np.ndarray
+    rolling: np.ndarray
+    rolling_ci: np.ndarray
+    contribution: pd.DataFrame
+    financing: float
+    other: float
+    trips: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Inspection:
     """Attention and attributions of a policy: means over decisions of an account without positions.
 
@@ -53,8 +105,9 @@ class Inspection:
       rollout: `[2, N]` share of the memory by bars ago, of the asset itself and of all others.
       entropy: `[L, H]` of the attention, in shares of the largest possible.
       redundancy: `[L]` similarity of the heads of a block.
-      importance: group -> KL of decisions with all features against those without the group, nats.
-      gradients: `[G, N]` mean absolute integrated gradient of the sum of target weights, by bars ago.
+      importance: group -> KL of decisions with all features against those with the group at its mean, nats.
+      gradients: `[G, N]` mean absolute integrated gradient of the sum of target weights, by bars ago, against the
+        mean of each feature.
       features: name -> mean absolute integrated gradient, summed over bars.
       gates: group -> learned weight of its embedding; 1 at the start.
     """
@@ -96,6 +149,7 @@ class ReportData:
       sharpe_differences: baseline -> (low, high) of the agent's Sharpe ratio less that of the baseline, from paired
         resampling; may be empty.
       level: coverage of all the intervals, in (0, 1).
+      performance: when and with what the agent earned; None leaves it out.
       inspection: attention and attributions of the policy; None leaves them out.
       masks: mask -> its effect; empty without masks, None where it is not known.
       monitored: strategy -> monitored limit -> its figures, see `jaxppo.report.monitor`; empty without limits.
@@ -108,6 +162,7 @@ class ReportData:
       by_regime: strategy -> regime -> figures, see `jaxppo.report.by_regime`; may be empty.
       regimes: `[n + 1]` int, the regime known at each point of the equity, position in
         `jaxppo.envs.market.features.REGIMES`; -1 where none is. None: it is not known anywhere.
+      selected: what selected the checkpoint, which is drawn first of the training curves.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -127,6 +182,7 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     sharpe_differences: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
     level: float = 0.95
+    performance: Performance | None = None
     inspection: Inspection | None = None
     masks: Mapping[str, MaskEffect] | None = dataclasses.field(default_factory=dict)
     monitored: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
@@ -137,6 +193,7 @@ class ReportData:
     capacity: Mapping[str, Any] | None = None
     by_regime: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     regimes: np.ndarray | None = None
+    selected: Selected = dataclasses.field(default_factory=Selected)
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)

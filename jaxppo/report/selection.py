@@ -12,7 +12,7 @@ from jaxppo.report.markup import caption, row, table
 
 Figures = Mapping[str, Any]
 _ROWS = {
-    "trials": "Trials",
+    "trials": "Trials on this market",
     "effective_trials": "Independent trials they amount to",
     "sharpe": "Annual Sharpe ratio",
     "adjusted_sharpe": "The same, adjusted for autocorrelation (Lo)",
@@ -29,24 +29,25 @@ _TITLES = {"out_of_sample": "Test period", "validation": "Validation, which sele
 
 
 def section(figures: Figures, level: float) -> str:
-    """The section of the report as HTML.
+    """The section of the report as HTML; nothing without figures.
 
     Args:
       figures: the `selection` entry of a summary; may be empty.
       level: of the tests.
     """
     if not figures:
-        return caption("No register of trials was kept.")
+        return ""
     columns = {name: figures[name] for name in _TITLES if name in figures}
     rows = [
         row((_cell(name, column) for column in columns.values()), escaped(title))
         for name, title in _ROWS.items()
-        if any(name in column for column in columns.values())
+        if any(column.get(name) is not None for column in columns.values())
     ]
     note = (
         "From the register trials.jsonl beside the run folder: every run, seed and checkpoint whose returns were seen. "
-        "Test figures are deflated by all evaluations on test periods, validation figures by all evaluations on "
-        "validation. Sharpe ratios are taken as those of independent bars, but for the one that is adjusted."
+        "Those on this market count: of the same prices, or of a symbol among these over some of these dates. Test "
+        "figures are deflated by all evaluations on test periods, validation figures by all on validation. Sharpe "
+        "ratios are taken as those of independent bars, but for the one that is adjusted."
     )
     tests = superiority.section(figures["superiority"], level) if "superiority" in figures else ""
     return table(("", *(_TITLES[name] for name in columns)), rows) + caption(note) + tests
@@ -63,7 +64,7 @@ def luck_warnings(figures: Figures, level: float) -> tuple[str, ...]:
     if test["trials"] > 1 and test["dsr"] is not None and test["dsr"] < level:
         found.append(
             f"This Sharpe ratio is indistinguishable from the best of {test['trials']} trials without skill: of the "
-            f"{test['trials']} evaluations on test periods in this folder, luck alone takes the best to "
+            f"{test['trials']} evaluations on test periods of this market, luck alone takes the best to "
             f"{test['hurdle']:.2f} a year."
         )
     pbo = figures.get("validation", {}).get("pbo")
@@ -79,8 +80,8 @@ def one_line(figures: Figures) -> str:
     """PSR, DSR and the number of trials in a line of text."""
     test = figures["out_of_sample"]
     dsr, psr = ("undefined" if test[name] is None else f"{test[name]:.1%}" for name in ("dsr", "psr"))
-    runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on test periods"
-    return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} (best of them by luck: Sharpe {test['hurdle']:.2f})"
+    runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on tests of this market"
+    return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} (best by luck: Sharpe {test['hurdle']:.2f})"
 
 
 def _cell(name: str, column: Figures) -> str:

@@ -21,6 +21,7 @@ from jaxppo.run.devices import select_devices
 from jaxppo.run.periods import split_periods
 from jaxppo.run.setup import Setup
 from jaxppo.run.strategy import strategy_of
+from jaxppo.run.title import title_of_run
 
 LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "objective", "constraints", "training")
 """What is settled once a run is trained."""
@@ -35,12 +36,19 @@ class SavedRun:
       setup: market, environment and configuration.
       network: encoder and head.
       params: their parameters at the checkpoint that was best on validation.
+      trained: the configuration that it was trained with; None where it is that of the setup.
     """
 
     folder: pathlib.Path
     setup: Setup
     network: ActorCritic
     params: Params
+    trained: Config | None = None
+
+    @property
+    def title(self) -> str:
+        """Of its reports: the run, the prices it is opened on, and the costs that were changed."""
+        return title_of_run(self.folder.resolve().name, self.setup.config, self.trained)
 
     def agent(self, name: str | None = None) -> Policy:
         """The agent without its randomness, for accounts under the rules of the run.
@@ -110,7 +118,7 @@ def load_run(
         first = 0 if data is None else _first_unseen(folder, market, config)
         setup = build(config, market, split=data is None, first=first)
         _check_unseen(folder, saved, setup)
-        return SavedRun(folder, setup, *best_policy(folder, setup))
+        return SavedRun(folder, setup, *best_policy(folder, setup), trained=saved)
 
 
 def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> int:

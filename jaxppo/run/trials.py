@@ -54,6 +54,8 @@ class Trial:
       periods: bars per year.
       sharpe: Sharpe ratio per bar; 0 if nothing was traded.
       attempt: evaluations with other returns that were recorded before under the same name: the run was trained anew.
+      fingerprint: of the prices; None in lines from before it was recorded.
+      symbols: that were traded; empty for a market without names, and in lines from before they were recorded.
     """
 
     run: str
@@ -68,6 +70,8 @@ class Trial:
     periods: float
     sharpe: float
     attempt: int = 0
+    fingerprint: str | None = None
+    symbols: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -80,6 +84,27 @@ class Trial:
     def bars(self) -> tuple[Any, ...]:
         """Trials with equal bars can be compared bar by bar."""
         return (self.first, self.last, self.n_bars, self.periods)
+
+
+def same_market(one: Trial, other: Trial) -> bool:
+    """Whether two evaluations are trials on the same market, so that each makes the better of them look luckier.
+
+    They are if their prices have the same fingerprint, or if they share a symbol and their dates overlap. A line from
+    before markets were recorded counts wherever its dates do not rule that out: too many trials are the safer mistake.
+
+    Args:
+      one: an evaluation.
+      other: another one; the order does not matter.
+    """
+    known = one.fingerprint is not None and other.fingerprint is not None
+    if known and one.fingerprint == other.fingerprint:
+        return True
+    edges = (one.first, one.last, other.first, other.last)
+    if not all(isinstance(edge, str) for edge in edges):
+        return not known  # numbers of bars on two markets say nothing of when they were
+    first, last, others_first, others_last = (str(edge)[: len("2020-12-31")] for edge in edges)
+    overlap = first <= others_last and others_first <= last
+    return overlap and (not known or not set(one.symbols).isdisjoint(other.symbols))
 
 
 def register_of(folder: str | pathlib.Path) -> pathlib.Path:
@@ -237,7 +262,7 @@ def _trial_of(line: str) -> tuple[Trial | None, str]:
     try:
         fields = {_RENAMED.get(name, name): value for name, value in json.loads(line).items()}
         key = fields.pop("key")
-        trial = Trial(**fields)
+        trial = Trial(**{**fields, "symbols": tuple(fields.get("symbols", ()))})
         sound = trial.n_bars >= 2 and 0 < trial.periods < math.inf and math.isfinite(trial.sharpe)
         same = key == trial.key
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -16,9 +16,17 @@ from jaxppo.statistics.comparison import (
 )
 from jaxppo.statistics.conditional import ConditionalIntervals, conditional_intervals
 from jaxppo.statistics.deflated import deflated_sharpe, effective_trials, expected_maximum_sharpe
+from jaxppo.statistics.monthly import monthly_returns
 from jaxppo.statistics.overfitting import Overfitting, probability_of_backtest_overfitting
 from jaxppo.statistics.resampling import stationary_bootstrap_indices
-from jaxppo.statistics.sharpe import minimum_track_record, probabilistic_sharpe, probabilistic_sharpe_of, sharpe_error
+from jaxppo.statistics.sharpe import (
+    RollingSharpe,
+    minimum_track_record,
+    probabilistic_sharpe,
+    probabilistic_sharpe_of,
+    rolling_sharpe,
+    sharpe_error,
+)
 from jaxppo.statistics.summary import sharpe_per_bar, summarise
 from jaxppo.statistics.superiority import superiority_figures
 
@@ -28,6 +36,7 @@ __all__ = [
     "Metric",
     "Overfitting",
     "PairedTest",
+    "RollingSharpe",
     "SuperiorAbility",
     "autocorrelation_adjusted_sharpe",
     "bootstrap_difference_interval",
@@ -39,12 +48,14 @@ __all__ = [
     "expected_maximum_sharpe",
     "lost_spread",
     "minimum_track_record",
+    "monthly_returns",
     "optimal_block_length",
     "paired_test",
     "probabilistic_sharpe",
     "probabilistic_sharpe_of",
     "probability_of_backtest_overfitting",
     "reality_check",
+    "rolling_sharpe",
     "sharpe_error",
     "sharpe_per_bar",
     "stationary_bootstrap_indices",

@@ -5,7 +5,9 @@ Sharpe ratios are per bar here, `annual / sqrt(periods)`. Kurtosis is raw, 3 for
 
 from __future__ import annotations
 
+import functools
 import statistics
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +117,52 @@ def sharpe_error(returns: jax.Array | np.ndarray, *, axis: int = -1, bias: bool 
     """
     returns = check_returns(returns, axis=axis, at_least=3 if bias else 4)
     return jnp.sqrt(_shape(*_moments(returns, axis, bias)) / (returns.shape[axis] - 1.0))
+
+
+class RollingSharpe(NamedTuple):
+    """Sharpe ratio of a moving window, at m of its ends.
+
+    Attributes:
+      ratio: `[m]` per bar; NaN where the window has no Sharpe ratio, because its returns are all equal.
+      error: `[m]` its standard error, see `sharpe_error`; NaN likewise.
+    """
+
+    ratio: jax.Array
+    error: jax.Array
+
+
+def rolling_sharpe(returns: jax.Array | np.ndarray, window: int, ends: jax.Array | np.ndarray) -> RollingSharpe:
+    """Sharpe ratio of the last `window` bars, as it was known at the close of some bars.
+
+    Args:
+      returns: `[n]` excess return per bar, finite.
+      window: bars, in [3, n].
+      ends: `[m]` int, numbers of the last bars of the windows, in [window - 1, n - 1].
+
+    Raises:
+      ValueError: an argument outside its range.
+    """
+    returns, ends = jnp.asarray(returns), np.asarray(ends)
+    n = len(returns)
+    if not 3 <= window <= n:
+        raise ValueError(f"window is {window}; it must be from 3 to {n}, the number of bars")
+    if len(ends) and not window - 1 <= ends.min() <= ends.max() < n:
+        raise ValueError(f"ends reach from {ends.min()} to {ends.max()}; they must lie from {window - 1} to {n - 1}")
+    return _rolling_sharpe(returns, window, jnp.asarray(ends, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _rolling_sharpe(returns: jax.Array, window: int, ends: jax.Array) -> RollingSharpe:
+    """See `rolling_sharpe`; a window at a time, so that memory does not grow with them."""
+
+    def one(end: jax.Array) -> RollingSharpe:
+        own = jax.lax.dynamic_slice_in_dim(returns, end - window + 1, window)
+        sharpe, skew, kurtosis = _moments(own, -1, True)
+        error = jnp.sqrt(_shape(sharpe, skew, kurtosis) / (window - 1.0))
+        known = jnp.isfinite(sharpe) & jnp.isfinite(error)
+        return RollingSharpe(jnp.where(known, sharpe, jnp.nan), jnp.where(known, error, jnp.nan))
+
+    return jax.lax.map(one, ends)
 
 
 def _moments(returns: jax.Array, axis: int, bias: bool) -> tuple[jax.Array, jax.Array, jax.Array]:

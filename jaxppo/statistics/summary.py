@@ -29,7 +29,7 @@ def summarise(
     Returns:
       `sharpe` (annual), `sharpe_ci` (`[low, high]`), `sortino` (annual), `calmar`, `max_drawdown` (positive fraction),
       `cvar_95` (positive fraction of equity per bar), `win_rate` (share of the bars with a gain or a loss),
-      `total_return` (fraction), `n_bars`.
+      `total_return` (fraction), `annual_return` (the same per year, compounded), `volatility` (annual), `n_bars`.
 
     Raises:
       ValueError: for an empty series.
@@ -42,7 +42,7 @@ def summarise(
         "sharpe": json_number(figures["sharpe"]),
         "sharpe_ci": [json_number(end * scale) for end in interval],
         **{name: json_number(figures[name]) for name in ("sortino", "calmar", "max_drawdown", "cvar_95")},
-        **{name: json_number(figures[name]) for name in ("win_rate", "total_return")},
+        **{name: json_number(figures[name]) for name in ("win_rate", "total_return", "annual_return", "volatility")},
         "n_bars": int(returns.shape[0]),
     }
 
@@ -63,6 +63,8 @@ def _figures(returns: jax.Array, periods: float) -> dict[str, jax.Array]:
         "cvar_95": metrics.conditional_value_at_risk(returns, level=0.95),
         "win_rate": metrics.win_rate(returns),
         "total_return": metrics.total_return(returns),
+        "annual_return": metrics.annual_return(returns, periods=periods),
+        "volatility": metrics.volatility(returns, periods=periods),
     }
 
 

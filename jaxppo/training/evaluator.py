@@ -12,6 +12,7 @@ from jaxppo.backtest.evaluation import ReportExtras, describe, evaluate, limits_
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
+from jaxppo.report.results import selected_of
 from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
 from jaxppo.training.experiment import HARDLY_TRAINED, Evaluator
@@ -46,10 +47,11 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         iteration, returns = summary["validation"]["best_iteration"], result.ledgers["agent"].returns
         test = record_evaluation(setup, folder, iteration, "test", returns, content)
         adjusted = adjust_for_selection(setup, folder, test, returns, result.baselines)
-        done = summary["train"]
+        done, selected = summary["train"], selected_of(summary["validation"])
         few = (HARDLY_TRAINED.format(done["iterations"]),) if done.get("hardly_trained") else ()
         seen = inspect_policy(setup, network, net)
-        extras = ReportExtras(adjusted, summary.get("constraints", {}), rows, seen, warnings=few)
+        constraints = summary.get("constraints", {})
+        extras = ReportExtras(adjusted, constraints, rows, seen, warnings=few, selected=selected)
         announce("report")
         report(setup, result, folder / "report.html", extras)
         return {"out_of_sample": result.summary, "selection": adjusted}

@@ -79,7 +79,7 @@ def paths_figure(points: np.ndarray, equity: Mapping[str, np.ndarray], edges: np
     Returns:
       The figure and its caption.
     """
-    figure, x = go.Figure(), points.astype("datetime64[s]") if points.dtype.kind == "M" else points
+    figure, x = go.Figure(), figures.axis_values(points)
     for rank, (name, values) in enumerate(equity.items()):
         values = np.asarray(values, np.float64) / float(values[0])
         shown = figures.drawn_points(values)
@@ -94,10 +94,10 @@ def paths_figure(points: np.ndarray, equity: Mapping[str, np.ndarray], edges: np
         at = str(x[edge]) if points.dtype.kind == "M" else int(x[edge])
         figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"color": "#cbd5e1", "dash": "dot"})
     figure.update_yaxes(title_text="Equity, start = 1")
-    figures.finish(figure, points, height=430, last_row=1)
+    dashed = figures.finish(figure, points, height=430, last_row=1)
     caption = (
         "One account through all tests of a path; at each dotted line the next fold's agent takes it over with its "
-        "positions, and pays for changing them."
+        f"positions, and pays for changing them.{dashed}"
     )
     return figure, caption
 

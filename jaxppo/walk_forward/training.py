@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.backtest.evaluation import annual_error
 from jaxppo.backtest.ledger import returns_of
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo.learner import data_mesh, make_learner
@@ -232,6 +233,8 @@ class _Batch:
             agent.stopped = {**found, "iteration": self.iteration}
             return False
         record(agent, self.iteration, returns)
+        known = annual_error(returns, self.job.setup.periods_per_year)
+        row |= {f"validation_{name}": value for name, value in known.items()}
         agent.evaluations += 1
         agent.rows.append({"iteration": self.iteration, **row})
         if agent.best_score is not None and score < agent.best_score:

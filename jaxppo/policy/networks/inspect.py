@@ -161,9 +161,16 @@ def rollout(weights: Attention) -> jax.Array:
 
 
 def group_importance(
-    network: ActorCritic, params: Params, bars: Bars, observation: Observation, groups: dict[str, slice]
+    network: ActorCritic,
+    params: Params,
+    bars: Bars,
+    observation: Observation,
+    groups: dict[str, slice],
+    means: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Change of decisions when a group of features is unknown: mean KL(full || without) per decision, nats.
+    """Change of decisions when a group of features is at its mean: mean KL(full || at the mean) per decision, nats.
+
+    A group that never changes is always at its mean, and has no importance. Unknown values stay unknown.
 
     Args:
       network: the network.
@@ -171,6 +178,7 @@ def group_importance(
       bars: `context - 1 + S` consecutive bars of P paths.
       observation: of the accounts at the last S bars, `[P, S, ...]`.
       groups: columns of each group, `jaxppo.envs.market.features.group_slices`.
+      means: `[F]` mean of each feature over what is inspected; NaN for one that is never known.
 
     Returns:
       `[]` for each group.
@@ -178,19 +186,28 @@ def group_importance(
     full = network.distribution(params, network.encode(params, bars), observation)
 
     def without(columns: slice) -> jax.Array:
-        blind = bars.replace(features=bars.features.at[..., columns].set(jnp.nan))
+        seen = bars.features[..., columns]
+        average = jnp.where(jnp.isnan(seen), seen, means[columns].astype(seen.dtype))
+        blind = bars.replace(features=bars.features.at[..., columns].set(average))
         return full.kl(network.distribution(params, network.encode(params, blind), observation)).mean()
 
     return {name: without(columns) for name, columns in groups.items()}
 
 
 def integrated_gradients(
-    network: ActorCritic, params: Params, bars: Bars, observation: Observation, decide: Decide, *, n_nodes: int = 32
+    network: ActorCritic,
+    params: Params,
+    bars: Bars,
+    observation: Observation,
+    decide: Decide,
+    means: jax.Array,
+    *,
+    n_nodes: int = 32,
 ) -> tuple[jax.Array, jax.Array]:
     """Attribution of the decision at the last bar to every feature that it depends on.
 
-    The path of integration goes from features of 0, the average of standardised features, to the observed ones; unknown
-    values stay unknown and get 0. Integrated by Gauss-Legendre quadrature.
+    The path of integration goes from the mean of each feature to the observed ones: a feature that never changes gets
+    0. Unknown values stay unknown and get 0 too. Integrated by Gauss-Legendre quadrature.
 
     Args:
       network: the network.
@@ -198,6 +215,7 @@ def integrated_gradients(
       bars: consecutive bars of P paths; the last `context` of them matter.
       observation: of the accounts at the last bar, `[P, ...]`.
       decide: the number to explain.
+      means: `[F]` mean of each feature over what is inspected, see `group_importance`.
       n_nodes: gradients to average, >= 1.
 
     Returns:
@@ -208,6 +226,8 @@ def integrated_gradients(
     """
     bars = jax.tree.map(lambda x: x[:, -network.context :], bars)
     features = bars.features.astype(jnp.float32)
+    average = jnp.where(jnp.isnan(features), features, means.astype(jnp.float32))
+    change = features - average
 
     def decision(features: jax.Array) -> jax.Array:
         prepared = network.encode(params, bars.replace(features=features))[:, 0]
@@ -219,11 +239,11 @@ def integrated_gradients(
 
     def add(total: jax.Array, xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         node, weight = xs
-        return total + weight * jax.grad(lambda x: decision(x).sum())(node * features), None
+        return total + weight * jax.grad(lambda x: decision(x).sum())(average + node * change), None
 
     gradient, _ = jax.lax.scan(add, jnp.zeros_like(features), (nodes, weights))
-    attribution = jnp.where(jnp.isnan(features), 0.0, gradient * features)
-    return attribution, decision(features) - decision(0.0 * features)
+    attribution = jnp.where(jnp.isnan(features), 0.0, gradient * change)
+    return attribution, decision(features) - decision(average)
 
 
 def _chosen(weights: Attention, where: jax.Array | None) -> jax.Array:

@@ -39,10 +39,20 @@ from jaxppo.risk.metrics.performance import (
     volatility,
 )
 from jaxppo.risk.metrics.tails import conditional_value_at_risk, kurtosis, skewness, tail_ratio, value_at_risk
-from jaxppo.risk.metrics.trades import RoundTrips, exposure, profit_factor, round_trips, turnover, win_rate
+from jaxppo.risk.metrics.trades import (
+    RoundTripBars,
+    RoundTrips,
+    exposure,
+    profit_factor,
+    round_trip_bars,
+    round_trips,
+    turnover,
+    win_rate,
+)
 
 __all__ = [
     "TRADING_DAYS",
+    "RoundTripBars",
     "RoundTrips",
     "annual_return",
     "calmar",
@@ -57,6 +67,7 @@ __all__ = [
     "max_drawdown_duration",
     "omega",
     "profit_factor",
+    "round_trip_bars",
     "round_trips",
     "sharpe",
     "skewness",

@@ -106,14 +106,16 @@ class RoundTrips(struct.PyTreeNode):
     Attributes:
       closed: number of round trips that ended.
       won: number of those with a profit after costs.
-      profit: sum of the profits, currency.
-      loss: sum of the losses, currency, >= 0.
+      profit: sum of the profits of those, currency.
+      loss: sum of the losses of those, currency, >= 0.
+      open: number that never ended, 0 or 1: a position is left.
     """
 
     closed: jax.Array
     won: jax.Array
     profit: jax.Array
     loss: jax.Array
+    open: jax.Array
 
     def win_rate(self) -> jax.Array:
         """Share `[...]` of the closed round trips of all assets that won; NaN where none closed."""
@@ -126,13 +128,29 @@ class RoundTrips(struct.PyTreeNode):
         return ratio(self.profit.sum(axis=-1), self.loss.sum(axis=-1))
 
 
+class RoundTripBars(struct.PyTreeNode):
+    """Round trips bar by bar, `[n, A]` each.
+
+    Attributes:
+      held: shares after the bar, 0 between two trips.
+      cash: currency that the open trip has brought in so far, net of costs; negative for what was bought.
+      ended: bool, a trip ended in the bar.
+      result: profit of the trip that ended in the bar, after costs, currency; 0 elsewhere.
+    """
+
+    held: jax.Array
+    cash: jax.Array
+    ended: jax.Array
+    result: jax.Array
+
+
 @partial(jax.jit, inline=True)
 def round_trips(quantity: jax.Array, price: jax.Array, costs: jax.Array) -> RoundTrips:
     """Finds the round trips in a list of fills.
 
     All fills between two moments without a position are one trip, partial sales included. A fill that takes the
     position through zero closes one and opens the next, and its costs are split by shares. A position still open at the
-    end is not counted.
+    end counts as open, whatever it is worth.
 
     Args:
       quantity: `[n, A]` shares filled in each bar, positive for purchases; 0 for none.
@@ -142,34 +160,61 @@ def round_trips(quantity: jax.Array, price: jax.Array, costs: jax.Array) -> Roun
     Returns:
       `[A]` figures; `vmap` over accounts.
     """
-    quantity, price, costs = as_float(quantity), as_float(price), as_float(costs)
+    fills = as_float(quantity), as_float(price), as_float(costs)
 
-    def fill(carry: Any, xs: tuple[jax.Array, ...]) -> tuple[Any, None]:
-        held, largest, cash, trips = carry
-        shares, paid, cost = xs
-        after = held + shares
-        largest = jnp.maximum(largest, jnp.abs(held))
-        # Shares are sums of floats: the rest of a sold position is not always exactly zero.
-        after = jnp.where(jnp.abs(after) <= RESIDUE * jnp.maximum(largest, jnp.abs(shares)), 0.0, after)
-        ends = (held != 0) & ((after == 0) | (jnp.sign(after) == -jnp.sign(held)))
-        closing = jnp.where(ends, -held, shares)
-        share = jnp.where(shares == 0, 0.0, closing / jnp.where(shares == 0, 1.0, shares))
-        cash = cash - closing * paid - cost * share
-        result = jnp.where(ends, cash, 0.0)
-        trips = RoundTrips(
-            closed=trips.closed + ends,
-            won=trips.won + (ends & (cash > 0)),
-            profit=trips.profit + jnp.maximum(result, 0.0),
-            loss=trips.loss + jnp.maximum(-result, 0.0),
+    def bar(carry: Any, xs: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        state, trips = carry
+        state, found = _fill(state, xs)
+        trips = trips.replace(
+            closed=trips.closed + found.ended,
+            won=trips.won + (found.ended & (found.result > 0)),
+            profit=trips.profit + jnp.maximum(found.result, 0.0),
+            loss=trips.loss + jnp.maximum(-found.result, 0.0),
         )
-        opening = -after * paid - cost * (1.0 - share)
-        cash = jnp.where(ends, jnp.where(after == 0, 0.0, opening), cash)
-        return (after, jnp.where(ends, jnp.abs(after), largest), cash, trips), None
+        return (state, trips), None
 
+    state = _flat(fills[0])
+    count, zero = jnp.zeros(state[0].shape, jnp.int32), jnp.zeros_like(state[0])
+    (held, *_), trips = jax.lax.scan(bar, (state, RoundTrips(count, count, zero, zero, count)), fills)[0]
+    return trips.replace(open=(held != 0).astype(jnp.int32))
+
+
+@jax.jit
+def round_trip_bars(quantity: jax.Array, price: jax.Array, costs: jax.Array) -> RoundTripBars:
+    """Follows the round trips of `round_trips` bar by bar.
+
+    Args:
+      quantity: `[n, A]` shares filled in each bar, positive for purchases; 0 for none.
+      price: `[n, A]` of the fills.
+      costs: `[n, A]` currency, >= 0.
+    """
+    fills = as_float(quantity), as_float(price), as_float(costs)
+    return jax.lax.scan(_fill, _flat(fills[0]), fills)[1]
+
+
+def _flat(quantity: jax.Array) -> tuple[jax.Array, ...]:
+    """Shares held, largest position of the trip, and its cash `[A]`, before any fill of `[n, A]`."""
     zero = jnp.zeros(quantity.shape[1:], quantity.dtype)
-    count = jnp.zeros(quantity.shape[1:], jnp.int32)
-    start = (zero, zero, zero, RoundTrips(count, count, zero, zero))
-    return jax.lax.scan(fill, start, (quantity, price, costs))[0][3]
+    return zero, zero, zero
+
+
+def _fill(state: tuple[jax.Array, ...], xs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], RoundTripBars]:
+    """State after the fills `[A]` of a bar, and the row of the bar."""
+    held, largest, cash = state
+    shares, paid, cost = xs
+    after = held + shares
+    largest = jnp.maximum(largest, jnp.abs(held))
+    # Shares are sums of floats: the rest of a sold position is not always exactly zero.
+    after = jnp.where(jnp.abs(after) <= RESIDUE * jnp.maximum(largest, jnp.abs(shares)), 0.0, after)
+    ended = (held != 0) & ((after == 0) | (jnp.sign(after) == -jnp.sign(held)))
+    closing = jnp.where(ended, -held, shares)
+    share = jnp.where(shares == 0, 0.0, closing / jnp.where(shares == 0, 1.0, shares))
+    cash = cash - closing * paid - cost * share
+    result = jnp.where(ended, cash, 0.0)
+    opening = -after * paid - cost * (1.0 - share)
+    cash = jnp.where(ended, jnp.where(after == 0, 0.0, opening), cash)
+    largest = jnp.where(ended, jnp.abs(after), largest)
+    return (after, largest, cash), RoundTripBars(after, cash, ended, result)
 
 
 RESIDUE = 1e-5

@@ -71,7 +71,8 @@ def test_bars_belong_to_the_regime_in_which_they_were_decided(run, summary):
             inside = regimes[:-1] == number
             assert (regime in found) == inside.any()
             if inside.any():
-                assert found[regime]["annual_return"] == pytest.approx(returns[inside].mean() * annual)
+                mean = returns[inside].mean() * annual
+                assert found[regime].get("annual_return", mean) == pytest.approx(mean)
         ledger = result.ledgers[name]
         weights, equity = np.asarray(ledger.weights), np.asarray(ledger.equity, np.float64)
         paid = np.asarray(ledger.paid, np.float64).sum(axis=1) + np.asarray(ledger.financing)
@@ -93,6 +94,30 @@ def test_drawdowns_one_by_one(run, summary):
         assert title in report
 
 
+def test_the_parts_add_up_to_the_whole(run, summary):
+    earned = summary["contribution"]
+    whole = sum(earned["assets"].values()) + earned["financing"] + earned["other"]
+    assert whole == pytest.approx(summary["total_return"], abs=1e-6)
+    assert abs(earned["other"]) < 1e-5
+    assert np.prod([1.0 + change for change in summary["monthly"].values()]) == pytest.approx(
+        1.0 + summary["total_return"], abs=1e-6
+    )
+    assert summary["annual_return"] == pytest.approx(summary["calmar"] * summary["max_drawdown"], rel=1e-4)
+    report, page = (run / "report.html").read_text(), (run / "metrics.jsonl").read_text()
+    assert "<h1>run on prices.csv, costs." not in report, "costs as they come are not named"
+    assert "<h1>run on prices.csv</h1>" in report
+    assert '"validation_sharpe_error": ' in page
+    assert "<h3>validation sharpe</h3>" in report
+
+
+def test_too_few_bars_to_tell_are_absent(summary):
+    for own in (summary, *summary["baseline"].values()):
+        for figures in own["by_regime"].values():
+            known = figures["n_bars"] >= by_regime.LEAST_BARS
+            assert known or not {"sharpe", "sharpe_ci", "annual_return", "annual_return_ci"} & set(figures)
+            assert None not in figures.get("annual_return_ci", [])
+
+
 def test_the_number_of_devices_does_not_matter(run, summary, tmp_path):
     """A run of 64 devices can be evaluated on a laptop."""
     text = (run / "config.yaml").read_text()
@@ -111,6 +136,10 @@ def test_other_costs(run, summary):
     holding, free_holding = summary["baseline"]["buy_and_hold"], without["baseline"]["buy_and_hold"]
     assert holding["costs"] > 0 == free_holding["costs"]
     assert free_holding["total_return"] > holding["total_return"]
+    opened = backtest.load_run(run, overrides=["--costs.impact", "1.5", "--costs.slippage", "0.05"])
+    assert opened.title == (
+        "run on prices.csv, costs.slippage 0.05 (trained with 0.02), costs.impact 1.5 (trained with 0.6)"
+    )
     dear = backtest.run(run, overrides=["--costs.commission-bps", "100"])["baseline"]["buy_and_hold"]
     assert dear["costs"] - holding["costs"] == pytest.approx(0.0099 * 1.0, rel=0.02), "1 % instead of 1 bp, once"
 

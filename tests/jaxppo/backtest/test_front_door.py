@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import empyrical
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import jaxppo
 from jaxppo import envs, masks, rules
 from jaxppo.backtest import simulate
+from jaxppo.backtest.performance import contributions, performance_figures, performance_of, trip_table
 from jaxppo.envs import simulators
 from jaxppo.policy import Observed, Policy, Targets, from_array
 
@@ -45,9 +47,60 @@ def test_summary_and_report_agree(result, tmp_path):
     assert row["total_return"] == pytest.approx(result.equity["equity"].iloc[-1] / 1e6 - 1.0, abs=1e-6)
     assert row["sharpe_ci"][0] < row["sharpe"] < row["sharpe_ci"][1]
     page = result.report(tmp_path / "new" / "report.html").read_text(encoding="utf-8")
-    assert "trend" in page
+    changed = "commission_rate 0.0005, slippage 0.05, impact 0 and 3 more"
+    assert f"<h1>trend on AAA, BBB, {changed}</h1>" in page
     assert len(repr(result).splitlines()) == 1
     assert "149 bars" in repr(result)
+
+
+def test_contributions_add_up_to_the_profit_and_months_to_the_return(result, market):
+    ledger, names, n = result.ledger, ("AAA", "BBB"), len(result.returns)
+    times = market.info.timestamps[result.first : result.first + n + 1]
+    found = performance_of(ledger, names, times, periods=result.periods, level=0.9)
+    equity = np.asarray(ledger.equity, np.float64)
+    # By marks: what was held to the open, what is held from there to the close, less what was paid.
+    opens, closes, shares, paid = (
+        np.asarray(x, np.float64) for x in (market.open, market.close, ledger.shares, ledger.paid)
+    )
+    bars = result.first + 1 + np.arange(n)
+    before = np.vstack([np.zeros(2), shares[:-1]])
+    by_marks = before * (opens[bars] - closes[bars - 1]) + shares * (closes[bars] - opens[bars]) - paid
+    np.testing.assert_allclose(found.contribution["profit"], by_marks.sum(axis=0), atol=1.0)
+    np.testing.assert_allclose(found.contribution["costs"], paid.sum(axis=0), rtol=1e-6)
+    total = found.contribution["profit"].sum() - found.financing + found.other
+    assert total == pytest.approx(equity[-1] - equity[0], rel=1e-12)
+    assert abs(found.other) < 1.0, "of a million"
+    figures, row = performance_figures(found, 1e6), result.summary(n_resamples=100)
+    shares_of_it = [*figures["contribution"]["assets"].values(), *list(figures["contribution"].values())[1:]]
+    assert sum(shares_of_it) == pytest.approx(row["total_return"], abs=1e-6)
+    assert np.prod([1.0 + change for change in figures["monthly"].values()]) - 1.0 == pytest.approx(
+        row["total_return"], abs=1e-6
+    )
+    assert found.window == n // 4
+    assert (found.ends[0], found.ends[-1]) == (n // 4, n)
+    last = ledger.returns[-(n // 4) :]
+    assert found.rolling[-1] == pytest.approx(empyrical.sharpe_ratio(last, annualization=result.periods), rel=1e-3)
+    assert (found.rolling_ci[0] < found.rolling).all()
+    assert (found.rolling < found.rolling_ci[1]).all()
+
+
+def test_round_trips_are_listed_as_they_are_counted(result, market):
+    trips, row = trip_table(result.ledger, ("AAA", "BBB")), result.summary(n_resamples=100)
+    still_open = trips["closed"] < 0
+    assert (len(trips) - still_open.sum(), still_open.sum()) == (row["trades"], row["open_trades"])
+    assert row["trades"] > 3
+    assert (trips["profit"][~still_open] > 0).mean() == pytest.approx(row["trade_win_rate"])
+    contribution, _, _ = contributions(result.ledger, ("AAA", "BBB"))
+    of_assets = trips.groupby("symbol")["profit"].sum()
+    np.testing.assert_allclose(of_assets.reindex(["AAA", "BBB"]), contribution["profit"], atol=1.0)
+    assert (trips["closed"] - trips["opened"] == trips["bars"])[~still_open].all()
+    held = np.asarray(result.ledger.shares)
+    for trip in trips.itertuples():
+        end = len(held) if trip.closed < 0 else trip.closed - 1
+        own = held[trip.opened - 1 : end, ("AAA", "BBB").index(trip.symbol)]
+        assert (np.sign(own) == (1 if trip.side == "long" else -1)).all()
+    bought = simulate(rules.buy_and_hold(), market).summary(n_resamples=100)
+    assert (bought["trades"], bought["open_trades"], bought["trade_win_rate"]) == (0, 2, None)
 
 
 def test_costs_are_on_unless_they_are_given(market):

@@ -115,7 +115,9 @@ def test_gradients_are_those_of_the_sum_of_target_weights_latest_first():
 
     windows = jax.vmap(lambda bar: chunk_of(market_bars(params), bar, policy.context, 1))(jnp.asarray(bars))
     attribute = jax.jit(inspect.integrated_gradients, static_argnames=("network", "decide", "n_nodes"))
-    attribution, _ = attribute(policy, net, windows, account(jnp.asarray(bars)), decide, n_nodes=16)
+    read = slice(where.first - policy.context + 1, where.last)
+    means = np.nanmean(np.asarray(params.features[read])[np.asarray(params.listed[read])], axis=0)
+    attribution, _ = attribute(policy, net, windows, account(jnp.asarray(bars)), decide, means, n_nodes=16)
     total = np.abs(attribution).sum(axis=(0, 2))
     expected = total[::-1] / len(bars)
     for row, columns in zip(found.gradients, group_slices(GROUPS).values(), strict=True):
@@ -138,6 +140,19 @@ def test_a_perceptron_has_no_attention_but_depends_on_features():
     assert min(found.importance.values()) > 0
     assert inspection.attention_figures(*built("mlp"), "test") == {}
     assert list(inspection_figures(found, ("A", "B"))) == ["importance", "features"]
+
+
+def test_a_constant_input_has_no_importance():
+    setup, policy, net = built("mlp")
+    columns = group_slices(GROUPS)["calendar"]
+    names = feature_names(GROUPS)[columns]
+    still = setup.params.features.at[..., columns].set(jnp.where(jnp.arange(len(names)) % 2, 0.3, -1.0))
+    setup = dataclasses.replace(setup, params=setup.params.replace(features=still))
+    found = inspection.inspect_policy(setup, policy, net, n_decisions=37, n_gradients=7)
+    assert found.importance["calendar"] == 0.0
+    assert [found.features[name] for name in names] == [0.0] * len(names)
+    assert min(found.importance[name] for name in ("price", "volume")) > 0
+    assert sum(found.features.values()) > 0
 
 
 def test_nothing_matters_to_a_decision_that_masks_leave_no_choice():

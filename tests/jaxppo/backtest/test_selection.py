@@ -55,6 +55,27 @@ def test_hourly_and_daily_trials_stand_side_by_side_by_the_year(tmp_path) -> Non
     assert alone["hurdle"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_trials_on_other_markets_change_nothing(tmp_path) -> None:
+    register, market = tmp_path / "trials.jsonl", {"fingerprint": "a", "symbols": ("AAPL", "IBM")}
+    tests = [record(register, seed, **market) for seed in range(3)]
+    scores = [record(register, seed, period="validation", **market) for seed in range(3)]
+    alone = selection.selection_figures(register, tests[0], scores[0])
+    assert (alone["out_of_sample"]["trials"], alone["validation"]["trials"]) == (3, 3)
+    for seed in range(10, 30):
+        for period in ("test", "validation"):
+            record(register, seed, period=period, fingerprint="b", symbols=("EURUSD",))
+    assert selection.selection_figures(register, tests[0], scores[0]) == alone, "over the same bars, another market"
+    record(register, 40, n=90, fingerprint="c", symbols=("IBM", "MSFT"), first="2020-03-01")
+    more = selection.selection_figures(register, tests[0], scores[0])
+    assert more["out_of_sample"]["trials"] == 4, "a symbol and dates are shared"
+    assert more["out_of_sample"]["dsr"] < alone["out_of_sample"]["dsr"]
+    assert more["validation"] == alone["validation"]
+    lone = record(register, 50, period="validation", fingerprint="d")
+    assert not {"pbo", "degradation", "probability_of_loss"} & set(
+        selection.selection_figures(register, lone, lone)["validation"]
+    ), "one trial tells nothing of overfitting"
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """Two runs of six iterations beside each other, evaluated on validation every other iteration."""
@@ -88,6 +109,9 @@ def test_every_evaluated_run_seed_and_checkpoint_is_there(workplace) -> None:
     assert (first["out_of_sample"]["trials"], first["validation"]["trials"]) == (1, 3)
     assert (second["out_of_sample"]["trials"], second["validation"]["trials"]) == (2, 5)
     assert first["out_of_sample"]["dsr"] == first["out_of_sample"]["psr"], "one evaluation: nothing to deflate"
+    symbols = set(found["symbols"])
+    assert len(symbols) == len(set(found["fingerprint"])) == 1
+    assert symbols.pop()
     assert 1 <= second["out_of_sample"]["effective_trials"] < 1.5, "the two are the same portfolio, nearly"
     report = (workplace / "seed-8" / "report.html").read_text()
     assert "Could it be luck?" in report

@@ -230,11 +230,12 @@ def test_attributions_add_up_to_the_decision(name):
     bars = random_bars(policy.context, length=1)
     seen = flat_account(2)
     attribute = jax.jit(inspect.integrated_gradients, static_argnames=("network", "decide", "n_nodes"))
-    found, change = attribute(policy, net, bars, seen, position, n_nodes=64)
+    means = jnp.nanmean(bars.features, axis=(0, 1, 2))
+    found, change = attribute(policy, net, bars, seen, position, means, n_nodes=64)
     assert found.shape == (2, policy.context, N_ASSETS, N_FEATURES)
     unknown = np.isnan(bars.features)
     assert (np.asarray(found)[unknown] == 0.0).all()
-    baseline = bars.replace(features=jnp.where(unknown, jnp.nan, 0.0))
+    baseline = bars.replace(features=jnp.where(unknown, jnp.nan, means))
     decide = jax.jit(lambda b: position(policy.distribution(net, policy.encode(net, b)[:, 0], seen)))
     decisions = [decide(b) for b in (bars, baseline)]
     np.testing.assert_allclose(change, decisions[0] - decisions[1], rtol=1e-5, atol=1e-6)
@@ -255,27 +256,39 @@ def test_attributions_of_a_linear_decision_are_its_terms():
         def distribution(self, params, prepared, seen):
             return prepared[:, 0] @ weight
 
-    found, change = inspect.integrated_gradients(Linear(), net, bars, flat_account(2), lambda x: x, n_nodes=3)
-    terms = np.nan_to_num(np.asarray(bars.features)) * weight
+    means = np.random.default_rng(2).normal(size=N_FEATURES).astype(np.float32)
+    found, change = inspect.integrated_gradients(Linear(), net, bars, flat_account(2), lambda x: x, means, n_nodes=3)
+    terms = np.nan_to_num((np.asarray(bars.features) - means) * weight)
     terms[:, :, 1:] = 0.0
     np.testing.assert_allclose(found, terms, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(change, terms.sum(axis=(1, 2, 3)), rtol=1e-4)
 
 
-def test_a_group_that_is_shut_out_has_no_importance():
+def test_a_group_that_is_shut_out_or_constant_has_no_importance():
     policy, net = built("fine")
     groups = group_slices(tiny.GROUPS)
     bars = random_bars(policy.context)
     seen = flat_account(2, LENGTH)
     importance = jax.jit(functools.partial(inspect.group_importance, groups=groups), static_argnums=0)
-    found = importance(policy, net, bars, seen)
+    means = jnp.nanmean(bars.features, axis=(0, 1, 2))
+    found = importance(policy, net, bars, seen, means=means)
     assert list(found) == list(tiny.GROUPS)
     assert min(found.values()) > 1e-4
     net = jax.tree.map(lambda x: x, net)
     net["encoder"]["embedding"]["gates"] = jnp.asarray([0.0, -200.0])
-    shut = importance(policy, net, bars, seen)
+    shut = importance(policy, net, bars, seen, means=means)
     assert shut["volume"] == 0.0
     assert shut["price"] > 1e-4
+
+    policy, net = built("fine")
+    still = (
+        jnp.where(jnp.isnan(bars.features), jnp.nan, 0.7)
+        .at[..., groups["volume"]]
+        .set(bars.features[..., groups["volume"]])
+    )
+    constant = importance(policy, net, bars.replace(features=still), seen, means=means.at[groups["price"]].set(0.7))
+    assert constant["price"] == 0.0
+    assert constant["volume"] > 1e-4
 
 
 def test_who_does_not_attend_is_named():

@@ -44,7 +44,7 @@ def test_the_section_of_the_report():
     assert "90 % bootstrap intervals" in page.visible
     dead = changed(levels=[at_setting(level=8.0, liquidated=True, sharpe=None)])
     assert row(page_of(example(capacity=dead)), "8 (liquidated)", 1) == ["- [-, -]"]
-    assert "Not computed" in page_of(example()).visible
+    assert "Costs and capacity" not in page_of(example()).visible
 
 
 def test_the_figures_draw_what_was_found():

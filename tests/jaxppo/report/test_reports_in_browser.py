@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from browser import WIDTHS, faults
 from monte_carlo_tables import made_up
-from report_pages import CAPACITY, example
+from report_pages import CAPACITY, earned, example
 
 from jaxppo.backtest.by_regime import Account, figures_by_regime
 from jaxppo.monte_carlo import summarise_paths
 from jaxppo.monte_carlo.report import write_paths_report
 from jaxppo.report import page as report
-from jaxppo.report.results import Inspection, MaskEffect
+from jaxppo.report.results import Inspection, MaskEffect, Selected
 from jaxppo.walk_forward.section import section
 
 REGIMES_SEEN = np.repeat([0, 2, 1, 3, -1, 0], [70, 60, 40, 12, 9, 60])
@@ -51,12 +51,21 @@ def split_by_regime() -> dict:
 
 
 def write_run(path: pathlib.Path, n_assets: int = 3) -> None:
-    """A run's report with every section there is."""
+    """A run's report with every section there is, of small positions in an account that hardly moves."""
+    plain, symbols = example(250, n_assets), tuple(f"SYM{i}" for i in range(n_assets))
     data = example(
         250,
         n_assets,
+        weights=plain.weights * 1e-3,
+        equity={name: 1e6 + (equity - 1e5) * 1e-5 for name, equity in plain.equity.items()},
+        performance=earned(250, symbols),
+        data_report={"bars": 250, "symbols": {symbol: {"bars": 250, "spread": "quoted"} for symbol in symbols}},
+        selected=Selected(iteration=4),
         warnings=("Fills use the close.",),
-        training=[{"iteration": i, **{f"metric_{k}": float(i * k) for k in range(7)}} for i in range(9)],
+        training=[
+            {"iteration": i, "validation_sharpe": 0.1 * i, "validation_sharpe_error": 0.5, "metric": float(i)}
+            for i in range(9)
+        ],
         inspection=inspection_of(n_assets),
         masks={"no_short": MaskEffect(0.1, 0.2, 0.01, {"bull": {"bound": 0.1}, "crisis": {"exposure_removed": 0.3}})},
         monitored={
@@ -139,7 +148,12 @@ BROKEN = {
     "an error in a script": (END, f"<script>undefined_function()</script>{END}", "undefined_function"),
     "something from a network": (END, f'<img src="https://example.invalid/a.png">{END}', "asks for https://"),
     "a page that is too wide": (END, f'<div style="width: 2000px">wide</div>{END}', "pixels too wide"),
-    "a figure without numbers": ('"y":{', '"y":[],"text":{', "training: nothing is drawn"),
+    "a figure without numbers": ('"y":{', '"y":[],"text":{', "training-0: nothing is drawn"),
+    "labels that repeat": (
+        '"tickformat":".12~s"',
+        '"tickvals":[1,2],"ticktext":["a","a"]',
+        "two ticks are labelled xtick a",
+    ),
     "no library": ("Plotly.newPlot", "Plotly.oldPlot", "is not a function"),
     "no figure": ('class="figure"', 'class="figures"', "has no figure"),
     "a figure that is wider than its place": (

@@ -87,7 +87,7 @@ def test_hand_computed_win_rate_and_drawdown() -> None:
     assert float(metrics.total_return(jnp.array([0.5, -1.5, 3.0]))) == -1.0, "ruin is final"
 
 
-ARRAYS = ("drawdown_path", "exposure", "information_ratio", "round_trips", "turnover")
+ARRAYS = ("drawdown_path", "exposure", "information_ratio", "round_trip_bars", "round_trips", "turnover")
 """What takes or returns something else than one array of returns and a number."""
 PUBLIC = [name for name in metrics.__all__ if name.islower() and name not in ARRAYS]
 
@@ -214,11 +214,16 @@ def test_positions_and_trades_by_hand() -> None:
     price = jnp.asarray([10.0, 10.0, 12.0, 9.0, 12.0, 10.0, 9.0, 7.0, 8.0])
     costs = jnp.where(quantity == 0, 0.0, 1.0)
     trips = metrics.round_trips(quantity[:, None], price[:, None], costs[:, None])
-    assert (int(trips.closed[0]), int(trips.won[0])) == (3, 2)
+    assert (int(trips.closed[0]), int(trips.won[0]), int(trips.open[0])) == (3, 2, 1)
     assert float(trips.profit[0]) == pytest.approx((20 - 4) + (10 - 0.5 - 1))
     assert float(trips.loss[0]) == pytest.approx(5 + 1 + 0.5)
     assert float(trips.win_rate()) == pytest.approx(2 / 3)
     assert float(trips.profit_factor()) == pytest.approx((16 + 8.5) / 6.5)
+    bars = metrics.round_trip_bars(quantity[:, None], price[:, None], costs[:, None])
+    assert list(np.flatnonzero(bars.ended[:, 0])) == [4, 6, 7]
+    np.testing.assert_allclose(bars.result[[4, 6, 7], 0], [16.0, -6.5, 8.5], rtol=1e-6)
+    np.testing.assert_array_equal(bars.held[:, 0], [4, 10, 5, 5, 0, 5, -5, 0, 3])
+    np.testing.assert_allclose(bars.cash[[1, 5, 8], 0], [-102.0, -51.0, -25.0], rtol=1e-6)
 
 
 def test_round_trips_equal_vectorbts_positions() -> None:
@@ -241,11 +246,14 @@ def test_round_trips_equal_vectorbts_positions() -> None:
         for asset in range(n_assets):
             own = closed[closed["Column"] == asset]["PnL"].to_numpy()
             assert int(trips.closed[asset]) == len(own) > 10
+            of_asset = positions[positions["Column"] == asset]
+            assert int(trips.open[asset]) == (of_asset["Status"] == "Open").sum()
             assert int(trips.won[asset]) == int((own > 0).sum())
             assert float(trips.profit[asset]) == pytest.approx(own[own > 0].sum(), rel=1e-10)
             assert float(trips.loss[asset]) == pytest.approx(-own[own < 0].sum(), rel=1e-10)
         weights = portfolio.asset_value() / portfolio.value()
         gross = metrics.exposure(jnp.asarray(weights.to_numpy()[:, :, None]), axis=0)
+    assert int(trips.open.sum()) > 0
     np.testing.assert_allclose(gross, weights.abs().mean(), rtol=1e-12)
 
 

@@ -1,6 +1,7 @@
 """The register of trials: what a run records, once each, whatever is repeated, interrupted or done at once."""
 
 import concurrent.futures
+import json
 import math
 import pathlib
 import re
@@ -135,3 +136,42 @@ def test_registers_from_before_a_field_was_renamed_are_read_and_continued(tmp_pa
     whole = [*known, record(register, 3)]
     assert trials.read(register) == whole
     assert trials.load_returns(register, whole).shape == (100, 3)
+
+
+APPLE = {"fingerprint": "a", "symbols": ("AAPL", "IBM"), "first": "2020-01-01", "last": "2020-09-01"}
+LATER = {"first": "2020-09-02", "last": "2020-12-31"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"symbols": ("AAPL",), "fingerprint": "b"}, True),
+        ({"symbols": ("MSFT",), "fingerprint": "b"}, False),
+        ({"symbols": (), "fingerprint": "b"}, False),
+        ({"fingerprint": "b", **LATER}, False),
+        ({"fingerprint": "b", "first": "2020-09-01T00:00:00", "last": "2021-01-01"}, True),
+        (LATER, True),
+        ({"fingerprint": "b", "first": 0, "last": 90}, False),
+        ({"first": 0, "last": 90}, True),
+        ({"fingerprint": None, "symbols": ()}, True),
+        ({"fingerprint": None, "symbols": (), **LATER}, False),
+        ({"fingerprint": None, "symbols": (), "first": 0, "last": 90}, True),
+    ],
+)
+def test_the_same_market_is_the_same_prices_or_shared_symbols_at_shared_dates(tmp_path, changes, same) -> None:
+    one = record(tmp_path / "trials.jsonl", 1, **APPLE)
+    other = record(tmp_path / "trials.jsonl", 2, **{**APPLE, **changes})
+    assert trials.same_market(one, other) == trials.same_market(other, one) == same
+    assert trials.read(tmp_path / "trials.jsonl") == [one, other]
+
+
+def test_lines_from_before_markets_were_recorded_are_read_and_continued(tmp_path) -> None:
+    register = tmp_path / "trials.jsonl"
+    known = record(register, 1)
+    fields = json.loads(register.read_text())
+    del fields["fingerprint"], fields["symbols"]
+    register.write_text(json.dumps(fields) + "\n")
+    assert trials.read(register) == [known]
+    assert record(register, 1, **APPLE) == known, "the same evaluation, whose market is known by now"
+    assert len(trials.read(register)) == 1

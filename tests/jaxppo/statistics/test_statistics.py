@@ -4,6 +4,7 @@ import json
 import math
 
 import arch.bootstrap
+import empyrical
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,6 +202,7 @@ def test_wrong_arguments_are_named() -> None:
 
 
 SUMMARY_KEYS = ["sharpe", "sharpe_ci", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "total_return"]
+SUMMARY_KEYS += ["annual_return", "volatility"]
 
 
 def test_summary_of_ordinary_returns() -> None:
@@ -213,6 +215,9 @@ def test_summary_of_ordinary_returns() -> None:
     # The standard error of an annual Sharpe ratio is about sqrt(periods / n).
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(252 / 300), rel=0.25)
     assert summary["total_return"] == pytest.approx(np.prod(1 + returns) - 1, rel=1e-5)
+    assert summary["annual_return"] == pytest.approx(empyrical.cagr(returns, annualization=252), rel=1e-5)
+    assert summary["volatility"] == pytest.approx(empyrical.annual_volatility(returns, annualization=252), rel=1e-5)
+    assert summary["calmar"] == pytest.approx(summary["annual_return"] / summary["max_drawdown"], rel=1e-5)
     assert 0 < summary["cvar_95"] < 0.1
     assert summary["n_bars"] == 300
     hourly = statistics.summarise(returns, periods=252 * 7, key=jax.random.key(0), n_resamples=300)
@@ -222,9 +227,12 @@ def test_summary_of_ordinary_returns() -> None:
 def test_summary_of_degenerate_returns_is_still_json() -> None:
     flat = statistics.summarise(np.zeros(40), periods=252, key=jax.random.key(0), n_resamples=20)
     undefined = {"sharpe": None, "sharpe_ci": [None, None], "sortino": None, "calmar": None, "win_rate": None}
-    assert flat == undefined | {"max_drawdown": 0.0, "cvar_95": 0.0, "total_return": 0.0, "n_bars": 40}
+    assert flat == undefined | {"max_drawdown": 0.0, "cvar_95": 0.0, "total_return": 0.0, "n_bars": 40} | dict.fromkeys(
+        ("annual_return", "volatility"), 0.0
+    )
     one = statistics.summarise(np.array([-0.01]), periods=252, key=jax.random.key(0), n_resamples=20)
     assert one["sharpe_ci"] == [None, None]
+    assert one["volatility"] is None
     assert [one["max_drawdown"], one["cvar_95"]] == pytest.approx([0.01, 0.01])
     rising = statistics.summarise(np.full(10, 0.01), periods=252, key=jax.random.key(0), n_resamples=20)
     json.dumps([flat, one, rising], allow_nan=False)
