@@ -26,7 +26,7 @@ from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.lock import owned
-from jaxppo.run.memory import check_fits, estimated_memory, memory_needed
+from jaxppo.run.memory import check_fits, estimated_memory, memory_needed, size_of
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.setup import TRADING, as_started, step_budget
 from jaxppo.training.evaluator import backtest_evaluator
@@ -145,23 +145,13 @@ def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: f
 def _newest(experiment: Experiment, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
     """Learner and state of the newest checkpoint, or the first ones."""
     learner, done = _learner(experiment, 0), Done()
-    _check_memory(experiment, learner)
+    shapes = jax.eval_shape(learner.fresh, experiment.net, experiment.config.seed, experiment.params)
+    check_fits(size_of((shapes, experiment.params)), "the state of training", SMALLER, experiment.devices)
     state = learner.init(experiment.net, experiment.config.seed, experiment.params)
     if last is not None and last.latest is not None:
         arrays, host = last.restore_newest(state)
         state, done = learner.place(arrays), Done.restored(host)
     return _learner(experiment, done.halvings) if done.halvings else learner, state, done
-
-
-def _check_memory(experiment: Experiment, learner: Learner) -> None:
-    """Refuses an iteration that cannot fit the devices, before anything of its size is made.
-
-    Raises:
-      ConfigError: with the estimate.
-    """
-    state = jax.eval_shape(learner.fresh, experiment.net, experiment.config.seed, experiment.params)
-    traced = cast(Any, learner.iterate).trace(state, experiment.params, jnp.float32(0.0))
-    check_fits(estimated_memory(traced.jaxpr.jaxpr), "an iteration", SMALLER, experiment.devices)
 
 
 def _learner(experiment: Experiment, halvings: int) -> Learner:
@@ -319,7 +309,9 @@ def _compile(run: Run, state: TrainState, params: Any, done: Done) -> Any:
     if run.finished(done):
         return run.learner.iterate
     started, iterate = time.monotonic(), cast(Any, run.learner.iterate)
-    compiled = iterate.lower(state, params, jnp.float32(0.0)).compile()
+    traced = iterate.trace(state, params, jnp.float32(0.0))
+    check_fits(estimated_memory(traced.jaxpr.jaxpr), "an iteration", SMALLER, run.experiment.devices)
+    compiled = traced.lower().compile()
     check_fits(memory_needed(compiled), "an iteration", SMALLER, run.experiment.devices)
     done.compile_seconds += time.monotonic() - started
     return compiled

@@ -326,8 +326,11 @@ def test_the_bar_names_its_phase_and_a_short_run_is_called_hardly_trained(config
 def test_what_cannot_fit_the_device_is_refused_before_compiling(config, tmp_path, monkeypatch):
     setup = build(config, load_data(config))
     network = 4 * memory.size_of(make_actor_critic(setup.encoder, setup.action, jax.random.key(0))[1])
-    monkeypatch.setattr(memory, "memory_of", lambda devices: 1.1 * network)
-    monkeypatch.setattr(trainer, "_compile", None)
+    monkeypatch.setattr(memory, "memory_of", lambda devices: 1.5 * network)
+    monkeypatch.setattr(trainer, "memory_needed", None)
+    with pytest.raises(ConfigError, match=r"the state of training needs about .* smaller: ppo.micro_batch"):
+        jaxppo.train(config, output=tmp_path / "run", progress=False)
+    monkeypatch.setattr(trainer, "size_of", lambda tree: 0)
     with pytest.raises(ConfigError, match=r"an iteration needs about .* GiB, and cpu has 0.0; smaller: ppo.micro_b"):
         jaxppo.train(config, output=tmp_path / "run", progress=False)
     monkeypatch.setattr(memory, "memory_of", lambda devices: 1e3)
