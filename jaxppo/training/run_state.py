@@ -78,6 +78,7 @@ class Run:
       last: checkpoints of the whole state.
       best: parameters that were best on validation.
       started: clock at the start of the run, as if it had never been interrupted, seconds.
+      traced: program of the iteration, to be compiled; None where nothing is left to train.
     """
 
     experiment: Experiment
@@ -86,6 +87,7 @@ class Run:
     last: Checkpoints
     best: Checkpoints
     started: float
+    traced: Any = None
 
     @property
     def elapsed(self) -> float:

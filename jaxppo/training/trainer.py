@@ -138,8 +138,23 @@ def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: f
         done.stopped = None
     # What was saved as best after the last checkpoint belongs to iterations that are done again.
     best.discard_after(done.best_iteration)
+    run = _with_program(Run(experiment, learner, folder, last, best, began - done.elapsed), state, done)
     run_folder.write_config(folder, experiment.config)
-    return Run(experiment, learner, folder, last, best, began - done.elapsed), state, done
+    return run, state, done
+
+
+def _with_program(run: Run, state: TrainState, done: Done) -> Run:
+    """The run with the program of its iteration, which is not compiled yet, unless nothing is left to train.
+
+    Raises:
+      ConfigError: it cannot fit the devices, with the estimate.
+    """
+    if run.finished(done):
+        return run
+    params = run.learner.replicate(run.experiment.params)
+    traced = cast(Any, run.learner.iterate).trace(state, params, jnp.float32(0.0))
+    check_fits(estimated_memory(traced.jaxpr.jaxpr), "an iteration", SMALLER, run.experiment.devices)
+    return dataclasses.replace(run, traced=traced)
 
 
 def _newest(experiment: Experiment, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
@@ -171,7 +186,8 @@ def _go_back(run: Run, done: Done, lost: LostIteration) -> tuple[Run, TrainState
     if lost.by_environment or halvings > MOST_HALVINGS:
         raise divergence(f"iteration {lost.iteration}", lost, rate, done.halvings)
     _, state, before = _newest(run.experiment, run.last)
-    run = dataclasses.replace(run, learner=_learner(run.experiment, halvings))
+    learner = _learner(run.experiment, halvings)
+    run = _with_program(dataclasses.replace(run, learner=learner), state, dataclasses.replace(before, stopped=None))
     run.best.discard_after(before.best_iteration)
     print(
         f"iteration {lost.iteration} is lost, {lost.figure}: back to iteration {before.iteration} with a learning rate "
@@ -261,7 +277,7 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
     bar.announce("compiling")
-    iterate = _compile(run, state, params, done)
+    iterate = _compile(run, done)
     shown: dict[str, str] = {}
     infeasible: set[str] = set()
     bar.announce("training")
@@ -304,14 +320,12 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
     return state, done
 
 
-def _compile(run: Run, state: TrainState, params: Any, done: Done) -> Any:
+def _compile(run: Run, done: Done) -> Any:
     """Compiles the iteration ahead of time, so that its cost is known, unless there is nothing left to train."""
-    if run.finished(done):
+    if run.traced is None:
         return run.learner.iterate
-    started, iterate = time.monotonic(), cast(Any, run.learner.iterate)
-    traced = iterate.trace(state, params, jnp.float32(0.0))
-    check_fits(estimated_memory(traced.jaxpr.jaxpr), "an iteration", SMALLER, run.experiment.devices)
-    compiled = traced.lower().compile()
+    started = time.monotonic()
+    compiled = run.traced.lower().compile()
     check_fits(memory_needed(compiled), "an iteration", SMALLER, run.experiment.devices)
     done.compile_seconds += time.monotonic() - started
     return compiled
