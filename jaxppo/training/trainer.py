@@ -25,6 +25,7 @@ from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, load_data
 from jaxppo.run.devices import select_devices
+from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.setup import TRADING, as_started, step_budget
@@ -32,7 +33,7 @@ from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
-from jaxppo.training.loggers import MetricsLog, Progress
+from jaxppo.training.loggers import MetricsLog, Progress, check_metrics
 from jaxppo.training.monitor import divergence, not_finite, still_stops, stop_in, stop_message
 
 
@@ -98,11 +99,13 @@ class _Done:
             times = (done.seconds, done.compile_seconds, done.elapsed)
             sound = all(type(count) is int and count >= 0 for count in counts) and done.iteration > 0
             sound &= all(isinstance(time, (int, float)) and 0 <= time < math.inf for time in times)
+            sound &= done.best_iteration <= done.iteration
+            sound &= done.best_score is None or math.isfinite(done.best_score)
             sound &= done.stopped is None or {"limit", "allowed", "level", "iteration"} <= done.stopped.keys()
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"the state of the last checkpoint is damaged, or of a newer version: {error}") from None
         if not sound:
-            raise ConfigError(f"the state of the last checkpoint is damaged: {host}")
+            raise ConfigError(f"the state of the last checkpoint is damaged: {str(host)[:200]}")
         return done
 
 
@@ -195,7 +198,7 @@ def train(
             experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
         else:
             market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)
-        if resumed is not None:
+        if resumed is not None and not run_folder.just_begun(resumed):
             run_folder.check_same_data(resumed, experiment.data)
         folder = run_folder.make_folder(output, name) if resumed is None else resumed
         with owned(folder, empty=resumed is None):
@@ -215,7 +218,11 @@ def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: f
     run_folder.read_metrics(folder)
     if resumed and last.latest is not None:
         arrays, host = last.restore_newest(state)
+        digest = host.pop("metrics", None)
         state, done = learner.place(arrays), _Done.restored(host)
+        check_metrics(folder, done.iteration, digest)
+        if best.holds(done.best_iteration):
+            best.restore({"params": experiment.net}, done.best_iteration)
         if done.stopped and not still_stops(experiment.monitor, done.stopped):
             done.stopped = None
     # What was saved as best after the last checkpoint belongs to iterations that are done again.
@@ -228,12 +235,13 @@ def _train(run: _Run, state: TrainState, done: _Done, market: MarketData | None,
     """Runs the loop, then evaluates once on what was never trained or selected on."""
     experiment, folder = run.experiment, run.folder
     metadata = run_folder.provenance(experiment.config, experiment.data, experiment.devices)
-    run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
+    run_folder.write_metadata(folder, {**metadata, "wall_seconds": done.elapsed}, finished=False)
     if progress and market is not None and market.info.report:
         print(format_report(market.info.report), file=sys.stderr)
     with stop_requested() as stop:
         state, done = _loop(run, state, done, stop, progress)
-    run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
+    metadata["wall_seconds"] = done.elapsed
+    run_folder.write_metadata(folder, metadata, finished=False)
     if stop:
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
         return TrainResult(folder, state.params, state.params, None, "", stop[0])
@@ -241,6 +249,7 @@ def _train(run: _Run, state: TrainState, done: _Done, market: MarketData | None,
         print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
     summary = _finish(run, net, done)
+    run_folder.write_metadata(folder, metadata, finished=True)
     limits = describe_constraints(summary.get("constraints", {}))
     text = "\n".join(part for part in (experiment.evaluator.describe(summary), limits) if part)
     return TrainResult(folder, net, state.params, summary, text)
@@ -266,7 +275,7 @@ def _finish(run: _Run, net: Params, done: _Done) -> dict[str, Any]:
     limits = constraint_summary(experiment.config, rows)
     summary |= {"constraints": limits} if limits else {}
     summary |= evaluator.finish(net, summary, rows, run.folder)
-    run_folder.write_json(run.folder / "summary.json", summary)
+    write_json(run.folder / "summary.json", summary)
     return summary
 
 
@@ -301,17 +310,22 @@ def _loop(run: _Run, state: TrainState, done: _Done, stop: list[int], show: bool
             log.write({"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row})
             _check_finite(run, done, row)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
-                run.last.save(done.iteration, state, dataclasses.asdict(done))
+                run.last.save(done.iteration, state, _host(done, log))
             _report_infeasible(row, infeasible)
             shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
             bar.update(env_steps, done.elapsed, **{name: text for name, text in shown.items() if text})
         if done.iteration and run.last.latest != done.iteration:
-            run.last.save(done.iteration, state, dataclasses.asdict(done))
+            run.last.save(done.iteration, state, _host(done, log))
     finally:
         bar.close()
         log.close()
     done.elapsed = run.elapsed
     return state, done
+
+
+def _host(done: _Done, log: MetricsLog) -> dict[str, Any]:
+    """What a checkpoint keeps beside the arrays; the rows of the log up to it are on the disk before it is."""
+    return {**dataclasses.asdict(done), "metrics": log.sync()}
 
 
 def _compile(run: _Run, state: TrainState, params: Any, done: _Done) -> Any:

@@ -27,6 +27,7 @@ from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, load_data, recorded_path
 from jaxppo.run.devices import select_devices
+from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.setup import Setup
@@ -135,8 +136,8 @@ def walk_forward(
         job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
         if resumed is None:
             data = {**run_folder.data_report(market), "path": recorded_path(config)}
-            metadata = run_folder.provenance(config, data, devices)
-            run_folder.write_json(folder / "metadata.json", {"kind": run_folder.WALK_FORWARD, **metadata})
+            metadata = {"kind": run_folder.WALK_FORWARD, **run_folder.provenance(config, data, devices)}
+            run_folder.write_metadata(folder, metadata, finished=False)
             run_folder.write_config(folder, job.setup.config)
         return _train_and_test(job, programs, plan, progress)
 
@@ -232,9 +233,10 @@ def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], con
     folds.to_csv(folder / "folds.csv", index=False)
     returns.to_parquet(folder / "returns.parquet", index=False)
     rows = [{"fold": agent.fold, "seed": agent.seed, **row} for agent in tested.agents for row in agent.rows]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run_folder.write_json(folder / "summary.json", summary)
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_json(folder / "summary.json", summary)
     _write_report(job, tested, result, summary, folds, _averaged(rows))
+    run_folder.write_metadata(folder, run_folder.read_metadata(folder), finished=True)
     return WalkForward(folder, plan, folds, returns, summary, _text(summary))
 
 

@@ -95,7 +95,7 @@ def test_drawdowns_one_by_one(run, summary):
 
 def test_the_number_of_devices_does_not_matter(run, summary, tmp_path):
     """A run of 64 devices can be evaluated on a laptop."""
-    text = (run / "config.yaml").read_text()
+    text = (run / "config.yaml").read_text().rpartition("# sha256: ")[0]
     assert load_config(run / "config.yaml").training.devices == 1
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
