@@ -68,6 +68,9 @@ _SCALARS = (
     ),
 )
 _Loader.yaml_implicit_resolvers = {}
+_TAGS = (*(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")), None)
+"""Of values that a configuration has; other tags, such as !!timestamp, are refused."""
+_Loader.yaml_constructors = {tag: _Loader.yaml_constructors[tag] for tag in _TAGS}
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -47,7 +49,8 @@ class Checkpoints:
                 raise ConfigError(f"{path}: is a file; a folder of checkpoints is expected")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=False)
         self._folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with _quietly():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -130,7 +133,8 @@ class Checkpoints:
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(step, args=items)
+            with _quietly():
+                restored = self._manager.restore(step, args=items)
         except Exception as error:  # whatever a decoder makes of bytes that anybody may have written
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise ConfigError(f"{place}: damaged, or saved by a run of another shape: {first}") from None
@@ -150,6 +154,18 @@ class Checkpoints:
     def close(self) -> None:
         """Releases the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Silences the log of Orbax: a checkpoint that is damaged is named in one line."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _refuse_link(path: pathlib.Path) -> None:

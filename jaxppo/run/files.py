@@ -99,7 +99,8 @@ def read_sealed(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any
     lacking = next((key for key in needed if key not in content), None)
     if lacking is not None:
         raise ConfigError(f"{path} has no {lacking}: it is damaged, or of another version")
-    if version is not None and seal != digest_of({**content, VERSION: version}):
+    versioned = content if version is None else {**content, VERSION: version}
+    if (version is not None or seal is not None) and seal != digest_of(versioned):
         raise ConfigError(f"{path}: damaged; it was changed after it was written")
     return content
 
