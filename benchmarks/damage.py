@@ -269,6 +269,7 @@ def forked(arguments: tuple[str, ...], log: pathlib.Path, kill: tuple[int, float
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+TURNS = ("run", "paths", "walk", "paths", "run")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -284,7 +285,7 @@ def _killed(name: str, number: int, delay: float, place: pathlib.Path) -> Outcom
         return Outcome("too late", "", time.monotonic() - began)
     code = forked(JOBS[name][1], log)
     said = log.read_text(encoding="utf-8", errors="replace")
-    if code == 2 and "not a run folder" in said:  # it was killed before there was one
+    if code == 2 and ("not a run folder" in said or "no such config file" in said):  # killed before there was one
         code = forked(JOBS[name][0], log)
         said = log.read_text(encoding="utf-8", errors="replace")
     if code == 2 and said.count("error: ") == 1:
@@ -310,7 +311,7 @@ def kills(number: int, seed: int, place: pathlib.Path) -> dict[str, Any]:
     counted: collections.Counter[str] = collections.Counter()
     faults: dict[str, str] = {}
     for turn in range(number):
-        name, signal_number = list(JOBS)[turn % len(JOBS)], SIGNALS[turn // len(JOBS) % len(SIGNALS)]
+        name, signal_number = TURNS[turn % len(TURNS)], SIGNALS[turn // len(TURNS) % len(SIGNALS)]
         delay = float(np.random.default_rng(seed + turn).uniform(0.02, 0.95)) * lengths[name]
         shutil.rmtree(place / name, ignore_errors=True)
         found = _killed(name, signal_number, delay, place)
