@@ -15,8 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxppo.errors import ConfigError
-from jaxppo.run.files import digest_of
+from jaxppo.run.files import digest_of, read_sealed, write_sealed
 
+FILES = "files.json"
+"""SHA-256 of every file of a checkpoint: bytes that were changed are not given to a decoder."""
 METADATA = "_CHECKPOINT_METADATA"
 """File that every checkpoint of Orbax has."""
 
@@ -82,6 +84,7 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(kept))
         self._manager.save(step, args=items, force=True)
         self._manager.wait_until_finished()
+        write_sealed(place / FILES, _sums(place))
 
     def discard_after(self, step: int) -> None:
         """Deletes checkpoints after `step`: what an interrupted run did, its continuation does again."""
@@ -128,8 +131,7 @@ class Checkpoints:
         if step is None or step not in known:
             raise ConfigError(f"{self._folder}: no checkpoint found{'' if step is None else f' with number {step}'}")
         place = self._folder / str(step)
-        for path in _inside(place):
-            _refuse_link(path)
+        _check_files(place)
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
@@ -154,6 +156,31 @@ class Checkpoints:
     def close(self) -> None:
         """Releases the folder."""
         self._manager.close()
+
+
+def _sums(place: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint, by its path within."""
+    files = sorted(path for path in _inside(place) if path.is_file() and path != place / FILES)
+    return {path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _check_files(place: pathlib.Path) -> None:
+    """Refuses a checkpoint with links in it, or with files that are not those that were saved.
+
+    One of an earlier version has no list of its files, nor has one that was killed before it was written: their arrays
+    are compared after they were read.
+
+    Raises:
+      ConfigError: names the first file that differs.
+    """
+    for path in _inside(place):
+        _refuse_link(path)
+    if not (place / FILES).exists():
+        return
+    saved, found = read_sealed(place / FILES), _sums(place)
+    different = next((name for name in sorted({*saved, *found}) if saved.get(name) != found.get(name)), None)
+    if different is not None:
+        raise ConfigError(f"{place}: damaged: {different} is not what was saved")
 
 
 @contextlib.contextmanager

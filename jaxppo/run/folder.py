@@ -47,7 +47,7 @@ def check_output(output: str | pathlib.Path | None) -> None:
         raise ConfigError("--output is empty; give a folder such as runs/first")
     folder = pathlib.Path(output)
     try:
-        if folder.is_dir() and any(entry.name != lock.NAME for entry in folder.iterdir()):
+        if folder.is_dir() and not lock.is_unused(folder):
             raise ConfigError(
                 f"--output {folder} is not empty; give another folder, or --resume to continue a run in it"
             )
@@ -104,7 +104,7 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
     if not there:
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
-    found = read_metadata(folder).get("kind", RUN)
+    found = read_metadata(folder).get("kind", kind if just_begun(folder) else RUN)
     if found not in (RUN, WALK_FORWARD):
         raise ConfigError(f"{folder / METADATA}: damaged; its kind is {str(found)[:100]!r}: {RUN} or {WALK_FORWARD}")
     if found != kind:

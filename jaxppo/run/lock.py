@@ -38,7 +38,7 @@ def owned(folder: pathlib.Path, *, empty: bool = False) -> Iterator[None]:
     _acquire(path)
     _held.add(path)
     try:
-        if empty and any(entry.name != NAME for entry in folder.iterdir()):
+        if empty and not is_unused(folder):
             raise ConfigError(f"--output {folder} is not empty: another process has written into it; give another one")
         _refuse_links(folder)
         yield
@@ -46,6 +46,15 @@ def owned(folder: pathlib.Path, *, empty: bool = False) -> Iterator[None]:
         _held.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def is_unused(folder: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but what a command leaves that is killed before its first file is whole.
+
+    Args:
+      folder: that is there.
+    """
+    return all(entry.name == NAME or entry.name.endswith(".part") for entry in folder.iterdir())
 
 
 def release() -> None:

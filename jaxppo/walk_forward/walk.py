@@ -110,18 +110,18 @@ def walk_forward(
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
     check(config)
-    resumed = None
+    resumed, begun = None, False
     if not resume:
         run_folder.check_output(output)
     elif output is None:
         raise ConfigError("--resume needs --output: the folder of the walk-forward to continue")
     else:
         resumed, saved = run_folder.open_folder(output, run_folder.WALK_FORWARD)
-        config = restarted(config, saved)
+        config, begun = restarted(config, saved), not run_folder.just_begun(resumed)
     devices = select_devices(config)
     with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
         market = load_data(config, resumed) if market is None else check_market(market)
-        if resumed is not None:
+        if resumed is not None and begun:
             run_folder.check_same_data(resumed, run_folder.data_report(market))
         plan, setup, params = prepare(config, market)
         if progress and not resume and market.info.report:
@@ -134,11 +134,11 @@ def walk_forward(
             print(f"{_scheme(setup.config, plan)} {len(job.agents)} agents are compiled", file=sys.stderr)
         programs = compile_job(job, devices, config.walk_forward.batch_size, exactly=resume)
         job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
-        if resumed is None:
+        if not begun:
             data = {**run_folder.data_report(market), "path": recorded_path(config)}
             metadata = {"kind": run_folder.WALK_FORWARD, **run_folder.provenance(config, data, devices)}
-            run_folder.write_metadata(folder, metadata, finished=False)
             run_folder.write_config(folder, job.setup.config)
+            run_folder.write_metadata(folder, metadata, finished=False)
         return _train_and_test(job, programs, plan, progress)
 
 

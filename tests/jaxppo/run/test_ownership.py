@@ -73,6 +73,20 @@ def test_a_new_run_finds_its_folder_empty(tmp_path):
         pass
 
 
+def test_what_a_killed_start_leaves_is_not_in_the_way(tmp_path):
+    for name in (NAME, "config.yaml.part"):
+        (tmp_path / name).write_text("")
+    run_folder.check_output(tmp_path)
+    (tmp_path / NAME).unlink()
+    with owned(tmp_path, empty=True):
+        run_folder.write_config(tmp_path, load_config())
+    for kind in (run_folder.RUN, run_folder.WALK_FORWARD):  # killed before it said what it is
+        assert run_folder.open_folder(tmp_path, kind)[1] == load_config()
+    run_folder.write_metadata(tmp_path, {}, finished=False)
+    with pytest.raises(ConfigError, match="the folder of a run"):
+        run_folder.open_folder(tmp_path, run_folder.WALK_FORWARD)
+
+
 def test_the_configuration_is_written_in_one_move_and_left_alone_where_it_is_the_same(tmp_path, monkeypatch):
     config = load_config()
     run_folder.write_config(tmp_path, config)
@@ -102,12 +116,15 @@ def flip(path, generator):
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_of_the_arrays_is_found(tmp_path):
-    """Every flip is refused, or changes nothing."""
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_flipped_bit_of_the_arrays_is_found(tmp_path, listed):
+    """Every flip is refused, or changes nothing; also in a checkpoint that was killed before its files were listed."""
     generator, refused = np.random.default_rng(0), 0
     checkpoints = saved(tmp_path / "last", 1)
+    if not listed:
+        (tmp_path / "last" / "1" / "files.json").unlink()
     files = [path for path in (tmp_path / "last" / "1" / "state").rglob("*") if path.is_file() and path.stat().st_size]
-    for _ in range(100):
+    for _ in range(50):
         path = files[generator.integers(len(files))]
         whole = path.read_bytes()
         flip(path, generator)
@@ -119,7 +136,7 @@ def test_a_flipped_bit_of_the_arrays_is_found(tmp_path):
         except ConfigError:
             refused += 1
         path.write_bytes(whole)
-    assert refused > 20
+    assert refused > 10 if not listed else refused == 50
 
 
 def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_is_named(tmp_path, capsys):
@@ -264,6 +281,9 @@ def test_a_checkpoint_of_another_number_or_with_another_dict_is_damaged(tmp_path
     (tmp_path / "last" / "2").rename(tmp_path / "last" / "1")
     path = tmp_path / "last" / "1" / "host" / "metadata"
     path.write_text(path.read_text().replace('"iteration": 1', '"iteration": 7'))
+    with pytest.raises(ConfigError, match="last/1: damaged: host/metadata is not what was saved"):
+        checkpoints.restore(STATE)
+    (tmp_path / "last" / "1" / "files.json").unlink()
     with pytest.raises(ConfigError, match="last/1: damaged: it does not hold what was saved"):
         checkpoints.restore(STATE)
 
