@@ -217,7 +217,9 @@ class _Book(NamedTuple):
                 sized, rows_before, account, jnp.where(hold, held, weights), hold
             )
             hold = hold & (weights == held)
-        allocation = self.rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.liquidated)
+        allocation = self.rule.update(
+            state.allocation, paper_accounts.portfolio.equity, paper_accounts.liquidated
+        )
         bar = BarRow(now.number, (), now.tradable, policy=now.strategies)
         paper_accounts, targets = place(self.strategies, paper_accounts, self.env, bar, (weights, hold), now.costs)
         target, states = matmul(allocation.allocation, targets), []
