@@ -8,7 +8,7 @@ import pytest
 from benchmarks import fuzz
 from benchmarks.mutations import Outcome, Reached, outcome_of, prices
 
-CONFIGURATIONS, PRICES = 40, 40
+CONFIGURATIONS, PRICES = 25, 25
 
 
 @pytest.fixture

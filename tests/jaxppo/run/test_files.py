@@ -27,14 +27,14 @@ def test_what_is_written_is_read(path):
 
 def test_every_flipped_bit_is_found_or_changes_nothing(path):
     whole, refused = path.read_bytes(), 0
-    for seed in range(300):
+    for seed in range(150):
         flip_bit(np.random.default_rng(seed), path.parent)
         try:
             assert read_sealed(path) == CONTENT
         except ConfigError:
             refused += 1
         path.write_bytes(whole)
-    assert refused > 200
+    assert refused > 100
 
 
 def test_a_newer_version_says_so(path):
