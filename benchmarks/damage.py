@@ -240,13 +240,13 @@ def damages(number: int, seed: int, place: pathlib.Path) -> dict[str, Any]:
 # Kills: in processes of their own.
 
 
-def forked(arguments: tuple[str, ...], log: pathlib.Path, kill: tuple[int, float] | None = None) -> int:
-    """Exit code of a script in a forked process, negative where a signal has ended it; its stderr goes into a file.
+def forked(arguments: tuple[str, ...], log: pathlib.Path, kill: tuple[int, float] | None = None) -> tuple[int, float]:
+    """Exit code of a script in a forked process, negative where a signal ended it, and its seconds of the processor.
 
     Args:
       arguments: name of the script and its arguments.
-      log: of its stderr.
-      kill: signal, and the seconds after which it is sent.
+      log: for its stderr.
+      kill: signal, and the seconds of the processor after which it is sent: other load does not move the moment.
     """
     assert not xla_bridge._backends, "a process that has started JAX's backend cannot be forked"
     child = os.fork()
@@ -262,31 +262,39 @@ def forked(arguments: tuple[str, ...], log: pathlib.Path, kill: tuple[int, float
         except BaseException:
             traceback.print_exc()
         os._exit(code)
-    if kill is not None:
-        time.sleep(kill[1])
-        with contextlib.suppress(ProcessLookupError):
+    while kill is not None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if _processor_seconds(child) >= kill[1]:
             os.kill(child, kill[0])
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            break
+        time.sleep(0.01)
+    _, status, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
-TURNS = ("run", "paths", "walk", "paths", "run")
+def _processor_seconds(process: int) -> float:
+    """Seconds of the processor that a process has used."""
+    fields = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+TURNS = ("run", "paths", "walk", "paths", "run", "paths")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def _killed(name: str, number: int, delay: float, place: pathlib.Path) -> Outcome:
     """Starts a command, kills it, and goes on with it until it is done."""
     began, log = time.monotonic(), place / "stderr"
-    code = forked(JOBS[name][0], log, (number, delay))
+    code, _ = forked(JOBS[name][0], log, (number, delay))
     said = log.read_text(encoding="utf-8", errors="replace")
     expected = (-signal.SIGKILL,) if number == signal.SIGKILL else (128 + number,)
     if code not in (0, *expected) or "Traceback" in said:
         return Outcome("fault", f"exit code {code}: {said[-300:]}", time.monotonic() - began)
     if code == 0:
         return Outcome("too late", "", time.monotonic() - began)
-    code = forked(JOBS[name][1], log)
+    code, _ = forked(JOBS[name][1], log)
     said = log.read_text(encoding="utf-8", errors="replace")
     if code == 2 and ("not a run folder" in said or "no such config file" in said):  # killed before there was one
-        code = forked(JOBS[name][0], log)
+        code, _ = forked(JOBS[name][0], log)
         said = log.read_text(encoding="utf-8", errors="replace")
     if code == 2 and said.count("error: ") == 1:
         return Outcome("refused", said[said.index("error: ") :].strip(), time.monotonic() - began)
@@ -302,9 +310,8 @@ def kills(number: int, seed: int, place: pathlib.Path) -> dict[str, Any]:
     for name, (start, _) in JOBS.items():
         for _ in range(2):  # the second time is the one with compiled programs
             shutil.rmtree(place / name, ignore_errors=True)
-            began = time.monotonic()
-            assert forked(start, place / "stderr") == 0, (place / "stderr").read_text(encoding="utf-8")[-500:]
-            lengths[name] = time.monotonic() - began
+            code, lengths[name] = forked(start, place / "stderr")
+            assert code == 0, (place / "stderr").read_text(encoding="utf-8")[-500:]
         whole[name] = results_of(place / name)
         if name == "run":
             shutil.copytree(place / "run", place / "source")
