@@ -405,7 +405,7 @@ ARGUMENTS = {
     "a path through a file": (["--config", "tiny.yaml/x"], ["tiny.yaml/x", "cannot be read: Not a directory"]),
     "a name that is too long": (["--config", "x" * 300], ["cannot be read: File name too long"]),
     "unknown option": (["--verbose", "1"], ["unknown option --verbose", "known keys"]),
-    "unknown option of a section": (["--ppo.x", "1"], ["known keys of ppo are", "more"]),
+    "unknown option of a section": (["--ppo.zzzzzzzz", "1"], ["known keys of ppo are", "more"]),
     "an option without end": (["--" + "x" * 10_000, "1"], ["unknown option --xxx"]),
     "unknown option without a value": (["--quiet"], ["unknown option --quiet"]),
     "an abbreviation": (["--out", "x"], ["unknown option --out"]),
