@@ -4,6 +4,11 @@
 optimum. `features`, `indicators` and `regimes` compute what is known of a market at each close. `TradingEnv` trades it.
 """
 
+from jaxppo.envs.deferred import defer_gymnax
+
+defer_gymnax()  # before anything below imports it
+# ruff: noqa: E402
+
 from jaxppo.envs import datasets, reference, simulators
 from jaxppo.envs.data.load import format_report, load_market
 from jaxppo.envs.execution.costs import Costs, basic_costs, make_costs

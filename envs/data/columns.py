@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from jaxppo.envs.data.reading import column_key
 from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table, time_text
 from jaxppo.envs.data.times import EARLIEST, LATEST, NOT_A_TIME, AmbiguousDates, parse_times
 from jaxppo.envs.data.volume import choose_volume
+from jaxppo.envs.market.check import check_symbols
 from jaxppo.errors import DataError
 
 MOST_BAD_SHARE, MOST_BAD_ROWS = 0.05, 5
@@ -84,7 +85,7 @@ def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
       DataError: missing columns, unknown symbol, unreadable times or numbers, no rows.
     """
     _join_parts_of_a_history(tables)
-    rows = Rows(pd.DataFrame(), tables)
+    rows = Rows(pd.DataFrame(), tables, warnings=[note for table in tables for note in table.notes])
     parts = []
     available: set[str] = set()
     for index, table in enumerate(tables):
@@ -96,6 +97,7 @@ def canonical_rows(tables: list[Table], options: LoadOptions) -> Rows:
     if frame.empty:
         raise DataError(f"{tables[0].name}: no rows left to use")
     order = list(options.symbols) if options.symbols else sorted(set(frame["symbol"]))
+    check_symbols(order)
     frame["symbol"] = pd.Categorical(frame["symbol"], categories=order)
     rows.frame = frame
     return rows
@@ -149,7 +151,7 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     raw = _without_repeated_columns(found, table)
     keep = _rows_of_symbols(raw, found, table, rows, options)
     if "symbol" in found:
-        symbols = _symbol_names(raw[found["symbol"]])
+        symbols = _symbol_names(raw[found["symbol"]], table)
         names = set(symbols[keep].unique())
     else:
         name = table.symbol or (options.symbols[0] if options.symbols and len(options.symbols) == 1 else "asset")
@@ -182,7 +184,8 @@ def _without_repeated_columns(found: Labels, table: Table) -> pd.DataFrame:
     # Readers of CSV number labels that repeat: `close, close.1`.
     labels = [str(label) for label in table.frame.columns]
     stems = [re.sub(r"\.\d+$", "", label) for label in labels]
-    labels = [stem if stem in labels else label for stem, label in zip(stems, labels, strict=True)]
+    known = set(labels)
+    labels = [stem if stem in known else label for stem, label in zip(stems, labels, strict=True)]
     keys = [column_key(label) for label in labels]
     used = {column_key(label) for label in found.values()}
     repeats = [at for at, key in enumerate(keys) if key in used and keys.index(key) < at]
@@ -195,8 +198,15 @@ def _without_repeated_columns(found: Labels, table: Table) -> pd.DataFrame:
     return table.frame.drop(columns=table.frame.columns[repeats]) if repeats else table.frame
 
 
-def _symbol_names(column: pd.Series) -> pd.Series:
+def _symbol_names(column: pd.Series, table: Table) -> pd.Series:
     """Converts symbols to stripped text; empty where there is none."""
+    if column.dtype == object:
+        strange = next(
+            (value for value in column if isinstance(value, Collection) and not isinstance(value, str)), None
+        )
+        if strange is not None:
+            shown = repr(strange)[:60]
+            raise DataError(f"{table.name}: the column {column.name} holds {shown}; a symbol is text or a number")
     codes, unique = pd.factorize(column)
     return pd.Series(np.array([*(str(name).strip() for name in unique), ""], object)[codes], index=column.index)
 
@@ -212,7 +222,7 @@ def _rows_of_symbols(raw: pd.DataFrame, found: Labels, table: Table, rows: Rows,
         cells = [str(cell) for cell in row if pd.notna(cell) and str(cell).strip()]
         return f"the column {found['symbol']} is empty" + (f" (the row begins with {cells[0]!r})" if cells else "")
 
-    empty = keep & (_symbol_names(raw[found["symbol"]]) == "").to_numpy()
+    empty = keep & (_symbol_names(raw[found["symbol"]], table) == "").to_numpy()
     _drop_or_raise(table, empty, "no symbol", describe, rows, options)
     return keep & ~empty
 

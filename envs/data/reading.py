@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import os
@@ -10,7 +11,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", 
 LEAN_PRICE_UNIT = 1e-4
 MOST_BYTES = 8 * 2**30
 """Text that a compressed file may hold, bytes."""
+MOST_NAMED = 5
+"""Files that a warning names."""
 PriceSource: TypeAlias = str | os.PathLike | pd.DataFrame | Sequence[str | os.PathLike] | Mapping[str, pd.DataFrame]
 _UNREADABLE = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, pyarrow.ArrowException, ValueError,
@@ -53,6 +56,8 @@ def read_tables(source: PriceSource) -> list[Table]:
     if isinstance(source, Mapping):
         tables = [table for symbol, frame in source.items() for table in _from_frame(frame, f"{symbol}", str(symbol))]
     elif isinstance(source, (list, tuple)):
+        if any(isinstance(path, (list, tuple)) for path in source):
+            raise DataError("a list of price files holds a list; give the paths in one list")
         tables = [table for path in source for table in read_tables(path)]
     elif isinstance(source, (str, os.PathLike)):
         tables = _from_path(source)
@@ -76,11 +81,48 @@ def _from_path(source: str | os.PathLike) -> list[Table]:
         shipped = ", ".join(datasets.FILES)
         raise DataError(f"{source}: no such file or folder (shipped data sets: {shipped})")
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES) and not f.name.startswith("."))
+        found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        files = [file for file in found if file.name.lower().endswith(SUFFIXES)]
         if not files:
             raise DataError(f"{path}: the folder holds no price files ({', '.join(SUFFIXES)})")
-        return [table for file in files for table in _from_file(file)]
+        others = [file.name for file in found if file not in files and file.is_file()]
+        return _tables_of([(file.name, functools.partial(_from_file, file)) for file in files], others, path.name)
     return _from_file(path)
+
+
+class _NoPrices(DataError):
+    """A text file that holds no table of prices."""
+
+
+def _tables_of(
+    files: Sequence[tuple[str, Callable[[], list[Table]]]], others: Sequence[str], place: str
+) -> list[Table]:
+    """Reads the files of a folder or an archive; those that are no price files are left out with a warning.
+
+    Args:
+      files: name and reader of those that may be price files; a `.txt` may also be a note beside them.
+      others: names of those that are none.
+      place: name of the folder or archive.
+
+    Raises:
+      DataError: a price file cannot be read, or there is none.
+    """
+    tables: list[Table] = []
+    left_out, first = list(others), None
+    for name, read in files:
+        try:
+            tables += read()
+        except _NoPrices as error:
+            if not name.lower().endswith(".txt"):
+                raise
+            first = first or error
+            left_out.append(name)
+    if first is not None and not tables:
+        raise first
+    if left_out:
+        names = ", ".join(sorted(left_out)[:MOST_NAMED]) + (" ..." if len(left_out) > MOST_NAMED else "")
+        tables[0].notes = (f"{place}: left out what is no price file: {names}",)
+    return tables
 
 
 def _from_file(path: pathlib.Path) -> list[Table]:
@@ -109,15 +151,19 @@ def _from_file(path: pathlib.Path) -> list[Table]:
 
 def _from_archive(data: bytes, name: str) -> list[Table]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [m for m in archive.namelist() if m.lower().endswith((".csv", ".txt", ".tsv"))]
-        members = sorted(m for m in members if "__MACOSX" not in m)
+        inside = [m for m in archive.namelist() if "__MACOSX" not in m and not m.endswith("/")]
+        members = sorted(m for m in inside if m.lower().endswith((".csv", ".txt", ".tsv")))
         if not members:
             raise DataError(f"{name}: the archive holds no .csv file")
         size = sum(archive.getinfo(member).file_size for member in members)
         if size > MOST_BYTES:
             raise DataError(f"{name}: expands to {size / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:.0f}; unpack it")
         contents = [archive.read(member) for member in members]
-    return [t for m, text in zip(members, contents, strict=True) for t in _from_text(text, f"{name}/{m}", _stem(m))]
+    files = [
+        (member, functools.partial(_from_text, text, f"{name}/{member}", _stem(member)))
+        for member, text in zip(members, contents, strict=True)
+    ]
+    return _tables_of(files, [member for member in inside if member not in members], name)
 
 
 def _decompressed(data: bytes, name: str) -> bytes:
@@ -144,6 +190,8 @@ def _from_frame(
     if not len(frame):
         raise DataError(f"{name}: the table has no rows")
     if isinstance(frame.columns, pd.MultiIndex):
+        if frame.columns.nlevels != 2:
+            raise DataError(f"{name}: columns have {frame.columns.nlevels} levels; price and symbol are expected")
         level = max(range(frame.columns.nlevels), key=lambda i: _n_prices(frame.columns.get_level_values(i)))
         tables = []
         for key in dict.fromkeys(frame.columns.droplevel(level)):
@@ -178,7 +226,7 @@ def _decode(data: bytes, name: str) -> str:
 def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
     text = _decode(data, name)
     if not text.strip():
-        raise DataError(f"{name}: the file is empty")
+        raise _NoPrices(f"{name}: the file is empty")
     head = text.split("\n", 12)[:12]
     header = next((i for i, line in enumerate(head) if _is_header(_cells(line, _separator(line)))), None)
     if header is None:
@@ -212,16 +260,29 @@ def _from_text(data: bytes, name: str, symbol: str) -> list[Table]:
             low_memory=False,
         )
     rows = np.arange(len(frame)) + header + 2
-    written = ~(frame.isna() | (frame == "")).all(axis=1).to_numpy()
+    written = _rows_written(frame)
     if not written.any():
         raise DataError(f"{name}: the file has a header but no rows")
     unnamed = "" if labels[0] == "" else None
     return [Table(frame[written].reset_index(drop=True), name, rows[written], symbol, unnamed, True, separator)]
 
 
+def _rows_written(frame: pd.DataFrame) -> np.ndarray:
+    """Marks rows with a cell that is not empty: `[N]` bool."""
+    written = np.zeros(len(frame), bool)
+    for _, column in frame.items():
+        written |= (column.notna() & (column != "")).to_numpy(bool)
+        if written.all():  # as a rule after one of, perhaps, thousands of columns
+            break
+    return written
+
+
 def _unique(labels: list[str]) -> list[str]:
     """Numbers repeated labels, as data frames need."""
-    return [label if label not in labels[:i] else f"{label}.{i}" for i, label in enumerate(labels)]
+    first: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        first.setdefault(label, number)
+    return [label if first[label] == number else f"{label}.{number}" for number, label in enumerate(labels)]
 
 
 def _separator(line: str) -> str:
@@ -261,7 +322,7 @@ def _without_header(text: str, name: str, symbol: str, head: list[str]) -> Table
     layouts = {len(names): names, len(names) - 1: names[:-1], len(_QUOTE_BAR): _QUOTE_BAR}
     if len(cells) not in layouts or not re.search(r"\d{4}", cells[0]) or not all(numeric[2 if split_clock else 1 :]):
         found = f"no header line with open, high, low, close in the first {len(head)} lines"
-        raise DataError(f"{name}: {found}; the first is {head[0].strip()[:60]!r}")
+        raise _NoPrices(f"{name}: {found}; the first is {head[0].strip()[:60]!r}")
     frame = pd.read_csv(
         io.StringIO(text),
         sep=separator,

@@ -30,6 +30,7 @@ class Table:
       separator: separator of the cells of a text file, else empty. With semicolons, numbers may have decimal commas.
       price_scale: factor on the prices (Lean writes US equities in 1/10,000 of a dollar).
       columns: label of the column used for each field; filled in while reading.
+      notes: warnings on what lay beside the table and was left out.
     """
 
     frame: pd.DataFrame
@@ -41,6 +42,7 @@ class Table:
     separator: str = ""
     price_scale: float = 1.0
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Names the position of a row in its source."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxppo.envs.market.market_data import MarketData
@@ -22,10 +24,11 @@ def check_market(market: MarketData) -> MarketData:
       The market.
 
     Raises:
-      DataError: arrays of different shapes, a price that is not finite and positive, a bar whose range does not hold
-        its open and close, a volume or half-spread that is negative or not finite, times that do not increase, an
-        asset that trades after its end.
+      DataError: symbols that cannot be printed, arrays of different shapes, a price that is not finite and positive, a
+        bar whose range does not hold its open and close, a volume or half-spread that is negative or not finite, times
+        that do not increase, an asset that trades after its end.
     """
+    check_symbols(market.info.symbols)
     arrays = {name: np.asarray(getattr(market, name)) for name in (*PRICES, "volume", "half_spread", "tradable")}
     shape = arrays["close"].shape
     for name, array in arrays.items():
@@ -49,6 +52,21 @@ def check_market(market: MarketData) -> MarketData:
         back[1:] |= ended[:-1] & ~ended[1:]
         _refuse(market, back, "ended", ended, "False where the asset trades, and True from its end on")
     return market
+
+
+def check_symbols(symbols: Sequence[str]) -> None:
+    """Refuses symbols with characters that are not shown, or that change how others are shown: names go into reports.
+
+    Args:
+      symbols: of a market.
+
+    Raises:
+      DataError: names the first one and its character.
+    """
+    for symbol in symbols:
+        hidden = next((c for c in str(symbol) if c != " " and not c.isprintable()), None)
+        if hidden is not None:
+            raise DataError(f"the symbol {str(symbol)[:60]!a} holds the character U+{ord(hidden):04X}; rename it")
 
 
 def _refuse(market: MarketData, bad: np.ndarray, name: str, values: np.ndarray, allowed: str) -> None:

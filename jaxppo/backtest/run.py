@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,11 @@ from jaxppo.backtest.inspection import inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run import folder as run_folder
+from jaxppo.run.build import unfinished_note
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.saved import load_run
+from jaxppo.run.files import write_json
+from jaxppo.run.lock import owned
+from jaxppo.run.saved import SavedRun, load_run
 
 
 def best_iteration(folder: pathlib.Path) -> int:
@@ -56,18 +60,30 @@ def run(
     """
     run_folder.check_output(output)
     saved = load_run(folder, data=data, overrides=overrides, market=market)
+    with jax.default_device(saved.setup.devices[0]), contextlib.ExitStack() as owner:
+        target = None if output is None else run_folder.make_folder(output, "backtest")
+        if target is not None:
+            owner.enter_context(owned(target, empty=True))
+        return _evaluate(saved, target, capacity)
+
+
+def _evaluate(saved: SavedRun, target: pathlib.Path | None, capacity: bool) -> dict[str, Any]:
+    """Evaluates an opened run; writes summary and report into a folder, if there is one."""
     setup = saved.setup
-    with jax.default_device(setup.devices[0]):
-        result = evaluate(setup, saved.network, saved.params)
-        if capacity:
-            result.summary["capacity"] = costs_and_capital(saved)
-        returns, iteration = result.ledgers["agent"].returns, best_iteration(saved.folder)
-        test = record_evaluation(setup, saved.folder, iteration, "test", returns, configuration_hash(setup))
-        adjusted = adjust_for_selection(setup, saved.folder, test, returns, result.baselines)
-        if output is not None:
-            target = run_folder.make_folder(output, "backtest")
-            run_folder.write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": adjusted})
-            inspection = inspect_policy(setup, saved.network, saved.params)
-            extras = ReportExtras(adjusted, inspection=inspection, title=saved.title)
-            report(setup, result, target / "report.html", extras)
+    result = evaluate(setup, saved.network, saved.params)
+    if capacity:
+        result.summary["capacity"] = costs_and_capital(saved)
+    returns, iteration = result.ledgers["agent"].returns, best_iteration(saved.folder)
+    test = record_evaluation(setup, saved.folder, iteration, "test", returns, configuration_hash(setup))
+    adjusted = adjust_for_selection(setup, saved.folder, test, returns, result.baselines)
+    if target is not None:
+        write_json(target / "summary.json", {"out_of_sample": result.summary, "selection": adjusted})
+        note = unfinished_note(saved.folder)
+        extras = ReportExtras(
+            adjusted,
+            inspection=inspect_policy(setup, saved.network, saved.params),
+            warnings=(note,) if note else (),
+            title=saved.title,
+        )
+        report(setup, result, target / "report.html", extras)
     return result.summary

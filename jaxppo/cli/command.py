@@ -6,10 +6,13 @@ JAX is imported when a command runs, not when it shows its help.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import pathlib
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jaxppo.errors import ConfigError, UserError
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
     from jaxppo.config import Config
 
 USER_ERROR = 2
-INTERRUPTED, SIGNALLED = 130, 128
+INTERRUPTED = "interrupted"
+SIGNALLED = 128
+"""And the number of the signal."""
 INPUT_OUTPUT_ERROR = 74
 """`EX_IOERR` of sysexits.h."""
 FULL_DISK = "No space left on device"
@@ -38,6 +43,8 @@ class OneLineParser(argparse.ArgumentParser):
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> int:
     """Runs a command and turns a user's mistake, or a machine's, into one line on stderr.
 
+    From the first import on SIGINT and SIGTERM end it in one line too.
+
     Args:
       main: the command; returns the number of the signal that stopped it, if one did.
       arguments: of the command; None takes those of the process.
@@ -46,24 +53,73 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
       0; 2 for a `ConfigError` or `DataError`; 74 for a full disk or missing rights; 130 and 143 when SIGINT and SIGTERM
       stopped it.
     """
+    with _signals(alone=arguments is None) as received:
+        try:
+            stopped = main(sys.argv[1:] if arguments is None else arguments)
+            return SIGNALLED + stopped if stopped else 0
+        except KeyboardInterrupt:
+            pass
+        except Exception as error:
+            if not received:  # a library may turn an interrupted import into an error of its own
+                return _one_line(error)
+        print(INTERRUPTED, file=sys.stderr)
+        return SIGNALLED + (received[-1] if received else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _signals(alone: bool) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list, and has them end the command.
+
+    Args:
+      alone: whether the process is the command's own: it then ends where it is, as if it were killed, since libraries
+        swallow exceptions while they are imported. Otherwise the first signal raises `KeyboardInterrupt`.
+    """
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        for known in previous:
+            signal.signal(known, signal.SIG_DFL)
+        if alone:
+            _end(number)
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # only the main thread can catch signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as for a job in the background of a shell
+                previous[number] = signal.signal(number, handle)
     try:
-        stopped = main(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
+        yield received
+    finally:
+        for known, handler in previous.items():
+            signal.signal(known, handler)
+
+
+def _end(number: int) -> NoReturn:
+    """Ends the process after a signal; folders that it owns are free for processes of other hosts too."""
+    lock = sys.modules.get("jaxppo.run.lock")  # to import it now would take seconds
+    if lock is not None:
+        lock.release()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(SIGNALLED + number)
+
+
+def _one_line(error: Exception) -> int:
+    """Says on stderr what went wrong, and returns the exit code; raises what is no mistake of a user or a machine."""
+    if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{where}; what was saved before is intact", file=sys.stderr)
         return INPUT_OUTPUT_ERROR
-    except ValueError as error:
-        if FULL_DISK not in str(error):  # of the library that writes checkpoints
-            raise
+    if isinstance(error, ValueError) and FULL_DISK in str(error):  # of the library that writes checkpoints
         print("error: No space left on device: a checkpoint; what was saved before is intact", file=sys.stderr)
         return INPUT_OUTPUT_ERROR
-    return SIGNALLED + stopped if stopped else 0
+    raise error
 
 
 def parse_training(

@@ -22,9 +22,11 @@ from jaxppo.errors import ConfigError
 
 LONGEST_SHOWN = 100
 DEFAULT_STEPS = 1_000_000
+"""Budget of a configuration without a file."""
 MOST_ALIASES = 20
 """Aliases of YAML in one file: ten of ten each are ten billion values."""
-"""Budget of a configuration without a file."""
+MOST_KEYS = 12
+"""Keys that a message lists."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,6 +68,9 @@ _SCALARS = (
     ),
 )
 _Loader.yaml_implicit_resolvers = {}
+_TAGS = (*(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")), None)
+"""Of values that a configuration has; other tags, such as !!timestamp, are refused."""
+_Loader.yaml_constructors = {tag: _Loader.yaml_constructors[tag] for tag in _TAGS}
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
@@ -192,7 +197,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key = option[2:].replace("-", "_")
         fields = dict(keys())
         if key not in fields and key not in sections():
-            raise ConfigError(f"unknown option {option}; {_nearest(key, '--')}")
+            raise ConfigError(f"unknown option {_short(option)}; {_nearest(key, '--')}")
         if not equals:
             text = str(rest.pop(0)) if rest and not (str(rest[0]).startswith("--") and len(str(rest[0])) > 2) else ""
         if not text.strip():  # as of an unset variable of a shell; null says that nothing is meant
@@ -296,10 +301,15 @@ def _nearest(key: str, prefix: str) -> str:
         return f"did you mean {prefix}{near[0]}?"
     model = sections().get(section, Config)
     inside = f"of {section} " if section in sections() else ""
-    return f"known keys {inside}are {', '.join(model.model_fields)}"
+    names = list(model.model_fields)
+    more = f" and {len(names) - MOST_KEYS} more" if len(names) > MOST_KEYS else ""
+    return f"known keys {inside}are {', '.join(names[:MOST_KEYS])}{more}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " ..."
 
 
 def _shown(value: Any) -> str:
     """A value as YAML would show it, cut to one short piece."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " ..."
+    return _short(json.dumps(value, ensure_ascii=False, default=str))

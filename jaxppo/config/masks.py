@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from jaxppo import masks
@@ -43,3 +45,21 @@ class MaskConfig(
     },
 ):
     """One mask: a name and its keys."""
+
+
+def check_masks(items: Sequence[MaskConfig], environment: str) -> None:
+    """Refuses masks that limit nothing, or are there already.
+
+    Args:
+      items: the list.
+      environment: `env.name`.
+
+    Raises:
+      ValueError: masks outside trading, or two of one kind.
+    """
+    if items and environment != "trading":
+        raise ValueError(f"masks limit positions in trading, but env.name is {environment!r}; leave them out")
+    kinds = [item.kind for item in items]
+    for number, kind in enumerate(kinds):
+        if kind in kinds[:number]:
+            raise ValueError(f"masks[{number}] names {kind}, which masks[{kinds.index(kind)}] has; give it once")

@@ -24,7 +24,7 @@ from jaxppo.config.critic import check_critic
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
 from jaxppo.config.learning import PolicyConfig, PPOConfig, TrainingConfig
-from jaxppo.config.masks import MaskConfig
+from jaxppo.config.masks import MaskConfig, check_masks
 from jaxppo.config.monitor import MonitorConfig, check_monitor
 from jaxppo.config.rewards import RewardConfig, check_rewards
 from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig, check_risk
@@ -242,8 +242,7 @@ class Config(Keys):
 
     @model_validator(mode="after")
     def _regimes_are_known(self) -> Config:
-        if self.masks and self.env.name != "trading":
-            raise ValueError(f"masks limit positions in trading, but env.name is {self.env.name!r}; leave them out")
+        check_masks(self.masks, self.env.name)
         if self.regimes.kind == "none":
             if "regime" in self.features.groups:
                 raise ValueError("features.groups names regime, but regimes.kind is none; choose rules or hmm")

@@ -14,6 +14,7 @@ from jaxppo.monte_carlo.engine import MOST_ELEMENTS, NUMBERS, Paths, history_of
 from jaxppo.monte_carlo.job import MonteCarlo, monte_carlo
 from jaxppo.monte_carlo.sources import draws_of
 from jaxppo.monte_carlo.stress import UNSTRESSED, Stress
+from jaxppo.run.build import unfinished_note
 from jaxppo.run.saved import SavedRun, load_run
 
 GENERATOR = "stationary_bootstrap"
@@ -130,7 +131,13 @@ def run_monte_carlo(
     if output is None:
         name = "monte_carlo" if n_shards == 1 else f"monte_carlo-{index}-of-{n_shards}"
         output = pathlib.Path(folder) / name
+        if output.is_symlink():
+            raise ConfigError(f"{output}: is a link to another place; give --output")
+    note = unfinished_note(run.folder)
+    warnings = [note] if note else []
     try:
-        return monte_carlo(paths, n_paths, output=output, batch=batch, shard=shard, progress=progress)
+        return monte_carlo(
+            paths, n_paths, output=output, batch=batch, shard=shard, progress=progress, warnings=warnings
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None

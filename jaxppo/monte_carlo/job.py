@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from jaxppo.monte_carlo.parts import (
     SETTINGS,
     Table,
     as_table,
+    check_part,
     copy_parts,
     holds,
+    make_job,
     open_job,
     part_name,
     read_settings,
@@ -30,7 +32,7 @@ from jaxppo.monte_carlo.parts import (
 from jaxppo.monte_carlo.report import write_paths_report
 from jaxppo.monte_carlo.stress import stress_of
 from jaxppo.monte_carlo.summary import distribution, summarise_paths, wilson_interval
-from jaxppo.run.folder import write_json
+from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 
 MOST_IN_A_BATCH = 65536
@@ -103,6 +105,7 @@ def monte_carlo(
     shard: tuple[int, int] = (0, 1),
     level: float = 0.95,
     progress: bool = True,
+    warnings: Sequence[str] = (),
 ) -> MonteCarlo:
     """Trades `n_paths` random markets, paths 0 to `n_paths - 1`, in batches of bounded memory.
 
@@ -118,6 +121,7 @@ def monte_carlo(
       shard: `(i, n)`: only the i-th of n interleaved sets of batches, 0 <= i < n; see `merge`.
       level: of the intervals in the summary.
       progress: whether to show a bar.
+      warnings: what a reader of the report must know before anything else.
 
     Raises:
       ValueError: an argument outside its range.
@@ -131,13 +135,30 @@ def monte_carlo(
             raise ConfigError(f"{folder} holds the merged shards of a finished job; give another --output")
         batch = saved if batch is None else batch
     settings = _settings(paths, n_paths, batch, shard)
-    n_batches, per_part = -(-n_paths // paths.batch_size), settings["part_size"] // paths.batch_size
-    batches = range(shard[0], n_batches, shard[1])
-    if folder is not None:
+    with _job_folder(folder, settings):
+        table = _table(paths, settings, folder, progress)
+        return _finish(table, folder, level, warnings)
+
+
+@contextlib.contextmanager
+def _job_folder(folder: pathlib.Path | None, settings: dict[str, Any]) -> Iterator[None]:
+    """Owns the folder of a job until the block ends, which it starts or goes on with; nothing for a job in memory."""
+    if folder is None:
+        yield
+        return
+    make_job(folder)
+    with owned(folder):
         open_job(folder, settings)
+        yield
+
+
+def _table(paths: Paths, settings: dict[str, Any], folder: pathlib.Path | None, progress: bool) -> Table:
+    """Computes the parts of a job that are not there yet."""
+    n_paths, (index, n_shards) = settings["n_paths"], settings["shard"]
+    n_batches, per_part = -(-n_paths // paths.batch_size), settings["part_size"] // paths.batch_size
+    batches = range(index, n_batches, n_shards)
     files, tables = [], []
-    lock = contextlib.nullcontext() if folder is None else owned(folder)
-    with lock, tqdm(total=_number(batches, paths, n_paths), unit="path", disable=not progress) as bar:
+    with tqdm(total=_number(batches, paths, n_paths), unit="path", disable=not progress) as bar:
         for number, start in enumerate(range(0, len(batches), per_part)):
             of_part = batches[start : start + per_part]
             expected = paths.numbers(of_part, n_paths)
@@ -150,8 +171,7 @@ def monte_carlo(
                 tables.append(table)
             else:
                 files.append(write_part(folder, part_name(number), table))
-    memory = None if folder is not None else pa.concat_tables(tables)
-    return _finish(Table(settings, tuple(files), memory), folder, level)
+    return Table(settings, tuple(files), None if folder is not None else pa.concat_tables(tables))
 
 
 def merge(
@@ -183,16 +203,16 @@ def merge(
     if sorted(numbers) != list(range(n)) or any(settings["shard"][1] != n for _, settings in found):
         raise ConfigError(f"shards {sorted(numbers)} were given; all of 0 to {n - 1} are needed, each once")
     files = [file for folder, _ in found for file in sorted((folder / PARTS).glob("part_*.parquet"))]
+    for file in files:
+        check_part(file)
     settings = reference | {"shard": [0, 1], "part_size": None}
     table = Table(settings, tuple(files))
     there = np.sort(table.column("path")) if files else np.empty(0, np.int64)
     if len(there) != settings["n_paths"] or (there != np.arange(len(there))).any():
         raise ConfigError(f"{len(there)} of {settings['n_paths']} paths are there; finish every shard first")
     whole = None if output is None else pathlib.Path(output)
-    if whole is not None:
-        open_job(whole, settings)
-        table = Table(settings, copy_parts(whole, files))
-    return _finish(table, whole, level)
+    with _job_folder(whole, settings):
+        return _finish(table if whole is None else Table(settings, copy_parts(whole, files)), whole, level)
 
 
 def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[str, Any]:
@@ -287,8 +307,9 @@ def _number(batches: Sequence[int], paths: Paths, n_paths: int) -> int:
     return sum(min(paths.batch_size, n_paths - batch * paths.batch_size) for batch in batches)
 
 
-def _finish(table: Table, folder: pathlib.Path | None, level: float) -> MonteCarlo:
+def _finish(table: Table, folder: pathlib.Path | None, level: float, warnings: Sequence[str] = ()) -> MonteCarlo:
     summary = summarise_paths(table, level=level)
+    summary |= {"warnings": list(warnings)} if warnings else {}
     if folder is not None:
         write_json(folder / "summary.json", summary)
         write_paths_report(folder / "report.html", table, summary)

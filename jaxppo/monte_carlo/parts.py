@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import hashlib
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxppo.errors import ConfigError
-from jaxppo.run.folder import write_json
+from jaxppo.run.files import read_sealed, write_sealed
+from jaxppo.run.lock import NAME
 
 SETTINGS, PARTS = "job.json", "parts"
 KEYS = (
@@ -41,6 +42,10 @@ KEYS = (
 """Settings of every job."""
 MOST_VALUES = 2**24
 """Values that are read from the files of a table at once, in as many columns as that allows: opening files is slow."""
+DIGEST = b"sha256"
+"""Key of a part's metadata: the digest of its columns."""
+_UNREADABLE = (OSError, KeyError, ValueError, MemoryError, pa.ArrowException)
+"""Exceptions of pyarrow on a file that is missing or damaged."""
 EQUITY = "equity_"
 """Prefix of the columns of the curve; the number of bars follows."""
 
@@ -108,8 +113,9 @@ class Table:
 def _read(file: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
     try:
         return read(file)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ConfigError(f"{file} cannot be read ({str(error).splitlines()[0]}); run its job again") from None
+    except _UNREADABLE as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"{file} cannot be read ({first}); run its job again") from None
 
 
 def as_table(paths: np.ndarray, figures: dict[str, np.ndarray], curves: np.ndarray, bars: Sequence[int]) -> pa.Table:
@@ -137,7 +143,20 @@ def write_part(folder: pathlib.Path, name: str, table: pa.Table) -> pathlib.Path
     Returns:
       Where it is.
     """
-    return _in_one_move(folder / PARTS / name, lambda draft: pq.write_table(table, draft, write_page_checksum=True))
+    table = table.replace_schema_metadata({DIGEST: _digest(table)})
+    # Statistics of a column would be bytes that nothing reads or checks.
+    write = functools.partial(pq.write_table, table, write_page_checksum=True, write_statistics=False)
+    return _in_one_move(folder / PARTS / name, write)
+
+
+def _digest(table: pa.Table) -> str:
+    """SHA-256 of names, types and values of all columns."""
+    digest = hashlib.sha256()
+    for name in table.column_names:
+        column = np.ascontiguousarray(table.column(name).to_numpy())
+        digest.update(f"{name} {column.dtype} {column.shape}\n".encode())
+        digest.update(column.tobytes())
+    return digest.hexdigest()
 
 
 def copy_parts(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> tuple[pathlib.Path, ...]:
@@ -180,6 +199,22 @@ def read_part(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
+def check_part(path: pathlib.Path) -> pa.Table:
+    """Reads a part, and refuses one that is damaged or was changed.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ConfigError: it cannot be read, or does not hold what was written.
+    """
+    table = _read(path, read_part)
+    digest = (table.schema.metadata or {}).get(DIGEST)
+    if digest is not None and digest.decode(errors="replace") != _digest(table):  # parts of earlier versions have none
+        raise ConfigError(f"{path} cannot be read (it was changed after it was written); run its job again")
+    return table
+
+
 def holds(path: pathlib.Path, numbers: np.ndarray) -> bool:
     """Whether a part is there, readable, and of exactly the given paths.
 
@@ -188,8 +223,8 @@ def holds(path: pathlib.Path, numbers: np.ndarray) -> bool:
       numbers: `[n]` numbers of the paths, in order.
     """
     try:
-        return np.array_equal(read_part(path).column("path").to_numpy(), numbers)
-    except (OSError, KeyError, pa.ArrowException):
+        return np.array_equal(check_part(path).column("path").to_numpy(), numbers)
+    except (ConfigError, KeyError):
         return False
 
 
@@ -198,38 +233,49 @@ def part_name(number: int) -> str:
     return f"part_{number:06d}.parquet"
 
 
-def open_job(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Starts a job in a folder, or goes on with the one that is there.
+def make_job(folder: pathlib.Path) -> None:
+    """Makes the folder of a job, unless it is there.
 
     Args:
       folder: of the job.
-      settings: of the job; those of one that is there must be equal.
 
     Raises:
-      ConfigError: the folder is that of another job, holds something else, or cannot be used.
+      ConfigError: it holds something else, or cannot be made.
     """
-    path = folder / SETTINGS
     try:
-        if path.exists():
-            saved = read_settings(folder)
-            for key in {**settings, **saved}:
-                if saved.get(key) != settings.get(key):
-                    raise ConfigError(
-                        f"{folder} is the folder of another job: its {key} is {saved.get(key)!r}, not "
-                        f"{settings.get(key)!r}; give another --output, or the same settings to go on with it"
-                    )
-        elif folder.exists() and not _just_begun(folder):
+        if folder.exists() and not (folder / SETTINGS).exists() and not _just_begun(folder):
             raise ConfigError(f"--output {folder} is not empty and not the folder of a Monte Carlo job; give another")
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_json(path, settings)
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be used: {error.strerror}") from None
 
 
+def open_job(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Writes the settings of a job into its folder, or compares them with those that are there.
+
+    Args:
+      folder: of the job, made by `make_job` and owned.
+      settings: of the job; those of one that is there must be equal.
+
+    Raises:
+      ConfigError: the folder is that of another job.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        write_sealed(path, settings)
+        return
+    saved = read_settings(folder)
+    for key in {**settings, **saved}:
+        if saved.get(key) != settings.get(key):
+            raise ConfigError(
+                f"{folder} is the folder of another job: its {key} is {saved.get(key)!r}, not "
+                f"{settings.get(key)!r}; give another --output, or the same settings to go on with it"
+            )
+
+
 def _just_begun(folder: pathlib.Path) -> bool:
     """Whether a folder holds nothing, or what a job leaves that is interrupted before it has written its settings."""
-    found = {file.name for file in folder.iterdir()} - {SETTINGS + ".part"}
+    found = {file.name for file in folder.iterdir()} - {SETTINGS + ".part", NAME}
     return not found or (found == {PARTS} and not any((folder / PARTS).iterdir()))
 
 
@@ -237,16 +283,15 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
     """Reads the settings of the job in a folder.
 
     Raises:
-      ConfigError: there is none, or it lacks a setting.
+      ConfigError: there is none, it lacks a setting, is damaged, or of a newer version.
     """
-    path = folder / SETTINGS
     try:
-        settings = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        settings = read_sealed(folder / SETTINGS, KEYS)
+    except OSError:
         raise ConfigError(f"{folder}: not the folder of a Monte Carlo job (no readable {SETTINGS})") from None
-    for key in KEYS:
-        if key not in settings:
-            raise ConfigError(
-                f"{folder}: not the folder of a Monte Carlo job of this version ({SETTINGS} has no {key})"
-            )
+    shard, counts = settings["shard"], [settings[name] for name in ("n_paths", "batch_size")]
+    whole = [*counts, *(shard if isinstance(shard, list) and len(shard) == 2 else [None])]
+    whole += [] if settings["part_size"] is None else [settings["part_size"]]
+    if any(type(number) is not int for number in whole):
+        raise ConfigError(f"{folder / SETTINGS}: damaged; shard, n_paths, batch_size and part_size are whole numbers")
     return settings

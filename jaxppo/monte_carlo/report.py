@@ -192,7 +192,7 @@ def _tone(summary: Mapping[str, Any]) -> str:
 
 def _warnings(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
-    found = []
+    found = list(summary.get("warnings", ()))
     if summary["n_paths"] < FEW_PATHS:
         found.append(
             f"Only {summary['n_paths']:,} paths: tails, and quantiles such as 1 % and 99 %, rest on a few of them."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -148,16 +149,39 @@ def _median_seconds(market: MarketData, period: Period) -> float:
 def best_policy(folder: pathlib.Path, setup: Setup) -> tuple[ActorCritic, Params]:
     """The network of a run, with the parameters of the checkpoint that was best on validation.
 
+    Says so on stderr where the run is not finished.
+
     Args:
       folder: of the run.
       setup: of the run.
+
+    Raises:
+      ConfigError: there is no such checkpoint, or it is damaged.
     """
     policy, net = first_policy(setup)
     best = Checkpoints(folder / "checkpoints" / "best", 1)
     try:
-        return policy, best.restore({"params": net})[0]["params"]
+        params = best.restore({"params": net})[0]["params"]
     finally:
         best.close()
+    note = unfinished_note(folder)
+    if note:
+        print(note, file=sys.stderr)
+    return policy, params
+
+
+def unfinished_note(folder: pathlib.Path) -> str:
+    """What to know of a run or walk-forward that is not finished, in a line; empty for a finished one.
+
+    Args:
+      folder: of the run.
+    """
+    if run_folder.is_finished(folder):
+        return ""
+    return (
+        f"{folder}: is not finished; its policy is the best on validation so far; finish it with --resume --output "
+        f"{folder}"
+    )
 
 
 def first_unseen(folder: pathlib.Path, market: MarketData) -> int:
@@ -170,7 +194,7 @@ def first_unseen(folder: pathlib.Path, market: MarketData) -> int:
     Raises:
       ConfigError: the run does not say what it was started with.
     """
-    seen = run_folder.read_data(folder).get("learned_from", {})
+    seen = run_folder.read_data(folder).get("learned_from") or {}
     shared = set(seen.get("symbols", ())) & set(market.info.symbols)
     if not shared or seen.get("last") is None or not len(market.info.timestamps):
         return 0

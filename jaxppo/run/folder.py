@@ -20,7 +20,7 @@ from jaxppo.config.types import keys
 from jaxppo.envs.data.report import fingerprint
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
-from jaxppo.run import lock
+from jaxppo.run import files, lock
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
 MAY_CHANGE = (
@@ -47,7 +47,7 @@ def check_output(output: str | pathlib.Path | None) -> None:
         raise ConfigError("--output is empty; give a folder such as runs/first")
     folder = pathlib.Path(output)
     try:
-        if folder.is_dir() and any(entry.name != lock.NAME for entry in folder.iterdir()):
+        if folder.is_dir() and not lock.is_unused(folder):
             raise ConfigError(
                 f"--output {folder} is not empty; give another folder, or --resume to continue a run in it"
             )
@@ -82,6 +82,7 @@ def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
     raise ConfigError(f"--output {output} is a file; a folder is expected")
 
 
+METADATA = "metadata.json"
 RUN, WALK_FORWARD = "run", "walk_forward"
 """Kinds of folders, `kind` in metadata.json; without one it is a run."""
 
@@ -94,7 +95,7 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
       kind: `RUN` or `WALK_FORWARD`.
 
     Raises:
-      ConfigError: there is none there, or one of the other kind.
+      ConfigError: there is none there, one of the other kind, one of a newer version, or a file of it is damaged.
     """
     folder = pathlib.Path(folder)
     try:
@@ -103,22 +104,45 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
     if not there:
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
-    found = _kind(folder)
+    found = read_metadata(folder).get("kind", kind if just_begun(folder) else RUN)
+    if found not in (RUN, WALK_FORWARD):
+        raise ConfigError(f"{folder / METADATA}: damaged; its kind is {str(found)[:100]!r}: {RUN} or {WALK_FORWARD}")
     if found != kind:
         hint = "give that of a walk-forward"
         if found == WALK_FORWARD:
             hint = "open its agents with jaxppo.walk_forward.load_fold"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
+    files.check_text(folder / "config.yaml")
     return folder, load_config(folder / "config.yaml", saved=True)
 
 
-def _kind(folder: pathlib.Path) -> str:
-    """Kind of a folder; one whose metadata.json cannot be read is a run."""
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `metadata.json` of a run or walk-forward; empty where there is none.
+
+    Raises:
+      ConfigError: it is damaged, or made by a newer version.
+    """
     try:
-        found = json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("kind", RUN)
-    except (OSError, ValueError, AttributeError):
-        return RUN
-    return found if isinstance(found, str) else RUN
+        return files.read_sealed(folder / METADATA)
+    except FileNotFoundError:
+        return {}
+
+
+def write_metadata(folder: pathlib.Path, content: dict[str, Any], *, finished: bool) -> None:
+    """Writes `metadata.json`.
+
+    Args:
+      folder: of the run or walk-forward.
+      content: where its results come from.
+      finished: whether it is trained and evaluated.
+    """
+    files.write_sealed(folder / METADATA, {**content, "finished": finished})
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+    """Whether a run or walk-forward is trained and evaluated; older ones do not say so, but have a summary."""
+    finished = read_metadata(folder).get("finished")
+    return finished if isinstance(finished, bool) else (folder / "summary.json").exists()
 
 
 def check_same_run(saved: Config, given: Config) -> None:
@@ -158,10 +182,7 @@ def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
     Raises:
       ConfigError: they are not, or the run does not say which it was started with.
     """
-    started_with = read_data(folder).get("fingerprint")
-    if not isinstance(started_with, str):
-        raise ConfigError(f"{folder / 'metadata.json'}: damaged; it has no fingerprint of the run's prices")
-    found = data["fingerprint"]
+    started_with, found = read_data(folder)["fingerprint"], data["fingerprint"]
     if found != started_with:
         raise ConfigError(
             f"{folder}: the prices are not those that the run was started with (fingerprint {found[:12]}, expected "
@@ -169,19 +190,41 @@ def check_same_data(folder: pathlib.Path, data: dict[str, Any]) -> None:
         )
 
 
+def just_begun(folder: pathlib.Path) -> bool:
+    """Whether a run or walk-forward was interrupted before it had written what it is and anything to go on from."""
+    return not (folder / METADATA).exists() and not (folder / "checkpoints").exists()
+
+
 def read_data(folder: pathlib.Path) -> dict[str, Any]:
     """Reads the report on the data that a run was started with, from `metadata.json`.
 
+    Returns:
+      The report; has a `fingerprint`, and if it has `learned_from`, its `symbols` and `last` are sound.
+
     Raises:
-      ConfigError: it is not there.
+      ConfigError: it is not there, or damaged.
     """
-    path = folder / "metadata.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, TypeError):
+    path, data = folder / METADATA, read_metadata(folder).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("fingerprint"), str):
+        raise ConfigError(f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it")
+    seen = data.get("learned_from")
+    if seen is not None and not _is_learned_from(seen):
         raise ConfigError(
-            f"{path}: missing or damaged; the fingerprint of the run's prices was expected in it"
-        ) from None
+            f"{path}: damaged; learned_from is {str(seen)[:100]!r}; symbols and the time of the last bar are expected"
+        )
+    return data
+
+
+def _is_learned_from(seen: Any) -> bool:
+    """Whether it has a list of symbols, and the time of a bar or None."""
+    if not isinstance(seen, dict) or not isinstance(seen.get("symbols"), list):
+        return False
+    last = seen.get("last")
+    try:
+        known = last is None or (isinstance(last, str) and not np.isnat(np.datetime64(last)))
+    except ValueError:
+        return False
+    return known and all(isinstance(symbol, str) for symbol in seen["symbols"])
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:
@@ -191,29 +234,9 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
       folder: of the run.
       config: of the run.
     """
-    path, text = folder / "config.yaml", dump_config(config)
+    path, text = folder / "config.yaml", files.sealed_text(dump_config(config))
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-        _write(path, text)
-
-
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file in one move, so that a reader never sees half of it.
-
-    Args:
-      path: of the file.
-      content: of the file.
-    """
-    _write(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file beside its place, and moves it there once it is on the disk."""
-    draft = path.with_name(path.name + ".part")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+        files.write_text(path, text)
 
 
 def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
@@ -247,26 +270,37 @@ def data_report(market: MarketData) -> dict[str, Any]:
     return {"fingerprint": fingerprint(market.info.symbols, times, arrays)}
 
 
-def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(folder: pathlib.Path, least: int = 0) -> list[dict[str, Any]]:
     """Reads the rows of `metrics.jsonl`; none if there is no such file. An unfinished last row is left out.
 
+    Args:
+      folder: of the run.
+      least: iterations that must be there.
+
     Raises:
-      ConfigError: another row cannot be read, or the rows are out of order.
+      ConfigError: another row cannot be read, an iteration is missing, or the rows are out of order.
     """
     path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is not a regular file")
     try:
-        *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
-        del unfinished
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         rows = [json.loads(line) for line in lines]
         iterations = [row["iteration"] for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: damaged: a row is no JSON object with an iteration ({error!r})") from None
-    if any(type(iteration) is not int for iteration in iterations):
-        raise ConfigError(f"{path}: damaged: the iteration of a row is no whole number")
-    if any(after <= before for before, after in itertools.pairwise(iterations)):
-        raise ConfigError(f"{path}: damaged: its iterations do not increase from row to row")
+    except FileNotFoundError:
+        rows, iterations = [], []
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{path}: damaged: a row is no JSON object with an iteration ({error!r:.100})") from None
+    for number, iteration in enumerate(iterations, 1):
+        if type(iteration) is not int or iteration != number:
+            found = str(iteration)[:20]
+            raise ConfigError(f"{path}: damaged: row {number} is of iteration {found}; {number} is expected")
+        if not all(isinstance(value, (int, float)) or value is None for value in rows[number - 1].values()):
+            raise ConfigError(f"{path}: damaged: row {number} holds something else than numbers")
+    if len(rows) < least:
+        raise ConfigError(f"{path}: damaged: it has {len(rows)} iterations of {least}; restore it from a copy")
     return rows
 
 

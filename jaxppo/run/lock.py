@@ -12,7 +12,14 @@ from typing import Any
 
 from jaxppo.errors import ConfigError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]  # the only way to say that a module is absent
+
 NAME = ".lock"
+_held: set[pathlib.Path] = set()
+"""Locks of this process."""
 
 
 @contextlib.contextmanager
@@ -24,45 +31,114 @@ def owned(folder: pathlib.Path, *, empty: bool = False) -> Iterator[None]:
       empty: whether nothing else may be in it: it is that of a new run.
 
     Raises:
-      ConfigError: another process owns it, or has written into it.
+      ConfigError: another process owns it, or has written into it; or something in it leads elsewhere.
       OSError: it cannot be written.
     """
     path = folder / NAME
     _acquire(path)
+    _held.add(path)
     try:
-        if empty and any(entry.name != NAME for entry in folder.iterdir()):
+        if empty and not is_unused(folder):
             raise ConfigError(f"--output {folder} is not empty: another process has written into it; give another one")
+        _refuse_links(folder)
         yield
     finally:
+        _held.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()
 
 
+def is_unused(folder: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but what a command leaves that is killed before its first file is whole.
+
+    Args:
+      folder: that is there.
+    """
+    return all(entry.name == NAME or entry.name.endswith(".part") for entry in folder.iterdir())
+
+
+def release() -> None:
+    """Gives up all folders that this process owns: it ends now."""
+    for path in _held:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _refuse_links(folder: pathlib.Path) -> None:
+    """Refuses links in a folder, which may come from a stranger: what is written there must not land elsewhere."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            entry = pathlib.Path(place, name)
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                raise ConfigError(f"{entry}: is a link to another place, or no regular file; remove it")
+
+
 def _acquire(path: pathlib.Path) -> None:
-    """Makes the file of the lock."""
-    for _ in range(2):
+    """Makes the file of the lock, or takes over that of a process that is gone."""
+    owner: dict[str, Any] = {}
+    for _ in range(3):
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            owner = _owner(path)
-            if not _is_gone(owner):
-                raise ConfigError(
-                    f"{path.parent}: another process is writing into it (process {owner.get('pid', 'unknown')} on "
-                    f"{owner.get('host', 'an unknown host')}); wait for it, or delete {path} if it is gone"
-                ) from None
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError):  # its owner has just ended
+                owner = _owner(path)
+                if _is_gone(owner):
+                    _take_over(path, owner)
+                    return
+                break
             continue
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}, file)
+            json.dump(_this_process(), file)
         return
-    raise ConfigError(f"{path.parent}: another process is writing into it; wait for it, or delete {path} if it is gone")
+    raise _in_use(path, owner)
+
+
+def _take_over(path: pathlib.Path, owner: dict[str, Any]) -> None:
+    """Writes this process into the lock of one that is gone; of several that try, only one succeeds.
+
+    Raises:
+      ConfigError: another process was faster.
+    """
+    with open(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)), "r+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _in_use(path, {}) from None
+        # The file at that place may be another one by now, or have another owner.
+        same = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        if not same or _owner(path) != owner:
+            raise _in_use(path, _owner(path))
+        file.truncate()
+        json.dump(_this_process(), file)
+        file.flush()
+
+
+def _in_use(path: pathlib.Path, owner: dict[str, Any]) -> ConfigError:
+    """The error for a folder that another process owns."""
+    who = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'an unknown host')}"
+    return ConfigError(
+        f"{path.parent}: another process is writing into it ({str(who)[:200]}); wait for it, or delete {path} if it is "
+        "gone"
+    )
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
 
 
 def _owner(path: pathlib.Path) -> dict[str, Any]:
-    """Process and host of a lock; nothing where it cannot be read."""
+    """Process and host of a lock; nothing where it cannot be read.
+
+    Raises:
+      FileNotFoundError: there is none any more.
+    """
+    if path.exists() and not path.is_file():
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

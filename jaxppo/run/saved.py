@@ -130,7 +130,7 @@ def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> i
     first = first_unseen(folder, market)
     if first:
         first += config.data.purge_bars
-    if first >= market.n_bars - 2:
+    if first and first >= market.n_bars - 2:
         seen = run_folder.read_data(folder)["learned_from"]
         common = sorted(set(seen["symbols"]) & set(market.info.symbols))
         raise ConfigError(

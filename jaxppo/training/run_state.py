@@ -59,11 +59,13 @@ class Done:
             times = (done.seconds, done.compile_seconds, done.elapsed)
             sound = all(type(count) is int and count >= 0 for count in counts) and done.iteration > 0
             sound &= all(isinstance(time, (int, float)) and 0 <= time < math.inf for time in times)
+            sound &= done.best_iteration <= done.iteration
+            sound &= done.best_score is None or math.isfinite(done.best_score)
             sound &= done.stopped is None or {"limit", "allowed", "level", "iteration"} <= done.stopped.keys()
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"the state of the last checkpoint is damaged, or of a newer version: {error}") from None
         if not sound:
-            raise ConfigError(f"the state of the last checkpoint is damaged: {host}")
+            raise ConfigError(f"the state of the last checkpoint is damaged: {str(host)[:200]}")
         return done
 
 

@@ -25,6 +25,7 @@ from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data
 from jaxppo.run.devices import select_devices
+from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, estimated_memory, memory_needed, size_of
 from jaxppo.run.objectives import constraint_summary, describe_constraints
@@ -33,7 +34,7 @@ from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
-from jaxppo.training.loggers import MetricsLog, Progress
+from jaxppo.training.loggers import MetricsLog, Progress, check_metrics
 from jaxppo.training.monitor import still_stops, stop_in, stop_message
 from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
 from jaxppo.training.run_state import Done, Run
@@ -117,7 +118,7 @@ def train(
             experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
         else:
             market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)
-        if resumed is not None:
+        if resumed is not None and not run_folder.just_begun(resumed):
             run_folder.check_same_data(resumed, experiment.data)
         folder = run_folder.make_folder(output, name) if resumed is None else resumed
         with owned(folder, empty=resumed is None):
@@ -133,7 +134,9 @@ def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: f
     """Builds the state, or restores that of the folder, which is not touched before that has worked."""
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
-    learner, state, done = _newest(experiment, last if resumed else None)
+    learner, state, done = _newest(experiment, folder, last if resumed else None)
+    if best.holds(done.best_iteration):
+        best.restore({"params": experiment.net}, done.best_iteration)
     if done.stopped and not still_stops(experiment.monitor, done.stopped):
         done.stopped = None
     # What was saved as best after the last checkpoint belongs to iterations that are done again.
@@ -157,7 +160,7 @@ def _with_program(run: Run, state: TrainState, done: Done) -> Run:
     return dataclasses.replace(run, traced=traced)
 
 
-def _newest(experiment: Experiment, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
+def _newest(experiment: Experiment, folder: pathlib.Path, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
     """Learner and state of the newest checkpoint, or the first ones."""
     learner, done = _learner(experiment, 0), Done()
     shapes = jax.eval_shape(learner.fresh, experiment.net, experiment.config.seed, experiment.params)
@@ -165,7 +168,9 @@ def _newest(experiment: Experiment, last: Checkpoints | None) -> tuple[Learner, 
     state = learner.init(experiment.net, experiment.config.seed, experiment.params)
     if last is not None and last.latest is not None:
         arrays, host = last.restore_newest(state)
+        digest = host.pop("metrics", None)
         state, done = learner.place(arrays), Done.restored(host)
+        check_metrics(folder, done.iteration, digest)
     return _learner(experiment, done.halvings) if done.halvings else learner, state, done
 
 
@@ -185,7 +190,7 @@ def _go_back(run: Run, done: Done, lost: LostIteration) -> tuple[Run, TrainState
     halvings = done.halvings + 1
     if lost.by_environment or halvings > MOST_HALVINGS:
         raise divergence(f"iteration {lost.iteration}", lost, rate, done.halvings)
-    _, state, before = _newest(run.experiment, run.last)
+    _, state, before = _newest(run.experiment, run.folder, run.last)
     learner = _learner(run.experiment, halvings)
     run = _with_program(dataclasses.replace(run, learner=learner), state, dataclasses.replace(before, stopped=None))
     run.best.discard_after(before.best_iteration)
@@ -206,7 +211,7 @@ def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, p
     """Runs the loop, then evaluates once on what was never trained or selected on."""
     experiment, folder = run.experiment, run.folder
     metadata = run_folder.provenance(experiment.config, experiment.data, experiment.devices)
-    run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
+    run_folder.write_metadata(folder, {**metadata, "wall_seconds": done.elapsed}, finished=False)
     if progress and market is not None and market.info.report:
         print(format_report(market.info.report), file=sys.stderr)
     budget, steps = step_budget(experiment.config), done.iteration * run.learner.steps_per_iteration
@@ -227,7 +232,8 @@ def _outcome(
 ) -> TrainResult:
     """Evaluates, unless a signal came, and closes the bar."""
     experiment, folder = run.experiment, run.folder
-    run_folder.write_json(folder / "metadata.json", {**metadata, "wall_seconds": done.elapsed})
+    metadata["wall_seconds"] = done.elapsed
+    run_folder.write_metadata(folder, metadata, finished=False)
     if stop:
         bar.close()
         print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
@@ -237,6 +243,7 @@ def _outcome(
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
     bar.announce("evaluating")
     summary = _finish(run, net, done)
+    run_folder.write_metadata(folder, metadata, finished=True)
     bar.close()
     limits = describe_constraints(summary.get("constraints", {}))
     few = HARDLY_TRAINED.format(done.iteration) if run.hardly_trained(done) else ""
@@ -267,7 +274,7 @@ def _finish(run: Run, net: Params, done: Done) -> dict[str, Any]:
     limits = constraint_summary(experiment.config, rows)
     summary |= {"constraints": limits} if limits else {}
     summary |= evaluator.finish(net, summary, rows, run.folder)
-    run_folder.write_json(run.folder / "summary.json", summary)
+    write_json(run.folder / "summary.json", summary)
     return summary
 
 
@@ -308,16 +315,21 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
             log.write({"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row})
             check_iteration(done.iteration, row, skipped, experiment.ppo)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
-                run.last.save(done.iteration, state, dataclasses.asdict(done))
+                run.last.save(done.iteration, state, _host(done, log))
             _report_infeasible(row, infeasible)
             shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
             bar.update(env_steps, done.seconds, **{name: text for name, text in shown.items() if text})
         if done.iteration and run.last.latest != done.iteration:
-            run.last.save(done.iteration, state, dataclasses.asdict(done))
+            run.last.save(done.iteration, state, _host(done, log))
     finally:
         log.close()
     done.elapsed = run.elapsed
     return state, done
+
+
+def _host(done: Done, log: MetricsLog) -> dict[str, Any]:
+    """What a checkpoint keeps beside the arrays; the rows of the log up to it are on the disk before it is."""
+    return {**dataclasses.asdict(done), "metrics": log.sync()}
 
 
 def _compile(run: Run, done: Done) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.errors import ConfigError
 from jaxppo.run.setup import Setup, step_budget
 
 
@@ -91,8 +93,22 @@ class Agent:
 
     @classmethod
     def restored(cls, fields: dict[str, Any]) -> Agent:
-        """From a checkpoint; older ones call the evaluations looks."""
-        return cls(**{"evaluations" if name == "looks" else name: value for name, value in fields.items()})
+        """From a checkpoint; older ones call the evaluations looks.
+
+        Raises:
+          ConfigError: it is not what a checkpoint of this version holds.
+        """
+        try:
+            agent = cls(**{"evaluations" if name == "looks" else name: value for name, value in fields.items()})
+            counts = (agent.fold, agent.seed, agent.best_iteration, agent.evaluations, agent.iterations)
+            sound = all(type(count) is int and count >= 0 for count in counts) and isinstance(agent.rows, list)
+            sound &= agent.best_score is None or math.isfinite(agent.best_score)
+            sound &= agent.stopped is None or {"limit", "iteration"} <= agent.stopped.keys()
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"an agent of the last checkpoint is damaged, or of a newer version: {error}") from None
+        if not sound:
+            raise ConfigError(f"an agent of the last checkpoint is damaged: {str(fields)[:200]}")
+        return agent
 
 
 @dataclasses.dataclass(frozen=True)

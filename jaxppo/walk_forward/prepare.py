@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
-from jaxppo.run.build import build, environment_of, on_one_device
+from jaxppo.run.build import build, environment_of, on_one_device, unfinished_note
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import given_data, load_data
 from jaxppo.run.devices import encoder_config, select_devices
@@ -62,8 +63,14 @@ def load_fold(
             nets, host = best.restore({"params": like})
         finally:
             best.close()
+    note = unfinished_note(folder)
+    if note:
+        print(note, file=sys.stderr)
     of_fold = range(fold * len(seeds), (fold + 1) * len(seeds))
-    number = max(of_fold, key=lambda n: host["scores"][n]) if seed is None else of_fold[seeds.index(seed)]
+    scores = host.get("scores")
+    if not isinstance(scores, list) or [type(score) for score in scores] != [float] * len(plan.folds) * len(seeds):
+        raise ConfigError(f"{folder / 'checkpoints' / 'best'}: damaged; it has no score of every agent")
+    number = max(of_fold, key=lambda n: scores[n]) if seed is None else of_fold[seeds.index(seed)]
     return SavedRun(folder, setup, network, jax.tree.map(lambda x: x[number], nets["params"]))
 
 

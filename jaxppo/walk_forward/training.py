@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxppo.backtest.evaluation import annual_error
 from jaxppo.backtest.ledger import returns_of
+from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
@@ -180,8 +181,7 @@ class _Batch:
         if checkpoints.latest is not None:
             saved, host = checkpoints.restore_newest({"state": self.state, "best": self.best})
             self.state, self.best = self._placed(saved["state"]), self._placed(saved["best"])
-            self.iteration, self.seconds = host["iteration"], host["seconds"]
-            self.agents = [Agent.restored(fields) for fields in host["agents"]]
+            self.iteration, self.seconds, self.agents = _restored(host, agents, job.n_iterations)
 
     def _placed(self, tree: Any) -> Any:
         return jax.device_put(tree, self.programs.population.sharding)
@@ -269,6 +269,26 @@ class _Batch:
                 "agents": [dataclasses.asdict(agent) for agent in self.agents],
             }
             self.checkpoints.save(iteration, {"state": self.state, "best": self.best}, host)
+
+
+def _restored(host: dict[str, Any], agents: Sequence[Agent], most: int) -> tuple[int, float, list[Agent]]:
+    """Iterations, seconds and agents of a checkpoint.
+
+    Args:
+      host: of the checkpoint.
+      agents: untrained, that it should be of.
+      most: iterations at most.
+
+    Raises:
+      ConfigError: it holds something else.
+    """
+    iteration, seconds, saved = host.get("iteration"), host.get("seconds"), host.get("agents")
+    found = [Agent.restored(fields) for fields in saved] if isinstance(saved, list) else []
+    if not isinstance(iteration, int) or not 0 < iteration <= most or not isinstance(seconds, (int, float)):
+        raise ConfigError(f"the last checkpoint is damaged: {str(host)[:200]}")
+    if [(agent.fold, agent.seed) for agent in found] != [(agent.fold, agent.seed) for agent in agents]:
+        raise ConfigError(f"the last checkpoint is damaged, or of other agents: {str(host)[:200]}")
+    return iteration, seconds, found
 
 
 def _seeded(setup: Setup, seed: int) -> Setup:

@@ -26,6 +26,7 @@ from jaxppo.run import folder as run_folder
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data, recorded_path
 from jaxppo.run.devices import select_devices
+from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.setup import Setup
@@ -108,18 +109,18 @@ def walk_forward(
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
     check(config)
-    resumed = None
+    resumed, begun = None, False
     if not resume:
         run_folder.check_output(output)
     elif output is None:
         raise ConfigError("--resume needs --output: the folder of the walk-forward to continue")
     else:
         resumed, saved = run_folder.open_folder(output, run_folder.WALK_FORWARD)
-        config = restarted(config, saved)
+        config, begun = restarted(config, saved), not run_folder.just_begun(resumed)
     devices = select_devices(config)
     with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
         market = load_data(config, resumed) if market is None else given_data(config, market)
-        if resumed is not None:
+        if resumed is not None and begun:
             run_folder.check_same_data(resumed, run_folder.data_report(market))
         plan, setup, params = prepare(config, market)
         if progress and not resume and market.info.report:
@@ -132,11 +133,11 @@ def walk_forward(
             print(f"{_scheme(setup.config, plan)} {len(job.agents)} agents are compiled", file=sys.stderr)
         programs = compile_job(job, devices, config.walk_forward.batch_size, exactly=resume)
         job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
-        if resumed is None:
+        if not begun:
             data = {**run_folder.data_report(market), "path": recorded_path(config)}
-            metadata = run_folder.provenance(config, data, devices)
-            run_folder.write_json(folder / "metadata.json", {"kind": run_folder.WALK_FORWARD, **metadata})
+            metadata = {"kind": run_folder.WALK_FORWARD, **run_folder.provenance(config, data, devices)}
             run_folder.write_config(folder, job.setup.config)
+            run_folder.write_metadata(folder, metadata, finished=False)
         return _train_and_test(job, programs, plan, progress)
 
 
@@ -234,9 +235,10 @@ def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], con
     folds.to_csv(folder / "folds.csv", index=False)
     returns.to_parquet(folder / "returns.parquet", index=False)
     rows = [{"fold": agent.fold, "seed": agent.seed, **row} for agent in tested.agents for row in agent.rows]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run_folder.write_json(folder / "summary.json", summary)
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_json(folder / "summary.json", summary)
     _write_report(job, tested, result, summary, folds, _averaged(rows))
+    run_folder.write_metadata(folder, run_folder.read_metadata(folder), finished=True)
     return WalkForward(folder, plan, folds, returns, summary, _text(summary))
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import time
 import zipfile
 
 import numpy as np
@@ -97,3 +98,58 @@ def test_headers_of_two_levels_in_both_orders(tmp_path):
     markets = [load_market(tmp_path / name) for name in ("by_ticker.csv", "by_price.csv")]
     assert [market.info.symbols for market in markets] == [("AAPL", "MSFT")] * 2
     np.testing.assert_array_equal(*(market.close for market in markets))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_notes_beside_price_files_are_left_out_with_a_warning(tmp_path, packed):
+    source = tmp_path / "prices"
+    source.mkdir()
+    bars(60).to_csv(source / "SPY.csv", index=False)
+    for name in ("notes.txt", "readme.md"):
+        (source / name).write_text("what these prices are")
+    if packed:
+        with zipfile.ZipFile(tmp_path / "prices.zip", "w") as archive:
+            for path in source.iterdir():
+                archive.write(path, path.name)
+        source = tmp_path / "prices.zip"
+    market = load_market(source)
+    assert market.n_bars == 60
+    left_out = f"{source.name}: left out what is no price file: notes.txt, readme.md"
+    assert left_out in market.info.report["warnings"]
+
+
+def test_price_files_that_cannot_be_read_are_not_notes(tmp_path):
+    (tmp_path / "notes.txt").write_text("what these prices are")
+    with pytest.raises(DataError, match=r"notes\.txt: no header line"):
+        load_market(tmp_path)
+    bars(60).to_csv(tmp_path / "SPY.csv", index=False)
+    (tmp_path / "QQQ.csv").write_text("broken")
+    with pytest.raises(DataError, match=r"QQQ\.csv: no header line"):
+        load_market(tmp_path)
+
+
+def test_frames_that_are_no_tables_are_one_line():
+    listed = bars(60).assign(symbol=[["AAA"]] * 60)
+    with pytest.raises(DataError, match=r"the column symbol holds \['AAA'\]; a symbol is text"):
+        load_market(listed)
+    one = bars(60).set_index("timestamp")
+    with pytest.raises(DataError, match="columns have 3 levels"):
+        load_market(pd.concat({"A": pd.concat({"B": one}, axis=1)}, axis=1))
+    endless = []
+    endless.append(endless)
+    with pytest.raises(DataError, match="a list of price files holds a list"):
+        load_market(endless)
+
+
+@pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\u202e", "\u200b", "\u2028"])
+def test_symbols_can_be_printed(character):
+    with pytest.raises(DataError, match=rf"the symbol .* holds the character U\+{ord(character):04X}"):
+        load_market({f"A{character}B": bars(60)})
+    assert load_market({"BRK B/ü-漢": bars(60)}).n_assets == 1
+
+
+def test_labels_of_many_columns_are_numbered_in_linear_time():
+    labels = [f"x{number}" for number in range(100_000)] + ["x5", "x5"]
+    began = time.process_time()
+    assert reading._unique(labels)[-3:] == ["x99999", "x5.100000", "x5.100001"]
+    assert time.process_time() - began < 5.0

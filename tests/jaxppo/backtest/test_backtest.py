@@ -24,6 +24,8 @@ from jaxppo.config import load_config
 from jaxppo.envs import simulators
 from jaxppo.envs.market.features import REGIMES
 from jaxppo.errors import ConfigError
+from jaxppo.run import folder as run_folder
+from jaxppo.run.lock import owned
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,21 @@ def test_with_an_output_folder(run, summary, tmp_path, capfd):
     assert printed == backtest.describe(summary) + "\n"
     assert f"{summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}" in printed
     assert all(name in printed for name in ("agent", "buy_and_hold", "flat", "volatility_target"))
+
+
+def test_an_output_folder_has_one_owner(run, tmp_path):
+    with owned(tmp_path), pytest.raises(ConfigError, match="another process is writing into it"):
+        backtest.run(run, output=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_a_run_that_is_not_finished_says_so(run, tmp_path, capfd):
+    copy = tmp_path / "runs" / "copy"
+    shutil.copytree(run, copy)
+    run_folder.write_metadata(copy, run_folder.read_metadata(copy), finished=False)
+    backtest.run(copy, output=tmp_path / "again")
+    assert "copy: is not finished; its policy is the best on validation so far" in capfd.readouterr().err
+    assert "is not finished" in (tmp_path / "again" / "report.html").read_text(encoding="utf-8")
 
 
 def test_bars_belong_to_the_regime_in_which_they_were_decided(run, summary):
@@ -120,7 +137,7 @@ def test_too_few_bars_to_tell_are_absent(summary):
 
 def test_the_number_of_devices_does_not_matter(run, summary, tmp_path):
     """A run of 64 devices can be evaluated on a laptop."""
-    text = (run / "config.yaml").read_text()
+    text = (run / "config.yaml").read_text().rpartition("# sha256: ")[0]
     assert load_config(run / "config.yaml").training.devices == 1
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

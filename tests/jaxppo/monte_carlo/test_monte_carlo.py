@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
@@ -28,6 +29,7 @@ from jaxppo.monte_carlo.trade import PreparedMarket, RowLayout, trade
 from jaxppo.policy import from_array
 from jaxppo.policy.rules import buy_and_hold, equal_weight, trend, volatility_target
 from jaxppo.risk import metrics
+from jaxppo.run.lock import owned
 from jaxppo.statistics import drawdowns
 
 PAID = {"commission_bps": 2.0, "slippage": 0.05, "impact": 0.6, "participation_limit": 0.1, "borrow_rate": 0.01}
@@ -123,7 +125,17 @@ def test_shards_merge_to_the_whole(tmp_path, paths, whole):
     (tmp_path / "merged" / PARTS / "part_000099.parquet").write_bytes(b"left over")
     same(merge(folders, tmp_path / "merged"), whole)
     same(merge([tmp_path / "merged"]), whole)
-    next((folders[1] / PARTS).iterdir()).unlink()
+    with owned(tmp_path / "merged"), pytest.raises(ConfigError, match="another process is writing into it"):
+        merge(folders, tmp_path / "merged")
+    part = next((folders[1] / PARTS).iterdir())
+    table = pq.read_table(part)
+    changed = table.set_column(
+        1, table.column_names[1], table.column(1).combine_chunks().take([1, 0, *range(2, len(table))])
+    )
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), part)
+    with pytest.raises(ConfigError, match="it was changed after it was written"):
+        merge(folders)
+    part.unlink()
     with pytest.raises(ConfigError, match=f"of {N_PATHS} paths are there"):
         merge(folders)
 
@@ -208,9 +220,25 @@ def test_damaged_parts_are_computed_again(tmp_path, paths, whole):
     (folder / PARTS).rmdir()
     same(again(), whole)
     settings = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({**settings, "format": 2}))
+    with pytest.raises(ConfigError, match=r"job\.json: made by a newer version"):
+        again()
+    (folder / "job.json").write_text(json.dumps({**settings, "ruin": 0.4}))
+    with pytest.raises(ConfigError, match=r"job\.json: damaged; it was changed"):
+        merge([folder])
+    (folder / "job.json").write_text(
+        json.dumps({key: settings[key] for key in settings if key not in ("format", "sha256")})
+    )
+    same(again(), whole)  # as of a version that did not say its format
     (folder / "job.json").write_text(json.dumps({key: settings[key] for key in settings if key != "batch_size"}))
     with pytest.raises(ConfigError, match=r"job.json has no batch_size"):
         again()
+
+
+def test_a_report_says_what_is_to_be_known_first(tmp_path, paths):
+    job = monte_carlo(paths, 8, output=tmp_path / "job", progress=False, warnings=["the run is not finished"])
+    assert job.summary["warnings"] == ["the run is not finished"]
+    assert "<li>the run is not finished</li>" in (tmp_path / "job" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_few_columns_at_a_time_are_the_same(tmp_path, paths, whole, monkeypatch):

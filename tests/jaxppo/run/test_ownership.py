@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import socket
 import subprocess
 
@@ -13,6 +12,7 @@ from jaxppo.config import load_config
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
 from jaxppo.run import lock
+from jaxppo.run.build import unfinished_note
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.lock import NAME, owned
 
@@ -73,6 +73,20 @@ def test_a_new_run_finds_its_folder_empty(tmp_path):
         pass
 
 
+def test_what_a_killed_start_leaves_is_not_in_the_way(tmp_path):
+    for name in (NAME, "config.yaml.part"):
+        (tmp_path / name).write_text("")
+    run_folder.check_output(tmp_path)
+    (tmp_path / NAME).unlink()
+    with owned(tmp_path, empty=True):
+        run_folder.write_config(tmp_path, load_config())
+    for kind in (run_folder.RUN, run_folder.WALK_FORWARD):  # killed before it said what it is
+        assert run_folder.open_folder(tmp_path, kind)[1] == load_config()
+    run_folder.write_metadata(tmp_path, {}, finished=False)
+    with pytest.raises(ConfigError, match="the folder of a run"):
+        run_folder.open_folder(tmp_path, run_folder.WALK_FORWARD)
+
+
 def test_the_configuration_is_written_in_one_move_and_left_alone_where_it_is_the_same(tmp_path, monkeypatch):
     config = load_config()
     run_folder.write_config(tmp_path, config)
@@ -102,12 +116,15 @@ def flip(path, generator):
     path.write_bytes(data)
 
 
-def test_a_flipped_bit_of_the_arrays_is_found(tmp_path):
-    """Every flip is refused, or changes nothing."""
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_flipped_bit_of_the_arrays_is_found(tmp_path, listed):
+    """Every flip is refused, or changes nothing; also in a checkpoint that was killed before its files were listed."""
     generator, refused = np.random.default_rng(0), 0
     checkpoints = saved(tmp_path / "last", 1)
+    if not listed:
+        (tmp_path / "last" / "1" / "files.json").unlink()
     files = [path for path in (tmp_path / "last" / "1" / "state").rglob("*") if path.is_file() and path.stat().st_size]
-    for _ in range(100):
+    for _ in range(50):
         path = files[generator.integers(len(files))]
         whole = path.read_bytes()
         flip(path, generator)
@@ -119,7 +136,7 @@ def test_a_flipped_bit_of_the_arrays_is_found(tmp_path):
         except ConfigError:
             refused += 1
         path.write_bytes(whole)
-    assert refused > 20
+    assert refused > 10 if not listed else refused == 50
 
 
 def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_is_named(tmp_path, capsys):
@@ -170,11 +187,109 @@ def test_damaged_metrics_are_one_line(tmp_path, text):
         run_folder.read_metrics(tmp_path)
 
 
-@pytest.mark.parametrize("metadata", ['{"kind": [1]}', '{"data": {"fingerprint": 5}}', '{"data": 3}', "[]", "junk"])
-def test_damaged_metadata_is_one_line(tmp_path, metadata):
+@pytest.mark.parametrize("metadata", ['{"kind": [1]}', '{"kind": "book"}', "[]", "junk", "[" * 9999, '{"format": "a"}'])
+def test_a_folder_with_damaged_metadata_is_not_opened(tmp_path, metadata):
     run_folder.write_config(tmp_path, load_config())
     (tmp_path / "metadata.json").write_text(metadata)
-    folder, _ = run_folder.open_folder(tmp_path)
-    assert isinstance(folder, pathlib.Path)
-    with pytest.raises(ConfigError, match=r"metadata\.json: "):
-        run_folder.check_same_data(tmp_path, {"fingerprint": "abc"})
+    with pytest.raises(ConfigError, match=r"metadata\.json: damaged"):
+        run_folder.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"fingerprint": 5},
+        3,
+        {"fingerprint": "a", "learned_from": []},
+        {"fingerprint": "a", "learned_from": {"symbols": ["A"], "last": "junk"}},
+        {"fingerprint": "a", "learned_from": {"symbols": [5], "last": None}},
+    ],
+)
+def test_what_a_run_has_learned_from_is_sound(tmp_path, data):
+    run_folder.write_metadata(tmp_path, {"data": data}, finished=True)
+    with pytest.raises(ConfigError, match=r"metadata\.json: (missing or )?damaged"):
+        run_folder.read_data(tmp_path)
+
+
+def test_a_run_says_whether_it_is_finished(tmp_path):
+    assert not run_folder.is_finished(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    assert run_folder.is_finished(tmp_path), "as of a version that did not say so"
+    for finished in (False, True):
+        run_folder.write_metadata(tmp_path, {}, finished=finished)
+        assert run_folder.is_finished(tmp_path) == finished
+        assert (unfinished_note(tmp_path) == "") == finished
+
+
+def test_the_configuration_of_a_run_is_that_which_it_wrote(tmp_path):
+    run_folder.write_config(tmp_path, load_config())
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(ConfigError, match=r"config\.yaml: was changed after the run wrote it.*delete its last line"):
+        run_folder.open_folder(tmp_path)
+    path.write_text(path.read_text().rpartition("# sha256")[0])
+    assert run_folder.open_folder(tmp_path)[1].seed == 1
+
+
+def test_rows_of_a_log_are_complete(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n')
+    assert len(run_folder.read_metrics(tmp_path, least=2)) == 2
+    with pytest.raises(ConfigError, match="it has 2 iterations of 3"):
+        run_folder.read_metrics(tmp_path, least=3)
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n{"iteration": 3}\n')
+    with pytest.raises(ConfigError, match="row 2 is of iteration 3; 2 is expected"):
+        run_folder.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_an_owner_writes_nothing_elsewhere(tmp_path, kind):
+    """A folder of a stranger may hold links, which a writer would follow."""
+    run = tmp_path / "run"
+    (run / "deep").mkdir(parents=True)
+    (tmp_path / "mine.txt").write_text("mine")
+    if kind == "link":
+        (run / "deep" / "report.html").symlink_to(tmp_path / "mine.txt")
+    else:
+        os.mkfifo(run / "deep" / "report.html")
+    with pytest.raises(ConfigError, match=r"report\.html: is a link to another place, or no regular file"), owned(run):
+        pass
+    assert not (run / NAME).exists()
+
+
+def test_only_one_takes_over_a_lock(tmp_path, other, monkeypatch):
+    """Two processes have seen that the owner is gone; the second one finds the first."""
+    other.kill()
+    other.wait()
+    gone = lock._owner(tmp_path / NAME)
+    with owned(tmp_path):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
+            lock._take_over(tmp_path / NAME, gone)
+        assert lock._owner(tmp_path / NAME)["pid"] == os.getpid()
+
+
+def test_a_process_that_ends_gives_up_its_folders(tmp_path):
+    with owned(tmp_path):
+        lock.release()
+        assert not (tmp_path / NAME).exists()
+
+
+def test_a_checkpoint_of_another_number_or_with_another_dict_is_damaged(tmp_path):
+    checkpoints = saved(tmp_path / "last", 1)
+    (tmp_path / "last" / "1").rename(tmp_path / "last" / "2")
+    with pytest.raises(ConfigError, match="last/2: damaged: it does not hold what was saved"):
+        Checkpoints(tmp_path / "last", 5).restore(STATE, 2)
+    (tmp_path / "last" / "2").rename(tmp_path / "last" / "1")
+    path = tmp_path / "last" / "1" / "host" / "metadata"
+    path.write_text(path.read_text().replace('"iteration": 1', '"iteration": 7'))
+    with pytest.raises(ConfigError, match="last/1: damaged: host/metadata is not what was saved"):
+        checkpoints.restore(STATE)
+    (tmp_path / "last" / "1" / "files.json").unlink()
+    with pytest.raises(ConfigError, match="last/1: damaged: it does not hold what was saved"):
+        checkpoints.restore(STATE)
+
+
+def test_what_lies_in_the_way_of_a_checkpoint_is_named(tmp_path):
+    checkpoints = saved(tmp_path / "last", 1)
+    (tmp_path / "last" / "2").mkdir()
+    with pytest.raises(ConfigError, match="last/2: is in the way"):
+        checkpoints.save(2, STATE, {})

@@ -33,6 +33,8 @@ from tiny_run import (
 )
 
 import jaxppo
+from benchmarks.damage import resumed
+from benchmarks.mutations import flip_bit, outcome_of
 from jaxppo.backtest.evaluation import quick_score
 from jaxppo.config import load_config
 from jaxppo.envs import simulators
@@ -42,7 +44,7 @@ from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.report.inspection import TITLES
 from jaxppo.run import memory
-from jaxppo.run.build import build
+from jaxppo.run.build import best_policy, build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import load_data
 from jaxppo.run.regimes import find_regimes
@@ -493,6 +495,113 @@ def check_same_run(resumed, whole, config):
     assert set(tensorboard_scalars(resumed.folder / "tensorboard")["loss"]) == {1, 2, 3, 4, 5, 6}
 
 
+def newest_host(run):
+    return run / "checkpoints" / "last" / "6" / "host" / "metadata"
+
+
+def without_a_row(run):
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:3] + rows[4:]))
+
+
+def with_another_row(run):
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(
+        text.replace('"iteration": 2, "env_steps": 256', '"iteration": 2, "env_steps": 257')
+    )
+
+
+def with_a_file(*place):
+    def damage(run):
+        shutil.rmtree(run.joinpath(*place))
+        run.joinpath(*place).write_text("a file")
+
+    return damage
+
+
+def with_a_folder(name):
+    def damage(run):
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
+
+    return damage
+
+
+DAMAGES = {
+    "a row is missing": (without_a_row, "metrics.jsonl: damaged: row 4 is of iteration 5; 4 is expected"),
+    "a row was changed": (with_another_row, "metrics.jsonl: damaged: a row was changed"),
+    "no rows": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl: damaged: it has 0 iterations of 6"),
+    "no best": (lambda run: next((run / "checkpoints" / "best").rglob("manifest.ocdbt")).write_text(""), "damaged"),
+    "checkpoints a file": (with_a_file("checkpoints"), "checkpoints: is a file"),
+    "last a file": (with_a_file("checkpoints", "last"), "last: is a file"),
+    "tensorboard a file": (with_a_file("tensorboard"), "tensorboard"),
+    "a draft a folder": (with_a_folder("metrics.jsonl.part"), "metrics.jsonl.part"),
+    "another draft a folder": (with_a_folder("metadata.json.part"), "metadata.json.part"),
+    "the report a folder": (with_a_folder("report.html"), "report.html"),
+    "metadata a folder": (with_a_folder("metadata.json"), "metadata.json: is not a regular file"),
+    "a newer version": (
+        lambda run: (run / "metadata.json").write_text('{"format": 2, "new": 1}'), "made by a newer version",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_run_is_not_resumed(case, whole, tmp_path, capfd):
+    damage, said = DAMAGES[case]
+    shutil.copytree(whole.folder, tmp_path / "run")
+    damage(tmp_path / "run")
+    kept = snapshot(tmp_path / "run" / "checkpoints")
+    assert command("train", "--resume", "--output", tmp_path / "run") in (2, 74)
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert snapshot(tmp_path / "run" / "checkpoints") == kept
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {},
+        {"iteration": -5},
+        {"iteration": "a"},
+        {"iteration": 3, "elapsed": "a"},
+        {"iteration": 3, "elapsed": float("nan")},
+        {"iteration": 3, "best_score": "a"},
+        {"iteration": 3, "best_iteration": 4},
+        {"iteration": 3, "stopped": {"limit": "net"}},
+        {"iteration": 3, "stopped": 5},
+        {"iteration": 3, "invented": 1},
+    ],
+)
+def test_a_state_that_no_run_has_saved_is_damaged(host):
+    with pytest.raises(ConfigError, match="the state of the last checkpoint is damaged"):
+        trainer._Done.restored(host)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on_to_the_same_bits(whole, config, tmp_path, capfd):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    newest_host(tmp_path / "run").write_text("{}")
+    resumed = jaxppo.train(config, output=tmp_path / "run", resume=True, progress=False)
+    assert "last/6: damaged" in capfd.readouterr().err
+    check_same_run(resumed, whole, config)
+
+
+def test_every_flipped_bit_of_a_run_is_found_or_changes_nothing(whole, tmp_path, capfd):
+    expected, found = resumed(whole.folder), []
+    for seed in range(12):
+        shutil.copytree(whole.folder, tmp_path / "run")
+        flip_bit(np.random.default_rng(seed), tmp_path / "run")
+        outcome = outcome_of(lambda: found.append(resumed(tmp_path / "run")))
+        assert outcome.kind != "fault", outcome.text
+        shutil.rmtree(tmp_path / "run")
+    earlier = [texts for _, texts in found if texts != expected[1]]
+    assert all("_Done(iteration=3," in texts[1] for texts in earlier), "the checkpoint before the damaged one"
+    for arrays, texts in found:
+        if texts == expected[1]:
+            assert_trees_equal(arrays, expected[0])
+
+
 def test_two_shorter_runs_are_one_long_run(whole, config, tmp_path):
     """2 + 4 iterations; the budget may be raised because the step size does not depend on it here."""
     first = jaxppo.train(with_steps(config, 2), output=tmp_path / "run", progress=False)
@@ -527,6 +636,9 @@ def test_a_signal_saves_first(number, whole, workplace, tmp_path, monkeypatch, c
     assert "stopped after iteration 4; continue with --resume --output" in capfd.readouterr().err
     assert signal.getsignal(number) == before
     assert not (tmp_path / "run" / "summary.json").exists()
+    saved = load_config(tmp_path / "run" / "config.yaml")
+    best_policy(tmp_path / "run", trainer.build(saved, trainer.load_data(saved)))
+    assert f"{tmp_path / 'run'}: is not finished" in capfd.readouterr().err
     assert json.loads((tmp_path / "run" / "metadata.json").read_text())["wall_seconds"] > 0
     assert Checkpoints(tmp_path / "run" / "checkpoints" / "last", 2).latest == 4
     assert command("train", "--resume", "--output", tmp_path / "run") == 0
