@@ -12,7 +12,7 @@ from jaxppo.envs.execution.fill_time import implausible_volume
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
-from jaxppo.run.folder import read_data
+from jaxppo.run.folder import read_metadata
 from jaxppo.run.simulation import SIMULATED, simulated_market
 
 LONGEST_SHOWN = 200
@@ -111,9 +111,10 @@ def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tu
     if folder is None or not relative or all(pathlib.Path(name).expanduser().exists() for name in names):
         return path
     try:
-        recorded = read_data(folder).get("path")
+        data = read_metadata(folder).get("data")
     except ConfigError:
         return path
+    recorded = data.get("path") if isinstance(data, dict) else None
     known = [recorded] if isinstance(recorded, str) else recorded if isinstance(recorded, list) else []
     if len(known) == len(names) and all(isinstance(one, str) and pathlib.Path(one).exists() for one in known):
         return known[0] if isinstance(path, str) else tuple(known)
