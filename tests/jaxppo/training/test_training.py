@@ -576,7 +576,7 @@ def test_a_damaged_run_is_not_resumed(case, whole, tmp_path, capfd):
 )
 def test_a_state_that_no_run_has_saved_is_damaged(host):
     with pytest.raises(ConfigError, match="the state of the last checkpoint is damaged"):
-        trainer._Done.restored(host)
+        Done.restored(host)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on_to_the_same_bits(whole, config, tmp_path, capfd):
@@ -596,7 +596,7 @@ def test_every_flipped_bit_of_a_run_is_found_or_changes_nothing(whole, tmp_path,
         assert outcome.kind != "fault", outcome.text
         shutil.rmtree(tmp_path / "run")
     earlier = [texts for _, texts in found if texts != expected[1]]
-    assert all("_Done(iteration=3," in texts[1] for texts in earlier), "the checkpoint before the damaged one"
+    assert all("Done(iteration=3," in texts[1] for texts in earlier), "the checkpoint before the damaged one"
     for arrays, texts in found:
         if texts == expected[1]:
             assert_trees_equal(arrays, expected[0])
