@@ -10,6 +10,7 @@ from jaxppo.envs import reference
 from jaxppo.envs.trading.types import EnvState
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "build"),
     [

@@ -43,7 +43,7 @@ def memory_usable(devices: Sequence[jax.Device]) -> float:
 
 def size_of(tree: Any) -> int:
     """Bytes of a pytree of arrays, or of their shapes and dtypes."""
-    return sum(int(np.prod(leaf.shape)) * _width(leaf.dtype) for leaf in jax.tree.leaves(tree))
+    return sum(int(np.prod(np.shape(leaf))) * _width(jax.dtypes.result_type(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def check_fits(needed: float, what: str, smaller: str, devices: Sequence[jax.Device]) -> None:

@@ -36,7 +36,7 @@ def factory(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"target": 0}, r"target is 0; allowed: number in \(0, 1e\+06\]"),
+        ({"target": 0}, r"target is 0; allowed: number in \[1e-06, 1e\+06\]"),
         ({"target": float("nan")}, "target is nan"),
         ({"target": "0.1"}, "target is '0.1'"),
         ({"target": None}, "target is None"),

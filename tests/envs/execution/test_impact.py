@@ -103,9 +103,9 @@ def test_an_account_is_never_better_off_for_its_own_impact(seed):
     orders = 300.0 * np.random.default_rng(seed).standard_normal((n_bars - 1, 3))
     # Closing everything in the last bars makes it a round trip.
     orders[-1] = -orders[:-1].sum(axis=0)
-    plain = basic_costs(max_leverage=1e6, maintenance_margin=0.0)
+    plain = basic_costs(max_leverage=1000.0, maintenance_margin=0.0)
     displaced = basic_costs(
-        max_leverage=1e6,
+        max_leverage=1000.0,
         maintenance_margin=0.0,
         transient_impact=3.0,
         transient_half_life=4.0,

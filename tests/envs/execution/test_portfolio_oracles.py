@@ -48,7 +48,11 @@ def run_both(bars, weights, hold, costs, rule):
 
 @pytest.mark.parametrize(
     ("n_bars", "latency_bars", "unfilled"),
-    [pytest.param(100_000, 1, "carry", marks=pytest.mark.slow), (100_000, 3, "drop"), (20_000, 1, "carry")],
+    [
+        pytest.param(100_000, 1, "carry", marks=pytest.mark.slow),
+        pytest.param(100_000, 3, "drop", marks=pytest.mark.slow),
+        (20_000, 1, "carry"),
+    ],
 )
 def test_float32_stays_with_the_float64_ledger(n_bars, latency_bars, unfilled):
     """Four assets, shorts, leverage, holds, halts, partial fills, every cost and both kinds of financing."""

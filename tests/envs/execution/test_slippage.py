@@ -50,6 +50,7 @@ def test_first_and_last_bar_of_a_session(market):
     np.testing.assert_array_equal(factor, np.tile(expected[:, None], (1, 2)))
 
 
+@pytest.mark.slow
 def test_sessions_of_one_bar_have_no_open_or_close():
     daily = simulators.stochastic_volatility_jumps(jax.random.key(0), 8, 2)
     daily = daily.replace(session=jnp.arange(8, dtype=jnp.int32))

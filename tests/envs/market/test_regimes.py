@@ -165,6 +165,7 @@ def test_names_of_states(mean, variance, names):
     assert [NAMES[i] for i in np.argmax(regime_of_states(model), axis=-1)] == names
 
 
+@pytest.mark.slow
 def test_a_simulated_switch_between_calm_and_turbulent_is_found():
     """The filter knows the state of a market that switches its volatility fivefold almost always."""
     key_state, key_noise = jax.random.split(jax.random.key(0))

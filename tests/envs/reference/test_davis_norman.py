@@ -49,6 +49,7 @@ def solve(drift, volatility, risk_aversion, cost, dt, discount, program=_BandPro
     return solved.low, solved.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_simulated_value_is_the_computed_one(name):
     davis_norman, outcome = problem(name), episodes(name)

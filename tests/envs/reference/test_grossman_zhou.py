@@ -51,6 +51,7 @@ def episodes(name: str):
     return run(grossman_zhou, policy, [(1, 0, 0), *others], seed=3, n_paths=N_PATHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_simulated_value_is_the_computed_one(name):
     outcome = episodes(name)

@@ -54,6 +54,7 @@ def build(index):
     return problem(**chosen)
 
 
+@pytest.mark.slow
 @EACH
 def test_the_simulated_value_is_the_exact_one(index):
     error, deviation = value_error(build(index), jax.random.key(index), 40_000)

@@ -54,6 +54,7 @@ def episodes(name: str):
     return run(merton, policy, [*variants, (1.0, 0.2, 0), (1.3, 0, 1)], seed=1, n_paths=N_PATHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_simulated_value_is_the_computed_one(name):
     outcome = episodes(name)

@@ -506,7 +506,7 @@ def test_the_start_of_an_episode_does_not_depend_on_the_prices():
         ({"levels": (0.0, 0.0)}, "levels (0.0, 0.0) must be increasing, distinct"),
         ({"levels": (0.0, 1.5)}, "levels (0.0, 1.5) must be increasing, distinct and within [-1, 1]"),
         ({"levels": (float("nan"),)}, "levels (nan,) must be increasing, distinct and within [-1, 1]"),
-        ({"position_limit": 0.0}, "position_limit is 0.0; allowed: number in (0, 1e+15] or None"),
+        ({"position_limit": 0.0}, "position_limit is 0.0; allowed: number in [0.0001, 1000] or None"),
         ({"groups": ("prices",)}, "groups is ('prices',); allowed: non-empty list of price, volume"),
         ({"normalisation_window": 1}, "normalisation_window is 1; allowed: whole number in [2, 1048576]"),
         ({"actions": "continuous", "levels": (1.0,)}, "levels (1.0,) must span a range for continuous actions"),
@@ -531,8 +531,8 @@ def test_a_wrong_argument_is_named_in_one_line(changes, message):
         ({"last_bar": N_BARS}, f"must hold a step and end before bar {N_BARS}"),
         ({"first_bar": 100, "last_bar": 100}, "the period [100, 100] must hold a step"),
         ({"episode_bars": 0}, "episode_bars is 0; allowed: whole number in [1,"),
-        ({"initial_cash": 0.0}, "initial_cash is 0.0; allowed: number in (0,"),
-        ({"initial_cash": float("nan")}, "initial_cash is nan; allowed: number in (0,"),
+        ({"initial_cash": 0.0}, "initial_cash is 0.0; allowed: number in [0.0001,"),
+        ({"initial_cash": float("nan")}, "initial_cash is nan; allowed: number in [0.0001,"),
     ],
 )
 def test_wrong_parameters_are_named_in_one_line(arguments, message):

@@ -207,6 +207,7 @@ def test_other_prices_are_evaluated_as_a_whole(run, tmp_path):
     assert result["baseline"]["buy_and_hold"]["total_return"] == pytest.approx(plain, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED_DATA / "us88_1d.parquet").exists(), reason="the folder of external data is absent")
 def test_many_real_stocks(run):
     result = backtest.run(
@@ -245,6 +246,7 @@ def test_overrides_do_not_move_the_test_onto_bars_that_were_learned_from(run, su
     assert later.setup.periods["test"].first > backtest.load_run(run).setup.periods["test"].first
 
 
+@pytest.mark.slow
 def test_nor_on_a_market_without_times(tmp_path):
     market = simulators.gbm(jax.random.key(3), N_BARS, 2)
     config = load_config(write_config(tmp_path, training={"steps": STEPS_PER_ITERATION}))

@@ -67,6 +67,7 @@ def test_attention_is_the_mean_over_the_decisions():
     np.testing.assert_allclose(found.rollout, [own, rolled.sum(axis=(0, 2)) / 2 - own], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_hours_and_regimes_divide_the_decisions():
     setup, found = built()[0], looked()
     hour = np.asarray(setup.params.market.minute_of_day)[found.bars] // 60
@@ -98,6 +99,7 @@ def test_groups_and_features_are_named_as_they_are_ordered():
     assert shut.gradients[[0, 2]].sum(axis=1).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_sum_of_target_weights_latest_first():
     setup, policy, net = built()
     found, params = looked(), setup.params

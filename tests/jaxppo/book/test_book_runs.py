@@ -81,6 +81,7 @@ def test_the_book_is_what_trades(booked):
     np.testing.assert_allclose(ledger.weights[:-1], mixed, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_trained_agent_in_a_book_is_itself(agent):
     setup, where = agent.setup, agent.setup.periods["test"]
     first = setup.env.first_decision + 3

@@ -255,6 +255,7 @@ def test_unknown_features_and_a_single_allowed_action_leave_numbers():
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_the_joint_choice_by_enumeration():
     """Two assets, a budget for one and a half of them: probabilities, frequencies, and the policy gradient.
 

@@ -206,6 +206,7 @@ def test_costs_and_capital_of_a_run(run, folder):
         capacity.capacity_curve(run, ())
 
 
+@pytest.mark.slow
 def test_the_script_shows_costs_and_capital(run, folder, tmp_path, capsys):
     assert command("backtest", "--run", folder, "--output", tmp_path, "--capacity") == 0
     assert "costs: return" in capsys.readouterr().out
@@ -234,6 +235,7 @@ def test_costs_that_eat_the_return(run, monkeypatch, returns, expected):
     np.testing.assert_allclose(capacity.break_even(run), expected, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_stressed_job(run):
     """Dearer, with missed fills and later starts, on the same markets; nothing asked for is nothing changed."""
     devices = jax.devices()[:1]

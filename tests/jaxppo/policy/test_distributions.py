@@ -528,6 +528,7 @@ def test_gradients_of_hierarchical_figures_are_those_of_the_enumerated_ones():
         assert max(float(jnp.abs(x).max()) for x in found) > 0.01
 
 
+@pytest.mark.slow
 def test_hierarchical_choices_where_nothing_can_be_chosen_and_where_there_are_no_shorts():
     one = hierarchical(3)
     nothing = one.restricted(jnp.zeros_like(one.mask).at[..., 0].set(True))

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
 from jaxppo.policy.encoding import encode_paths
@@ -67,6 +68,7 @@ def test_the_importance_ratio_is_one_before_the_first_step():
     assert np.abs(np.asarray(plain.log_prob(rollout.action) - rollout.log_prob)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_whole_iteration_reports_a_ratio_of_one():
     learner = make_learner(task(), ONE_STEP, data_mesh(jax.devices()[:1]))
     params = learner.replicate(tiny.shared_params())

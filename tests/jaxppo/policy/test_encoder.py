@@ -177,6 +177,7 @@ def test_gaps_in_time_change_the_memory_of_rotary_positions_on_time_only():
         assert change[: 30 - CONTEXT + 1].max() == 0.0
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less_and_leaves_the_gradient_alone():
     """What the forward pass keeps for the backward pass, in bytes."""
     bars, gradients, kept = bars_of(*table(2, CONTEXT - 1 + 256)), {}, {}

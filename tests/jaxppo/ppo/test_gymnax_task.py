@@ -142,6 +142,7 @@ def test_before_the_first_step_every_importance_ratio_is_one():
     np.testing.assert_allclose(value, first.value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_population_is_its_members_trained_one_by_one():
     _, params, _, net, task, config = built("AR1")
     learner = make_learner(task, config, data_mesh(jax.devices()[:1]))

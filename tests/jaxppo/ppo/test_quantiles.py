@@ -229,6 +229,7 @@ def train(learner, quantiles, params, iterations, *, decay=True, seed=0):
     return state, tiny.stacked(history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["popart", *(pytest.param(x, marks=SLOW) for x in ("none", "running"))])
 def test_learned_quantiles_are_those_of_the_known_distribution(normalisation):
     """Rewards that no action changes: `mean + spread (x_0 + noise z)` of a context x."""

@@ -153,6 +153,7 @@ NATURAL = {"direction": "natural", "kl_limit": 0.01}
 ADAM = {"direction": "adam", "kl_limit": 0.002}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [0.0, 0.75])
 def test_the_natural_step_of_a_whole_iteration_is_the_dense_solve(progress):
     """Fisher matrix from the Jacobian of the logits, gradient from the scores, advantages by hand, length linear."""

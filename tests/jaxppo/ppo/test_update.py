@@ -240,6 +240,7 @@ def penalised(rule: str, coefficient: float):
     return metrics["kl_after"], metrics["kl_coefficient"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coefficient", [0.05, 20.0])
 @pytest.mark.parametrize("rule", ["doubling", "integral"])
 def test_the_adaptive_penalty_holds_the_divergence_near_its_target(rule, coefficient):

@@ -366,6 +366,7 @@ def test_a_run_ends_after_the_iteration_that_breached_and_is_evaluated(stopped):
     assert (stopped / "checkpoints" / "last" / "1").exists()
 
 
+@pytest.mark.slow
 def test_resuming_a_stopped_run_evaluates_again_unless_the_limit_no_longer_stops_it(stopped, watched, folder, capfd):
     before = summary_of(stopped)
     assert command("train", "--resume", "--output", stopped, "--training.steps", 10 * STEPS_PER_ITERATION) == 0
@@ -464,7 +465,7 @@ def test_the_section_of_the_report():
     assert report_pages.row(page, "loss", 8) == ["20.00 %", "16.00 %", "1.00 %", "0", "0", "-", "0", "1.00 %"]
     assert page.classes.count("breached") == 1
     assert "The agent was stopped at 2020: drawdown reached 25.00 %, where at most 20.00 % is allowed." in page.visible
-    assert "No limits were monitored." in report_pages.page_of(report_pages.example()).visible
+    assert "Monitored limits" not in report_pages.page_of(report_pages.example()).visible
 
 
 def test_every_kind_can_be_configured():

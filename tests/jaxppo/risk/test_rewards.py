@@ -170,7 +170,7 @@ def test_the_threshold_of_the_cvar_penalty_is_the_quantile(name, level):
     """Steps of 1 / n; the mean of the penalty is then the CVaR. Oracles: NumPy and skfolio."""
     draws = np.random.default_rng(3)
     returns = {"normal": draws.normal(0.0005, 0.01, 40_000), "student": 0.006 * draws.standard_t(4, 40_000)}[name]
-    transform = rewards.cvar_penalty(1.0, level=level, rate=1e-9, volatility=0.02, periods=1.0)
+    transform = rewards.cvar_penalty(1.0, level=level, rate=1e-6, volatility=0.02, periods=1.0)
     found, state = run(transform, outcome(returns))
     quantile = np.quantile(-returns, level)
     assert quantile == pytest.approx(skfolio.measures.value_at_risk(returns, beta=level), rel=0.01)
@@ -355,6 +355,7 @@ def trained(transform, iterations, caplog):
     return tiny.stacked(history)
 
 
+@pytest.mark.slow
 def test_a_turnover_penalty_lowers_turnover_and_compiles_once(caplog):
     found = trained(rewards.chain(rewards.turnover_penalty(0.05)), 15, caplog)
     assert found["turnover"][-3:].mean() < 0.6 * found["turnover"][:3].mean()

@@ -705,6 +705,7 @@ def test_seeds(whole, config, tmp_path):
     assert rows_of(results[0].folder)[0]["loss"] == rows_of(whole.folder)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_market_given_in_python_needs_no_times(config, tmp_path):
     market = simulators.gbm(jax.random.key(3), N_BARS, 2)
     result = jaxppo.train(with_steps(config, 1), output=tmp_path / "run", market=market, progress=False)
@@ -749,7 +750,10 @@ def breaking(what, at=4, times=99):
     return compiled
 
 
-@pytest.mark.parametrize("what", ["value_loss", "network", "skipped_updates"])
+@pytest.mark.parametrize(
+    "what",
+    ["value_loss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("network", "skipped_updates"))],
+)
 def test_a_lost_iteration_is_trained_again_with_half_the_step(what, whole, config, tmp_path, monkeypatch, capsys):
     """From the last checkpoint; what came before is the run that nothing interrupts."""
     monkeypatch.setattr(trainer, "_compile", breaking(what, times=1))
@@ -776,6 +780,7 @@ def test_a_lost_iteration_is_trained_again_with_half_the_step(what, whole, confi
     assert rows_of(again.folder)[-1]["learning_rate"] < 0.006, "a continued run keeps its smaller step"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_lost_again_and_again_says_so(config, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_compile", breaking("value_loss"))
     with pytest.raises(
@@ -808,6 +813,7 @@ def numbers_of(tree):
     return {f"{path}": leaf for path, leaf in jax.tree.leaves_with_path(tree) if isinstance(leaf, float)}
 
 
+@pytest.mark.slow
 def test_the_real_command(workplace, config, tmp_path, capfd):
     """In processes of their own: SIGTERM while training, then resume; the state is that of a run in one piece."""
     output = tmp_path / "run"
@@ -847,6 +853,7 @@ def test_the_real_command(workplace, config, tmp_path, capfd):
     assert len(again) == 6
 
 
+@pytest.mark.slow
 def test_nothing_is_earned_on_a_market_without_structure():
     """Sharpe ratios before costs of agents trained on driftless random walks: z-scores that pool to noise.
 

@@ -502,6 +502,7 @@ def test_the_report_shows_folds_and_paths(whole):
     assert report.count('id="walk_forward_paths"') == report.count('id="walk_forward_folds"') == 1
 
 
+@pytest.mark.slow
 def test_combinatorial_paths_cover_every_bar_and_agents_do_not_learn_from_their_tests(workplace):
     n_bars, embargo = 1000, 150
     keys = {"kind": "combinatorial", "folds": 4, "test_folds": 2, "seeds": 1, "embargo_bars": embargo}
