@@ -68,7 +68,9 @@ def currency_pair(symbol: str) -> tuple[str, str] | None:
             return pair
     for base, quote in itertools.pairwise(words):
         pair = _fiat_pair(base, quote)
-        if pair is not None or (base in COINS | FIAT and _is_quote(quote) and base != quote):
+        if pair is not None or (
+            base != quote and ((base in COINS | FIAT and _is_quote(quote)) or (base in COINS and quote in FIAT))
+        ):
             return base, quote
     after = set(words[2:])
     if len(words) in (2, 3) and after <= {*CONTRACTS, *words[1:2]} and len(words[0]) > 1:

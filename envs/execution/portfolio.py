@@ -82,13 +82,14 @@ class Fills(struct.PyTreeNode):
     """What happened to a portfolio in one bar.
 
     Attributes:
-      quantity: `[A]` shares filled at the open, signed.
-      price: `[A]` mid price of the fills, before costs and displacement.
+      quantity: `[A]` shares filled at the open, signed; positions in assets that have ended are settled by it as well.
+      price: `[A]` mid price of the fills, before costs and displacement; of a settlement what it pays.
       costs: currency per asset, by kind; includes the costs of a liquidation.
       financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
         Stays true while equity is negative.
       liquidation: `[A]` shares closed by a liquidation, signed.
+      settled: `[A]` shares of `quantity` that settle positions; `()` where no asset ends.
     """
 
     quantity: jax.Array
@@ -97,6 +98,7 @@ class Fills(struct.PyTreeNode):
     financing: jax.Array
     liquidated: jax.Array
     liquidation: jax.Array
+    settled: Any = ()
 
 
 def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) -> Portfolio:
@@ -241,10 +243,12 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     quantity = once(_filled, portfolio, wanted, bar, costs)
     price = bar.open if rule.fill_price == "next_open" else portfolio.price
     shares, charged = jnp.where(quantity == wanted, goal, portfolio.shares + quantity), quantity
+    settled: Any = ()
     if rule.delisting != "freeze" and not isinstance(bar.ended, tuple):
         ended = bar.ended > 0
         earned = 0.0 if rule.delisting == "last_close" else rule.delisting
         quantity, charged = jnp.where(ended, -portfolio.shares, quantity), jnp.where(ended, 0.0, quantity)
+        settled = quantity - charged
         price = jnp.where(ended, portfolio.price * (1.0 + earned), price)
         shares, goal, *in_flight = (jnp.where(ended, 0.0, x) for x in (shares, goal, *in_flight))
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
@@ -277,6 +281,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         financing=financing,
         liquidated=liquidated,
         liquidation=liquidation,
+        settled=settled,
     )
     return new, fills
 

@@ -45,6 +45,7 @@ def market_index(market: MarketData) -> MarketData:
         half_spread=jnp.zeros_like(level),
         tradable=market.tradable.any(axis=-1, keepdims=True),
         volume_known=jnp.zeros(1, bool),
+        ended=(),
     )
 
 

@@ -296,7 +296,8 @@ class OneBar(TargetActions):
           log_growth: `[]` log return of the equity.
         """
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
-        traded = jnp.abs(fills.quantity) * fills.price + jnp.abs(fills.liquidation) * after.price
+        own = fills.quantity if isinstance(fills.settled, tuple) else fills.quantity - fills.settled
+        traded = jnp.abs(own) * fills.price + jnp.abs(fills.liquidation) * after.price
         weights = weights_of(after)
         return Outcome(
             log_growth=log_growth,

@@ -264,7 +264,7 @@ def data_report(market: MarketData) -> dict[str, Any]:
     arrays = {
         field.name: np.asarray(getattr(market, field.name))
         for field in dataclasses.fields(market)
-        if field.name != "info"
+        if field.name != "info" and not isinstance(getattr(market, field.name), tuple)
     }
     times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
     return {"fingerprint": fingerprint(market.info.symbols, times, arrays)}

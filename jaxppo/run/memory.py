@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,12 +20,15 @@ FUSED = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element
 OVERESTIMATE = 1.25
 """By how much an estimate may be above what a compiler needs, which fuses more."""
 GIB = 2**30
+CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")
+"""Where Linux writes what a container may use."""
 
 
 def memory_needed(compiled: Any) -> int:
     """Bytes that a compiled program needs on a device: arguments, results and what lies between."""
     sizes = compiled.memory_analysis()
-    return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    shared = sizes.alias_size_in_bytes  # results in the place of arguments that are given away
+    return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes - shared
 
 
 def memory_of(devices: Sequence[jax.Device]) -> float:
@@ -32,8 +36,16 @@ def memory_of(devices: Sequence[jax.Device]) -> float:
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     # A CPU has no limit of its own: the machine is divided among its devices.
     if limit is None and devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+        limit = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _limit_of_container()) / len(devices)
     return float("inf") if limit is None else limit
+
+
+def _limit_of_container() -> float:
+    """Bytes that a container of Linux may use; infinite without one."""
+    try:
+        return float(CONTAINER.read_text())
+    except (OSError, ValueError):  # "max" is no limit
+        return float("inf")
 
 
 def memory_usable(devices: Sequence[jax.Device]) -> float:

@@ -156,7 +156,8 @@ def _with_program(run: Run, state: TrainState, done: Done) -> Run:
         return run
     params = run.learner.replicate(run.experiment.params)
     traced = cast(Any, run.learner.iterate).trace(state, params, jnp.float32(0.0))
-    check_fits(estimated_memory(traced.jaxpr.jaxpr), "an iteration", SMALLER, run.experiment.devices)
+    each = estimated_memory(traced.jaxpr.jaxpr) / len(run.experiment.devices)
+    check_fits(each, "an iteration", SMALLER, run.experiment.devices)
     return dataclasses.replace(run, traced=traced)
 
 
@@ -164,7 +165,8 @@ def _newest(experiment: Experiment, folder: pathlib.Path, last: Checkpoints | No
     """Learner and state of the newest checkpoint, or the first ones."""
     learner, done = _learner(experiment, 0), Done()
     shapes = jax.eval_shape(learner.fresh, experiment.net, experiment.config.seed, experiment.params)
-    check_fits(size_of((shapes, experiment.params)), "the state of training", SMALLER, experiment.devices)
+    each = size_of((shapes, experiment.params)) / len(experiment.devices)  # at least, as paths are spread over them
+    check_fits(each, "the state of training", SMALLER, experiment.devices)
     state = learner.init(experiment.net, experiment.config.seed, experiment.params)
     if last is not None and last.latest is not None:
         arrays, host = last.restore_newest(state)

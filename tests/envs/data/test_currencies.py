@@ -25,6 +25,8 @@ PAIRS = {
     "BTC BUSD": "BTCBUSD",
     "ETH EUR": "ETH/EUR",
     "ETH BTC": "ETHBTC ETH/BTC",
+    "ETH TRY": "ETHTRY ETH-TRY",
+    "BTC RUB": "BTC/RUB",
     "DOT USD": "DOTUSD",
     "BNB USD": "BNBUSD",
     "USDC USDT": "USDCUSDT",

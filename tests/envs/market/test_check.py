@@ -6,6 +6,7 @@ import pytest
 
 from jaxppo.envs import simulators
 from jaxppo.envs.market.check import check_market
+from jaxppo.envs.market.index import market_index
 from jaxppo.envs.market.market_data import MarketInfo
 from jaxppo.errors import DataError
 
@@ -43,3 +44,9 @@ def test_shapes_and_times():
             check_market(MARKET.replace(info=MarketInfo(("A", "B", "C"), times)))
     assert check_market(NAMED) is NAMED
     assert check_market(MARKET) is MARKET
+
+
+def test_the_index_of_a_market_with_ends_is_a_market():
+    market = simulators.gbm(jax.random.key(0), 50, 2)
+    ended = np.arange(50)[:, None] > np.asarray([30, 99])
+    check_market(market_index(market.replace(ended=ended, tradable=np.asarray(market.tradable) & ~ended)))

@@ -59,6 +59,7 @@ def test_the_position_is_settled_and_named(market, delisting, tmp_path):
     expected = other + found["weight"] * (delisting if isinstance(delisting, float) else 0.0)
     assert step.iloc[1] / step.iloc[0] - 1 == pytest.approx(expected, abs=1e-6)
     assert (positions.iloc[row + 1 :] == 0).all() == (delisting != "freeze")
+    assert result.ledger.turnover[row + 1] == 0, "nobody traded"
     (sentence,) = ended_sentences([found])
     assert f"a position of {found['weight']:.1%} of equity" in sentence
     assert f"env.delisting: {delisting}" in sentence

@@ -1,13 +1,18 @@
 """Sealed files: what was written is read, and nothing else."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks.mutations import flip_bit
+from jaxppo.envs import simulators
+from jaxppo.envs.data.report import fingerprint
 from jaxppo.errors import ConfigError
 from jaxppo.run.files import FORMAT, check_text, read_sealed, sealed_text, write_sealed
+from jaxppo.run.folder import data_report
 
 CONTENT = {"kind": "run", "seconds": 0.1 + 0.2, "data": {"symbols": ["Ä", "B"], "last": None, "huge": 10**20}}
 
@@ -67,3 +72,14 @@ def test_a_text_knows_whether_it_was_changed(tmp_path):
         else:
             with pytest.raises(ConfigError, match="was changed after the run wrote it"):
                 check_text(path)
+
+
+def test_prices_given_in_python_have_the_fingerprint_that_they_had():
+    """A field that says nothing does not count: runs of versions that had not got it go on."""
+    market = simulators.gbm(jax.random.key(0), 40, 2)
+    known = {field.name for field in dataclasses.fields(market)} - {"info", "ended"}
+    arrays = {name: np.asarray(getattr(market, name)) for name in known}
+    times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
+    assert data_report(market)["fingerprint"] == fingerprint(market.info.symbols, times, arrays)
+    ended = np.arange(40)[:, None] > np.asarray([30, 99])
+    assert data_report(market.replace(ended=ended))["fingerprint"] != data_report(market)["fingerprint"]

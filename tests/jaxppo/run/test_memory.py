@@ -50,3 +50,18 @@ def test_keys_and_arrays_have_a_size():
     assert (
         memory.estimated_memory(jax.make_jaxpr(lambda key: jax.random.normal(key, (9,)))(jax.random.key(0)).jaxpr) > 0
     )
+
+
+def test_results_in_the_place_of_arguments_count_once():
+    x = jnp.ones((256, 256))
+    given, kept = (jax.jit(lambda x: x + 1.0, donate_argnums=n).lower(x).compile() for n in (0, ()))
+    assert memory.memory_needed(kept) - memory.memory_needed(given) == x.nbytes
+
+
+def test_a_container_has_less_than_its_machine(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "CONTAINER", limit)
+    whole = memory.memory_of([CPU])
+    for text, expected in (("max\n", whole), ("1000000\n", 1e6)):
+        limit.write_text(text)
+        assert memory.memory_of([CPU]) == expected
