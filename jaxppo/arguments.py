@@ -176,7 +176,10 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, null: str = "nu
         fields = {name: describe(field, null=null) for name, field in argument_types(annotation).items()}
         return f"tuple of {', '.join(fields)}"
     if origin in (dict, collections.abc.Mapping):
-        return f"mapping of names to a {describe(arguments[1], null=null)}"
+        chosen, value = (describe(argument, null=null).removeprefix("one of ") for argument in arguments)
+        if typing.get_origin(arguments[0]) is typing.Literal:
+            return f"mapping of {chosen} to {value}"
+        return f"mapping of names to a {value}"
     if origin is tuple and arguments[-1] is not Ellipsis:
         if arguments[0] == Text:
             return f"list of {len(arguments)}, each a {describe(arguments[0], null=null)}"

@@ -23,7 +23,8 @@ def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
       t: last bar to keep, `0 <= t < T - 1`.
       key: consumed.
     """
-    names = ("open", "high", "low", "spread", "volume", "tradable", "minute", "session", "weekday", "seconds", "level")
+    names = ("open", "high", "low", "spread", "volume", "tradable", "minute", "session", "weekday", "seconds", "level",
+             "carry")  # fmt: skip
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     shape, bars = market.close.shape, market.close.shape[:1]
     level = 3 * jax.random.normal(keys["level"], shape)
@@ -41,6 +42,8 @@ def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
         "day_of_week": jax.random.randint(keys["weekday"], bars, 0, 7),
         "seconds_since_previous": 1e5 * jax.random.exponential(keys["seconds"], bars),
     }
+    if not isinstance(market.carry, tuple):
+        fresh["carry"] = jax.random.normal(keys["carry"], shape)
     replaced = {
         name: jnp.concatenate([getattr(market, name)[: t + 1], values[t + 1 :].astype(getattr(market, name).dtype)])
         for name, values in fresh.items()

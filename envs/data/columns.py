@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Hashable
 import numpy as np
 import pandas as pd
 
+from jaxppo.envs.data.closes import check_spacing
 from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
 from jaxppo.envs.data.options import LoadOptions
@@ -24,7 +25,7 @@ MOST_BAD_SHARE, MOST_BAD_ROWS = 0.05, 5
 """More unreadable times than these are no bad rows: the column is misread."""
 EXAMPLE = "2021-01-04 09:30"
 NO_TIME = ("", "nan", "NaT", "<NA>", "None")
-NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend")
+NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend", "carry")
 _DATE_AT_THE_END = re.compile(r"([-_. ]+(19|20)\d{2}([-_.]?(0[1-9]|1[0-2])([-_.]?[0-3]\d)?)?(?!\d))+$")
 """Such as `_2021` of `SPY_2021`, `-2025-01` of `BTCUSDT-1h-2025-01`, `_20210104_20211231`."""
 _DATES = ("date", "tradedate", "day")
@@ -46,6 +47,7 @@ SPELLINGS = {
     "adj_close": ["adjclose", "adjustedclose", "closeadj", "5adjustedclose", "adjcloseprice"],
     "adj_factor": ["adjfactor", "adjustmentfactor"],
     "split": ["stocksplits", "splitratio", "splitcoefficient", "8splitcoefficient"],
+    "carry": ["carry", "carryperyear", "annualcarry"],
     "dividend": ["dividends", "dividend", "exdividend", "dividendamount", "7dividendamount", "divcash"],
 }
 Labels = dict[str, Hashable]
@@ -175,6 +177,8 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
         part[name] = numbers.get(name, np.nan) if name not in PRICES else numbers[name] * table.price_scale
     part["crossed"] = numbers.get("crossed", False)
     unread = part["utc"].to_numpy() == NOT_A_TIME
+    if table.closes_only:
+        check_spacing(part[~unread], table)
     rows.count("dropped: unreadable time", unread.sum())
     return part[~unread], names
 
@@ -251,10 +255,10 @@ def _require_columns(found: Labels, table: Table) -> None:
     quoted = all(name in found for name in _QUOTE_BARS)
     missing = [name for name in PRICES if name not in found]
     if missing and not quoted:
-        ticks = (
-            "; these look like single trades, make bars of them first" if len(missing) == 3 and "close" in found else ""
-        )
-        raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}{ticks}")
+        if missing != [name for name in PRICES if name != "close"]:
+            raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}")
+        table.closes_only = True
+        found |= dict.fromkeys(missing, found["close"])
 
 
 def _times(

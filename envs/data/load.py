@@ -14,6 +14,8 @@ Volume: a bar whose volume is 0 (or missing, though other bars of the asset have
 volume is absent, missing or 0 throughout has `volume_known` False, and all its bars are tradable. Counted ticks say
 which bars are tradable, but not how much can be traded: `volume_known` is False, and the volume 0.
 
+Closes alone (settlements, fixings): open, high and low are the close, so that an order fills at the next close.
+
 Half spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else the rolling EDGE estimate.
 """
 
@@ -28,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from jaxppo.envs.data import checks, history, report
+from jaxppo.envs.data.closes import closes_only_line
 from jaxppo.envs.data.columns import canonical_rows
 from jaxppo.envs.data.currencies import check_quote_currencies
 from jaxppo.envs.data.options import (
@@ -268,6 +271,7 @@ def _align(
     times = np.unique(frame["utc"].to_numpy())
     fields = {name: np.ones((len(times), len(names))) for name in PRICES}
     fields |= {name: np.zeros((len(times), len(names))) for name in ("volume", "half_spread")}
+    carry = np.full((len(times), len(names)), np.nan)
     tradable = np.zeros((len(times), len(names)), bool)
     volume_known = np.zeros(len(names), bool)
     reports = {}
@@ -283,6 +287,7 @@ def _align(
             fields[price][listed, a] = part["close"].to_numpy()[latest[listed]]
             fields[price][bars, a] = part[price].to_numpy()
         fields["half_spread"][:, a] = np.where(listed, half_spread[np.maximum(latest, 0)], options.min_half_spread)
+        carry[listed, a] = part["carry"].ffill().to_numpy()[latest[listed]]
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not is_counted(volume)) | options.zero_volume_tradable
         reports[str(name)] = report.symbol_report(part, half_spread, quoted, times, daily, length, schedule, options)
@@ -302,12 +307,12 @@ def _align(
     if schedule is not None and len(times) > 1:
         known = calendar_periods_per_year(times, daily, length, schedule)
     info = MarketInfo(names, stamps, periods_per_year=known)
-    ended: Any = ()
-    if gone := report.ended_assets(reports, len(times)):
-        last = np.asarray([reports[name]["last_bar"] if name in gone else len(times) for name in names])
-        ended = jnp.asarray(np.arange(len(times))[:, None] > last)
-    market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info, ended=ended)
+    market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
+    market = market.replace(ended=_ended(reports, len(times)))
     per_year = periods_per_year(market)
+    if np.isfinite(carry).any():
+        arrays["carry"] = (carry / per_year).astype(np.float32)
+        market = market.replace(carry=jnp.asarray(arrays["carry"]))
     summary = {
         "sources": report.source_report(rows),
         "rows_read": sum(len(table.rows) for table in rows.tables),
@@ -328,6 +333,7 @@ def _align(
         "symbols": reports,
         "warnings": [
             *volume_warnings(reports, rows, options),
+            *filter(None, [closes_only_line(rows.tables)]),
             *rows.warnings,
             *report.warnings(reports, options.calendar, len(times)),
             *report.span_warnings(times, daily, per_year, known, options.calendar),
@@ -335,6 +341,15 @@ def _align(
         "fingerprint": report.fingerprint(names, times, arrays),
     }
     return market.replace(info=MarketInfo(names, stamps, summary, known))
+
+
+def _ended(reports: dict[str, dict[str, Any]], n_bars: int) -> Any:
+    """Whether the last bar of each asset is past, `[T, A]` bool; `()` where none ends."""
+    gone = report.ended_assets(reports, n_bars)
+    if not gone:
+        return ()
+    last = np.asarray([counts["last_bar"] if name in gone else n_bars for name, counts in reports.items()])
+    return jnp.asarray(np.arange(n_bars)[:, None] > last)
 
 
 def _half_spread(frame: pd.DataFrame, options: LoadOptions) -> tuple[np.ndarray, np.ndarray]:

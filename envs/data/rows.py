@@ -30,6 +30,7 @@ class Table:
       separator: separator of the cells of a text file, else empty. With semicolons, numbers may have decimal commas.
       price_scale: factor on the prices (Lean writes US equities in 1/10,000 of a dollar).
       columns: label of the column used for each field; filled in while reading.
+      closes_only: whether it has closes without open, high and low.
       notes: warnings on what lay beside the table and was left out.
     """
 
@@ -42,6 +43,7 @@ class Table:
     separator: str = ""
     price_scale: float = 1.0
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    closes_only: bool = False
     notes: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
@@ -71,7 +73,8 @@ class Rows:
 
     Attributes:
       frame: one row per bar: `symbol` (categorical), `utc` and `written` (int64 ns), the four prices, `volume`, `bid`,
-        `ask`, `adj_close`, `adj_factor`, `split`, `dividend` (float64, NaN where not given), `table` and `row` (int).
+        `ask`, `adj_close`, `adj_factor`, `split`, `dividend`, `carry` (float64, NaN where not given), `table` and
+        `row` (int).
       tables: tables that the column `table` indexes.
       repairs: number of rows that each repair changed.
       warnings: lines of the report on accepted rows that may be wrong.

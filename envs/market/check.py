@@ -51,6 +51,11 @@ def check_market(market: MarketData) -> MarketData:
         back = ended & arrays["tradable"]
         back[1:] |= ended[:-1] & ~ended[1:]
         _refuse(market, back, "ended", ended, "False where the asset trades, and True from its end on")
+    if not isinstance(market.carry, tuple):
+        carry = np.asarray(market.carry)
+        if carry.shape != shape:
+            raise DataError(f"the market's carry has shape {carry.shape}; {shape} is expected, or ()")
+        _refuse(market, np.isinf(carry) | (np.abs(carry) >= 1), "carry", carry, "between -1 and 1, or NaN if unknown")
     return market
 
 

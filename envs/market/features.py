@@ -8,8 +8,10 @@ Conventions:
   - A value is valid after `lookback` own bars, then after a quarter of the normalisation window of valid raw values.
     Values that are not valid are 0, or NaN on request.
   - Before an asset's first bar none of its features is valid, and its placeholder price 1.0 is never read.
-  - Unbounded features are exponential z-scores clipped to +-5; bounded ones lie in [-1, 1] or a few units around it.
-    All are dimensionless: multiplying an asset's prices or volumes by a constant changes none.
+  - Unbounded features are normalised as their group says: exponential z-scores unless asked otherwise, clipped to +-5;
+    bounded ones lie in [-1, 1] or a few units around it, and stay as they are. Trends are bounded: a z-score would
+    subtract what they measure. All are dimensionless: multiplying an asset's prices or volumes by a constant changes
+    none.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +29,41 @@ from pydantic import Field
 from jaxppo.arguments import AtLeastTwo, checked
 from jaxppo.envs.market import indicators
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.market.normalisation import CLIP, minimum_observations, zscore
+from jaxppo.envs.market.normalisation import CLIP, minimum_observations, scaled, zscore
 from jaxppo.envs.market.own_bars import OwnBars, own_bars
-from jaxppo.envs.market.windows import exponential_average, linear_recurrence, rolling_mean, shift
+from jaxppo.envs.market.raw_features import (
+    AVERAGE_WINDOWS,
+    CARRY_LOOKBACK,
+    CHANNEL_WINDOWS,
+    HIGH_WINDOWS,
+    LIQUIDITY_WINDOW,
+    OTHERS_HORIZONS,
+    RANKED_HORIZONS,
+    RAW,
+    RETURN_HORIZONS,
+    TREND_HORIZONS,
+    TREND_SCALES,
+    VOLATILITY_WINDOW,
+    calendar,
+    carry,
+    cross_section,
+)
+from jaxppo.envs.market.windows import exponential_average, shift
 
-Group = Literal["price", "volume", "technical", "volatility", "calendar", "regime"]
+Group = Literal["price", "trend", "volume", "technical", "volatility", "cross_section", "carry", "calendar", "regime"]
 Groups = Annotated[tuple[Group, ...], Field(min_length=1)]
-GROUPS: tuple[Group, ...] = ("price", "volume", "technical", "volatility", "calendar")
-"""Default feature groups, in order; the group `regime` needs probabilities of regimes beside the market."""
+GROUPS: tuple[Group, ...] = ("price", "trend", "volume", "technical", "volatility", "cross_section", "calendar")
+"""Default feature groups, in order; `carry` needs a market with carry, `regime` probabilities of regimes beside it."""
+Normalisation = Literal["zscore", "scale", "none"]
+Unbounded = Literal["price", "volume", "technical", "volatility"]
+Normalise = Mapping[Unbounded, Normalisation]
+"""Group -> what is done to its unbounded features: an exponential z-score, the same without subtracting the mean, or
+nothing but the clip."""
+TREND_LOOKBACK = 63
+"""Own bars before trends are valid: longer horizons take the bars there are."""
 
 REGIMES = ("bull", "bear", "sideways", "crisis")
 """Market regimes, in the order of the last axis of every array of their probabilities."""
-
-RETURN_HORIZONS = (1, 5, 21, 63)
-AVERAGE_WINDOWS = (10, 21, 63)
-CHANNEL_WINDOWS = (21, 63)
-VOLATILITY_WINDOW = 21
-LIQUIDITY_WINDOW = 21
-RISKMETRICS_SPAN = 2 / (1 - 0.94) - 1
-"""Span of the RiskMetrics daily average, lambda = 0.94."""
 
 STALENESS_SCALE = math.log(1 + 63)
 """`log(1 + bars)` of a quarter of daily bars: without a bar for that long, staleness is 1."""
@@ -55,11 +73,6 @@ UNKNOWN_VOLATILITY = 0.01
 
 MINIMUM_VOLATILITY = 1e-6
 MINIMUM_VOLUME = 1e-6
-SESSION_SCALE = 6 * 3600.0
-"""Seconds since the open of a session at which `since_open` is 1."""
-
-VOLUME_FLOOR = 0.01
-"""Smallest volume as a fraction of the average volume, so that an empty bar has a logarithm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Feature:
     Attributes:
       name: name of the column.
       lookback: own bars before the first valid raw value.
-      normalised: whether the raw value goes through `zscore`; otherwise it is bounded by construction and only clipped.
+      normalised: whether the raw value is normalised; otherwise it is bounded by construction and only clipped.
     """
 
     name: str
@@ -84,6 +97,11 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature("gap", 1),
         Feature("close_location", 0, normalised=False),
         Feature("staleness", 0, normalised=False),
+    ),
+    "trend": (
+        *(Feature(f"trend_{h}", min(h, TREND_LOOKBACK), normalised=False) for h in TREND_HORIZONS),
+        *(Feature(f"macd_{fast}_{slow}", TREND_LOOKBACK, normalised=False) for fast, slow in TREND_SCALES),
+        *(Feature(f"from_high_{w}", TREND_LOOKBACK, normalised=False) for w in HIGH_WINDOWS),
     ),
     "volume": (
         Feature("relative_volume", 0),
@@ -105,6 +123,15 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature("garman_klass", VOLATILITY_WINDOW - 1),
         Feature("yang_zhang", VOLATILITY_WINDOW),
         Feature("half_spread", 0),
+    ),
+    "cross_section": (
+        *(Feature(f"rank_{h}", TREND_LOOKBACK, normalised=False) for h in RANKED_HORIZONS),
+        Feature("rank_volatility", TREND_LOOKBACK, normalised=False),
+        *(Feature(f"others_{h}", TREND_LOOKBACK, normalised=False) for h in OTHERS_HORIZONS),
+    ),
+    "carry": (
+        Feature("carry", CARRY_LOOKBACK, normalised=False),
+        Feature("rank_carry", CARRY_LOOKBACK, normalised=False),
     ),
     "calendar": (
         Feature("minute_sin", 0, normalised=False),
@@ -153,21 +180,29 @@ def group_slices(groups: Sequence[str] = GROUPS) -> dict[str, slice]:
     return slices
 
 
-def warmup(groups: Sequence[str] = GROUPS, normalisation_window: int = 252) -> int:
+def _normalisation(feature: Feature, group: str, normalise: Mapping[str, str] | None) -> str:
+    """What is done to a raw feature."""
+    return (normalise or {}).get(group, "zscore") if feature.normalised else "none"
+
+
+def warmup(
+    groups: Sequence[str] = GROUPS, normalisation_window: int = 252, normalise: Mapping[str, str] | None = None
+) -> int:
     """Counts the bars before the first row at which all features are valid, of an asset without missing bars.
 
     Later rows still depend on the start of the table, with weight `exp(-2 n / normalisation_window)` after n bars.
 
     Args:
       groups: feature groups, out of `FEATURES`.
-      normalisation_window: span in bars of the exponential z-scores, >= 2.
+      normalisation_window: span in bars of the exponential z-scores and scales, >= 2.
+      normalise: see `compute_features`.
 
     Raises:
       ValueError: unknown, repeated or no group.
     """
     wait = minimum_observations(normalisation_window) - 1
     return max(
-        feature.lookback + (wait if feature.normalised else 0)
+        feature.lookback + (0 if _normalisation(feature, group, normalise) == "none" else wait)
         for group in _validated(groups)
         for feature in FEATURES[group]
     )
@@ -179,6 +214,7 @@ def compute_features(
     *,
     groups: Groups = GROUPS,
     normalisation_window: AtLeastTwo = 252,
+    normalise: Normalise | None = None,
     unknown: float = 0.0,
     regimes: jax.Array | None = None,
 ) -> jax.Array:
@@ -186,8 +222,10 @@ def compute_features(
 
     Args:
       market: `[T, A]` bars.
-      groups: feature groups, in the order of the columns; `regime` needs regimes.
-      normalisation_window: span in bars of the causal normalisation, an exponential z-score.
+      groups: feature groups, in the order of the columns; `carry` needs a market with carry, `regime` regimes.
+      normalisation_window: span in bars of the causal normalisation.
+      normalise: of groups with unbounded features: `zscore` (exponential; if the group is not named), `scale` (the
+        same without subtracting a mean) or `none`. Bounded features, such as trends, stay as they are.
       unknown: replaces values that are not valid (incomplete windows, no bar so far, volume not reported): 0 or NaN.
       regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
@@ -195,140 +233,66 @@ def compute_features(
       `[T, A, F]` float32 within +-5, or `unknown`, with columns `feature_names(groups)`.
 
     Raises:
-      ValueError: unknown, repeated or no group; a window below 2; the group `regime` without regimes.
+      ValueError: unknown, repeated or no group; a window below 2; the group `carry` or `regime` without what it needs.
     """
     chosen = _validated(groups)
     if "regime" in chosen and regimes is None:
         raise ValueError("the feature group 'regime' needs the probabilities of the regimes")
+    if "carry" in chosen and isinstance(market.carry, tuple):
+        raise ValueError("the feature group 'carry' needs prices with a column carry (per year), which these lack")
     regimes = regimes if "regime" in chosen else None
-    table = _feature_table(market, regimes, groups=chosen, normalisation_window=int(normalisation_window))
+    asked = cast("Mapping[str, str]", normalise or {})
+    how = tuple((group, asked.get(group, "zscore")) for group in chosen)
+    table = _feature_table(market, regimes, groups=how, normalisation_window=int(normalisation_window))
     return jnp.where(jnp.isnan(table), unknown, table)
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "normalisation_window"))
 def _feature_table(
-    market: MarketData, regimes: jax.Array | None, *, groups: tuple[str, ...], normalisation_window: int
+    market: MarketData, regimes: jax.Array | None, *, groups: tuple[tuple[str, str], ...], normalisation_window: int
 ) -> jax.Array:
-    """Computes features of validated groups; NaN where unknown."""
-    bars = own_bars(market.tradable)
-    asset_groups = tuple(group for group in groups if group not in ("calendar", "regime"))
+    """Computes features of validated groups, each with its normalisation; NaN where unknown."""
+    bars, normalise = own_bars(market.tradable), dict(groups)
+    asset_groups = tuple(group for group in normalise if group in RAW)
     tables = {}
     if asset_groups:
-        packed = bars.spread(_asset_table(market, bars, asset_groups, normalisation_window))
+        packed = bars.spread(_asset_table(market, bars, asset_groups, normalise, normalisation_window))
         slices = group_slices(asset_groups)
         tables = {group: packed[..., slices[group]] for group in asset_groups}
-    if "price" in groups:
+    if "price" in tables:
         stale = jnp.log1p(bars.bars_since.astype(jnp.float32)) / STALENESS_SCALE
         column = feature_names(("price",)).index("staleness")
         tables["price"] = tables["price"].at[..., column].set(jnp.clip(stale, 0, CLIP))
-    if "calendar" in groups:
-        calendar = _calendar(market, normalisation_window)
-        tables["calendar"] = jnp.broadcast_to(calendar[:, None], (*market.tradable.shape, calendar.shape[-1]))
+    if "cross_section" in normalise:
+        tables["cross_section"] = cross_section(market, bars, TREND_LOOKBACK)
+    if "carry" in normalise:
+        tables["carry"] = carry(market, bars)
+    if "calendar" in normalise:
+        columns = calendar(market, normalisation_window)
+        tables["calendar"] = jnp.broadcast_to(columns[:, None], (*market.tradable.shape, columns.shape[-1]))
     if regimes is not None:
         tables["regime"] = regimes
-    table = jnp.concatenate([tables[group] for group in groups], axis=-1)
+    table = jnp.concatenate([tables[group] for group in normalise], axis=-1)
     return jnp.where(bars.listed[..., None], table, jnp.nan)
 
 
-def _asset_table(market: MarketData, bars: OwnBars, groups: tuple[str, ...], window: int) -> jax.Array:
+def _asset_table(
+    market: MarketData, bars: OwnBars, groups: tuple[str, ...], normalise: Mapping[str, str], window: int
+) -> jax.Array:
     """Features `[T, A, F]` of each asset's own bars, in packed rows (`OwnBars.pack`)."""
     raw: dict[str, jax.Array] = {}
     for group in groups:
-        raw |= _RAW_FEATURES[group](market, bars)
-    features = [feature for group in groups for feature in FEATURES[group]]
+        raw |= RAW[group](market, bars)
+    features = [(feature, _normalisation(feature, group, normalise)) for group in groups for feature in FEATURES[group]]
     age = jnp.arange(market.n_bars)[:, None, None]
-    lookback = jnp.asarray([feature.lookback for feature in features])
-    values = jnp.stack([raw[feature.name] for feature in features], axis=-1)
+    lookback = jnp.asarray([feature.lookback for feature, _ in features])
+    values = jnp.stack([raw[feature.name] for feature, _ in features], axis=-1)
     valid = (age >= lookback[None, None]) & jnp.isfinite(values)
-    normalised = [i for i, feature in enumerate(features) if feature.normalised]
-    scores = zscore(values[..., jnp.asarray(normalised)], valid[..., jnp.asarray(normalised)], window)
-    bounded = jnp.where(valid, jnp.clip(values, -CLIP, CLIP), jnp.nan)
-    return bounded.at[..., jnp.asarray(normalised)].set(scores)
-
-
-def _log(x: jax.Array) -> jax.Array:
-    """Logarithm, NaN (no value) where x is not positive."""
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), jnp.nan)
-
-
-def _price(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the price group, packed `[T, A]` each; `staleness` is set later, on the market's time axis."""
-    open_, high, low, close = (bars.pack(x) for x in (market.open, market.high, market.low, market.close))
-    return {
-        **{f"return_{h}": indicators.log_return(close, h) for h in RETURN_HORIZONS},
-        "range": jnp.log(high / low),
-        "gap": indicators.gap(open_, close),
-        "close_location": indicators.close_location(high, low, close),
-        "staleness": jnp.zeros_like(close),
-    }
-
-
-def _volume(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the volume group, packed `[T, A]` each; NaN (no value) where volume is not reported.
-
-    `relative_volume` is the log volume, `dollar_volume` the log of the mean dollar volume of 21 bars, `amihud` the log
-    of Amihud's illiquidity over 21 bars.
-    """
-    close = bars.pack(market.close)
-    volume = jnp.where(market.volume_known[None], bars.pack(market.volume), 0)
-    average = exponential_average(volume, jnp.ones_like(market.tradable), LIQUIDITY_WINDOW)
-    return {
-        "relative_volume": _log(jnp.maximum(volume, VOLUME_FLOOR * average)),
-        "dollar_volume": _log(rolling_mean(close * volume, LIQUIDITY_WINDOW)),
-        "amihud": _log(indicators.amihud(close, volume, LIQUIDITY_WINDOW)),
-    }
-
-
-def _technical(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the technical group, packed `[T, A]` each; MACD and ATR as fractions of the close."""
-    high, low, close = (bars.pack(x) for x in (market.high, market.low, market.close))
-    line, signal = indicators.macd(close)
-    return {
-        "rsi": indicators.rsi(close) / 50 - 1,
-        "macd": line / close,
-        "macd_histogram": (line - signal) / close,
-        "bollinger": indicators.bollinger_position(close),
-        "atr": indicators.atr(high, low, close) / close,
-        **{f"average_distance_{w}": indicators.average_distance(close, w) for w in AVERAGE_WINDOWS},
-        **{f"channel_{w}": indicators.channel_position(high, low, close, w) for w in CHANNEL_WINDOWS},
-    }
-
-
-def _volatility(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the volatility group, packed `[T, A]` each: logarithms, because volatility is skewed."""
-    open_, high, low, close = (bars.pack(x) for x in (market.open, market.high, market.low, market.close))
-    window = VOLATILITY_WINDOW
-    return {
-        "ewma_volatility": _log(indicators.ewma_deviation(close, RISKMETRICS_SPAN)),
-        "parkinson": _log(indicators.parkinson(high, low, window)),
-        "garman_klass": _log(indicators.garman_klass(open_, high, low, close, window)),
-        "yang_zhang": _log(indicators.yang_zhang(open_, high, low, close, window)),
-        "half_spread": _log(bars.pack(market.half_spread)),
-    }
-
-
-_RAW_FEATURES = {"price": _price, "volume": _volume, "technical": _technical, "volatility": _volatility}
-
-
-def _calendar(market: MarketData, window: int) -> jax.Array:
-    """Calendar features `[T, 7]` on the market's time axis.
-
-    `elapsed` is the z-score of the log time between bars, `since_open` the time since the first bar of the session,
-    `to_close` the fraction of its bars that is left if the session is as long as the one before.
-    """
-    minute = market.minute_of_day.astype(jnp.float32) * (2 * math.pi / 1440)
-    weekday = market.day_of_week.astype(jnp.float32) * (2 * math.pi / 7)
-    elapsed = market.seconds_since_previous
-    score = zscore(jnp.log(jnp.maximum(elapsed, 1)), elapsed > 0, window)
-    # The length of a session is known only at its end, so `to_close` takes that of the previous one; none in the first.
-    opens = jnp.concatenate([jnp.ones(1, bool), market.session[1:] != market.session[:-1]])
-    since_open = linear_recurrence(~opens, jnp.where(opens, 0.0, elapsed)) / SESSION_SCALE
-    bars = linear_recurrence(~opens, jnp.ones(market.n_bars))
-    expected = linear_recurrence(~opens, jnp.where(opens, shift(bars, 1), 0.0)).at[0].set(0.0)
-    expected = jnp.where(jnp.cumsum(opens) > 1, expected, jnp.nan)
-    to_close = jnp.maximum(expected - bars, 0.0) / expected
-    columns = [jnp.sin(minute), jnp.cos(minute), jnp.sin(weekday), jnp.cos(weekday), score]
-    return jnp.stack([*columns, jnp.minimum(since_open, CLIP), to_close], axis=-1)
+    table = jnp.where(valid, jnp.clip(values, -CLIP, CLIP), jnp.nan)
+    for name, function in (("zscore", zscore), ("scale", scaled)):
+        columns = jnp.asarray([i for i, (_, how) in enumerate(features) if how == name], int)
+        table = table.at[..., columns].set(function(values[..., columns], valid[..., columns], window))
+    return table
 
 
 @jax.jit

@@ -46,6 +46,7 @@ def market_index(market: MarketData) -> MarketData:
         tradable=market.tradable.any(axis=-1, keepdims=True),
         volume_known=jnp.zeros(1, bool),
         ended=(),
+        carry=(),
     )
 
 

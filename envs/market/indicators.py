@@ -25,7 +25,7 @@ from jaxppo.envs.market.windows import (
 )
 
 
-def _ratio(numerator: jax.Array, denominator: jax.Array, otherwise: float) -> jax.Array:
+def ratio(numerator: jax.Array, denominator: jax.Array, otherwise: float) -> jax.Array:
     """Divides where the denominator is positive; `otherwise` elsewhere."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), otherwise)
@@ -59,7 +59,7 @@ def close_location(high: jax.Array, low: jax.Array, close: jax.Array) -> jax.Arr
       low: `[T, A]` low.
       close: `[T, A]` close.
     """
-    return _ratio((close - low) - (high - close), high - low, 0.0)
+    return ratio((close - low) - (high - close), high - low, 0.0)
 
 
 def rsi(close: jax.Array, window: int = 14) -> jax.Array:
@@ -76,7 +76,7 @@ def rsi(close: jax.Array, window: int = 14) -> jax.Array:
     change = close - shift(close, 1)
     gain = seeded_average(jnp.maximum(change, 0), 1 / window, window, window)
     loss = seeded_average(jnp.maximum(-change, 0), 1 / window, window, window)
-    return 100 * _ratio(gain, gain + loss, 0.5)
+    return 100 * ratio(gain, gain + loss, 0.5)
 
 
 def true_range(high: jax.Array, low: jax.Array, close: jax.Array) -> jax.Array:
@@ -152,7 +152,7 @@ def bollinger_position(close: jax.Array, window: int = 20, width: float = 2.0) -
     Reference: `talib.BBANDS`.
     """
     mean, squares = rolling_moments(close, window)
-    return _ratio(close - mean, width * jnp.sqrt(squares / window), 0.0)
+    return ratio(close - mean, width * jnp.sqrt(squares / window), 0.0)
 
 
 def average_distance(close: jax.Array, window: int) -> jax.Array:
@@ -192,8 +192,8 @@ def amihud(close: jax.Array, volume: jax.Array, window: int = 21) -> jax.Array:
     Reference: Amihud (2002), Illiquidity and stock returns.
     """
     dollars = close * volume
-    impact = _ratio(jnp.abs(log_return(close, 1)), dollars, 0.0)
-    return _ratio(rolling_sum(impact, window), rolling_sum((dollars > 0).astype(close.dtype), window), 0.0)
+    impact = ratio(jnp.abs(log_return(close, 1)), dollars, 0.0)
+    return ratio(rolling_sum(impact, window), rolling_sum((dollars > 0).astype(close.dtype), window), 0.0)
 
 
 def ewma_deviation(close: jax.Array, span: float) -> jax.Array:

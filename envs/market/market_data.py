@@ -68,6 +68,8 @@ class MarketData(struct.PyTreeNode):
       info: host-side names and times.
       ended: `[T, A]` bool, the asset's last bar is past: delisted, expired or taken over, which is known when it
         happens; `()` in a market in which none ends.
+      carry: `[T, A]` expected excess return of a bar if the price stands still (roll yield, dividend or interest less
+        financing), fraction, known at the close of bar t; NaN where unknown, `()` in a market without it.
     """
 
     open: jax.Array
@@ -84,6 +86,7 @@ class MarketData(struct.PyTreeNode):
     seconds_since_previous: jax.Array
     info: MarketInfo = struct.field(pytree_node=False, default_factory=MarketInfo)
     ended: Any = ()
+    carry: Any = ()
 
     @property
     def n_bars(self) -> int:

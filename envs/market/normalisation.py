@@ -1,11 +1,11 @@
-"""Causal normalisation by exponential z-scores."""
+"""Causal normalisation: exponential z-scores, or scales alone, which leave the mean where it is."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.market.windows import exponential_gain, linear_recurrence, shift
+from jaxppo.envs.market.windows import exponential_average, exponential_gain, linear_recurrence, shift
 
 CLIP = 5.0
 """Largest magnitude of a normalised value, in standard deviations."""
@@ -51,3 +51,20 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     score = (x - mean) / jnp.maximum(jnp.sqrt(variance), floor)
     enough = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
     return jnp.where(enough, jnp.clip(score, -CLIP, CLIP), jnp.nan)
+
+
+def scaled(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
+    """Divides a series by its exponential root mean square, clipped to +-`CLIP`; its mean stays.
+
+    Args:
+      x: `[T, ...]` dimensionless; any value, NaN included, where not valid.
+      valid: `[T, ...]` bool; other values neither enter the statistics nor get a score.
+      window: span in valid values, >= 2, of the bias-corrected average up to and including t.
+
+    Returns:
+      `[T, ...]` float32; NaN where not valid and until `minimum_observations(window)` valid values have been seen.
+    """
+    x = jnp.where(valid, x, 0)
+    size = jnp.sqrt(exponential_average(jnp.square(x), valid, window))
+    enough = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
+    return jnp.where(enough, jnp.clip(x / jnp.maximum(size, ABSOLUTE_FLOOR), -CLIP, CLIP), jnp.nan)

@@ -70,6 +70,18 @@ def rolling_sum(x: jax.Array, window: int) -> jax.Array:
     return _rolling(x, window, lambda older, _, newer, __: older + newer)
 
 
+def rolling_valid_sum(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
+    """Sums the valid ones among the last values, the current one included; nothing repeats before the start.
+
+    Args:
+      x: `[T, ...]`; any value, NaN included, where not valid.
+      valid: `[T, ...]` bool.
+      window: values, >= 1.
+    """
+    kept = jnp.where(valid, x, 0)
+    return rolling_sum(jnp.concatenate([jnp.zeros_like(kept[:1]), kept]), window)[1:]
+
+
 def rolling_mean(x: jax.Array, window: int) -> jax.Array:
     """Averages the last values, the current one included; the first value repeats before the start.
 
@@ -145,6 +157,36 @@ def rolling_moments(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
         return mean, squares
 
     return _rolling((x, jnp.zeros_like(x)), window, combine)
+
+
+def rolling_deviation(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
+    """Sample standard deviation of the valid ones among the last values, the current one included.
+
+    Equals `pandas.Series.rolling(window, min_periods=2).std()`, of a series that is NaN where not valid.
+
+    Args:
+      x: `[T, ...]`; any finite value where not valid.
+      valid: `[T, ...]` bool.
+      window: values, >= 1.
+
+    Returns:
+      `[T, ...]`, 0 where fewer than two are valid.
+
+    Reference: Chan, Golub, LeVeque (1983), Algorithms for Computing the Sample Variance, eq. 1.5.
+    """
+
+    def combine(older, _, newer, __):
+        count = older[0] + newer[0]
+        share = newer[0] / jnp.maximum(count, 1)
+        difference = newer[1] - older[1]
+        squares = older[2] + newer[2] + jnp.square(difference) * older[0] * share
+        return count, older[1] + difference * share, squares
+
+    # `_rolling` repeats the first row before the start: one that is not valid counts for nothing.
+    x = jnp.concatenate([x[:1], x])
+    counts = jnp.concatenate([jnp.zeros_like(valid[:1]), valid]).astype(x.dtype)
+    count, _, squares = _rolling((counts, x, jnp.zeros_like(x)), window, combine)
+    return jnp.sqrt(squares / jnp.maximum(count - 1, 1))[1:]
 
 
 def linear_recurrence(decay: jax.Array | float, drive: jax.Array) -> jax.Array:

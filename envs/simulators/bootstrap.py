@@ -89,10 +89,10 @@ def block_bootstrap(key: jax.Array, market: MarketData, n_bars: int, mean_block:
 def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData:
     """Builds a market from the given bars of another one, in their order, with prices compounded anew.
 
-    A bar keeps its open, high, low and close relative to the asset's previous close, its volume, half-spread,
-    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. Bar 0 of the
-    source has no previous close and must not be drawn; an asset's first bar has no known gap and is taken to open at
-    the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
+    A bar keeps its open, high, low and close relative to the asset's previous close, its volume, half-spread, carry,
+    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. Bar 0 of
+    the source has no previous close and must not be drawn; an asset's first bar has no known gap and is taken to open
+    at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
 
     Args:
       market: `[T, A]` bars.
@@ -136,4 +136,5 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
         day_of_week=market.day_of_week[row],
         seconds_since_previous=market.seconds_since_previous[row].at[0].set(0.0),
         info=MarketInfo(),
+        carry=() if isinstance(market.carry, tuple) else market.carry[row],
     )

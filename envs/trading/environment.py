@@ -71,6 +71,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         whatever the masks, like positions that prices carried beyond a limit; evaluation starts flat.
       groups: feature groups, see `compute_features`.
       normalisation_window: span in bars of the causal normalisation of features.
+      normalise: how each feature group is normalised, see `compute_features`.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (Limits, state)`, such as those of `jaxppo.masks`; `make_params` makes its table. Whoever decides, what is
         executed is the nearest decision within the limits.
@@ -100,6 +101,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         start: Literal["flat", "random"] = "random",
         groups: features.Groups = features.GROUPS,
         normalisation_window: AtLeastTwo = 252,
+        normalise: features.Normalise | None = None,
         masks: Any = None,
         sizing: Any = None,
         rewards: Any = None,
@@ -112,7 +114,11 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         self.fill_rule = fill_rule
         self.start = start
         self.groups = tuple(groups)
-        self.normalisation_window = normalisation_window
+        self._reads: dict[str, Any] = {
+            "groups": groups,
+            "normalisation_window": normalisation_window,
+            "normalise": normalise,
+        }
         self.masks = masks
         self.sizing = sizing
         self.rewards = rewards
@@ -120,7 +126,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     @property
     def first_decision(self) -> int:
         """Earliest bar at which `window` fully formed feature rows exist."""
-        return features.warmup(self.groups, self.normalisation_window) + self.window - 1
+        return features.warmup(**self._reads) + self.window - 1
 
     @property
     def default_params(self) -> EnvParams:
@@ -186,13 +192,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         costs = make_costs() if costs is None else costs
         check_displacement(costs, self.fill_rule)
         unknown = jnp.nan if self.observation == "index" else 0.0
-        table = features.compute_features(
-            market,
-            groups=self.groups,
-            normalisation_window=self.normalisation_window,
-            unknown=unknown,
-            regimes=regimes,
-        )
+        table = features.compute_features(market, **self._reads, unknown=unknown, regimes=regimes)
         view = MarketView(market, 1.0 if periods is None else periods, self.position_limit, regimes)
         masks, sizing = (
             given if given is not None else () if transform is None else transform.table(view)

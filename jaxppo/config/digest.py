@@ -9,6 +9,7 @@ from jaxppo.config.schema import Config
 ADDED: dict[str, dict[str, Any]] = {
     "data": {"volume": None, "rate_column": None, "stablecoins_at_par": False},
     "env": {"delisting": "freeze"},
+    "features": {"normalise": None},
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 

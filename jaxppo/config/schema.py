@@ -82,6 +82,7 @@ class FeaturesConfig(Keys):
 
     groups: features.Groups = key_of(features.compute_features, "groups")
     normalisation_window: int = key_of(features.compute_features, "normalisation_window")
+    normalise: dict[features.Unbounded, features.Normalisation] | None = key_of(features.compute_features, "normalise")
 
 
 class RegimesConfig(Keys):
@@ -215,6 +216,8 @@ class Config(Keys):
         check_walk_forward(self.walk_forward)
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
+        if surplus := {*(self.features.normalise or {})} - {*self.features.groups}:
+            raise ValueError(f"features.normalise names {min(surplus)}, which is not among features.groups")
         return self
 
     @model_validator(mode="after")

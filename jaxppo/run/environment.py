@@ -59,6 +59,7 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
         start=config.env.start,
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
+        normalise=config.features.normalise,
         masks=_masks(config, market),
         rewards=make_rewards(config.rewards, periods_per_year(market)),
     )

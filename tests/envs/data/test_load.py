@@ -190,7 +190,11 @@ REFUSALS = {
     "time": (single(Date=["2024-01-02", "soon", *"3456"]), {}, "'soon' is not a time"),
     "no times": (single().drop(columns="Date"), {}, "no column of times"),
     "no close": (single().drop(columns="Close"), {}, "no column for close; found Date, Open"),
-    "ticks": (single()[["Date", "Close"]], {}, "these look like single trades"),
+    "ticks": (
+        pd.DataFrame({"Date": pd.to_datetime(np.cumsum([0, 1, 90, 2, 700, 1, 1, 60]), unit="s"), "Price": 10.0}),
+        {},
+        "these look like single trades",
+    ),
     "symbol": (panel(), {"symbols": ["aaa"]}, "no symbol 'aaa'; there is AAA, BBB"),
     "empty symbol": (
         panel().assign(symbol=[None] + ["A"] * (len(panel()) - 1)),

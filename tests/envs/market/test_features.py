@@ -12,7 +12,7 @@ from causality import assert_causal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxppo.envs.market import features
+from jaxppo.envs.market import features, raw_features
 from jaxppo.envs.market.market_data import MarketData
 
 WINDOW = 48
@@ -81,7 +81,7 @@ def column(table: jax.Array, name: str) -> np.ndarray:
 
 
 def test_names_slices_and_warmup():
-    assert features.GROUPS == ("price", "volume", "technical", "volatility", "calendar")
+    assert features.GROUPS == ("price", "trend", "volume", "technical", "volatility", "cross_section", "calendar")
     assert len(set(NAMES)) == len(NAMES)
     slices = features.group_slices(("calendar", "price"))
     assert list(slices) == ["calendar", "price"]
@@ -92,6 +92,9 @@ def test_names_slices_and_warmup():
     assert features.warmup(("price",), 252) == 63 + 62
     assert features.warmup(("technical",), 252) == 62 + 62
     assert features.warmup(("calendar",), 252) == 1 + 62
+    assert features.warmup(("trend", "cross_section"), 252) == 63, "nothing of them is normalised"
+    assert features.warmup(("price",), 252, {"price": "none"}) == 63
+    assert features.warmup(("price",), 252, {"price": "scale"}) == 63 + 62
 
 
 def test_groups_are_the_columns_of_the_whole_table():
@@ -188,7 +191,7 @@ def test_missing_bars_leave_the_features_of_the_own_bars_alone():
     """On a ragged panel an asset's rows are those of the panel of its own bars, held in between, 0 before the first."""
     market = ragged_market()
     table = np.asarray(table_of(market))
-    own_groups = np.r_[0 : features.group_slices()["calendar"].start]
+    own_groups = np.r_[0 : features.group_slices()["cross_section"].start]
     own_groups = own_groups[own_groups != NAMES.index("staleness")]
     for asset in range(N_ASSETS):
         rows = np.flatnonzero(np.asarray(market.tradable[:, asset]))
@@ -207,7 +210,7 @@ def test_the_listing_is_no_return_from_the_placeholder():
     """The first bar at about 50 after a placeholder at 1.0: no raw feature is anywhere near log 50."""
     market = ragged_market()
     bars = features.own_bars(market.tradable)
-    raw = features._price(market, bars)
+    raw = raw_features.price(market, bars)
     first = {name: float(raw[name][0, 0]) for name in ("return_1", "return_63", "gap")}
     assert first["return_1"] == first["return_63"] == 0
     assert abs(first["gap"]) < 0.1

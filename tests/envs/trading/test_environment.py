@@ -507,7 +507,7 @@ def test_the_start_of_an_episode_does_not_depend_on_the_prices():
         ({"levels": (0.0, 1.5)}, "levels (0.0, 1.5) must be increasing, distinct and within [-1, 1]"),
         ({"levels": (float("nan"),)}, "levels (nan,) must be increasing, distinct and within [-1, 1]"),
         ({"position_limit": 0.0}, "position_limit is 0.0; allowed: number in [0.0001, 1000] or None"),
-        ({"groups": ("prices",)}, "groups is ('prices',); allowed: non-empty list of price, volume"),
+        ({"groups": ("prices",)}, "groups is ('prices',); allowed: non-empty list of price, trend, volume"),
         ({"normalisation_window": 1}, "normalisation_window is 1; allowed: whole number in [2, 1048576]"),
         ({"actions": "continuous", "levels": (1.0,)}, "levels (1.0,) must span a range for continuous actions"),
         ({"actions": "band", "levels": (1.0,)}, "levels (1.0,) must span a range for band actions"),

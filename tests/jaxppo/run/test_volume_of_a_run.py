@@ -99,10 +99,17 @@ def test_the_command_ends_in_one_line(prices, capsys, given, line):
 def test_keys_that_nobody_sets_change_no_older_digest():
     """Jobs and trials are recognised by digests of the configuration, in which these keys once were absent."""
     tree = load_config().model_dump(mode="json")
-    keys = {"volume": "shares", "rate_column": "fx", "stablecoins_at_par": "true"}
+    keys = {
+        "data.volume": "shares",
+        "data.rate_column": "fx",
+        "data.stablecoins_at_par": "true",
+        "features.normalise": "{price: scale}",
+    }
     for key in keys:
-        del tree["data"][key]
+        section, _, name = key.partition(".")
+        del tree[section][name]
     assert digest_tree(load_config()) == tree
     for key, value in keys.items():
-        changed = digest_tree(load_config(overrides=[f"--data.{key}", value]))
-        assert changed["data"].keys() - tree["data"].keys() == {key}
+        section, _, name = key.partition(".")
+        changed = digest_tree(load_config(overrides=[f"--{key}", value]))
+        assert changed[section].keys() - tree[section].keys() == {name}
