@@ -20,6 +20,8 @@ RESTATED = "pass adjust=False to use the prices as they are"
 def adjust_prices(rows: Rows, options: LoadOptions) -> str | None:
     """Multiplies prices and quotes by adj_close / close (or adj_factor) and divides volume by it.
 
+    The close of the file stays, as `raw_close`: a tick is a fraction of it.
+
     Args:
       rows: checked rows in order of symbol and time; changed.
       options: `adjust` applies.
@@ -30,7 +32,7 @@ def adjust_prices(rows: Rows, options: LoadOptions) -> str | None:
     Raises:
       DataError: the factor is not positive, contradicts a stated dividend, or leaves the range of prices.
     """
-    frame = rows.frame
+    rows.frame = frame = rows.frame.assign(raw_close=rows.frame["close"])
     if not options.adjust:
         return None
     # The factor is constant up to the next split or dividend: returns in the past do not see later events.

@@ -16,13 +16,13 @@ which bars are tradable, but not how much can be traded: `volume_known` is False
 
 Closes alone (settlements, fixings): open, high and low are the close, so that an order fills at the next close.
 
-Half spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else the rolling EDGE estimate.
+Half-spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else an estimate or a given value.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,7 +43,9 @@ from jaxppo.envs.data.options import (
     LogDistance,
     OffSessionBars,
     RateColumn,
+    SpreadKind,
     SpreadWindow,
+    Tick,
     Tolerance,
     VolumeKind,
 )
@@ -60,11 +62,11 @@ from jaxppo.envs.data.sessions import (
     load_schedule,
     off_session,
 )
+from jaxppo.envs.data.spreads import check_symbols, half_spreads
 from jaxppo.envs.data.times import is_daily
 from jaxppo.envs.data.volume import in_units, is_counted, is_known, volume_warnings
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.market.periods import LEAST_STEPS, SAME_LENGTH, bar_length, length_changes, periods_per_year
-from jaxppo.envs.market.spread import estimated_half_spread
 from jaxppo.errors import DataError
 
 __all__ = ["DataError", "format_report", "load_market"]
@@ -94,19 +96,21 @@ def load_market(
     split_tolerance: Tolerance = 0.04,
     max_hole_days: Days = 120.0,
     zero_volume_tradable: bool = False,
+    spread: SpreadKind | None = None,
+    half_spread: HalfSpread | Mapping[str, HalfSpread] | None = None,
+    tick: Tick | Mapping[str, Tick] | None = None,
     min_half_spread: HalfSpread = 1e-4,
     spread_window: SpreadWindow = 63,
 ) -> MarketData:
     """Loads prices, checks them, and aligns them on one time axis.
 
-    Repairs the order of rows, exact repeats, empty rows at the ends of a history and rounding errors of open and close,
-    and counts the repairs in `market.info.report`. Refuses any other fault in one line that names the row and the
-    option that accepts it.
+    Repairs the order of rows, exact repeats, empty rows at the ends and rounding errors of open and close, and counts
+    that in `market.info.report`. Refuses any other fault in one line that names the row and the option that accepts it.
 
     Args:
       path_or_frame: CSV (also .gz, .zip), TSV or Parquet file; folder or list of files; name of a shipped data set
-        (`"us5_1d"`); data frame in long form, of one symbol, or with price x symbol columns; or `{symbol: data frame}`.
-        A file without a column of symbols is one symbol, named like the file.
+        (`"us5_1d"`); data frame in long form, of one symbol, or price x symbol columns; or `{symbol: data frame}`. A
+        file without a column of symbols is one symbol, named like the file.
       symbols: symbols to use, in this order; None uses all, sorted by name.
       calendar: exchange calendar (`XNYS`, `24/5`, ...) for sessions, the exchange's clock and missing sessions.
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
@@ -129,7 +133,11 @@ def load_market(
         count as an unadjusted split; 0 turns the search off.
       max_hole_days: longest time between two bars of an asset, days, > 0.
       zero_volume_tradable: whether bars with zero or missing volume can be traded.
-      min_half_spread: floor of the estimated half spread, fraction of the price; quotes have no floor.
+      spread: of bars without quotes: `"invariance"` from volatility and traded value, `"edge"` from prices alone,
+        `"fixed"`, or `"quoted"`, which refuses them; None is invariance where volume can be used, else edge below 20 bp.
+      half_spread: for `"fixed"`, fraction of the price, of all symbols or a value per symbol.
+      tick: smallest step of unadjusted prices, of all symbols or each; half of it is a floor where there are no quotes.
+      min_half_spread: floor of the half-spread by edge, fraction of the price.
       spread_window: bars per estimate of the spread, >= 3.
 
     Returns:
@@ -137,17 +145,12 @@ def load_market(
 
     Raises:
       DataError: one line on what is wrong, where, and the remedy.
-
-    Example:
-      >>> from jaxppo.envs import load_market
-      >>> load_market("us5_1d")
-      MarketData(3270 bars x 5 assets, AAPL FB GOOG IBM MSFT, 2000-03-01 to 2013-03-01, 1 d a bar)
     """
     names = None if symbols is None else (symbols,) if isinstance(symbols, str) else tuple(symbols)
     options = LoadOptions(
         names, calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
         on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
-        split_tolerance, max_hole_days, zero_volume_tradable, min_half_spread, spread_window,
+        split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread, spread_window,
     )  # fmt: skip
     market = _load(path_or_frame, options)
     logger.info("%s", format_report(market.info.report))
@@ -274,9 +277,10 @@ def _align(
     carry = np.full((len(times), len(names)), np.nan)
     tradable = np.zeros((len(times), len(names)), bool)
     volume_known = np.zeros(len(names), bool)
+    check_symbols(names, options)
     reports = {}
     for a, (name, part) in enumerate(frame.groupby("symbol", observed=True, sort=True)):
-        half_spread, quoted = _half_spread(part, options)
+        spread = half_spreads(str(name), part, options)
         volume = part["volume"].to_numpy()
         volume_known[a] = is_known(volume, options)
         bars = np.searchsorted(times, part["utc"].to_numpy())
@@ -286,11 +290,11 @@ def _align(
         for price in PRICES:
             fields[price][listed, a] = part["close"].to_numpy()[latest[listed]]
             fields[price][bars, a] = part[price].to_numpy()
-        fields["half_spread"][:, a] = np.where(listed, half_spread[np.maximum(latest, 0)], options.min_half_spread)
+        fields["half_spread"][:, a] = np.where(listed, spread.values[np.maximum(latest, 0)], options.min_half_spread)
         carry[listed, a] = part["carry"].ffill().to_numpy()[latest[listed]]
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not is_counted(volume)) | options.zero_volume_tradable
-        reports[str(name)] = report.symbol_report(part, half_spread, quoted, times, daily, length, schedule, options)
+        reports[str(name)] = report.symbol_report(part, spread, times, daily, length, schedule, options)
         reports[str(name)] |= report.span_on_axis(bars)
     clock = schedule.timezone if schedule else options.timezone or "UTC"
     minute, session, weekday = calendar_fields(times, daily, clock, schedule)
@@ -350,13 +354,3 @@ def _ended(reports: dict[str, dict[str, Any]], n_bars: int) -> Any:
         return ()
     last = np.asarray([counts["last_bar"] if name in gone else n_bars for name, counts in reports.items()])
     return jnp.asarray(np.arange(n_bars)[:, None] > last)
-
-
-def _half_spread(frame: pd.DataFrame, options: LoadOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Half spread of one asset's bars, and whether it is quoted, `[N]` each."""
-    prices = [frame[name].to_numpy() for name in PRICES]
-    estimate = estimated_half_spread(*prices, window=options.spread_window, floor=options.min_half_spread)
-    bid, ask = frame["bid"].to_numpy(), frame["ask"].to_numpy()
-    quoted = np.isfinite(bid) & np.isfinite(ask)
-    with np.errstate(invalid="ignore"):
-        return np.where(quoted, (ask - bid) / (ask + bid), estimate), quoted

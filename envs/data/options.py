@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -22,6 +23,8 @@ Tolerance = Annotated[float, Ge(0.0), Le(1.0)]
 LogDistance = Annotated[float, Ge(1e-3), Le(50.0)]
 Days = Annotated[float, Ge(1e-3), Le(1e5)]
 HalfSpread = Annotated[float, Ge(0.0), Le(0.5)]
+SpreadKind = Literal["quoted", "invariance", "edge", "fixed"]
+Tick = Annotated[float, Ge(1e-9), Le(1e6)]
 SpreadWindow = Annotated[int, Ge(3), Le(2**20)]
 
 _BOUNDS = {
@@ -59,6 +62,9 @@ class LoadOptions:
     split_tolerance: Tolerance
     max_hole_days: Days
     zero_volume_tradable: bool
+    spread: SpreadKind | None
+    half_spread: HalfSpread | Mapping[str, HalfSpread] | None
+    tick: Tick | Mapping[str, Tick] | None
     min_half_spread: HalfSpread
     spread_window: SpreadWindow
 
@@ -66,6 +72,13 @@ class LoadOptions:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             _check(name, getattr(self, name), hint)
         _check_rate_column(self.rate_column)
+        for name, hint in (("half_spread", HalfSpread), ("tick", Tick)):
+            given = getattr(self, name)
+            for key, value in given.items() if isinstance(given, Mapping) else ((None, given),):
+                if value is not None or key is not None:
+                    _check_number(name if key is None else f"{name} of {key}", value, hint)
+        if (self.half_spread is None) == (self.spread == "fixed"):
+            raise DataError("spread='fixed' and a value of half_spread need each other")
         symbols = self.symbols
         if symbols is None:
             return
@@ -91,6 +104,13 @@ def _check(name: str, value: Any, hint: Any) -> None:
         limit = getattr(bound, holds.__name__)
         if not holds(value, limit):
             raise DataError(f"{name}={value!r} must be {words} {limit:g}")
+
+
+def _check_number(name: str, value: Any, hint: Any) -> None:
+    """Checks for a number within the bounds of its annotation."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{name} is {value!r}; a number is expected")
+    _check(name, value, hint)
 
 
 def _check_rate_column(value: Any) -> None:

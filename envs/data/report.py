@@ -12,6 +12,7 @@ import pandas as pd
 from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.rows import Rows, time_text
 from jaxppo.envs.data.sessions import Schedule, off_session, session_numbers
+from jaxppo.envs.data.spreads import HalfSpreads
 from jaxppo.envs.data.times import DAY
 from jaxppo.envs.data.volume import is_counted, is_known
 
@@ -47,20 +48,19 @@ def fingerprint(symbols: tuple[str, ...], times: np.ndarray, arrays: dict[str, n
 
 
 def symbol_report(
-    frame: pd.DataFrame, half_spread: np.ndarray, quoted: np.ndarray, times: np.ndarray, daily: bool, bar_length: int,
+    frame: pd.DataFrame, spread: HalfSpreads, times: np.ndarray, daily: bool, bar_length: int,
     schedule: Schedule | None, options: LoadOptions,
 ) -> dict[str, Any]:  # fmt: skip
     """Reports on one symbol.
 
     Args:
       frame: checked and adjusted rows in order of time, with the columns of `Rows.frame`.
-      half_spread: `[N]` fraction of the price.
-      quoted: `[N]` bool, the half spread comes from quotes.
+      spread: half-spreads of its bars.
       times: `[T]` int64 ns UTC, time axis of the whole market.
       daily: whether bars are stamped with dates.
       bar_length: most frequent distance of bars, ns.
       schedule: sessions of the exchange, if a calendar is named.
-      options: `min_half_spread` and `volume` apply.
+      options: `volume` applies.
 
     Returns:
       JSON-serialisable counts, fractions and extremes.
@@ -71,7 +71,7 @@ def symbol_report(
     steps, moves = np.diff(utc), np.diff(close)
     span = np.searchsorted(times, utc[-1], "right") - np.searchsorted(times, utc[0], "left")
     counted = is_counted(volume)
-    spread = "quoted" if quoted.all() else "estimated" if not quoted.any() else "quoted, else estimated"
+    quoted, by = spread.quoted, "fixed" if spread.source == "fixed" else f"by {spread.source}"
     report: dict[str, Any] = {
         "bars": len(utc),
         "first": time_text(utc[0]),
@@ -80,10 +80,10 @@ def symbol_report(
         "volume_known": is_known(volume, options),
         "zero_volume_bars": int((volume == 0).sum()) if counted else 0,
         "unknown_volume_bars": int(np.isnan(volume).sum()) if counted else len(utc),
-        "spread": spread,
+        "spread": "quoted" if quoted.all() else by if not quoted.any() else f"quoted, else {by}",
         "quoted_share": float(quoted.mean()),
-        "floor_share": float((~quoted & (half_spread <= options.min_half_spread)).mean()),
-        "median_half_spread": float(np.median(half_spread)),
+        "floor_share": float(spread.at_floor.mean()),
+        "median_half_spread": float(np.median(spread.values)),
         "longest_hole_days": float(steps.max() / DAY) if len(steps) else 0.0,
         "holes": int((steps > max(6 * DAY, 2.5 * bar_length)).sum()),
         "largest_log_move": _extreme(moves, utc[1:]),
@@ -171,7 +171,7 @@ def warnings(symbols: dict[str, dict[str, Any]], calendar: str | None, n_bars: i
     floored = [name for name, counts in symbols.items() if counts["floor_share"] > 0.5]
     if floored:
         shown = ", ".join(floored[:5]) + (", ..." if len(floored) > 5 else "")
-        lines.append(f"half spread at its floor in most bars of {len(floored)} of {len(symbols)} symbols: {shown}")
+        lines.append(f"half-spread at its floor in most bars of {len(floored)} of {len(symbols)} symbols: {shown}")
     return lines
 
 
@@ -268,7 +268,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"clock {report['timezone']}, calendar {report['calendar'] or 'none'}, "
         f"adjusted by {report['adjusted_by'] or 'nothing'}"
         + (f", converted by {report['converted_by']}" if "converted_by" in report else ""),
-        f"  half spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
+        f"  half-spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
     ]
     lines += [f"  repaired: {what}: {n}" for what, n in report["repairs"].items()]
     lines += [f"  look at: {line}" for line in report["warnings"][:10]]

@@ -49,7 +49,7 @@ class MarketData(struct.PyTreeNode):
 
     Prices are adjusted for splits and dividends, strictly positive and finite everywhere. Where `tradable` is False,
     no order fills. There are two cases. Without a bar, the asset's four prices repeat its last close (1.0 before its
-    first bar), its volume is 0 and its half spread repeats. With a bar in which nobody traded, the quoted prices stand.
+    first bar), its volume is 0 and its half-spread repeats. With a bar in which nobody traded, the quoted prices stand.
 
     Attributes:
       open: `[T, A]` price, currency per share.

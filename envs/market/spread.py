@@ -1,8 +1,17 @@
-"""Rolling, causal EDGE estimate of the bid-ask spread from open, high, low and close prices."""
+"""Causal estimates of the bid-ask spread from bars without quotes: EDGE, from prices alone, and market microstructure
+invariance, from volatility and traded value."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+
+BENCHMARK_COST = 8.21e-4
+"""Half-spread of the benchmark stock of Kyle and Obizhaeva, fraction of the price."""
+BENCHMARK_VOLATILITY = 0.02
+"""Its volatility a day."""
+BENCHMARK_ACTIVITY = BENCHMARK_VOLATILITY * 40.0 * 1e6
+"""Its trading activity: volatility x 40 dollars x a million shares a day."""
 
 
 def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
@@ -124,3 +133,37 @@ def estimated_half_spread(
     """
     estimate = rolling_edge(open, high, low, close, window) / 2
     return np.where(estimate > floor, estimate, floor)
+
+
+def invariant_half_spread(
+    high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, *, window: int
+) -> np.ndarray:
+    """Estimates the half-spread by invariance: as a fraction of volatility it falls with trading activity.
+
+    `half = 8.21 bp (W / W*)^(-1/3) sigma / 0.02`, `W = sigma close volume`, `W* = 0.02 * 40 * 10^6`, for prices in
+    dollars. It does not depend on the length of the bars: over k of them sigma grows with the root of k and volume with
+    k, which cancels. The volatility is `sqrt(pi / 2)` times the mean absolute log return, which one jump moves less
+    than a square; traded value is the mean. Both are over the last `window` bars, or those there are, t included.
+
+    Args:
+      high: `[N]` high of one asset's own bars, in order of time, > 0.
+      low: `[N]` low.
+      close: `[N]` close.
+      volume: `[N]` units of the asset; NaN counts as 0.
+      window: bars, >= 1.
+
+    Returns:
+      `[N]` float64 fraction of the price, known at the close of each bar; NaN before anything was traded.
+
+    Reference: Kyle, Obizhaeva (2016), Market microstructure invariance: empirical hypotheses, Econometrica 84, for the
+    linear cost of the benchmark stock.
+    """
+    moves = np.abs(np.diff(np.log(close), prepend=np.log(close[0])))
+    # The first bar has no return. Of a random walk the mean range is twice the mean absolute return.
+    moves[0] = np.log(high[0] / low[0]) / 2
+    mean = pd.DataFrame({"move": moves, "traded": close * np.nan_to_num(volume)}).rolling(window, min_periods=1).mean()
+    volatility, traded = np.sqrt(np.pi / 2) * mean["move"].to_numpy(), mean["traded"].to_numpy()
+    activity = np.where(traded > 0, volatility * traded, np.nan) / BENCHMARK_ACTIVITY
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = BENCHMARK_COST * activity ** (-1 / 3) * volatility / BENCHMARK_VOLATILITY
+    return np.where(volatility > 0, half, np.where(np.isfinite(activity), 0.0, np.nan))

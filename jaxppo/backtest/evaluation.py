@@ -16,6 +16,7 @@ from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.baselines import run_baselines
 from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
 from jaxppo.backtest.ended import ended_positions, ended_sentences
+from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
@@ -209,6 +210,7 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
     masks = {"masks": {name: dataclasses.asdict(effect) for name, effect in effects.items()}} if effects else {}
     position = full_position(setup.config, setup.market.n_assets)
     notes = volume_sentences(setup.market, position, setup.config.costs.participation_limit)
+    notes += estimated_spread_sentences(ledgers["agent"], setup.market)
     noted = {"notes": list(notes)} if notes else {}
     performance = performance_of(
         ledgers["agent"], symbols_of(setup), times, periods=setup.periods_per_year, level=chosen.level

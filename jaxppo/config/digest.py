@@ -7,7 +7,14 @@ from typing import Any
 from jaxppo.config.schema import Config
 
 ADDED: dict[str, dict[str, Any]] = {
-    "data": {"volume": None, "rate_column": None, "stablecoins_at_par": False},
+    "data": {
+        "volume": None,
+        "rate_column": None,
+        "stablecoins_at_par": False,
+        "spread": "edge",
+        "half_spread": None,
+        "tick": None,
+    },
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},
 }

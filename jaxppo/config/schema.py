@@ -32,7 +32,7 @@ from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import features, regimes
-from jaxppo.envs.data.options import RateColumn, VolumeKind
+from jaxppo.envs.data.options import HalfSpread, RateColumn, SpreadKind, Tick, VolumeKind
 from jaxppo.envs.execution.costs import FourFactors
 
 LONGEST_EPISODE = 2**30
@@ -65,6 +65,9 @@ class DataConfig(Keys):
     split_tolerance: float = key_of(envs.load_market, "split_tolerance")
     max_hole_days: float = key_of(envs.load_market, "max_hole_days")
     zero_volume_tradable: bool = key_of(envs.load_market, "zero_volume_tradable")
+    spread: SpreadKind | None = key_of(envs.load_market, "spread")
+    half_spread: HalfSpread | dict[str, HalfSpread] | None = key_of(envs.load_market, "half_spread")
+    tick: Tick | dict[str, Tick] | None = key_of(envs.load_market, "tick")
     min_half_spread: float = key_of(envs.load_market, "min_half_spread")
     spread_window: int = key_of(envs.load_market, "spread_window")
     train: OpenFraction | tuple[Day, Day] = 0.6

@@ -48,7 +48,11 @@ def test_ragged_panel_by_hand():
     np.testing.assert_array_equal(market.volume, [[5, 0], [0, 0], [6, 7], [0, 8]])
     np.testing.assert_array_equal(market.tradable, [[True, False], [False, False], [True, True], [False, True]])
     np.testing.assert_array_equal(market.volume_known, [True, True])
-    np.testing.assert_array_equal(market.half_spread, np.full((4, 2), np.float32(1e-4)))
+    traded, moves = np.array([55.0, 63.5]), np.array([np.log(12 / 9) / 2, np.log(12 / 11)])
+    volatility = np.sqrt(np.pi / 2) * moves.cumsum() / [1, 2]
+    activity = volatility * traded / 800_000
+    expected = 8.21e-4 * activity ** (-1 / 3) * volatility / 0.02
+    np.testing.assert_allclose(market.half_spread[:, 0], expected[[0, 0, 1, 1]].clip(max=0.5), rtol=1e-5)
     np.testing.assert_array_equal(market.day_of_week, [1, 2, 3, 4])
     np.testing.assert_array_equal(market.session, [0, 1, 2, 3])
     np.testing.assert_array_equal(market.minute_of_day, 0)

@@ -98,8 +98,12 @@ def test_the_command_ends_in_one_line(prices, capsys, given, line):
 
 def test_keys_that_nobody_sets_change_no_older_digest():
     """Jobs and trials are recognised by digests of the configuration, in which these keys once were absent."""
-    tree = load_config().model_dump(mode="json")
+    older = ["--data.spread", "edge"]  # what runs without that key did
+    tree = load_config(overrides=older).model_dump(mode="json")
     keys = {
+        "data.spread": None,
+        "data.half_spread": "1e-4",
+        "data.tick": "0.01",
         "data.volume": "shares",
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",
@@ -108,8 +112,8 @@ def test_keys_that_nobody_sets_change_no_older_digest():
     for key in keys:
         section, _, name = key.partition(".")
         del tree[section][name]
-    assert digest_tree(load_config()) == tree
+    assert digest_tree(load_config(overrides=older)) == tree
     for key, value in keys.items():
         section, _, name = key.partition(".")
-        changed = digest_tree(load_config(overrides=[f"--{key}", value]))
+        changed = digest_tree(load_config(overrides=[*older, f"--{key}", value] if value else []))
         assert changed[section].keys() - tree[section].keys() == {name}
