@@ -159,7 +159,9 @@ def _traded(
         before, after = ledger.equity[:-1], ledger.equity[1:]
         returns = jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0) - 1.0, 0.0)
         paid = jnp.sum(ledger.paid) + jnp.sum(ledger.financing)
-        ordered, filled = (jnp.sum(jnp.abs(x) * ledger.price) for x in (ledger.ordered, ledger.quantity))
+        ordered = jnp.sum(jnp.abs(ledger.ordered) * ledger.price)
+        # Turnover leaves settlements of assets that ended out, which no order asked for.
+        filled = jnp.sum(ledger.turnover * before)
         return {
             "returns": returns,
             "sharpe": metrics.sharpe(returns, periods=annual),

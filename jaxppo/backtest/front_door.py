@@ -82,7 +82,8 @@ def simulate(
     else:
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
-    position, participation = float(params.initial_cash) / prices.n_assets, float(conditions.costs.participation_limit)
+    position = float(params.initial_cash) * conditions.rules.env.position_limit
+    participation = float(conditions.costs.participation_limit)
     for line in implausible_volume(prices, position, participation):
         warnings.warn(line, stacklevel=2)
     ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)

@@ -79,7 +79,7 @@ def training_figures(
         marked = ", the dot the one that was selected" if chosen.any() else ""
         note += f" The first one selects the checkpoint{marked}: as the best of many it is too good to be true."
     if SHARPE in shown:
-        note += f" Shaded: the {100 * level:g} % interval of the Sharpe ratio."
+        note += f" Shaded: the {100 * level:g} % interval of the Sharpe ratio of an agent."
     if left_out:
         note += f" Not drawn, but in metrics.jsonl: {', '.join(left_out)}."
     return figures, note
