@@ -129,12 +129,12 @@ def load_market(
       max_log_range: largest log(high / low) of a bar, > 0.
       max_log_spike: largest excursion of open or close (of daily bars also high or low) that reverts within three bars,
         log price, > 0; ten usual moves of the asset are accepted in any case.
-      split_tolerance: how near a gap between quiet bars must be to a whole ratio or a stated split, log price, >= 0, to
-        count as an unadjusted split; 0 turns the search off.
+      split_tolerance: how near a gap between quiet bars must be to a whole ratio or a stated split to count as an
+        unadjusted split, log price, >= 0; 0 turns the search off.
       max_hole_days: longest time between two bars of an asset, days, > 0.
       zero_volume_tradable: whether bars with zero or missing volume can be traded.
-      spread: of bars without quotes: `"invariance"` from volatility and traded value, `"edge"` from prices alone,
-        `"fixed"`, or `"quoted"`, which refuses them; None is invariance where volume can be used, else edge below 20 bp.
+      spread: of bars without quotes: `"invariance"` from volatility and traded value, `"edge"` from prices, `"fixed"`,
+        or `"quoted"`, which refuses them; None is invariance where volume can be used, else edge, at most 20 bp.
       half_spread: for `"fixed"`, fraction of the price, of all symbols or a value per symbol.
       tick: smallest step of unadjusted prices, of all symbols or each; half of it is a floor where there are no quotes.
       min_half_spread: floor of the half-spread by edge, fraction of the price.
@@ -152,9 +152,7 @@ def load_market(
         on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
         split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread, spread_window,
     )  # fmt: skip
-    market = _load(path_or_frame, options)
-    logger.info("%s", format_report(market.info.report))
-    return market
+    return _load(path_or_frame, options)
 
 
 def _load(source: PriceSource, options: LoadOptions) -> MarketData:
@@ -175,7 +173,9 @@ def _load(source: PriceSource, options: LoadOptions) -> MarketData:
         _apply_calendar(rows, daily, length, schedule, options)
     _require_every_symbol(rows)
     history.check_history(rows, daily, options)
-    return _align(rows, daily, length, schedule, adjusted_by, options)
+    market = _align(rows, daily, length, schedule, adjusted_by, options)
+    logger.info("%s", format_report(market.info.report))
+    return market
 
 
 def _place_in_time(rows: Rows, options: LoadOptions) -> tuple[bool, Schedule | None]:

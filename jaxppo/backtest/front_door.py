@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
 from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions
+from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
@@ -22,12 +24,13 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.policy.arrays import from_array
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.saved import SavedRun
 
 
 def simulate(
-    policy: Policy | SavedRun,
+    policy: Policy | np.ndarray | jax.Array | SavedRun,
     market: MarketData | SavedRun | None = None,
     *,
     costs: Costs | None = None,
@@ -39,8 +42,8 @@ def simulate(
 ) -> BacktestResult:
     """Runs a policy over a market from a flat start, through the one accounting function.
 
-    Warns where an account of this size would take unlikely long to fill an equal share of it in an asset: counted ticks
-    are no volume, see `volume` of `load_market`.
+    Warns where an account of this size would take unlikely long to fill the largest position: counted ticks are no
+    volume, see `volume` of `load_market`.
 
     >>> import jaxppo
     >>> market = jaxppo.envs.load_market("us5_1d")
@@ -49,7 +52,8 @@ def simulate(
     ((3270, 1), ['commission', 'spread', 'slippage', 'impact', 'financing'])
 
     Args:
-      policy: a rule, an agent, an array of decisions, anything that is a `Policy`; or an opened run, for its agent.
+      policy: a rule, an agent, anything that is a `Policy`; target weights at each close, `[T, A]`, NaN to hold; or an
+        opened run, for its agent.
       market: prices; or an opened run, for its test period, masks, sizing, costs and monitored limits. None takes the
         run that is the policy.
       costs: on a market; None takes the defaults of the configuration, which charge all costs.
@@ -64,6 +68,8 @@ def simulate(
       ValueError: the period does not lie in the market, or the assets are not as many as the policy's.
     """
     run = market if isinstance(market, SavedRun) else policy if market is None else None
+    if isinstance(policy, np.ndarray | jax.Array):
+        policy = from_array(jnp.asarray(policy))
     if isinstance(policy, SavedRun):
         conditions = conditions_of(policy) if conditions is None else conditions
         policy = policy.agent()
@@ -86,12 +92,11 @@ def simulate(
     participation = float(conditions.costs.participation_limit)
     for line in implausible_volume(prices, position, participation):
         warnings.warn(line, stacklevel=2)
-    ledger = simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars)
-    notes, rules = volume_sentences(prices, position, participation), conditions.rules
+    ledger = jax.device_get(simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars))
+    notes = volume_sentences(prices, position, participation) + estimated_spread_sentences(ledger, prices)
+    rules = conditions.rules
     delisting = rules.env.fill_rule.delisting
-    return BacktestResult(
-        policy.name, jax.device_get(ledger), prices, first, rules.periods, delisting, notes, params.costs
-    )
+    return BacktestResult(policy.name, ledger, prices, first, rules.periods, delisting, notes, params.costs)
 
 
 def simulate_streaming(

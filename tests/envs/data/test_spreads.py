@@ -69,9 +69,7 @@ def test_it_is_within_a_factor_of_three_of_real_quotes(tick):
     quoted = ((minutes.ask - minutes.bid) / (minutes.ask + minutes.bid)).groupby(minutes.symbol, observed=True).median()
     market = load_market(HOURLY, symbols=list(quoted.index), tick=tick)
     assert {counts["spread"] for counts in market.info.report["symbols"].values()} == {"by invariance"}
-    same_days = np.isin(
-        market.info.timestamps.astype("datetime64[D]"), minutes.timestamp.dt.date.astype("datetime64[D]")
-    )
+    same_days = np.isin(pd.DatetimeIndex(market.info.timestamps).date, minutes.timestamp.dt.date.unique())
     found = np.median(np.asarray(market.half_spread)[same_days], axis=0)
     ratio = found / quoted.to_numpy()
     assert ratio.max() < 3

@@ -139,3 +139,12 @@ def test_what_is_exported_can_be_seen():
     assert {"train", "simulate", "load_config", "envs", "rules"} <= set(dir(jaxppo))
     for name in jaxppo.__all__:
         assert getattr(jaxppo, name) is not None
+
+
+def test_targets_in_an_array_are_a_policy(market):
+    targets = np.random.default_rng(0).uniform(0, 1 / market.n_assets, (market.n_bars, market.n_assets))
+    targets[::3] = np.nan
+    found, expected = simulate(targets, market), simulate(from_array(targets), market)
+    pd.testing.assert_frame_equal(found.equity, expected.equity)
+    with pytest.raises(ValueError, match=r"expected \[bars, assets\]"):
+        simulate(targets[:, 0], market)
