@@ -239,8 +239,9 @@ def real_market() -> tuple[MarketData, np.ndarray]:
     return market, np.digitize(volatility, np.quantile(volatility, [0.5, 0.85]))
 
 
-# Gaussian regimes have thinner tails than stocks, and their volatility moves with the index alone. Blocks are cut where
-# regimes change, and what remembers longer than a block is lost.
+# Gaussian regimes have thinner tails than stocks, and their volatility moves with the index alone; a half-spread by
+# invariance moves with that of the asset. Blocks are cut where regimes change, and what remembers longer than a block
+# is lost.
 CLUSTERS = ("autocorrelation of sizes", "autocorrelation of squares")
 
 
@@ -250,7 +251,7 @@ CLUSTERS = ("autocorrelation of sizes", "autocorrelation of squares")
         ("stationary_bootstrap", {"mean_block": 20.0}, ()),
         ("circular_bootstrap", {"block": 20}, ()),
         ("regime_bootstrap", {"mean_block": 20.0, "labels": True}, CLUSTERS),
-        ("regime_switching", {"labels": True}, ("log kurtosis", *CLUSTERS)),
+        ("regime_switching", {"labels": True}, ("log kurtosis", "half_spread", *CLUSTERS)),
         ("stochastic_volatility_jumps", {}, ()),
         ("garch", {}, ()),
     ],

@@ -79,6 +79,7 @@ def test_hours_and_regimes_divide_the_decisions():
     assert np.ptp(list(found.regimes.values()), axis=0).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_groups_and_features_are_named_as_they_are_ordered():
     setup, policy, net = built()
     found, groups = looked(), group_slices(GROUPS)

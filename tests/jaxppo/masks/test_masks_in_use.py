@@ -144,9 +144,9 @@ def _allowed(env, mask, action, taken):
         ("gross and net", "discrete"),
         ("gross and net", "continuous"),
         ("forced", "discrete"),
-        ("forced", "hierarchical"),
+        pytest.param("forced", "hierarchical", marks=pytest.mark.slow),
         ("volatility and trades", "continuous"),
-        ("everything", "discrete"),
+        pytest.param("everything", "discrete", marks=pytest.mark.slow),
         ("everything", "continuous"),
         ("everything", "hierarchical"),
     ],
@@ -203,7 +203,7 @@ def test_nothing_forbidden_is_ever_done(name, actions):
 @pytest.mark.parametrize(
     ("n_assets", "actions"),
     [
-        (1, "discrete"),
+        pytest.param(1, "discrete", marks=pytest.mark.slow),
         pytest.param(1, "hierarchical", marks=pytest.mark.slow),
         pytest.param(88, "continuous", marks=pytest.mark.slow),
         (88, "hierarchical"),
@@ -383,7 +383,7 @@ def trained(actions, distribution="squashed_gaussian"):
 @pytest.mark.parametrize(
     "actions",
     [
-        ("discrete",),
+        pytest.param(("discrete",), marks=pytest.mark.slow),
         ("continuous",),
         pytest.param(("band",), marks=pytest.mark.slow),
         ("hierarchical",),

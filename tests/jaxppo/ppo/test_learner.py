@@ -59,7 +59,10 @@ def gradient_on(n_devices: int, micro_batch: int | None):
     return jax.tree.map(np.asarray, jax.jit(compute)(moved_parameters(), tiny.shared_params(), batch()))
 
 
-@pytest.mark.parametrize(("n_devices", "micro_batch"), [(4, None), pytest.param(2, 2, marks=pytest.mark.slow), (1, 4)])
+@pytest.mark.parametrize(
+    ("n_devices", "micro_batch"),
+    [(4, None), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((2, 2), (1, 4)))],
+)
 def test_the_gradient_does_not_depend_on_devices_or_micro_batches(n_devices, micro_batch):
     gradient, metrics = gradient_on(n_devices, micro_batch)
     expected, expected_metrics = gradient_on(1, None)

@@ -232,7 +232,9 @@ def followed(kind: str, n_devices: int, n_iterations: int, **changes):
 @pytest.mark.parametrize(
     ("kind", "n_devices", "changes"),
     [
-        *(("bandit", n_devices, changes) for n_devices in (1, 4) for changes in (ADAM, NATURAL)),
+        ("bandit", 4, ADAM),
+        ("bandit", 4, NATURAL),
+        *(pytest.param("bandit", 1, changes, marks=pytest.mark.slow) for changes in (ADAM, NATURAL)),
         pytest.param("trading", 1, NATURAL, marks=pytest.mark.slow),
         pytest.param("trading", 4, NATURAL, marks=pytest.mark.slow),
         pytest.param("trading", 1, ADAM, marks=pytest.mark.slow),

@@ -96,7 +96,9 @@ def three_ways(name: str, dtype: str) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda x: np.asarray(x, np.float32), found)
 
 
-@pytest.mark.parametrize("name", ["simulated", pytest.param("hourly", marks=pytest.mark.slow), "daily"])
+@pytest.mark.parametrize(
+    "name", ["simulated", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hourly", "daily"))]
+)
 def test_three_ways_to_run_give_one_memory(name):
     memory = three_ways(name, "float32")
     policy, _, bars, n_assets = prepared(name, "float32")
@@ -117,7 +119,9 @@ def test_bfloat16_keeps_them_together(name):
         assert np.sqrt(np.mean((memory[way] - memory["chunk"]) ** 2)) < 0.02 * scale
 
 
-@pytest.mark.parametrize("portfolio", ["add", "film", "cross_attention"])
+@pytest.mark.parametrize(
+    "portfolio", ["add", *(pytest.param(name, marks=pytest.mark.slow) for name in ("film", "cross_attention"))]
+)
 def test_one_network_trades_five_assets_or_eighty_eight(portfolio):
     """The first five of 88 decide as they do alone while the others are not listed; their order does not matter."""
     config = tiny.encoder_config(portfolio=portfolio)
