@@ -28,6 +28,7 @@ from jaxppo.envs.execution.impact import Impact
 from jaxppo.envs.execution.slippage import SlippageConditions, slippage_scale
 from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
+from jaxppo.envs.market.safe import root, size_of
 
 
 class Costs(struct.PyTreeNode):
@@ -326,7 +327,7 @@ def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -
     References:
       Toth et al. (2011), Anomalous price impact and the critical nature of liquidity, Phys. Rev. X 1.
     """
-    size = jnp.abs(quantity)
+    size = size_of(quantity)
     notional = size * price
     spread = slippage = impact = jnp.zeros_like(notional)
     commission = costs.commission_rate * notional
@@ -340,7 +341,7 @@ def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -
             moved = moved * bar.slippage_scale
         slippage = notional * moved
     if is_charged(costs.impact):
-        participation = jnp.sqrt(size / bar.average_volume)
+        participation = root(size / bar.average_volume)
         impact = notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0))
     commission = jnp.where(size > 0, jnp.maximum(costs.commission_minimum, commission), 0.0)
     return TradeCosts(commission=commission, spread=spread, slippage=slippage, impact=impact)
@@ -358,4 +359,4 @@ def fillable(wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
       `[A]` shares, signed, same side as `wanted`.
     """
     limit = costs.participation_limit * bar.available_volume
-    return jnp.clip(wanted, -limit, limit)
+    return jnp.where(limit > 0, jnp.clip(wanted, -limit, limit), 0.0)

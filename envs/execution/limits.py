@@ -22,6 +22,7 @@ from flax import struct
 
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, weights_of
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.market.safe import ratio, root
 
 ROUNDING = 1e-6
 """Weights that differ by less count as equal: a target at a limit is within it."""
@@ -69,8 +70,11 @@ class GrossBudgets(struct.PyTreeNode):
             return jnp.ones_like(rest)
         bound = self.forced if forced else self.limit
         base, used = self._used(fixed), self._used(fixed + rest)
-        left = jnp.maximum(bound - base, 0.0) / jnp.maximum(used - base, ROUNDING)
-        factor = jnp.where(used > bound, jnp.minimum(left, 1.0), 1.0)
+        over = used > bound
+        left = jnp.maximum(jnp.where(over, bound - base, 0.0), 0.0) / jnp.where(
+            over, jnp.maximum(used - base, ROUNDING), 1.0
+        )
+        factor = jnp.where(over, jnp.minimum(left, 1.0), 1.0)
         return jnp.where(self.member, factor[:, None], 1.0).min(axis=0)
 
     def relax(self, relaxed: jax.Array) -> GrossBudgets:
@@ -159,7 +163,7 @@ class QuadraticBudget(struct.PyTreeNode):
         cross = matmul(row, others)
         rest = matmul(others, matmul(self.matrix, others))
         centre = -cross / own
-        half = jnp.sqrt(jnp.maximum(jnp.square(centre) + (self.limit - rest) / own, 0.0))
+        half = root(jnp.square(centre) + (self.limit - rest) / own)
         return jnp.minimum(centre - half, 0.0), jnp.maximum(centre + half, 0.0)
 
     def share(self, fixed: jax.Array, rest: jax.Array, forced: bool) -> jax.Array:
@@ -171,10 +175,12 @@ class QuadraticBudget(struct.PyTreeNode):
           forced: within the forced budget.
         """
         own, cross = (matmul(weights, matmul(self.matrix, rest)) for weights in (rest, fixed))
-        excess = matmul(fixed, matmul(self.matrix, fixed)) - (self.forced if forced else self.limit)
-        root = jnp.sqrt(jnp.maximum(jnp.square(cross) - own * excess, 0.0))
-        factor = jnp.clip((root - cross) / jnp.maximum(own, jnp.finfo(own.dtype).tiny), 0.0, 1.0)
-        beyond = own + 2.0 * cross + excess > 0
+        bound = self.forced if forced else self.limit
+        bounded = jnp.isfinite(bound)
+        excess = matmul(fixed, matmul(self.matrix, fixed)) - jnp.where(bounded, bound, 0.0)
+        reach = root(jnp.square(cross) - own * excess)
+        factor = jnp.clip(ratio(reach - cross, own, 1.0), 0.0, 1.0)
+        beyond = bounded & (own + 2.0 * cross + excess > 0)
         return jnp.broadcast_to(jnp.where(beyond, factor, 1.0), rest.shape)
 
     def relax(self, relaxed: jax.Array) -> QuadraticBudget:

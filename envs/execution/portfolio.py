@@ -18,6 +18,7 @@ from jaxppo.arguments import BoundedInt, DelistingReturn, check
 from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
 from jaxppo.envs.market.kernels import once
+from jaxppo.envs.market.safe import ratio
 
 LEVERAGE_ROUNDING = 1e-5
 """Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
@@ -205,7 +206,7 @@ def target_scale(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, cost
     gross_held = jnp.sum(jnp.where(hold, committed, 0.0))
     gross_wanted = jnp.sum(jnp.where(hold, 0.0, jnp.abs(weights))) * equity
     room = jnp.maximum(costs.max_leverage * equity - gross_held, 0.0)
-    return jnp.where(gross_wanted > room, room / jnp.maximum(gross_wanted, jnp.finfo(jnp.float32).tiny), 1.0)
+    return jnp.where(gross_wanted > room, ratio(room, gross_wanted, 1.0), 1.0)
 
 
 def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:
@@ -323,7 +324,7 @@ def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) ->
     added = jnp.sum(jnp.abs(adding) * portfolio.price)
     limit = costs.max_leverage * jnp.maximum(portfolio.equity, 0.0)
     room = jnp.where(limit - kept > LEVERAGE_ROUNDING * limit, limit - kept, 0.0)
-    scale = room / jnp.maximum(added, jnp.finfo(jnp.float32).tiny)
+    scale = ratio(room, added, 1.0)
     return jnp.where(added > room * (1.0 + LEVERAGE_ROUNDING), reducing + scale * adding, quantity)
 
 
@@ -361,8 +362,11 @@ def _rounding(*shares: jax.Array) -> jax.Array:
 
 
 def _snap(shares: jax.Array, rounding: jax.Array) -> jax.Array:
-    """`shares`, exactly 0 where they are rounding: dust would be held, traded and charged a minimum commission."""
-    return jnp.where(jnp.abs(shares) <= rounding, 0.0, shares)
+    """`shares`, exactly 0 where they are rounding: dust would be held, traded and charged a minimum commission.
+
+    The derivative is that of `shares` there too: an account that holds nothing can be led to trade.
+    """
+    return jnp.where(jnp.abs(shares) <= rounding, shares - jax.lax.stop_gradient(shares), shares)
 
 
 def _add(total: jax.Array, error: jax.Array, amount: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import (
     exponential_average,
     rolling_max,
@@ -23,12 +24,6 @@ from jaxppo.envs.market.windows import (
     seeded_average,
     shift,
 )
-
-
-def ratio(numerator: jax.Array, denominator: jax.Array, otherwise: float) -> jax.Array:
-    """Divides where the denominator is positive; `otherwise` elsewhere."""
-    positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), otherwise)
 
 
 def log_return(close: jax.Array, horizon: int) -> jax.Array:

@@ -11,6 +11,7 @@ from jaxppo.envs.market import indicators, trend
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.normalisation import CLIP, zscore
 from jaxppo.envs.market.own_bars import OwnBars
+from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import exponential_average, linear_recurrence, rolling_mean, rolling_valid_sum, shift
 
 RETURN_HORIZONS = (1, 5, 21, 63)
@@ -171,7 +172,7 @@ def carry(market: MarketData, bars: OwnBars) -> jax.Array:
     count, total = (rolling_valid_sum(x, valid, CARRY_WINDOW) for x in (jnp.ones_like(packed), packed))
     deviation = indicators.ewma_deviation(bars.pack(market.close), trend.VOLATILITY_SPAN)
     mean = total / jnp.maximum(count, 1) * CARRY_HORIZON**0.5
-    value = bars.spread(jnp.tanh(indicators.ratio(mean, deviation, 0.0) / trend.SQUEEZE))
+    value = bars.spread(jnp.tanh(ratio(mean, deviation, 0.0) / trend.SQUEEZE))
     known = bars.listed & (bars.spread(count) >= CARRY_LOOKBACK)
     columns = [value, trend.rank_among(value, known & (bars.bars_since < STALE))]
     return jnp.where(known[..., None], jnp.stack(columns, axis=-1), jnp.nan)

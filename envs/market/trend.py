@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import rankdata
 
-from jaxppo.envs.market.indicators import ewma_deviation, log_return, ratio
+from jaxppo.envs.market.indicators import ewma_deviation, log_return
+from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import exponential_average, rolling_deviation, rolling_max
 
 VOLATILITY_SPAN = 63

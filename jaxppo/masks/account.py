@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -108,7 +109,8 @@ def risk_budget(
 
 
 def _gross(member: jax.Array, limit: jax.Array, multiple: float) -> GrossBudgets:
-    return GrossBudgets(member, limit, jnp.where(jnp.isinf(multiple), jnp.inf, multiple * limit))
+    forced = jnp.full_like(limit, jnp.inf) if math.isinf(multiple) else multiple * limit
+    return GrossBudgets(member, limit, forced)
 
 
 def _quadratic(matrix: jax.Array, limit: float, forced: float) -> QuadraticBudget:

@@ -36,6 +36,7 @@ from jaxppo.arguments import OpenFraction, PositiveInt, PositiveRatio, ProperFra
 from jaxppo.envs.execution.portfolio import Portfolio, drawdown, expected_weights, weights_of
 from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import shift
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
@@ -110,7 +111,7 @@ def drawdown_control(
         wanted = cushion / limit if proportional else jnp.ones(())
         least, most = lost(row, present, sizes_of(0.0)), lost(row, present, sizes_of(wanted))
         # The loss is convex in the factor: below the chord between 0 and what is wanted.
-        share = jnp.clip((cushion - least) / jnp.maximum(most - least, jnp.finfo(most.dtype).tiny), 0.0, 1.0)
+        share = jnp.clip(ratio(cushion - least, most - least, 0.0), 0.0, 1.0)
         wanted = wanted * jnp.where(most <= cushion, 1.0, share)
         near = jnp.abs(wanted - last) <= tolerance * last
         safe = lost(row, present, sizes_of(last)) <= cushion

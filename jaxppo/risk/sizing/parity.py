@@ -11,6 +11,7 @@ from jaxppo.arguments import CodeOnly, PositiveInt, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.market.safe import root
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import scaling
@@ -70,12 +71,13 @@ def risk_parity(covariance: jax.Array, budgets: jax.Array, cycles: int = 30) -> 
     def visit(i: jax.Array, x: jax.Array) -> jax.Array:
         asset = i % n_assets
         others = matmul(correlation[asset], x) - x[asset]
-        root = jnp.sqrt(jnp.square(others) + 4.0 * share[asset])
+        reach = root(jnp.square(others) + 4.0 * share[asset])
         # The same root twice: no difference of nearly equal numbers.
-        positive = jnp.where(others > 0, 2.0 * share[asset] / (root + jnp.abs(others)), 0.5 * (root - others))
+        ahead = others > 0
+        positive = jnp.where(ahead, 2.0 * share[asset] / jnp.where(ahead, reach + others, 1.0), 0.5 * (reach - others))
         return x.at[asset].set(jnp.where(share[asset] > 0, positive, 0.0))
 
-    x = jax.lax.fori_loop(0, cycles * n_assets, visit, jnp.sqrt(share))
+    x = jax.lax.fori_loop(0, cycles * n_assets, visit, root(share))
     weights = x / deviation
     total = jnp.sum(weights)
     return weights / jnp.where(total > 0, total, 1.0)

@@ -11,6 +11,7 @@ from jaxppo.arguments import PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.market.safe import ratio, root
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import scaling
@@ -41,8 +42,9 @@ def volatility_target(
     def factor(state: Any, covariance: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         gross = jnp.sum(jnp.abs(targets))
         shape = targets / jnp.where(gross > 0, gross, 1.0)
-        forecast = jnp.sqrt(jnp.maximum(matmul(shape, matmul(covariance, shape)), jnp.finfo(shape.dtype).tiny))
-        scale = jnp.minimum(target / forecast, max_leverage) / jnp.where(gross > 0, gross, 1.0)
+        forecast = root(matmul(shape, matmul(covariance, shape)))
+        scale = jnp.minimum(ratio(jnp.asarray(target), forecast, jnp.inf), max_leverage)
+        scale = scale / jnp.where(gross > 0, gross, 1.0)
         return jnp.broadcast_to(jnp.where(gross > 0, scale, 1.0), targets.shape), state
 
     return scaling("volatility_target", table, factor, warmup=span, tolerance=tolerance, cap=max_leverage)
