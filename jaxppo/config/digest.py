@@ -20,6 +20,9 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 
+ADDED_TO_ITEMS: dict[str, dict[str, dict[str, Any]]] = {"sizing": {"drawdown_control": {"window": None}}}
+"""List -> kind of its items -> such keys of theirs."""
+
 
 def digest_tree(config: Config) -> dict[str, Any]:
     """Writes a configuration out without added keys that change nothing, so that digests of older jobs stay valid.
@@ -30,4 +33,9 @@ def digest_tree(config: Config) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     for section, neutral in ADDED.items():
         tree[section] = {key: value for key, value in tree[section].items() if neutral.get(key, ...) != value}
+    for name, kinds in ADDED_TO_ITEMS.items():
+        for item in tree[name]:
+            for kind, neutral in kinds.items():
+                if kind in item:
+                    item[kind] = {key: value for key, value in item[kind].items() if neutral.get(key, ...) != value}
     return tree

@@ -20,7 +20,11 @@ by `(1 - limit) x`, together `m + x (m - limit) <= n`. At each close the sum inc
 factor for all targets meets it; unless q alone exceeds it, and then q' = 0, which the claim at t - 1 covers. From
 an account without positions, no close is ever below the floor, by induction. With gaps the same holds with the
 moves that happened: the equity is below the floor by at most exposure x (move - m), summed over assets and the gaps
-of two consecutive bars. Once at the floor, the account stays out of the market for good.
+of two consecutive bars. Once at the floor, the account stays out of the market: for good, or with a `window` until
+the peak that it fell from is forgotten.
+
+A rolling peak never lies above one since the start, and from one close to the next it rises only to the equity of the
+new close, as that one does. So the proof holds with it in place of the peak: a floor that forgets only comes down.
 
 Assumptions: orders to reduce fill in full at the next open of the asset (a volume limit, or quotes at which
 nobody trades, leave it exposed), latency of one bar, costs and financing of at most `cost`, and float32 rounding.
@@ -29,8 +33,11 @@ Masks come later and only reduce.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jaxppo.arguments import OpenFraction, PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio, drawdown, expected_weights, weights_of
@@ -41,12 +48,64 @@ from jaxppo.envs.market.windows import shift
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 
+PARTS = 8
+"""Parts of a window whose largest equities are kept: the oldest is forgotten as a whole."""
+
+
+class RollingPeak(struct.PyTreeNode):
+    """Largest equity of the last `window` bars, and of up to a seventh more of them.
+
+    Attributes:
+      factor: `[]` of the last decision.
+      peaks: `[PARTS]` largest equity in each part of the window, currency; 0 before there was one.
+      bar: `[]` int32, decisions so far.
+    """
+
+    factor: jax.Array
+    peaks: jax.Array
+    bar: jax.Array
+
+    @classmethod
+    def empty(cls) -> RollingPeak:
+        """Before the first decision."""
+        return cls(jnp.zeros(()), jnp.zeros(PARTS), jnp.zeros((), jnp.int32))
+
+
+def _seen(state: RollingPeak, equity: jax.Array, window: int) -> RollingPeak:
+    """The state with the equity `[]` of one more decision."""
+    length = -(-window // (PARTS - 1))
+    part = state.bar // length % PARTS
+    before = jnp.where(state.bar % length == 0, 0.0, state.peaks[part])
+    return state.replace(peaks=state.peaks.at[part].set(jnp.maximum(before, equity)), bar=state.bar + 1)
+
+
+def _largest_loss(
+    row: dict[str, jax.Array], present: jax.Array, sizes: jax.Array, limit: float, cost: float
+) -> jax.Array:
+    """Bounds the loss `[]` until everything can be closed, fraction of equity.
+
+    Args:
+      row: of the table.
+      present: `[A]` weights now.
+      sizes: `[A]` weights that are ordered.
+      limit: largest drawdown.
+      cost: of trading, fraction of what is traded.
+    """
+    before, opened = row["before"], row["open"]
+    rise = jnp.clip(opened * (1.0 + before) - 1.0, 0.0, before)
+    fall = jnp.clip(1.0 - opened * (1.0 - before), 0.0, before)
+    until_fill = jnp.abs(present) * jnp.where(present < 0, rise, fall)
+    ahead = row["move"] * (1.0 + jnp.maximum(row["move"] - limit, 0.0))
+    trade = cost * (jnp.abs(sizes - present) + jnp.abs(sizes) * (1.0 + row["move"]))
+    return jnp.sum(until_fill + (1.0 + rise) * (trade + jnp.abs(sizes) * ahead))
+
 
 @checked
 def drawdown_control(
     limit: OpenFraction,
     *,
     move: OpenFraction,
+    window: PositiveInt | None = None,
     deviations: PositiveRatio | None = None,
     span: PositiveInt = 63,
     cost: ProperFraction = 0.002,
@@ -63,6 +122,8 @@ def drawdown_control(
     Args:
       limit: largest drawdown.
       move: largest move of an asset between two fills that is survived by construction.
+      window: bars after which a peak is forgotten, so that an account at its floor comes back; one that is a seventh
+        older may still count. None for never: then it stays out for good.
       deviations: that move is at least this many forecast volatilities of a bar of the asset; None for `move` alone.
       span: bars of the exponential forecast of volatility.
       cost: largest cost of trading, and of holding for a bar, that is survived, fraction of the traded notional.
@@ -76,6 +137,7 @@ def drawdown_control(
     References:
       Grossman, Zhou (1993), Optimal Investment Strategies for Controlling Drawdowns, Mathematical Finance 3.
       Cvitanic, Karatzas (1995), On Portfolio Optimization under "Drawdown" Constraints.
+      Yang, Zhong (2013), Optimal portfolio strategy to control maximum drawdown, for the rolling peak.
     """
 
     def table(view: MarketView) -> dict[str, jax.Array]:
@@ -87,37 +149,35 @@ def drawdown_control(
         opened, before = (bars.spread(bars.pack(x)) for x in (market.open, shift(moves, 1)))
         return {"move": moves, "before": before, "open": opened / market.close, "there": market.tradable}
 
-    def lost(row: dict[str, jax.Array], present: jax.Array, sizes: jax.Array) -> jax.Array:
-        """Bounds the loss `[]` until everything can be closed, fraction of equity."""
-        before, opened = row["before"], row["open"]
-        rise = jnp.clip(opened * (1.0 + before) - 1.0, 0.0, before)
-        fall = jnp.clip(1.0 - opened * (1.0 - before), 0.0, before)
-        until_fill = jnp.abs(present) * jnp.where(present < 0, rise, fall)
-        ahead = row["move"] * (1.0 + jnp.maximum(row["move"] - limit, 0.0))
-        trade = cost * (jnp.abs(sizes - present) + jnp.abs(sizes) * (1.0 + row["move"]))
-        return jnp.sum(until_fill + (1.0 + rise) * (trade + jnp.abs(sizes) * ahead))
-
-    def apply(
-        last: jax.Array, row: dict[str, jax.Array], portfolio: Portfolio, targets: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def apply(state: Any, row: dict[str, jax.Array], portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         if portfolio.in_flight:
             raise ValueError("drawdown_control needs orders that fill in the next bar (latency_bars 1)")
         present, expected = weights_of(portfolio), expected_weights(portfolio)
-        cushion = jnp.maximum(1.0 - (1.0 - limit) / jnp.maximum(1.0 - drawdown(portfolio), 1e-6), 0.0)
+        if window is None:
+            last, left = state, 1.0 - drawdown(portfolio)
+        else:
+            state = _seen(state, portfolio.equity, window)
+            last, left = state.factor, portfolio.equity / jnp.max(state.peaks)
+        cushion = jnp.maximum(1.0 - (1.0 - limit) / jnp.maximum(left, 1e-6), 0.0)
 
-        def sizes_of(factor: jax.Array | float) -> jax.Array:
-            return jnp.where(row["there"], factor * targets, expected)
+        def lost(factor: jax.Array | float) -> jax.Array:
+            sizes = jnp.where(row["there"], factor * targets, expected)
+            return _largest_loss(row, present, sizes, limit, cost)
 
         wanted = cushion / limit if proportional else jnp.ones(())
-        least, most = lost(row, present, sizes_of(0.0)), lost(row, present, sizes_of(wanted))
+        least, most = lost(0.0), lost(wanted)
         # The loss is convex in the factor: below the chord between 0 and what is wanted.
         share = jnp.clip(ratio(cushion - least, most - least, 0.0), 0.0, 1.0)
         wanted = wanted * jnp.where(most <= cushion, 1.0, share)
         near = jnp.abs(wanted - last) <= tolerance * last
-        safe = lost(row, present, sizes_of(last)) <= cushion
+        safe = lost(last) <= cushion
         factor = jnp.where(near & safe, last, wanted)
-        return factor * targets, factor
+        return factor * targets, factor if window is None else state.replace(factor=factor)
+
+    def init(n_assets: int) -> Any:
+        del n_assets
+        return jnp.zeros(()) if window is None else RollingPeak.empty()
 
     # The forecast of the bar before counts too: until the fill.
     warmup = 0 if deviations is None else span + 1
-    return SizingTransform("drawdown_control", apply, lambda n_assets: jnp.zeros(()), table, warmup)
+    return SizingTransform("drawdown_control", apply, init, table, warmup)

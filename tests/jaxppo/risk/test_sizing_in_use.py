@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 from hypothesis import given, settings
@@ -24,21 +25,23 @@ from jaxppo.policy.agent import agent
 from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.trading_task import action_config, trading_task
 from jaxppo.risk import sizing
+from jaxppo.risk.sizing.drawdown import RollingPeak, _seen
 
 A, PERIODS, N = 2, 252.0, 60
 LIMIT, MOVE, COST = 0.08, 0.05, 0.003
+WINDOW = 12
 
 
 @functools.cache
-def wild(n_paths=64):
-    """`(seed, extremity) -> audits` of three agents on markets without gaps."""
+def wild(n_paths=64, window=None):
+    """`(seed, extremity) -> audits and equity` of three agents on markets without gaps."""
     env = TradingEnv(
         n_assets=A,
         actions="continuous",
         position_limit=1.5,
         levels=(-1.0, 1.0),
         observation="index",
-        sizing=sizing.chain(sizing.drawdown_control(LIMIT, move=MOVE, cost=COST)),
+        sizing=sizing.chain(sizing.drawdown_control(LIMIT, move=MOVE, cost=COST, window=window)),
     )
     costs = basic_costs(commission_bps=5.0, margin_rate=0.05, borrow_rate=0.05, max_leverage=3.0)
 
@@ -74,7 +77,8 @@ def wild(n_paths=64):
         found = {}
         for name, make in benchmark.AGENTS.items():
             targets, hold = make(key_agent, prices, env.position_limit)
-            found[name] = benchmark.audit(benchmark.follow(env, prices, targets, hold, costs, COST), prices, survived)
+            run = benchmark.follow(env, prices, targets, hold, costs, COST)
+            found[name] = {**benchmark.audit(run, prices, survived), "equity": run["equity"]}
         return found
 
     many = jax.jit(jax.vmap(one, in_axes=(0, None)))
@@ -92,6 +96,62 @@ def test_without_gaps_no_close_is_below_the_floor(seed, extremity):
         assert found["exposure"].mean() > 0.005, "it trades"
         if extremity < 1.0 and name == "always wrong":
             assert found["max_drawdown"].max() > 0.06, "close to the floor"
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), extremity=st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0]))
+def test_without_gaps_no_close_is_below_the_floor_of_a_rolling_peak(seed, extremity):
+    """The peak of the last `WINDOW` closes, the present one among them."""
+    for name, found in jax.device_get(wild(window=WINDOW)(seed, extremity)).items():
+        equity = np.asarray(found["equity"], np.float64)
+        equity = pd.DataFrame(np.concatenate([np.full((len(equity), 1), benchmark.CASH), equity], axis=1).T)
+        floor = (1.0 - LIMIT) * equity.rolling(WINDOW, min_periods=1).max()
+        assert ((floor - equity) / equity).to_numpy().max() <= 1e-6, name
+        assert found["exposure"].mean() > 0.005, "it trades"
+        if extremity < 1.0 and name == "always wrong":
+            assert found["max_drawdown"].max() > 1.5 * LIMIT, "it forgets peaks, and loses again"
+
+
+@pytest.mark.parametrize("window", [None, 30])
+def test_an_account_at_its_floor_comes_back_once_the_peak_is_forgotten(window):
+    """A crash takes it to the floor; after that the market rises for ever."""
+    n_bars = 150
+    moves = np.full(n_bars, 0.004)
+    moves[10:30] = -0.03
+    close = 100.0 * np.cumprod(1.0 + moves)
+    prices = simulators.gbm(jax.random.key(0), n_bars, 1, half_spread=0.0)
+    opened = np.concatenate([close[:1], close[:-1]])
+    columns = {"open": opened, "close": close, "high": np.maximum(opened, close), "low": np.minimum(opened, close)}
+    prices = prices.replace(**{name: jnp.asarray(x, jnp.float32)[:, None] for name, x in columns.items()})
+    control = sizing.chain(sizing.drawdown_control(0.1, move=0.05, cost=0.001, window=window))
+    env = TradingEnv(actions="continuous", levels=(-1.0, 1.0), position_limit=1.0, observation="index", sizing=control)
+    free = basic_costs(spread_multiplier=0.0, max_leverage=2.0)
+    held = jnp.zeros((n_bars, 1), bool)
+    run = benchmark.follow(env, prices, jnp.ones((n_bars, 1)), held, free, 0.0)
+    weight = np.asarray(run["shares"][:, 0] * prices.close[1:, 0] / run["equity"])
+    assert weight[:9].min() > 0.5
+    assert weight[29] < 0.05, "at its floor"
+    if window is None:
+        assert weight[29:].max() < 0.3, "what it earns is a little more cushion"
+    else:
+        assert weight[30 + window * 8 // 7 + 1 :].min() > 0.5, "the peak of before the crash is forgotten"
+        assert run["equity"][-1] > 1.05 * run["equity"][29]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), window=st.integers(1, 40))
+def test_the_peak_is_of_at_least_the_window_and_of_at_most_a_part_more(seed, window):
+    equity = np.random.default_rng(seed).uniform(0.5, 1.5, 120).astype(np.float32)
+    length = -(-window // 7)
+
+    def step(state, now):
+        state = _seen(state, now, window)
+        return state, state.peaks.max()
+
+    found = np.asarray(jax.lax.scan(step, RollingPeak.empty(), jnp.asarray(equity))[1])
+    least, most = (pd.Series(equity).rolling(n, min_periods=1).max() for n in (window, 8 * length))
+    assert (found >= least).all()
+    assert (found <= most).all()
 
 
 def test_with_gaps_the_excess_is_at_most_exposure_times_gap():

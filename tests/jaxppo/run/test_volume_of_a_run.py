@@ -113,6 +113,10 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         section, _, name = key.partition(".")
         del tree[section][name]
     assert digest_tree(load_config(overrides=older)) == tree
+    for window, kept in ((None, False), (30, True)):
+        control = {"limit": 0.1, "move": 0.05} | ({"window": window} if window else {})
+        (item,) = digest_tree(load_config(overrides=["--sizing", f"[{{drawdown_control: {control}}}]"]))["sizing"]
+        assert ("window" in item["drawdown_control"]) is kept
     for key, value in keys.items():
         section, _, name = key.partition(".")
         changed = digest_tree(load_config(overrides=[*older, f"--{key}", value] if value else []))
