@@ -10,8 +10,9 @@ from jaxppo.config.from_signature import keys_of
 from jaxppo.config.items import Item
 from jaxppo.risk import sizing
 
-STAGES = {"kelly": 0, "volatility_target": 1, "equal_risk_contribution": 1, "projection": 2, "drawdown_control": 3}
-"""What a transform must not come before: targets are shares of Kelly positions, then scaled, then capped."""
+STAGES = {"kelly": 0, "risk_units": 0, "volatility_target": 1, "equal_risk_contribution": 1, "projection": 2,
+          "drawdown_control": 3}  # fmt: skip
+"""What a transform must not come before: targets are shares of something, then scaled, then capped."""
 WHY = {
     0: "takes targets as shares",
     1: "scales, which would undo that cap",
@@ -37,9 +38,10 @@ def check_order(items: Sequence[SizingConfig]) -> None:
     at = kinds.index("book")
     if "book" in kinds[at + 1 :]:
         raise ValueError("sizing names book twice; once is enough")
-    if "kelly" in kinds[at:]:
-        number = kinds.index("kelly", at)
-        raise ValueError(f"sizing[{number}].kelly comes after book, but {WHY[0]}, those of the agent; put it before")
+    shares = next((kind for kind in kinds[at:] if STAGES.get(kind) == 0), None)
+    if shares is not None:
+        number = kinds.index(shares, at)
+        raise ValueError(f"sizing[{number}].{shares} comes after book, but {WHY[0]}, those of the agent; put it before")
     _check_order(items[:at], 0)
     return _check_order(items[at + 1 :], at + 1)
 
@@ -55,3 +57,5 @@ def _check_order(items: Sequence[SizingConfig], first: int) -> None:
     twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
     if twice is not None:
         raise ValueError(f"sizing names {twice} twice; once is enough")
+    if {"kelly", "risk_units"} <= {*kinds}:
+        raise ValueError("sizing names kelly and risk_units; targets are shares of one of them")

@@ -7,6 +7,7 @@ from jaxppo.risk.sizing.kelly import kelly
 from jaxppo.risk.sizing.parity import equal_risk_contribution, risk_parity
 from jaxppo.risk.sizing.projection import project, projection
 from jaxppo.risk.sizing.transform import Sizing, SizingState, chain, scaling
+from jaxppo.risk.sizing.units import risk_units
 from jaxppo.risk.sizing.volatility import volatility_target
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "project",
     "projection",
     "risk_parity",
+    "risk_units",
     "scaling",
     "shrunk_mean",
     "volatility_target",

@@ -23,6 +23,7 @@ EXPONENTIAL = {
     20: masks.liquidity(participation=0.1, span=20),
     25: sizing.volatility_target(0.1, span=25),
     35: sizing.equal_risk_contribution(span=35),
+    45: sizing.risk_units(span=45),
 }
 WITHOUT_HISTORY = (
     masks.no_short(),
