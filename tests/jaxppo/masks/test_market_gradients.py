@@ -10,7 +10,6 @@ from jaxppo import masks
 from jaxppo.risk import sizing
 
 SIZES = {
-    "none": None,
     "volatility target": sizing.chain(sizing.volatility_target(0.15, span=10)),
     "drawdown control": sizing.chain(sizing.drawdown_control(0.2, move=0.1, cost=0.003)),
     "kelly": sizing.chain(sizing.kelly(window=40)),
@@ -32,7 +31,10 @@ def gradients(env, params, actions):
     return jax.jit(jax.value_and_grad(earned))(actions)
 
 
-@pytest.mark.parametrize("limits", [None, *CHAINS])
+OTHERS = (None, *(name for name in CHAINS if name != "everything"))
+
+
+@pytest.mark.parametrize("limits", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_through_masks(limits):
     env, params = build(None if limits is None else CHAINS[limits], actions="continuous")
     drawn = jax.random.uniform(jax.random.key(2), (12, env.n_assets), minval=-1.0, maxval=1.0)
