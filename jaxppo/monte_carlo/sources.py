@@ -14,6 +14,8 @@ from jaxppo.run.saved import SavedRun
 from jaxppo.statistics import optimal_block_length
 
 BY_REGIME = ("regime_bootstrap", "regime_switching")
+OF_WHOLE_BARS = ("stationary_bootstrap", "circular_bootstrap", "regime_bootstrap")
+"""Generators that keep everything of a bar, its carry too."""
 
 
 def source_market(run: SavedRun) -> MarketData:
@@ -35,11 +37,16 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
       n_bars: bars of a market.
 
     Raises:
-      ConfigError: an unknown name, or regimes of a run that has none.
+      ConfigError: an unknown name, regimes of a run that has none, or a run that reads carry, which it does not draw.
       ValueError: the period cannot be drawn from.
     """
     if name not in GENERATORS:
         raise ConfigError(f"--generator is {name!r}; it must be one of {', '.join(GENERATORS)}")
+    if "carry" in run.setup.config.features.groups and name not in OF_WHOLE_BARS:
+        raise ConfigError(
+            f"--generator is {name!r}, which draws no carry, and features.groups of the run names it; choose one of "
+            f"{', '.join(OF_WHOLE_BARS)}"
+        )
     source = source_market(run)
     options: dict[str, Any] = {}
     if name == "circular_bootstrap":

@@ -38,6 +38,8 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
     Raises:
       ConfigError: the configuration does not fit the market.
     """
+    if "carry" in config.features.groups and isinstance(market.carry, tuple):
+        raise ConfigError("features.groups names carry, but the prices have no column carry (expected return a year)")
     costs = make_costs(**config.costs.model_dump())
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
     fill_rule = FillRule(

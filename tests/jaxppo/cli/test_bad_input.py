@@ -498,6 +498,17 @@ def test_data_files(case, workplace, capfd, nothing_compiles):
 
 
 DATA_OPTIONS = {
+    "carry that is not there": (
+        ["--features.groups", "price,carry"],
+        ["features.groups names carry", "no column carry"],
+    ),
+    "a normalisation that nothing reads": (
+        ["--features.groups", "price", "--features.normalise", "{volume: scale}"],
+        ["features.normalise names volume", "not among features.groups"],
+    ),
+    "quotes that are not there": (["--data.spread", "quoted"], ["bars have no bid and ask", "invariance"]),
+    "a fixed spread without a value": (["--data.spread", "fixed"], ["half_spread need each other"]),
+    "a tick of another symbol": (["--data.tick", "{XYZ: 0.01}"], ["tick has a value for XYZ"]),
     "a file that is not there": (["--data.path", "typo.csv"], ["typo.csv", "no such file", "us5_1d"]),
     "a name that is too long": (["--data.path", "x" * 300], ["data.path", "File name too long"]),
     "a kind of file that is not read": (["--data.path", "tiny.yaml"], ["tiny.yaml", ".csv"]),

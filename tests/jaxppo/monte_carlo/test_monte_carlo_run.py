@@ -25,14 +25,19 @@ from jaxppo.run.saved import load_run
 N_BARS = 30
 
 
+def prices_and_carry(seed=0):
+    table = prices(seed=seed)
+    return table.assign(carry=np.random.default_rng((seed, 9)).normal(0.0, 0.1, len(table)))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run with features of regimes, a mask, and sizing; it has learned for one iteration."""
+    """A run with features of regimes and carry, a mask, and sizing; it has learned for one iteration."""
     folder = tmp_path_factory.mktemp("runs")
-    prices().to_csv(folder / "prices.csv", index=False)
+    prices_and_carry().to_csv(folder / "prices.csv", index=False)
     config = tiny_config(
         data={"path": str(folder / "prices.csv")},
-        features={"groups": ["price", "regime"]},
+        features={"groups": ["price", "carry", "regime"]},
         regimes={"kind": "hmm", "states": 2, "restarts": 1},
         masks=[{"volatility_cap": {"target": 0.3}}],
         sizing=[{"volatility_target": {"target": 0.2}}],
@@ -83,19 +88,19 @@ def test_the_agent_on_its_own_market_is_its_backtest(run):
 
 def test_what_the_agent_decides_does_not_depend_on_what_comes(run):
     first, kept = conditions_of(run).warmup, 330
-    table = prices()
-    other = prices(seed=8)
+    table = prices_and_carry()
+    other = prices_and_carry(seed=8)
     days = sorted(table.date.unique())
     ahead = table.date > days[kept]
     changed = table.copy()
-    columns = ["open", "high", "low", "close", "volume"]
+    columns = ["open", "high", "low", "close", "volume", "carry"]
     # The prices before stay as they are; after them those of another history, scaled to go on from the same level.
     for symbol in ("AAA", "BBB"):
         own = (table.symbol == symbol).to_numpy()
         level = table.close[own & (table.date == days[kept]).to_numpy()].item()
         scale = level / other.close[own & (other.date == days[kept]).to_numpy()].item()
         rows = own & ahead.to_numpy()
-        changed.loc[rows, columns] = other.loc[rows, columns].to_numpy() * ([scale] * 4 + [1.0])
+        changed.loc[rows, columns] = other.loc[rows, columns].to_numpy() * ([scale] * 4 + [1.0, 1.0])
     one, two = (simulate(run, load_market(frame)).ledger for frame in (table, changed))
     decided = kept - first + 1
     np.testing.assert_allclose(one.ordered[:decided], two.ordered[:decided], rtol=1e-5, atol=1e-2)
@@ -127,6 +132,7 @@ def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
 
 MISTAKES = [
     (("--generator", "dice"), "--generator is 'dice'; it must be one of stationary_bootstrap"),
+    (("--generator", "garch"), "--generator is 'garch', which draws no carry, and features.groups of the run names it"),
     (("--shard", "2/2"), "--shard is 2/2; the first number must be from 0 to 1"),
     (("--shard", "one"), "--shard is 'one'; it must be I/N"),
     (("--bars", "0"), "--bars is 0; with 2 assets it must be from 1 to"),
