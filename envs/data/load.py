@@ -315,7 +315,7 @@ def _align(
     market = market.replace(ended=_ended(reports, len(times)))
     per_year = periods_per_year(market)
     if np.isfinite(carry).any():
-        arrays["carry"] = (carry / per_year).astype(np.float32)
+        arrays["carry"] = carry.astype(np.float32)
         market = market.replace(carry=jnp.asarray(arrays["carry"]))
     summary = {
         "sources": report.source_report(rows),

@@ -68,8 +68,8 @@ class MarketData(struct.PyTreeNode):
       info: host-side names and times.
       ended: `[T, A]` bool, the asset's last bar is past: delisted, expired or taken over, which is known when it
         happens; `()` in a market in which none ends.
-      carry: `[T, A]` expected excess return of a bar if the price stands still (roll yield, dividend or interest less
-        financing), fraction, known at the close of bar t; NaN where unknown, `()` in a market without it.
+      carry: `[T, A]` expected excess return if the price stands still (roll yield, dividend or interest less
+        financing), fraction per year, known at the close of bar t; NaN where unknown, `()` in a market without it.
     """
 
     open: jax.Array

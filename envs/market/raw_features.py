@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market import indicators, trend
-from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 from jaxppo.envs.market.normalisation import CLIP, zscore
 from jaxppo.envs.market.own_bars import OwnBars
 from jaxppo.envs.market.safe import ratio
@@ -59,6 +59,10 @@ def volume(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
 
     `relative_volume` is the log volume, `dollar_volume` the log of the mean dollar volume of 21 bars, `amihud` the log
     of Amihud's illiquidity over 21 bars.
+
+    Args:
+      market: `[T, A]` bars.
+      bars: own bars of its assets.
     """
     close = bars.pack(market.close)
     volume = jnp.where(market.volume_known[None], bars.pack(market.volume), 0)
@@ -116,6 +120,10 @@ def calendar(market: MarketData, window: int) -> jax.Array:
 
     `elapsed` is the z-score of the log time between bars, `since_open` the time since the first bar of the session,
     `to_close` the fraction of its bars that is left if the session is as long as the one before.
+
+    Args:
+      market: `[T, A]` bars.
+      window: span in bars of the z-score, >= 2.
     """
     minute = market.minute_of_day.astype(jnp.float32) * (2 * math.pi / 1440)
     weekday = market.day_of_week.astype(jnp.float32) * (2 * math.pi / 7)
@@ -159,7 +167,8 @@ def carry(market: MarketData, bars: OwnBars) -> jax.Array:
     """Features of the group of that name on the market's time axis, `[T, A, 2]`: mean carry, and its rank.
 
     Carry over 252 bars in units of their volatility, `tanh(252 carry / (sigma sqrt(252)) / 1.5)` as a trend, of the
-    mean of those known in the last 21 own bars; NaN where fewer than 5 are.
+    mean of those known in the last 21 own bars; NaN where fewer than 5 are. The length of a bar, by which carry per
+    year becomes carry per bar, is the mean over the last 252, or those there are.
 
     Args:
       market: `[T, A]` bars, with carry.
@@ -167,7 +176,10 @@ def carry(market: MarketData, bars: OwnBars) -> jax.Array:
 
     Reference: Koijen, Moskowitz, Pedersen, Vrugt (2018), Carry.
     """
-    packed = bars.pack(market.carry)
+    elapsed = market.seconds_since_previous
+    steps, seconds = (rolling_valid_sum(x, elapsed > 0, CARRY_HORIZON) for x in (jnp.ones_like(elapsed), elapsed))
+    years = seconds / jnp.maximum(steps, 1) / SECONDS_PER_YEAR
+    packed = bars.pack(market.carry * years[:, None])
     valid = jnp.isfinite(packed)
     count, total = (rolling_valid_sum(x, valid, CARRY_WINDOW) for x in (jnp.ones_like(packed), packed))
     deviation = indicators.ewma_deviation(bars.pack(market.close), trend.VOLATILITY_SPAN)

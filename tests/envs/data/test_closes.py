@@ -76,16 +76,20 @@ def test_some_prices_missing_is_still_a_mistake():
         load_market(table)
 
 
-def test_carry_is_read_per_year_and_stored_per_bar():
+def test_carry_is_read_and_held_and_nothing_later_changes_it():
     table = settlements()
     carry = np.where(np.arange(len(table)) % 300 < 10, np.nan, np.linspace(-0.2, 0.3, len(table)))
     carry[40] = np.nan  # held
     market = load_market(table.assign(carry=carry))
-    per_year = market.info.report["bars_per_year"]
-    stored = np.asarray(market.carry) * per_year
+    stored = np.asarray(market.carry)
     assert np.isnan(stored[:10]).all()
     expected = table.assign(carry=carry).pivot(index="date", columns="symbol", values="carry").ffill()
     np.testing.assert_allclose(stored, expected, rtol=1e-5)
+    dates = sorted(table.date.unique())
+    early = load_market(table.assign(carry=carry)[table.date <= dates[150]])
+    np.testing.assert_array_equal(early.carry, market.carry[:151])
+    one, two = (features.compute_features(each, groups=("carry",)) for each in (early, market))
+    np.testing.assert_allclose(one, two[:151], atol=1e-6)
     other = load_market(table)
     assert other.carry == ()
     assert other.info.report["fingerprint"] != market.info.report["fingerprint"]
@@ -100,7 +104,8 @@ def test_the_features_of_carry_are_those_of_pandas():
     wide = table.assign(carry=carry).pivot(index="date", columns="symbol", values=["carry", "close"]).astype(float)
     log = np.log(wide["close"])
     volatility = np.sqrt((log.diff() ** 2).ewm(span=63).mean())
-    mean = wide["carry"].ffill().rolling(21, min_periods=5).mean() / market.info.report["bars_per_year"]
+    days = pd.Series(wide.index, wide.index).diff().dt.days.rolling(252, min_periods=1).mean()
+    mean = wide["carry"].ffill().mul(days / 365.25, axis=0).rolling(21, min_periods=5).mean()
     expected = np.tanh(mean * 252**0.5 / volatility / 1.5)
     found = np.asarray(features.compute_features(market, groups=("carry",), unknown=np.nan))
     np.testing.assert_allclose(found[25:, :, 0], expected[25:], atol=1e-4)

@@ -1,12 +1,15 @@
 """Positions in assets that end are settled, named with their size, and counted as closed."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxppo import envs, rules
-from jaxppo.backtest import simulate
+from jaxppo.backtest import capacity, simulate
+from jaxppo.backtest.conditions import plain_conditions
 from jaxppo.backtest.ended import ended_sentences
+from jaxppo.policy import from_array
 
 N_BARS, LAST = 120, 80
 
@@ -72,3 +75,20 @@ def test_the_position_is_settled_and_named(market, delisting, tmp_path):
 def test_a_position_that_was_closed_before_is_not_named(market):
     result = simulate(rules.flat(), market)
     assert "ended_positions" not in result.summary(n_resamples=50)
+
+
+def test_a_settlement_fills_no_order(market):
+    """Four in ten of the only order fill in its bar, the rest is dropped; the settlement later was nobody's order."""
+    targets = np.full((N_BARS, 2), np.nan)
+    targets[5] = 0.0, 0.5
+    policy, rule = from_array(targets), envs.FillRule(unfilled="drop")
+    asked = 0.5 * 1e6 / float(market.close[5, 1])
+    costs = envs.basic_costs(participation_limit=0.4 * asked / float(market.volume[6, 1]))
+    conditions = plain_conditions(2, periods=252.0, costs=costs, fill_rule=rule)
+    params = conditions.prepare(costs, market)
+    one = jnp.ones(1)
+    found = capacity._traded(
+        policy.without_params(), conditions.rules, N_BARS - 6, policy.params, params, jnp.int32(5), one, 1e6 * one
+    )
+    assert float(found["unfilled"][0]) == pytest.approx(0.6, abs=1e-3)
+    assert float(found["turnover"][0]) * (N_BARS - 6) / 252.0 == pytest.approx(0.2, rel=0.05)
