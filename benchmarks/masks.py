@@ -26,7 +26,8 @@ from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.masks import MarketView, MaskTransform
 from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner, trading_task
-from jaxppo.ppo.learner import Learner, TrainState
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner
 from jaxppo.ppo.trading_task import action_config
 
 N_ASSETS, PERIODS = 5, 252.0

@@ -25,7 +25,8 @@ from jaxppo.config import PPOConfig
 from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.ppo import data_mesh, make_learner
 from jaxppo.ppo.gymnax_task import action_config, gymnax_task, n_inputs
-from jaxppo.ppo.learner import Learner, TrainState
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner
 from jaxppo.training.loggers import MetricsLog
 
 

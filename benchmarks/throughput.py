@@ -30,7 +30,8 @@ from jaxppo.envs.market import features
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.policy.networks import EncoderConfig, make_actor_critic
 from jaxppo.ppo import data_mesh, make_learner, trading_task
-from jaxppo.ppo.learner import Learner, TrainState
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner
 from jaxppo.ppo.trading_task import action_config
 
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)

@@ -31,7 +31,8 @@ from jaxppo.policy.networks.head import ActionConfig
 from jaxppo.policy.networks.mlp import MLPActorCritic, MLPConfig, make_mlp_actor_critic
 from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
-from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner, data_mesh, make_learner
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import PathState, trading_task
 from jaxppo.risk.monitor import NO_MONITOR, Monitor

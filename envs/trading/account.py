@@ -58,13 +58,16 @@ class View(NamedTuple):
 
     Attributes:
       observation: of the policy.
-      constraint: what masks and sizing allow; None for everything.
+      constraint: what masks and sizing allow a decision; None for everything.
       masks: next state of the mask transform.
+      executed: what masks allow the positions themselves, where a decision is a tilt around a base; None where that is
+        `constraint`.
     """
 
     observation: Observation
     constraint: Constraint | None
     masks: Any
+    executed: Constraint | None = None
 
 
 class Placed(NamedTuple):

@@ -1,8 +1,7 @@
 """One bar of one account: limit, observe, decide, size, order, fill, reward. Written once, here.
 
-Environment, rollout, simulation, Monte Carlo and mask attribution step an account by `OneBar.step_bar`: `view`, a
-decision, `place`, `settle`. The paper accounts of a book decide when the book does, so that `settle` of one bar comes
-before `view` and `place` of the next.
+Whatever trades steps an account by `OneBar.step_bar`: `view`, a decision, `place`, `settle`. The paper accounts of a
+book decide when the book does, so that `settle` of one bar comes before `view` and `place` of the next.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ LARGEST_LOSS = 0.999
 
 
 class OneBar(TargetActions):
-    """The bar of an account, and its parts; static choices, pure methods, `vmap` over accounts.
+    """The bar of an account; static choices, pure methods, `vmap` over accounts.
 
     Attributes:
       fill_rule: latency, partial fills and fill price.
@@ -84,10 +83,8 @@ class OneBar(TargetActions):
         def execute(account: Account, view: View, decided: Decision) -> tuple[Account, StepResult]:
             before = account.portfolio
             account, placed = self.place(account, view, row, decided, costs, limited=limited, in_shares=in_shares)
-            account, fills, outcome, reward = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
-            return account, StepResult(
-                before, placed.targets, placed.ordered, account.portfolio, fills, outcome, reward
-            )
+            account, *settled = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
+            return account, StepResult(before, placed.targets, placed.ordered, account.portfolio, *settled)
 
         seen = jax.vmap(view)(account) if batched else view(account)
         weights, hold, extra = decide(account, seen, row)
@@ -102,10 +99,15 @@ class OneBar(TargetActions):
           row: what the bar reads of the market.
           limited: whether masks and sizing apply.
         """
-        constraint, masks = None, account.masks
+        constraint, masks, portfolio = None, account.masks, account.portfolio
         if limited:
-            constraint, masks = self.limit(masks, row.masks, row.bar, account.portfolio, row.tradable, account.sizing)
-        return View(self.observe_portfolio(row.bar, account.portfolio, row.tradable, constraint), constraint, masks)
+            constraint, masks = self.limit(masks, row.masks, row.bar, portfolio, row.tradable, account.sizing)
+        if not limited or self.base is None:
+            return View(self.observe_portfolio(row.bar, portfolio, row.tradable, constraint), constraint, masks)
+        # Limits are those of positions: what a tilt comes to is projected onto them when it is placed.
+        free = self.constraint(no_limits(self.n_assets), row.bar, portfolio, row.tradable, account.sizing)
+        origin = self.base.weights(account.sizing, portfolio)
+        return View(self.observe_portfolio(row.bar, portfolio, row.tradable, free, origin), free, masks, constraint)
 
     def place(
         self,
@@ -143,7 +145,8 @@ class OneBar(TargetActions):
             hold = hold | ~row.tradable
             targets, ordered = weights, jnp.where(hold, 0.0, weights)
         else:
-            targets, hold = self.feasible(portfolio, weights, hold, view.constraint)
+            allowed = view.constraint if view.executed is None else view.executed
+            targets, hold = self.feasible(portfolio, weights, hold, allowed)
             hold = hold | ~row.tradable
             ordered = orders_to_target(portfolio, targets, hold, costs)
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
@@ -172,12 +175,20 @@ class OneBar(TargetActions):
         portfolio, rewards = account.portfolio, account.rewards
         after, fills, log_growth = self.fill(portfolio, ordered, next_bar, costs)
         outcome, reward = self.outcome(portfolio, after, fills, log_growth), log_growth
+        if self.base is not None and not isinstance(account.sizing, tuple):
+            sizing, base_log_growth = self.base.settle(account.sizing, next_bar, costs)
+            account, outcome = account.replace(sizing=sizing), outcome.replace(base_log_growth=base_log_growth)
         if risk_aversion is not None:
             reward, rewards = self.reward(rewards, outcome, risk_aversion)
         account = account.replace(portfolio=after, rewards=rewards)
         if account.liquidated is not None:
             account = account.replace(liquidated=account.liquidated | fills.liquidated)
         return account, fills, outcome, reward
+
+    @property
+    def base(self) -> Any:
+        """What decisions are tilts around, see `jaxppo.risk.sizing.transform.Base`; None where they are targets."""
+        return None if self.sizing is None else self.sizing.base
 
     def open_account(self, portfolio: Portfolio) -> Account:
         """An account with the first states of all transforms; `portfolio` is its start."""
@@ -218,9 +229,9 @@ class OneBar(TargetActions):
           sizing: state of the sizing transform.
         """
         allowed = constrain(limits, portfolio, tradable, bar)
-        return (
-            allowed if self.sizing is None else allowed.replace(held=self.sizing.pre_sizing_targets(sizing, portfolio))
-        )
+        if self.sizing is None:
+            return allowed
+        return allowed.replace(held=self.sizing.pre_sizing_targets(sizing, portfolio))
 
     def mask_start(self) -> Any:
         """State of the mask transform at the start of an episode."""
@@ -242,7 +253,7 @@ class OneBar(TargetActions):
             return weights, hold, state
         present = expected_weights(portfolio)
         sized, state = self.sizing.apply(state, row, portfolio, jnp.where(hold, present, weights), hold)
-        return sized, hold & (sized == present), state
+        return sized, (hold | (self.base is not None)) & (sized == present), state
 
     def sizing_start(self) -> Any:
         """State of the sizing transform at the start of an episode."""
@@ -336,24 +347,27 @@ class OneBar(TargetActions):
         """Whether the episode of an account ends with a bar `[]`: liquidated, or beyond the drawdown limit.
 
         Args:
-          portfolio: at the close of the bar.
-          fills: of the bar.
+          portfolio, fills: of the bar, at its close.
           params: with the drawdown limit.
         """
         return fills.liquidated | (drawdown(portfolio) > params.drawdown_limit)
 
     def observe_portfolio(
-        self, bar: jax.Array, portfolio: Portfolio, tradable: jax.Array, constraint: Constraint | None = None
+        self,
+        bar: jax.Array,
+        portfolio: Portfolio,
+        tradable: jax.Array,
+        constraint: Constraint | None = None,
+        origin: jax.Array | float = 0.0,
     ) -> Observation:
         """What a policy sees of a portfolio at the close of a bar.
 
         Args:
-          bar: `[]` int32.
-          portfolio: at its close.
-          tradable: `[A]` bool of the bar.
+          bar, portfolio, tradable: of that close.
           constraint: what masks and sizing allow; None for everything.
+          origin: `[A]` weights that positions are seen from: those of a base.
         """
-        weights = weights_of(portfolio) / self.position_limit
+        weights = (weights_of(portfolio) - origin) / self.position_limit
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         orders = outstanding(portfolio) * portfolio.price / (equity * self.position_limit)
         account = jnp.stack([jnp.mean(jnp.abs(weights)), jnp.mean(weights), drawdown(portfolio)])
@@ -371,8 +385,7 @@ class OneBar(TargetActions):
 
         Args:
           key: consumed; may be None for `start="flat"`.
-          price: `[A]` marks.
-          tradable: `[A]` bool; positions only in these.
+          price, tradable: `[A]` marks, and which assets may be held.
           params: with the cash and the leverage limit.
         """
         portfolio = open_portfolio(price, params.initial_cash, self.fill_rule)

@@ -47,6 +47,7 @@ class Outcome(struct.PyTreeNode):
       concentration: `[]` largest absolute weight at the close, fraction of equity.
       turnover: `[]` traded notional, liquidations included, fraction of the equity before the bar.
       costs: `[]` costs of trading and financing, fraction of the equity before the bar.
+      base_log_growth: `[]` log return of what the policy tilts around, in an account of its own; `()` without a base.
     """
 
     log_growth: jax.Array
@@ -57,6 +58,7 @@ class Outcome(struct.PyTreeNode):
     concentration: jax.Array
     turnover: jax.Array
     costs: jax.Array
+    base_log_growth: Any = ()
 
 
 @struct.dataclass

@@ -59,7 +59,8 @@ def inspect_policy(
     # [n, N, F], earliest bar first.
     gradients = np.asarray(_gradients(network, env, net, params, jnp.asarray(few), means))
     by_group = np.stack([gradients[..., columns].sum(axis=-1) for columns in groups.values()], axis=1)
-    gates = 2.0 / (1.0 + np.exp(-np.asarray(net["encoder"]["embedding"]["gates"], np.float64)))
+    embedding = net.get("encoder", {}).get("embedding")  # a linear policy has none
+    gates = np.ones(len(groups)) if embedding is None else 2.0 * _sigmoid(np.asarray(embedding["gates"], np.float64))
     seen: dict[str, np.ndarray] = {}
     regimes, hours = {}, {}
     if setup.encoder.kind == "transformer":
@@ -138,6 +139,10 @@ def _spread_out(first: int, last: int, n: int) -> np.ndarray:
     """At most `n` bars from `first` to `last`, int32: whole batches, if there is more than one."""
     n = min(n, last - first + 1)
     return np.linspace(first, last, n if n < BATCH_SIZE else n - n % BATCH_SIZE).round().astype(np.int32)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
 
 
 def _mean(x: np.ndarray) -> np.ndarray:

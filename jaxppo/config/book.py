@@ -41,15 +41,16 @@ class StrategyConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Name
     run: RunStrategy | None = None
 
 
+def short_run(item: Any) -> Any:
+    """`{run: {folder: FOLDER}}` for `{run: FOLDER}`; any other item as it is."""
+    short = isinstance(item, dict) and isinstance(item.get("run"), str)
+    return {"run": {"folder": item["run"]}} if short else item
+
+
 def _written_out(items: Any) -> Any:
     """`written_out`, with `{run: FOLDER}` for `{run: {folder: FOLDER}}`."""
     items = written_out(items)
-    if not isinstance(items, list):
-        return items
-    return tuple(
-        {"run": {"folder": item["run"]}} if isinstance(item, dict) and isinstance(item.get("run"), str) else item
-        for item in items
-    )
+    return tuple(short_run(item) for item in items) if isinstance(items, list) else items
 
 
 class BookSizing(Keys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxppo.config.learning import PathwiseConfig
 from jaxppo.config.schema import Config
 
 ADDED: dict[str, dict[str, Any]] = {
@@ -17,8 +18,14 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},
+    "policy": {"base": None, "tilt": "add"},
+    "training": {"learner": "ppo"},
+    "pathwise": PathwiseConfig().model_dump(mode="json"),
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
+
+NEW_SECTIONS = ("pathwise",)
+"""Sections that jobs and trials of 0.1.0 did not have at all."""
 
 ADDED_TO_ITEMS: dict[str, dict[str, dict[str, Any]]] = {"sizing": {"drawdown_control": {"window": None}}}
 """List -> kind of its items -> such keys of theirs."""
@@ -32,7 +39,9 @@ def digest_tree(config: Config) -> dict[str, Any]:
     """
     tree = config.model_dump(mode="json")
     for section, neutral in ADDED.items():
-        tree[section] = {key: value for key, value in tree[section].items() if neutral.get(key, ...) != value}
+        kept = {key: value for key, value in tree.pop(section).items() if neutral.get(key, ...) != value}
+        if kept or section not in NEW_SECTIONS:
+            tree[section] = kept
     for name, kinds in ADDED_TO_ITEMS.items():
         for item in tree[name]:
             for kind, neutral in kinds.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -69,8 +70,9 @@ class Item(Keys):
 
 
 def item_of(annotation: Any) -> type[Item] | None:
-    """The class of the items of `tuple[ITEM, ...]`; None for any other annotation."""
-    found = typing.get_args(annotation)[:1] if typing.get_origin(annotation) is tuple else ()
+    """The class of the items of `tuple[ITEM, ...]` or of `ITEM | None`; None for any other annotation."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    found = typing.get_args(annotation)[:1] if typing.get_origin(annotation) is tuple or union else ()
     return found[0] if found and isinstance(found[0], type) and issubclass(found[0], Item) else None
 
 

@@ -12,12 +12,14 @@ from jaxppo.arguments import (
     Coefficient,
     Fraction,
     NonNegativeRatio,
+    OpenFraction,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
     PositiveRatio,
     ProperFraction,
 )
+from jaxppo.config.base import BaseConfig, base_written_out
 from jaxppo.config.items import Keys
 
 
@@ -37,8 +39,14 @@ Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
 class PolicyConfig(Keys):
     """The network of the policy (`jaxppo.policy.networks`)."""
 
-    kind: Literal["transformer", "mlp"] = "transformer"
-    """Transformer over bars and assets, or a perceptron on the current bar."""
+    kind: Literal["transformer", "mlp", "linear"] = "transformer"
+    """Transformer over bars and assets, a perceptron on the current bar, or targets that are linear in its features."""
+    base: Annotated[BaseConfig | None, BeforeValidator(base_written_out)] = None
+    """What the policy tilts around, such as `trend`, `{volatility_target: {target: 0.1}}`, `{run: runs/NAME}` or
+    `module:function`: untrained, it is the base. Absent: decisions are targets."""
+    tilt: Literal["add", "scale"] = "add"
+    """Targets are `base + tilt`, where sizing transforms of shares size the tilt, or `base (1 + tilt)`; a tilt counts
+    in units of `env.position_limit`."""
     width: PositiveInt = 64
     """Model width."""
     layers: BoundedInt = 2
@@ -169,9 +177,32 @@ class PPOConfig(Keys):
     """Multiplier of the reward; 100 counts log returns in percent."""
 
 
+class PathwiseConfig(Keys):
+    """Learning by the gradient of what accounts earn, through the market (`jaxppo.ppo.pathwise`).
+
+    Paths, chunks, step size, discount and the fit of the critic are those of `ppo`.
+    """
+
+    objective: Literal["reward", "sharpe"] = "reward"
+    """Discounted rewards, or the Sharpe ratio of the log returns of all accounts and bars of a rollout."""
+    bootstrap: bool = True
+    """Whether what follows a chunk counts, by the critic; not read by `sharpe`."""
+    explore: bool | None = None
+    """Draw continuous and band actions instead of taking the most probable ones; how much is learned. Without, a band
+    in which nothing is ever traded has no gradient. Absent: for bands alone."""
+    then: Literal["none", "ppo"] = "none"
+    """What trains after it: nothing, or PPO, which starts from its policy."""
+    then_from: OpenFraction = 0.5
+    """Share of the budget after which PPO goes on."""
+    then_kl: NonNegativeRatio = 1.0
+    """Weight of KL(policy || policy that PPO started from) in PPO's loss."""
+
+
 class TrainingConfig(Keys):
     """The host loop."""
 
+    learner: Literal["ppo", "pathwise"] = "ppo"
+    """Proximal policy optimisation, or the gradient through the market, see `pathwise`."""
     steps: Budget | None = None
     """Budget in environment steps (portfolio bars)."""
     episodes: Budget | None = None

@@ -26,7 +26,11 @@ def reference() -> str:
     top = {name: field for name, field in Config.model_fields.items() if name not in sections()}
     parts = [HEAD, _table("Top level", "", top)]
     for name, section in sections().items():
-        parts.append(_table(name, _in_one_line(section.__doc__), dict(keys(section, f"{name}."))))
+        fields = dict(keys(section, f"{name}."))
+        parts.append(_table(name, _in_one_line(section.__doc__), fields))
+        items = {key: item_of(field.annotation) for key, field in fields.items()}
+        for key, item in items.items():
+            parts += _items(key, item) if item is not None else []
     for key, item in lists().items():
         parts += _items(key, item)
     return "\n".join(parts)

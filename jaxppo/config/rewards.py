@@ -8,7 +8,7 @@ from jaxppo.config.from_signature import keys_of
 from jaxppo.config.items import Item
 from jaxppo.risk import rewards
 
-REPLACING = ("differential_sharpe", "differential_downside", "log_return")
+REPLACING = ("differential_sharpe", "differential_downside", "log_return", "active_utility")
 """Transforms that drop the reward before them."""
 PENALTIES = ("drawdown_penalty", "cvar_penalty", "turnover_penalty", "holding_penalty")
 

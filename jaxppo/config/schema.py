@@ -23,7 +23,8 @@ from jaxppo.arguments import (
 from jaxppo.config.critic import check_critic
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
-from jaxppo.config.learning import PolicyConfig, PPOConfig, TrainingConfig
+from jaxppo.config.learner import check_base, check_pathwise
+from jaxppo.config.learning import PathwiseConfig, PolicyConfig, PPOConfig, TrainingConfig
 from jaxppo.config.masks import MaskConfig, check_masks
 from jaxppo.config.monitor import MonitorConfig, check_monitor
 from jaxppo.config.rewards import RewardConfig, check_rewards
@@ -196,6 +197,7 @@ class Config(Keys):
     """Limits on what training measures, such as `[{max_drawdown: {limit: 0.1}}]`, each with a learned multiplier."""
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
+    pathwise: PathwiseConfig = PathwiseConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     walk_forward: WalkForwardConfig = WalkForwardConfig()
@@ -216,6 +218,11 @@ class Config(Keys):
         if self.ppo.direction == "natural" and self.ppo.kl_limit is None:
             raise ValueError("ppo.direction natural needs ppo.kl_limit, the length of its steps (0.01 is usual)")
         check_critic(self.policy.quantiles, self.ppo)
+        if self.training.learner == "pathwise":
+            check_pathwise(self.pathwise, self.ppo, self.env.name)
+        elif self.pathwise != PathwiseConfig():
+            given = min(self.pathwise.model_fields_set)
+            raise ValueError(f"pathwise.{given} is given, but training.learner is ppo, which does not read it")
         check_walk_forward(self.walk_forward)
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
@@ -302,6 +309,37 @@ class Config(Keys):
                 f"rewards[0].{self.rewards[0].kind} shapes the reward, but objective.kind {self.objective.kind} of the "
                 f"{outcome} return takes its place; leave rewards out, or set objective.outcome reward"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _learner_fits(self) -> Config:
+        env = self.env
+        check_base(self.policy, env.name, env.actions, env.levels, [item.kind for item in self.sizing])
+        if self.policy.base is None and any(item.kind == "active_utility" for item in self.rewards):
+            raise ValueError("rewards names active_utility, but there is no policy.base whose utility to count from")
+        if self.training.learner != "pathwise":
+            return self
+        expected = self.env.name == "trading" and self.env.actions in ("discrete", "hierarchical")
+        if expected and self.pathwise.then == "none" and self.evaluation.decision != "mean":
+            raise ValueError(
+                f"env.actions {self.env.actions} are learned by their mean target; set evaluation.decision mean, or "
+                "pathwise.then ppo"
+            )
+        if self.pathwise.explore and expected:
+            raise ValueError(f"pathwise.explore is true, but env.actions {self.env.actions} have no derivative")
+        beta = self.policy.action_distribution == "beta" and self.env.name == "trading" and not expected
+        if beta and (self.pathwise.explore or (self.env.actions == "band" and self.pathwise.explore is None)):
+            raise ValueError(
+                "policy.action_distribution beta has no derivative where pathwise.explore draws actions; it must be "
+                "squashed_gaussian"
+            )
+        if self.pathwise.objective == "sharpe":
+            unread = {"rewards": bool(self.rewards), "constraints": bool(self.constraints)}
+            unread["objective"] = self.objective != ObjectiveConfig()
+            if given := next((name for name, value in unread.items() if value), None):
+                raise ValueError(
+                    f"{given} is given, but pathwise.objective sharpe does not read the reward; leave it out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """Proximal policy optimisation on batches of P paths and K portfolios."""
 
 from jaxppo.policy.rollout import Rollout
-from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner, data_mesh, make_learner
 from jaxppo.ppo.returns import generalised_advantage_estimation, lambda_returns, n_step_returns
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import trading_task

@@ -120,7 +120,8 @@ def gymnax_task(network: MLPActorCritic, env: environment.Environment, params: A
     Raises:
       ValueError: `config.hindsight_critic` for an environment that does not show its exogenous input.
     """
-    n_components = action_config(env, params, 1.0).n_components
+    acts = action_config(env, params, 1.0)
+    draws = (config.chunk, config.portfolios, acts.n_components)
     if config.hindsight_critic and not n_market(env, params):
         raise ValueError(f"ppo.hindsight_critic needs info['market'], which {env.name} does not have")
 
@@ -130,19 +131,18 @@ def gymnax_task(network: MLPActorCritic, env: environment.Environment, params: A
             zero = jnp.zeros(())
             return PathState(flat(observation), state, zero, zero)
 
-        def repeated(x: jax.Array) -> jax.Array:
-            # The dtype again, as a weak type would compile the next iteration anew.
-            return jnp.repeat(x[:, None], config.portfolios, axis=1).astype(x.dtype)
-
-        return jax.tree.map(repeated, jax.vmap(one)(keys))
+        # The dtype again, as a weak type would compile the next iteration anew.
+        states, n = jax.vmap(one)(keys), config.portfolios
+        return jax.tree.map(lambda x: jnp.repeat(x[:, None], n, axis=1).astype(x.dtype), states)
 
     def collect(
-        net: Params, params: Any, states: PathState, keys: jax.Array, progress: jax.Array
+        net: Params, params: Any, states: PathState, keys: jax.Array, progress: jax.Array, explore: bool = True
     ) -> tuple[PathState, Rollout]:
+        """A rollout, differentiable in `net` but for the parameters of the values."""
         del progress
+        fixed = jax.lax.stop_gradient(net)
         key_act, key_env = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-        shape = (config.chunk, config.portfolios, n_components)
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, shape), out_axes=1)(key_act)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, draws), out_axes=1)(key_act)
         act = jax.vmap(jax.vmap(lambda action: to_env_action(env, params, action)))
         over_portfolios = jax.vmap(env.step, in_axes=(None, 0, 0, None))
         over_paths = jax.vmap(over_portfolios, in_axes=(0, 0, 0, None))
@@ -150,16 +150,17 @@ def gymnax_task(network: MLPActorCritic, env: environment.Environment, params: A
         def one_step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, dict[str, Any]]:
             (states, observed), (u, step) = carry, xs
             # Written in its final place: observations may be large, and to transpose them afterwards is slow.
-            observed = jax.lax.dynamic_update_slice_in_dim(observed, states.observation[:, None], step, axis=1)
+            seen = jax.lax.stop_gradient(states.observation)
+            observed = jax.lax.dynamic_update_slice_in_dim(observed, seen[:, None], step, axis=1)
             key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_env, step)
             distribution = network.distribution(net, states.observation)
-            action = distribution.sample(u)
+            action = distribution.sample(u) if explore else distribution.mode()
             chosen = act(distribution.squash(action))
             observation, state, reward, terminated, truncated, info = over_paths(key, states.env, chosen, params)
             reward, ended = reward.astype(jnp.float32), terminated | truncated
             total = states.episode_return + reward
             out = {
-                "final_value": _value_if(truncated.any(), network, net, flat(info["final_observation"], 2)),
+                "final_value": _value_if(truncated.any(), network, fixed, flat(info["final_observation"], 2)),
                 "action": action,
                 "behaviour": distribution,
                 "log_prob": distribution.log_prob(action),
@@ -172,18 +173,18 @@ def gymnax_task(network: MLPActorCritic, env: environment.Environment, params: A
             states = PathState(flat(observation, 2), state, jnp.where(ended, 0.0, total), last)
             return (states, observed), out
 
-        n_paths, *rest = states.observation.shape
-        carry = (states, jnp.zeros((n_paths, config.chunk, *rest)))
-        (states, observed), out = jax.lax.scan(one_step, carry, (uniform, jnp.arange(config.chunk)))
+        observed = jnp.zeros((len(keys), config.chunk, *states.observation.shape[1:]))
+        (states, observed), out = jax.lax.scan(one_step, (states, observed), (uniform, jnp.arange(config.chunk)))
         out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
-        return states, _rollout(network, net, states, {"observation": observed, **out}, config)
+        return states, _rollout(network, fixed, states, {"observation": observed, **out}, config)
 
     def predict(net: Params, params: Any, rollout: Rollout) -> tuple[Any, jax.Array]:
         del params
         value = network.value(net, rollout.inputs, rollout.hindsight)
         return network.distribution(net, rollout.inputs), value
 
-    return Task(start, collect, predict, _metrics, network.value_layer, config.chunk)
+    of_gradient = (collect if acts.kind == "continuous" else None, network.critic_layers)
+    return Task(start, collect, predict, _metrics, network.value_layer, config.chunk, *of_gradient)
 
 
 def flat(observation: jax.Array, batch_dims: int = 0) -> jax.Array:

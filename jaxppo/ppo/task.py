@@ -23,6 +23,10 @@ class Task(NamedTuple):
       metrics: `rollout -> {name: []}`, equal on all devices: reduced over `DATA_AXIS`.
       value_layer: path in `net` of the last linear layer of the critic, whose kernel and bias set the scale of values.
       chunk: S, decisions of a rollout.
+      unroll: `collect(..., explore)` that is differentiable in `net`: through accounts and actions, while the
+        parameters of the values count as constants; `explore` says whether actions are drawn. None where the problem
+        has no such gradient.
+      critic_layers: paths in `net` of the layers that only the critic reads.
     """
 
     start: Callable[[Any, jax.Array], Any]
@@ -31,3 +35,5 @@ class Task(NamedTuple):
     metrics: Callable[[Rollout], dict[str, jax.Array]]
     value_layer: tuple[str, ...]
     chunk: int
+    unroll: Callable[[Params, Any, Any, jax.Array, jax.Array, bool], tuple[Any, Rollout]] | None = None
+    critic_layers: tuple[tuple[str, ...], ...] = ()

@@ -13,14 +13,14 @@ from flax import struct
 
 from jaxppo.config import PPOConfig
 from jaxppo.envs.execution.portfolio import FillRule, Portfolio, open_portfolio
-from jaxppo.envs.trading.account import Account, BarRow, Decide, View
+from jaxppo.envs.trading.account import Account, BarRow, Decide
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, Observation
-from jaxppo.policy.choose import choose
 from jaxppo.policy.encoding import encode_paths
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.head import ActionConfig
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
+from jaxppo.ppo.decisions import decision
 from jaxppo.ppo.returns import discounted_future
 from jaxppo.ppo.task import Task
 from jaxppo.risk.monitor import NO_MONITOR, Monitor
@@ -90,20 +90,33 @@ def trading_task(
     def start(params: EnvParams, keys: jax.Array) -> PathState:
         return jax.vmap(lambda key: start_path(env, params, config.portfolios, key, monitor))(keys)
 
-    def collect(
-        net: Params, params: EnvParams, states: PathState, keys: jax.Array, progress: jax.Array
+    def rolled(
+        net: Params,
+        params: EnvParams,
+        states: PathState,
+        keys: jax.Array,
+        progress: jax.Array,
+        explore: bool = True,
+        through: bool = False,
     ) -> tuple[PathState, Rollout]:
+        """A rollout; `through` makes it differentiable in `net`, but for the parameters of the values."""
         key_act, key_start, key_drop = jax.vmap(lambda key: tuple(jax.random.split(key, 3)))(keys)
         masks = None
         if dropout is not None:
             masks = jax.vmap(policy.draw_masks, in_axes=(0, None))(key_drop, dropout(progress))
         prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch, masks)
-        decide = sampled_decision(policy, net, env)
+        decide = decision(policy, net, env, explore=explore, expected=through)
         moved, seen, out = jax.vmap(
             lambda state, ready, key: collect_path(decide, env, params, state, ready, key, config.chunk, monitor)
         )(states, prepared, key_act)
         hindsight = market_ahead(params, states.bar, config) if config.hindsight_critic else None
-        value = _values(policy, net, prepared, seen, hindsight, size)
+        value = after = _values(policy, net, prepared, seen, hindsight, size)
+        if through:
+            # Only what follows the chunk is part of an objective, and only as far as it depends on the account.
+            value = jax.lax.stop_gradient(value)
+            fixed, ready, ahead = jax.lax.stop_gradient((net, prepared[:, -1:], _at_end(hindsight)))
+            ends = policy.act(fixed, ready[:, :, None], jax.tree.map(lambda x: x[:, -1:], seen), ahead)[1]
+            after = jnp.concatenate([value[:, :-1], ends], axis=1)
         states, cut = jax.vmap(lambda path, key: _restarted(env, params, config, path, key, monitor))(moved, key_start)
         seen = jax.tree.map(lambda x: x[:, :-1], seen)
         hindsight = None if hindsight is None else hindsight[:, :-1]
@@ -111,7 +124,7 @@ def trading_task(
             inputs=Seen(moved.bar - config.chunk, seen, masks),
             hindsight=hindsight,
             value=value[:, :-1],
-            value_after=value[:, 1:],
+            value_after=after[:, 1:],
             truncated=jnp.zeros_like(out["terminated"]).at[:, -1].set(cut[:, None]),
             **out,
         )
@@ -126,7 +139,8 @@ def trading_task(
         shaped = {} if env.rewards is None else {"shaped_reward": jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)}
         return _metrics(rollout) | shaped | _beyond(monitor, rollout)
 
-    return Task(start, collect, predict, metrics, policy.value_layer, config.chunk)
+    unroll = partial(rolled, through=True)
+    return Task(start, rolled, predict, metrics, policy.value_layer, config.chunk, unroll, policy.critic_layers)
 
 
 def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gaussian") -> ActionConfig:
@@ -137,16 +151,17 @@ def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gau
       std: first standard deviation of continuous actions, see `ActionConfig`.
       distribution: of continuous actions, see `ActionConfig`.
     """
-    low, high = env.levels[0], env.levels[-1]
+    low, high, at_zero = env.levels[0], env.levels[-1], env.base is not None
     if env.actions == "discrete":
-        return ActionConfig("discrete", env.num_actions, low, high)
+        return ActionConfig("discrete", env.num_actions, low, high, at_zero=at_zero)
     if env.actions == "hierarchical":
         # Hold, short, flat, long: in the order of the levels.
         directions = (1, sum(x < 0 for x in env.levels), 1, sum(x > 0 for x in env.levels))
         sizes = tuple(size for size in directions if size)
-        return ActionConfig("hierarchical", env.num_actions, low, high, n_buckets=env.num_buckets, sizes=sizes)
+        action = ActionConfig("hierarchical", env.num_actions, low, high, n_buckets=env.num_buckets, sizes=sizes)
+        return dataclasses.replace(action, at_zero=at_zero)
     n_components = env.num_actions // env.n_assets
-    return ActionConfig("continuous", 1, low, high, std, n_components, distribution)
+    return ActionConfig("continuous", 1, low, high, std, n_components, distribution, at_zero=at_zero)
 
 
 def start_path(
@@ -200,34 +215,6 @@ def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Ar
     return jax.vmap(one)(bar)
 
 
-def sampled_decision(policy: ActorCritic, net: Params, env: TradingEnv) -> Decide:
-    """Draws the decisions of K portfolios from the policy, for `OneBar.step_bar`.
-
-    `BarRow.policy` holds what the head reads and uniform draws `[K, n_components]`. The decision comes with what the
-    portfolios saw, the distributions and the actions.
-
-    Args:
-      policy: the network.
-      net: its parameters.
-      env: the environment.
-    """
-
-    def act(distribution: Any, mask: jax.Array, constraint: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        draws = u.reshape(-1, 2 if env.actions == "band" else 1)
-        return choose(env, distribution, mask, constraint, lambda one, place: one.sample(draws[place].reshape(-1)))
-
-    def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, Any]:
-        ready, u = row.policy
-        seen, constraint = view.observation, view.constraint
-        distribution = policy.distribution(net, ready[None], seen)
-        action, mask = jax.vmap(act)(distribution, seen.mask, constraint, u)
-        seen, distribution = seen.replace(mask=mask), distribution.restricted(mask)
-        weights, hold = jax.vmap(env.decode)(distribution.squash(action), account.portfolio, constraint)
-        return weights, hold, (seen, distribution, action)
-
-    return decide
-
-
 def collect_path(
     decide: Decide,
     env: TradingEnv,
@@ -243,7 +230,7 @@ def collect_path(
     A liquidated portfolio restarts flat at the same bar, so the K stay aligned.
 
     Args:
-      decide: from `sampled_decision`.
+      decide: from `jaxppo.ppo.decisions`.
       env: the environment.
       params: the market and its costs.
       state: where the path stands.
@@ -278,6 +265,7 @@ def collect_path(
         carried = (account.masks, account.sizing, account.rewards, monitored)
         *transforms, monitored = jax.vmap(partial(_where, new=fresh))(ended, carried)
         info = {field.name: getattr(result.outcome, field.name) for field in dataclasses.fields(result.outcome)}
+        info = {name: value for name, value in info.items() if not isinstance(value, tuple)}
         info["exposure"] = seen.account[..., 0]
         info |= {f"monitor_{name}": level for name, level in levels.items()}
         out = {
@@ -294,8 +282,9 @@ def collect_path(
     start = (Account(state.portfolio, state.masks, state.sizing, state.rewards), state.monitor)
     (account, monitored), (seen, out) = jax.lax.scan(one_bar, start, rows)
     # Of the last bar only the value is read, and masks do not reach it.
-    see = jax.vmap(env.observe_portfolio, in_axes=(None, 0, None, None))
-    last = see(state.bar + chunk, account.portfolio, tradable[-1], None)
+    origin = None if env.base is None else jax.vmap(env.base.weights)(account.sizing, account.portfolio)
+    see = jax.vmap(lambda one, origin: env.observe_portfolio(state.bar + chunk, one, tradable[-1], None, origin))
+    last = see(account.portfolio, jnp.zeros(n_portfolios) if origin is None else origin)
     seen = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, last)
     moved = PathState(
         bar=state.bar + chunk,
@@ -307,6 +296,11 @@ def collect_path(
         monitor=monitored,
     )
     return moved, seen, out
+
+
+def _at_end(hindsight: jax.Array | None) -> jax.Array | None:
+    """What the hindsight critic reads at the last bar of a chunk."""
+    return None if hindsight is None else hindsight[:, -1:]
 
 
 def _where(replace: jax.Array, old: Any, *, new: Any) -> Any:

@@ -56,12 +56,14 @@ class Objective(NamedTuple):
       params: parameters of its environment.
       coefficients: step size and weights of the terms.
       config: hyper-parameters.
+      start: parameters that PPO started from, and the weight of KL(policy || theirs); None for no such penalty.
     """
 
     task: Task
     params: Any
     coefficients: Coefficients
     config: PPOConfig
+    start: tuple[Params, float] | None = None
 
 
 def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -131,6 +133,10 @@ def ppo_loss(
     actor, metrics = policy_loss(distribution, batch, objective)
     critic = value_loss(value, batch.targets, objective.config)
     loss = objective.config.value_coefficient * critic + (actor if with_policy else 0.0)
+    if objective.start is not None:
+        before, weight = objective.start
+        apart = distribution.kl(objective.task.predict(before, objective.params, batch.rollout)[0]).mean()
+        loss, metrics = loss + weight * apart, {**metrics, "kl_to_start": apart}
     return jax.lax.pmean((loss, {**metrics, "loss": loss, "value_loss": critic}), DATA_AXIS)
 
 

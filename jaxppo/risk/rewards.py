@@ -14,7 +14,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,58 @@ def chain(*transforms: RewardTransform) -> RewardTransform:
 def log_return() -> RewardTransform:
     """Replaces the reward by the log return of the equity."""
     return _stateless("log_return", lambda reward, outcome: outcome.log_growth, replaces=True)
+
+
+class BaseMoments(NamedTuple):
+    """What is known of the returns of a base before training.
+
+    Attributes:
+      mean: simple return per bar.
+      variance: per bar, >= 0.
+    """
+
+    mean: float
+    variance: float
+
+    @property
+    def aversion(self) -> float:
+        """Risk aversion at which nobody would scale the base: mean over variance, at least 1."""
+        return max(self.mean / self.variance, 1.0) if self.variance > 0 else 1.0
+
+
+NO_MOMENTS = BaseMoments(0.0, 0.0)
+"""Of a base that is cash, or that nothing is known of."""
+
+
+@checked
+def active_utility(
+    aversion: PositiveRatio | None = None,
+    *,
+    tracking: NonNegativeRatio = 0.0,
+    moments: CodeOnly[BaseMoments] = NO_MOMENTS,
+) -> RewardTransform:
+    """Replaces the reward by the utility over that of the base, so that leverage alone earns nothing.
+
+    `(r - r_b) - aversion/2 ((r - m)^2 - (r_b - m)^2) - tracking/2 (r - r_b)^2`, with simple returns r of the account
+    and r_b of the base in its own account, and m the mean of r_b.
+
+    Args:
+      aversion: to risk; None for that at which the base is scaled best: mean over variance of its returns in the
+        training period, at least 1.
+      tracking: aversion to what differs from the base.
+      moments: of the base in the training period.
+
+    Reference: Grinold, Kahn (2000), Active portfolio management, chapter 4.
+    """
+    weight, mean = moments.aversion if aversion is None else aversion, moments.mean
+
+    def shaped(reward: jax.Array, outcome: Outcome) -> jax.Array:
+        del reward
+        own, base = jnp.expm1(outcome.log_growth), jnp.expm1(outcome.base_log_growth)
+        risk = jnp.square(own - mean) - jnp.square(base - mean)
+        return own - base - 0.5 * weight * risk - 0.5 * tracking * jnp.square(own - base)
+
+    return _stateless("active_utility", shaped, replaces=True)
 
 
 class MomentsState(struct.PyTreeNode):

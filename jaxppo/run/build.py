@@ -21,6 +21,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.ppo.trading_task import action_config
 from jaxppo.run import folder as run_folder
+from jaxppo.run.base import make_base, moments_of_base
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.devices import encoder_config, ppo_for_devices, select_devices
 from jaxppo.run.environment import make_env, transform_table
@@ -29,7 +30,7 @@ from jaxppo.run.periods import Period, split_periods
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup, first_policy, with_bar_seconds
 from jaxppo.run.strategy import strategy_of
-from jaxppo.run.transforms import make_monitor
+from jaxppo.run.transforms import make_monitor, make_rewards
 
 
 def build(
@@ -94,6 +95,11 @@ def build(
         sizing=transform_table("sizing", env.sizing, view),
         regimes=regimes,
     )
+    if env.base is not None:
+        policy = base_policy(config, market)
+        learned = next(iter(periods.values()))
+        moments = moments_of_base(config, policy, env, params, view, learned)
+        env.rewards = make_rewards(config.rewards, annual, moments)
     return Setup(
         config=config,
         market=market,
@@ -121,6 +127,18 @@ def environment_of(config: Config, market: MarketData, context: int) -> TradingE
     return make_env(config, market, context, _open_strategy)
 
 
+def base_policy(config: Config, market: MarketData) -> Policy | None:
+    """What the policy of a run tilts around; None where its decisions are targets.
+
+    Args:
+      config: of the run.
+      market: its prices.
+    """
+    if config.policy.base is None:
+        return None
+    return make_base(config.policy.base, lambda run: _open_strategy(run, market))
+
+
 def _open_strategy(run: RunStrategy, market: MarketData) -> Policy:
     """A trained agent on other prices, whatever it has learned from: the caller has to check that."""
     folder, config = run_folder.open_folder(run.folder)
@@ -130,7 +148,13 @@ def _open_strategy(run: RunStrategy, market: MarketData) -> Policy:
 
 
 def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
-    """A ConfigError if an agent of a book has learned from bars on which the book is tested."""
+    """A ConfigError if an agent of a book, or a base, has learned from bars on which it is tested."""
+    base = config.policy.base
+    if base is not None and base.kind == "run" and first_unseen(pathlib.Path(base.values.folder), market) > test.first:
+        raise ConfigError(
+            f"policy.base.run is {base.values.folder!r}, which was trained and selected on bars of the test period; "
+            "change data.test or the run"
+        )
     for number, item in enumerate(config.sizing):
         for place, strategy in enumerate(item.values.strategies if item.kind == "book" else ()):
             if strategy.kind == "run" and first_unseen(pathlib.Path(strategy.values.folder), market) > test.first:

@@ -71,7 +71,7 @@ def encoder_config(config: Config, platform: str) -> EncoderConfig:
 
 def _attention(config: Config, encoder: EncoderConfig, platform: str) -> str:
     """The kernel of attention; logs why it is not the one that was asked for."""
-    if config.policy.attention == "xla" or encoder.kind == "mlp":
+    if config.policy.attention == "xla" or encoder.kind != "transformer":
         return "xla"
     why_not = "" if platform == "gpu" else f"needs a GPU, not a {platform}"
     if config.ppo.direction == "natural":

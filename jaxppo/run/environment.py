@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from jaxppo.book.base import tilted
 from jaxppo.config import Config
 from jaxppo.config.book import RunStrategy
 from jaxppo.envs.execution.costs import Costs, make_costs
@@ -20,6 +21,7 @@ from jaxppo.masks import MaskTransform
 from jaxppo.masks.hours import usual_minutes
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.sizing import Sizing, SizingTransform
+from jaxppo.run.base import make_base
 from jaxppo.run.transforms import make_book, make_masks, make_rewards, make_sizing
 
 OpenRun = Callable[[RunStrategy, MarketData], Policy]
@@ -103,19 +105,21 @@ def _sizing(config: Config, market: MarketData, env: TradingEnv, costs: Costs, o
     Raises:
       ConfigError: a transform whose keys do not fit together.
     """
+    opened = partial(_opened, open_run, market)
+    make_tilts = None
+    if config.policy.base is not None:
+        policy = make_base(config.policy.base, opened)
+        make_tilts = partial(tilted, policy, env, costs, tilt=config.policy.tilt)
+    of_book = partial(make_book, env=env, costs=costs, initial_cash=config.env.initial_cash, open_run=opened)
     try:
-        return make_sizing(
-            config.sizing,
-            partial(
-                make_book,
-                env=env,
-                costs=costs,
-                initial_cash=config.env.initial_cash,
-                open_run=lambda run: open_run(run, market),
-            ),
-        )
+        return make_sizing(config.sizing, of_book, make_tilts)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _opened(open_run: OpenRun, market: MarketData, run: RunStrategy) -> Policy:
+    """An agent that was trained before, on these prices."""
+    return open_run(run, market)
 
 
 def transform_table(name: str, transform: MaskTransform | Sizing | None, view: MarketView) -> Any:

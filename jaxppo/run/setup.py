@@ -8,14 +8,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxppo.config import Config, PPOConfig
+from jaxppo.config import Config, PathwiseConfig, PPOConfig
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_critic
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.head import ActionConfig
-from jaxppo.ppo.learner import schedule_left
+from jaxppo.ppo.iteration import schedule_left
 from jaxppo.risk.monitor import NO_MONITOR, Monitor
 from jaxppo.run.periods import Period
 
@@ -104,6 +104,15 @@ def first_policy(setup: Setup) -> tuple[ActorCritic, Params]:
     """The run's policy, and its parameters before any training."""
     key, critic = jax.random.key(setup.config.seed), {"hindsight": setup.ppo.hindsight_critic}
     return make_actor_critic(setup.encoder, setup.action, key, **critic, quantiles=setup.config.policy.quantiles)
+
+
+def pathwise_of(config: Config) -> PathwiseConfig | None:
+    """Keys of the pathwise learner; None where PPO learns alone."""
+    if config.training.learner != "pathwise":
+        return None
+    explore = config.pathwise.explore
+    explore = config.env.actions == "band" and config.env.name == TRADING if explore is None else explore
+    return config.pathwise.model_copy(update={"explore": explore})
 
 
 def step_budget(config: Config) -> int | None:

@@ -15,13 +15,14 @@ from jaxppo.config.items import Item
 from jaxppo.config.masks import MaskConfig
 from jaxppo.config.monitor import MonitorConfig
 from jaxppo.config.rewards import RewardConfig
-from jaxppo.config.sizing import SizingConfig
+from jaxppo.config.sizing import STAGES, SizingConfig
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.transform import MaskTransform, RewardTransform, SizingTransform
 from jaxppo.policy import rules
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk import monitor, rewards, sizing
+from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
 from jaxppo.risk.sizing import Sizing
 
 OpenRun = Callable[[RunStrategy], Policy]
@@ -56,14 +57,18 @@ def make_masks(items: Sequence[MaskConfig], names: tuple[str, ...], calendar: st
     return masks.chain(*parts) if parts else None
 
 
-def make_rewards(items: Sequence[RewardConfig], periods: float) -> RewardTransform | None:
+def make_rewards(
+    items: Sequence[RewardConfig], periods: float, moments: BaseMoments = NO_MOMENTS
+) -> RewardTransform | None:
     """Chains the configured reward transforms; None for none.
 
     Args:
       items: in order.
       periods: bars per year.
+      moments: of the base in the training period.
     """
-    parts = [_build(getattr(rewards, item.kind), dict(item.values), periods=periods) for item in items]
+    of_run = {"periods": periods, "moments": moments}
+    parts = [_build(getattr(rewards, item.kind), dict(item.values), **of_run) for item in items]
     return rewards.chain(*parts) if parts else None
 
 
@@ -79,12 +84,18 @@ def make_monitor(items: Sequence[MonitorConfig], periods: float) -> monitor.Moni
     )
 
 
-def make_sizing(items: Sequence[SizingConfig], make_book: Callable[..., Sizing]) -> Sizing | None:
+def make_sizing(
+    items: Sequence[SizingConfig],
+    make_book: Callable[..., Sizing],
+    make_tilts: Callable[..., Sizing] | None = None,
+) -> Sizing | None:
     """Chains the configured sizing transforms; None for none.
 
     Args:
       items: in order.
       make_book: builds the book of a `BookSizing` and the transforms `before` and `after` it, see `make_book`.
+      make_tilts: builds the base of the policy and the transforms `before` it, of tilts, and `after` it, likewise; None
+        without a base.
 
     Raises:
       ValueError: names the transform whose keys do not fit together.
@@ -95,6 +106,11 @@ def make_sizing(items: Sequence[SizingConfig], make_book: Callable[..., Sizing])
 
     kinds = [item.kind for item in items]
     at = kinds.index("book") if "book" in kinds else len(kinds)
+    if make_tilts is not None:
+        shares = sum(STAGES.get(kind) == 0 for kind in kinds)
+        return make_tilts(
+            before=_each("sizing", items[:shares], one), after=_each("sizing", items[shares:], one, shares)
+        )
     before, after = _each("sizing", items[:at], one), _each("sizing", items[at + 1 :], one, at + 1)
     if at == len(kinds):
         return sizing.chain(*before) if before else None

@@ -19,7 +19,8 @@ from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import Params
-from jaxppo.ppo.learner import Learner, TrainState, data_mesh, make_learner
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner, data_mesh, make_learner
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, estimated_memory, memory_needed, size_of
 from jaxppo.run.objectives import constraint_summary, describe_constraints
-from jaxppo.run.setup import TRADING, as_started, step_budget
+from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
@@ -179,7 +180,8 @@ def _newest(experiment: Experiment, folder: pathlib.Path, last: Checkpoints | No
 def _learner(experiment: Experiment, halvings: int) -> Learner:
     """The learner of an experiment whose step was halved some times."""
     ppo = with_smaller_steps(experiment.ppo, halvings)
-    return make_learner(experiment.task, ppo, data_mesh(experiment.devices), experiment.risk)
+    pathwise = pathwise_of(experiment.config)
+    return make_learner(experiment.task, ppo, data_mesh(experiment.devices), experiment.risk, pathwise)
 
 
 def _go_back(run: Run, done: Done, lost: LostIteration) -> tuple[Run, TrainState, Done]:

@@ -16,7 +16,8 @@ from jaxppo.backtest.evaluation import agent_of, rules_of
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
-from jaxppo.ppo.learner import Learner, TrainState
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner
 from jaxppo.ppo.population import batched_options
 from jaxppo.walk_forward.job import Job
 

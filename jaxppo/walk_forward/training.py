@@ -21,7 +21,7 @@ from jaxppo.ppo.trading_task import trading_task
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.memory import check_fits, memory_needed, memory_usable
 from jaxppo.run.objectives import make_reward_shaping
-from jaxppo.run.setup import Setup, dropout_rate, first_policy
+from jaxppo.run.setup import Setup, dropout_rate, first_policy, pathwise_of
 from jaxppo.run.trials import sharpe_of
 from jaxppo.training.loggers import Progress
 from jaxppo.training.monitor import stop_in, stop_message
@@ -80,7 +80,7 @@ def compile_job(job: Job, devices: Sequence[jax.Device], most: int | None, *, ex
     config, ppo = job.setup.config, job.setup.ppo
     task = trading_task(network, job.setup.env, ppo, dropout_rate(config), job.setup.monitor)
     shaping = make_reward_shaping(config, job.setup.periods_per_year)
-    learner = make_learner(task, ppo, data_mesh(list(devices[:1])), shaping)
+    learner = make_learner(task, ppo, data_mesh(list(devices[:1])), shaping, pathwise_of(config))
     population = make_population(job, network, learner, devices)
     # What a program needs is known once it is compiled: the batch shrinks until it fits, but never below the devices.
     while True:

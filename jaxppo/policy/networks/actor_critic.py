@@ -13,17 +13,23 @@ from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.dropout import draw_masks
 from jaxppo.policy.networks.encoder import Bars, Cache, Encoder
 from jaxppo.policy.networks.head import ActionConfig, Head
+from jaxppo.policy.networks.linear import FeaturesAsTheyAre, LinearHead
 
 Params = Any
 """Parameters of a network: a nested dict of float32 arrays."""
+
+
+OF_CRITIC = ("inputs", "critic", "value", "hindsight")
+"""Layers of heads that only the critic reads; not every head has all of them."""
 
 
 class ActorCriticModule(nnx.Module):
     """Encoder and head."""
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, quantiles: int, rngs: nnx.Rngs):
-        self.encoder = Encoder(config, rngs)
-        self.head = Head(config, action, hindsight, rngs, quantiles)
+        linear = config.kind == "linear"
+        self.encoder = (FeaturesAsTheyAre if linear else Encoder)(config, rngs)
+        self.head = (LinearHead if linear else Head)(config, action, hindsight, rngs, quantiles)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,7 @@ class ActorCritic:
       hindsight: whether the critic can read the market's future (in training).
       quantiles: N of the critic; 1 for a value that is one number.
       value_layer: path of the critic's last layer in the parameters.
+      critic_layers: paths of the layers that only the critic reads, those that there are.
     """
 
     graph: nnx.GraphDef
@@ -45,6 +52,7 @@ class ActorCritic:
     hindsight: bool = False
     quantiles: int = 1
     value_layer: tuple[str, ...] = ("head", "value")
+    critic_layers: tuple[tuple[str, ...], ...] = tuple(("head", name) for name in OF_CRITIC)
 
     def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
         """Encodes the last S of `context - 1 + S` bars for the head.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxppo.policy.networks.positions import POSITIONS
 
-KINDS = ("transformer", "mlp")
+KINDS = ("transformer", "mlp", "linear")
 REMATERIALISE = ("none", "minimal", "full")
 DROPOUT_PLACES_OF_A_BLOCK = 3
 ATTENTION = ("xla", "cudnn")
@@ -20,12 +20,13 @@ class EncoderConfig:
     """Shape of the encoder (static).
 
     Attributes:
-      kind: "transformer", or "mlp" which reads the current bar only.
+      kind: "transformer"; "mlp", which reads the current bar only; or "linear", likewise, without hidden layers.
       groups: width of each feature group, in column order; each has its own embedding.
       width: D, model width.
       layers: number of blocks, >= 1.
       heads: attention heads; twice their number must divide `width`.
-      window: bars that one layer of attention sees; this and what follows is ignored by "mlp", but for `dtype`.
+      window: bars that one layer of attention sees; this and what follows is ignored by "mlp" and "linear", but for
+        `dtype`.
       expansion: hidden width of the feed-forward part, in multiples of `width`.
       asset_attention: attend across assets at each bar.
       dtype: compute dtype; parameters are float32.
@@ -96,7 +97,7 @@ class EncoderConfig:
 
         `layers * (window - 1) + 1`, or what the first layer sees of the coarsest level from its earliest bar.
         """
-        if self.kind == "mlp":
+        if self.kind != "transformer":
             return 1
         farthest = max([self.window - 1, *(pool * self.coarse_window - 1 for pool in self.coarse_pools)])
         return (self.layers - 1) * (self.window - 1) + farthest + 1

@@ -35,6 +35,7 @@ class ActionConfig:
       n_components: components of an action, for each asset where there are assets.
       n_buckets: buckets of "hierarchical".
       sizes: of "hierarchical": number of actions of each direction, see `DirectionAndSize`.
+      at_zero: whether the outputs for actions start at exactly 0, as tilts around a base do.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class ActionConfig:
     distribution: str = "squashed_gaussian"
     n_buckets: int = 0
     sizes: tuple[int, ...] = ()
+    at_zero: bool = False
 
     @property
     def n_outputs(self) -> int:
@@ -88,6 +90,46 @@ class CrossAttention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
 
 
+def distribution_of(
+    action: ActionConfig,
+    out: jax.Array,
+    observation: Observation,
+    log_std: jax.Array | None = None,
+    of_portfolio: jax.Array | None = None,
+) -> Any:
+    """Distribution over actions from what a head computes.
+
+    Args:
+      action: what is parameterised.
+      out: `[..., A, action.n_outputs]`.
+      observation: of the portfolios, batch `[...]`; its mask restricts the distribution.
+      log_std: `[n_components]` of a squashed Gaussian.
+      of_portfolio: `[..., n_buckets * (1 + n_outputs)]` for hierarchical actions.
+    """
+    if action.kind == "discrete":
+        return MaskedCategorical(out, observation.mask)
+    if action.kind == "hierarchical":
+        assert of_portfolio is not None, "a head computes it for these actions"
+        bucket, shift = jnp.split(of_portfolio, [action.n_buckets], axis=-1)
+        shift = shift.reshape(*bucket.shape, action.n_outputs)
+        return Hierarchical(bucket, out, shift, observation.mask, sizes=action.sizes)
+    if action.distribution == "beta":
+        shape = (*out.shape[:-2], -1)
+        alpha, beta = (1.0 + jax.nn.softplus(x + EVEN).reshape(shape) for x in jnp.split(out, 2, axis=-1))
+        return Beta(alpha, beta, alpha, alpha).restricted(observation.mask)
+    assert log_std is not None, "a head has it for these actions"
+    log_std = jnp.broadcast_to(jnp.reshape(log_std, (1,) * (out.ndim - 1) + (-1,)), out.shape)
+    mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
+    return SquashedGaussian(mean, log_std, mean, mean).restricted(observation.mask)
+
+
+def portfolio_inputs(observation: Observation) -> jax.Array:
+    """What a head reads of each asset of a portfolio, `[..., A, N_PORTFOLIO]`; `observation` has batch `[...]`."""
+    account, asset = observation.account, observation.asset
+    account = jnp.broadcast_to(account[..., None, :], (*asset.shape[:-1], account.shape[-1]))
+    return jnp.concatenate([asset, account], axis=-1)
+
+
 class Head(nnx.Module):
     """Per-asset action parameters and one value, from (memory, portfolio); permutation-equivariant over assets.
 
@@ -102,7 +144,7 @@ class Head(nnx.Module):
         self, config: EncoderConfig, action: ActionConfig, hindsight: bool, rngs: nnx.Rngs, quantiles: int = 1
     ):
         width = config.width
-        small = nnx.initializers.orthogonal(0.01)
+        small = nnx.initializers.zeros if action.at_zero else nnx.initializers.orthogonal(0.01)
         self.action, self.width, self.quantiles = action, width, quantiles
         self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
         self.portfolio = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs)
@@ -160,26 +202,13 @@ class Head(nnx.Module):
         value = value[..., 0] if self.quantiles == 1 else value
         hidden = jax.nn.gelu(for_actor)
         out = self.actor(hidden)
-        if self.action.kind == "discrete":
-            return MaskedCategorical(out, observation.mask), value
-        if self.action.kind == "hierarchical":
-            of_portfolio = self.bucket(hidden.mean(axis=-2))
-            bucket, shift = jnp.split(of_portfolio, [self.action.n_buckets], axis=-1)
-            shift = shift.reshape(*bucket.shape, self.action.n_outputs)
-            return Hierarchical(bucket, out, shift, observation.mask, sizes=self.action.sizes), value
-        if self.action.distribution == "beta":
-            shape = (*out.shape[:-2], -1)
-            alpha, beta = (1.0 + jax.nn.softplus(x + EVEN).reshape(shape) for x in jnp.split(out, 2, axis=-1))
-            return Beta(alpha, beta, alpha, alpha).restricted(observation.mask), value
-        log_std = jnp.broadcast_to(jnp.reshape(self.log_std[...], (1,) * (out.ndim - 1) + (-1,)), out.shape)
-        mean, log_std = (x.reshape(*x.shape[:-2], -1) for x in (out, log_std))
-        return SquashedGaussian(mean, log_std, mean, mean).restricted(observation.mask), value
+        of_portfolio = self.bucket(hidden.mean(axis=-2)) if self.action.kind == "hierarchical" else None
+        log_std = self.log_std[...] if hasattr(self, "log_std") else None
+        return distribution_of(self.action, out, observation, log_std, of_portfolio), value
 
     def _joined(self, prepared: jax.Array, observation: Observation) -> jax.Array:
         """First hidden layer `[..., A, 2 D]`, before the nonlinearity."""
-        account, asset = observation.account, observation.asset
-        account = jnp.broadcast_to(account[..., None, :], (*asset.shape[:-1], account.shape[-1]))
-        state = jnp.concatenate([asset, account], axis=-1)
+        state = portfolio_inputs(observation)
         shift, memory = self.portfolio(state), prepared[..., : 2 * self.width]
         memory = jnp.broadcast_to(memory, shift.shape)
         if self.scale is not None:

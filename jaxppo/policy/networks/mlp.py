@@ -102,12 +102,14 @@ class MLPActorCritic:
       hindsight: whether the critic can read the future (in training).
       quantiles: N of the critic; 1 for a value that is one number.
       value_layer: path of the critic's last layer in the parameters.
+      critic_layers: paths of the layers that only the critic reads.
     """
 
     graph: nnx.GraphDef
     hindsight: bool
     quantiles: int = 1
     value_layer: tuple[str, ...] = ("critic", "out")
+    critic_layers: tuple[tuple[str, ...], ...] = (("critic",),)
 
     def distribution(self, params: Params, observation: jax.Array) -> Any:
         """Computes the distribution over actions.

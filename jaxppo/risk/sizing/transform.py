@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.arguments import ProperFraction, checked
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
 from jaxppo.envs.trading.transform import SizingTransform, longest_warmup, stateless, table_all
 from jaxppo.envs.trading.view import MarketView
@@ -34,6 +35,7 @@ class Sizing(NamedTuple):
         their present weight, outstanding orders filled; where it comes back the asset is not traded.
       parts: the transforms.
       warmup: bars of history before the rows of the table are formed, >= 0.
+      base: what decisions are tilts around; None where they are targets.
     """
 
     table: Callable[[MarketView], Any]
@@ -42,6 +44,20 @@ class Sizing(NamedTuple):
     apply: Callable[[SizingState, Any, Portfolio, jax.Array, jax.Array], tuple[jax.Array, SizingState]]
     parts: tuple[Any, ...]
     warmup: int = 0
+    base: Base | None = None
+
+
+class Base(NamedTuple):
+    """What the decisions of a policy are tilts around, from the state of the sizing.
+
+    Attributes:
+      weights: `(state, portfolio) -> [A]` weights of the base at the present marks, fractions of its equity.
+      settle: `(state, next bar, costs) -> (state, [])`: the base through the bar in which its orders fill, and its log
+        return.
+    """
+
+    weights: Callable[[Any, Portfolio], jax.Array]
+    settle: Callable[[Any, jax.Array, Costs], tuple[Any, jax.Array]]
 
 
 class SizingState(struct.PyTreeNode):

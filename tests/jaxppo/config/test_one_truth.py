@@ -107,7 +107,15 @@ def test_the_names_are_the_same(place):
 def test_every_list_and_every_section_with_a_factory_is_compared():
     assert {name for name, model in SECTIONS.items() if isinstance(model, type) and issubclass(model, BaseModel)} == {
         *("data", "features", "regimes", "env", "costs", "objective"),
-        *("simulation", "policy", "ppo", "training", "evaluation", "walk_forward"),  # no factory takes their keys
+        *(
+            "simulation",
+            "policy",
+            "ppo",
+            "pathwise",
+            "training",
+            "evaluation",
+            "walk_forward",
+        ),  # no factory takes their keys
     }
     assert set(lists()) == set(LISTS)
 

@@ -1,0 +1,71 @@
+"""What the pathwise learner, and a base, need of the other keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxppo.config.learning import PathwiseConfig, PolicyConfig, PPOConfig
+
+
+def check_pathwise(pathwise: PathwiseConfig, ppo: PPOConfig, environment: str) -> None:
+    """Refuses keys that the pathwise learner cannot use.
+
+    Args:
+      pathwise: its section.
+      ppo: hyper-parameters.
+      environment: `env.name`.
+
+    Raises:
+      ValueError: names the key, its value and what is allowed.
+    """
+    if environment != "trading" and ppo.portfolios > 1 and not pathwise.explore:
+        raise ValueError(
+            f"ppo.portfolios is {ppo.portfolios}; without pathwise.explore the portfolios of a path are the same: "
+            "set it to 1 and raise ppo.paths"
+        )
+    if environment != "trading" and pathwise.objective == "sharpe":
+        raise ValueError(f"pathwise.objective sharpe is of an equity, but env.name is {environment!r}; use reward")
+    if pathwise.objective == "sharpe" and not pathwise.bootstrap:
+        raise ValueError("pathwise.bootstrap is false, but pathwise.objective sharpe does not read it; leave it out")
+    if pathwise.then == "none":
+        unread = {"distortion": ppo.distortion != "none", "direction": ppo.direction != "adam"}
+        unread |= {"kl_limit": ppo.kl_limit is not None, "kl_stop": ppo.kl_stop is not None}
+        if given := next((name for name, differs in unread.items() if differs), None):
+            raise ValueError(
+                f"ppo.{given} is {getattr(ppo, given)}, which training.learner pathwise does not read; leave it out"
+            )
+        for name in ("then_from", "then_kl"):
+            if name in pathwise.model_fields_set and getattr(pathwise, name) != getattr(PathwiseConfig(), name):
+                raise ValueError(f"pathwise.{name} is {getattr(pathwise, name):g}, which only pathwise.then ppo reads")
+
+
+def check_base(
+    policy: PolicyConfig, environment: str, actions: str, levels: Sequence[float], sizing: list[str]
+) -> None:
+    """Refuses keys that do not fit a base, or the want of one.
+
+    Args:
+      policy: its section.
+      environment: `env.name`.
+      actions: `env.actions`.
+      levels: `env.levels`.
+      sizing: kinds of `sizing`, in order.
+
+    Raises:
+      ValueError: names the key, its value and what is allowed.
+    """
+    if policy.base is None:
+        if policy.tilt != "add":
+            raise ValueError(f"policy.tilt is {policy.tilt}, but there is no policy.base to tilt around")
+        return
+    if environment != "trading":
+        raise ValueError(f"policy.base is {policy.base.kind}, but env.name is {environment!r}; leave it out")
+    if actions in ("continuous", "band") and levels[0] != -levels[-1]:
+        raise ValueError(
+            f"env.levels {list(levels)} must reach as far down as up for policy.base, so that the middle is no tilt"
+        )
+    if "book" in sizing:
+        raise ValueError("sizing names book, but policy.base is a book of its own; use one of them")
+    shares = next((kind for kind in sizing if kind in ("kelly", "risk_units")), None)
+    if policy.tilt == "scale" and shares is not None:
+        raise ValueError(f"sizing names {shares}, but policy.tilt scale needs no unit; leave it out")

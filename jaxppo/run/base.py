@@ -1,0 +1,73 @@
+"""What the policy of a run tilts around."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxppo.book.base import base_returns
+from jaxppo.config import Config
+from jaxppo.config.base import BaseConfig
+from jaxppo.config.book import RunStrategy
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.errors import ConfigError
+from jaxppo.policy import rules
+from jaxppo.policy.protocol import Policy
+from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
+from jaxppo.run.periods import Period
+
+
+def make_base(base: BaseConfig, open_run: Callable[[RunStrategy], Policy]) -> Policy:
+    """The configured base.
+
+    Args:
+      base: its key.
+      open_run: opens an agent that was trained before.
+
+    Raises:
+      ConfigError: a function that cannot be imported or returns no policy.
+    """
+    if base.kind == "run":
+        return open_run(base.values)
+    if base.kind == "function":
+        return _of_function(base.values.path)
+    try:
+        return getattr(rules, base.kind)(**dict(base.values))
+    except ValueError as error:
+        raise ConfigError(f"policy.base.{base.kind}: {error}") from None
+
+
+def _of_function(path: str) -> Policy:
+    """What `module:function` returns."""
+    module, _, name = path.partition(":")
+    try:
+        made: Any = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"policy.base is {path!r}, which cannot be called: {error}") from None
+    if not isinstance(made, Policy):
+        raise ConfigError(f"policy.base is {path!r}, which returns a {type(made).__name__}, not a Policy")
+    return made
+
+
+def moments_of_base(
+    config: Config, policy: Policy | None, env: TradingEnv, params: EnvParams, view: MarketView, period: Period
+) -> BaseMoments:
+    """Moments of the returns of the base in the training period, as far as a reward reads them.
+
+    Args:
+      config: of the run.
+      policy: of the base.
+      env: what it trades in.
+      params: the market, its costs and the cash.
+      view: of the market.
+      period: of training.
+    """
+    if policy is None or not any(item.kind == "active_utility" for item in config.rewards):
+        return NO_MOMENTS
+    returns = np.asarray(base_returns(policy, env, params, view, period.first, period.n_bars), np.float64)
+    return BaseMoments(float(returns.mean()), float(returns.var(ddof=1)))
