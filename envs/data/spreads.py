@@ -88,12 +88,12 @@ def check_symbols(names: Sequence[str], options: LoadOptions) -> None:
 
     Args:
       names: symbols of the market.
-      options: `half_spread` and `tick` apply.
+      options: `half_spread`, `tick` and `multiplier` apply.
 
     Raises:
       DataError: names the first of them.
     """
-    for name in ("half_spread", "tick"):
+    for name in ("half_spread", "tick", "multiplier"):
         given = getattr(options, name)
         unknown = sorted({*given} - {*names}) if isinstance(given, Mapping) else []
         if unknown:

@@ -14,6 +14,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "spread": "edge",
         "half_spread": None,
         "tick": None,
+        "multiplier": 1.0,
     },
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},

@@ -32,7 +32,7 @@ from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import features, regimes
-from jaxppo.envs.data.options import HalfSpread, RateColumn, SpreadKind, Tick, VolumeKind
+from jaxppo.envs.data.options import HalfSpread, Multiplier, RateColumn, SpreadKind, Tick, VolumeKind
 from jaxppo.envs.execution.costs import FourFactors
 
 LONGEST_EPISODE = 2**30
@@ -70,6 +70,7 @@ class DataConfig(Keys):
     tick: Tick | dict[str, Tick] | None = key_of(envs.load_market, "tick")
     min_half_spread: float = key_of(envs.load_market, "min_half_spread")
     spread_window: int = key_of(envs.load_market, "spread_window")
+    multiplier: Multiplier | dict[str, Multiplier] = key_of(envs.load_market, "multiplier")
     train: OpenFraction | tuple[Day, Day] = 0.6
     """Training period: share of the bars, or [first, last] dates, both included."""
     validation: OpenFraction | tuple[Day, Day] = 0.2
