@@ -51,6 +51,7 @@ class Costs(struct.PyTreeNode):
         for none.
       latency: `[FillRule.latency_bars]` bool, true for the one of the next bars in which orders are due, the first is
         the next; the same for all orders of an account. `()` for the last, as the fill rule says.
+      cash_rate: `[]` interest per year that positive cash earns, fraction; `()` for none.
     """
 
     commission_rate: jax.Array
@@ -67,6 +68,7 @@ class Costs(struct.PyTreeNode):
     displacement: Any = ()
     conditions: Any = ()
     latency: Any = ()
+    cash_rate: Any = ()
 
 
 FourFactors = Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)]
@@ -118,6 +120,7 @@ def make_costs(
     margin_rate: YearlyRate = 0.05,
     max_leverage: Leverage = 1.0,
     maintenance_margin: ProperFraction = 0.25,
+    cash_rate: YearlyRate = 0.0,
 ) -> Costs:
     """Builds costs of trading and holding from plain numbers.
 
@@ -139,23 +142,19 @@ def make_costs(
       impact: Y of the square-root law of impact.
       transient_impact: how far a fill of a bar's normal volume moves the price of the account's later ones, multiples
         of per-bar volatility; it decays.
-      transient_half_life: bars in which half of the transient impact has decayed; 0 for linear impact on the fill
-        itself alone.
+      transient_half_life: bars in which half of that has decayed; 0 for linear impact on the fill itself alone.
       permanent_impact: likewise, impact that stays.
       participation_limit: largest share of a bar's volume per fill; None for no limit.
       borrow_rate: borrow fee on short positions, per year.
       margin_rate: interest on negative cash, per year.
       max_leverage: largest gross exposure that an order may aim at, multiple of equity.
       maintenance_margin: equity below this share of gross exposure is liquidated.
+      cash_rate: interest that positive cash earns, per year.
 
     Raises:
       ValueError: a value outside its range, or margins that liquidate a portfolio which is fully invested.
     """
-    if not maintenance_margin * max_leverage < 1:
-        raise ValueError(
-            f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
-            "fully invested: their product must be < 1"
-        )
+    _check_margins(maintenance_margin, max_leverage)
     powers = {"volatility": slippage_volatility, "volume": slippage_volume, "spread": slippage_spread}
     return Costs(
         **_traced(
@@ -172,8 +171,18 @@ def make_costs(
             maintenance_margin=maintenance_margin,
         ),
         displacement=_displacement(transient_impact, transient_half_life, permanent_impact),
+        cash_rate=_given(cash_rate if cash_rate > 0 else None),
         conditions=_conditions({"open": slippage_open, "close": slippage_close}, powers, slippage_regimes),
     )
+
+
+def _check_margins(maintenance_margin: float, max_leverage: float) -> None:
+    """Refuses margins that liquidate a portfolio which is fully invested."""
+    if not maintenance_margin * max_leverage < 1:
+        raise ValueError(
+            f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
+            "fully invested: their product must be < 1"
+        )
 
 
 def _displacement(transient: float, half_life: float, permanent: float) -> Any:
@@ -188,6 +197,11 @@ def _conditions(factors: dict[str, float], powers: dict[str, float], regimes: tu
         return ()
     by_regime = () if regimes is None else jnp.asarray(regimes, jnp.float32)
     return SlippageConditions(**_traced(**factors, **powers), regimes=by_regime)
+
+
+def _given(value: float | None) -> Any:
+    """A number as an array; `()` for None."""
+    return () if value is None else jnp.asarray(value, jnp.float32)
 
 
 def basic_costs(**charged: Any) -> Costs:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.arguments import BoundedInt, DelistingReturn, check
-from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
+from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, trade_costs
+from jaxppo.envs.execution.financing import financing
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
 from jaxppo.envs.market.kernels import once
 from jaxppo.envs.market.safe import ratio
@@ -86,7 +87,8 @@ class Fills(struct.PyTreeNode):
       quantity: `[A]` shares filled at the open, signed; positions in assets that have ended are settled by it as well.
       price: `[A]` mid price of the fills, before costs and displacement; of a settlement what it pays.
       costs: currency per asset, by kind; includes the costs of a liquidation.
-      financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar.
+      financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar, less that on
+        positive cash; negative for an income.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
         Stays true while equity is negative.
       liquidation: `[A]` shares closed by a liquidation, signed.
@@ -254,9 +256,9 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         shares, goal, *in_flight = (jnp.where(ended, 0.0, x) for x in (shares, goal, *in_flight))
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
     paid, displaced = _pay(displaced, charged, price, bar, costs)
-    financing = _financing(portfolio, bar, costs)
+    financed = financing(portfolio.shares * portfolio.price, portfolio.equity, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
-    equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financing)
+    equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financed)
 
     gross = jnp.sum(jnp.abs(shares) * bar.close)
     liquidated = equity < costs.maintenance_margin * gross
@@ -279,7 +281,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         quantity=quantity,
         price=price,
         costs=jax.tree.map(jnp.add, paid, forced),
-        financing=financing,
+        financing=financed,
         liquidated=liquidated,
         liquidation=liquidation,
         settled=settled,
@@ -342,18 +344,6 @@ def drawdown(portfolio: Portfolio) -> jax.Array:
 def cash(portfolio: Portfolio) -> jax.Array:
     """Equity less the market value of the positions, `[]` currency; negative when borrowed."""
     return portfolio.equity - jnp.sum(portfolio.shares * portfolio.price)
-
-
-def _financing(portfolio: Portfolio, bar: Bar, costs: Costs) -> jax.Array:
-    """Borrow fee and margin interest since the previous bar, on the positions held until this bar's fills."""
-    value = portfolio.shares * portfolio.price
-    paid = jnp.zeros_like(portfolio.equity)
-    if is_charged(costs.borrow_rate):
-        paid = jnp.sum(jnp.maximum(-value, 0.0) * bar.year_fraction) * costs.borrow_rate
-    if is_charged(costs.margin_rate):
-        debt = jnp.maximum(jnp.sum(value) - portfolio.equity, 0.0)
-        paid = paid + debt * bar.year_fraction[0] * costs.margin_rate
-    return paid
 
 
 def _rounding(*shares: jax.Array) -> jax.Array:

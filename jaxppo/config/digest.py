@@ -16,6 +16,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "tick": None,
         "multiplier": 1.0,
     },
+    "costs": {"cash_rate": 0.0},
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},
 }

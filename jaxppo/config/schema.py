@@ -154,6 +154,7 @@ class CostsConfig(Keys):
     margin_rate: float = key_of(envs.make_costs, "margin_rate")
     max_leverage: float = key_of(envs.make_costs, "max_leverage")
     maintenance_margin: float = key_of(envs.make_costs, "maintenance_margin")
+    cash_rate: float = key_of(envs.make_costs, "cash_rate")
 
 
 class EvaluationConfig(Keys):

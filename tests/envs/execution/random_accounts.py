@@ -95,7 +95,8 @@ def run_account(
 def costs_as_floats(costs: Costs) -> dict[str, float]:
     """The float32 cost parameters as Python floats, by name, those of displacement among them."""
     others = ("displacement", "conditions", "latency")
-    names = [field.name for field in dataclasses.fields(costs) if field.name not in others]
+    given = [field.name for field in dataclasses.fields(costs) if field.name not in others]
+    names = [name for name in given if not isinstance(getattr(costs, name), tuple)]
     values = {name: float(getattr(costs, name)) for name in names}
     own = dataclasses.fields(costs.displacement) if costs.displacement else ()
     return values | {field.name: float(getattr(costs.displacement, field.name)) for field in own}

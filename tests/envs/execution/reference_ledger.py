@@ -73,6 +73,7 @@ class Ledger:
         financing = -min(self.cash, 0.0) * self.costs["margin_rate"] * years[0]
         for i in assets:
             financing += max(-self.shares[i], 0.0) * self.close[i] * self.costs["borrow_rate"] * years[i]
+        financing -= max(self.cash, 0.0) * self.costs.get("cash_rate", 0.0) * years[0]
         self.cash -= financing
         if "transient" in self.moved:
             half_life = self.costs["half_life"]

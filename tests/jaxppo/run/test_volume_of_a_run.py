@@ -105,6 +105,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.half_spread": "1e-4",
         "data.tick": "0.01",
         "data.multiplier": "{ES: 50}",
+        "costs.cash_rate": "0.02",
         "data.volume": "shares",
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",
