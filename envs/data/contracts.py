@@ -1,4 +1,4 @@
-"""Contracts: multipliers, by which prices become the value of one contract."""
+"""Contracts: multipliers, by which prices become the value of one contract, and which assets are futures."""
 
 from __future__ import annotations
 
@@ -51,13 +51,25 @@ def multipliers(names: Sequence[str], options: LoadOptions) -> np.ndarray:
     return np.asarray([given.get(name, 1.0) if isinstance(given, Mapping) else given for name in names], np.float64)
 
 
-def contract_report(names: Sequence[str], options: LoadOptions) -> dict[str, Any]:
-    """What the data report says of contracts: `multiplier` of the symbols that have one; empty for shares.
+def futures_of(names: Sequence[str], options: LoadOptions) -> np.ndarray:
+    """Whether each symbol is a future, `[A]` bool.
 
     Args:
       names: `A` symbols.
-      options: `multiplier` applies.
+      options: `futures` applies.
+    """
+    given = options.futures
+    return np.asarray([given if isinstance(given, bool) else name in given for name in names], bool)
+
+
+def contract_report(names: Sequence[str], options: LoadOptions) -> dict[str, Any]:
+    """What the data report says of contracts: `multiplier` of the symbols that have one, names of `futures`.
+
+    Args:
+      names: `A` symbols.
+      options: `multiplier` and `futures` apply.
     """
     own = dict(zip(names, multipliers(names, options).tolist(), strict=True))
     other = {name: value for name, value in own.items() if value != 1}
-    return {"multiplier": other} if other else {}
+    futures = [name for name, is_future in zip(names, futures_of(names, options), strict=True) if is_future]
+    return {**({"multiplier": other} if other else {}), **({"futures": futures} if futures else {})}

@@ -25,7 +25,7 @@ Half-spread: (ask - bid) / (ask + bid) of the closing quote where there is one, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ import pandas as pd
 from jaxppo.envs.data import checks, history, report
 from jaxppo.envs.data.closes import closes_only_line
 from jaxppo.envs.data.columns import canonical_rows
-from jaxppo.envs.data.contracts import contract_report, multiply
+from jaxppo.envs.data.contracts import contract_report, futures_of, multiply
 from jaxppo.envs.data.currencies import check_quote_currencies
 from jaxppo.envs.data.options import (
     BadRows,
@@ -107,6 +107,7 @@ def load_market(
     min_half_spread: HalfSpread = 1e-4,
     spread_window: SpreadWindow = 63,
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0,
+    futures: bool | Sequence[str] = False,
 ) -> MarketData:
     """Loads prices, checks them, and aligns them on one time axis.
 
@@ -144,6 +145,7 @@ def load_market(
       min_half_spread: floor of the half-spread by edge, fraction of the price.
       spread_window: bars per estimate of the spread, >= 3.
       multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
+      futures: whether all assets, or which symbols, are futures: no cash is paid for them and none is borrowed.
 
     Returns:
       Market with arrays `[T, A]`; symbols, times and the data report in `.info`.
@@ -155,13 +157,13 @@ def load_market(
         _names(symbols), calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
         on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
         split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread,
-        spread_window, multiplier,
+        spread_window, multiplier, _names(futures),
     ))  # fmt: skip
 
 
-def _names(symbols: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The symbols that are asked for; one may be given as text."""
-    return None if symbols is None else (symbols,) if isinstance(symbols, str) else tuple(symbols)
+def _names(given: Any) -> Any:
+    """Symbols as a tuple; one may be given as text. What is no collection of symbols stays as it is."""
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else given
 
 
 def _load(source: PriceSource, options: LoadOptions) -> MarketData:
@@ -316,6 +318,7 @@ def _align(
         "day_of_week": weekday,
         "seconds_since_previous": (np.diff(times, prepend=times[0]) / 1e9).astype(np.float32),
         **({"carry": carry.astype(np.float32)} if np.isfinite(carry).any() else {}),
+        **({"futures": futures_of(names, options)} if options.futures else {}),
     }
     stamps = times.astype("datetime64[ns]")
     known = None

@@ -280,11 +280,14 @@ def format_report(report: dict[str, Any]) -> str:
 
 
 def contract_lines(report: dict[str, Any]) -> list[str]:
-    """Says what a contract is, where that is not one unit of the asset: one line, or none.
+    """Says what a contract is, where that is not one unit of the asset, and what is a future: a line each, or none.
 
     Args:
       report: of a market.
     """
     own = [f"{name} x {value:,.10g}" for name, value in report.get("multiplier", {}).items()]
     shown = ", ".join(own[:8]) + (f" and {len(own) - 8} more" if len(own) > 8 else "")
-    return [f"  contracts: value of one is the price of {shown}"] if own else []
+    lines = [f"  contracts: value of one is the price of {shown}"] if own else []
+    futures = report.get("futures", [])
+    shown = ", ".join(futures[:8]) + (f" and {len(futures) - 8} more" if len(futures) > 8 else "")
+    return [*lines, f"  futures: {shown}"] if futures else lines

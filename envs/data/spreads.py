@@ -88,7 +88,7 @@ def check_symbols(names: Sequence[str], options: LoadOptions) -> None:
 
     Args:
       names: symbols of the market.
-      options: `half_spread`, `tick` and `multiplier` apply.
+      options: `half_spread`, `tick`, `multiplier` and `futures` apply.
 
     Raises:
       DataError: names the first of them.
@@ -98,6 +98,9 @@ def check_symbols(names: Sequence[str], options: LoadOptions) -> None:
         unknown = sorted({*given} - {*names}) if isinstance(given, Mapping) else []
         if unknown:
             raise DataError(f"{name} has a value for {unknown[0]}, which is none of {', '.join(names[:8])}")
+    unknown = [] if isinstance(options.futures, bool) else sorted({*options.futures} - {*names})
+    if unknown:
+        raise DataError(f"futures names {unknown[0]}, which is none of {', '.join(names[:8])}")
 
 
 def of_symbol(given: Value | Mapping[str, Value] | None, symbol: str) -> Value | None:

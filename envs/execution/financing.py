@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.execution.costs import Bar, Costs, is_charged
+from jaxppo.envs.execution.margin import paid_for
 
 
 def financing(value: jax.Array, equity: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
     """Borrow fee and margin interest since the previous bar less interest on cash, `[]` currency; negative for income.
 
     `dt (borrow_rate sum_a max(-v_a, 0) + margin_rate max(-c, 0) - cash_rate max(c, 0))` with cash `c = E - sum_a v_a`.
-    The proceeds of shorts are part of the cash: they earn its rate less the borrow fee.
+    The proceeds of shorts are part of the cash: they earn its rate less the borrow fee. Futures have `v_a = 0`: nothing
+    is paid for them, their notional is not financed, and the equity is collateral that earns the rate of cash.
 
     Args:
       value: `[A]` market value of the positions at the previous close, signed.
@@ -20,6 +22,7 @@ def financing(value: jax.Array, equity: jax.Array, bar: Bar, costs: Costs) -> ja
       bar: the next one; its `year_fraction` is `dt`.
       costs: cost parameters.
     """
+    value = paid_for(value, bar.futures)
     paid = jnp.zeros_like(equity)
     if is_charged(costs.borrow_rate):
         paid = jnp.sum(jnp.maximum(-value, 0.0) * bar.year_fraction) * costs.borrow_rate

@@ -15,8 +15,9 @@ ADDED: dict[str, dict[str, Any]] = {
         "half_spread": None,
         "tick": None,
         "multiplier": 1.0,
+        "futures": False,
     },
-    "costs": {"cash_rate": 0.0},
+    "costs": {"cash_rate": 0.0, "margin_volatility": None},
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},
 }

@@ -14,6 +14,7 @@ from jaxppo.arguments import (
     NonNegativeInt,
     Numbers,
     OpenFraction,
+    PositiveCoefficient,
     PositiveFraction,
     PositiveInt,
     PositiveRatio,
@@ -71,6 +72,7 @@ class DataConfig(Keys):
     min_half_spread: float = key_of(envs.load_market, "min_half_spread")
     spread_window: int = key_of(envs.load_market, "spread_window")
     multiplier: Multiplier | dict[str, Multiplier] = key_of(envs.load_market, "multiplier")
+    futures: bool | Annotated[tuple[Text, ...], Field(min_length=1)] = key_of(envs.load_market, "futures")
     train: OpenFraction | tuple[Day, Day] = 0.6
     """Training period: share of the bars, or [first, last] dates, both included."""
     validation: OpenFraction | tuple[Day, Day] = 0.2
@@ -155,6 +157,7 @@ class CostsConfig(Keys):
     max_leverage: float = key_of(envs.make_costs, "max_leverage")
     maintenance_margin: float = key_of(envs.make_costs, "maintenance_margin")
     cash_rate: float = key_of(envs.make_costs, "cash_rate")
+    margin_volatility: PositiveCoefficient | None = key_of(envs.make_costs, "margin_volatility")
 
 
 class EvaluationConfig(Keys):

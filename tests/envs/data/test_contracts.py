@@ -1,4 +1,4 @@
-"""Contracts: with a multiplier prices are the value of one, whatever the spread, the volume and the adjustment."""
+"""Contracts: a multiplier makes prices the value of one, whatever the options; and which assets are futures."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +95,40 @@ def test_fills_commissions_and_times_to_fill_count_contracts():
 )
 def test_mistakes_are_one_line(table, given, message):
     assert message in refusal(table, multiplier=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(True, [True, True]), (["BBB"], [False, True]), (("AAA", "BBB"), [True, True])]
+)
+def test_some_or_all_assets_are_futures(given, expected):
+    plain, market = load_market(panel()), load_market(panel(), futures=given)
+    np.testing.assert_array_equal(market.futures, expected)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(market, name), getattr(plain, name))
+    named = [name for name, is_future in zip(("AAA", "BBB"), expected, strict=True) if is_future]
+    assert market.info.report["futures"] == named
+    assert f"futures: {', '.join(named)}" in format_report(market.info.report)
+    assert not same(market, plain)
+    np.testing.assert_array_equal(load_market(panel(), symbols=["BBB", "AAA"], futures="AAA").futures, [False, True])
+
+
+def test_without_futures_nothing_is_there():
+    market = load_market(panel(), futures=False)
+    assert market.futures == ()
+    assert same(market, load_market(panel()))
+    assert "futures" not in market.info.report
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["AAA", "XYZ"], "futures names XYZ, which is none of AAA, BBB"),
+        ("XYZ", "futures names XYZ, which is none of AAA, BBB"),
+        ([], "futures=() must be True, False or the symbols of futures"),
+        (None, "futures=None must be True, False or the symbols of futures"),
+        (1.5, "futures=1.5 must be True, False or the symbols of futures"),
+        ([3], "futures=(3,) must be True, False or the symbols of futures"),
+    ],
+)
+def test_futures_that_cannot_be_are_one_line(given, message):
+    assert message in refusal(panel(), futures=given)
