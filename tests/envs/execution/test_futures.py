@@ -16,6 +16,7 @@ from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, orders_to_target, step
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.simulators.bootstrap import block_bootstrap
+from jaxppo.envs.simulators.generators import GENERATORS
 from jaxppo.errors import DataError
 
 CASH, RULE = 1e6, FillRule()
@@ -237,6 +238,8 @@ def test_markets_keep_their_futures():
     assert check_market(prices) is prices
     np.testing.assert_array_equal(slice_bars(prices, 10, 20).futures, [True, False])
     np.testing.assert_array_equal(block_bootstrap(jax.random.key(1), prices, 30, 5.0).futures, [True, False])
+    fitted = GENERATORS["garch"](market(1, 300), 20)
+    np.testing.assert_array_equal(fitted.draw(fitted.data, jax.random.key(2)).futures, [True, False])
     table = pack_bars(prices)
     assert table.shape[1] == len(BAR_FIELDS) + 3
     np.testing.assert_array_equal(jax.vmap(unpack_bar)(table).futures, np.tile([1.0, 0.0], (80, 1)))
