@@ -246,7 +246,7 @@ def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:
 
 
 def _from_the_first_close(costs: Costs, first: jax.Array) -> Costs:
-    """Costs of the bar up to a close; accounts that are opened at it (`first` `[]`) have had no cash to earn interest."""
+    """Costs of the bar before a close; accounts that are opened at it (`first` `[]`) had no cash to earn interest."""
     if isinstance(costs.cash_rate, tuple):
         return costs
     return costs.replace(cash_rate=jnp.where(first, 0.0, costs.cash_rate))
