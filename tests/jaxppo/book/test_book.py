@@ -161,6 +161,11 @@ def test_margins_by_volatility_are_those_of_the_decision():
     np.testing.assert_allclose(run.ledger.equity, expected.equity, rtol=ROUNDING)
     ordered = np.asarray(expected.weights)[1:, 0]
     assert 0.5 < ordered.mean() < 4.0, "the margin binds, and not the notional"
+    later = environment().make_params(randomise_after(market, FIRST + 60, jax.random.key(3)), costs)
+    other = run_book((greedy,), environment(), later, FIRST, LENGTH, ALONE, periods=PERIODS)
+    for name in ("quantity", "weights", "financing"):
+        np.testing.assert_array_equal(getattr(run.ledger, name)[:60], getattr(other.ledger, name)[:60], err_msg=name)
+    assert (run.ledger.equity[62:] != other.ledger.equity[62:]).any()
 
 
 def test_the_baseline_is_the_same_rule():
