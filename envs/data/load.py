@@ -16,13 +16,16 @@ which bars are tradable, but not how much can be traded: `volume_known` is False
 
 Closes alone (settlements, fixings): open, high and low are the close, so that an order fills at the next close.
 
+Contracts: prices are multiplied by the multiplier of the symbol, so that a price is the value of one contract, and the
+volume counts contracts.
+
 Half-spread: (ask - bid) / (ask + bid) of the closing quote where there is one, else an estimate or a given value.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +35,7 @@ import pandas as pd
 from jaxppo.envs.data import checks, history, report
 from jaxppo.envs.data.closes import closes_only_line
 from jaxppo.envs.data.columns import canonical_rows
+from jaxppo.envs.data.contracts import contract_report, futures_of, multiply
 from jaxppo.envs.data.currencies import check_quote_currencies
 from jaxppo.envs.data.options import (
     BadRows,
@@ -41,6 +45,7 @@ from jaxppo.envs.data.options import (
     HalfSpread,
     LoadOptions,
     LogDistance,
+    Multiplier,
     OffSessionBars,
     RateColumn,
     SpreadKind,
@@ -101,6 +106,8 @@ def load_market(
     tick: Tick | Mapping[str, Tick] | None = None,
     min_half_spread: HalfSpread = 1e-4,
     spread_window: SpreadWindow = 63,
+    multiplier: Multiplier | Mapping[str, Multiplier] = 1.0,
+    futures: bool | Sequence[str] = False,
 ) -> MarketData:
     """Loads prices, checks them, and aligns them on one time axis.
 
@@ -127,10 +134,8 @@ def load_market(
       range_tolerance: relative excess of open or close over [low, high] that widens the bar, >= 0; more is a bad row.
       max_log_jump: largest empty space between the ranges of two bars, log price, > 0.
       max_log_range: largest log(high / low) of a bar, > 0.
-      max_log_spike: largest excursion of open or close (of daily bars also high or low) that reverts within three bars,
-        log price, > 0; ten usual moves of the asset are accepted in any case.
-      split_tolerance: how near a gap between quiet bars must be to a whole ratio or a stated split to count as an
-        unadjusted split, log price, >= 0; 0 turns the search off.
+      max_log_spike: largest excursion that reverts within three bars, log price, > 0; ten usual moves pass in any case.
+      split_tolerance: log distance from a whole ratio or stated split at which a gap counts as one, >= 0; 0 for never.
       max_hole_days: longest time between two bars of an asset, days, > 0.
       zero_volume_tradable: whether bars with zero or missing volume can be traded.
       spread: of bars without quotes: `"invariance"` from volatility and traded value, `"edge"` from prices, `"fixed"`,
@@ -139,6 +144,8 @@ def load_market(
       tick: smallest step of unadjusted prices, of all symbols or each; half of it is a floor where there are no quotes.
       min_half_spread: floor of the half-spread by edge, fraction of the price.
       spread_window: bars per estimate of the spread, >= 3.
+      multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
+      futures: whether all assets, or which symbols, are futures: no cash is paid for them and none is borrowed.
 
     Returns:
       Market with arrays `[T, A]`; symbols, times and the data report in `.info`.
@@ -146,13 +153,17 @@ def load_market(
     Raises:
       DataError: one line on what is wrong, where, and the remedy.
     """
-    names = None if symbols is None else (symbols,) if isinstance(symbols, str) else tuple(symbols)
-    options = LoadOptions(
-        names, calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
+    return _load(path_or_frame, LoadOptions(
+        _names(symbols), calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
         on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
-        split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread, spread_window,
-    )  # fmt: skip
-    return _load(path_or_frame, options)
+        split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread,
+        spread_window, multiplier, _names(futures),
+    ))  # fmt: skip
+
+
+def _names(given: Any) -> Any:
+    """Symbols as a tuple; one may be given as text. What is no collection of symbols stays as it is."""
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else given
 
 
 def _load(source: PriceSource, options: LoadOptions) -> MarketData:
@@ -173,6 +184,7 @@ def _load(source: PriceSource, options: LoadOptions) -> MarketData:
         _apply_calendar(rows, daily, length, schedule, options)
     _require_every_symbol(rows)
     history.check_history(rows, daily, options)
+    multiply(rows, options)
     market = _align(rows, daily, length, schedule, adjusted_by, options)
     logger.info("%s", format_report(market.info.report))
     return market
@@ -305,6 +317,8 @@ def _align(
         "session": session,
         "day_of_week": weekday,
         "seconds_since_previous": (np.diff(times, prepend=times[0]) / 1e9).astype(np.float32),
+        **({"carry": carry.astype(np.float32)} if np.isfinite(carry).any() else {}),
+        **({"futures": futures_of(names, options)} if options.futures else {}),
     }
     stamps = times.astype("datetime64[ns]")
     known = None
@@ -314,9 +328,6 @@ def _align(
     market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
     market = market.replace(ended=_ended(reports, len(times)))
     per_year = periods_per_year(market)
-    if np.isfinite(carry).any():
-        arrays["carry"] = carry.astype(np.float32)
-        market = market.replace(carry=jnp.asarray(arrays["carry"]))
     summary = {
         "sources": report.source_report(rows),
         "rows_read": sum(len(table.rows) for table in rows.tables),
@@ -333,6 +344,7 @@ def _align(
         "adjusted_by": adjusted_by,
         "volume": options.volume,
         **({"converted_by": ", ".join(rate_columns(options).values())} if options.rate_column else {}),
+        **contract_report(names, options),
         "repairs": dict(rows.repairs),
         "symbols": reports,
         "warnings": [

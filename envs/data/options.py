@@ -25,6 +25,7 @@ Days = Annotated[float, Ge(1e-3), Le(1e5)]
 HalfSpread = Annotated[float, Ge(0.0), Le(0.5)]
 SpreadKind = Literal["quoted", "invariance", "edge", "fixed"]
 Tick = Annotated[float, Ge(1e-9), Le(1e6)]
+Multiplier = Annotated[float, Ge(1e-9), Le(1e9)]
 SpreadWindow = Annotated[int, Ge(3), Le(2**20)]
 
 _BOUNDS = {
@@ -67,18 +68,21 @@ class LoadOptions:
     tick: Tick | Mapping[str, Tick] | None
     min_half_spread: HalfSpread
     spread_window: SpreadWindow
+    multiplier: Multiplier | Mapping[str, Multiplier] = 1.0
+    futures: bool | tuple[str, ...] = False
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             _check(name, getattr(self, name), hint)
         _check_rate_column(self.rate_column)
-        for name, hint in (("half_spread", HalfSpread), ("tick", Tick)):
+        for name, hint in (("half_spread", HalfSpread), ("tick", Tick), ("multiplier", Multiplier)):
             given = getattr(self, name)
             for key, value in given.items() if isinstance(given, Mapping) else ((None, given),):
-                if value is not None or key is not None:
+                if value is not None or key is not None or name == "multiplier":
                     _check_number(name if key is None else f"{name} of {key}", value, hint)
         if (self.half_spread is None) == (self.spread == "fixed"):
             raise DataError("spread='fixed' and a value of half_spread need each other")
+        _check_futures(self.futures)
         symbols = self.symbols
         if symbols is None:
             return
@@ -119,3 +123,10 @@ def _check_rate_column(value: Any) -> None:
     pair = isinstance(names, tuple | list) and len(names) == (1 if isinstance(value, str) else 2)
     if value is not None and not (pair and all(isinstance(name, str) and name for name in names)):
         raise DataError(f"rate_column={value!r} must be the name of a column, or (column at the open, at the close)")
+
+
+def _check_futures(value: Any) -> None:
+    """Checks for a yes or no, or names."""
+    named = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
+    if not (isinstance(value, bool) or named):
+        raise DataError(f"futures={value!r} must be True, False or the symbols of futures")

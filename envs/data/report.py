@@ -268,6 +268,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"clock {report['timezone']}, calendar {report['calendar'] or 'none'}, "
         f"adjusted by {report['adjusted_by'] or 'nothing'}"
         + (f", converted by {report['converted_by']}" if "converted_by" in report else ""),
+        *contract_lines(report),
         f"  half-spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
     ]
     lines += [f"  repaired: {what}: {n}" for what, n in report["repairs"].items()]
@@ -276,3 +277,17 @@ def format_report(report: dict[str, Any]) -> str:
         lines.append(f"  look at: {len(report['warnings']) - 10} more in the full report")
     lines.append(f"  fingerprint {report['fingerprint'][:16]}")
     return "\n".join(lines)
+
+
+def contract_lines(report: dict[str, Any]) -> list[str]:
+    """Says what a contract is, where that is not one unit of the asset, and what is a future: a line each, or none.
+
+    Args:
+      report: of a market.
+    """
+    own = [f"{name} x {value:,.10g}" for name, value in report.get("multiplier", {}).items()]
+    shown = ", ".join(own[:8]) + (f" and {len(own) - 8} more" if len(own) > 8 else "")
+    lines = [f"  contracts: value of one is the price of {shown}"] if own else []
+    futures = report.get("futures", [])
+    shown = ", ".join(futures[:8]) + (f" and {len(futures) - 8} more" if len(futures) > 8 else "")
+    return [*lines, f"  futures: {shown}"] if futures else lines

@@ -88,16 +88,19 @@ def check_symbols(names: Sequence[str], options: LoadOptions) -> None:
 
     Args:
       names: symbols of the market.
-      options: `half_spread` and `tick` apply.
+      options: `half_spread`, `tick`, `multiplier` and `futures` apply.
 
     Raises:
       DataError: names the first of them.
     """
-    for name in ("half_spread", "tick"):
+    for name in ("half_spread", "tick", "multiplier"):
         given = getattr(options, name)
         unknown = sorted({*given} - {*names}) if isinstance(given, Mapping) else []
         if unknown:
             raise DataError(f"{name} has a value for {unknown[0]}, which is none of {', '.join(names[:8])}")
+    unknown = [] if isinstance(options.futures, bool) else sorted({*options.futures} - {*names})
+    if unknown:
+        raise DataError(f"futures names {unknown[0]}, which is none of {', '.join(names[:8])}")
 
 
 def of_symbol(given: Value | Mapping[str, Value] | None, symbol: str) -> Value | None:

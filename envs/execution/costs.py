@@ -18,6 +18,7 @@ from jaxppo.arguments import (
     Factor,
     Leverage,
     NonNegativeRatio,
+    PositiveCoefficient,
     PositiveFraction,
     Power,
     ProperFraction,
@@ -51,6 +52,9 @@ class Costs(struct.PyTreeNode):
         for none.
       latency: `[FillRule.latency_bars]` bool, true for the one of the next bars in which orders are due, the first is
         the next; the same for all orders of an account. `()` for the last, as the fill rule says.
+      cash_rate: `[]` interest per year that positive cash earns, fraction; `()` for none.
+      margin_volatility: `[]` margin of a future, in forecast deviations of the profit of a bar; `()` for margins by
+        notional.
     """
 
     commission_rate: jax.Array
@@ -67,6 +71,8 @@ class Costs(struct.PyTreeNode):
     displacement: Any = ()
     conditions: Any = ()
     latency: Any = ()
+    cash_rate: Any = ()
+    margin_volatility: Any = ()
 
 
 FourFactors = Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)]
@@ -118,6 +124,8 @@ def make_costs(
     margin_rate: YearlyRate = 0.05,
     max_leverage: Leverage = 1.0,
     maintenance_margin: ProperFraction = 0.25,
+    cash_rate: YearlyRate = 0.0,
+    margin_volatility: PositiveCoefficient | None = None,
 ) -> Costs:
     """Builds costs of trading and holding from plain numbers.
 
@@ -139,23 +147,21 @@ def make_costs(
       impact: Y of the square-root law of impact.
       transient_impact: how far a fill of a bar's normal volume moves the price of the account's later ones, multiples
         of per-bar volatility; it decays.
-      transient_half_life: bars in which half of the transient impact has decayed; 0 for linear impact on the fill
-        itself alone.
+      transient_half_life: bars in which half of that has decayed; 0 for linear impact on the fill itself alone.
       permanent_impact: likewise, impact that stays.
       participation_limit: largest share of a bar's volume per fill; None for no limit.
       borrow_rate: borrow fee on short positions, per year.
       margin_rate: interest on negative cash, per year.
       max_leverage: largest gross exposure that an order may aim at, multiple of equity.
       maintenance_margin: equity below this share of gross exposure is liquidated.
+      cash_rate: interest that positive cash earns, per year; of futures all equity is cash.
+      margin_volatility: margin of a future, standard deviations of a bar's profit, in place of max_leverage;
+        maintenance_margin is then a share of it. None for notional.
 
     Raises:
       ValueError: a value outside its range, or margins that liquidate a portfolio which is fully invested.
     """
-    if not maintenance_margin * max_leverage < 1:
-        raise ValueError(
-            f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
-            "fully invested: their product must be < 1"
-        )
+    _check_margins(maintenance_margin, max_leverage)
     powers = {"volatility": slippage_volatility, "volume": slippage_volume, "spread": slippage_spread}
     return Costs(
         **_traced(
@@ -172,8 +178,19 @@ def make_costs(
             maintenance_margin=maintenance_margin,
         ),
         displacement=_displacement(transient_impact, transient_half_life, permanent_impact),
+        cash_rate=_given(cash_rate if cash_rate > 0 else None),
+        margin_volatility=_given(margin_volatility),
         conditions=_conditions({"open": slippage_open, "close": slippage_close}, powers, slippage_regimes),
     )
+
+
+def _check_margins(maintenance_margin: float, max_leverage: float) -> None:
+    """Refuses margins that liquidate a portfolio which is fully invested."""
+    if not maintenance_margin * max_leverage < 1:
+        raise ValueError(
+            f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
+            "fully invested: their product must be < 1"
+        )
 
 
 def _displacement(transient: float, half_life: float, permanent: float) -> Any:
@@ -188,6 +205,11 @@ def _conditions(factors: dict[str, float], powers: dict[str, float], regimes: tu
         return ()
     by_regime = () if regimes is None else jnp.asarray(regimes, jnp.float32)
     return SlippageConditions(**_traced(**factors, **powers), regimes=by_regime)
+
+
+def _given(value: float | None) -> Any:
+    """A number as an array; `()` for None."""
+    return () if value is None else jnp.asarray(value, jnp.float32)
 
 
 def basic_costs(**charged: Any) -> Costs:
@@ -220,6 +242,7 @@ class Bar(struct.PyTreeNode):
       year_fraction: `[A]` years since the previous bar (the same for every asset).
       slippage_scale: `[A]` what slippage is multiplied by, or `()` for nothing.
       ended: `[A]` 1 where the asset's last bar is past, else 0; `()` in a market in which none ends.
+      futures: `[A]` 1 for a future, else 0; `()` in a market without any.
     """
 
     open: jax.Array
@@ -231,11 +254,12 @@ class Bar(struct.PyTreeNode):
     year_fraction: jax.Array
     slippage_scale: Any = ()
     ended: Any = ()
+    futures: Any = ()
 
 
 BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
-"""Rows of a packed bar; one more, `slippage_scale`, where slippage depends on conditions; and `ended` after that where
-an asset of the market ends."""
+"""Rows of a packed bar; then, as far as the market needs them, `slippage_scale` where slippage depends on conditions,
+`ended` where an asset ends, and `futures` where there are some."""
 
 
 def pack_bars(
@@ -285,14 +309,18 @@ def pack_bars(
     ]
     if not isinstance(conditions, tuple):
         columns.append(slippage_scale(market, conditions, regimes, volatility, volume))
+    neutral = [jnp.ones_like(market.close), jnp.zeros_like(market.close)]
     if not isinstance(market.ended, tuple):
-        columns += [jnp.ones_like(market.close)] * (len(BAR_FIELDS) + 1 - len(columns)) + [market.ended]
+        columns += [*neutral[len(columns) - len(BAR_FIELDS) : 1], market.ended]
+    if not isinstance(market.futures, tuple):
+        futures = jnp.broadcast_to(market.futures, market.close.shape)
+        columns += [*neutral[len(columns) - len(BAR_FIELDS) :], futures]
     return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=1)
 
 
 def unpack_bar(row: jax.Array) -> Bar:
-    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or up to two more."""
-    fields = (*BAR_FIELDS, "slippage_scale", "ended")[: row.shape[0]]
+    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or up to three more."""
+    fields = (*BAR_FIELDS, "slippage_scale", "ended", "futures")[: row.shape[0]]
     return Bar(**{name: row[i] for i, name in enumerate(fields)})
 
 

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.arguments import BoundedInt, DelistingReturn, check
-from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, is_charged, trade_costs
+from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, trade_costs
+from jaxppo.envs.execution.financing import financing
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
+from jaxppo.envs.execution.margin import leverage_use, margin_share
 from jaxppo.envs.market.kernels import once
 from jaxppo.envs.market.safe import ratio
 
@@ -86,7 +88,8 @@ class Fills(struct.PyTreeNode):
       quantity: `[A]` shares filled at the open, signed; positions in assets that have ended are settled by it as well.
       price: `[A]` mid price of the fills, before costs and displacement; of a settlement what it pays.
       costs: currency per asset, by kind; includes the costs of a liquidation.
-      financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar.
+      financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar, less that on
+        positive cash; negative for an income.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
         Stays true while equity is negative.
       liquidation: `[A]` shares closed by a liquidation, signed.
@@ -169,7 +172,9 @@ def outstanding(portfolio: Portfolio) -> jax.Array:
     return sum(portfolio.in_flight, start=portfolio.unfilled)
 
 
-def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
+def orders_to_target(
+    portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs, use: jax.Array | float = 1.0
+) -> jax.Array:
     """Orders that bring the portfolio from where its outstanding orders leave it to the target weights.
 
     If the gross target exceeds `costs.max_leverage`, the weights of the assets that are not held are scaled down to
@@ -180,18 +185,21 @@ def orders_to_target(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, 
       weights: `[A]` target position value as a fraction of equity, signed.
       hold: `[A]` bool, leave this asset (and its outstanding order) alone.
       costs: cost parameters.
+      use: `[A]` share of a position's value that counts as gross, see `leverage_use`; 1.0 for all of it.
 
     Returns:
       `[A]` shares, signed; exactly 0 where only rounding is left to trade. Without equity they close what is not held.
     """
     expected = portfolio.shares + outstanding(portfolio)
     equity = jnp.maximum(portfolio.equity, 0.0)
-    target = weights * target_scale(portfolio, weights, hold, costs) * equity / portfolio.price
+    target = weights * target_scale(portfolio, weights, hold, costs, use) * equity / portfolio.price
     rounding = _rounding(portfolio.shares, portfolio.unfilled, *portfolio.in_flight)
     return jnp.where(hold, 0.0, _snap(target - expected, rounding))
 
 
-def target_scale(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs) -> jax.Array:
+def target_scale(
+    portfolio: Portfolio, weights: jax.Array, hold: jax.Array, costs: Costs, use: jax.Array | float = 1.0
+) -> jax.Array:
     """What the leverage limit leaves of the targets of the assets that are not held, `[]` in [0, 1].
 
     Args:
@@ -199,12 +207,13 @@ def target_scale(portfolio: Portfolio, weights: jax.Array, hold: jax.Array, cost
       weights: `[A]` target weights, fractions of equity.
       hold: `[A]` bool, assets to leave alone.
       costs: cost parameters.
+      use: as in `orders_to_target`.
     """
     expected = portfolio.shares + outstanding(portfolio)
     equity = jnp.maximum(portfolio.equity, 0.0)
-    committed = jnp.abs(expected) * portfolio.price
+    committed = jnp.abs(expected) * portfolio.price * use
     gross_held = jnp.sum(jnp.where(hold, committed, 0.0))
-    gross_wanted = jnp.sum(jnp.where(hold, 0.0, jnp.abs(weights))) * equity
+    gross_wanted = jnp.sum(jnp.where(hold, 0.0, jnp.abs(weights) * use)) * equity
     room = jnp.maximum(costs.max_leverage * equity - gross_held, 0.0)
     return jnp.where(gross_wanted > room, ratio(room, gross_wanted, 1.0), 1.0)
 
@@ -254,11 +263,11 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         shares, goal, *in_flight = (jnp.where(ended, 0.0, x) for x in (shares, goal, *in_flight))
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
     paid, displaced = _pay(displaced, charged, price, bar, costs)
-    financing = _financing(portfolio, bar, costs)
+    financed = financing(portfolio.shares * portfolio.price, portfolio.equity, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
-    equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financing)
+    equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financed)
 
-    gross = jnp.sum(jnp.abs(shares) * bar.close)
+    gross = jnp.sum(jnp.abs(shares) * bar.close * margin_share(bar, costs))
     liquidated = equity < costs.maintenance_margin * gross
     liquidation = jnp.where(liquidated, -shares, 0.0)
     forced, displaced = _pay(displaced, liquidation, bar.close, bar, costs)
@@ -279,7 +288,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         quantity=quantity,
         price=price,
         costs=jax.tree.map(jnp.add, paid, forced),
-        financing=financing,
+        financing=financed,
         liquidated=liquidated,
         liquidation=liquidation,
         settled=settled,
@@ -307,10 +316,10 @@ def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs:
 
 def _filled(portfolio: Portfolio, wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
     """Shares `[A]` of an order that fill: as far as halts, volume and the leverage limit allow."""
-    return _within_leverage(portfolio, fillable(wanted, bar, costs), costs)
+    return _within_leverage(portfolio, fillable(wanted, bar, costs), costs, leverage_use(bar, costs))
 
 
-def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) -> jax.Array:
+def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs, use: jax.Array | float) -> jax.Array:
     """Scales fills that add exposure to what `max_leverage` leaves after those that reduce it, `[A]`.
 
     Measured at the last marks, at which orders are sized: it binds where a reduction that was to pay for an addition
@@ -320,8 +329,8 @@ def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs) ->
     closing = jnp.minimum(jnp.abs(quantity), jnp.abs(portfolio.shares))
     reducing = jnp.where(opposite, jnp.sign(quantity) * closing, 0.0)
     adding = quantity - reducing
-    kept = jnp.sum(jnp.abs(portfolio.shares + reducing) * portfolio.price)
-    added = jnp.sum(jnp.abs(adding) * portfolio.price)
+    kept = jnp.sum(jnp.abs(portfolio.shares + reducing) * portfolio.price * use)
+    added = jnp.sum(jnp.abs(adding) * portfolio.price * use)
     limit = costs.max_leverage * jnp.maximum(portfolio.equity, 0.0)
     room = jnp.where(limit - kept > LEVERAGE_ROUNDING * limit, limit - kept, 0.0)
     scale = ratio(room, added, 1.0)
@@ -340,20 +349,8 @@ def drawdown(portfolio: Portfolio) -> jax.Array:
 
 
 def cash(portfolio: Portfolio) -> jax.Array:
-    """Equity less the market value of the positions, `[]` currency; negative when borrowed."""
+    """Equity less the value of the positions, `[]` currency; negative when borrowed. Futures count as if paid for."""
     return portfolio.equity - jnp.sum(portfolio.shares * portfolio.price)
-
-
-def _financing(portfolio: Portfolio, bar: Bar, costs: Costs) -> jax.Array:
-    """Borrow fee and margin interest since the previous bar, on the positions held until this bar's fills."""
-    value = portfolio.shares * portfolio.price
-    paid = jnp.zeros_like(portfolio.equity)
-    if is_charged(costs.borrow_rate):
-        paid = jnp.sum(jnp.maximum(-value, 0.0) * bar.year_fraction) * costs.borrow_rate
-    if is_charged(costs.margin_rate):
-        debt = jnp.maximum(jnp.sum(value) - portfolio.equity, 0.0)
-        paid = paid + debt * bar.year_fraction[0] * costs.margin_rate
-    return paid
 
 
 def _rounding(*shares: jax.Array) -> jax.Array:

@@ -56,6 +56,12 @@ def check_market(market: MarketData) -> MarketData:
         if carry.shape != shape:
             raise DataError(f"the market's carry has shape {carry.shape}; {shape} is expected, or ()")
         _refuse(market, np.isinf(carry), "carry", carry, "finite, or NaN if unknown")
+    if not isinstance(market.futures, tuple):
+        futures = np.asarray(market.futures)
+        if futures.shape != shape[1:] or futures.dtype != bool:
+            raise DataError(
+                f"the market's futures is {futures.dtype} {futures.shape}; bool {shape[1:]} is expected, or ()"
+            )
     return market
 
 

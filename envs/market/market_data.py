@@ -70,6 +70,8 @@ class MarketData(struct.PyTreeNode):
         happens; `()` in a market in which none ends.
       carry: `[T, A]` expected excess return if the price stands still (roll yield, dividend or interest less
         financing), fraction per year, known at the close of bar t; NaN where unknown, `()` in a market without it.
+      futures: `[A]` bool, the asset is a future: a position in it costs no cash, and its profit is settled every bar;
+        `()` in a market without any.
     """
 
     open: jax.Array
@@ -87,6 +89,7 @@ class MarketData(struct.PyTreeNode):
     info: MarketInfo = struct.field(pytree_node=False, default_factory=MarketInfo)
     ended: Any = ()
     carry: Any = ()
+    futures: Any = ()
 
     @property
     def n_bars(self) -> int:
@@ -143,5 +146,7 @@ def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
       MarketData(252 bars x 2 assets, IBM MSFT, 2000-03-01 to 2001-02-28, 1 d a bar)
     """
     info = dataclasses.replace(market.info, timestamps=market.info.timestamps[start:stop])
-    per_bar = {name: x[start:stop] for name, x in vars(market).items() if name not in ("volume_known", "info")}
+    per_bar = {
+        name: x[start:stop] for name, x in vars(market).items() if name not in ("volume_known", "futures", "info")
+    }
     return market.replace(**per_bar, info=info)

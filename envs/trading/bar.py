@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxppo.envs.execution.costs import Costs, unpack_bar
 from jaxppo.envs.execution.limits import Constraint, Limits, constrain, no_limits, project
+from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import (
     FillRule,
     Fills,
@@ -148,7 +149,7 @@ class OneBar(TargetActions):
             allowed = view.constraint if view.executed is None else view.executed
             targets, hold = self.feasible(portfolio, weights, hold, allowed)
             hold = hold | ~row.tradable
-            ordered = orders_to_target(portfolio, targets, hold, costs)
+            ordered = orders_to_target(portfolio, targets, hold, costs, leverage_use_at(row.next_bar, costs))
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(
@@ -379,7 +380,12 @@ class OneBar(TargetActions):
         )
 
     def start_portfolio(
-        self, key: jax.Array | None, price: jax.Array, tradable: jax.Array, params: EnvParams
+        self,
+        key: jax.Array | None,
+        price: jax.Array,
+        tradable: jax.Array,
+        params: EnvParams,
+        next_bar: Any = (),
     ) -> Portfolio:
         """The portfolio at the start of an episode.
 
@@ -387,6 +393,7 @@ class OneBar(TargetActions):
           key: consumed; may be None for `start="flat"`.
           price, tradable: `[A]` marks, and which assets may be held.
           params: with the cash and the leverage limit.
+          next_bar: `[fields, A]` packed bar after it, whose forecast margins by volatility need; `()` for none.
         """
         portfolio = open_portfolio(price, params.initial_cash, self.fill_rule)
         if self.start == "flat":
@@ -396,5 +403,6 @@ class OneBar(TargetActions):
         low, high = self.levels[0], self.levels[-1]
         weights = jax.random.uniform(key, price.shape, minval=low, maxval=high) * self.position_limit
         weights = jnp.where(tradable, weights, 0.0)
-        scale = jnp.minimum(1.0, params.costs.max_leverage / jnp.maximum(jnp.sum(jnp.abs(weights)), 1e-6))
+        gross = jnp.sum(jnp.abs(weights) * leverage_use_at(next_bar, params.costs))
+        scale = jnp.minimum(1.0, params.costs.max_leverage / jnp.maximum(gross, 1e-6))
         return portfolio.replace(shares=weights * scale * params.initial_cash / price)

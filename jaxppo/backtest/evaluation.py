@@ -275,7 +275,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
             equity={name: np.asarray(ledger.equity, np.float64) for name, ledger in result.ledgers.items()},
             weights=np.asarray(agent.weights),
             symbols=symbols_of(setup),
-            costs={**costs, "borrow": np.asarray(agent.financing)},
+            costs={**costs, "financing": np.asarray(agent.financing)},
             training=list(extras.training),
             metrics={who: {name: row[name] for name in names} for who, row in figures.items()},
             intervals={who: {"sharpe": tuple(row["sharpe_ci"])} for who, row in figures.items()},

@@ -26,7 +26,7 @@ class Ledger(struct.PyTreeNode):
       price: `[n, A]` mid price of the fills; of a fill and a liquidation in one bar their mean, weighted by shares.
       costs: `[n]` currency by kind.
       paid: `[n, A]` currency, costs of all kinds by asset.
-      financing: `[n]` currency, borrow fee and margin interest.
+      financing: `[n]` currency, borrow fee and margin interest less interest on cash.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
       monitored: monitored limit -> `[n]` level after each bar.

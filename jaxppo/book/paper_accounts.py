@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, open_portfolio, target_scale
 from jaxppo.envs.trading.account import Account, BarRow, Decision, View
 from jaxppo.envs.trading.bar import OneBar
@@ -122,7 +123,8 @@ def place(
 
     def order(account: Account, view: View, decided: Decision) -> tuple[Account, jax.Array, jax.Array]:
         account, (targets, hold, ordered) = env.place(account, view, row, decided, costs, limited=False)
-        scaled = targets * target_scale(account.portfolio, targets, hold, costs)
+        use = leverage_use_at(row.next_bar, costs)
+        scaled = targets * target_scale(account.portfolio, targets, hold, costs, use)
         return account, ordered, jnp.where(hold, expected_weights(account.portfolio), scaled)
 
     accounts, ordered, expected = jax.vmap(order)(paper_accounts.accounts, views, (weights, hold))

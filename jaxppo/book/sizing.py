@@ -30,6 +30,7 @@ class BookRow(struct.PyTreeNode):
       tradable: `[A]` bool.
       costs: of the paper accounts.
       strategies: rows of the strategies' tables; `()` for the agent.
+      next_bar: `[fields, A]` packed, for margins by volatility, which hold from the decision on; `()` without them.
     """
 
     number: jax.Array
@@ -37,6 +38,7 @@ class BookRow(struct.PyTreeNode):
     tradable: jax.Array
     costs: Costs
     strategies: tuple[Any, ...]
+    next_bar: Any = ()
 
 
 class BookState(struct.PyTreeNode):
@@ -150,12 +152,15 @@ class _Book(NamedTuple):
         """What the book precomputes of a market."""
         market, n_bars = view.market, view.market.n_bars
         every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
+        bars = pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes)
+        by_volatility = not isinstance(self.costs.margin_volatility, tuple)
         return BookRow(
             number=jnp.arange(n_bars, dtype=jnp.int32),
-            bar=pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes),
+            bar=bars,
             tradable=market.tradable,
             costs=every_bar,
             strategies=tuple(() if isinstance(one, str) else one.table(one.params, view) for one in self.strategies),
+            next_bar=jnp.concatenate([bars[1:], bars[-1:]]) if by_volatility else (),
         )
 
     def init(self, n_assets: int) -> BookState:
@@ -208,7 +213,8 @@ class _Book(NamedTuple):
         """
         rows_before, now, rows_after = row[: len(self.before)], row[len(self.before)], row[len(self.before) + 1 :]
         agent = self.agent
-        paper_accounts, sized = settle(state.paper_accounts, self.env, now.bar, now.costs), state.before
+        charged = _from_the_first_close(now.costs, state.allocation.bars == 0)
+        paper_accounts, sized = settle(state.paper_accounts, self.env, now.bar, charged), state.before
         if agent is not None:
             paper_accounts = _entered(paper_accounts, agent, portfolio, state.allocation.bars == 0)
             account = jax.tree.map(lambda x: x[agent], paper_accounts.portfolio)
@@ -218,7 +224,7 @@ class _Book(NamedTuple):
             )
             hold = hold & (weights == held)
         allocation = self.rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.liquidated)
-        bar = BarRow(now.number, (), now.tradable, policy=now.strategies)
+        bar = BarRow(now.number, now.next_bar, now.tradable, policy=now.strategies)
         paper_accounts, targets = place(self.strategies, paper_accounts, self.env, bar, (weights, hold), now.costs)
         target, states = matmul(allocation.allocation, targets), []
         for transform, inner, part in zip(self.after, state.after, rows_after, strict=True):
@@ -237,6 +243,13 @@ class _Book(NamedTuple):
 def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:
     """Their names, in order."""
     return tuple(strategy if isinstance(strategy, str) else strategy.name for strategy in strategies)
+
+
+def _from_the_first_close(costs: Costs, first: jax.Array) -> Costs:
+    """Costs of the bar before a close; accounts that are opened at it (`first` `[]`) had no cash to earn interest."""
+    if isinstance(costs.cash_rate, tuple):
+        return costs
+    return costs.replace(cash_rate=jnp.where(first, 0.0, costs.cash_rate))
 
 
 def _entered(paper_accounts: PaperAccounts, agent: int, portfolio: Portfolio, first: jax.Array) -> PaperAccounts:

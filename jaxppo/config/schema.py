@@ -14,6 +14,7 @@ from jaxppo.arguments import (
     NonNegativeInt,
     Numbers,
     OpenFraction,
+    PositiveCoefficient,
     PositiveFraction,
     PositiveInt,
     PositiveRatio,
@@ -33,7 +34,7 @@ from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import features, regimes
-from jaxppo.envs.data.options import HalfSpread, RateColumn, SpreadKind, Tick, VolumeKind
+from jaxppo.envs.data.options import HalfSpread, Multiplier, RateColumn, SpreadKind, Tick, VolumeKind
 from jaxppo.envs.execution.costs import FourFactors
 
 LONGEST_EPISODE = 2**30
@@ -71,6 +72,8 @@ class DataConfig(Keys):
     tick: Tick | dict[str, Tick] | None = key_of(envs.load_market, "tick")
     min_half_spread: float = key_of(envs.load_market, "min_half_spread")
     spread_window: int = key_of(envs.load_market, "spread_window")
+    multiplier: Multiplier | dict[str, Multiplier] = key_of(envs.load_market, "multiplier")
+    futures: bool | Annotated[tuple[Text, ...], Field(min_length=1)] = key_of(envs.load_market, "futures")
     train: OpenFraction | tuple[Day, Day] = 0.6
     """Training period: share of the bars, or [first, last] dates, both included."""
     validation: OpenFraction | tuple[Day, Day] = 0.2
@@ -154,6 +157,8 @@ class CostsConfig(Keys):
     margin_rate: float = key_of(envs.make_costs, "margin_rate")
     max_leverage: float = key_of(envs.make_costs, "max_leverage")
     maintenance_margin: float = key_of(envs.make_costs, "maintenance_margin")
+    cash_rate: float = key_of(envs.make_costs, "cash_rate")
+    margin_volatility: PositiveCoefficient | None = key_of(envs.make_costs, "margin_volatility")
 
 
 class EvaluationConfig(Keys):

@@ -180,7 +180,8 @@ def start_path(
     bar = env.draw_start(key_start, params)
     price, tradable = params.market.close[bar], params.market.tradable[bar]
     keys = jax.random.split(key_portfolio, n_portfolios)
-    portfolio = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None))(keys, price, tradable, params)
+    start = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None, None))
+    portfolio = start(keys, price, tradable, params, params.table[bar + 1])
     fresh = (env.mask_start(), env.sizing_start(), env.rewards_start(), monitor.init())
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_portfolios, *x.shape)), fresh)
     return PathState(bar, jnp.zeros((), jnp.int32), portfolio, *states)

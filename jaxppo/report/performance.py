@@ -100,7 +100,9 @@ def contribution(found: Performance, capital: float) -> str:
         rest = assets.iloc[half:-half]
         lines[half:-half] = [(f"{len(rest)} others", float(rest["profit"].sum()), float(rest["costs"].sum()))]
     if found.financing:
-        lines.append(("borrow fees and margin interest", -found.financing, None))
+        paid = "borrow fees and margin interest"
+        name = paid if found.financing > 0 else f"interest on cash less {paid}"
+        lines.append((name, -found.financing, None))
     if abs(found.other) > ROUNDING * capital:
         lines.append(("not explained by fills", found.other, None))
     total = assets["profit"].sum() - found.financing + found.other

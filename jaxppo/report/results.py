@@ -69,7 +69,7 @@ class Performance:
       rolling: `[m]` annual Sharpe ratio of the window that ends there; NaN where it is undefined.
       rolling_ci: `[2, m]` ends of its interval.
       contribution: a row for each asset: `profit`, net of its costs, and `costs`, both currency.
-      financing: borrow fees and margin interest, currency.
+      financing: borrow fees and margin interest less interest on cash, currency.
       other: profit that neither fills nor financing explain, currency: rounding, or a position that was opened and
         liquidated within a bar.
       trips: a row for each round trip, in order: `symbol`, `side` (long or short), `opened` and `closed` (points of the

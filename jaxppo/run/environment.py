@@ -42,6 +42,11 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
     """
     if "carry" in config.features.groups and isinstance(market.carry, tuple):
         raise ConfigError("features.groups names carry, but the prices have no column carry (expected return a year)")
+    if config.costs.margin_volatility is not None and isinstance(market.futures, tuple):
+        raise ConfigError(
+            f"costs.margin_volatility is {config.costs.margin_volatility:g}, but no asset is a future; name them in "
+            "data.futures"
+        )
     costs = make_costs(**config.costs.model_dump())
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
     fill_rule = FillRule(

@@ -9,6 +9,7 @@ Source bars are taken in order, so that calendar and time of day are real.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,7 @@ class BarShapes(struct.PyTreeNode):
       start_price: `[A]` price before the first bar of a path.
       volume_known: `[A]` bool.
       minute_of_day, session, day_of_week, seconds_since_previous: `[T]`, as in `MarketData`.
+      futures: `[A]`, as in `MarketData`.
     """
 
     gap: jax.Array
@@ -116,6 +118,7 @@ class BarShapes(struct.PyTreeNode):
     session: jax.Array
     day_of_week: jax.Array
     seconds_since_previous: jax.Array
+    futures: Any = ()
 
 
 def bar_shapes(market: MarketData, returns: Returns, deviation: np.ndarray) -> BarShapes:
@@ -169,6 +172,7 @@ def bar_shapes(market: MarketData, returns: Returns, deviation: np.ndarray) -> B
         session=market.session,
         day_of_week=market.day_of_week,
         seconds_since_previous=market.seconds_since_previous,
+        futures=market.futures,
     )
 
 
@@ -259,4 +263,5 @@ def bars_around(shapes: BarShapes, row: jax.Array, log_return: jax.Array, deviat
         day_of_week=shapes.day_of_week[row],
         seconds_since_previous=shapes.seconds_since_previous[row].at[0].set(0.0),
         info=MarketInfo(),
+        futures=shapes.futures,
     )

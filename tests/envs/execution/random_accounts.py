@@ -11,6 +11,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from jaxppo.envs.execution.costs import Costs, unpack_bar
+from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio, open_portfolio, orders_to_target, step
 
 
@@ -71,7 +72,7 @@ def run_account(
     """Decides at every close and lives through the next bar, from a flat start.
 
     Args:
-      bars: `[T, 7, A]`.
+      bars: `[T, 7 to 10, A]`.
       weights: `[T - 1, A]` targets.
       hold: `[T - 1, A]` bool.
       costs: cost parameters.
@@ -84,7 +85,7 @@ def run_account(
 
     def live(portfolio, decision):
         row, target, held = decision
-        order = orders_to_target(portfolio, target, held, costs)
+        order = orders_to_target(portfolio, target, held, costs, leverage_use_at(row, costs))
         after, fills = step(portfolio, order, unpack_bar(row), costs, rule)
         return after, (after, fills, order)
 
@@ -95,7 +96,8 @@ def run_account(
 def costs_as_floats(costs: Costs) -> dict[str, float]:
     """The float32 cost parameters as Python floats, by name, those of displacement among them."""
     others = ("displacement", "conditions", "latency")
-    names = [field.name for field in dataclasses.fields(costs) if field.name not in others]
+    given = [field.name for field in dataclasses.fields(costs) if field.name not in others]
+    names = [name for name in given if not isinstance(getattr(costs, name), tuple)]
     values = {name: float(getattr(costs, name)) for name in names}
     own = dataclasses.fields(costs.displacement) if costs.displacement else ()
     return values | {field.name: float(getattr(costs.displacement, field.name)) for field in own}

@@ -36,6 +36,7 @@ class Ledger:
       moved: per kind of lasting impact and asset, how far own trades have moved the price, currency per share, and the
         depth of the market, currency per share and share, when that was.
       delisting: return after the last close at which positions in assets that have ended are paid out; None for never.
+      futures: whether each asset is a future: nothing is paid for it, and its profit is settled in cash every bar.
     """
 
     costs: dict[str, float]
@@ -48,19 +49,34 @@ class Ledger:
     fill_at_decision_close: bool
     moved: dict[str, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
     delisting: float | None = None
+    futures: list[bool] = dataclasses.field(default_factory=list)
+
+    def is_future(self, i: int) -> bool:
+        """Whether asset i is a future."""
+        return bool(self.futures) and self.futures[i]
 
     def equity(self) -> float:
-        """Cash plus the market value of the positions."""
-        return self.cash + sum(n * price for n, price in zip(self.shares, self.close, strict=True))
+        """Cash plus the market value of the positions that were paid for."""
+        held = enumerate(zip(self.shares, self.close, strict=True))
+        return self.cash + sum(n * price for i, (n, price) in held if not self.is_future(i))
 
-    def decide(self, weights: list[float], hold: list[bool]) -> None:
-        """Sends the orders that lead to the target weights once everything on its way has filled."""
+    def margin(self, i: int, volatility: float) -> float:
+        """Equity that a position of one currency in asset i needs."""
+        if self.is_future(i) and "margin_volatility" in self.costs:
+            return self.costs["margin_volatility"] * volatility
+        return 1 / self.costs["max_leverage"]
+
+    def decide(self, weights: list[float], hold: list[bool], volatility: list[float]) -> None:
+        """Sends the orders that lead to the target weights once everything on its way has filled.
+
+        `volatility` is the forecast at the decision, which margins of futures rest on.
+        """
         equity = max(self.equity(), 0.0)
         assets = range(len(weights))
         expected = [self.shares[i] + self.working[i] + sum(order[i] for order in self.queue) for i in assets]
-        held = sum(abs(expected[i]) * self.close[i] for i in assets if hold[i])
-        free = max(self.costs["max_leverage"] * equity - held, 0.0)
-        gross = sum(abs(weights[i]) * equity for i in assets if not hold[i])
+        held = sum(abs(expected[i]) * self.close[i] * self.margin(i, volatility[i]) for i in assets if hold[i])
+        free = max(equity - held, 0.0)
+        gross = sum(abs(weights[i]) * equity * self.margin(i, volatility[i]) for i in assets if not hold[i])
         shrink = free / gross if gross > free else 1.0
         targets = [weights[i] * shrink * equity / self.close[i] for i in assets]
         self.queue.append([0.0 if hold[i] else _difference(targets[i], expected[i]) for i in assets])
@@ -72,8 +88,12 @@ class Ledger:
         equity_at_marks = self.equity()
         financing = -min(self.cash, 0.0) * self.costs["margin_rate"] * years[0]
         for i in assets:
+            if self.is_future(i):
+                continue
             financing += max(-self.shares[i], 0.0) * self.close[i] * self.costs["borrow_rate"] * years[i]
+        financing -= max(self.cash, 0.0) * self.costs.get("cash_rate", 0.0) * years[0]
         self.cash -= financing
+        held_futures = [self.shares[i] if self.is_future(i) else 0.0 for i in assets]
         if "transient" in self.moved:
             half_life = self.costs["half_life"]
             kept = 0.5 ** (1 / half_life) if half_life > 0 else 0.0
@@ -84,14 +104,15 @@ class Ledger:
             most = volume[i] * self.costs["participation_limit"] if volume[i] > 0 else 0.0
             ordered = _difference(due[i], -self.working[i])
             possible.append(math.copysign(min(abs(ordered), most), ordered))
-        limit = free = self.costs["max_leverage"] * max(equity_at_marks, 0.0)
+        limit = free = max(equity_at_marks, 0.0)
         extra = 0.0
         for i in assets:  # the part of each fill that takes the position further from zero must fit under the limit
             after = self.shares[i] + possible[i]
             same_side = after * self.shares[i] > 0
             kept = min(abs(after), abs(self.shares[i])) if same_side or after == 0 else 0.0
-            free -= kept * self.close[i]
-            extra += (abs(after) - kept) * self.close[i]
+            needed = self.close[i] * self.margin(i, volatility[i])
+            free -= kept * needed
+            extra += (abs(after) - kept) * needed
         free = free if free > 1e-5 * limit else 0.0
         cut = free / extra if extra > free * (1 + 1e-5) else 1.0
         for i in assets:
@@ -111,9 +132,16 @@ class Ledger:
                 self.shares[i] = self.working[i] = 0.0
                 for order in self.queue:
                     order[i] = 0.0
+        for i in assets:
+            if self.is_future(i):  # settled in cash: to the fill what was held, from there what is
+                mid = self.close[i] if self.fill_at_decision_close else opened[i]
+                self.cash += held_futures[i] * (mid - self.close[i]) + self.shares[i] * (close[i] - mid)
         self.close = close
 
-        gross = sum(abs(self.shares[i]) * close[i] for i in assets)
+        needed = [self.margin(i, volatility[i]) if self.is_future(i) else 1.0 for i in assets]
+        if "margin_volatility" not in self.costs:
+            needed = [1.0 for _ in assets]
+        gross = sum(abs(self.shares[i]) * close[i] * needed[i] for i in assets)
         liquidated = self.equity() < self.costs["maintenance_margin"] * gross
         if liquidated:
             for i in assets:
@@ -142,7 +170,7 @@ class Ledger:
         commission = size * mid * costs["commission_rate"] + size * costs["commission_per_share"]
         commission = max(commission, costs["commission_minimum"])
         price += sum(self._move(kind, i, fill, volatility * mid / volume) for kind in self.moved)
-        self.cash -= fill * price + commission
+        self.cash -= fill * (price - mid if self.is_future(i) else price) + commission
         self.shares[i] = _difference(self.shares[i], -fill)
         return fill * (price - mid) + commission
 
@@ -171,7 +199,7 @@ def run_ledger(
     """Runs a flat account through `bars`: decide at the close of bar t, then live through bar t + 1.
 
     Args:
-      bars: `[T, 7 or 9, A]`, rows of `jaxppo.envs.execution.costs.pack_bars`.
+      bars: `[T, 7, 9 or 10, A]`, rows of `jaxppo.envs.execution.costs.pack_bars`.
       weights: `[T - 1, A]` target weights decided at the close of bars 0 to T - 2.
       hold: `[T - 1, A]` bool, leave the asset alone.
       costs: by the names of `jaxppo.envs.execution.costs.Costs`.
@@ -197,10 +225,11 @@ def run_ledger(
         fill_at_decision_close=fill_at_decision_close,
         moved={kind: [(0.0, 0.0)] * n_assets for kind in ("transient", "permanent") if kind in costs},
         delisting=delisting,
+        futures=(bars[0, 9] > 0).tolist() if bars.shape[1] > 9 else [],
     )
     rows = []
     decisions = (np.asarray(weights, np.float64).tolist(), np.asarray(hold).tolist())
     for bar, target, held in zip(bars[1:].tolist(), *decisions, strict=True):
-        ledger.decide(target, held)
+        ledger.decide(target, held, bar[4])
         rows.append(ledger.live(bar))
     return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}

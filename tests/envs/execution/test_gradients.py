@@ -24,6 +24,7 @@ COSTS = {
     "volume binds": lambda: basic_costs(participation_limit=0.001, impact=0.5),
     "leverage binds": lambda: basic_costs(max_leverage=0.4, impact=0.5),
     "liquidated": lambda: basic_costs(max_leverage=20.0, maintenance_margin=0.0499),
+    "cash earns": lambda: make_costs(**ALL_COSTS, cash_rate=0.05),
     "impact that stays": lambda: basic_costs(transient_impact=0.3, permanent_impact=0.1),
 }
 
@@ -57,7 +58,7 @@ def test_gradients_are_finite_whatever_binds(kind, latency):
     assert np.abs(np.asarray(found)).max() > 0 or kind == "liquidated"
 
 
-@pytest.mark.parametrize("kind", ["none", "all", "volume binds", "leverage binds", "impact that stays"])
+@pytest.mark.parametrize("kind", ["none", "all", "cash earns", "volume binds", "leverage binds", "impact that stays"])
 def test_they_are_those_of_finite_differences(kind):
     """In float64, at targets at which nothing has a kink."""
     rule = FillRule(displacement=kind == "impact that stays")

@@ -149,6 +149,25 @@ def test_a_book_of_one_is_its_strategy(number):
     np.testing.assert_array_equal(run.allocation, 1.0)
 
 
+def test_margins_by_volatility_are_those_of_the_decision():
+    """The paper account of a strategy that always aims too high is its backtest, and a book of it trades the same."""
+    market = prices().replace(futures=jnp.asarray([True, False]))
+    costs = envs.basic_costs(**PAID, margin_volatility=8.0, maintenance_margin=0.1, cash_rate=0.03)
+    params = environment().make_params(market, costs)
+    greedy = always("greedy", [4.0, 0.4])
+    expected = own_backtest(greedy, params=params)
+    run = run_book((greedy,), environment(), params, FIRST, LENGTH, ALONE, periods=PERIODS)
+    np.testing.assert_allclose(run.equity[:, 0], expected.equity[:-1], rtol=ROUNDING)
+    np.testing.assert_allclose(run.ledger.equity, expected.equity, rtol=ROUNDING)
+    ordered = np.asarray(expected.weights)[1:, 0]
+    assert 0.5 < ordered.mean() < 4.0, "the margin binds, and not the notional"
+    later = environment().make_params(randomise_after(market, FIRST + 60, jax.random.key(3)), costs)
+    other = run_book((greedy,), environment(), later, FIRST, LENGTH, ALONE, periods=PERIODS)
+    for name in ("quantity", "weights", "financing"):
+        np.testing.assert_array_equal(getattr(run.ledger, name)[:60], getattr(other.ledger, name)[:60], err_msg=name)
+    assert (run.ledger.equity[62:] != other.ledger.equity[62:]).any()
+
+
 def test_the_baseline_is_the_same_rule():
     baseline = run_baselines(AccountRules(environment(), PERIODS), tables(), jnp.int32(FIRST), LENGTH, 0.1)
     np.testing.assert_allclose(whole().equity[:, 0], baseline["buy_and_hold"].equity[:-1], rtol=ROUNDING)

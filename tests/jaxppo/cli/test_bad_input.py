@@ -509,6 +509,17 @@ DATA_OPTIONS = {
     "quotes that are not there": (["--data.spread", "quoted"], ["bars have no bid and ask", "invariance"]),
     "a fixed spread without a value": (["--data.spread", "fixed"], ["half_spread need each other"]),
     "a tick of another symbol": (["--data.tick", "{XYZ: 0.01}"], ["tick has a value for XYZ"]),
+    "a multiplier of another symbol": (["--data.multiplier", "{XYZ: 50}"], ["multiplier has a value for XYZ"]),
+    "a multiplier that is none": (["--data.multiplier", "0"], ["data.multiplier is 0", "number in"]),
+    "futures that are not there": (["--data.futures", "AAA,XYZ"], ["futures names XYZ, which is none of AAA"]),
+    "futures that are a number": (
+        ["--data.futures", "3.5"],
+        ["data.futures is 3.5", "true or false or non-empty list"],
+    ),
+    "margin of futures without any": (
+        ["--costs.margin_volatility", "5"],
+        ["costs.margin_volatility is 5, but no asset is a future", "data.futures"],
+    ),
     "a file that is not there": (["--data.path", "typo.csv"], ["typo.csv", "no such file", "us5_1d"]),
     "a name that is too long": (["--data.path", "x" * 300], ["data.path", "File name too long"]),
     "a kind of file that is not read": (["--data.path", "tiny.yaml"], ["tiny.yaml", ".csv"]),

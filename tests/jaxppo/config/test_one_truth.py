@@ -53,7 +53,7 @@ PYTHON_ONLY = {
 OTHER_FORM = {"masks.risk_budget.groups", "masks.session.calendar", "objective.outcome"}
 """Keys that YAML writes otherwise: a mapping for a tuple, a default from elsewhere in the configuration."""
 
-NOT_EMPTY = {"data.symbols", "data.calendar", "data.timezone"}
+NOT_EMPTY = {"data.symbols", "data.futures", "data.calendar", "data.timezone"}
 """Texts that Python refuses to be empty once it reads the data."""
 
 

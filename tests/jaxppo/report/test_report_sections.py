@@ -1,5 +1,6 @@
 """Sections on months, assets, round trips, training and data; lines that would hide others."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,12 @@ from report_pages import HOSTILE, Page, earned, example, page_of, row
 from jaxppo.report import data, figures, training
 from jaxppo.report.overlaps import dash_covering_lines
 from jaxppo.report.results import Selected, selected_of
+
+
+def test_interest_on_cash_is_an_income() -> None:
+    found = dataclasses.replace(earned(60, ("A",)), financing=-40.0)
+    page = page_of(example(performance=found))
+    assert row(page, "interest on cash less borrow fees and margin interest", 2) == ["40.00", "0.04 %"]
 
 
 def test_when_and_with_what_the_agent_earned() -> None:

@@ -1,0 +1,59 @@
+"""Margin of futures by volatility: how much of the leverage that an account may take a position uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxppo.envs.execution.costs import Bar, Costs, unpack_bar
+
+
+def leverage_use(bar: Bar, costs: Costs) -> jax.Array | float:
+    """Share of the value of each position that counts against the leverage limit, `[A]`; 1.0 where all counts fully.
+
+    `L k sigma_a` of futures, 1 of other assets, with the limit `L` and `k` deviations of margin. So the limit
+    `sum_a use_a |v_a| <= L E` says that margins fit into the equity, where other assets tie up `|v_a| / L`:
+    `sum_futures k sigma_a |v_a| + sum_others |v_a| / L <= E`.
+
+    Args:
+      bar: the one after the decision. Only the forecast of its volatility is read, which is that of the decision.
+      costs: cost parameters.
+    """
+    share = margin_share(bar, costs)
+    return share if isinstance(share, float) else jnp.where(bar.futures > 0, costs.max_leverage * share, 1.0)
+
+
+def leverage_use_at(next_bar: Any, costs: Costs) -> jax.Array | float:
+    """`leverage_use` at a decision, `[A]`; 1.0 where all counts fully.
+
+    Args:
+      next_bar: `[fields, A]` packed bar after the decision, see `pack_bars`; `()` where no margin depends on it.
+      costs: cost parameters.
+    """
+    return 1.0 if isinstance(next_bar, tuple) else leverage_use(unpack_bar(next_bar), costs)
+
+
+def margin_share(bar: Bar, costs: Costs) -> jax.Array | float:
+    """Share of the value of each position that `maintenance_margin` is a share of, `[A]`; 1.0 where it is all of it.
+
+    `k sigma_a` of futures, their margin; 1 of other assets.
+
+    Args:
+      bar: with the forecast of its volatility, made at the close before.
+      costs: cost parameters.
+    """
+    if isinstance(bar.futures, tuple) or isinstance(costs.margin_volatility, tuple):
+        return 1.0
+    return jnp.where(bar.futures > 0, costs.margin_volatility * bar.volatility, 1.0)
+
+
+def paid_for(value: jax.Array, futures: Any) -> jax.Array:
+    """What cash has been paid for, `[A]` currency: the value of positions; 0 of futures, which are settled every bar.
+
+    Args:
+      value: `[A]` of the positions, currency.
+      futures: as in `Bar`.
+    """
+    return value if isinstance(futures, tuple) else jnp.where(futures > 0, 0.0, value)
