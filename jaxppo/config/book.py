@@ -41,8 +41,8 @@ class StrategyConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Name
     run: RunStrategy | None = None
 
 
-def _written_out(items: Any) -> Any:
-    """`written_out`, with `{run: FOLDER}` for `{run: {folder: FOLDER}}`."""
+def with_folders(items: Any) -> Any:
+    """`written_out`, with `{run: FOLDER}` for `{run: {folder: FOLDER}}`; takes a list of items."""
     items = written_out(items)
     if not isinstance(items, list):
         return items
@@ -55,7 +55,7 @@ def _written_out(items: Any) -> Any:
 class BookSizing(Keys):
     """Holds what several strategies hold, by their allocations; transforms before it size the agent alone."""
 
-    strategies: Annotated[tuple[StrategyConfig, ...], BeforeValidator(_written_out), Field(min_length=1)]
+    strategies: Annotated[tuple[StrategyConfig, ...], BeforeValidator(with_folders), Field(min_length=1)]
     """The strategies, `agent` among them, such as `[agent, trend, buy_and_hold, {run: runs/NAME}]`."""
     parts: tuple[Part, ...] = key_of(AllocationRule, "parts")
     span: int = key_of(AllocationRule, "span")

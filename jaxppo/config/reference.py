@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxppo.config.items import Item, item_of
 from jaxppo.config.schema import Config
-from jaxppo.config.types import accepted, keys, lists, sections
+from jaxppo.config.types import accepted, all_lists, keys, sections
 
 COMMAND = "python -m jaxppo.config.reference > docs/reference/config.md"
 HEAD = f"""\
@@ -27,7 +27,7 @@ def reference() -> str:
     parts = [HEAD, _table("Top level", "", top)]
     for name, section in sections().items():
         parts.append(_table(name, _in_one_line(section.__doc__), dict(keys(section, f"{name}."))))
-    for key, item in lists().items():
+    for key, item in all_lists().items():
         parts += _items(key, item)
     return "\n".join(parts)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.backtest.account import AccountState, open_account
-from jaxppo.backtest.evaluation import agent_of, rules_of
+from jaxppo.backtest.agent_account import agent_of, rules_of
 from jaxppo.backtest.ledger import Ledger, whole_ledger
 from jaxppo.backtest.simulate import continue_account
 from jaxppo.envs.trading.types import EnvParams

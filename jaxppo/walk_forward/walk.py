@@ -283,7 +283,8 @@ def _write_report(
     """Writes report.html: that of the first path of the selected agents, with a section on folds and paths."""
     setup, plan, found = job.setup, tested.plan, summary["walk_forward"]
     equity = {account.name: np.asarray(account.ledger.equity) for account in tested.accounts}
-    equity |= {"buy and hold": np.asarray(result.ledgers["buy_and_hold"].equity)}
+    if "buy_and_hold" in result.ledgers:
+        equity |= {"buy and hold": np.asarray(result.ledgers["buy_and_hold"].equity)}
     starts = [plan.folds[fold].tests[position].first for fold, position in plan.paths[0]]
     edges = np.asarray(starts[1:], int) - plan.test.first
     points = result.times if len(result.times) else np.arange(plan.test.n_bars + 1)
