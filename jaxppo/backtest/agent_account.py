@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +11,7 @@ from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.policy.agent import agent
+from jaxppo.policy.ensemble import ensemble
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.setup import Setup
@@ -30,6 +32,19 @@ def agent_of(setup: Setup, network: ActorCritic, net: Params) -> Policy:
     """
     on_cpu = setup.devices[0].platform == "cpu"
     return agent(network, net, setup.env, setup.config.evaluation.decision, on_cpu=on_cpu)
+
+
+def ensemble_of(setup: Setup, network: ActorCritic, nets: Params, share: float | jax.Array = 1.0) -> Policy:
+    """The mean of several agents of a run as a policy, without their randomness.
+
+    Args:
+      setup: of the run.
+      network: encoder and head of all of them.
+      nets: `[n, ...]` their parameters.
+      share: `[]` of their targets that is traded, in [0, 1].
+    """
+    on_cpu = setup.devices[0].platform == "cpu"
+    return ensemble(network, nets, setup.env, setup.config.evaluation.decision, share=share, on_cpu=on_cpu)
 
 
 def trade(setup: Setup, policy: Policy, period: str) -> Ledger:

@@ -15,6 +15,7 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
+from jaxppo.run.benchmark import check_baselines
 from jaxppo.run.build import build, environment_of, on_one_device, unfinished_note
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import given_data, load_data
@@ -147,6 +148,7 @@ def prepare(config: Config, market: MarketData) -> tuple[Plan, Setup, FoldParams
       market: that is split.
     """
     plan = _plan(config, market)
+    check_baselines(config, market, plan.test)
     first = _fold_setup(config, market, plan.folds[0])
     fitted = config.regimes.kind == "hmm" and config.regimes.model is None
     same_clock = config.model_copy(update={"policy": first.config.policy})
