@@ -15,6 +15,8 @@ from jaxppo.statistics.detectable import correlation, detectable_difference
 
 UNTRAINED = "untrained"
 """The network of the agent with its first parameters."""
+UNGATED = "ungated"
+"""The agent where the base was traded instead."""
 ALIKE = 0.999
 """Correlation of returns above which two accounts are the same."""
 SMALL = 0.01

@@ -14,6 +14,7 @@ import numpy as np
 from jaxppo.backtest.agent_account import agent_of, effects_of, rules_of, trade
 from jaxppo.backtest.baselines import configured_baselines
 from jaxppo.backtest.beside import (
+    UNGATED,
     UNTRAINED,
     columns_width,
     detectable_sentence,
@@ -29,6 +30,7 @@ from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.mask_attribution import MaskEffect
 from jaxppo.backtest.performance import performance_figures, performance_of
 from jaxppo.backtest.result import ledger_figures
+from jaxppo.backtest.shipping import Ship, gated, ship_of, shipped
 from jaxppo.config import dump_config
 from jaxppo.envs.execution.fill_time import volume_sentences
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
@@ -119,19 +121,33 @@ def annual_error(returns: np.ndarray, periods: float) -> dict[str, float]:
     return {"sharpe_error": error} if np.isfinite(error) else {}
 
 
-def evaluate(setup: Setup, network: ActorCritic, net: Params, period: str = "test") -> Evaluation:
+def evaluate(
+    setup: Setup, network: ActorCritic, net: Params, period: str = "test", ship: Ship | None = None
+) -> Evaluation:
     """Evaluates the agent, beside the untrained one and the baselines, over a period, with intervals.
+
+    With `evaluation.ship` base_unless the agent is what the evidence on the validation lets trade.
 
     Args:
       setup: of the run.
       network: encoder and head.
       net: their parameters.
       period: of the setup.
+      ship: the evidence; None weighs it where the configuration asks for it.
     """
     policy = agent_of(setup, network, net)
     beside = {UNTRAINED: trade(setup, policy._replace(params=first_policy(setup)[1]), period)}
+    ship = ship_of(setup, network, net) if ship is None and gated(setup) else ship
+    if ship is not None and ship.share == 0.0:
+        beside[UNGATED] = trade(setup, policy, period)
+    policy = policy if ship is None else shipped(setup, network, net, ship)
     effects = effects_of(setup, policy, period)
-    return evaluate_ledger(setup, trade(setup, policy, period), setup.periods[period], effects, beside)
+    result = evaluate_ledger(setup, trade(setup, policy, period), setup.periods[period], effects, beside)
+    if ship is not None:
+        result.summary["ship"] = ship.figures
+        said = ship.sentence(setup.config.evaluation.ship_t)
+        result.summary["notes"] = [said, *result.summary.get("notes", ())]
+    return result
 
 
 def evaluate_ledger(

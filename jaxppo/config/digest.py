@@ -18,7 +18,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},
     "walk_forward": {"combine": "best"},
-    "evaluation": {"baselines": []},
+    "evaluation": {"baselines": [], "ship": "always", "ship_t": 1.65, "shrink": False},
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 

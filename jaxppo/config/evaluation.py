@@ -1,4 +1,4 @@
-"""Keys of the out-of-sample evaluation: how the agent acts, and what stands beside it."""
+"""Keys of the out-of-sample evaluation: what stands beside the agent, and whether the agent trades at all."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jaxppo.arguments import PositiveRatio, Text
+from jaxppo.arguments import NonNegativeRatio, PositiveRatio, Text
 from jaxppo.config.book import RULES, RunStrategy, with_folders
 from jaxppo.config.from_signature import keys_of
 from jaxppo.config.items import Item, Keys
 from jaxppo.policy import rules
 
 BASELINE_RULES = (*RULES, "flat", "volatility_target", "equal_weight")
-RESERVED = ("agent", "untrained")
+RESERVED = ("agent", "untrained", "ungated")
 """Names that an evaluation gives itself."""
 
 
@@ -78,10 +78,16 @@ class EvaluationConfig(Keys):
     baselines: Annotated[tuple[BaselineConfig, ...], BeforeValidator(with_folders)] = ()
     """What stands beside the agent, such as `[buy_and_hold, trend, {run: runs/NAME}, {benchmark: {symbol: SPY}}]`;
     empty: buy and hold, no position, and a volatility-targeted portfolio. The untrained agent is always there."""
+    ship: Literal["always", "base_unless"] = "always"
+    """`base_unless` trades the base, unless the agent's utility over it is significant before the test."""
+    ship_t: NonNegativeRatio = 1.65
+    """Largest t-statistic of that utility with which the base is traded."""
+    shrink: bool = False
+    """Whether an agent that `ship: base_unless` lets trade moves only `1 - 1 / t^2` of the way from base to target."""
 
 
 def check_evaluation(config: EvaluationConfig, env: str) -> None:
-    """Refuses baselines that cannot be told apart or built.
+    """Refuses baselines that cannot be told apart or built, and a shrinkage that nothing decides on.
 
     Args:
       config: the section.
@@ -90,8 +96,11 @@ def check_evaluation(config: EvaluationConfig, env: str) -> None:
     Raises:
       ValueError: names the key, its value and what is allowed.
     """
-    if env != "trading" and config.baselines:
-        raise ValueError(f"evaluation.baselines trade a market, but env.name is {env!r}; leave them out")
+    if config.shrink and config.ship == "always":
+        raise ValueError("evaluation.shrink is true, which only evaluation.ship base_unless reads; it is always")
+    if env != "trading" and (config.baselines or config.ship != "always"):
+        key = "baselines" if config.baselines else "ship"
+        raise ValueError(f"evaluation.{key} is of accounts, but env.name is {env!r}; leave it out")
     for number, item in enumerate(config.baselines):
         if item.benchmark is not None:
             _check_benchmark(f"evaluation.baselines[{number}].benchmark", item.benchmark)

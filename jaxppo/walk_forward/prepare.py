@@ -83,6 +83,11 @@ def check(config: Config) -> None:
     """
     if config.env.name != TRADING:
         raise ConfigError(f"env.name is {config.env.name!r}; a walk-forward splits the bars of a market: trading")
+    if config.evaluation.ship != "always" and config.walk_forward.kind == "combinatorial":
+        raise ConfigError(
+            "evaluation.ship is base_unless, which weighs what came before a test; agents of walk_forward.kind "
+            "combinatorial have learned from bars after it: set walk_forward.kind rolling or expanding"
+        )
     if config.training.minutes is not None:
         raise ConfigError(
             f"training.minutes is {config.training.minutes:g}; agents that are trained together share a budget in "

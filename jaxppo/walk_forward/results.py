@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.shipping import Ship
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run.periods import time_of
 from jaxppo.run.trials import sharpe_of
@@ -26,6 +27,8 @@ SELECTED = "selected"
 """The line-up that takes, in each fold, the agent with the best validation."""
 ENSEMBLE = "ensemble"
 """The line-up that trades the mean of the targets of all seeds."""
+GATED = "gated"
+"""The line-up in which the base trades the folds whose agents had not shown more."""
 
 
 class Account(NamedTuple):
@@ -56,6 +59,7 @@ class OutOfSample:
       market: that was traded.
       periods: bars per year.
       level: of the intervals, in (0, 1).
+      ships: for each fold, what the evidence before its test said; None without a gate.
     """
 
     plan: Plan
@@ -65,6 +69,7 @@ class OutOfSample:
     market: MarketData
     periods: float
     level: float
+    ships: Sequence[Ship] | None = None
 
     @property
     def accounts(self) -> list[Account]:

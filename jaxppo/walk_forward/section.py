@@ -47,6 +47,31 @@ def section(
     return f"<p>{escaped(scheme)} {escaped(sentences)}</p>{drawn}{scatter}{_table(folds, combined)}"
 
 
+def gate_section(found: Mapping[str, Any], threshold: float) -> str:
+    """Renders who trades each fold, and the evidence for it, as HTML.
+
+    Args:
+      found: from `gate_figures`.
+      threshold: `evaluation.ship_t`.
+    """
+    rows = [
+        markup.row([number_text(row["t"], "ratio"), percent(row["share"]), row["traded"]], row["fold"])
+        for row in found["folds"]
+    ]
+    note = (
+        f"The base is traded unless the t-statistic of the agents' utility over it exceeds {threshold:g}: on the "
+        "validation of the fold and in all earlier tests. Nothing after the first bar of a test decides about it."
+    )
+    table = markup.table(("Fold", "t-statistic", "Share of the agents", "Traded by"), rows)
+    return f"<p>{escaped(gate_line(found))}</p>{table}{markup.caption(escaped(note))}"
+
+
+def gate_line(found: Mapping[str, Any]) -> str:
+    """How many folds the agents trade, and the evidence, in a line; takes `gate_figures`."""
+    each = ", ".join(f"{row['t']:.2f}" for row in found["folds"])
+    return f"The agents trade {found['traded']} of {len(found['folds'])} folds, the base the others (t = {each})."
+
+
 def verdict(adjusted: Mapping[str, Any], combined: bool = False) -> list[str]:
     """Says what the folds show, in plain sentences.
 

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxppo.backtest.beside import UNTRAINED
+from jaxppo.backtest.beside import UNGATED, UNTRAINED
 from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, evaluate_ledger, report
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
+from jaxppo.backtest.shipping import gated
 from jaxppo.config import Config, digest_tree
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
@@ -35,10 +36,11 @@ from jaxppo.run.setup import Setup
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward import results
 from jaxppo.walk_forward.concatenated import Lineup, concatenated_ledgers
+from jaxppo.walk_forward.gate import fold_ships, gate_figures
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.plan import Plan
 from jaxppo.walk_forward.prepare import check, prepare, restarted, seeds_of, settled
-from jaxppo.walk_forward.section import SCHEMES, section
+from jaxppo.walk_forward.section import SCHEMES, gate_line, gate_section, section
 from jaxppo.walk_forward.training import Programs, compile_job, first_policies, stopped_text, train_agents
 
 MOST_LINES = 20
@@ -171,9 +173,17 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
     every = jax.tree.map(lambda *x: np.concatenate(x), nets, first_policies(job))
     who = [*lineups.values(), *beside.values()]
     ledgers = concatenated_ledgers(job.setup, programs.network, job.params, every, plan, who)
-    market, periods, level = job.setup.market, job.setup.periods_per_year, job.setup.config.evaluation.level
-    tested = results.OutOfSample(plan, agents, lineups, ledgers[: len(lineups)], market, periods, level)
     others = {name: each[0] for name, each in zip(beside, ledgers[len(lineups) :], strict=True)}
+    ledgers, ships = ledgers[: len(lineups)], None
+    if gated(job.setup):
+        first, ungated = next(iter(lineups.values())), ledgers[0][0]
+        ships = fold_ships(job.setup, programs.network, job.params, nets, plan, first, ungated.returns)
+        through = Lineup(first.members, [ship.share for ship in ships])
+        lineups = {results.GATED: through, **lineups}
+        ledgers = [*concatenated_ledgers(job.setup, programs.network, job.params, nets, plan, [through]), *ledgers]
+        others |= {UNGATED: ungated} if any(ship.share == 0.0 for ship in ships) else {}
+    market, periods, level = job.setup.market, job.setup.periods_per_year, job.setup.config.evaluation.level
+    tested = results.OutOfSample(plan, agents, lineups, ledgers, market, periods, level, ships)
     best = Checkpoints(folder / "checkpoints" / "best", 1)
     try:
         best.save(0, {"params": nets}, {"scores": [agent.best_score for agent in agents]})
@@ -233,7 +243,7 @@ def _finish(
     folds, returns = results.fold_table(tested), results.returns_table(tested)
     result = evaluate_ledger(setup, tested.ledgers[0][0], plan.test, None, beside)
     adjusted = _record(job, tested, content, result.baselines)
-    found = {
+    found: dict[str, Any] = {
         "kind": kind,
         "n_folds": len(plan.folds),
         "seeds": list(job.seeds),
@@ -248,6 +258,8 @@ def _finish(
         "constraints": _constraints(setup.config, tested.agents),
         "folds": json.loads(folds.to_json(orient="records", double_precision=10)),
     }
+    if tested.ships is not None:
+        found["ship"] = gate_figures(tested.ships)
     summary = {"train": training, "walk_forward": found, "out_of_sample": result.summary, "selection": adjusted}
     folds.to_csv(folder / "folds.csv", index=False)
     returns.to_parquet(folder / "returns.parquet", index=False)
@@ -324,7 +336,10 @@ def _write_report(
             "robust a way to train is, not what it would have earned. The figures below are those of the first of "
             f"{len(plan.paths)} paths.",
         )
-    extras = ReportExtras(summary["selection"], training=rows, sections={"Walk-forward": html}, warnings=warnings)
+    sections = {"Walk-forward": html}
+    if "ship" in found:
+        sections["Who trades"] = gate_section(found["ship"], setup.config.evaluation.ship_t)
+    extras = ReportExtras(summary["selection"], training=rows, sections=sections, warnings=warnings)
     report(setup, result, job.folder / "report.html", extras)
 
 
@@ -332,6 +347,8 @@ def _text(summary: dict[str, Any]) -> str:
     """Describes the results in a few lines."""
     found = summary["walk_forward"]
     lines = [describe(summary["out_of_sample"])]
+    if "ship" in found:
+        lines.append(gate_line(found["ship"]))
     for name, row in found["paths"].items():
         low, high = (("undefined" if end is None else f"{end:.2f}") for end in (row["sharpe_low"], row["sharpe_high"]))
         lines.append(f"{name:22} Sharpe {row['sharpe']:.2f} ({low} .. {high}), return {row['total_return']:.1%}")
