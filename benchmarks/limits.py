@@ -28,7 +28,8 @@ import jaxppo
 from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.backtest import SavedRun, load_run
-from jaxppo.backtest.evaluation import limits_of, quick_score
+from jaxppo.backtest.agent_account import limits_of
+from jaxppo.backtest.evaluation import quick_score
 from jaxppo.envs.execution.limits import GrossBudgets, Limits, NetBudget, constrain, intersection, no_limits
 from jaxppo.envs.execution.portfolio import open_portfolio, orders_to_target, weights_of
 from jaxppo.masks.transform import apply_each

@@ -84,8 +84,10 @@ class OneBar(TargetActions):
         def execute(account: Account, view: View, decided: Decision) -> tuple[Account, StepResult]:
             before = account.portfolio
             account, placed = self.place(account, view, row, decided, costs, limited=limited, in_shares=in_shares)
-            account, *settled = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
-            return account, StepResult(before, placed.targets, placed.ordered, account.portfolio, *settled)
+            settled = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
+            account, fills, outcome, reward = settled
+            after = account.portfolio
+            return account, StepResult(before, placed.targets, placed.ordered, after, fills, outcome, reward)
 
         seen = jax.vmap(view)(account) if batched else view(account)
         weights, hold, extra = decide(account, seen, row)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jaxppo.backtest.account import AccountRules
-from jaxppo.backtest.evaluation import agent_of, rules_of
+from jaxppo.backtest.agent_account import agent_of, rules_of
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.execution.perturbations import prices_of, scale
 from jaxppo.envs.trading.types import EnvParams

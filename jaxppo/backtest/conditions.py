@@ -117,7 +117,8 @@ def _config_identity(config: Config) -> str:
     """Digest of a configuration, as far as it shapes decisions and fills: where it runs and its bootstrap do not."""
     tree = digest_tree(config)
     del tree["device"], tree["training"]["devices"]
-    del tree["evaluation"]["bootstrap_resamples"], tree["evaluation"]["level"]
+    for name in ("bootstrap_resamples", "level", "baselines"):
+        tree["evaluation"].pop(name, None)
     return _hashed(tree)
 
 

@@ -9,25 +9,31 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.backtest.account import AccountRules
-from jaxppo.backtest.baselines import run_baselines
+from jaxppo.backtest.agent_account import agent_of, effects_of, rules_of, trade
+from jaxppo.backtest.baselines import configured_baselines
+from jaxppo.backtest.beside import (
+    UNGATED,
+    UNTRAINED,
+    columns_width,
+    detectable_sentence,
+    difference_figures,
+    key_numbers,
+    unlearned_sentences,
+)
 from jaxppo.backtest.by_regime import account_of, figures_by_regime, regimes_over
 from jaxppo.backtest.ended import ended_positions, ended_sentences
 from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.inspection import Inspection
 from jaxppo.backtest.ledger import Ledger
-from jaxppo.backtest.mask_attribution import MaskEffect, mask_effects
+from jaxppo.backtest.mask_attribution import MaskEffect
 from jaxppo.backtest.performance import performance_figures, performance_of
 from jaxppo.backtest.result import ledger_figures
-from jaxppo.backtest.simulate import simulate_account
+from jaxppo.backtest.shipping import Ship, gated, ship_of, shipped
 from jaxppo.config import dump_config
 from jaxppo.envs.execution.fill_time import volume_sentences
-from jaxppo.policy.agent import agent
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
-from jaxppo.policy.protocol import Policy
 from jaxppo.report import capacity as capacity_section
 from jaxppo.report import monitor as monitored
 from jaxppo.report.drawdowns import drawdown_rows
@@ -36,9 +42,9 @@ from jaxppo.report.results import Performance, Selected
 from jaxppo.report.selection import luck_warnings
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
-from jaxppo.run.setup import Setup
+from jaxppo.run.setup import Setup, first_policy
 from jaxppo.run.title import title_of_run
-from jaxppo.statistics import bootstrap_difference_interval, sharpe_error, sharpe_per_bar
+from jaxppo.statistics import sharpe_error
 
 BY_REGIME = 1000
 """What the key of the intervals by regime is folded with; the others are numbered from 0."""
@@ -88,7 +94,7 @@ def quick_score(
       period: of the setup.
       record: called with the returns `[n]`, as long as they are finite.
     """
-    ledger = jax.device_get(_run(setup, network, net, period))
+    ledger = jax.device_get(trade(setup, agent_of(setup, network, net), period))
     returns, turnover = ledger.returns, np.asarray(ledger.turnover, np.float64)
     if np.isfinite(returns).all():
         record(returns)
@@ -115,57 +121,42 @@ def annual_error(returns: np.ndarray, periods: float) -> dict[str, float]:
     return {"sharpe_error": error} if np.isfinite(error) else {}
 
 
-def limits_of(setup: Setup, network: ActorCritic, net: Params, period: str) -> dict[str, MaskEffect]:
-    """What each mask does to the agent over a period.
+def evaluate(
+    setup: Setup, network: ActorCritic, net: Params, period: str = "test", ship: Ship | None = None
+) -> Evaluation:
+    """Evaluates the agent, beside the untrained one and the baselines, over a period, with intervals.
+
+    With `evaluation.ship` base_unless the agent is what the evidence on the validation lets trade.
 
     Args:
       setup: of the run.
       network: encoder and head.
       net: their parameters.
       period: of the setup.
+      ship: the evidence; None weighs it where the configuration asks for it.
     """
-    where, agent = setup.periods[period], agent_of(setup, network, net)
-    regimes = None if setup.regimes is None else np.asarray(setup.regimes)
-    return mask_effects(agent, rules_of(setup), setup.params, where.first, where.n_bars, regimes)
-
-
-def rules_of(setup: Setup) -> AccountRules:
-    """What accounts of a run trade under."""
-    return AccountRules(setup.env, setup.periods_per_year, setup.monitor)
-
-
-def agent_of(setup: Setup, network: ActorCritic, net: Params) -> Policy:
-    """The agent of a run as a policy, without its randomness.
-
-    Args:
-      setup: of the run.
-      network: encoder and head.
-      net: their parameters.
-    """
-    on_cpu = setup.devices[0].platform == "cpu"
-    return agent(network, net, setup.env, setup.config.evaluation.decision, on_cpu=on_cpu)
-
-
-def _run(setup: Setup, network: ActorCritic, net: Params, period: str) -> Ledger:
-    where = setup.periods[period]
     policy = agent_of(setup, network, net)
-    return simulate_account(policy, rules_of(setup), setup.params, jnp.int32(where.first), where.n_bars)
+    beside = {UNTRAINED: trade(setup, policy._replace(params=first_policy(setup)[1]), period)}
+    ship = ship_of(setup, network, net) if ship is None and gated(setup) else ship
+    if ship is not None and ship.share == 0.0:
+        beside[UNGATED] = trade(setup, policy, period)
+    policy = policy if ship is None else shipped(setup, network, net, ship)
+    effects = effects_of(setup, policy, period)
+    result = evaluate_ledger(setup, trade(setup, policy, period), setup.periods[period], effects, beside)
+    if ship is not None:
+        result.summary["ship"] = ship.figures
+        said = ship.sentence(setup.config.evaluation.ship_t)
+        result.summary["notes"] = [said, *result.summary.get("notes", ())]
+    return result
 
 
-def evaluate(setup: Setup, network: ActorCritic, net: Params, period: str = "test") -> Evaluation:
-    """Evaluates the agent and the baselines over a period, with intervals.
-
-    Args:
-      setup: of the run.
-      network: encoder and head.
-      net: their parameters.
-      period: of the setup.
-    """
-    ledger = _run(setup, network, net, period)
-    return evaluate_ledger(setup, ledger, setup.periods[period], limits_of(setup, network, net, period))
-
-
-def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[str, MaskEffect] | None) -> Evaluation:
+def evaluate_ledger(
+    setup: Setup,
+    agent: Ledger,
+    where: Period,
+    effects: dict[str, MaskEffect] | None,
+    beside: Mapping[str, Ledger] = MappingProxyType({}),
+) -> Evaluation:
     """Evaluates what an agent did over a period, beside the baselines, with intervals.
 
     Args:
@@ -173,27 +164,28 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
       agent: its ledger.
       where: the period.
       effects: mask -> what it did; None where that is not known.
+      beside: name -> ledger of what else it is compared with.
     """
-    chosen, first = setup.config.evaluation, jnp.int32(where.first)
-    monitor = setup.monitor
-    baselines = run_baselines(rules_of(setup), setup.params, first, where.n_bars, chosen.target_volatility)
-    ledgers = jax.device_get({"agent": agent, **baselines})
+    chosen, monitor = setup.config.evaluation, setup.monitor
+    baselines = {**configured_baselines(setup, rules_of(setup), where), **beside}
+    # One by one: a tree sorts its names, and the agent comes first.
+    ledgers = {name: jax.device_get(ledger) for name, ledger in {"agent": agent, **baselines}.items()}
     key = jax.random.key(setup.config.seed)
+    numbers = {"agent": (0, 0), **{name: key_numbers(place) for place, name in enumerate(baselines)}}
     figures = {}
-    for number, (name, ledger) in enumerate(ledgers.items()):
+    for name, ledger in ledgers.items():
         figures[name] = ledger_figures(
             ledger,
             periods=setup.periods_per_year,
-            key=jax.random.fold_in(key, number),
+            key=jax.random.fold_in(key, numbers[name][0]),
             n_resamples=chosen.bootstrap_resamples,
             level=chosen.level,
         )
         ended = ended_positions(ledger, setup.market, where.first, setup.env.fill_rule.delisting)
         figures[name] |= {"ended_positions": ended} if ended else {}
-    for number, name in enumerate(baselines):
-        figures[name]["sharpe_difference_ci"] = _sharpe_difference(
-            setup, ledgers["agent"], ledgers[name], jax.random.fold_in(key, len(ledgers) + number)
-        )
+    for name in baselines:
+        difference_key = jax.random.fold_in(key, numbers[name][1])
+        figures[name] |= difference_figures(setup, ledgers["agent"], ledgers[name], difference_key)
     times = setup.market.info.timestamps
     times = times[where.first : where.last + 1] if len(times) else times
     regimes = regimes_over(setup, where)
@@ -202,7 +194,7 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
     fallen = drawdown_rows(ledgers["agent"].equity, times, regimes, first=where.first)
     if monitor.limits:
         closes = [time_of(setup.market, bar) for bar in range(where.first + 1, where.last + 1)]
-        for name, ledger in ledgers.items():
+        for name, ledger in ((name, ledger) for name, ledger in ledgers.items() if ledger.monitored):
             figures[name]["monitor"] = monitored.monitored_figures(monitor, ledger.monitored, closes)
         figures["agent"]["stopped"] = monitored.stopped_by(monitor, ledgers["agent"].monitored, closes)
     span = {"first_bar": time_of(setup.market, where.first), "last_bar": time_of(setup.market, where.last)}
@@ -211,6 +203,7 @@ def evaluate_ledger(setup: Setup, agent: Ledger, where: Period, effects: dict[st
     position = full_position(setup.config, setup.market.n_assets)
     notes = volume_sentences(setup.market, position, setup.config.costs.participation_limit)
     notes += estimated_spread_sentences(ledgers["agent"], setup.market)
+    notes += unlearned_sentences(ledgers)
     noted = {"notes": list(notes)} if notes else {}
     performance = performance_of(
         ledgers["agent"], symbols_of(setup), times, periods=setup.periods_per_year, level=chosen.level
@@ -284,6 +277,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
                 for name, row in result.summary["baseline"].items()
                 if None not in row["sharpe_difference_ci"]
             },
+            detectable={name: row["detectable"] for name, row in result.summary["baseline"].items()},
             level=setup.config.evaluation.level,
             data_report=setup.market.info.report,
             config_yaml=dump_config(setup.config),
@@ -307,15 +301,17 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
 def describe(summary: dict[str, Any]) -> str:
     """The out-of-sample figures as a short table; takes the `out_of_sample` entry."""
     lines = [f"out of sample, {summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}"]
-    lines.append(f"{'':18}{'Sharpe (interval)':>28}{'return':>10}{'drawdown':>10}{'turnover/y':>12}{'costs':>9}")
+    width = columns_width(summary["baseline"], 18)
+    lines.append(f"{'':{width}}{'Sharpe (interval)':>28}{'return':>10}{'drawdown':>10}{'turnover/y':>12}{'costs':>9}")
     for name, row in {"agent": summary, **summary["baseline"]}.items():
         low, high = row["sharpe_ci"]
         interval = "" if low is None or high is None else f" ({_number(low)} .. {_number(high)})"
         sharpe = f"{_number(row['sharpe'])}{interval}"
         lines.append(
-            f"{name:18}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>z10.1%}"
+            f"{name:{width}}{sharpe:>28}{row['total_return']:>10.1%}{row['max_drawdown']:>z10.1%}"
             f"{row['turnover']:>12.1f}{row['costs']:>9.2%}"
         )
+    lines += [line for line in (detectable_sentence(summary),) if line]
     lines += summary.get("notes", ())
     if "monitor" in summary:
         lines.append(monitored.one_line(summary["monitor"], summary["stopped"]))
@@ -346,20 +342,6 @@ def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | N
     if selection:
         found += luck_warnings(selection, setup.config.evaluation.level)
     return tuple(found)
-
-
-def _sharpe_difference(setup: Setup, agent: Ledger, baseline: Ledger, key: jax.Array) -> list[float | None]:
-    """Interval of the agent's annual Sharpe ratio minus the baseline's, on the same resampled bars. Consumes `key`."""
-    chosen = setup.config.evaluation
-    ends = bootstrap_difference_interval(
-        key,
-        agent.returns,
-        baseline.returns,
-        sharpe_per_bar,
-        level=chosen.level,
-        n_resamples=chosen.bootstrap_resamples,
-    )
-    return [float(end) * setup.periods_per_year**0.5 if np.isfinite(end) else None for end in ends]
 
 
 def _by_regime(

@@ -182,7 +182,7 @@ def configuration_hash(setup: Setup) -> str:
     for key in run_folder.MAY_CHANGE:
         section, _, name = key.partition(".")
         if name:
-            tree[section].pop(name)
+            tree[section].pop(name, None)  # an added key that changes nothing is not there
         else:
             tree.pop(section)
     fingerprint = run_folder.data_report(setup.market)["fingerprint"]

@@ -1,6 +1,7 @@
 """Configuration of a run: one YAML file, checked before anything is compiled."""
 
 from jaxppo.config.digest import digest_tree
+from jaxppo.config.evaluation import EvaluationConfig
 from jaxppo.config.load import dump_config, load_config, validate_config
 from jaxppo.config.schema import (
     PERIODS,
@@ -8,7 +9,6 @@ from jaxppo.config.schema import (
     CostsConfig,
     DataConfig,
     EnvConfig,
-    EvaluationConfig,
     FeaturesConfig,
     PathwiseConfig,
     PolicyConfig,

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from jaxppo.config.book import RunStrategy, short_run
+from jaxppo.config.book import RunStrategy, with_folders
 from jaxppo.config.from_signature import keys_of
-from jaxppo.config.items import Item, Keys, written_out
+from jaxppo.config.items import Item, Keys
 from jaxppo.policy import rules
 
 RULES = ("flat", "buy_and_hold", "volatility_target", "inverse_volatility", "trend", "mean_reversion")
@@ -36,4 +36,4 @@ def base_written_out(item: Any) -> Any:
     """
     if isinstance(item, str) and ":" in item:
         return {"function": {"path": item}}
-    return item if item is None or isinstance(item, BaseConfig) else short_run(written_out([item])[0])
+    return item if item is None or isinstance(item, BaseConfig) else with_folders([item])[0]

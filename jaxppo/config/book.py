@@ -47,8 +47,8 @@ def short_run(item: Any) -> Any:
     return {"run": {"folder": item["run"]}} if short else item
 
 
-def _written_out(items: Any) -> Any:
-    """`written_out`, with `{run: FOLDER}` for `{run: {folder: FOLDER}}`."""
+def with_folders(items: Any) -> Any:
+    """`written_out`, with `{run: FOLDER}` for `{run: {folder: FOLDER}}`; takes a list of items."""
     items = written_out(items)
     return tuple(short_run(item) for item in items) if isinstance(items, list) else items
 
@@ -56,7 +56,7 @@ def _written_out(items: Any) -> Any:
 class BookSizing(Keys):
     """Holds what several strategies hold, by their allocations; transforms before it size the agent alone."""
 
-    strategies: Annotated[tuple[StrategyConfig, ...], BeforeValidator(_written_out), Field(min_length=1)]
+    strategies: Annotated[tuple[StrategyConfig, ...], BeforeValidator(with_folders), Field(min_length=1)]
     """The strategies, `agent` among them, such as `[agent, trend, buy_and_hold, {run: runs/NAME}]`."""
     parts: tuple[Part, ...] = key_of(AllocationRule, "parts")
     span: int = key_of(AllocationRule, "span")

@@ -24,6 +24,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "policy": {"base": None, "tilt": "add"},
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),
+    "walk_forward": {"combine": "best"},
+    "evaluation": {"baselines": [], "ship": "always", "ship_t": 1.65, "shrink": False},
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 

@@ -17,7 +17,7 @@ import yaml
 from jaxppo.config.items import item_of, written_out
 from jaxppo.config.renamed import RENAMED, with_present_keys
 from jaxppo.config.schema import BUDGETS, Config
-from jaxppo.config.types import accepted, keys, lists, nested, sections, takes_list, takes_text, takes_texts
+from jaxppo.config.types import accepted, all_lists, keys, lists, nested, sections, takes_list, takes_text, takes_texts
 from jaxppo.errors import ConfigError
 
 LONGEST_SHOWN = 100
@@ -238,13 +238,14 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     """One line for the first error: where, the key, its value, and what is allowed or the nearest known key."""
     problems = error.errors(include_url=False)
     # A misspelt key of an item says more than the required one that is missing for it.
-    misspelt = (p for p in problems if p["loc"] and p["loc"][0] in lists() and p["type"] == "extra_forbidden")
+    misspelt = (p for p in problems if _in_list(p["loc"])[0] and p["type"] == "extra_forbidden")
     problem = next(misspelt, problems[0])
     location = [str(part) for part in problem["loc"]]
     if not location:
         return f"{source}: {problem['msg'].removeprefix('Value error, ')}"
-    if location[0] in lists() and len(location) > 1:
-        return _item_problem(problem, f"--{location[0]}" if location[0] in options else source)
+    list_, place = _in_list(problem["loc"])
+    if list_ and place:
+        return _item_problem(problem, list_, place, f"--{list_}" if list_ in options else source)
     inside = location[0] in sections() and len(location) > 1
     key = ".".join(location[: 2 if inside else 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
@@ -258,14 +259,23 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     return f"{where} is {_shown(value)}; allowed: {accepted(field)}"
 
 
-def _item_problem(problem: Any, source: str) -> str:
-    """One line for an error inside a list of named transforms."""
-    key, number, *path = problem["loc"]
+def _in_list(location: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Name of the list of items that a location is in, and the place in it; an empty name where it is in none."""
+    for depth in (1, 2):
+        name = ".".join(map(str, location[:depth]))
+        if len(location) >= depth and name in all_lists():
+            return name, location[depth:]
+    return "", ()
+
+
+def _item_problem(problem: Any, key: str, place: Sequence[Any], source: str) -> str:
+    """One line for an error at a place in a list of items."""
+    number, *path = place
     absent = problem["type"] == "missing" and isinstance(path[-1], str)
     if problem["type"] == "missing" and not absent:
         path.pop()  # an element that a list lacks: the list is what is wrong
     where = ".".join([f"{key}[{number}]", *map(str, path)])
-    fields = nested(lists()[key], path)
+    fields = nested(all_lists()[key], path)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)
         return (
@@ -277,12 +287,12 @@ def _item_problem(problem: Any, source: str) -> str:
     named = [part for part in path if part in fields]
     allowed = problem["msg"].removeprefix("Value error, ")
     if not path and not isinstance(problem["input"], dict):
-        allowed = lists()[key].form()
+        allowed = all_lists()[key].form()
     if named and len(path) > 1:
         allowed = accepted(fields[named[-1]])
     elif path:
         allowed = f"a mapping of keys: {', '.join(fields) or 'it has none'}"
-    field = nested(lists()[key], path[:-1]).get(path[-1]) if path else None
+    field = nested(all_lists()[key], path[:-1]).get(path[-1]) if path else None
     if field is not None and item_of(field.annotation) is not None:
         allowed = accepted(field)
     return f"{source}: {where} is {_shown(problem['input'])}; allowed: {allowed}"

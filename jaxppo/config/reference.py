@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxppo.config.items import Item, item_of
 from jaxppo.config.schema import Config
-from jaxppo.config.types import accepted, keys, lists, sections
+from jaxppo.config.types import accepted, all_lists, keys, sections
 
 COMMAND = "python -m jaxppo.config.reference > docs/reference/config.md"
 HEAD = f"""\
@@ -28,10 +28,7 @@ def reference() -> str:
     for name, section in sections().items():
         fields = dict(keys(section, f"{name}."))
         parts.append(_table(name, _in_one_line(section.__doc__), fields))
-        items = {key: item_of(field.annotation) for key, field in fields.items()}
-        for key, item in items.items():
-            parts += _items(key, item) if item is not None else []
-    for key, item in lists().items():
+    for key, item in all_lists().items():
         parts += _items(key, item)
     return "\n".join(parts)
 

@@ -9,7 +9,11 @@ RENAMED = {"walk_forward.agents_at_once": "walk_forward.batch_size"}
 """Key of a section in an earlier version -> its name now."""
 SHRUNK = {(True, True): "both", (True, False): "mean", (False, True): "covariance", (False, False): "none"}
 """What `shrink_mean` and `shrink_covariance` of `sizing.kelly` were -> `shrink`."""
-MEANT: dict[str, dict[str, Any]] = {"env": {"delisting": "freeze"}, "data": {"spread": "edge"}}
+MEANT: dict[str, dict[str, Any]] = {
+    "env": {"delisting": "freeze"},
+    "data": {"spread": "edge"},
+    "walk_forward": {"combine": "best"},
+}
 """Section -> key that an earlier version had not -> what it did."""
 
 

@@ -17,11 +17,11 @@ from jaxppo.arguments import (
     PositiveCoefficient,
     PositiveFraction,
     PositiveInt,
-    PositiveRatio,
     Seed,
     Text,
 )
 from jaxppo.config.critic import check_critic
+from jaxppo.config.evaluation import EvaluationConfig, check_evaluation
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
 from jaxppo.config.learner import check_base, check_pathwise
@@ -161,19 +161,6 @@ class CostsConfig(Keys):
     margin_volatility: PositiveCoefficient | None = key_of(envs.make_costs, "margin_volatility")
 
 
-class EvaluationConfig(Keys):
-    """Out-of-sample evaluation and the report."""
-
-    decision: Literal["mode", "mean"] = "mode"
-    """How the policy acts without randomness: its most probable target, or the mean of its targets."""
-    bootstrap_resamples: Annotated[int, Field(ge=100, le=2**20)] = 2000
-    """Resamples of the stationary block bootstrap behind every interval."""
-    level: Annotated[float, Field(gt=0.5, le=0.999)] = 0.95
-    """Coverage of the intervals."""
-    target_volatility: PositiveRatio = 0.10
-    """Annual volatility of the volatility-targeted baseline."""
-
-
 class Config(Keys):
     """Everything that defines a run."""
 
@@ -300,9 +287,10 @@ class Config(Keys):
         return self
 
     @model_validator(mode="after")
-    def _rewards_and_monitor_fit(self) -> Config:
+    def _rewards_monitor_and_evaluation_fit(self) -> Config:
         check_rewards(self.rewards, self.env.name, self.env.risk_aversion)
         check_monitor(self.monitor, self.env.name)
+        check_evaluation(self.evaluation, self.env.name)
         return self
 
     @model_validator(mode="after")

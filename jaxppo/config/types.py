@@ -45,6 +45,16 @@ def lists() -> dict[str, type[Item]]:
     return {name: item for name, item in found.items() if item is not None}
 
 
+def all_lists() -> dict[str, type[Item]]:
+    """`lists`, and under dotted names those that are keys of a section."""
+    inner = {
+        f"{section}.{name}": item_of(field.annotation)
+        for section, model in sections().items()
+        for name, field in model.model_fields.items()
+    }
+    return lists() | {name: item for name, item in inner.items() if item is not None}
+
+
 def nested(model: type[BaseModel], path: Sequence[Any]) -> dict[str, FieldInfo]:
     """Finds the fields of the innermost mapping on the way to a location.
 

@@ -40,6 +40,8 @@ class WalkForwardConfig(Keys):
     selects the checkpoint; `data.purge_bars` before it are left out."""
     seeds: BoundedInt = 1
     """Agents for each fold, of seeds `seed`, `seed + 1`, ..."""
+    combine: Literal["mean", "best"] = "mean"
+    """What is reported first of several seeds: the mean of their targets, or the one that was best on validation."""
     batch_size: PositiveInt | None = None
     """Agents that are trained in one program; absent: as many as fit the memory."""
 

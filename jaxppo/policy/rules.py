@@ -95,7 +95,7 @@ def buy_and_hold() -> Policy:
 
 @functools.lru_cache
 @checked
-def equal_weight(*, gross: PositiveRatio = 1.0, tolerance: ProperFraction = 0.1, name: Text = "equal_weight") -> Policy:
+def equal_weight(*, gross: PositiveRatio = 1.0, tolerance: ProperFraction = 0.1) -> Policy:
     """Equal weights in the tradable assets, `gross` in all, each rebalanced when it leaves its band.
 
     Args:

@@ -236,6 +236,10 @@ def _metric_table(data: ReportData) -> str:
         given = (data.sharpe_differences.get(name) for name in strategies)
         cells = (interval_text(interval, "ratio") if interval else "" for interval in given)
         rows.append(markup.row(cells, "Sharpe ratio of the agent less this"))
+    if any(value is not None for value in data.detectable.values()):
+        least = (data.detectable.get(name) for name in strategies)
+        cells = ("" if value is None else number_text(value, "ratio") for value in least)
+        rows.append(markup.row(cells, "Smallest difference that shows, one-sided 5 %, power 80 %"))
     note = (
         f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. "
         f"Everything net of costs. A loss is a positive number; {MISSING} is undefined."

@@ -148,6 +148,7 @@ class ReportData:
       warnings: what the reader must know before believing the rest; shown in red.
       sharpe_differences: baseline -> (low, high) of the agent's Sharpe ratio less that of the baseline, from paired
         resampling; may be empty.
+      detectable: baseline -> smallest difference of Sharpe ratios that the period can show; None where it has none.
       level: coverage of all the intervals, in (0, 1).
       performance: when and with what the agent earned; None leaves it out.
       inspection: attention and attributions of the policy; None leaves them out.
@@ -181,6 +182,7 @@ class ReportData:
     config_yaml: str
     warnings: tuple[str, ...] = ()
     sharpe_differences: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
+    detectable: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     level: float = 0.95
     performance: Performance | None = None
     inspection: Inspection | None = None

@@ -20,7 +20,7 @@ def section(figures: Figures, level: float) -> str:
       level: 1 less the p-value below which something is taken to be better.
     """
     hypotheses = {f"The agent earns no more than {escaped(name)}": p for name, p in figures["no_better_than"].items()}
-    if figures["trials"] > 1:
+    if figures.get("trials", 0) > 1:
         all_of = f"None of {figures['trials']:,} trials on these bars earns more than {MARKET}"
         hypotheses |= {f"{all_of} (Hansen, SPA)": figures["spa"], f"{all_of} (White)": figures["reality_check"]}
     rows = [row([MISSING if p is None else f"{p:.3f}"], title) for title, p in hypotheses.items()]
@@ -46,7 +46,7 @@ def verdict(figures: Figures, level: float) -> str:
         sentences.append(f"The agent earns more than {' and '.join(better)} by more than luck explains.")
     if open_:
         sentences.append(f"That it earns more than {' or '.join(open_)} is not shown.")
-    if figures["trials"] > 1 and figures["spa"] is not None:
+    if figures.get("trials", 0) > 1 and figures["spa"] is not None:
         beats = f"earns more than {MARKET} by more than the luck of having tried so many"
         found = f"the best {beats}" if figures["spa"] < 1 - level else f"none is shown to earn more than {MARKET}"
         sentences.append(f"Of the {figures['trials']:,} trials on these bars, {found}.")

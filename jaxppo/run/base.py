@@ -20,6 +20,7 @@ from jaxppo.policy import rules
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
 from jaxppo.run.periods import Period
+from jaxppo.run.setup import Setup
 
 
 def make_base(base: BaseConfig, open_run: Callable[[RunStrategy], Policy]) -> Policy:
@@ -71,3 +72,14 @@ def moments_of_base(
         return NO_MOMENTS
     returns = np.asarray(base_returns(policy, env, params, view, period.first, period.n_bars), np.float64)
     return BaseMoments(float(returns.mean()), float(returns.var(ddof=1)))
+
+
+def base_policy(setup: Setup) -> Policy:
+    """The policy that a run falls back to, and that its agent is measured against, in an account of the run.
+
+    Args:
+      setup: of the run; with a base, its environment adds the base to whatever is decided, so that the policy that
+        takes no position trades the base.
+    """
+    del setup
+    return rules.flat()

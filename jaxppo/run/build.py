@@ -22,6 +22,7 @@ from jaxppo.policy.protocol import Policy
 from jaxppo.ppo.trading_task import action_config
 from jaxppo.run import folder as run_folder
 from jaxppo.run.base import make_base, moments_of_base
+from jaxppo.run.benchmark import check_baselines
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.devices import encoder_config, ppo_for_devices, select_devices
 from jaxppo.run.environment import make_env, transform_table
@@ -76,6 +77,7 @@ def build(
             )
         periods = {"test": Period(first, market.n_bars - 1)}
     _check_unseen(config, market, periods["test"])
+    check_baselines(config, market, periods["test"])
     if config.policy.bar_seconds is None:
         seconds = _median_seconds(market, next(iter(periods.values())))
         config, encoder = with_bar_seconds(config, seconds), dataclasses.replace(encoder, bar_seconds=seconds)
@@ -96,7 +98,7 @@ def build(
         regimes=regimes,
     )
     if env.base is not None:
-        policy = base_policy(config, market)
+        policy = configured_base(config, market)
         learned = next(iter(periods.values()))
         moments = moments_of_base(config, policy, env, params, view, learned)
         env.rewards = make_rewards(config.rewards, annual, moments)
@@ -124,10 +126,10 @@ def environment_of(config: Config, market: MarketData, context: int) -> TradingE
       market: its prices.
       context: bars that one decision of its network depends on.
     """
-    return make_env(config, market, context, _open_strategy)
+    return make_env(config, market, context, open_strategy)
 
 
-def base_policy(config: Config, market: MarketData) -> Policy | None:
+def configured_base(config: Config, market: MarketData) -> Policy | None:
     """What the policy of a run tilts around; None where its decisions are targets.
 
     Args:
@@ -136,32 +138,43 @@ def base_policy(config: Config, market: MarketData) -> Policy | None:
     """
     if config.policy.base is None:
         return None
-    return make_base(config.policy.base, lambda run: _open_strategy(run, market))
+    return make_base(config.policy.base, lambda run: open_strategy(run, market))
 
 
-def _open_strategy(run: RunStrategy, market: MarketData) -> Policy:
-    """A trained agent on other prices, whatever it has learned from: the caller has to check that."""
+def open_strategy(run: RunStrategy, market: MarketData) -> Policy:
+    """Opens a trained agent on other prices, whatever it has learned from: the caller has to check that.
+
+    Args:
+      run: keys that name it.
+      market: the prices.
+
+    Raises:
+      ConfigError: not a run, or not one of these assets.
+    """
     folder, config = run_folder.open_folder(run.folder)
-    setup = build(on_one_device(config), market, split=False)
+    alone = config.evaluation.model_copy(update={"baselines": ()})  # what stood beside it there is not compared here
+    setup = build(on_one_device(config.model_copy(update={"evaluation": alone})), market, split=False)
     name = folder.name if run.name is None else run.name
     return strategy_of(setup, *best_policy(folder, setup), name=name)
 
 
 def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
-    """A ConfigError if an agent of a book, or a base, has learned from bars on which it is tested."""
-    base = config.policy.base
-    if base is not None and base.kind == "run" and first_unseen(pathlib.Path(base.values.folder), market) > test.first:
-        raise ConfigError(
-            f"policy.base.run is {base.values.folder!r}, which was trained and selected on bars of the test period; "
-            "change data.test or the run"
-        )
-    for number, item in enumerate(config.sizing):
-        for place, strategy in enumerate(item.values.strategies if item.kind == "book" else ()):
-            if strategy.kind == "run" and first_unseen(pathlib.Path(strategy.values.folder), market) > test.first:
-                raise ConfigError(
-                    f"sizing[{number}].book.strategies[{place}].run is {strategy.values.folder!r}, which was trained "
-                    "and selected on bars of the test period; change data.test or the run"
-                )
+    """A ConfigError if an agent of a book, a base, or one to compare with, has learned from bars of the test."""
+    named = {
+        f"sizing[{number}].book.strategies[{place}].run": strategy.run
+        for number, item in enumerate(config.sizing)
+        for place, strategy in enumerate(item.values.strategies if item.kind == "book" else ())
+    }
+    named |= {
+        f"evaluation.baselines[{number}].run": item.run for number, item in enumerate(config.evaluation.baselines)
+    }
+    named["policy.base.run"] = None if config.policy.base is None else config.policy.base.run
+    for key, run in named.items():
+        if run is not None and first_unseen(pathlib.Path(run.folder), market) > test.first:
+            raise ConfigError(
+                f"{key} is {run.folder!r}, which was trained and selected on bars of the test period; change data.test "
+                "or the run"
+            )
 
 
 def _median_seconds(market: MarketData, period: Period) -> float:

@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "evaluation.bootstrap_resamples",
     "evaluation.level",
     "evaluation.target_volatility",
+    "evaluation.baselines",
 )
 """Keys and sections that a resumed run may change: they do not shape its parameters."""
 

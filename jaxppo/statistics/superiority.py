@@ -30,7 +30,7 @@ def superiority_figures(
     Args:
       key: consumed.
       agent: `[n]` simple return per bar.
-      baselines: name -> `[n]` of the baselines, `MARKET` among them.
+      baselines: name -> `[n]` of the baselines; the trials are tested where `MARKET` is among them.
       trials: `[n, N]` of everything that was tried on these bars, the agent included.
       n_resamples: of the bootstrap.
 
@@ -38,7 +38,7 @@ def superiority_figures(
       `no_better_than`: baseline -> p-value of the agent, by SPA of one strategy, which is White's reality check too.
       `trials` (N that differ from the market), `spa` (Hansen's consistent p-value) and `reality_check` (White's) of
       "none of them is better than the market". None where there is nothing to test: fewer than 16 bars, or returns
-      that are those of the baseline.
+      that are those of the baseline. The last three are absent without the market.
 
     Reference: Hansen, JBES 23(4), 2005; White, Econometrica 68(5), 2000.
     """
@@ -52,12 +52,15 @@ def superiority_figures(
     def ability(test_key: jax.Array, excess: jax.Array, n_resamples: int) -> float:
         return superior_predictive_ability(test_key, excess, n_resamples=n_resamples).consistent
 
+    over_baselines = {
+        name: tested(ability, jax.random.fold_in(agent_key, number), _excess(agent[:, None], against))
+        for number, (name, against) in enumerate(baselines.items())
+    }
+    if MARKET not in baselines:
+        return {"no_better_than": over_baselines}
     over_market = _excess(trials, baselines[MARKET])
     return {
-        "no_better_than": {
-            name: tested(ability, jax.random.fold_in(agent_key, number), _excess(agent[:, None], against))
-            for number, (name, against) in enumerate(baselines.items())
-        },
+        "no_better_than": over_baselines,
         "trials": over_market.shape[1],
         "spa": tested(ability, spa_key, over_market),
         "reality_check": tested(reality_check, check_key, over_market),

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxppo.backtest.evaluation import ReportExtras, describe, evaluate, limits_of, quick_score, report
+from jaxppo.backtest.agent_account import limits_of
+from jaxppo.backtest.evaluation import ReportExtras, describe, evaluate, quick_score, report
 from jaxppo.backtest.inspection import attention_figures, inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxppo.backtest.evaluation import agent_of, rules_of
+from jaxppo.backtest.agent_account import agent_of, rules_of
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params

@@ -15,6 +15,7 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
+from jaxppo.run.benchmark import check_baselines
 from jaxppo.run.build import build, environment_of, on_one_device, unfinished_note
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import given_data, load_data
@@ -82,6 +83,11 @@ def check(config: Config) -> None:
     """
     if config.env.name != TRADING:
         raise ConfigError(f"env.name is {config.env.name!r}; a walk-forward splits the bars of a market: trading")
+    if config.evaluation.ship != "always" and config.walk_forward.kind == "combinatorial":
+        raise ConfigError(
+            "evaluation.ship is base_unless, which weighs what came before a test; agents of walk_forward.kind "
+            "combinatorial have learned from bars after it: set walk_forward.kind rolling or expanding"
+        )
     if config.training.minutes is not None:
         raise ConfigError(
             f"training.minutes is {config.training.minutes:g}; agents that are trained together share a budget in "
@@ -147,6 +153,7 @@ def prepare(config: Config, market: MarketData) -> tuple[Plan, Setup, FoldParams
       market: that is split.
     """
     plan = _plan(config, market)
+    check_baselines(config, market, plan.test)
     first = _fold_setup(config, market, plan.folds[0])
     fitted = config.regimes.kind == "hmm" and config.regimes.model is None
     same_clock = config.model_copy(update={"policy": first.config.policy})

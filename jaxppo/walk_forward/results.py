@@ -14,15 +14,21 @@ from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from jaxppo.backtest.ledger import Ledger
+from jaxppo.backtest.shipping import Ship
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run.periods import time_of
 from jaxppo.run.trials import sharpe_of
 from jaxppo.statistics import sharpe_error
+from jaxppo.walk_forward.concatenated import Lineup
 from jaxppo.walk_forward.job import Agent
 from jaxppo.walk_forward.plan import Plan
 
 SELECTED = "selected"
 """The line-up that takes, in each fold, the agent with the best validation."""
+ENSEMBLE = "ensemble"
+"""The line-up that trades the mean of the targets of all seeds."""
+GATED = "gated"
+"""The line-up in which the base trades the folds whose agents had not shown more."""
 
 
 class Account(NamedTuple):
@@ -53,15 +59,17 @@ class OutOfSample:
       market: that was traded.
       periods: bars per year.
       level: of the intervals, in (0, 1).
+      ships: for each fold, what the evidence before its test said; None without a gate.
     """
 
     plan: Plan
     agents: Sequence[Agent]
-    lineups: Mapping[str, Sequence[int]]
+    lineups: Mapping[str, Lineup]
     ledgers: Sequence[Sequence[Ledger]]
     market: MarketData
     periods: float
     level: float
+    ships: Sequence[Ship] | None = None
 
     @property
     def accounts(self) -> list[Account]:
@@ -75,7 +83,9 @@ class OutOfSample:
     @property
     def of_agents(self) -> list[Account]:
         """Accounts in which every agent trades once: those of the seeds, where there are several."""
-        return [account for account in self.accounts if account.lineup != SELECTED or len(self.lineups) == 1]
+        single = [name for name, lineup in self.lineups.items() if lineup.shares is None and name != ENSEMBLE]
+        named = [name for name in single if name != SELECTED] or single
+        return [account for account in self.accounts if account.lineup in named]
 
     def figures(self, ledger: Ledger, first: int, last: int) -> dict[str, Any]:
         """Computes the figures of a stretch of an account.
@@ -111,36 +121,52 @@ class OutOfSample:
         }
 
 
-def make_lineups(agents: Sequence[Agent], n_folds: int) -> dict[str, list[int]]:
-    """Makes the line-ups: name -> for each fold, the number of the agent that trades it.
+def make_lineups(agents: Sequence[Agent], n_folds: int, combine: str = "best") -> dict[str, Lineup]:
+    """Makes the line-ups by name; the first is what is reported.
 
-    One is selected by validation; where there are several seeds, each of them makes another one.
+    Of one seed its agents. Of several seeds the ensemble of all (`combine` "mean"), or those that were best on
+    validation ("best"); and each seed by itself.
+
+    Args:
+      agents: all of them, fold by fold.
+      n_folds: number of folds.
+      combine: "mean" or "best".
+    """
+    seeds = list(dict.fromkeys(agent.seed for agent in agents))
+    of_fold = [[n for n, agent in enumerate(agents) if agent.fold == fold] for fold in range(n_folds)]
+    if len(seeds) > 1 and combine == "mean":
+        lineups = {ENSEMBLE: Lineup(of_fold)}
+    else:
+        lineups = {SELECTED: Lineup([[n] for n in best_of_folds(agents, n_folds)])}
+    for place, seed in enumerate(seeds if len(seeds) > 1 else ()):
+        lineups[f"seed {seed}"] = Lineup([[numbers[place]] for numbers in of_fold])
+    return lineups
+
+
+def best_of_folds(agents: Sequence[Agent], n_folds: int) -> list[int]:
+    """Number of the agent of each fold that was best on validation.
 
     Args:
       agents: all of them, fold by fold.
       n_folds: number of folds.
     """
-    seeds = list(dict.fromkeys(agent.seed for agent in agents))
     of_fold = [[n for n, agent in enumerate(agents) if agent.fold == fold] for fold in range(n_folds)]
-    lineups = {SELECTED: [max(numbers, key=lambda n: agents[n].score) for numbers in of_fold]}
-    if len(seeds) > 1:
-        lineups |= {f"seed {seed}": [numbers[place] for numbers in of_fold] for place, seed in enumerate(seeds)}
-    return lineups
+    return [max(numbers, key=lambda n: agents[n].score) for numbers in of_fold]
 
 
 def fold_table(found: OutOfSample) -> pd.DataFrame:
     """Tabulates each test of each agent.
 
     Returns:
-      Columns `fold`, `path`, `seed`, `selected` (whether validation chose the agent in its fold), `best_iteration`,
-      `validation_sharpe` (annual), `first`, `last` (times or numbers of the first decision and last mark), `n_bars`,
-      and those of `OutOfSample.figures` under the account that traded the whole path with the seed (or with the
-      selected agents, where there is one seed).
+      Columns `fold`, `path`, `seed`, `selected` (whether the agent was the best of its fold on validation),
+      `best_iteration`, `validation_sharpe` (annual), `first`, `last` (times or numbers of the first decision and last
+      mark), `n_bars`, and those of `OutOfSample.figures` under the account that traded the whole path with the seed
+      (or with the selected agents, where there is one seed).
     """
-    selected, rows = set(found.lineups[SELECTED]), []
+    selected, rows = set(best_of_folds(found.agents, len(found.plan.folds))), []
     for account in found.of_agents:
         for fold, position in found.plan.paths[account.path]:
-            number, test = found.lineups[account.lineup][fold], found.plan.folds[fold].tests[position]
+            number, test = found.lineups[account.lineup].members[fold][0], found.plan.folds[fold].tests[position]
             agent = found.agents[number]
             rows.append(
                 {
@@ -200,7 +226,7 @@ def _idle(folds: pd.DataFrame) -> pd.Series:
 
 
 def tests_won(found: OutOfSample) -> dict[str, int]:
-    """Counts the tests of the selected agents' accounts, one for each path: `tests`, those `won`, and `idle` ones."""
+    """Counts the tests of the first line-up's accounts, one for each path: `tests`, those `won`, and `idle` ones."""
     rows = [
         found.figures(ledger, test.first, test.last)
         for path, ledger in zip(found.plan.paths, found.ledgers[0], strict=True)

@@ -28,6 +28,7 @@ def section(
     points: np.ndarray,
     equity: Mapping[str, np.ndarray],
     edges: np.ndarray,
+    combined: bool = False,
 ) -> str:
     """Renders the section as HTML.
 
@@ -38,17 +39,49 @@ def section(
       points: `[n + 1]` times or numbers of the marks.
       equity: name -> `[n + 1]` equity of each path and baseline.
       edges: positions in `points` at which one test ends and the next begins.
+      combined: whether the mean of all seeds was traded, instead of the one that was best on validation.
     """
     drawn = figures.as_html("walk_forward_paths", paths_figure(points, equity, edges))
     scatter = figures.as_html("walk_forward_folds", folds_figure(folds)) if len(folds) > 2 else ""
-    sentences = " ".join(verdict(adjusted))
-    return f"<p>{escaped(scheme)} {escaped(sentences)}</p>{drawn}{scatter}{_table(folds)}"
+    sentences = " ".join(verdict(adjusted, combined))
+    return f"<p>{escaped(scheme)} {escaped(sentences)}</p>{drawn}{scatter}{_table(folds, combined)}"
 
 
-def verdict(adjusted: Mapping[str, Any]) -> list[str]:
-    """Says what the folds show, in plain sentences; takes `adjust_folds_for_selection` with `tests_won`."""
+def gate_section(found: Mapping[str, Any], threshold: float) -> str:
+    """Renders who trades each fold, and the evidence for it, as HTML.
+
+    Args:
+      found: from `gate_figures`.
+      threshold: `evaluation.ship_t`.
+    """
+    rows = [
+        markup.row([number_text(row["t"], "ratio"), percent(row["share"]), row["traded"]], row["fold"])
+        for row in found["folds"]
+    ]
+    note = (
+        f"The base is traded unless the t-statistic of the agents' utility over it exceeds {threshold:g}: on the "
+        "validation of the fold and in all earlier tests. Nothing after the first bar of a test decides about it."
+    )
+    table = markup.table(("Fold", "t-statistic", "Share of the agents", "Traded by"), rows)
+    return f"<p>{escaped(gate_line(found))}</p>{table}{markup.caption(escaped(note))}"
+
+
+def gate_line(found: Mapping[str, Any]) -> str:
+    """How many folds the agents trade, and the evidence, in a line; takes `gate_figures`."""
+    each = ", ".join(f"{row['t']:.2f}" for row in found["folds"])
+    return f"The agents trade {found['traded']} of {len(found['folds'])} folds, the base the others (t = {each})."
+
+
+def verdict(adjusted: Mapping[str, Any], combined: bool = False) -> list[str]:
+    """Says what the folds show, in plain sentences.
+
+    Args:
+      adjusted: from `adjust_folds_for_selection` and `tests_won`.
+      combined: whether the mean of all seeds was traded.
+    """
+    who, changed = ("ensembles", "would have changed") if combined else ("selected agents", "changed")
     aside = f", and stood aside in {adjusted['idle']}" if adjusted["idle"] else ""
-    found = [f"The selected agents made money in {adjusted['won']} of {adjusted['tests']} tests{aside}."]
+    found = [f"The {who} made money in {adjusted['won']} of {adjusted['tests']} tests{aside}."]
     if adjusted["rank_correlation"] is not None:
         found.append(
             "The rank correlation of validation and test Sharpe ratios between the seeds of a fold is "
@@ -62,7 +95,7 @@ def verdict(adjusted: Mapping[str, Any]) -> list[str]:
             within = "within chance" if low <= 0.0 <= high else "not within chance"
             chance = f" (95 % interval {low:+.2f} to {high:+.2f}), which is {within}"
         found.append(
-            f"Choosing the seed by validation changed the test Sharpe ratio by {adjusted['gain']:+.2f} on "
+            f"Choosing the seed by validation {changed} the test Sharpe ratio by {adjusted['gain']:+.2f} on "
             f"average{chance}."
         )
     return found
@@ -83,7 +116,7 @@ def paths_figure(points: np.ndarray, equity: Mapping[str, np.ndarray], edges: np
     for rank, (name, values) in enumerate(equity.items()):
         values = np.asarray(values, np.float64) / float(values[0])
         shown = figures.drawn_points(values)
-        width = 2.4 if name.startswith(SELECTED) else 1.2
+        width = 2.4 if rank == 0 or name.startswith(SELECTED) else 1.2
         line = {"color": figures.COLOURS[rank % len(figures.COLOURS)], "width": width}
         figure.add_trace(
             go.Scatter(
@@ -125,7 +158,7 @@ def folds_figure(folds: pd.DataFrame) -> tuple[go.Figure, str]:
     return figure, "Each point is an agent in a test; the vertical lines are the intervals of its test Sharpe ratio."
 
 
-def _table(folds: pd.DataFrame) -> str:
+def _table(folds: pd.DataFrame, combined: bool) -> str:
     """A row for each agent and test."""
     head = ["Fold", "Test", "Bars", "Seed", "Checkpoint", "Validation Sharpe", "Test Sharpe", "Return", "Drawdown"]
     head += ["Turnover a year", "Costs"]
@@ -137,7 +170,7 @@ def _table(folds: pd.DataFrame) -> str:
         cells.append(f"{number_text(row.sharpe, 'ratio')} {interval_text((row.sharpe_low, row.sharpe_high), 'ratio')}")
         cells += [MISSING if value is None else percent(value) for value in (row.total_return, row.max_drawdown)]
         cells += [number_text(row.turnover, "ratio"), MISSING if row.costs is None else percent(row.costs)]
-        mark = " (selected)" if row.selected else ""
+        mark = (" (best on validation)" if combined else " (selected)") if row.selected else ""
         rows.append(markup.row(cells, f"{row.fold}{mark}"))
     left = len(folds) - MOST_ROWS
     more = f" {left} more rows are in folds.csv." if left > 0 else ""

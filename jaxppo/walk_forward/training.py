@@ -291,6 +291,16 @@ def _restored(host: dict[str, Any], agents: Sequence[Agent], most: int) -> tuple
     return iteration, seconds, found
 
 
+def first_policies(job: Job) -> Params:
+    """Parameters before any training, `[seeds, ...]` on the host.
+
+    Args:
+      job: what is trained.
+    """
+    nets = [first_policy(_seeded(job.setup, seed))[1] for seed in job.seeds]
+    return jax.tree.map(lambda *x: np.stack(x), *nets)
+
+
 def _seeded(setup: Setup, seed: int) -> Setup:
     return dataclasses.replace(setup, config=setup.config.model_copy(update={"seed": seed}))
 

@@ -15,9 +15,12 @@ import jax
 import numpy as np
 import pandas as pd
 
+from jaxppo.backtest.beside import UNGATED, UNTRAINED
 from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, evaluate_ledger, report
+from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
-from jaxppo.config import Config
+from jaxppo.backtest.shipping import gated
+from jaxppo.config import Config, digest_tree
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
@@ -32,12 +35,13 @@ from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.setup import Setup
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward import results
-from jaxppo.walk_forward.concatenated import concatenated_ledgers
+from jaxppo.walk_forward.concatenated import Lineup, concatenated_ledgers
+from jaxppo.walk_forward.gate import fold_ships, gate_figures
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.plan import Plan
 from jaxppo.walk_forward.prepare import check, prepare, restarted, seeds_of, settled
-from jaxppo.walk_forward.section import SCHEMES, section
-from jaxppo.walk_forward.training import Programs, compile_job, stopped_text, train_agents
+from jaxppo.walk_forward.section import SCHEMES, gate_line, gate_section, section
+from jaxppo.walk_forward.training import Programs, compile_job, first_policies, stopped_text, train_agents
 
 MOST_LINES = 20
 """Lines of results that `repr` shows."""
@@ -86,9 +90,10 @@ def walk_forward(
 
     `config.walk_forward` says how the bars are split; the periods of `config.data` have no meaning here. All folds and
     seeds are trained in one compiled program, or in as few batches as fit the memory, for `training.steps` (or
-    `.episodes`) each. In each fold the checkpoint that was best on the fold's validation is traded in its test, and of
-    several seeds the best of those: nothing else is selected. Each evaluation on a validation, each agent's test and
-    each path as a whole is recorded in the register of trials beside the folder.
+    `.episodes`) each. In each fold the checkpoint that was best on the fold's validation is traded in its test: nothing
+    else is selected. Of several seeds the mean of their targets is traded, or the best of them, see
+    `walk_forward.combine`. Each evaluation on a validation, each agent's test and each path as a whole is recorded in
+    the register of trials beside the folder.
 
     Args:
       config: the run.
@@ -164,21 +169,41 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
         if agent.skipped_updates:
             left_out = f"{agent.skipped_updates} updates were left out, since their loss or gradient was not finite"
             print(f"fold {agent.fold}, seed {agent.seed}: {left_out}", file=sys.stderr)
-    lineups = results.make_lineups(agents, len(plan.folds))
-    ledgers = concatenated_ledgers(job.setup, programs.network, job.params, nets, plan, list(lineups.values()))
+    lineups, beside = _lineups(job, agents, plan)
+    every = jax.tree.map(lambda *x: np.concatenate(x), nets, first_policies(job))
+    who = [*lineups.values(), *beside.values()]
+    ledgers = concatenated_ledgers(job.setup, programs.network, job.params, every, plan, who)
+    others = {name: each[0] for name, each in zip(beside, ledgers[len(lineups) :], strict=True)}
+    ledgers, ships = ledgers[: len(lineups)], None
+    if gated(job.setup):
+        first, ungated = next(iter(lineups.values())), ledgers[0][0]
+        ships = fold_ships(job.setup, programs.network, job.params, nets, plan, first, ungated.returns)
+        through = Lineup(first.members, [ship.share for ship in ships])
+        lineups = {results.GATED: through, **lineups}
+        ledgers = [*concatenated_ledgers(job.setup, programs.network, job.params, nets, plan, [through]), *ledgers]
+        others |= {UNGATED: ungated} if any(ship.share == 0.0 for ship in ships) else {}
     market, periods, level = job.setup.market, job.setup.periods_per_year, job.setup.config.evaluation.level
-    tested = results.OutOfSample(plan, agents, lineups, ledgers, market, periods, level)
+    tested = results.OutOfSample(plan, agents, lineups, ledgers, market, periods, level, ships)
     best = Checkpoints(folder / "checkpoints" / "best", 1)
     try:
         best.save(0, {"params": nets}, {"scores": [agent.best_score for agent in agents]})
     finally:
         best.close()
-    return _finish(job, tested, _training(job, programs, agents, seconds), content)
+    return _finish(job, tested, others, _training(job, programs, agents, seconds), content)
+
+
+def _lineups(job: Job, agents: Sequence[Agent], plan: Plan) -> tuple[dict[str, Lineup], dict[str, Lineup]]:
+    """The line-ups that are reported, and those that stand beside the first: the untrained agents of its seeds."""
+    combine, n_folds = job.setup.config.walk_forward.combine, len(plan.folds)
+    lineups = results.make_lineups(agents, n_folds, combine)
+    first = range(len(agents), len(agents) + (len(job.seeds) if results.ENSEMBLE in lineups else 1))
+    return lineups, {UNTRAINED: Lineup([list(first)] * n_folds)}
 
 
 def _content(setup: Setup) -> str:
     """`configuration_hash`, and how the bars are split; the size of the batches of agents does not matter."""
-    keys = setup.config.walk_forward.model_dump(mode="json", exclude={"batch_size", "seeds"})
+    split = digest_tree(setup.config)["walk_forward"]
+    keys = {name: value for name, value in split.items() if name not in ("batch_size", "seeds")}
     text = json.dumps([configuration_hash(setup), keys, setup.config.training.steps, setup.config.training.episodes])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -209,14 +234,16 @@ def _training(job: Job, programs: Programs, agents: Sequence[Agent], seconds: fl
     }
 
 
-def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], content: str) -> WalkForward:
+def _finish(
+    job: Job, tested: results.OutOfSample, beside: Mapping[str, Ledger], training: dict[str, Any], content: str
+) -> WalkForward:
     """Evaluates the tests, records them as trials, and writes tables, summary and report."""
     setup, folder, plan = job.setup, job.folder, tested.plan
     kind = setup.config.walk_forward.kind
     folds, returns = results.fold_table(tested), results.returns_table(tested)
-    result = evaluate_ledger(setup, tested.ledgers[0][0], plan.test, None)
+    result = evaluate_ledger(setup, tested.ledgers[0][0], plan.test, None, beside)
     adjusted = _record(job, tested, content, result.baselines)
-    found = {
+    found: dict[str, Any] = {
         "kind": kind,
         "n_folds": len(plan.folds),
         "seeds": list(job.seeds),
@@ -231,6 +258,8 @@ def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], con
         "constraints": _constraints(setup.config, tested.agents),
         "folds": json.loads(folds.to_json(orient="records", double_precision=10)),
     }
+    if tested.ships is not None:
+        found["ship"] = gate_figures(tested.ships)
     summary = {"train": training, "walk_forward": found, "out_of_sample": result.summary, "selection": adjusted}
     folds.to_csv(folder / "folds.csv", index=False)
     returns.to_parquet(folder / "returns.parquet", index=False)
@@ -243,13 +272,16 @@ def _finish(job: Job, tested: results.OutOfSample, training: dict[str, Any], con
 
 
 def _record(job: Job, tested: results.OutOfSample, content: str, baselines: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Records every test of every agent and every path; adjusts the first path of the selected agents for selection."""
+    """Records every test of every agent and every path; adjusts the first path of the first line-up for selection."""
     setup, folder, plan = job.setup, job.folder, tested.plan
     of_agents, trials = {account.name for account in tested.of_agents}, []
     for account in tested.accounts:
         returns = account.ledger.returns
         for fold, position in plan.paths[account.path] if account.name in of_agents else ():
-            agent, test = tested.agents[tested.lineups[account.lineup][fold]], plan.folds[fold].tests[position]
+            agent, test = (
+                tested.agents[tested.lineups[account.lineup].members[fold][0]],
+                plan.folds[fold].tests[position],
+            )
             part = returns[test.first - plan.test.first : test.last - plan.test.first]
             record_evaluation(
                 setup, folder, agent.best_iteration, "fold", part, content, where=test, fold=fold, seed=agent.seed
@@ -280,14 +312,23 @@ def _write_report(
     folds: pd.DataFrame,
     rows: list[dict[str, float]],
 ) -> None:
-    """Writes report.html: that of the first path of the selected agents, with a section on folds and paths."""
+    """Writes report.html: that of the first path of the first line-up, with a section on folds and paths."""
     setup, plan, found = job.setup, tested.plan, summary["walk_forward"]
     equity = {account.name: np.asarray(account.ledger.equity) for account in tested.accounts}
-    equity |= {"buy and hold": np.asarray(result.ledgers["buy_and_hold"].equity)}
+    if "buy_and_hold" in result.ledgers:
+        equity |= {"buy and hold": np.asarray(result.ledgers["buy_and_hold"].equity)}
     starts = [plan.folds[fold].tests[position].first for fold, position in plan.paths[0]]
     edges = np.asarray(starts[1:], int) - plan.test.first
     points = result.times if len(result.times) else np.arange(plan.test.n_bars + 1)
-    html = section(_scheme(setup.config, plan), folds, found["selection"], points, equity, edges)
+    html = section(
+        _scheme(setup.config, plan),
+        folds,
+        found["selection"],
+        points,
+        equity,
+        edges,
+        results.ENSEMBLE in tested.lineups,
+    )
     warnings: tuple[str, ...] = ()
     if found["kind"] == "combinatorial":
         warnings = (
@@ -295,7 +336,10 @@ def _write_report(
             "robust a way to train is, not what it would have earned. The figures below are those of the first of "
             f"{len(plan.paths)} paths.",
         )
-    extras = ReportExtras(summary["selection"], training=rows, sections={"Walk-forward": html}, warnings=warnings)
+    sections = {"Walk-forward": html}
+    if "ship" in found:
+        sections["Who trades"] = gate_section(found["ship"], setup.config.evaluation.ship_t)
+    extras = ReportExtras(summary["selection"], training=rows, sections=sections, warnings=warnings)
     report(setup, result, job.folder / "report.html", extras)
 
 
@@ -303,6 +347,8 @@ def _text(summary: dict[str, Any]) -> str:
     """Describes the results in a few lines."""
     found = summary["walk_forward"]
     lines = [describe(summary["out_of_sample"])]
+    if "ship" in found:
+        lines.append(gate_line(found["ship"]))
     for name, row in found["paths"].items():
         low, high = (("undefined" if end is None else f"{end:.2f}") for end in (row["sharpe_low"], row["sharpe_high"]))
         lines.append(f"{name:22} Sharpe {row['sharpe']:.2f} ({low} .. {high}), return {row['total_return']:.1%}")

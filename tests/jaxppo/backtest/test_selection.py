@@ -117,7 +117,7 @@ def test_every_evaluated_run_seed_and_checkpoint_is_there(workplace) -> None:
     assert "Could it be luck?" in report
     assert "Probability that it exceeds that of luck (DSR)" in report
     alone, both = first["superiority"], second["superiority"]
-    assert list(both["no_better_than"]) == ["buy_and_hold", "flat", "volatility_target"]
+    assert list(both["no_better_than"]) == ["buy_and_hold", "flat", "volatility_target", "untrained"]
     assert (alone["trials"], both["trials"]) == (1, 2), "the second run is tested with the first"
     assert alone["spa"] == pytest.approx(alone["no_better_than"]["buy_and_hold"], abs=0.15), "one strategy, other draws"
     assert "None of 2 trials on these bars earns more than buy_and_hold" in report

@@ -166,6 +166,8 @@ def test_runs_of_earlier_versions_open_and_new_configurations_learn_the_new_name
     path.write_text(json.dumps(text))
     opened = load_config(path, saved=True)
     assert opened.walk_forward.batch_size == 4
+    assert opened.walk_forward.combine == "best", "seeds were chosen by validation"
+    assert load_config({"training": {"steps": 1000}}).walk_forward.combine == "mean"
     assert opened.sizing[0].values.shrink == "covariance"
     with pytest.raises(ConfigError, match=r"agents_at_once'; it is walk_forward.batch_size now"):
         load_config({"training": {"steps": 1000}, "walk_forward": {"agents_at_once": 4}})

@@ -13,6 +13,7 @@ from jaxppo.arguments import argument_types, describe, is_code_only
 from jaxppo.book import AllocationRule
 from jaxppo.config import Config, ConfigError, load_config, reference
 from jaxppo.config.book import StrategyConfig
+from jaxppo.config.evaluation import BASELINE_RULES, BaselineConfig
 from jaxppo.config.from_signature import texts
 from jaxppo.config.types import accepted, lists
 from jaxppo.envs import simulators
@@ -35,6 +36,7 @@ YAML_ONLY = {
     "objective": {"kind"},
     "book": {"strategies"},
     **{f"strategies.{kind}": {"name"} for kind in StrategyConfig.kinds()},
+    **{f"baselines.{kind}": {"name"} for kind in BASELINE_RULES},
     **{f"constraints.{kind}": {"method"} for kind in lists()["constraints"].kinds()},
 }
 """Keys that choose between arguments, or that only a run has."""
@@ -76,6 +78,8 @@ def sources():
     for kind, model in StrategyConfig.kinds().items():
         if kind not in ("agent", "run"):
             found[f"strategies.{kind}"] = model, (getattr(rules, kind),)
+    for kind in BASELINE_RULES:
+        found[f"baselines.{kind}"] = BaselineConfig.kinds()[kind], (getattr(rules, kind),)
     return found
 
 

@@ -11,7 +11,7 @@ from jaxppo.config import ConfigError, validate_config
 from jaxppo.envs import simulators
 from jaxppo.envs.trading.types import Outcome
 from jaxppo.policy import rules
-from jaxppo.run.build import base_policy, build
+from jaxppo.run.build import build, configured_base
 from jaxppo.run.setup import first_policy
 
 MARKET = {"n_bars": 420, "n_assets": 3}
@@ -66,13 +66,13 @@ def test_the_untrained_agent_is_the_base(name):
     where, rules_ = setup.periods["test"], rules_of(setup)
     run = (setup.params, jnp.int32(where.first), where.n_bars)
     agent = simulate_account(agent_of(setup, network, net), rules_, *run)
-    base = simulate_account(base_policy(setup.config, setup.market), rules_._replace(limited=False), *run)
+    base = simulate_account(configured_base(setup.config, setup.market), rules_._replace(limited=False), *run)
     np.testing.assert_allclose(agent.equity, base.equity, rtol=1e-6)
     np.testing.assert_allclose(agent.turnover, base.turnover, atol=1e-6)
 
 
 def test_a_base_of_ones_own_is_found_by_its_name():
-    found = base_policy(config(f"{__name__}:of_my_own"), market())
+    found = configured_base(config(f"{__name__}:of_my_own"), market())
     assert found.name == "equal_weight"
 
 
@@ -86,7 +86,7 @@ def test_a_base_of_ones_own_is_found_by_its_name():
 )
 def test_a_function_that_gives_no_base_is_named(base, message):
     with pytest.raises(ConfigError, match=message):
-        base_policy(config(base), market())
+        configured_base(config(base), market())
 
 
 @pytest.mark.parametrize(

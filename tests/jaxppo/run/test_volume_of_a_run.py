@@ -98,7 +98,7 @@ def test_the_command_ends_in_one_line(prices, capsys, given, line):
 
 def test_keys_that_nobody_sets_change_no_older_digest():
     """Jobs and trials are recognised by digests of the configuration, in which these keys once were absent."""
-    older = ["--data.spread", "edge"]  # what runs without that key did
+    older = ["--data.spread", "edge", "--walk_forward.combine", "best"]  # what runs without these keys did
     tree = load_config(overrides=older).model_dump(mode="json")
     keys = {
         "data.spread": None,
@@ -112,8 +112,12 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",
         "features.normalise": "{price: scale}",
+        "walk_forward.combine": None,
+        "evaluation.baselines": "[trend]",
+        "evaluation.ship": "base_unless",
+        "evaluation.ship_t": "2.0",
     }
-    for key in keys:
+    for key in (*keys, "evaluation.shrink"):
         section, _, name = key.partition(".")
         del tree[section][name]
     assert digest_tree(load_config(overrides=older)) == tree

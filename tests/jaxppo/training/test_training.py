@@ -136,7 +136,7 @@ def test_the_summary_has_what_it_promises(whole):
     assert train["compile_seconds"] > 0
     out = summary["out_of_sample"]
     assert set(out) >= OUT_OF_SAMPLE
-    assert set(out["baseline"]) == {"buy_and_hold", "flat", "volatility_target"}
+    assert set(out["baseline"]) == {"buy_and_hold", "flat", "volatility_target", "untrained"}
     for row in out["baseline"].values():
         assert set(row) >= OUT_OF_SAMPLE - {"baseline"}
     assert out["n_bars"] == 420 - 1 - (round(420 * 0.6) + round(420 * 0.15) + 5)

@@ -26,10 +26,10 @@ from jaxppo.run.saved import load_run
 from jaxppo.run.setup import first_policy
 from jaxppo.statistics import drawdowns
 from jaxppo.walk_forward import load_fold, make_plan, training, walk, walk_forward
-from jaxppo.walk_forward.concatenated import concatenated_ledgers
+from jaxppo.walk_forward.concatenated import Lineup, concatenated_ledgers
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.prepare import prepare, restarted
-from jaxppo.walk_forward.results import adjust_folds_for_selection
+from jaxppo.walk_forward.results import OutOfSample, adjust_folds_for_selection, make_lineups
 from jaxppo.walk_forward.section import verdict
 
 SEEDS = 2
@@ -399,7 +399,7 @@ def test_an_agent_that_stays_trades_as_if_there_were_no_folds(whole):
     plan, setup, params = prepare(wf_config(), market_of())
     policy, net = first_policy(setup)
     nets = jax.tree.map(lambda x: jnp.broadcast_to(x, (6, *x.shape)), net)
-    concatenated = concatenated_ledgers(setup, policy, params, nets, plan, [[0, 2, 4]])[0][0]
+    concatenated = concatenated_ledgers(setup, policy, params, nets, plan, [Lineup([[0], [2], [4]])])[0][0]
     decision = setup.config.evaluation.decision
     once = tiny.run_agent(policy, setup.env, net, setup.params, jnp.int32(plan.test.first), plan.test.n_bars, decision)
     assert np.abs(once.shares).max() > 0
@@ -415,7 +415,7 @@ def test_a_new_agent_takes_over_positions_and_pays_for_changing_them(whole):
     other = first_policy(dataclasses.replace(setup, config=setup.config.model_copy(update={"seed": 99})))[1]
     louder = jax.tree.map(lambda x: 4.0 * x, other)
     nets = jax.tree.map(lambda *x: jnp.stack(x), net, net, louder, louder, net, net)
-    switched = concatenated_ledgers(setup, policy, params, nets, plan, [[0, 2, 4], [0, 0, 0]])
+    switched = concatenated_ledgers(setup, policy, params, nets, plan, [Lineup([[0], [2], [4]]), Lineup([[0]] * 3)])
     mixed, same = (ledgers[0] for ledgers in switched)
     edge = plan.folds[0].tests[0].n_bars
     np.testing.assert_array_equal(mixed.equity[: edge + 1], same.equity[: edge + 1])
@@ -427,9 +427,41 @@ def test_a_new_agent_takes_over_positions_and_pays_for_changing_them(whole):
     assert not np.allclose(mixed.shares[edge], same.shares[edge])
 
 
+def test_seeds_are_averaged_or_the_best_of_them_is_chosen():
+    agents = [Agent(fold, seed, best_score=score) for fold, seed, score in ((0, 7, 1), (0, 8, 2), (1, 7, 3), (1, 8, 0))]
+    seeds = {"seed 7": Lineup([[0], [2]]), "seed 8": Lineup([[1], [3]])}
+    assert make_lineups(agents, 2, "mean") == {"ensemble": Lineup([[0, 1], [2, 3]]), **seeds}
+    assert make_lineups(agents, 2, "best") == {"selected": Lineup([[1], [2]]), **seeds}
+    alone = agents[::2]
+    assert make_lineups(alone, 2, "mean") == make_lineups(alone, 2, "best") == {"selected": Lineup([[0], [1]])}
+    assert list(whole_rows(agents)) == ["seed 7", "seed 8"]
+
+
+def whole_rows(agents):
+    """Line-ups in which every agent trades once."""
+    lineups = make_lineups(agents, 2, "mean")
+    found = OutOfSample(None, agents, lineups, [[None]] * 3, None, 252.0, 0.95)
+    return dict.fromkeys(account.lineup for account in found.of_agents)
+
+
+def test_an_ensemble_of_alike_agents_is_one_of_them_and_stands_beside_the_untrained(whole):
+    plan, setup, params = prepare(wf_config(), market_of())
+    policy, net = first_policy(setup)
+    nets = jax.tree.map(lambda x: jnp.broadcast_to(x, (6, *x.shape)), net)
+    lineups = [Lineup([[0], [2], [4]]), Lineup([[0, 1], [2, 3], [4, 5]])]
+    one, both = (each[0] for each in concatenated_ledgers(setup, policy, params, nets, plan, lineups))
+    np.testing.assert_allclose(both.equity, one.equity, rtol=1e-6)
+    assert list(whole.summary["out_of_sample"]["baseline"]) == [
+        "buy_and_hold",
+        "flat",
+        "volatility_target",
+        "untrained",
+    ]
+
+
 def test_the_tables_say_what_the_account_did(whole):
     market = market_of()
-    assert list(whole.returns.columns) == ["bar", "time", "selected", "seed 7", "seed 8"]
+    assert list(whole.returns.columns) == ["bar", "time", "ensemble", "seed 7", "seed 8"]
     test = whole.plan.test
     assert whole.returns.bar.tolist() == list(range(test.first + 1, test.last + 1))
     folds = whole.folds
@@ -448,8 +480,8 @@ def test_the_tables_say_what_the_account_did(whole):
         assert row.sharpe_low < row.sharpe < row.sharpe_high
     summary = json.loads((whole.folder / "summary.json").read_text())
     assert summary == whole.summary
-    assert set(summary["walk_forward"]["paths"]) == {"selected", "seed 7", "seed 8"}
-    chosen = np.prod(1 + whole.returns.selected) - 1
+    assert set(summary["walk_forward"]["paths"]) == {"ensemble", "seed 7", "seed 8"}
+    chosen = np.prod(1 + whole.returns.ensemble) - 1
     assert summary["out_of_sample"]["total_return"] == pytest.approx(chosen, abs=1e-6)
     assert summary["out_of_sample"]["n_bars"] == test.n_bars == 3 * TEST
     assert pd.read_csv(whole.folder / "folds.csv").shape == folds.shape
@@ -465,12 +497,12 @@ def test_every_evaluation_is_a_trial(whole, workplace):
     assert len(validated) == 18
     assert sorted((t.fold, t.seed) for t in mine if t.period == "fold") == [(f, s) for f in range(3) for s in (7, 8)]
     paths = {t.run for t in mine if t.period == "test"}
-    assert paths == {"whole, selected", "whole, seed 7", "whole, seed 8"}
+    assert paths == {"whole, ensemble", "whole, seed 7", "whole, seed 8"}
     assert len(mine) == 18 + 6 + 3
     register = workplace / "trials.jsonl"
-    selected = next(t for t in mine if t.run == "whole, selected")
+    ensemble = next(t for t in mine if t.run == "whole, ensemble")
     np.testing.assert_allclose(
-        trials.load_returns(register, [selected])[:, 0], whole.returns.selected.to_numpy(), atol=1e-7
+        trials.load_returns(register, [ensemble])[:, 0], whole.returns.ensemble.to_numpy(), atol=1e-7
     )
     assert whole.summary["selection"]["out_of_sample"]["trials"] >= 3
 
@@ -478,7 +510,7 @@ def test_every_evaluation_is_a_trial(whole, workplace):
 def test_a_result_fits_a_screen(whole):
     first, *lines = repr(whole).splitlines()
     assert first == f"WalkForward({str(whole.folder)!r}, 3 folds)"
-    assert any(line.startswith("selected") for line in lines)
+    assert any(line.startswith("ensemble") for line in lines)
     many = repr(dataclasses.replace(whole, text="\n".join(f"path {n}" for n in range(50)))).splitlines()
     assert max(len(lines), len(many) - 1) <= walk.MOST_LINES
     assert many[-1] == "... 31 more lines in .text"
@@ -493,7 +525,8 @@ def test_the_report_shows_folds_and_paths(whole):
     report = (whole.folder / "report.html").read_text()
     for text in (
         "Walk-forward",
-        "0 (selected)",
+        "0 (best on validation)",
+        "The ensembles made money",
         "takes it over with its positions",
         "rank correlation",
         "The last 17 bars",
