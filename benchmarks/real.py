@@ -259,7 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--power plants a trend in shuffled copies: say how many with --placebo")
     prices = SETS[known.set]
     seeds = [] if known.seeds is None else ["--walk_forward.seeds", str(known.seeds)]
-    config = jaxppo.load_config(prices.config, [*prices.options, *seeds, *overrides])
+    overrides = [*prices.options, *seeds, *overrides]
+    config = jaxppo.load_config(prices.config, overrides)
     market = prices.load(pathlib.Path(known.data))
     problem = Problem(market, config, first_bar_of(market, prices.first_year))
     runs = pathlib.Path(tempfile.mkdtemp() if known.runs is None else known.runs)
@@ -294,7 +295,7 @@ def description(name: str, problem: Problem, overrides: Sequence[str]) -> dict[s
         "set": name,
         "config": str(path),
         "config_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "options": [*SETS[name].options, *overrides],
+        "options": list(overrides),
         "fingerprint": market.info.report.get("fingerprint"),
         "assets": market.n_assets,
         "span": [str(times[0]), str(times[1])],

@@ -46,12 +46,12 @@ def _futures(folder: pathlib.Path) -> MarketData:
 
 
 def _stocks(folder: pathlib.Path) -> MarketData:
-    """The closes of 20 stocks that skfolio ships; the folder is not read."""
+    """The adjusted closes of 20 stocks that skfolio ships: their halvings are real. The folder is not read."""
     from skfolio.datasets import load_sp500_dataset
 
     closes = load_sp500_dataset()
     closes = closes.rename_axis(index="date", columns="symbol").stack().rename("close").reset_index()
-    return load_market(closes, calendar=CALENDAR, spread="fixed", half_spread=STOCK_HALF_SPREAD)
+    return load_market(closes, calendar=CALENDAR, spread="fixed", half_spread=STOCK_HALF_SPREAD, split_tolerance=0.0)
 
 
 def _hourly(folder: pathlib.Path) -> MarketData:

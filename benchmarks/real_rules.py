@@ -43,8 +43,6 @@ Sharpe ratio of 0.35 a year in one asset."""
 LARGEST_RETURN = 5.0
 """Bound of the returns that the ridge regression reads, in units of volatility."""
 
-Signal = Callable[[MarketView], jax.Array]
-
 
 class Trading(NamedTuple):
     """How rules trade a market; static.
@@ -64,36 +62,29 @@ class Trading(NamedTuple):
     commission: float = 0.0
 
 
-@functools.lru_cache
 def policies(trading: Trading, carry: bool) -> dict[str, Policy]:
-    """Name -> rule.
+    """Name -> rule; the same ones for the same arguments, so that they are compiled once.
 
     Args:
       trading: how they trade.
       carry: whether the market has carry.
     """
-    signals: dict[str, Signal] = {
-        "inverse volatility": lambda view: jnp.ones_like(view.market.close),
-        "TSMOM long/short": direction,
-        "TSMOM long/flat": lambda view: jnp.maximum(direction(view), 0.0),
-        "MACD": lambda view: jnp.mean(columns(view, _names("macd_")), axis=-1),
-    }
-    if carry:
-        signals["carry"] = lambda view: jnp.sign(columns(view, ("carry",))[..., 0])
-    signals["ridge"] = functools.partial(ridge, trading=trading)
-    signals["linear policy"] = functools.partial(linear_policy, trading=trading)
     found = {
         "buy and hold": rules.buy_and_hold(),
         "volatility target": rules.volatility_target(0.1, gross=trading.gross),
     }
-    return found | {name: _in_risk_units(name, signal, trading) for name, signal in signals.items()}
+    free = trading._replace(spread=1.0, commission=0.0)
+    reads = {"linear policy": trading, "ridge": free}
+    names = [name for name in SIGNALS if carry or name != "carry"]
+    return found | {name: _in_risk_units(name, reads.get(name, free._replace(refits=()))) for name in names}
 
 
-def _in_risk_units(name: str, signal: Signal, trading: Trading) -> Policy:
+@functools.lru_cache
+def _in_risk_units(name: str, trading: Trading) -> Policy:
     """A rule that holds its signal in units of risk."""
 
     def targets(view: MarketView) -> jax.Array:
-        return signal(view) * units(view, trading.target)
+        return SIGNALS[name](view, trading) * units(view, trading.target)
 
     return rules.rule(name, targets, gross=trading.gross, warmup=YEAR)
 
@@ -174,7 +165,7 @@ def _at_bars(fitted: jax.Array, n_bars: int, trading: Trading) -> jax.Array:
     return rows[jnp.asarray(_blocks(n_bars, trading.refits))]
 
 
-def linear_policy(view: MarketView, *, trading: Trading) -> jax.Array:
+def linear_policy(view: MarketView, trading: Trading) -> jax.Array:
     """Signal `[T, A]` of a portfolio of feature portfolios: feature k is held in units of risk, in a part w_k.
 
     Each is charged for its own trades. `w = max(C^-1 m, 0)`, C the covariance of their gains with its off-diagonal
@@ -217,7 +208,7 @@ def _shrunk_portfolio(
     return weights * ratio(jnp.asarray(target), jnp.sqrt(jnp.maximum(weights @ covariance @ weights, 0.0)), 0.0)
 
 
-def ridge(view: MarketView, *, trading: Trading) -> jax.Array:
+def ridge(view: MarketView, trading: Trading) -> jax.Array:
     """Signal `[T, A]` of a pooled ridge regression: its forecast of a bar's return in units of volatility, in units of
     the forecasts it was fitted with.
 
@@ -249,3 +240,15 @@ def _ridge_fit(product: jax.Array, moment: jax.Array, count: jax.Array) -> jax.A
     found = jnp.linalg.solve(gram + penalty * jnp.eye(len(size)), moment / n / size)
     typical = jnp.sqrt(jnp.maximum(found @ gram @ found, 0.0))
     return found / size * ratio(jnp.ones_like(typical), typical, 0.0)
+
+
+SIGNALS: dict[str, Callable[[MarketView, Trading], jax.Array]] = {
+    "inverse volatility": lambda view, _: jnp.ones_like(view.market.close),
+    "TSMOM long/short": lambda view, _: direction(view),
+    "TSMOM long/flat": lambda view, _: jnp.maximum(direction(view), 0.0),
+    "MACD": lambda view, _: jnp.mean(columns(view, _names("macd_")), axis=-1),
+    "carry": lambda view, _: jnp.sign(columns(view, ("carry",))[..., 0]),
+    "ridge": ridge,
+    "linear policy": linear_policy,
+}
+"""Name -> `[T, A]` parts of the budget of risk that a rule holds."""
