@@ -150,9 +150,6 @@ def train_agents(problem: Problem, folder: pathlib.Path, resume: bool) -> tuple[
     if result.summary is None:
         raise SystemExit("stopped early; continue with --resume and the same --runs")
     accounts = {name: result.returns[name].to_numpy() for name in result.returns if name not in ("bar", "time")}
-    seeds = [returns for name, returns in accounts.items() if name.startswith("seed ")]
-    if seeds:
-        accounts["mean of seeds"] = np.mean(seeds, axis=0)
     return result.returns["bar"].to_numpy(), accounts, result.summary
 
 
@@ -169,11 +166,11 @@ def agent_rows(problem: Problem, rules: dict[str, Any], folder: pathlib.Path, re
     places, paths = bars - problem.first - 1, summary["walk_forward"]["paths"]
     times, found = problem.times[places] if len(problem.times) else problem.times, {}
     for name, returns in accounts.items():
-        traded = [paths[name]] if name in paths else [row for seed, row in paths.items() if seed.startswith("seed ")]
+        traded = paths[name]
         found[name] = {
             **real_figures.figures(returns, times, problem.periods),
-            "turnover": float(np.mean([row["turnover"] for row in traded])),
-            "costs_of_starting_equity": float(np.mean([row["costs"] or 0.0 for row in traded])),
+            "turnover": traded["turnover"],
+            "costs_of_starting_equity": traded["costs"],
             "against": {
                 rule: real_figures.difference(returns, ledger.returns[places], problem.periods)
                 for rule, ledger in rules.items()

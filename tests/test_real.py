@@ -126,5 +126,5 @@ def test_agents_and_rules_trade_the_same_years(name, tmp_path):
     problem = real.Problem(market, config, first=360)
     found = real.real_test(problem, tmp_path / "run", resume=False)
     assert found["bars"] == [361, 360 + 2 * problem.year]
-    assert set(found["agents"]) == {"selected", "seed 0", "seed 1", "mean of seeds"}
-    assert set(found["agents"]["selected"]["against"]) == set(found["rules"])
+    assert set(found["agents"]) == {"ensemble", "seed 0", "seed 1"}
+    assert set(found["agents"]["ensemble"]["against"]) == set(found["rules"])

@@ -28,6 +28,7 @@ from jaxppo.envs.execution.portfolio import (
 )
 from jaxppo.envs.trading.account import Account, BarRow, Decide, Decision, Placed, StepResult, View
 from jaxppo.envs.trading.actions import TargetActions
+from jaxppo.envs.trading.outcome import outcome_of
 from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
 
 LARGEST_LOSS = 0.999
@@ -177,7 +178,7 @@ class OneBar(TargetActions):
         """
         portfolio, rewards = account.portfolio, account.rewards
         after, fills, log_growth = self.fill(portfolio, ordered, next_bar, costs)
-        outcome, reward = self.outcome(portfolio, after, fills, log_growth), log_growth
+        outcome, reward = outcome_of(portfolio, after, fills, log_growth), log_growth
         if self.base is not None and not isinstance(account.sizing, tuple):
             sizing, base_log_growth = self.base.settle(account.sizing, next_bar, costs)
             account, outcome = account.replace(sizing=sizing), outcome.replace(base_log_growth=base_log_growth)
@@ -299,30 +300,6 @@ class OneBar(TargetActions):
         after, fills = step(portfolio, order, unpack_bar(row), costs, self.fill_rule)
         change = (after.equity - portfolio.equity) / jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         return after, fills, jnp.log1p(jnp.maximum(change, -LARGEST_LOSS))
-
-    def outcome(self, portfolio: Portfolio, after: Portfolio, fills: Fills, log_growth: jax.Array) -> Outcome:
-        """Measures what a bar did to one account.
-
-        Args:
-          portfolio: at the decision.
-          after: at the next close.
-          fills: between them.
-          log_growth: `[]` log return of the equity.
-        """
-        equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
-        own = fills.quantity if isinstance(fills.settled, tuple) else fills.quantity - fills.settled
-        traded = jnp.abs(own) * fills.price + jnp.abs(fills.liquidation) * after.price
-        weights = weights_of(after)
-        return Outcome(
-            log_growth=log_growth,
-            drawdown_before=drawdown(portfolio),
-            drawdown=drawdown(after),
-            leverage=jnp.sum(jnp.abs(weights)),
-            net=jnp.sum(weights),
-            concentration=jnp.max(jnp.abs(weights)),
-            turnover=jnp.sum(traded) / equity,
-            costs=(jnp.sum(fills.costs.total()) + fills.financing) / equity,
-        )
 
     def reward(self, state: Any, outcome: Outcome, risk_aversion: jax.Array) -> tuple[jax.Array, Any]:
         """Reward `[]` of one account for a bar, and the next state of the reward transform.

@@ -269,12 +269,13 @@ def _in_list(location: Sequence[Any]) -> tuple[str, Sequence[Any]]:
 
 
 def _item_problem(problem: Any, key: str, place: Sequence[Any], source: str) -> str:
-    """One line for an error at a place in a list of items."""
-    number, *path = place
+    """One line for an error at a place in a list of items, or in a key that is one item."""
+    single = not (place and isinstance(place[0], int))
+    item, path = (key, list(place)) if single else (f"{key}[{place[0]}]", list(place[1:]))
     absent = problem["type"] == "missing" and isinstance(path[-1], str)
     if problem["type"] == "missing" and not absent:
         path.pop()  # an element that a list lacks: the list is what is wrong
-    where = ".".join([f"{key}[{number}]", *map(str, path)])
+    where = ".".join([item, *map(str, path)])
     fields = nested(all_lists()[key], path)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)

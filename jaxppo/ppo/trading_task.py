@@ -265,8 +265,7 @@ def collect_path(
         portfolio = _replaced(account.portfolio, ended, params.initial_cash, env.fill_rule)
         carried = (account.masks, account.sizing, account.rewards, monitored)
         *transforms, monitored = jax.vmap(partial(_where, new=fresh))(ended, carried)
-        info = {field.name: getattr(result.outcome, field.name) for field in dataclasses.fields(result.outcome)}
-        info = {name: value for name, value in info.items() if not isinstance(value, tuple)}
+        info = {name: value for name, value in vars(result.outcome).items() if not isinstance(value, tuple)}
         info["exposure"] = seen.account[..., 0]
         info |= {f"monitor_{name}": level for name, level in levels.items()}
         out = {

@@ -98,10 +98,8 @@ def build(
         regimes=regimes,
     )
     if env.base is not None:
-        policy = configured_base(config, market)
-        learned = next(iter(periods.values()))
-        moments = moments_of_base(config, policy, env, params, view, learned)
-        env.rewards = make_rewards(config.rewards, annual, moments)
+        of_base = (configured_base(config, market), env, params, view, next(iter(periods.values())))
+        env.rewards = make_rewards(config.rewards, annual, moments_of_base(config, *of_base))
     return Setup(
         config=config,
         market=market,

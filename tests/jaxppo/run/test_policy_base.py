@@ -92,7 +92,7 @@ def test_a_function_that_gives_no_base_is_named(base, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base": "momentum"}, "policy.base"),
+        ({"base": "momentum"}, "policy.base.*momentum"),
         ({"env": {"levels": [0, 1]}}, "must reach as far down as up"),
         ({"policy": {"base": "flat", "tilt": "scale"}, "sizing": ["risk_units"]}, "needs no unit"),
         ({"policy": {"base": None, "tilt": "scale"}}, "there is no policy.base to tilt around"),
