@@ -3,9 +3,11 @@
     python -m benchmarks.optimality table [--problems QuadraticCostAR1 ...] [--seeds 5]
     python -m benchmarks.optimality ablation --problems QuadraticCostAR1
     python -m benchmarks.optimality divergence --problems QuadraticCostAR1
+    python -m benchmarks.optimality pathwise [--problems OUSpread ...] [--seeds 5]
 
-`table` trains as in `benchmarks/studies.py`; `ablation` compares control variate and hindsight critic over K;
-`divergence` shows how close the adaptive penalties hold the KL to its target. Each problem has its own result file.
+`table` trains as in `benchmarks/studies.py`, `pathwise` by the gradient through the market; `ablation` compares control
+variate and hindsight critic over K; `divergence` shows how close the adaptive penalties hold the KL to its target.
+Each problem has its own result file.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks.recording import record
-from benchmarks.studies import GOAL, SMALL, STUDIES, learnable
+from benchmarks.studies import GOAL, PATHWISE, SMALL, STUDIES, Study, learnable
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.population import train_population
 
@@ -38,20 +40,20 @@ DIVERGENCE = [
     for target in (0.003, 0.01)
 ]
 """Without clipping and at a constant step size, the penalty alone holds the policy back."""
-EXPERIMENTS = {"table": [{}], "ablation": ABLATION, "divergence": DIVERGENCE}
+EXPERIMENTS = {"table": [{}], "ablation": ABLATION, "divergence": DIVERGENCE, "pathwise": [{}]}
 
 
-def study(name: str, seeds: int, quick: bool = False, **changes: Any) -> dict[str, Any]:
+def study(name: str, of: Study, seeds: int, quick: bool = False, **changes: Any) -> dict[str, Any]:
     """Trains `seeds` agents and scores them, and their learning curves, on episodes that none was trained on.
 
     The curves of a `quick` one have a point every second iteration and end at `GOAL`.
     """
-    chosen = dataclasses.replace(STUDIES[name], every=2) if quick else STUDIES[name]
+    chosen = dataclasses.replace(of, every=2) if quick else of
     config = chosen.ppo.model_copy(update=changes)
     task, first_net, params, refresh, _, score = learnable(chosen, config)
     started = time.perf_counter()
     nets, metrics, snapshots = train_population(
-        make_learner(task, config, data_mesh(jax.devices()[:1])),
+        make_learner(task, config, data_mesh(jax.devices()[:1]), pathwise=chosen.pathwise),
         first_net,
         params,
         range(seeds),
@@ -99,6 +101,7 @@ def study(name: str, seeds: int, quick: bool = False, **changes: Any) -> dict[st
         "curve_steps": at.tolist(),
         "curves": curves,
         "ppo": config.model_dump(),
+        "pathwise": None if chosen.pathwise is None else chosen.pathwise.model_dump(),
         "std": chosen.std,
         "control_variate_ratio": float(np.asarray(metrics["control_variate_ratio"])[:, -10:].mean()),
     }
@@ -107,13 +110,17 @@ def study(name: str, seeds: int, quick: bool = False, **changes: Any) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=tuple(EXPERIMENTS))
-    parser.add_argument("--problems", nargs="+", choices=tuple(STUDIES), default=tuple(STUDIES))
+    parser.add_argument("--problems", nargs="+", choices=tuple(STUDIES | PATHWISE), default=None)
     parser.add_argument("--seeds", type=int, default=5)
     chosen = parser.parse_args()
-    for name in chosen.problems:
+    studies = PATHWISE if chosen.experiment == "pathwise" else STUDIES
+    for name in chosen.problems or studies:
+        if name not in studies:
+            parser.error(f"{chosen.experiment} has no study of {name}; it has {', '.join(studies)}")
         rows = []
         for changes in EXPERIMENTS[chosen.experiment]:
-            row = study(name, chosen.seeds, chosen.experiment != "table", **changes)
+            quick = chosen.experiment in ("ablation", "divergence")
+            row = study(name, studies[name], chosen.seeds, quick, **changes)
             rows.append(row)
             found = f"mean {row['mean']:.2f} % worst {row['worst']:.2f} %, steps to 95 %: {row['steps_to_95']}"
             print(name, changes, found, row.get("kl_over_target_in_last_half", ""), flush=True)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.config import PPOConfig
+from jaxppo.config import PathwiseConfig, PPOConfig
 from jaxppo.envs import reference
 from jaxppo.envs.execution.portfolio import drawdown
 from jaxppo.envs.market.features import group_slices
@@ -43,6 +43,7 @@ class Study:
       std: standard deviation of the actions at the start.
       width: of the perceptron's layers.
       episode: steps after which an episode is truncated in training; it is scored over its whole length.
+      pathwise: learns by the gradient through the market, with these keys; None for PPO.
     """
 
     build: Callable[[], reference.Problem]
@@ -52,6 +53,7 @@ class Study:
     std: float = 0.3
     width: int = 64
     episode: int | None = None
+    pathwise: PathwiseConfig | None = None
 
 
 class Learnable(NamedTuple):
@@ -136,6 +138,67 @@ STUDIES: dict[str, Study] = {
         episode=100,
     ),
 }
+
+
+EXACT, DRAWN = PathwiseConfig(explore=False), PathwiseConfig(explore=True)
+"""Without randomness; and with it, without which a band that never trades has no gradient."""
+
+
+def _through(**changes: Any) -> PPOConfig:
+    """Hyper-parameters that the pathwise studies share: 1,024 steps an iteration, each of one step of the actor."""
+    shared = {"paths": 32, "portfolios": 1, "chunk": 32, "minibatches": 4, "learning_rate": 3e-3, "gae_lambda": 0.95}
+    return _ppo(**{**shared, **changes})
+
+
+MANY = {"paths": 64, "portfolios": 2, "chunk": 60, "reward_scale": 20.0}
+"""Many bars of market: what is left to learn is the mean return."""
+PATHWISE: dict[str, Study] = {
+    "QuadraticCostAR1": Study(
+        lambda: reference.QuadraticCostAR1(), _through(paths=16, gamma=0.97), 200, pathwise=EXACT
+    ),
+    "ProportionalCostAR1": Study(
+        lambda: reference.ProportionalCostAR1(), _through(paths=64), 400, every=10, std=0.4, pathwise=DRAWN
+    ),
+    "GarleanuPedersen": Study(lambda: reference.GarleanuPedersen(), _through(chunk=64), 200, pathwise=EXACT),
+    "GarleanuPedersen10": Study(
+        lambda: reference.GarleanuPedersen(n_assets=10),
+        _through(paths=40, chunk=50),
+        600,
+        every=10,
+        width=128,
+        episode=100,
+        pathwise=EXACT,
+    ),
+    "KimOmberg": Study(lambda: reference.KimOmberg(), _through(**FINITE, chunk=100), pathwise=EXACT),
+    "KimOmbergOther": Study(
+        lambda: reference.KimOmberg(
+            volatility=0.25,
+            mean_premium=0.3,
+            premium_reversion=0.6,
+            premium_volatility=0.35,
+            correlation=-0.4,
+            risk_aversion=4.0,
+        ),
+        _through(**FINITE, chunk=100),
+        pathwise=EXACT,
+    ),
+    "OUSpread": Study(lambda: reference.OUSpread(), _through(**FINITE, chunk=100), pathwise=EXACT),
+    "OUSpreadOther": Study(
+        lambda: reference.OUSpread(reversion=6.0, volatility=0.15, risk_aversion=2.0),
+        _through(**FINITE, chunk=100),
+        pathwise=EXACT,
+    ),
+    "Merton": Study(
+        lambda: reference.Merton(n_bars=8192),
+        _through(**MANY, gamma=0.5, learning_rate=1e-3),
+        400,
+        every=20,
+        std=0.1,
+        pathwise=EXACT,
+    ),
+    "DavisNorman": Study(lambda: reference.DavisNorman(), _through(**MANY), 400, every=20, std=0.1, pathwise=DRAWN),
+}
+"""Studies of the gradient through the market; two with other parameters than those they were chosen on."""
 
 
 def learnable(study: Study, config: PPOConfig) -> Learnable:
