@@ -139,12 +139,13 @@ class OneBar(TargetActions):
           The account with the next states of masks and sizing, and its orders.
         """
         portfolio, sizing, (weights, hold) = account.portfolio, account.sizing, decided
+        chosen = hold
         if limited:
             weights, hold, sizing = self.size(sizing, row.sizing, portfolio, weights, hold)
         if account.stopped is not None:
             weights, hold = jnp.where(account.stopped, 0.0, weights), hold & ~account.stopped
         if account.liquidated is not None:
-            hold = hold | account.liquidated
+            hold, chosen = hold | account.liquidated, chosen | account.liquidated
         if in_shares:
             hold = hold | ~row.tradable
             targets, ordered = weights, jnp.where(hold, 0.0, weights)
@@ -153,6 +154,10 @@ class OneBar(TargetActions):
             targets, hold = self.feasible(portfolio, weights, hold, allowed)
             hold = hold | ~row.tradable
             ordered = orders_to_target(portfolio, targets, hold, costs, leverage_use_at(row.next_bar, costs))
+            # A target that is the position orders nothing, but its derivative is that of an order.
+            at_target = hold & ~chosen & row.tradable & (weights == targets)
+            shares = weights * portfolio.equity / portfolio.price
+            ordered += jnp.where(at_target, shares - jax.lax.stop_gradient(shares), 0.0)
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(

@@ -196,7 +196,10 @@ class _Tilted(NamedTuple):
         # What the base leaves alone is left alone where the account holds it already.
         same = still & (jnp.abs(target - present) <= UNCHANGED * jnp.abs(present))
         base = jax.lax.stop_gradient(BaseState(account, ordered, policy, tilt, jnp.ones((), bool), ()))
-        return jnp.where(same, present, target), base.replace(tilt=tilt, parts=(*of_tilt, *of_target))
+        kept = present + (
+            target - jax.lax.stop_gradient(target)
+        )  # the present weight, with the derivative of the target
+        return jnp.where(same, kept, target), base.replace(tilt=tilt, parts=(*of_tilt, *of_target))
 
     def _entered(self, state: BaseState, portfolio: Portfolio) -> Account:
         """The account of the base, which begins with the equity and the marks of the whole one."""

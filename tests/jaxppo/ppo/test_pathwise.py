@@ -1,5 +1,6 @@
 """The gradient through the market: its value, its objectives, one device or four, and what is learned by it."""
 
+import copy
 import functools
 
 import jax
@@ -9,10 +10,12 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec
 
+from jaxppo.book.base import tilted
 from jaxppo.config import ConfigError, PathwiseConfig, PPOConfig, validate_config
 from jaxppo.envs import reference
 from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.policy import rules
 from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.policy.networks.mlp import MLPConfig, make_mlp_actor_critic
 from jaxppo.policy.rollout import DATA_AXIS
@@ -23,6 +26,7 @@ from jaxppo.ppo.population import train_population
 from jaxppo.ppo.targets import no_statistics
 from jaxppo.ppo.trading_task import action_config as trading_action_config
 from jaxppo.ppo.trading_task import trading_task
+from jaxppo.risk import sizing
 
 CONFIG = tiny.PPO.model_copy(update={"paths": 8, "portfolios": 2, "reward_scale": 100.0, "learning_rate": 1e-2})
 REWARD = PathwiseConfig()
@@ -77,6 +81,22 @@ def test_the_gradient_is_that_of_finite_differences(actions, sharpe):
     expected = float(sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True)))
     assert slope == pytest.approx(expected, rel=0.02)
     assert expected > 1e-4
+
+
+@pytest.mark.parametrize("base", [None, rules.buy_and_hold()])
+def test_a_policy_that_takes_no_position_yet_is_led_to_one(base):
+    """A flat account, or one that holds what its base holds, trades nothing; the way out of that has a gradient."""
+    one = copy.copy(env())
+    units = (sizing.risk_units(0.2),)
+    one.sizing = sizing.chain(*units) if base is None else tilted(base, copy.copy(one), basic_costs(), before=units)
+    network, net = make_actor_critic(
+        tiny.encoder_config(kind="linear"), trading_action_config(one, 0.3), jax.random.key(1)
+    )
+    params = one.make_params(tiny.market(3, drift=1e-3), basic_costs(), episode_bars=16)
+    value, net = earned(trading_task(network, one, CONFIG), net, params)
+    gradient = jax.tree.leaves(jax.grad(value)(net)["head"]["actor"])
+    assert all(np.isfinite(x).all() for x in gradient)
+    assert max(np.abs(x).max() for x in gradient) > 1e-3
 
 
 def test_discounted_rewards_are_those_of_a_loop():
