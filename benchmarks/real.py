@@ -66,11 +66,13 @@ class Problem:
       market: the prices.
       config: the configuration, at one level of costs.
       first: bar of the first decision.
+      budget: volatility per year that the rules aim at, fraction of equity.
     """
 
     market: MarketData
     config: Config
     first: int
+    budget: float = 0.1
 
     @property
     def periods(self) -> float:
@@ -106,9 +108,8 @@ def trade_rules(problem: Problem) -> dict[str, backtest.Ledger]:
       problem: market, costs and first decision.
     """
     config, market = problem.config, problem.market
-    units = next(item.values for item in config.sizing if item.kind == "risk_units")
     trading = Trading(
-        target=units.target,
+        target=problem.budget,
         gross=config.costs.max_leverage,
         refits=tuple(range(problem.first, market.n_bars - 1, problem.year)),
         spread=config.costs.spread_multiplier,
@@ -256,10 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--power plants a trend in shuffled copies: say how many with --placebo")
     prices = SETS[known.set]
     seeds = [] if known.seeds is None else ["--walk_forward.seeds", str(known.seeds)]
-    overrides = [*prices.options, *seeds, *overrides]
+    overrides = [*seeds, *overrides]
     config = jaxppo.load_config(prices.config, overrides)
     market = prices.load(pathlib.Path(known.data))
-    problem = Problem(market, config, first_bar_of(market, prices.first_year))
+    problem = Problem(market, config, first_bar_of(market, prices.first_year), prices.budget)
     runs = pathlib.Path(tempfile.mkdtemp() if known.runs is None else known.runs)
     started, content = time.perf_counter(), description(known.set, problem, overrides)
     words = [f"real_{known.set}"] + ["rules"] * known.rules_only

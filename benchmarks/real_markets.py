@@ -31,13 +31,13 @@ class PriceSet:
       config: file of the configuration.
       first_year: of the tests.
       load: `folder -> market`.
-      options: keys of the configuration that differ, as on the command line.
+      budget: volatility per year that the rules of the set aim at, fraction of equity.
     """
 
     config: str
     first_year: int
     load: Callable[[pathlib.Path], MarketData]
-    options: tuple[str, ...] = ()
+    budget: float
 
 
 def _futures(folder: pathlib.Path) -> MarketData:
@@ -80,10 +80,10 @@ def _us88(folder: pathlib.Path) -> MarketData:
 
 
 SETS = {
-    "futures": PriceSet("configs/futures.yaml", 1996, _futures),
-    "stocks": PriceSet("configs/stocks.yaml", 1996, _stocks),
-    "hourly": PriceSet("configs/stocks.yaml", 2004, _hourly, ("--sizing", "[{risk_units: {target: 0.1}}]")),
-    "us88": PriceSet("configs/stocks.yaml", 2015, _us88, ("--sizing", "[{risk_units: {target: 0.02}}]")),
+    "futures": PriceSet("configs/futures.yaml", 1996, _futures, 0.1),
+    "stocks": PriceSet("configs/stocks.yaml", 1996, _stocks, 0.05),
+    "hourly": PriceSet("configs/stocks.yaml", 2004, _hourly, 0.1),
+    "us88": PriceSet("configs/stocks.yaml", 2015, _us88, 0.02),
 }
 """Budgets of risk differ with the number of stocks: all of them held are 75 to 95 % of the equity."""
 

@@ -156,8 +156,8 @@ class OneBar(TargetActions):
             ordered = orders_to_target(portfolio, targets, hold, costs, leverage_use_at(row.next_bar, costs))
             # A target that is the position orders nothing, but its derivative is that of an order.
             at_target = hold & ~chosen & row.tradable & (weights == targets)
-            shares = weights * portfolio.equity / portfolio.price
-            ordered += jnp.where(at_target, shares - jax.lax.stop_gradient(shares), 0.0)
+            wanted = weights * portfolio.equity / portfolio.price - portfolio.shares - outstanding(portfolio)
+            ordered += jnp.where(at_target, wanted - jax.lax.stop_gradient(wanted), 0.0)
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(

@@ -94,9 +94,11 @@ def detectable_sentence(summary: Mapping[str, Any]) -> str:
     known = [f"{value:.2f} ({name})" for name, value in rows.items() if value is not None]
     if not known:
         return ""
-    return (
-        "smallest difference of Sharpe ratios that this period can show (one-sided 5 %, power 80 %): "
-        f"{', '.join(known)}"
+    return "\n".join(
+        [
+            "smallest difference of Sharpe ratios that this period can show (one-sided 5 %, power 80 %):",
+            *(f"  {', '.join(known[i : i + 4])}" for i in range(0, len(known), 4)),
+        ]
     )
 
 

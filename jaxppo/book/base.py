@@ -196,9 +196,8 @@ class _Tilted(NamedTuple):
         # What the base leaves alone is left alone where the account holds it already.
         same = still & (jnp.abs(target - present) <= UNCHANGED * jnp.abs(present))
         base = jax.lax.stop_gradient(BaseState(account, ordered, policy, tilt, jnp.ones((), bool), ()))
-        kept = present + (
-            target - jax.lax.stop_gradient(target)
-        )  # the present weight, with the derivative of the target
+        # The present weight, with the derivative of the target.
+        kept = jax.lax.stop_gradient(present) + (target - jax.lax.stop_gradient(target))
         return jnp.where(same, kept, target), base.replace(tilt=tilt, parts=(*of_tilt, *of_target))
 
     def _entered(self, state: BaseState, portfolio: Portfolio) -> Account:

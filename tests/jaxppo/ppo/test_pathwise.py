@@ -87,16 +87,20 @@ def test_the_gradient_is_that_of_finite_differences(actions, sharpe):
 def test_a_policy_that_takes_no_position_yet_is_led_to_one(base):
     """A flat account, or one that holds what its base holds, trades nothing; the way out of that has a gradient."""
     one = copy.copy(env())
-    units = (sizing.risk_units(0.2),)
-    one.sizing = sizing.chain(*units) if base is None else tilted(base, copy.copy(one), basic_costs(), before=units)
+    units, costs = (sizing.risk_units(0.2),), basic_costs(max_leverage=3.0)
+    one.sizing = sizing.chain(*units) if base is None else tilted(base, copy.copy(one), costs, before=units)
     network, net = make_actor_critic(
         tiny.encoder_config(kind="linear"), trading_action_config(one, 0.3), jax.random.key(1)
     )
-    params = one.make_params(tiny.market(3, drift=1e-3), basic_costs(), episode_bars=16)
-    value, net = earned(trading_task(network, one, CONFIG), net, params)
-    gradient = jax.tree.leaves(jax.grad(value)(net)["head"]["actor"])
-    assert all(np.isfinite(x).all() for x in gradient)
-    assert max(np.abs(x).max() for x in gradient) > 1e-3
+    params = one.make_params(tiny.market(3, drift=1e-3), costs, episode_bars=16)
+    long = CONFIG.model_copy(update={"chunk": 64})
+    value, net = earned(trading_task(network, one, long), net, params, config=long)
+    gradient = jax.grad(value)(net)["head"]["actor"]["bias"]
+    step = 1e-2
+    bias = lambda x: {**net, "head": {**net["head"], "actor": {**net["head"]["actor"], "bias": jnp.full(1, x)}}}  # noqa: E731
+    slope = float(value(bias(step)) - value(bias(-step))) / (2 * step)
+    assert float(gradient[0]) == pytest.approx(slope, rel=0.1)
+    assert abs(slope) > 1e-3
 
 
 def test_discounted_rewards_are_those_of_a_loop():

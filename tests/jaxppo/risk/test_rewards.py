@@ -317,6 +317,7 @@ def test_rewards_of_a_rollout_are_those_of_its_outcomes_and_end_with_an_account(
     info = {
         field.name: np.concatenate([np.asarray(rollout.info[field.name]) for _, rollout in chunks], axis=1)
         for field in dataclasses.fields(Outcome)
+        if field.name != "base_log_growth"  # there is no base
     }
     reward = np.concatenate([np.asarray(rollout.reward) for _, rollout in chunks], axis=1)
     ended = np.concatenate([np.asarray(rollout.terminated) for _, rollout in chunks], axis=1)

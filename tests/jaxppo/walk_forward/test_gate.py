@@ -124,6 +124,7 @@ def test_what_is_said_of_it():
     assert "exceeds 1.65" in html
 
 
+@pytest.mark.slow
 def test_a_gated_walk_forward_reports_what_was_traded(tmp_path):
     market = envs.load_market(prices())
     result = walk_forward(config_of(ship_t=20.0), output=tmp_path / "wf", market=market, progress=False)
