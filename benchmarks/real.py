@@ -249,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--power", type=float, default=None, help="Sharpe ratio of a trend that copies are planted with"
     )
+    parser.add_argument("--own-costs-only", action="store_true", help="leave out the higher level of costs")
     parser.add_argument("--rules-only", action="store_true", help="train no agents")
     parser.add_argument("--runs", default=None, help="folder for the walk-forwards (default: a temporary one)")
     parser.add_argument("--resume", action="store_true", help="go on with those in --runs")
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words.append(kind)
     else:
         content["costs"] = {}
-        for level, share in SPREADS.items():
+        for level, share in list(SPREADS.items())[: 1 if known.own_costs_only else None]:
             print(f"{known.set}, {level}")
             at_level = dataclasses.replace(problem, config=at_spread(config, share))
             folder = None if known.rules_only else runs / f"{known.set}-{level.replace(' ', '-')}"
