@@ -295,6 +295,7 @@ def test_unknown_values_can_be_told_from_average_ones():
     assert first == 63 + WINDOW // 4 - 1
 
 
+@pytest.mark.slow
 def test_compiles_once_for_new_data_and_maps_over_markets():
     calls = []
 

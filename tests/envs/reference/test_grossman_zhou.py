@@ -61,6 +61,7 @@ def test_the_simulated_value_is_the_computed_one(name):
     assert error < 0.01 * value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_with_its_tail_an_episode_grows_at_the_long_run_rate(name):
     grossman_zhou, outcome = problem(name), episodes(name)

@@ -53,6 +53,7 @@ def test_the_first_asset_leads_the_others_by_one_bar():
     assert_mean(lead * body[1:, 0], 0.0)
 
 
+@pytest.mark.slow
 def test_the_bars_are_a_market():
     for market, signal in (delayed_signal(jax.random.key(2), 300, 2), lead_lag(jax.random.key(2), 300)):
         high, low = np.asarray(market.high), np.asarray(market.low)

@@ -161,6 +161,7 @@ def test_other_costs(run, summary):
     assert dear["costs"] - holding["costs"] == pytest.approx(0.0099 * 1.0, rel=0.02), "1 % instead of 1 bp, once"
 
 
+@pytest.mark.slow
 def test_an_evaluation_can_size_positions(run, summary):
     floor = "[{volatility_target: {target: 0.05}}, {drawdown_control: {limit: 0.01, move: 0.1}}]"
     sized = backtest.run(run, overrides=["--sizing", floor])

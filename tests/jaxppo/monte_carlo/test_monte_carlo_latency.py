@@ -45,6 +45,7 @@ def table(mixed):
     return monte_carlo(mixed, N_PATHS, progress=False).table.frame()
 
 
+@pytest.mark.slow
 def test_a_path_equals_that_of_a_fill_rule_with_its_latency(opened, table):
     """Bit for bit, the accounts of a book included; the others differ."""
     static = monte_carlo(paths_of(opened(2)), N_PATHS, progress=False).table.frame()

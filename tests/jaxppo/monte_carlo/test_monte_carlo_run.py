@@ -73,6 +73,7 @@ def test_a_replay_is_the_backtest_of_the_drawn_market(run, paths):
     np.testing.assert_allclose(replay.ledger.weights, again.weights, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_agent_on_its_own_market_is_its_backtest(run):
     setup = run.setup
     period = setup.periods["test"]

@@ -372,6 +372,7 @@ def test_a_truncated_episode_of_an_environment_has_the_quantiles_of_its_final_ob
     np.testing.assert_allclose(rollout.value_after[path, step, portfolio], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_on_an_environment(tmp_path):
     config = cartpole(policy={"kind": "mlp", "width": 16, "heads": 1, "layers": 1, "quantiles": 4})
     run = jaxppo.train(config, output=tmp_path / "run", progress=False)

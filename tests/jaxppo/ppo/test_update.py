@@ -165,6 +165,7 @@ def test_the_weight_of_the_entropy_and_the_step_size_follow_their_schedules(entr
         assert float(metrics["learning_rate"][0]) == pytest.approx(size * tiny.PPO.learning_rate, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_after_the_stop_no_step_is_taken():
     """One minibatch an epoch: stopping after n steps is having n epochs."""
     whole, metrics = run(1, epochs=6, minibatches=1)

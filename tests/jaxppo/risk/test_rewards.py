@@ -363,6 +363,7 @@ def test_a_turnover_penalty_lowers_turnover_and_compiles_once(caplog):
     assert found["shaped_reward"][-1] > found["shaped_reward"][0]
 
 
+@pytest.mark.slow
 def test_the_others_train_and_compile_once(caplog):
     transform = rewards.chain(*(ALL[name] for name in ALL if name not in ("log_return", "differential_downside")))
     found = trained(transform, 3, caplog)

@@ -210,6 +210,7 @@ def test_without_objective_and_constraints_nothing_is_carried():
     assert tiny.learner(1).init(tiny.policy()[1], 0, tiny.shared_params()).risk == ()
 
 
+@pytest.mark.slow
 def test_episodes_that_begin_anew_leave_nothing_running():
     state, _ = trained(1, 1)
     assert np.any(np.asarray(state.accounts.running.bars) > 0)

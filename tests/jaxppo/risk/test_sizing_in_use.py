@@ -332,6 +332,7 @@ def test_a_backtest_and_the_environment_trade_the_same(actions, limits):
         assert np.abs(weights).sum(axis=-1).max() < 0.7 * 1.1
 
 
+@pytest.mark.slow
 def test_training_trades_what_the_environment_does():
     """Every transition of a rollout again, action by action, through `step_env`."""
     env, params = build(*CHAIN, levels=(-1.0, 0.0, 0.5, 1.0), start="random")

@@ -119,6 +119,7 @@ def test_bfloat16_keeps_them_together(name):
         assert np.sqrt(np.mean((memory[way] - memory["chunk"]) ** 2)) < 0.02 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "portfolio", ["add", *(pytest.param(name, marks=pytest.mark.slow) for name in ("film", "cross_attention"))]
 )

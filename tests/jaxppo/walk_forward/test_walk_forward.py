@@ -269,6 +269,7 @@ def test_batches_shrink_until_they_fit_the_memory(workplace, monkeypatch):
     assert [training.batch_size(n, most, d) for n, most, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
 
 
+@pytest.mark.slow
 def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkeypatch, capsys):
     calls = itertools.count()
     stop = {"limit": "drawdown", "allowed": 0.1, "level": 0.2}
