@@ -39,3 +39,22 @@ def size_of(x: jax.Array) -> jax.Array:
       x: any shape.
     """
     return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+@jax.custom_jvp
+def with_derivative(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The value of `x` with the derivative of `like`; where nothing is differentiated `like` is never computed.
+
+    Args:
+      x: any shape.
+      like: of the same shape.
+    """
+    del like
+    return x
+
+
+@with_derivative.defjvp
+def _with_derivative_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return primals[0], tangents[1]

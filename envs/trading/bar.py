@@ -26,6 +26,7 @@ from jaxppo.envs.execution.portfolio import (
     step,
     weights_of,
 )
+from jaxppo.envs.market.safe import with_derivative
 from jaxppo.envs.trading.account import Account, BarRow, Decide, Decision, Placed, StepResult, View
 from jaxppo.envs.trading.actions import TargetActions
 from jaxppo.envs.trading.outcome import outcome_of
@@ -157,7 +158,7 @@ class OneBar(TargetActions):
             # A target that is the position orders nothing, but its derivative is that of an order.
             at_target = hold & ~chosen & row.tradable & (weights == targets)
             wanted = weights * portfolio.equity / portfolio.price - portfolio.shares - outstanding(portfolio)
-            ordered += jnp.where(at_target, wanted - jax.lax.stop_gradient(wanted), 0.0)
+            ordered = with_derivative(ordered, jnp.where(at_target, wanted, ordered))
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(

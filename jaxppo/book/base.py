@@ -11,14 +11,16 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.book.paper_accounts import open_paper_accounts
-from jaxppo.envs.execution.costs import Costs
+from jaxppo.book.sizing import next_bars
+from jaxppo.envs.execution.costs import Costs, pack_bars
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, open_portfolio
+from jaxppo.envs.market.safe import with_derivative
 from jaxppo.envs.trading.account import Account, BarRow, View
 from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.protocol import Observed, Policy
-from jaxppo.risk.sizing.transform import UNCHANGED, Base, Sizing, SizingTransform
+from jaxppo.risk.sizing.transform import UNCHANGED, Base, Sizing, SizingTransform, through
 
 Tilt = Literal["add", "scale"]
 
@@ -31,12 +33,14 @@ class BaseRow(struct.PyTreeNode):
       tradable: `[A]` bool.
       costs: of its account.
       policy: row of the table of its policy.
+      next_bar: `[fields, A]` packed, for margins by volatility; `()` without them.
     """
 
     number: jax.Array
     tradable: jax.Array
     costs: Costs
     policy: Any
+    next_bar: Any = ()
 
 
 class BaseState(struct.PyTreeNode):
@@ -134,7 +138,9 @@ class _Tilted(NamedTuple):
         tradable, n_bars = view.market.tradable, view.market.n_bars
         number = jnp.arange(n_bars, dtype=jnp.int32)
         costs = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
-        return BaseRow(number, tradable, costs, self.policy.table(self.policy.params, view))
+        bars = pack_bars(view.market, conditions=self.costs.conditions, regimes=view.regimes)
+        rows = self.policy.table(self.policy.params, view)
+        return BaseRow(number, tradable, costs, rows, next_bars(bars, self.costs))
 
     def init(self, n_assets: int) -> BaseState:
         """State before the first close."""
@@ -181,23 +187,23 @@ class _Tilted(NamedTuple):
         """
         number = len(self.before)
         now, account = row[number], self._entered(state, portfolio)
-        view = self.env.view(account, BarRow(now.number, (), now.tradable), limited=False)
+        bar = BarRow(now.number, now.next_bar, now.tradable)
+        view = self.env.view(account, bar, limited=False)
         seen = Observed(account.portfolio, now.policy, view.observation)
         decided, policy = self.policy.apply(self.policy.params, state.policy, seen)
-        bar = BarRow(now.number, (), now.tradable)
         account, (targets, still, ordered) = self.env.place(account, view, bar, decided, now.costs, limited=False)
         before = expected_weights(account.portfolio)
         origin = jax.lax.stop_gradient(jnp.where(still, before, targets))
         tilt = jnp.where(hold, state.tilt, weights)
-        sized, of_tilt = _through(self.before, state.parts[:number], row[:number], portfolio, tilt)
+        sized, of_tilt = through(self.before, state.parts[:number], row[:number], portfolio, tilt)
         scaled = origin * (1.0 + tilt / self.env.position_limit)
         target, present = scaled if self.tilt == "scale" else origin + sized, expected_weights(portfolio)
-        target, of_target = _through(self.after, state.parts[number:], row[number + 1 :], portfolio, target)
+        target, of_target = through(self.after, state.parts[number:], row[number + 1 :], portfolio, target)
         # What the base leaves alone is left alone where the account holds it already.
         same = still & (jnp.abs(target - present) <= UNCHANGED * jnp.abs(present))
         base = jax.lax.stop_gradient(BaseState(account, ordered, policy, tilt, jnp.ones((), bool), ()))
         # The present weight, with the derivative of the target.
-        kept = jax.lax.stop_gradient(present) + (target - jax.lax.stop_gradient(target))
+        kept = with_derivative(present, target)
         return jnp.where(same, kept, target), base.replace(tilt=tilt, parts=(*of_tilt, *of_target))
 
     def _entered(self, state: BaseState, portfolio: Portfolio) -> Account:
@@ -206,21 +212,6 @@ class _Tilted(NamedTuple):
         return jax.lax.stop_gradient(
             jax.tree.map(lambda old, new: jnp.where(state.begun, old, new), state.account, fresh)
         )
-
-
-def _through(
-    transforms: Sequence[SizingTransform],
-    states: Sequence[Any],
-    rows: Sequence[Any],
-    portfolio: Portfolio,
-    x: jax.Array,
-) -> tuple[jax.Array, tuple[Any, ...]]:
-    """What transforms make of `x` `[A]` in order, and their next states."""
-    found = []
-    for transform, state, row in zip(transforms, states, rows, strict=True):
-        x, state = transform.apply(state, row, portfolio, x)
-        found.append(state)
-    return x, tuple(found)
 
 
 def base_returns(

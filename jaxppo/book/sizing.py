@@ -18,7 +18,7 @@ from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.protocol import Policy
-from jaxppo.risk.sizing.transform import UNCHANGED, Sizing, SizingState, SizingTransform, chain
+from jaxppo.risk.sizing.transform import UNCHANGED, Sizing, SizingState, SizingTransform, chain, through
 
 
 class BookRow(struct.PyTreeNode):
@@ -153,14 +153,13 @@ class _Book(NamedTuple):
         market, n_bars = view.market, view.market.n_bars
         every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
         bars = pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes)
-        by_volatility = not isinstance(self.costs.margin_volatility, tuple)
         return BookRow(
             number=jnp.arange(n_bars, dtype=jnp.int32),
             bar=bars,
             tradable=market.tradable,
             costs=every_bar,
             strategies=tuple(() if isinstance(one, str) else one.table(one.params, view) for one in self.strategies),
-            next_bar=jnp.concatenate([bars[1:], bars[-1:]]) if by_volatility else (),
+            next_bar=next_bars(bars, self.costs),
         )
 
     def init(self, n_assets: int) -> BookState:
@@ -226,10 +225,8 @@ class _Book(NamedTuple):
         allocation = self.rule.update(state.allocation, paper_accounts.portfolio.equity, paper_accounts.liquidated)
         bar = BarRow(now.number, now.next_bar, now.tradable, policy=now.strategies)
         paper_accounts, targets = place(self.strategies, paper_accounts, self.env, bar, (weights, hold), now.costs)
-        target, states = matmul(allocation.allocation, targets), []
-        for transform, inner, part in zip(self.after, state.after, rows_after, strict=True):
-            target, inner = transform.apply(inner, part, portfolio, target)
-            states.append(inner)
+        target = matmul(allocation.allocation, targets)
+        target, states = through(self.after, state.after, rows_after, portfolio, target)
         present = expected_weights(portfolio)
         trading = jnp.any((paper_accounts.ordered != 0) & (allocation.allocation > 0)[:, None], axis=0)
         largest = jnp.maximum(jnp.abs(target), jnp.abs(present))
@@ -237,7 +234,17 @@ class _Book(NamedTuple):
         if self.after:  # which may be caps
             near &= jnp.abs(present) <= (1.0 + UNCHANGED) * jnp.abs(target)
         left_alone = ~allocation.moved & ~trading & near
-        return jnp.where(left_alone, present, target), BookState(paper_accounts, allocation, sized, tuple(states))
+        return jnp.where(left_alone, present, target), BookState(paper_accounts, allocation, sized, states)
+
+
+def next_bars(bars: jax.Array, costs: Costs) -> Any:
+    """The bar after each, `[T, fields, A]`, of which a decision reads the forecast of volatility for margins.
+
+    Args:
+      bars: `[T, fields, A]` packed.
+      costs: of the account; without margins by volatility nothing is read, `()`.
+    """
+    return () if isinstance(costs.margin_volatility, tuple) else jnp.concatenate([bars[1:], bars[-1:]])
 
 
 def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from jaxppo.config.learning import PathwiseConfig, PolicyConfig, PPOConfig
 
+OF_PPO = ("advantage_n_step", "control_variate", "distortion", "distortion_level", "clip", "dual_clip", "kl_penalty",
+          "kl_target", "kl_coefficient", "kl_stop", "kl_limit", "line_search_steps", "direction", "fisher_damping",
+          "conjugate_gradient_steps", "entropy_coefficient", "entropy_schedule", "entropy_final")  # fmt: skip
+"""Keys of `ppo` that only PPO reads."""
+
 
 def check_pathwise(pathwise: PathwiseConfig, ppo: PPOConfig, environment: str) -> None:
     """Refuses keys that the pathwise learner cannot use.
@@ -28,12 +33,11 @@ def check_pathwise(pathwise: PathwiseConfig, ppo: PPOConfig, environment: str) -
     if pathwise.objective == "sharpe" and not pathwise.bootstrap:
         raise ValueError("pathwise.bootstrap is false, but pathwise.objective sharpe does not read it; leave it out")
     if pathwise.then == "none":
-        unread = {"distortion": ppo.distortion != "none", "direction": ppo.direction != "adam"}
-        unread |= {"kl_limit": ppo.kl_limit is not None, "kl_stop": ppo.kl_stop is not None}
-        if given := next((name for name, differs in unread.items() if differs), None):
-            raise ValueError(
-                f"ppo.{given} is {getattr(ppo, given)}, which training.learner pathwise does not read; leave it out"
-            )
+        for name in OF_PPO:
+            if getattr(ppo, name) != PPOConfig.model_fields[name].default:
+                raise ValueError(
+                    f"ppo.{name} is {getattr(ppo, name)}, which training.learner pathwise does not read; leave it out"
+                )
         for name in ("then_from", "then_kl"):
             if name in pathwise.model_fields_set and getattr(pathwise, name) != getattr(PathwiseConfig(), name):
                 raise ValueError(f"pathwise.{name} is {getattr(pathwise, name):g}, which only pathwise.then ppo reads")

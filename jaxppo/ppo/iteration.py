@@ -86,7 +86,16 @@ def collect(design: Design, state: TrainState, params: Any, progress: jax.Array)
 def learn(
     design: Design, state: TrainState, paths: Any, rollout: Rollout, params: Any, progress: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """State and metrics after the update on this device's rollout, which ended at `paths`."""
+    """State and metrics after the update on this device's rollout.
+
+    Args:
+      design: static choices.
+      state: before the iteration.
+      paths: states of the task where the rollout ended.
+      rollout: of this device's paths.
+      params: of the environment.
+      progress: `[]` spent share of the budget.
+    """
     task, config, risk = design.task, design.config, design.risk
     reported, risk_state, accounts = task.metrics(rollout), state.risk, state.accounts
     risk_metrics: dict[str, jax.Array] = {}
@@ -117,7 +126,14 @@ def learn(
 def ascend(
     design: Design, state: TrainState, params: Any, progress: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """State and metrics after a step along the gradient through this device's paths, and a fit of the critic."""
+    """State and metrics after a step along the gradient through this device's paths, and a fit of the critic.
+
+    Args:
+      design: static choices, the keys of the pathwise learner among them.
+      state: before the iteration.
+      params: of the environment.
+      progress: `[]` spent share of the budget.
+    """
     task, config, risk, keys = design.task, design.config, design.risk, _iteration_keys(state)
     unroll_task, keys_of = task.unroll, design.pathwise
     assert unroll_task is not None, "`make_learner` asks for it"
@@ -126,7 +142,7 @@ def ascend(
     def unroll(net: Params) -> tuple[Rollout, Any]:
         of_paths = _keys_of_paths(design, keys[0])
         paths, rollout = unroll_task(net, params, state.paths, of_paths, progress, bool(keys_of.explore))
-        reported = task.metrics(rollout)
+        reported = task.metrics(jax.lax.stop_gradient(rollout))
         shaped: Any = (state.risk, state.accounts, {})
         if risk is not None:
             rollout, *shaped = risk.apply(state.risk, state.accounts, rollout)

@@ -22,7 +22,7 @@ from jaxppo.config import PathwiseConfig, PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo.targets import ValueStatistics
-from jaxppo.ppo.update import Batch, Objective, shuffled_minibatches, value_loss
+from jaxppo.ppo.update import Batch, Objective, descend, shuffled_minibatches, value_loss
 
 SMALLEST_DEVIATION = 1e-6
 """Smallest standard deviation of the returns of bars that the Sharpe ratio divides by."""
@@ -183,28 +183,3 @@ def fit_critic(
     (critic, opt_state), (losses, taken) = jax.lax.scan(step, start, order.reshape(-1, order.shape[-1]))
     mean = jnp.sum(jnp.where(taken, losses, 0.0)) / taken.sum()
     return with_parts(net, critic), opt_state, {"value_loss": mean, "skipped_updates": jnp.sum(1.0 - taken)}
-
-
-def descend(
-    params: Params,
-    opt_state: optax.OptState,
-    optimiser: optax.GradientTransformation,
-    gradient: Params,
-    rate: jax.Array,
-    loss: jax.Array,
-) -> tuple[Params, optax.OptState, jax.Array]:
-    """One step against a gradient, and whether it was taken `[]`: one that is not finite changes nothing.
-
-    Args:
-      params: that move.
-      opt_state: of `optimiser`.
-      optimiser: gradient to direction.
-      gradient: over all devices.
-      rate: `[]` step size.
-      loss: `[]` that the gradient is of.
-    """
-    direction, moved_state = optimiser.update(gradient, opt_state, params)
-    moved = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-    taken = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
-    old, new = (params, opt_state), (moved, moved_state)
-    return *jax.tree.map(lambda a, b: jnp.where(taken, b, a), old, new), taken

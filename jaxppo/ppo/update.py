@@ -67,7 +67,7 @@ class Objective(NamedTuple):
 
 
 def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Policy loss of a batch: surrogate, entropy bonus and KL penalty; the mean over this device's paths.
+    """Policy loss of a batch: surrogate, entropy bonus and KL penalties; the mean over this device's paths.
 
     Args:
       distribution: `[P, S, K]` of the present network.
@@ -84,6 +84,12 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
     loss = surrogate - coefficients.entropy * distribution.entropy_bonus().mean()
     if config.kl_penalty != "none":
         loss = loss + coefficients.kl * kl
+    to_start = {}
+    if objective.start is not None:
+        net, weight = objective.start
+        before, _ = objective.task.predict(net, objective.params, batch.rollout)
+        to_start["kl_to_start"] = distribution.kl(before).mean()
+        loss = loss + weight * to_start["kl_to_start"]
     fixed = jax.lax.stop_gradient(log_ratio)
     ratio = jnp.exp(fixed)
     return loss, {
@@ -96,6 +102,7 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
         "ratio_square": jnp.square(ratio).mean(),
         "ratio_max": jax.lax.pmax(ratio.max(), DATA_AXIS),
         "ratio_min": jax.lax.pmin(ratio.min(), DATA_AXIS),
+        **to_start,
     }
 
 
@@ -133,10 +140,6 @@ def ppo_loss(
     actor, metrics = policy_loss(distribution, batch, objective)
     critic = value_loss(value, batch.targets, objective.config)
     loss = objective.config.value_coefficient * critic + (actor if with_policy else 0.0)
-    if objective.start is not None:
-        before, weight = objective.start
-        apart = distribution.kl(objective.task.predict(before, objective.params, batch.rollout)[0]).mean()
-        loss, metrics = loss + weight * apart, {**metrics, "kl_to_start": apart}
     return jax.lax.pmean((loss, {**metrics, "loss": loss, "value_loss": critic}), DATA_AXIS)
 
 
@@ -255,6 +258,34 @@ def update(
     return proposed, moved_state, metrics
 
 
+def descend(
+    params: Params,
+    opt_state: optax.OptState,
+    optimiser: optax.GradientTransformation,
+    gradient: Params,
+    rate: jax.Array,
+    loss: jax.Array,
+    stop: jax.Array | bool = False,
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """One step against a gradient, and whether it could be taken `[]`: one that is not finite changes nothing.
+
+    Args:
+      params: that move.
+      opt_state: of `optimiser`.
+      optimiser: gradient to direction.
+      gradient: over all devices.
+      rate: `[]` step size.
+      loss: `[]` that the gradient is of.
+      stop: `[]` bool, whether the step is not to be taken.
+    """
+    direction, moved_state = optimiser.update(gradient, opt_state, params)
+    moved = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+    taken = finite & ~jnp.asarray(stop)
+    old, new = (params, opt_state), (moved, moved_state)
+    return *jax.tree.map(lambda a, b: jnp.where(taken, b, a), old, new), finite
+
+
 def _epochs(
     net: Params,
     opt_state: optax.OptState,
@@ -272,15 +303,11 @@ def _epochs(
         net, opt_state, _ = carry
         piece = jax.tree.map(lambda x: x[index], batch)
         gradient, metrics = loss_and_gradient(net, piece, objective, with_policy)
-        direction, moved_state = optimiser.update(gradient, opt_state, net)
-        moved = jax.tree.map(lambda p, d: p - learning_rate * d, net, direction)
-        norm = optax.tree.norm(gradient)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         stop = jnp.zeros((), bool) if config.kl_stop is None else metrics["kl"] > config.kl_stop
-        taken = finite & ~stop
-        metrics |= {"gradient_norm": norm, "evaluated": 1.0 * finite, "taken": 1.0 * taken, "skipped": 1.0 - finite}
-        old, new = (net, opt_state), (moved, moved_state)
-        return (*jax.tree.map(lambda a, b: jnp.where(taken, b, a), old, new), stop), metrics
+        net, opt_state, finite = descend(net, opt_state, optimiser, gradient, learning_rate, metrics["loss"], stop)
+        counts = {"evaluated": 1.0 * finite, "taken": 1.0 * (finite & ~stop), "skipped": 1.0 - finite}
+        metrics |= {"gradient_norm": optax.tree.norm(gradient), **counts}
+        return (net, opt_state, stop), metrics
 
     def step_unless_stopped(carry: Any, index: jax.Array) -> tuple[Any, Any]:
         shapes = jax.eval_shape(lambda: step(carry, index)[1])

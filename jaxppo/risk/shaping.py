@@ -155,7 +155,8 @@ def _objective(
     before, after, returns = gains
     metrics = {"objective_return": batch.mean(returns, finished.counted)}
     if utility.learn is not None:
-        threshold = threshold.include(utility.learn(returns, finished.counted), rate, finished.known)
+        learned = utility.learn(jax.lax.stop_gradient(returns), finished.counted)
+        threshold = threshold.include(learned, rate, finished.known)
         metrics["objective_threshold"] = threshold.value
     utilities = utility.utility(returns, threshold.value)
     metrics["objective_value"] = batch.mean(utilities, finished.counted)
@@ -167,13 +168,16 @@ def _penalise(
     constraints: Sequence[PenalisedConstraint], state: ShapingState, reward: jax.Array, traded: Traded
 ) -> tuple[jax.Array, ShapingState, dict[str, jax.Array]]:
     """Subtracts the penalties of the bars from the reward, and moves the multipliers by what the batch measured."""
-    scale = state.scale.include(batch.spread_of_means(reward), SCALE_RATE, jnp.ones((), bool))
+    # What is measured is constant to a gradient through the accounts: only rewards and excesses are theirs.
+    fixed = jax.lax.stop_gradient(traded)
+    spread = batch.spread_of_means(jax.lax.stop_gradient(reward))
+    scale = state.scale.include(spread, SCALE_RATE, jnp.ones((), bool))
     unit = jnp.sqrt(jnp.maximum(scale.value, SMALLEST_SCALE**2))
     multipliers, stuck = [], []
     metrics: dict[str, jax.Array] = {}
     total, weight = reward, jnp.ones(())
     for (constraint, gains, patience), before, times in zip(constraints, state.multipliers, state.stuck, strict=True):
-        measured = constraint.measure(traded)
+        measured = constraint.measure(fixed)
         violation = measured / constraint.limit - 1.0
         fresh = traded.finished.fresh if constraint.episodic else jnp.ones((), bool)
         moved = lagrangian.follow(gains, before, violation)

@@ -71,7 +71,7 @@ def moments_of_base(
     if policy is None or not any(item.kind == "active_utility" for item in config.rewards):
         return NO_MOMENTS
     returns = np.asarray(base_returns(policy, env, params, view, period.first, period.n_bars), np.float64)
-    return BaseMoments(float(returns.mean()), float(returns.var(ddof=1)))
+    return BaseMoments(float(returns.mean()), float(returns.var()))
 
 
 def base_policy(setup: Setup) -> Policy:

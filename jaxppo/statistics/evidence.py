@@ -6,28 +6,26 @@ import math
 
 import numpy as np
 
+from jaxppo.risk.rewards import BaseMoments
 
-def base_risk_aversion(returns: np.ndarray) -> float | None:
-    """Risk aversion with which a base is optimally levered: `max(mean / var, 0)`, per bar.
 
-    Scaling such a base up or down earns nothing, so that an agent is not paid for leverage.
+def base_risk_aversion(returns: np.ndarray) -> float:
+    """Risk aversion with which a base is optimally levered, that of `jaxppo.risk.rewards.active_utility`.
+
+    Scaling such a base up or down earns nothing, so that an agent is not paid for leverage. At least 1, the growth of
+    the capital, also for a base that never moves.
 
     Args:
       returns: `[n]` simple return per bar of the base over the training period.
-
-    Returns:
-      The coefficient; None for a base that never moves.
     """
     returns = np.asarray(returns, np.float64)
-    variance = float(returns.var()) if len(returns) else 0.0
-    return max(float(returns.mean()) / variance, 0.0) if variance > 0.0 else None
+    return BaseMoments(float(returns.mean()), float(returns.var())).aversion if len(returns) else 1.0
 
 
-def utility_over_base(returns: np.ndarray, base: np.ndarray, risk_aversion: float | None) -> np.ndarray:
+def utility_over_base(returns: np.ndarray, base: np.ndarray, risk_aversion: float) -> np.ndarray:
     """Computes the mean-variance utility of every bar over that of the base.
 
-    `u = (r - r_b) - lambda / 2 ((r - m)^2 - (r_b - m_b)^2)`, with `m` and `m_b` the means; over a base that never moves
-    `u = (r - r^2 / 2) - (r_b - r_b^2 / 2)`, the growth of the capital up to the second order.
+    `u = (r - r_b) - lambda / 2 ((r - m)^2 - (r_b - m_b)^2)`, with `m` and `m_b` the means.
 
     Args:
       returns: `[n]` simple return per bar.
@@ -38,8 +36,6 @@ def utility_over_base(returns: np.ndarray, base: np.ndarray, risk_aversion: floa
       `[n]` float64.
     """
     r, b = np.asarray(returns, np.float64), np.asarray(base, np.float64)
-    if risk_aversion is None:
-        return (r - r**2 / 2.0) - (b - b**2 / 2.0)
     return (r - b) - risk_aversion / 2.0 * ((r - r.mean()) ** 2 - (b - b.mean()) ** 2)
 
 

@@ -10,20 +10,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax.scipy.special import betaln, digamma
 
+from jaxppo.envs.market.safe import with_derivative
+
 SMALLEST_SHARE = 1e-6
 """Shares stay this far from the ends of the interval, so that their log-density is finite."""
-
-
-@jax.custom_jvp
-def _clipped(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-    """`x` clipped, with the derivative of `x`: else no gradient could lead back what is out of the box."""
-    return jnp.clip(x, low, high)
-
-
-@_clipped.defjvp
-def _clipped_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    out = _clipped(*primals)
-    return out, jnp.broadcast_to(tangents[0], out.shape)
 
 
 class _OnIntervals:
@@ -112,7 +102,8 @@ class ClippedGaussian(Gaussian):
 
     def squash(self, action: jax.Array) -> jax.Array:
         """Maps unbounded actions to `[low, high]`; the derivative is 1 outside too (straight-through)."""
-        return _clipped(action, self.low, self.high)
+        # Else no gradient could lead back what is out of the box.
+        return with_derivative(jnp.clip(action, self.low, self.high), action)
 
 
 class SquashedGaussian(Gaussian):

@@ -123,6 +123,25 @@ def distribution_of(
     return SquashedGaussian(mean, log_std, mean, mean).restricted(observation.mask)
 
 
+def value_of(head: Any, for_critic: jax.Array, hindsight: jax.Array | None) -> jax.Array:
+    """Value `[...]`, or `[..., N]` of a quantile critic, by the layers `critic`, `value` and `hindsight` of a head.
+
+    Args:
+      head: with these layers and `quantiles`.
+      for_critic: `[..., A, D]` of every asset, before the nonlinearity.
+      hindsight: `[..., A, 2]` future of the market; None for nothing ahead.
+
+    Raises:
+      ValueError: `hindsight` for a critic that was built without.
+    """
+    if hindsight is not None:
+        if head.hindsight is None:
+            raise ValueError("this critic cannot read the future: build it with hindsight=True")
+        for_critic = for_critic + jnp.broadcast_to(head.hindsight(hindsight), for_critic.shape)
+    value = head.value(jax.nn.gelu(head.critic(jax.nn.gelu(for_critic).mean(axis=-2))))
+    return value[..., 0] if head.quantiles == 1 else value
+
+
 def portfolio_inputs(observation: Observation) -> jax.Array:
     """What a head reads of each asset of a portfolio, `[..., A, N_PORTFOLIO]`; `observation` has batch `[...]`."""
     account, asset = observation.account, observation.asset
@@ -193,13 +212,7 @@ class Head(nnx.Module):
           ValueError: `hindsight` for a critic that was built without.
         """
         for_actor, for_critic = jnp.split(self._joined(prepared, observation), 2, axis=-1)
-        if hindsight is not None:
-            if self.hindsight is None:
-                raise ValueError("this critic cannot read the future: build it with hindsight=True")
-            for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
-        pooled = jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2)))
-        value = self.value(pooled)
-        value = value[..., 0] if self.quantiles == 1 else value
+        value = value_of(self, for_critic, hindsight)
         hidden = jax.nn.gelu(for_actor)
         out = self.actor(hidden)
         of_portfolio = self.bucket(hidden.mean(axis=-2)) if self.action.kind == "hierarchical" else None

@@ -17,7 +17,14 @@ from flax import nnx
 from jaxppo.envs.trading.types import Observation
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.encoder import Bars, Cache
-from jaxppo.policy.networks.head import N_HINDSIGHT, N_PORTFOLIO, ActionConfig, distribution_of, portfolio_inputs
+from jaxppo.policy.networks.head import (
+    N_HINDSIGHT,
+    N_PORTFOLIO,
+    ActionConfig,
+    distribution_of,
+    portfolio_inputs,
+    value_of,
+)
 
 
 class FeaturesAsTheyAre(nnx.Module):
@@ -106,13 +113,7 @@ class LinearHead(nnx.Module):
         """
         own = portfolio_inputs(observation)
         x = jnp.concatenate([jnp.broadcast_to(prepared, (*own.shape[:-1], prepared.shape[-1])), own], axis=-1)
-        for_critic = self.inputs(x)
-        if hindsight is not None:
-            if self.hindsight is None:
-                raise ValueError("this critic cannot read the future: build it with hindsight=True")
-            for_critic = for_critic + jnp.broadcast_to(self.hindsight(hindsight), for_critic.shape)
-        value = self.value(jax.nn.gelu(self.critic(jax.nn.gelu(for_critic).mean(axis=-2))))
         of_portfolio = self.bucket(x.mean(axis=-2)) if self.action.kind == "hierarchical" else None
         log_std = self.log_std[...] if hasattr(self, "log_std") else None
         distribution = distribution_of(self.action, self.actor(x), observation, log_std, of_portfolio)
-        return distribution, value[..., 0] if self.quantiles == 1 else value
+        return distribution, value_of(self, self.inputs(x), hindsight)

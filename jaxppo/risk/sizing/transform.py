@@ -6,7 +6,7 @@ training, evaluation and backtest alike. Everything is written for one account a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -114,18 +114,38 @@ def chain(*transforms: SizingTransform) -> Sizing:
         state: SizingState, row: Any, portfolio: Portfolio, weights: jax.Array, hold: jax.Array
     ) -> tuple[jax.Array, SizingState]:
         targets = jnp.where(hold, pre_sizing_targets(state, portfolio), weights)
-        sizes, states = targets, []
-        for transform, before, part in zip(transforms, state.parts, row, strict=True):
-            sizes, after = transform.apply(before, part, portfolio, sizes)
-            states.append(after)
+        sizes, states = through(transforms, state.parts, row, portfolio, targets)
         # A held asset whose size comes back as its position, but for rounding, must not be traded for the rounding.
         same = jnp.abs(sizes - weights) <= UNCHANGED * jnp.abs(weights)
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
-        remembered = SizingState(targets, sizes, portfolio.price, equity, tuple(states))
+        remembered = SizingState(targets, sizes, portfolio.price, equity, states)
         return jnp.where(hold & same, weights, sizes), remembered
 
     table, warmup = table_all(transforms), longest_warmup(transforms)
     return Sizing(table, init, pre_sizing_targets, apply, transforms, warmup)
+
+
+def through(
+    transforms: Sequence[SizingTransform],
+    states: Sequence[Any],
+    rows: Sequence[Any],
+    portfolio: Portfolio,
+    x: jax.Array,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """What transforms make of targets in order, `[A]`, and their next states.
+
+    Args:
+      transforms: in order.
+      states: one each.
+      rows: of their tables.
+      portfolio: the account.
+      x: `[A]` targets, fractions of equity.
+    """
+    found = []
+    for transform, state, row in zip(transforms, states, rows, strict=True):
+        x, state = transform.apply(state, row, portfolio, x)
+        found.append(state)
+    return x, tuple(found)
 
 
 class ScaleState(struct.PyTreeNode):

@@ -50,7 +50,7 @@ def test_the_evidence_is_that_of_the_validation_alone(saved):
     setup = saved.setup
     returns = evaluation.trade(setup, evaluation.agent_of(setup, saved.network, saved.params), "validation").returns
     ship = ship_of(setup, saved.network, saved.params)
-    assert ship.t == pytest.approx(mean_t_statistic(returns - returns**2 / 2))
+    assert ship.t == pytest.approx(mean_t_statistic(returns - (returns - returns.mean()) ** 2 / 2))
     assert ship.share == 0.0
 
 

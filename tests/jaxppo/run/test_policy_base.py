@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.backtest.evaluation import agent_of, rules_of
+from jaxppo.backtest.agent_account import agent_of, ensemble_of, rules_of
 from jaxppo.backtest.simulate import simulate_account
+from jaxppo.book.base import base_returns
 from jaxppo.config import ConfigError, validate_config
 from jaxppo.envs import simulators
 from jaxppo.envs.trading.types import Outcome
+from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy import rules
+from jaxppo.run.base import base_policy
 from jaxppo.run.build import build, configured_base
 from jaxppo.run.setup import first_policy
+from jaxppo.training.trainer import train
 
 MARKET = {"n_bars": 420, "n_assets": 3}
 POLICY = {"kind": "mlp", "width": 8, "layers": 1, "heads": 2}
@@ -71,6 +75,43 @@ def test_the_untrained_agent_is_the_base(name):
     np.testing.assert_allclose(agent.turnover, base.turnover, atol=1e-6)
 
 
+def account(setup, policy, limited=True):
+    """The ledger of a policy over the test, under the rules of the run."""
+    where, by = setup.periods["test"], rules_of(setup)._replace(limited=limited)
+    return simulate_account(policy, by, setup.params, jnp.int32(where.first), where.n_bars)
+
+
+def test_no_share_of_an_agent_is_the_base_and_all_of_it_the_agent():
+    """What a closed gate trades, with sized tilts, a limit of the sum, and a drawdown control after it."""
+    sizing = [{"risk_units": {}}, {"drawdown_control": {"limit": 0.2, "move": 0.05}}]
+    policy = {**POLICY, "kind": "linear", "base": "trend"}
+    setup = build(config(policy=policy, sizing=sizing, masks=["no_short"]), market())
+    network, net = first_policy(setup)
+    net = jax.tree.map(lambda x: x + 0.3, net)
+    nets = jax.tree.map(lambda x: x[None], net)
+    base, agent = account(setup, base_policy(setup)), account(setup, agent_of(setup, network, net))
+    closed, whole = (account(setup, ensemble_of(setup, network, nets, share)) for share in (0.0, 1.0))
+    np.testing.assert_array_equal(closed.equity, base.equity)
+    np.testing.assert_allclose(whole.equity, agent.equity, rtol=1e-6)
+    assert np.abs(agent.equity / base.equity - 1.0).max() > 1e-3
+    assert min(np.min(agent.weights), np.min(base.weights)) >= 0.0
+    assert np.abs(base.weights).sum() > 0.5
+
+
+def test_a_base_of_futures_keeps_the_margin_of_its_account():
+    """The base would hold more than the margin allows: its account, and the one that copies it, are the rule's."""
+    costs = {"margin_volatility": 200.0, "max_leverage": 1.0, "maintenance_margin": 0.0}
+    futures = market().replace(futures=jnp.ones(3, bool))
+    setup = build(config("jaxppo.policy.rules:equal_weight", costs=costs), futures)
+    policy, where = configured_base(setup.config, futures), setup.periods["test"]
+    rule, copied = account(setup, policy, limited=False), account(setup, base_policy(setup))
+    assert np.abs(rule.weights).sum(axis=1)[1:].max() < 0.9, "the margin binds"
+    np.testing.assert_allclose(copied.weights, rule.weights, atol=1e-5)
+    view = MarketView(futures, setup.periods_per_year, setup.env.position_limit)
+    own = base_returns(policy, setup.env, setup.params, view, where.first, where.n_bars)
+    np.testing.assert_allclose(own, np.diff(rule.equity) / rule.equity[:-1], atol=2e-6)
+
+
 def test_a_base_of_ones_own_is_found_by_its_name():
     found = configured_base(config(f"{__name__}:of_my_own"), market())
     assert found.name == "equal_weight"
@@ -111,7 +152,7 @@ def test_the_aversion_is_that_at_which_nobody_would_scale_the_base():
     run = (setup.params, jnp.int32(where.first), where.n_bars)
     base = simulate_account(rules.buy_and_hold(), rules_of(setup)._replace(limited=False), *run)
     returns = np.diff(np.asarray(base.equity, np.float64)) / np.asarray(base.equity, np.float64)[:-1]
-    aversion, mean = max(returns.mean() / returns.var(ddof=1), 1.0), returns.mean()
+    aversion, mean = max(returns.mean() / returns.var(), 1.0), returns.mean()
     assert aversion > 1.0
 
     def utility(own):
@@ -133,3 +174,28 @@ def test_the_aversion_is_that_at_which_nobody_would_scale_the_base():
 def _outcome():
     names = ("log_growth", "drawdown_before", "drawdown", "leverage", "net", "concentration", "turnover", "costs")
     return Outcome(**dict.fromkeys(names, 0.0), base_log_growth=0.0)
+
+
+@pytest.mark.slow
+def test_a_run_learns_around_another_run_and_stops_and_resumes_to_the_same_bits(tmp_path):
+    """The pathwise learner under everything that shapes or watches rewards, then as a base."""
+    keys = {"policy": {**POLICY, "kind": "linear", "base": None}, "ppo": {**PPO, "schedule": "constant"}}
+    more = {"monitor": [{"drawdown": {"limit": 0.2}}], "objective": {"kind": "cvar"}}
+    more["constraints"] = [{"volatility": {"limit": 0.1}}]
+    training = {"learner": "pathwise", "devices": 1, "evaluate_every": 2, "checkpoint_every": 2}
+    evaluation = {"bootstrap_resamples": 100}
+
+    def run(name, steps, resume=False):
+        chosen = config(**keys, **more, training={**training, "steps": steps}, evaluation=evaluation)
+        return train(chosen, output=tmp_path / name, market=market(), progress=False, resume=resume)
+
+    whole, _ = run("whole", 384), run("half", 192)
+    again = run("half", 384, resume=True)
+    for one, other in zip(*(jax.tree.leaves(each.last_params) for each in (whole, again)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert "volatility" in whole.summary["constraints"]
+    around = config({"run": str(tmp_path / "whole")}, training={**training, "steps": 128}, evaluation=evaluation)
+    summary = train(around, output=tmp_path / "around", market=market(), progress=False).summary["out_of_sample"]
+    base, untrained = (summary["baseline"][name] for name in ("base", "untrained"))
+    assert base["total_return"] == pytest.approx(untrained["total_return"], abs=1e-6)
+    assert base["turnover"] > 0.0

@@ -43,16 +43,14 @@ def test_utilities_by_hand():
     r, b = np.array([0.1, -0.1, 0.3]), np.array([0.0, 0.1, 0.2])
     expected = (r - b) - 1.5 * ((r - 0.1) ** 2 - (b - 0.1) ** 2)
     np.testing.assert_allclose(utility_over_base(r, b, 3.0), expected)
-    np.testing.assert_allclose(utility_over_base(r, 0 * r, None), r - r**2 / 2)
-    assert base_risk_aversion(np.zeros(9)) is None
-    assert base_risk_aversion(-b) == 0.0
+    assert base_risk_aversion(np.zeros(9)) == base_risk_aversion(-b) == 1.0
 
 
 def test_luck_closes_the_gate_and_skill_opens_it():
     rng, threshold = np.random.default_rng(2), 1.65
-    luck = [mean_t_statistic(utility_over_base(rng.normal(0, 0.01, 250), np.zeros(250), None)) for _ in range(1000)]
+    luck = [mean_t_statistic(utility_over_base(rng.normal(0, 0.01, 250), np.zeros(250), 1.0)) for _ in range(1000)]
     assert np.mean(np.array(luck) > threshold) == pytest.approx(0.05, abs=0.03)
-    skill = [mean_t_statistic(utility_over_base(rng.normal(3e-3, 0.01, 250), np.zeros(250), None)) for _ in range(200)]
+    skill = [mean_t_statistic(utility_over_base(rng.normal(3e-3, 0.01, 250), np.zeros(250), 1.0)) for _ in range(200)]
     assert np.mean(np.array(skill) > threshold) > 0.95
 
 

@@ -71,12 +71,14 @@ def test_the_evidence_of_a_later_fold_by_hand(drift):
     policy = ensemble_of(setup, network, jax.tree.map(lambda x: x[jnp.asarray(LINEUP.members[2])], nets))
     where = fold.validation
     validated = simulate_account(policy, rules_of(setup), setup.params, jnp.int32(where.first), where.n_bars).returns
-    found = {start + place: [earned] for place, earned in enumerate(ungated.returns[: fold.tests[0].first - start])}
+    before = ungated.returns[: fold.tests[0].first - start]
+    mean = np.concatenate([validated, before]).mean()
+    found = {start + place: [earned] for place, earned in enumerate(before)}
     overlap = [bar for bar in range(where.first, where.last) if bar in found]
     assert len(overlap) == where.n_bars, "all of this validation lies in an earlier test"
     for bar, earned in zip(range(where.first, where.last), validated, strict=True):
         found[bar].append(earned)
-    series = [np.mean([earned - earned**2 / 2 for earned in found[bar]]) for bar in sorted(found)]
+    series = [np.mean([earned - (earned - mean) ** 2 / 2 for earned in found[bar]]) for bar in sorted(found)]
     lags = int(4 * (len(series) / 100) ** (2 / 9))
     hac = {"cov_type": "HAC", "cov_kwds": {"maxlags": lags, "use_correction": False}}
     fitted = sm.OLS(series, np.ones(len(series))).fit(**hac)
