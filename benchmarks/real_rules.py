@@ -18,10 +18,10 @@ from jaxppo.envs.market.features import compute_features, ewma_volatility, featu
 from jaxppo.envs.market.indicators import log_return
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
-from jaxppo.envs.market.raw_features import TREND_SCALES
 from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy import rules
+from jaxppo.policy.feature_portfolios import earned, portfolios, refitted
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.sizing import risk_units
 
@@ -29,14 +29,6 @@ YEAR = 252
 """Bars of the trend, and of the start of a market that nothing is fitted on."""
 SPAN = 63
 """Bars of the forecast of volatility."""
-FEATURE_PORTFOLIOS = (
-    *(f"trend_{bars}" for bars in (5, 21, 63, 126, 252)),
-    *(f"macd_{fast}_{slow}" for fast, slow in TREND_SCALES),
-    "rank_252",
-)
-"""Features that the linear policy holds portfolios of, beside a constant, and carry where there is one."""
-PRIOR_YEARS = 5.0
-"""Years that the mean Sharpe ratio of all feature portfolios counts for in that of each one."""
 PRIOR_EXPLAINED = 5e-4
 """Share of the variance of a bar's return that the ridge regression expects all its features to explain together: a
 Sharpe ratio of 0.35 a year in one asset."""
@@ -133,17 +125,6 @@ def columns(view: MarketView, names: tuple[str, ...] | None = None) -> jax.Array
     return table if names is None else table[..., np.asarray([every.index(name) for name in names])]
 
 
-def earned(market: MarketData) -> jax.Array:
-    """Return `[T, A]` of what a decision at the close of t holds: from its fill, at the open of t + 1, to the next one.
-
-    Known at the open of bar t + 2; 0 in the last two rows.
-
-    Args:
-      market: unbatched.
-    """
-    return jnp.zeros_like(market.open).at[:-2].set(market.open[2:] / market.open[1:-1] - 1.0)
-
-
 def _blocks(n_bars: int, refits: tuple[int, ...]) -> np.ndarray:
     """Refits `[T]` at or before each bar."""
     return np.searchsorted(np.asarray(refits), np.arange(n_bars), side="right")
@@ -166,46 +147,15 @@ def _at_bars(fitted: jax.Array, n_bars: int, trading: Trading) -> jax.Array:
 
 
 def linear_policy(view: MarketView, trading: Trading) -> jax.Array:
-    """Signal `[T, A]` of a portfolio of feature portfolios: feature k is held in units of risk, in a part w_k.
-
-    Each is charged for its own trades. `w = max(C^-1 m, 0)`, C the covariance of their gains with its off-diagonal
-    halved, m their means with Sharpe ratios shrunk towards the mean of all, scaled to a volatility of the budget.
-    Fitted at every refit on all gains known before.
+    """Signal `[T, A]` of the linear policy of feature portfolios, see `jaxppo.policy.feature_portfolios`.
 
     Args:
       view: of the market.
       trading: refits and charges.
-
-    Reference: Brandt, Santa-Clara, Valkanov (2009), Parametric portfolio policies.
     """
-    market = view.market
-    names = FEATURE_PORTFOLIOS + (() if isinstance(market.carry, tuple) else ("carry", "rank_carry"))
-    features = columns(view, names)
-    features = jnp.concatenate([jnp.ones_like(features[..., :1]), features], axis=-1)
-    held = features * units(view, trading.target)[..., None]
-    charge = trading.spread * market.half_spread + trading.commission
-    traded = jnp.abs(jnp.diff(held, axis=0, prepend=jnp.zeros_like(held[:1])))
-    gains = jnp.einsum("tak,ta->tk", held, earned(market)) - jnp.einsum("tak,ta->tk", traded, charge)
-    counts = _known_sums(jnp.ones_like(gains[:, :1]), trading)
-    means = _known_sums(gains, trading) / jnp.maximum(counts, 1.0)
-    products = _known_sums(gains[:, :, None] * gains[:, None, :], trading) / jnp.maximum(counts, 1.0)[..., None]
-    fit = functools.partial(_shrunk_portfolio, periods=view.periods, target=trading.target)
-    weights = jax.vmap(fit)(means, products, counts[:, 0])
-    return jnp.einsum("tak,tk->ta", features, _at_bars(weights, market.n_bars, trading))
-
-
-def _shrunk_portfolio(
-    mean: jax.Array, product: jax.Array, count: jax.Array, *, periods: float, target: float
-) -> jax.Array:
-    """Weights `[K]` of the portfolios with these means and mean products of gains a bar."""
-    covariance = (product - jnp.outer(mean, mean)) * periods
-    deviation = jnp.sqrt(jnp.maximum(jnp.diag(covariance), 1e-12))
-    years, sharpe = count / periods, mean * periods / deviation
-    sharpe = (sharpe * years + jnp.mean(sharpe) * PRIOR_YEARS) / (years + PRIOR_YEARS)
-    correlation = covariance / jnp.outer(deviation, deviation)
-    shrunk = 0.5 * correlation + 0.5 * jnp.eye(len(mean))
-    weights = jnp.maximum(jnp.linalg.solve(shrunk, sharpe), 0.0) / deviation
-    return weights * ratio(jnp.asarray(target), jnp.sqrt(jnp.maximum(weights @ covariance @ weights, 0.0)), 0.0)
+    found = portfolios(view.market, view.periods, trading.target, SPAN, trading.spread, trading.commission)
+    weights = refitted(found, np.asarray(trading.refits), view.periods, trading.target)
+    return ratio(weights, units(view, trading.target), 0.0)
 
 
 def ridge(view: MarketView, trading: Trading) -> jax.Array:

@@ -42,7 +42,8 @@ from jaxppo.report.results import Performance, Selected
 from jaxppo.report.selection import luck_warnings
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
-from jaxppo.run.setup import Setup, first_policy
+from jaxppo.run.setup import Setup
+from jaxppo.run.start import started_policy
 from jaxppo.run.title import title_of_run
 from jaxppo.statistics import sharpe_error
 
@@ -136,7 +137,7 @@ def evaluate(
       ship: the evidence; None weighs it where the configuration asks for it.
     """
     policy = agent_of(setup, network, net)
-    beside = {UNTRAINED: trade(setup, policy._replace(params=first_policy(setup)[1]), period)}
+    beside = {UNTRAINED: trade(setup, policy._replace(params=started_policy(setup)[1]), period)}
     ship = ship_of(setup, network, net) if ship is None and gated(setup) else ship
     if ship is not None and ship.share == 0.0:
         beside[UNGATED] = trade(setup, policy, period)

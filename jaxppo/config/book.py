@@ -26,7 +26,7 @@ class RunStrategy(Keys):
     """Name in the book; absent: that of the folder."""
 
 
-RULES = ("buy_and_hold", "trend", "mean_reversion", "inverse_volatility")
+RULES = ("buy_and_hold", "trend", "mean_reversion", "inverse_volatility", "feature_portfolios")
 
 
 class _Named(Keys):

@@ -21,7 +21,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "costs": {"cash_rate": 0.0, "margin_volatility": None},
     "env": {"delisting": "freeze"},
     "features": {"normalise": None},
-    "policy": {"base": None, "tilt": "add"},
+    "policy": {"base": None, "start": None, "tilt": "add"},
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),
     "walk_forward": {"combine": "best"},

@@ -58,6 +58,8 @@ def check_base(
     Raises:
       ValueError: names the key, its value and what is allowed.
     """
+    if policy.start is not None:
+        _check_start(policy.start.kind, policy, environment, actions, sizing)
     if policy.base is None:
         if policy.tilt != "add":
             raise ValueError(f"policy.tilt is {policy.tilt}, but there is no policy.base to tilt around")
@@ -73,3 +75,16 @@ def check_base(
     shares = next((kind for kind in sizing if kind in ("kelly", "risk_units")), None)
     if policy.tilt == "scale" and shares is not None:
         raise ValueError(f"sizing names {shares}, but policy.tilt scale needs no unit; leave it out")
+
+
+def _check_start(start: str, policy: PolicyConfig, environment: str, actions: str, sizing: list[str]) -> None:
+    """A ValueError where a network cannot be fitted to decisions."""
+    if environment != "trading":
+        raise ValueError(f"policy.start is {start}, but env.name is {environment!r}; leave it out")
+    if policy.base is not None:
+        raise ValueError(f"policy.start is {start}, but a policy with policy.base starts as that base")
+    if actions == "band":
+        raise ValueError("policy.start fits targets, but env.actions is band; use continuous, discrete or hierarchical")
+    other = next((kind for kind in sizing if kind in ("kelly", "book")), None)
+    if other is not None:
+        raise ValueError(f"policy.start fits targets, but sizing names {other}, which reads decisions otherwise")

@@ -19,7 +19,7 @@ from jaxppo.arguments import (
     PositiveRatio,
     ProperFraction,
 )
-from jaxppo.config.base import BaseConfig, base_written_out
+from jaxppo.config.base import BaseConfig, StartConfig, base_written_out, start_written_out
 from jaxppo.config.items import Keys
 
 
@@ -44,6 +44,9 @@ class PolicyConfig(Keys):
     base: Annotated[BaseConfig | None, BeforeValidator(base_written_out)] = None
     """What the policy tilts around, such as `trend`, `{volatility_target: {target: 0.1}}`, `{run: runs/NAME}` or
     `module:function`: untrained, it is the base. Absent: decisions are targets."""
+    start: Annotated[StartConfig | None, BeforeValidator(start_written_out)] = None
+    """What the network is fitted to before it learns, such as `{feature_portfolios: {target: 0.05}}`, without a base;
+    absent: it starts as it is drawn."""
     tilt: Literal["add", "scale"] = "add"
     """Targets are `base + tilt`, where sizing transforms of shares size the tilt, or `base (1 + tilt)`; a tilt counts
     in units of `env.position_limit`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxppo.arguments import (
     AtLeastThree,
@@ -30,6 +31,7 @@ from jaxppo.envs.market.indicators import log_return
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import rolling_moments
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy.feature_portfolios import YEAR, portfolios, refitted
 from jaxppo.policy.protocol import Observed, Policy, Targets
 
 
@@ -266,6 +268,46 @@ def inverse_volatility(
         return gross * part / jnp.where(total > 0, total, 1.0)
 
     return rule("inverse_volatility", targets, gross=gross, tolerance=tolerance, warmup=span)
+
+
+@functools.lru_cache
+@checked
+def feature_portfolios(
+    target: PositiveRatio = 0.1,
+    *,
+    span: PositiveInt = 63,
+    first_fit: PositiveInt = 504,
+    refit: PositiveInt = 252,
+    spread: NonNegativeRatio = 1.0,
+    commission_bps: NonNegativeRatio = 0.0,
+    gross: PositiveRatio = 1.0,
+    tolerance: ProperFraction = 0.1,
+) -> Policy:
+    """Mixes positions that follow trend, rank and carry by what each has earned so far; flat before the first fit.
+
+    See `jaxppo.policy.feature_portfolios`. Every fit uses all gains known at its bar.
+
+    Args:
+      target: volatility per year of the mixture, fraction of equity.
+      span: own bars of the exponential forecast of volatility.
+      first_fit: bar of the market at whose close the mixture is fitted first.
+      refit: bars between two fits.
+      spread: share of the half-spread that a portfolio is charged for its trades.
+      commission_bps: basis points of the traded notional that it is charged.
+      gross: largest gross exposure, fraction of equity.
+      tolerance: an asset is traded when it is off its target by more than this share of it.
+
+    Raises:
+      ValueError: an argument outside its range.
+
+    Reference: Brandt, Santa-Clara, Valkanov (2009), Parametric portfolio policies.
+    """
+
+    def targets(view: MarketView) -> jax.Array:
+        found = portfolios(view.market, view.periods, target, span, spread, commission_bps * 1e-4)
+        return refitted(found, np.arange(first_fit, view.market.n_bars, refit), view.periods, target)
+
+    return rule("feature_portfolios", targets, gross=gross, tolerance=tolerance, warmup=YEAR)
 
 
 def _scaled(view: MarketView, volatility: float, span: int) -> jax.Array:

@@ -21,6 +21,7 @@ from jaxppo.run.folder import data_report
 from jaxppo.run.memory import check_fits, size_of
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
+from jaxppo.run.start import started_policy
 from jaxppo.training.monitor import breached_in
 
 
@@ -97,7 +98,7 @@ def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experimen
     """
     shapes = jax.eval_shape(lambda: first_policy(setup)[1])
     check_fits(WITH_OPTIMISER * size_of(shapes), "the network", "policy.width, policy.layers", setup.devices)
-    network, net = first_policy(setup)
+    network, net = started_policy(setup)
     annual, evaluator = setup.periods_per_year, make_evaluator(setup, network)
     validated = f"validation_{evaluator.criterion}"
 

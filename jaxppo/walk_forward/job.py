@@ -41,6 +41,10 @@ class FoldParams:
         taken = [leaf if rows is None else rows[chosen] for leaf, rows in zip(leaves, self.per_fold, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(self.shared), taken)
 
+    def one(self, fold: int) -> EnvParams:
+        """Parameters of one fold."""
+        return jax.tree.map(lambda x, axis: x if axis < 0 else x[0], self[[fold]], self.fill(-1, 0))
+
     def fill(self, shared: Any, mapped: Any) -> EnvParams:
         """Makes a tree of the same structure, for `vmap` and `shard_map`.
 

@@ -22,6 +22,7 @@ from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.memory import check_fits, memory_needed, memory_usable
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy, pathwise_of
+from jaxppo.run.start import make_start
 from jaxppo.run.trials import sharpe_of
 from jaxppo.training.loggers import Progress
 from jaxppo.training.monitor import stop_in, stop_message
@@ -114,7 +115,7 @@ def batch_size(n_agents: int, most: int, n_devices: int) -> int:
 
 def train_agents(
     job: Job, programs: Programs, record: Record, stop: Sequence[int], progress: bool
-) -> tuple[list[Agent], Params, float] | None:
+) -> tuple[list[Agent], Params, Params, float] | None:
     """Trains all agents, or goes on after an interruption.
 
     The budget, the schedules and the moments of validation are those of `jaxppo.train`: an agent learns what a single
@@ -128,15 +129,17 @@ def train_agents(
       progress: report progress on stderr.
 
     Returns:
-      The agents, for each the parameters that were best on its validation, `[agents, ...]` on the host, and the seconds
-      of training over all resumes; None if interrupted.
+      The agents, for each the parameters that were best on its validation and those before training, `[agents, ...]` on
+      the host, and the seconds of training over all resumes; None if interrupted.
 
     Raises:
       ConfigError: training of an agent diverges before its first evaluation.
     """
     everyone, size = job.agents, programs.size
     bar = Progress(len(everyone) * job.n_iterations * job.steps, None, progress)
-    trained, best, seconds = [], [], 0.0
+    trained, seconds = [], 0.0
+    best: list[Params] = []
+    first: list[Params] = []
     try:
         for start in range(0, len(everyone), size):
             checkpoints = Checkpoints(job.folder / "checkpoints" / f"agents-{start}", 1)
@@ -152,10 +155,12 @@ def train_agents(
             trained += batch.agents
             seconds += batch.seconds
             n_real = len(batch.agents)
-            best.append(jax.tree.map(lambda x, n=n_real: np.asarray(x)[:n], batch.best))
+            for each, nets in ((best, batch.best), (first, batch.untrained)):
+                each.append(jax.tree.map(lambda x, n=n_real: np.asarray(x)[:n], nets))
     finally:
         bar.close()
-    return trained, jax.tree.map(lambda *parts: np.concatenate(parts), *best), seconds
+    joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *each) for each in (best, first)]
+    return trained, joined[0], joined[1], seconds
 
 
 class _Batch:
@@ -163,6 +168,7 @@ class _Batch:
 
     Attributes:
       agents: those that count.
+      untrained: parameters before training, `[size, ...]` on the host.
       best: parameters that were best on validation, `[size, ...]`.
       seconds: of training and evaluation, over all resumes.
     """
@@ -174,10 +180,10 @@ class _Batch:
         self.params = job.params[[agent.fold for agent in every]]
         self.first = self._placed(np.array([job.validation[agent.fold] for agent in every], np.int32))
         seeds = np.array([agent.seed for agent in every], np.uint32)
-        nets = {seed: first_policy(_seeded(job.setup, seed))[1] for seed in dict.fromkeys(job.seeds)}
-        net = self._placed(jax.tree.map(lambda *x: np.stack(x), *(nets[agent.seed] for agent in every)))
+        net = self._placed(_first_policies(job, programs.network, every))
         self.state = programs.population.start(net, self._placed(seeds), self.params)
-        self.best, self.iteration, self.seconds = jax.tree.map(jnp.copy, net), 0, 0.0
+        self.untrained, self.best = jax.device_get(net), jax.tree.map(jnp.copy, net)
+        self.iteration, self.seconds = 0, 0.0
         if checkpoints.latest is not None:
             saved, host = checkpoints.restore_newest({"state": self.state, "best": self.best})
             self.state, self.best = self._placed(saved["state"]), self._placed(saved["best"])
@@ -291,14 +297,16 @@ def _restored(host: dict[str, Any], agents: Sequence[Agent], most: int) -> tuple
     return iteration, seconds, found
 
 
-def first_policies(job: Job) -> Params:
-    """Parameters before any training, `[seeds, ...]` on the host.
-
-    Args:
-      job: what is trained.
-    """
-    nets = [first_policy(_seeded(job.setup, seed))[1] for seed in job.seeds]
-    return jax.tree.map(lambda *x: np.stack(x), *nets)
+def _first_policies(job: Job, network: ActorCritic, agents: Sequence[Agent]) -> Params:
+    """Parameters of agents before any training, `[agents, ...]` on the host."""
+    start, found = make_start(job.setup, network), {}
+    drawn = {seed: first_policy(_seeded(job.setup, seed))[1] for seed in dict.fromkeys(job.seeds)}
+    for agent in agents:
+        # The last agent of a batch may come several times.
+        if (agent.fold, agent.seed) not in found:
+            net = start(drawn[agent.seed], job.params.one(agent.fold), agent.seed)
+            found[agent.fold, agent.seed] = jax.device_get(net)
+    return jax.tree.map(lambda *x: np.stack(x), *(found[agent.fold, agent.seed] for agent in agents))
 
 
 def _seeded(setup: Setup, seed: int) -> Setup:

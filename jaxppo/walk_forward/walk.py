@@ -41,7 +41,7 @@ from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.plan import Plan
 from jaxppo.walk_forward.prepare import check, prepare, restarted, seeds_of, settled
 from jaxppo.walk_forward.section import SCHEMES, gate_line, gate_section, section
-from jaxppo.walk_forward.training import Programs, compile_job, first_policies, stopped_text, train_agents
+from jaxppo.walk_forward.training import Programs, compile_job, stopped_text, train_agents
 
 MOST_LINES = 20
 """Lines of results that `repr` shows."""
@@ -162,7 +162,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
     if trained is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
         return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "", stop[0])
-    agents, nets, seconds = trained
+    agents, nets, untrained, seconds = trained
     for agent in agents:
         if agent.stopped:
             print(f"fold {agent.fold}, seed {agent.seed}: {stopped_text(agent.stopped)}", file=sys.stderr)
@@ -170,7 +170,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
             left_out = f"{agent.skipped_updates} updates were left out, since their loss or gradient was not finite"
             print(f"fold {agent.fold}, seed {agent.seed}: {left_out}", file=sys.stderr)
     lineups, beside = _lineups(job, agents, plan)
-    every = jax.tree.map(lambda *x: np.concatenate(x), nets, first_policies(job))
+    every = jax.tree.map(lambda *x: np.concatenate(x), nets, untrained)
     who = [*lineups.values(), *beside.values()]
     ledgers = concatenated_ledgers(job.setup, programs.network, job.params, every, plan, who)
     others = {name: each[0] for name, each in zip(beside, ledgers[len(lineups) :], strict=True)}
@@ -196,8 +196,9 @@ def _lineups(job: Job, agents: Sequence[Agent], plan: Plan) -> tuple[dict[str, L
     """The line-ups that are reported, and those that stand beside the first: the untrained agents of its seeds."""
     combine, n_folds = job.setup.config.walk_forward.combine, len(plan.folds)
     lineups = results.make_lineups(agents, n_folds, combine)
-    first = range(len(agents), len(agents) + (len(job.seeds) if results.ENSEMBLE in lineups else 1))
-    return lineups, {UNTRAINED: Lineup([list(first)] * n_folds)}
+    n_first, n_seeds = len(job.seeds) if results.ENSEMBLE in lineups else 1, len(job.seeds)
+    first = [[len(agents) + fold * n_seeds + place for place in range(n_first)] for fold in range(n_folds)]
+    return lineups, {UNTRAINED: Lineup(first)}
 
 
 def _content(setup: Setup) -> str:

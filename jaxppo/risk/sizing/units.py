@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxppo.arguments import PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
-from jaxppo.envs.market.features import ewma_volatility
-from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.risk_parts import risk_parts
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.transform import scaling
-
-STALE = 21
-"""Bars without one of its own after which an asset has no part of the budget."""
 
 
 @checked
@@ -44,12 +39,7 @@ def risk_units(
 
     def table(view: MarketView) -> jax.Array:
         """`[T, A]` factors."""
-        bars = own_bars(view.market.tradable)
-        present = bars.listed & (bars.bars_since < STALE)
-        volatility = ewma_volatility(view.market, span) * jnp.sqrt(view.periods)
-        breadth = jnp.maximum(jnp.sum(present, axis=-1, keepdims=True), 1)
-        unit = jnp.minimum(target / volatility, largest) / jnp.sqrt(breadth)
-        return jnp.where(present, unit, 0.0) / view.position_limit
+        return risk_parts(view.market, view.periods, target, span, largest) / view.position_limit
 
     def factor(state: Any, row: jax.Array, portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
         return row, state
