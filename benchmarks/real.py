@@ -38,7 +38,7 @@ from jaxppo.config import Config
 from jaxppo.envs.execution.costs import make_costs
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
-from jaxppo.run.build import environment_of
+from jaxppo.run.build import configured_base, environment_of
 from jaxppo.run.devices import encoder_config, select_devices
 
 SPREADS = {"own costs": 1.0, "three spreads": 3.0}
@@ -52,8 +52,21 @@ PUBLISHED = [
         "of": "a like universe of futures, net of costs",
     }
 ]
-RULE_COLUMNS = ("sharpe", "sharpe_ci", "before_2010", "since_2010", "volatility", "drawdown_at_8", "turnover", "costs")
-PAIR_COLUMNS = ("difference", "difference_ci", "p_value", "correlation", "detectable")
+RULE_COLUMNS = (
+    *("sharpe", "sharpe_ci", "before_2010", "since_2010", "volatility", "drawdown_at_8", "volatility_at_drawdown_8"),
+    *("turnover", "costs"),
+)
+PAIR_COLUMNS = (
+    "difference",
+    "difference_ci",
+    "p_value",
+    "correlation",
+    "detectable",
+    "information_ratio",
+    "active_p_value",
+)
+BASE = "base"
+"""What the policy of the configuration tilts around, by itself."""
 REFERENCE = "linear policy"
 """The rule that the others are compared with where no agent trades."""
 
@@ -102,7 +115,7 @@ def at_spread(config: Config, share: float) -> Config:
 
 
 def trade_rules(problem: Problem) -> dict[str, backtest.Ledger]:
-    """Trades every rule from the first decision on: name -> ledger.
+    """Trades every rule, and what the policy of the configuration tilts around, from the first decision on.
 
     Args:
       problem: market, costs and first decision.
@@ -118,9 +131,12 @@ def trade_rules(problem: Problem) -> dict[str, backtest.Ledger]:
     costs = make_costs(**config.costs.model_dump())
     cash = config.env.initial_cash
     conditions = backtest.plain_conditions(market.n_assets, periods=problem.periods, costs=costs, initial_cash=cash)
+    rules, base = policies(trading, not isinstance(market.carry, tuple)), configured_base(config, market)
+    if base is not None:
+        rules |= {BASE: base}
     return {
         name: backtest.simulate(policy, market, conditions=conditions, first=problem.first).ledger
-        for name, policy in policies(trading, not isinstance(market.carry, tuple)).items()
+        for name, policy in rules.items()
     }
 
 
@@ -177,7 +193,10 @@ def agent_rows(problem: Problem, rules: dict[str, Any], folder: pathlib.Path, re
                 for rule, ledger in rules.items()
             },
         }
-    return {"agents": found, "train": summary["train"], "bars": [int(bars[0]), int(bars[-1])]}
+    ship, first = summary["walk_forward"].get("ship"), summary["out_of_sample"]["baseline"]["untrained"]
+    gate = {} if ship is None else {"traded_folds": ship["traded"], "folds": len(ship["folds"])}
+    untrained = {"untrained": {name: first[name] for name in ("sharpe", "volatility")}}
+    return {"agents": found, "train": summary["train"], "bars": [int(bars[0]), int(bars[-1])], **gate, **untrained}
 
 
 def real_test(problem: Problem, folder: pathlib.Path | None, resume: bool) -> dict[str, Any]:
@@ -218,13 +237,16 @@ def copies(problem: Problem, n: int, power: float | None, folder: pathlib.Path |
       resume: go on with those in the folder.
     """
     rows: list[dict[str, Any]] = []
+    gates: list[dict[str, int]] = []
     for seed in range(n):
         market = shuffled(problem.market, seed) if power is None else planted(problem.market, power, seed)[0]
         copy = dataclasses.replace(problem, market=market)
         ledgers = trade_rules(copy)
         row = {name: {"sharpe": real_figures.sharpe_of(one.returns, copy.periods)} for name, one in ledgers.items()}
         if folder is not None:
-            row |= agent_rows(copy, ledgers, folder / f"copy-{seed}", resume)["agents"]
+            found = agent_rows(copy, ledgers, folder / f"copy-{seed}", resume)
+            row |= {"untrained": found["untrained"], **found["agents"]}
+            gates += [{name: found[name] for name in ("traded_folds", "folds")}] if "folds" in found else []
         rows.append(row)
         print(f"copy {seed}: " + ", ".join(f"{name} {one['sharpe']:.2f}" for name, one in row.items()), flush=True)
     summary: dict[str, Any] = {}
@@ -237,7 +259,12 @@ def copies(problem: Problem, n: int, power: float | None, folder: pathlib.Path |
             better = {"share_found_better": float(np.mean(found)) if found else None}
             summary[name].setdefault("against", {})[rule] = real_figures.over_copies(pairs, "difference") | better
     print(real_figures.plain_table({name: row["sharpe"] for name, row in summary.items()}, ("mean", "standard_error")))
-    return {"copies": n, "planted_sharpe": power, "mean": summary, "each": rows}
+    share = {}
+    if gates:
+        traded, of = (sum(gate[name] for gate in gates) for name in ("traded_folds", "folds"))
+        share = {"share_of_folds_traded": traded / of}
+        print(f"the agent traded {traded} of {of} folds")
+    return {"copies": n, "planted_sharpe": power, **share, "mean": summary, "each": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

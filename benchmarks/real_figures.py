@@ -8,12 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.statistics import bootstrap_interval, paired_test, sharpe_per_bar
+from jaxppo.statistics.evidence import mean_t_statistic
 
 COMMON_VOLATILITY = 0.08
 """Volatility a year at which drawdowns are compared."""
+COMMON_DRAWDOWN = 0.08
+"""Largest drawdown at which volatilities are compared."""
 DETECTABLE = 2.49
 """Standard errors that a difference needs at 5 %, one-sided, to be found with a power of 80 %: 1.645 + 0.842."""
 SPLIT = np.datetime64("2010-01-01")
@@ -42,8 +47,8 @@ def figures(returns: np.ndarray, times: np.ndarray, periods: float) -> dict[str,
 
     Returns:
       `sharpe` a year with `sharpe_ci` (95 %, stationary bootstrap), that before and since 2010 where there is a year of
-      both, `volatility` a year, `annual_return` (mean, not compounded) and `drawdown_at_8`, the largest drawdown were
-      the whole account scaled to a volatility of 8 %.
+      both, `volatility` a year, `annual_return` (mean, not compounded), `drawdown_at_8`, the largest drawdown were the
+      whole account scaled to a volatility of 8 %, and `volatility_at_drawdown_8`, the one at which that is 8 %.
     """
     low, high = bootstrap_interval(jax.random.key(SEED), np.asarray(returns, np.float32), sharpe_per_bar)
     root = math.sqrt(periods)
@@ -53,6 +58,7 @@ def figures(returns: np.ndarray, times: np.ndarray, periods: float) -> dict[str,
         "volatility": float(returns.std(ddof=1)) * root,
         "annual_return": float(returns.mean()) * periods,
         "drawdown_at_8": drawdown_at(returns, periods, COMMON_VOLATILITY),
+        "volatility_at_drawdown_8": volatility_at(returns, periods, COMMON_DRAWDOWN),
     }
     late = times >= SPLIT if len(times) else np.zeros(0, bool)
     if min(late.sum(), (~late).sum()) >= periods:
@@ -92,6 +98,19 @@ def drawdown_at(returns: np.ndarray, periods: float, volatility: float) -> float
     return float(np.max(1.0 - equity / np.maximum.accumulate(equity)))
 
 
+def volatility_at(returns: np.ndarray, periods: float, drawdown: float) -> float:
+    """Volatility a year of an account, were its returns scaled so that its largest drawdown is this; 0 without any.
+
+    Args:
+      returns: `[n]` return per bar.
+      periods: bars per year.
+      drawdown: fraction.
+    """
+    if not drawdown_at(returns, periods, 1.0) > drawdown:
+        return 0.0
+    return float(brentq(lambda volatility: drawdown_at(returns, periods, volatility) - drawdown, 1e-6, 1.0))
+
+
 def difference(returns: np.ndarray, rule: np.ndarray, periods: float) -> dict[str, float]:
     """How much better an account is than a rule in the same bars, at equal volatility.
 
@@ -103,10 +122,16 @@ def difference(returns: np.ndarray, rule: np.ndarray, periods: float) -> dict[st
     Returns:
       `difference` of the Sharpe ratios a year with `difference_ci` (95 %, stationary bootstrap of both at the same
       bars), `p_value` (one-sided, of being no better), `correlation`, and `detectable`, the smallest difference that
-      this span finds with a power of 80 %: `2.49 sqrt(2 (1 - correlation) / years)`.
+      this span finds with a power of 80 %: `2.49 sqrt(2 (1 - correlation) / years)`. `information_ratio` a year of the
+      difference of the returns as they are, and `active_p_value` of its mean (one-sided, Newey and West).
     """
     if np.ptp(returns) == 0 or np.ptp(rule) == 0:
         return {}
+    active = np.asarray(returns, np.float64) - rule
+    of_active = {
+        "information_ratio": sharpe_of(active, periods),
+        "active_p_value": float(norm.sf(mean_t_statistic(active))),
+    }
     pair = (np.asarray(x, np.float32) for x in (returns, rule))
     found, root = paired_test(jax.random.key(SEED), *pair, sharpe_per_bar), math.sqrt(periods)
     correlation = float(np.corrcoef(returns, rule)[0, 1])
@@ -117,6 +142,7 @@ def difference(returns: np.ndarray, rule: np.ndarray, periods: float) -> dict[st
         "p_value": half if found.difference > 0 else 1.0 - half,
         "correlation": correlation,
         "detectable": DETECTABLE * math.sqrt(max(2.0 * (1.0 - correlation), 0.0) * periods / len(returns)),
+        **of_active,
     }
 
 

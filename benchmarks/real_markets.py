@@ -18,8 +18,10 @@ from jaxppo.envs.market.periods import periods_per_year
 CALENDAR = "XNYS"
 STOCK_HALF_SPREAD = 5e-4
 """Of the closes of skfolio, which come without volume and quotes: fraction of the price."""
-HALF_LIFE = 126
-"""Bars in which half of a planted drift is forgotten."""
+YEAR = 252
+"""Own bars that a planted trend follows."""
+ROUNDS = 4
+"""Of finding the strength of a planted trend."""
 FIELDS = ("open", "high", "low", "close")
 
 
@@ -118,36 +120,51 @@ def shuffled(market: MarketData, seed: int) -> MarketData:
 
 
 def planted(market: MarketData, sharpe: float, seed: int) -> tuple[MarketData, np.ndarray]:
-    """A placebo with a trend: every asset's bars drift by a latent AR(1) of its own, with a half-life of `HALF_LIFE`.
+    """A placebo with a trend: what has risen over a year, in units of its volatility, tends to rise.
 
-    `r_ta = shuffled r_ta + sigma_a s d_ta`, with d of variance 1. The best trend rule knows d and holds `d_ta /
-    sigma_a`; s is such that its expected Sharpe ratio a year before costs is `sharpe`.
+    `r_ta = shuffled r_ta + sigma_a s d_ta`, with `d_ta = tanh(past return / (sigma_a sqrt(252)))` of the 252 own bars
+    up to t - 2: what is known when an order that holds bar t is placed. The rule that holds `d_ta / sigma_a` needs
+    nothing but past closes; s is such that its Sharpe ratio a year before costs is `sharpe` more than in the placebo,
+    in the mean.
 
     Args:
       market: unbatched.
-      sharpe: a year, of the rule that knows the drift.
-      seed: of permutation and drift.
+      sharpe: a year, that the trend adds to the rule that follows it.
+      seed: of the permutation.
 
     Returns:
-      The market, and `[T, A]` drift of each bar in units of the asset's volatility a bar.
+      The market, and `[T, A]` signals d, each known two bars before.
     """
     copy = shuffled(market, seed)
-    random = np.random.default_rng([seed, 1])
     moves, valid = _moves(copy)
-    stay = 0.5 ** (1.0 / HALF_LIFE)
-    shocks = random.standard_normal(valid.shape) * math.sqrt(1.0 - stay**2)
-    drift = np.empty_like(shocks)
-    drift[0] = random.standard_normal(valid.shape[1])
-    for bar in range(1, len(drift)):
-        drift[bar] = stay * drift[bar - 1] + shocks[bar]
     returns = np.where(valid, moves[..., 3], np.nan)
     mean, deviation = np.nanmean(returns, axis=0), np.nanstd(returns, axis=0)
-    held = np.where(valid, drift, 0.0)
-    noise = np.sum(held * np.nan_to_num((returns - mean) / deviation), axis=1)
-    gain = np.sum(held**2, axis=1)
-    drift *= sharpe / math.sqrt(periods_per_year(market)) * noise.std() / gain.mean()
-    lifted = moves + np.where(valid, drift * deviation, 0.0)[..., None]
-    return _with_moves(copy, np.where(valid[..., None], lifted, 0.0)), drift
+    noise = np.nan_to_num((returns - mean) / deviation)
+    strength = 0.0
+    for _ in range(ROUNDS):  # the trend makes the signals larger, and they the trend
+        signal = _followed(moves[..., 3], valid, deviation, strength)
+        held = np.where(valid, signal, 0.0)
+        risk, gain = np.sum(held * noise, axis=1).std(), np.sum(held**2, axis=1).mean()
+        strength = sharpe / math.sqrt(periods_per_year(market)) * risk / gain
+    signal = _followed(moves[..., 3], valid, deviation, strength)
+    lifted = moves + np.where(valid, strength * signal * deviation, 0.0)[..., None]
+    return _with_moves(copy, np.where(valid[..., None], lifted, 0.0)), signal
+
+
+def _followed(returns: np.ndarray, valid: np.ndarray, deviation: np.ndarray, strength: float) -> np.ndarray:
+    """Signals `[T, A]` of returns to which a trend of this strength is added, bar by bar."""
+    n_bars, n_assets = returns.shape
+    level, own = np.zeros((n_bars + 1, n_assets)), np.zeros(n_assets, int)
+    signal, assets = np.zeros((n_bars, n_assets)), np.arange(n_assets)
+    late = np.zeros((2, n_assets))
+    for bar in range(n_bars):
+        signal[bar], late = late[0], np.roll(late, -1, axis=0)
+        moved = np.where(valid[bar], returns[bar] + strength * signal[bar] * deviation, 0.0)
+        own += valid[bar]
+        level[own, assets] = level[own - valid[bar], assets] + moved
+        past = level[own, assets] - level[np.maximum(own - YEAR, 0), assets]
+        late[1] = np.where(own >= YEAR, np.tanh(past / (deviation * math.sqrt(YEAR))), 0.0)
+    return signal
 
 
 def _moves(market: MarketData) -> tuple[np.ndarray, np.ndarray]:
