@@ -164,7 +164,7 @@ PATHWISE: dict[str, Study] = {
         lambda: reference.GarleanuPedersen(n_assets=10),
         _through(paths=40, chunk=50),
         600,
-        every=10,
+        every=20,
         width=128,
         episode=100,
         pathwise=EXACT,
