@@ -64,12 +64,13 @@ def study(name: str, of: Study, seeds: int, quick: bool = False, **changes: Any)
     )
     jax.block_until_ready(nets)
     seconds = time.perf_counter() - started
-    figures = [score(jax.tree.map(lambda x, i=i: x[i], nets)) for i in range(seeds)]
+    agents = averages(snapshots, chosen.averaged)
+    figures = [score(jax.tree.map(lambda x, i=i: x[i, -1], agents)) for i in range(seeds)]
     points = chosen.iterations // chosen.every
 
     def curve(i: int) -> Iterator[float]:
         for j in range(points):
-            percent = score(jax.tree.map(lambda x, j=j: x[i, j], snapshots))["percent"]
+            percent = score(jax.tree.map(lambda x, j=j: x[i, j], agents))["percent"]
             yield percent
             if quick and percent >= GOAL:
                 return
@@ -103,8 +104,30 @@ def study(name: str, of: Study, seeds: int, quick: bool = False, **changes: Any)
         "ppo": config.model_dump(),
         "pathwise": None if chosen.pathwise is None else chosen.pathwise.model_dump(),
         "std": chosen.std,
+        "encoder": chosen.encoder,
+        "calendar": chosen.calendar,
+        "averaged": chosen.averaged,
         "control_variate_ratio": float(np.asarray(metrics["control_variate_ratio"])[:, -10:].mean()),
     }
+
+
+def averages(snapshots: Any, share: float) -> Any:
+    """Agents of the iterations up to each snapshot: means of the parameters over the last `share` of them.
+
+    Args:
+      snapshots: parameters, `[N, points, ...]`.
+      share: in [0, 1); 0 for the snapshots themselves.
+
+    Reference: Polyak, Juditsky (1992), Acceleration of stochastic approximation by averaging.
+    """
+    if share == 0.0:
+        return snapshots
+
+    def means(x: jax.Array) -> np.ndarray:
+        first = [int((1.0 - share) * (j + 1)) for j in range(x.shape[1])]
+        return np.stack([np.asarray(x[:, a : j + 1]).mean(axis=1) for j, a in enumerate(first)], axis=1)
+
+    return jax.tree.map(means, snapshots)
 
 
 def main() -> None:

@@ -44,6 +44,9 @@ class Study:
       width: of the perceptron's layers.
       episode: steps after which an episode is truncated in training; it is scored over its whole length.
       pathwise: learns by the gradient through the market, with these keys; None for PPO.
+      encoder: kind of the network of a problem of `TradingEnv`, both read the same: "mlp" or "linear".
+      calendar: whether the policy sees the features of a problem of `TradingEnv`, all of the calendar.
+      averaged: share of the iterations, the last ones, over whose parameters an agent is the mean; 0 for the last.
     """
 
     build: Callable[[], reference.Problem]
@@ -54,6 +57,9 @@ class Study:
     width: int = 64
     episode: int | None = None
     pathwise: PathwiseConfig | None = None
+    encoder: str = "mlp"
+    calendar: bool = True
+    averaged: float = 0.0
 
 
 class Learnable(NamedTuple):
@@ -152,6 +158,8 @@ def _through(**changes: Any) -> PPOConfig:
 
 MANY = {"paths": 64, "portfolios": 2, "chunk": 60, "reward_scale": 20.0}
 """Many bars of market: what is left to learn is the mean return."""
+INDEPENDENT = {"paths": 192, "chunk": 20, "gamma": 1.0, "epochs": 1, "minibatches": 1, "reward_scale": 20.0}
+"""Whole episodes whose bars all count alike: their noise is what limits the weight, and nothing follows an episode."""
 PATHWISE: dict[str, Study] = {
     "QuadraticCostAR1": Study(
         lambda: reference.QuadraticCostAR1(), _through(paths=16, gamma=0.97), 200, pathwise=EXACT
@@ -189,12 +197,15 @@ PATHWISE: dict[str, Study] = {
         pathwise=EXACT,
     ),
     "Merton": Study(
-        lambda: reference.Merton(n_bars=8192),
-        _through(**MANY, gamma=0.5, learning_rate=1e-3),
-        400,
-        every=20,
+        lambda: reference.Merton(n_bars=11_000),
+        _through(**INDEPENDENT, learning_rate=2e-3),
+        10_000,
+        every=80,
         std=0.1,
-        pathwise=EXACT,
+        pathwise=PathwiseConfig(explore=False, bootstrap=False),
+        encoder="linear",
+        calendar=False,
+        averaged=0.6,
     ),
     "DavisNorman": Study(lambda: reference.DavisNorman(), _through(**MANY), 400, every=20, std=0.1, pathwise=DRAWN),
 }
@@ -294,7 +305,7 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     """A problem of `TradingEnv`, learned by the trading policy with an encoder that reads the current bar."""
     env, limit = problem.env, problem.position_limit
     sizes = tuple(columns.stop - columns.start for columns in group_slices(env.groups).values())
-    encoder = EncoderConfig("mlp", sizes, 32, 1, 4, 1, 2, False, jnp.dtype("float32"))
+    encoder = EncoderConfig(study.encoder, sizes, 32, 1, 4, 1, 2, False, jnp.dtype("float32"))
     action = trading_action_config(env, study.std)
     policy, _ = make_actor_critic(encoder, action, jax.random.key(0), hindsight=config.hindsight_critic)
     listed, seconds = jnp.ones((1, 1, env.n_assets), bool), jnp.zeros((1, 1))
@@ -305,9 +316,13 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
         asset = jnp.stack([held, jnp.zeros_like(held), jnp.ones_like(held)], axis=-1)
         account = jnp.stack([jnp.mean(jnp.abs(held)), jnp.mean(held), loss])
         seen = Observation(jnp.zeros((), jnp.int32), asset, account, env.action_mask(listed[0, 0]))
-        prepared = policy.encode(net, Bars(features[None, None], listed, seconds))[0, 0]
+        shown = features[None, None] * float(study.calendar)
+        prepared = policy.encode(net, Bars(shown, listed, seconds))[0, 0]
         distribution, _ = policy.act(net, prepared, seen)
         return limit * distribution.squash(distribution.mode())
+
+    def visible(params: Any) -> Any:
+        return params if study.calendar else params.replace(features=jnp.zeros_like(params.features))
 
     kinds = {"Merton": _merton_score, "DavisNorman": _band_score, "GrossmanZhou": _floor_score}
 
@@ -317,8 +332,8 @@ def _traded(problem: Any, study: Study, config: PPOConfig) -> Learnable:
     return Learnable(
         trading_task(policy, env, config),
         first_net,
-        problem.params,
-        lambda key: problem.params_for(problem.market(key)),
+        visible(problem.params),
+        lambda key: visible(problem.params_for(problem.market(key))),
         lambda net, there: _act(there, decide, net),
         kinds[type(problem).__name__](problem, decide),
     )
