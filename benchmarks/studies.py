@@ -167,7 +167,7 @@ PATHWISE: dict[str, Study] = {
     "ProportionalCostAR1": Study(
         lambda: reference.ProportionalCostAR1(), _through(paths=64), 400, every=10, std=0.4, pathwise=DRAWN
     ),
-    "GarleanuPedersen": Study(lambda: reference.GarleanuPedersen(), _through(chunk=64), 200, pathwise=EXACT),
+    "GarleanuPedersen": Study(lambda: reference.GarleanuPedersen(), _through(chunk=64), 300, every=10, pathwise=EXACT),
     "GarleanuPedersen10": Study(
         lambda: reference.GarleanuPedersen(n_assets=10),
         _through(paths=40, chunk=50),
