@@ -19,7 +19,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "futures": False,
     },
     "costs": {"cash_rate": 0.0, "margin_volatility": None},
-    "env": {"delisting": "freeze"},
+    "env": {"delisting": "freeze", "units": "weight"},
     "features": {"normalise": None},
     "policy": {"base": None, "start": None, "tilt": "add"},
     "training": {"learner": "ppo"},

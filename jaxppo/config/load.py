@@ -112,7 +112,10 @@ def load_config(
     for key, value in options.items():
         _assign(tree, key, value)
     named = "config" if source is None or isinstance(source, Mapping) else str(source)
-    return validate_config(tree, source=named, options=tuple(options))
+    config = validate_config(tree, source=named, options=tuple(options))
+    if options.get("env.units") == "weight" and any(item.kind == "risk_units" for item in config.sizing):
+        raise ConfigError("--env.units is weight, but sizing names risk_units; give --sizing without it as well")
+    return config
 
 
 def validate_config(tree: dict[str, Any], *, source: str = "config", options: Sequence[str] = ()) -> Config:

@@ -31,7 +31,7 @@ from jaxppo.config.monitor import MonitorConfig, check_monitor
 from jaxppo.config.rewards import RewardConfig, check_rewards
 from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config.simulation import SimulationConfig
-from jaxppo.config.sizing import SizingConfig, check_order
+from jaxppo.config.sizing import SizingConfig, check_order, in_units
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import features, regimes
 from jaxppo.envs.data.options import HalfSpread, Multiplier, RateColumn, SpreadKind, Tick, VolumeKind
@@ -119,6 +119,9 @@ class EnvConfig(Keys):
     name: Text = "trading"
     """`trading`, or the id of a gymnax environment such as CartPole-v1; then no other key of this section counts."""
     actions: Literal["discrete", "continuous", "band", "hierarchical"] = key_of(envs.TradingEnv, "actions")
+    units: Literal["weight", "risk"] = "weight"
+    """Targets are shares of equity, or with `risk` a budget of volatility. `sizing` then begins with `risk_units`,
+    with its defaults unless it is named there."""
     levels: Numbers = key_of(envs.TradingEnv, "levels")
     gross_buckets: Numbers = key_of(envs.TradingEnv, "gross_buckets")
     position_limit: Leverage | None = key_of(envs.TradingEnv, "position_limit")
@@ -284,6 +287,8 @@ class Config(Keys):
                     f"env.fill_price is {self.env.fill_price}; sizing[{number}].drawdown_control needs env.fill_price "
                     "next_open"
                 )
+        # After the checks, which name places in the list as it was given.
+        object.__setattr__(self, "sizing", in_units(self.sizing, self.env.units, self.env.name, self.policy.tilt))
         return self
 
     @model_validator(mode="after")

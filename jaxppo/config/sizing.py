@@ -26,6 +26,32 @@ class SizingConfig(Item, kinds={name: keys_of(getattr(sizing, name)) for name in
     book: BookSizing | None = None
 
 
+def in_units(items: Sequence[SizingConfig], units: str, environment: str, tilt: str) -> tuple[SizingConfig, ...]:
+    """The sizing with the transform that `env.units` stands for: risk puts `risk_units` first where it is not named.
+
+    Args:
+      items: as given, in an order that `check_order` accepts.
+      units: `env.units`.
+      environment: `env.name`.
+      tilt: `policy.tilt`.
+
+    Raises:
+      ValueError: targets cannot be in units of risk; names the key, its value and what is allowed.
+    """
+    kinds = [item.kind for item in items]
+    if units == "weight":
+        return tuple(items)
+    if environment != "trading":
+        raise ValueError(f"env.units is {units}, but env.name is {environment!r}; it must be weight")
+    if "risk_units" in kinds:
+        return tuple(items)
+    if "kelly" in kinds:
+        raise ValueError(f"env.units is {units}, but sizing names kelly; targets are shares of one of them")
+    if tilt == "scale":
+        raise ValueError(f"env.units is {units}, but policy.tilt scale needs no unit; it must be weight")
+    return SizingConfig.model_validate({"risk_units": {}}), *items
+
+
 def check_order(items: Sequence[SizingConfig]) -> None:
     """Refuses a transform that comes after one that it must come before, or twice; a book begins a new order.
 

@@ -150,6 +150,7 @@ def test_every_key_is_read_by_something():
     passed_on = {
         "data": set(inspect.signature(load_market).parameters),
         "costs": set(inspect.signature(make_costs).parameters),
+        "env": {"units"},  # becomes a transform of sizing
         "regimes": set(inspect.signature(rule_regimes).parameters),
         "objective": {name for utility in UTILITIES.values() for name in inspect.signature(utility).parameters},
     }

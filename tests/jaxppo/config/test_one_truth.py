@@ -32,7 +32,7 @@ YAML_ONLY = {
     "masks.regime": {"bull", "bear", "sideways", "crisis"},
     "data": {"path", "train", "validation", "test", "purge_bars"},
     "regimes": {"kind", "scope", "model"},
-    "env": {"name", "episode_chunks"},
+    "env": {"name", "episode_chunks", "units"},
     "objective": {"kind"},
     "book": {"strategies"},
     **{f"strategies.{kind}": {"name"} for kind in StrategyConfig.kinds()},
