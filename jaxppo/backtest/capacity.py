@@ -1,4 +1,7 @@
-"""Results at other costs and capital: cost levels, break-even cost, capacity curve."""
+"""Results at other costs and capital: cost levels, break-even cost, capacity curve.
+
+What trades is what the evaluation of the run trades: with `evaluation.ship` base_unless, what its gate lets trade.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from jaxppo.backtest.account import AccountRules
-from jaxppo.backtest.agent_account import agent_of, rules_of
+from jaxppo.backtest.agent_account import rules_of
+from jaxppo.backtest.shipping import decided, shipped_of
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.envs.execution.perturbations import prices_of, scale
 from jaxppo.envs.trading.types import EnvParams
@@ -34,7 +38,7 @@ MOST = 64.0
 
 
 def cost_levels(run: SavedRun, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
-    """Trades the agent of a run over its test period at several multiples of its costs, without learning anew.
+    """Trades what of a run trades over its test period at several multiples of its costs, without learning anew.
 
     Args:
       run: from `jaxppo.backtest.load_run`.
@@ -54,7 +58,7 @@ def cost_levels(run: SavedRun, levels: Sequence[float] = LEVELS) -> pd.DataFrame
 
 
 def capacity_curve(run: SavedRun, capitals: Sequence[float] | None = None) -> pd.DataFrame:
-    """Trades the agent of a run over its test period with several amounts of capital, which volume and impact limit.
+    """Trades what of a run trades over its test with several amounts of capital, which volume and impact limit.
 
     Args:
       run: from `jaxppo.backtest.load_run`.
@@ -114,10 +118,12 @@ def costs_and_capital(run: SavedRun, *, most: float = MOST) -> dict[str, Any]:
 
     Returns:
       `levels` and `capitals`: a mapping for each row, undefined numbers None; `break_even`: None if the agent still
-      earns at `most`; `most`; `capital`: of the run, currency; `level`: of the intervals.
+      earns at `most`; `most`; `capital`: of the run, currency; `level`: of the intervals; `traded`: `agent` or `base`,
+      only of a run with a gate.
     """
+    run = decided(run)
     found = break_even(run, most=most)
-    return {
+    return ({} if run.ship is None else {"traded": run.ship.figures["traded"]}) | {
         "levels": _rows(cost_levels(run)),
         "capitals": _rows(capacity_curve(run)),
         "break_even": found if math.isfinite(found) else None,
@@ -128,12 +134,12 @@ def costs_and_capital(run: SavedRun, *, most: float = MOST) -> dict[str, Any]:
 
 
 def _figures(run: SavedRun, levels: Sequence[float] | np.ndarray, capitals: Sequence[float]) -> dict[str, np.ndarray]:
-    """Figures `[n]` and returns `[n, bars]` of the agent at n levels of costs with n amounts of capital."""
+    """Figures `[n]` and returns `[n, bars]` of what trades, at n levels of costs with n amounts of capital."""
     setup, where = run.setup, run.setup.periods["test"]
     given = (jnp.asarray(values, jnp.float32) for values in (levels, capitals))
-    agent = agent_of(setup, run.network, run.params)
-    settings = (agent.without_params(), rules_of(setup), where.n_bars)
-    found = _traded(*settings, agent.params, setup.params, jnp.int32(where.first), *given)
+    policy = shipped_of(decided(run))
+    settings = (policy.without_params(), rules_of(setup), where.n_bars)
+    found = _traded(*settings, policy.params, setup.params, jnp.int32(where.first), *given)
     return {name: np.asarray(x) for name, x in found.items()}
 
 
@@ -148,14 +154,14 @@ def _traded(
     levels: jax.Array,
     capitals: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Figures of the agent at each level of costs and capital `[n]`; see `_figures`."""
-    agent, annual = static._replace(params=net), rules.periods
+    """Figures of a policy at each level of costs and capital `[n]`; see `_figures`."""
+    policy, annual = static._replace(params=net), rules.periods
 
     def one(level: jax.Array, capital: jax.Array) -> dict[str, jax.Array]:
         changed = params.replace(
             costs=scale(params.costs, dict.fromkeys(prices_of(params.costs), level)), initial_cash=capital
         )
-        ledger = simulate_account(agent, rules, changed, first, n_bars)
+        ledger = simulate_account(policy, rules, changed, first, n_bars)
         before, after = ledger.equity[:-1], ledger.equity[1:]
         returns = jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0) - 1.0, 0.0)
         paid = jnp.sum(ledger.paid) + jnp.sum(ledger.financing)

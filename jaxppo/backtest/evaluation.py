@@ -40,6 +40,7 @@ from jaxppo.report.drawdowns import drawdown_rows
 from jaxppo.report.page import ReportData, write_report
 from jaxppo.report.results import Performance, Selected
 from jaxppo.report.selection import luck_warnings
+from jaxppo.run.build import strategy_sentences
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
@@ -141,7 +142,7 @@ def evaluate(
     ship = ship_of(setup, network, net) if ship is None and gated(setup) else ship
     if ship is not None and ship.share == 0.0:
         beside[UNGATED] = trade(setup, policy, period)
-    policy = policy if ship is None else shipped(setup, network, net, ship)
+    policy = shipped(setup, network, net, ship)
     effects = effects_of(setup, policy, period)
     result = evaluate_ledger(setup, trade(setup, policy, period), setup.periods[period], effects, beside)
     if ship is not None:
@@ -204,7 +205,7 @@ def evaluate_ledger(
     position = full_position(setup.config, setup.market.n_assets)
     notes = volume_sentences(setup.market, position, setup.config.costs.participation_limit)
     notes += estimated_spread_sentences(ledgers["agent"], setup.market)
-    notes += unlearned_sentences(ledgers)
+    notes += (*unlearned_sentences(ledgers), *strategy_sentences(setup.config))
     noted = {"notes": list(notes)} if notes else {}
     performance = performance_of(
         ledgers["agent"], symbols_of(setup), times, periods=setup.periods_per_year, level=chosen.level

@@ -15,6 +15,7 @@ from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditio
 from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
+from jaxppo.backtest.shipping import decided, ship_notes, shipped_of
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.fill_time import implausible_volume, volume_sentences
@@ -53,7 +54,7 @@ def simulate(
 
     Args:
       policy: a rule, an agent, anything that is a `Policy`; target weights at each close, `[T, A]`, NaN to hold; or an
-        opened run, for its agent.
+        opened run, for its agent, or with `evaluation.ship` base_unless for what its gate lets trade.
       market: prices; or an opened run, for its test period, masks, sizing, costs and monitored limits. None takes the
         run that is the policy.
       costs: on a market; None takes the defaults of the configuration, which charge all costs.
@@ -67,12 +68,15 @@ def simulate(
       DataError: prices that cannot be right, see `check_market`.
       ValueError: the period does not lie in the market, or the assets are not as many as the policy's.
     """
+    said: list[str] = []
     run = market if isinstance(market, SavedRun) else policy if market is None else None
     if isinstance(policy, np.ndarray | jax.Array):
         policy = from_array(jnp.asarray(policy))
     if isinstance(policy, SavedRun):
         conditions = conditions_of(policy) if conditions is None else conditions
-        policy = policy.agent()
+        shipping = decided(policy)
+        said = ship_notes(shipping)
+        policy = shipped_of(shipping)._replace(name=policy.folder.resolve().name)
     if isinstance(run, SavedRun):
         conditions = conditions_of(run) if conditions is None else conditions
         prices, params, period = run.setup.market, run.setup.params, run.setup.periods["test"]
@@ -93,7 +97,7 @@ def simulate(
     for line in implausible_volume(prices, position, participation):
         warnings.warn(line, stacklevel=2)
     ledger = jax.device_get(simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars))
-    notes = volume_sentences(prices, position, participation) + estimated_spread_sentences(ledger, prices)
+    notes = (*said, *volume_sentences(prices, position, participation), *estimated_spread_sentences(ledger, prices))
     rules = conditions.rules
     delisting = rules.env.fill_rule.delisting
     return BacktestResult(policy.name, ledger, prices, first, rules.periods, delisting, notes, params.costs)

@@ -13,7 +13,7 @@ from jaxppo.backtest.capacity import costs_and_capital
 from jaxppo.backtest.evaluation import ReportExtras, evaluate, report
 from jaxppo.backtest.inspection import inspect_policy
 from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
-from jaxppo.backtest.shipping import gated, recorded_ship
+from jaxppo.backtest.shipping import decided
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import unfinished_note
@@ -70,10 +70,8 @@ def run(
 
 def _evaluate(saved: SavedRun, target: pathlib.Path | None, capacity: bool) -> dict[str, Any]:
     """Evaluates an opened run; writes summary and report into a folder, if there is one."""
-    setup = saved.setup
-    elsewhere = gated(setup) and "validation" not in setup.periods
-    ship = recorded_ship(saved.folder) if elsewhere else None
-    result = evaluate(setup, saved.network, saved.params, ship=ship)
+    saved, setup = decided(saved), saved.setup
+    result = evaluate(setup, saved.network, saved.params, ship=saved.ship)
     if capacity:
         result.summary["capacity"] = costs_and_capital(saved)
     returns, iteration = result.ledgers["agent"].returns, best_iteration(saved.folder)

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
-from typing import Any, NamedTuple
+import dataclasses
 
 import jax
 import numpy as np
 
-from jaxppo.backtest.agent_account import agent_of, ensemble_of, trade
-from jaxppo.errors import ConfigError
+from jaxppo.backtest.agent_account import agent_of, trade
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.base import base_policy
+from jaxppo.run.saved import SavedRun
 from jaxppo.run.setup import Setup
+from jaxppo.run.ship import Ship, is_gated, recorded_ship, shipped_policy
 from jaxppo.statistics.evidence import base_risk_aversion, evidence_share, mean_t_statistic, utility_over_base
-
-
-class Ship(NamedTuple):
-    """What the evidence before a test says.
-
-    Attributes:
-      t: t-statistic of the agent's utility over the base.
-      share: of the agent's difference from the base that is traded, in [0, 1].
-    """
-
-    t: float
-    share: float
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The entry of summary.json: `t`, `share` and `traded`, by whom."""
-        return {"t": self.t, "share": self.share, "traded": "agent" if self.share > 0.0 else "base"}
-
-    def sentence(self, threshold: float) -> str:
-        """What was traded and why.
-
-        Args:
-          threshold: `evaluation.ship_t`.
-        """
-        found = f"the t-statistic of its utility over the base before the test is {self.t:.2f}"
-        if self.share > 0.0:
-            part = "" if self.share == 1.0 else f" with {self.share:.0%} of its difference from the base"
-            return f"The agent trades{part}: {found}, above {threshold:g}."
-        return f"The base is traded in place of the agent: {found}, not above {threshold:g}."
 
 
 def gated(setup: Setup) -> bool:
@@ -53,7 +23,7 @@ def gated(setup: Setup) -> bool:
     Args:
       setup: of the run.
     """
-    return setup.config.evaluation.ship == "base_unless"
+    return is_gated(setup.config)
 
 
 def weighed(setup: Setup, utility: np.ndarray) -> Ship:
@@ -83,34 +53,50 @@ def ship_of(setup: Setup, network: ActorCritic, net: Params) -> Ship:
     return weighed(setup, utility_over_base(agent, other, risk_aversion))
 
 
-def recorded_ship(folder: pathlib.Path) -> Ship:
-    """What the summary of a run says of the evidence before its test.
+def decided(run: SavedRun) -> SavedRun:
+    """The run with what its gate decides: by its validation; on other prices, or of a fold, by what its summary says.
+
+    A run without a gate, or whose gate has decided, stays as it is. Nothing of the test period is looked at.
 
     Args:
-      folder: of the run.
+      run: from `jaxppo.backtest.load_run`.
 
     Raises:
-      ConfigError: it says nothing of it.
+      ConfigError: its summary has to say what the evidence was, and does not.
     """
-    try:
-        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["out_of_sample"]["ship"]
-        return Ship(float(found["t"]), float(found["share"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"evaluation.ship is base_unless, but {folder / 'summary.json'} does not say what the evidence was; on "
-            "other prices only a run that was trained with evaluation.ship base_unless can be gated"
-        ) from None
+    if run.ship is not None or not gated(run.setup):
+        return run
+    here = run.fold is None and "validation" in run.setup.periods
+    with jax.default_device(run.setup.devices[0]):
+        ship = ship_of(run.setup, run.network, run.params) if here else recorded_ship(run.folder, run.fold)
+    return dataclasses.replace(run, ship=ship)
 
 
-def shipped(setup: Setup, network: ActorCritic, net: Params, ship: Ship) -> Policy:
-    """The policy that trades as much of the agent as the evidence warrants.
+def shipped(setup: Setup, network: ActorCritic, net: Params, ship: Ship | None) -> Policy:
+    """The policy that trades as much of the agent as the evidence warrants, in accounts of its run.
 
     Args:
       setup: of the run.
       network: encoder and head.
       net: their parameters.
-      ship: the evidence.
+      ship: the evidence; None for a run without a gate, whose agent trades.
     """
-    if ship.share == 1.0:
-        return agent_of(setup, network, net)
-    return ensemble_of(setup, network, jax.tree.map(lambda x: x[None], net), ship.share)
+    return shipped_policy(setup, network, net, ship, on_cpu=setup.devices[0].platform == "cpu")
+
+
+def shipped_of(run: SavedRun) -> Policy:
+    """What of a run trades, once its gate has decided.
+
+    Args:
+      run: from `decided`.
+    """
+    return shipped(run.setup, run.network, run.params, run.ship)
+
+
+def ship_notes(run: SavedRun) -> list[str]:
+    """What of a run trades and why, in a sentence; none for a run without a gate.
+
+    Args:
+      run: from `decided`.
+    """
+    return [] if run.ship is None else [run.ship.sentence(run.setup.config.evaluation.ship_t)]

@@ -83,6 +83,7 @@ class Paths:
       batch_size: paths traded side by side; None decides by the size of a market.
       symbols: A names of the assets, for replays: what a generator draws has none. Default: numbers.
       devices: default: all.
+      notes: what a reader of the figures must know of the policy, a sentence each.
 
     Raises:
       ValueError: the generator does not fit the policy, or an argument is outside its range.
@@ -103,6 +104,7 @@ class Paths:
         batch_size: int | None = None,
         symbols: Sequence[str] | None = None,
         devices: Sequence[jax.Device] | None = None,
+        notes: Sequence[str] = (),
     ):
         if n_bars < 1 or points < 1 or spare < 0 or not 0 <= seed < NUMBERS or not 0 <= ruin < 1:
             raise ValueError(
@@ -122,7 +124,7 @@ class Paths:
         names = [f"asset {number}" for number in range(drawn.n_assets)] if symbols is None else symbols
         if len(names) != drawn.n_assets:
             raise ValueError(f"symbols are {list(names)}; {drawn.n_assets} assets need one each")
-        self.symbols = tuple(names)
+        self.symbols, self.notes = tuple(names), tuple(notes)
         self.policy, self.conditions, self.history = policy, conditions, history
         self.generator, self.n_bars, self.seed = generator, n_bars, seed
         self.perturb, self.spare, self.ruin = perturb, spare, ruin

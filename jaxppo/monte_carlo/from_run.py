@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
@@ -9,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 import jax
 
 from jaxppo.backtest.conditions import conditions_of
+from jaxppo.backtest.shipping import decided, ship_notes, shipped_of
 from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo.engine import MOST_ELEMENTS, NUMBERS, Paths, history_of
 from jaxppo.monte_carlo.job import MonteCarlo, monte_carlo
@@ -45,7 +47,10 @@ def run_paths(
     stress: Stress = UNSTRESSED,
     devices: Sequence[jax.Device] | None = None,
 ) -> Paths:
-    """Puts the agent of a run on markets drawn from its test period, which it was neither trained nor selected on.
+    """Puts a run on markets drawn from its test period, which it was neither trained nor selected on.
+
+    What trades is what the evaluation of the run trades: its agent, or with `evaluation.ship` base_unless what its gate
+    lets trade by what came before the test.
 
     Args:
       run: from `jaxppo.backtest.load_run`; opened on other prices, its test period is all of them.
@@ -58,8 +63,8 @@ def run_paths(
     Raises:
       ConfigError: an argument outside its range, or masks that a drawn market does not allow.
     """
-    setup = run.setup
-    policy, conditions = run.agent(run.title), conditions_of(run)
+    run, setup = decided(run), run.setup
+    policy, conditions = shipped_of(run)._replace(name=run.title), conditions_of(run)
     history = history_of(policy, conditions)
     n_bars = setup.periods["test"].n_bars if n_bars is None else n_bars
     n_assets = setup.market.n_assets
@@ -80,6 +85,7 @@ def run_paths(
         return Paths(
             policy, conditions, draws, n_bars,
             seed=seed, perturb=stress.perturbation(), spare=stress.delay, symbols=symbols, devices=devices,
+            notes=ship_notes(run),
         )  # fmt: skip
     except ConfigError:
         raise
@@ -98,7 +104,7 @@ def run_monte_carlo(
     progress: bool = True,
     **options: Unpack[PathOptions],
 ) -> MonteCarlo:
-    """Trades the agent of a saved run on random markets, see `monte_carlo`.
+    """Trades a saved run on random markets, see `run_paths` and `monte_carlo`.
 
     Args:
       folder: the run.
@@ -126,6 +132,8 @@ def run_monte_carlo(
         raise ConfigError(f"--{str(error).replace('_', '-')}") from None
     latency = [] if stress.latency is None else ["--env.latency_bars", str(stress.latency[1])]
     run = load_run(folder, overrides=[*overrides, *latency])
+    if latency:  # a stress of the paths, with which the gate has nothing to do
+        run = dataclasses.replace(run, ship=decided(load_run(folder, overrides=overrides)).ship)
     generator, n_bars, seed = options.get("generator", GENERATOR), options.get("n_bars"), options.get("seed")
     paths = run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stress)
     if output is None:

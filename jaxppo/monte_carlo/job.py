@@ -78,6 +78,7 @@ def describe_paths(job: MonteCarlo) -> str:
     lines = [
         f"{settings['policy']}: {summary['n_paths']:,} paths of {settings['n_bars']:,} bars "
         f"({settings['generator']}, seed {settings['seed']})",
+        *settings.get("notes", ()),
         f"{'':16}{'mean (' + percent + ' interval)':>30}{'5 %':>10}{'median':>10}{'95 %':>10}",
     ]
     for name in ("total_return", "sharpe", "max_drawdown", "turnover", "costs"):
@@ -263,7 +264,8 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
     unit = paths.batch_size * (len(paths.devices) if batch is None else 1)
     wanted = min(-(-n_paths // PARTS_OF_A_JOB), MOST_IN_A_BATCH) if batch is None else batch
     policy, conditions, generator = paths.policy, paths.conditions, paths.generator
-    return {
+    noted = {"notes": list(paths.notes)} if paths.notes else {}
+    return noted | {
         "policy": policy.name,
         "policy_identity": identity_of(policy, conditions),
         "policy_digest": digest({"costs": conditions.costs, "policy": policy.params}),

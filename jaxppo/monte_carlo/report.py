@@ -192,7 +192,7 @@ def _tone(summary: Mapping[str, Any]) -> str:
 
 def _warnings(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
-    found = list(summary.get("warnings", ()))
+    found = [*settings.get("notes", ()), *summary.get("warnings", ())]
     if summary["n_paths"] < FEW_PATHS:
         found.append(
             f"Only {summary['n_paths']:,} paths: tails, and quantiles such as 1 % and 99 %, rest on a few of them."
@@ -300,7 +300,8 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the job as they are shown: the bars at which the equity was kept are counted."""
     index, n_shards = settings["shard"]
     unset = {name: "none" for name in ("perturbation", "stress", "part_size") if not settings[name]}
-    return {**settings, **unset, "points": len(settings["points"]), "shard": f"{index}/{n_shards}"}
+    shown = {name: value for name, value in settings.items() if name != "notes"}
+    return {**shown, **unset, "points": len(settings["points"]), "shard": f"{index}/{n_shards}"}
 
 
 def _rows_of(table: Table, summary: Mapping[str, Any]) -> dict[int, int]:

@@ -36,8 +36,9 @@ def section(found: Mapping[str, Any] | None) -> str:
     costs, capital = cost_figure(found), capital_figure(found)
     sentence = f"<p>{escaped(break_even_sentence(found))} {escaped(capital_sentence(found))}</p>"
     note = (
-        f"In brackets, {100 * found['level']:g} % bootstrap intervals. The agent is that of the run and does not learn "
-        "anew; limits, such as that on the volume of a bar, stay as they are. Not filled: of the ordered notional."
+        f"In brackets, {100 * found['level']:g} % bootstrap intervals. The {_who(found)} is that of the run and does "
+        "not learn anew; limits, such as that on the volume of a bar, stay as they are. Not filled: of the ordered "
+        "notional."
     )
     return (
         f"{sentence}{as_html('cost_levels', costs)}{_table(found['levels'], 'level', 'Costs, times')}"
@@ -46,13 +47,18 @@ def section(found: Mapping[str, Any] | None) -> str:
     )
 
 
+def _who(found: Mapping[str, Any]) -> str:
+    """Who trades: the agent, or the base of a run whose gate is closed."""
+    return str(found.get("traded", "agent"))
+
+
 def break_even_sentence(found: Mapping[str, Any]) -> str:
     """States the multiple of the costs at which the return falls to nothing."""
     at = found["break_even"]
     if at is None:
-        return f"The agent still earns at {found['most']:g} times its costs."
+        return f"The {_who(found)} still earns at {found['most']:g} times its costs."
     if at == 0.0:
-        return "The agent does not earn anything without costs either."
+        return f"The {_who(found)} does not earn anything without costs either."
     return f"The return falls to nothing at {at:.2f} times the costs."
 
 

@@ -30,6 +30,7 @@ from jaxppo.run.objectives import check_reachable
 from jaxppo.run.periods import Period, split_periods
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup, first_policy, with_bar_seconds
+from jaxppo.run.ship import gate_of
 from jaxppo.run.strategy import strategy_of
 from jaxppo.run.transforms import make_monitor, make_rewards
 
@@ -140,24 +141,42 @@ def configured_base(config: Config, market: MarketData) -> Policy | None:
 
 
 def open_strategy(run: RunStrategy, market: MarketData) -> Policy:
-    """Opens a trained agent on other prices, whatever it has learned from: the caller has to check that.
+    """Opens what a trained run trades on other prices, whatever it has learned from: the caller has to check that.
 
     Args:
       run: keys that name it.
       market: the prices.
 
     Raises:
-      ConfigError: not a run, or not one of these assets.
+      ConfigError: not a run, not one of these assets, or one whose summary does not say what its gate decided.
     """
     folder, config = run_folder.open_folder(run.folder)
     alone = config.evaluation.model_copy(update={"baselines": ()})  # what stood beside it there is not compared here
     setup = build(on_one_device(config.model_copy(update={"evaluation": alone})), market, split=False)
     name = folder.name if run.name is None else run.name
-    return strategy_of(setup, *best_policy(folder, setup), name=name)
+    return strategy_of(setup, *best_policy(folder, setup), name=name, ship=gate_of(folder, config))
 
 
-def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
-    """A ConfigError if an agent of a book, a base, or one to compare with, has learned from bars of the test."""
+def strategy_sentences(config: Config) -> list[str]:
+    """What trades of each other run that a configuration names and that has a gate, a sentence each.
+
+    Args:
+      config: of a run.
+
+    Raises:
+      ConfigError: not a run, or one whose summary does not say what its gate decided.
+    """
+    found = []
+    for key, run in _named_runs(config).items():
+        folder, other = run_folder.open_folder(run.folder)
+        ship = gate_of(folder, other)
+        if ship is not None:
+            found.append(f"{key} {run.folder!r}: {ship.sentence(other.evaluation.ship_t)}")
+    return found
+
+
+def _named_runs(config: Config) -> dict[str, RunStrategy]:
+    """Key -> run that a configuration names: strategies of a book, agents to compare with, the base."""
     named = {
         f"sizing[{number}].book.strategies[{place}].run": strategy.run
         for number, item in enumerate(config.sizing)
@@ -167,8 +186,13 @@ def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
         f"evaluation.baselines[{number}].run": item.run for number, item in enumerate(config.evaluation.baselines)
     }
     named["policy.base.run"] = None if config.policy.base is None else config.policy.base.run
-    for key, run in named.items():
-        if run is not None and first_unseen(pathlib.Path(run.folder), market) > test.first:
+    return {key: run for key, run in named.items() if run is not None}
+
+
+def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
+    """A ConfigError if an agent of a book, a base, or one to compare with, has learned from bars of the test."""
+    for key, run in _named_runs(config).items():
+        if first_unseen(pathlib.Path(run.folder), market) > test.first:
             raise ConfigError(
                 f"{key} is {run.folder!r}, which was trained and selected on bars of the test period; change data.test "
                 "or the run"

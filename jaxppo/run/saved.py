@@ -20,6 +20,7 @@ from jaxppo.run.data import given_data, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.periods import split_periods
 from jaxppo.run.setup import Setup
+from jaxppo.run.ship import Ship, gate_of
 from jaxppo.run.strategy import strategy_of
 from jaxppo.run.title import title_of_run
 
@@ -37,6 +38,8 @@ class SavedRun:
       network: encoder and head.
       params: their parameters at the checkpoint that was best on validation.
       trained: the configuration that it was trained with; None where it is that of the setup.
+      ship: what its gate has decided, see `jaxppo.backtest.shipping.decided`; None before, or without a gate.
+      fold: of the walk-forward that it is an agent of; None for a run.
     """
 
     folder: pathlib.Path
@@ -44,6 +47,8 @@ class SavedRun:
     network: ActorCritic
     params: Params
     trained: Config | None = None
+    ship: Ship | None = None
+    fold: int | None = None
 
     @property
     def title(self) -> str:
@@ -51,7 +56,7 @@ class SavedRun:
         return title_of_run(self.folder.resolve().name, self.setup.config, self.trained)
 
     def agent(self, name: str | None = None) -> Policy:
-        """The agent without its randomness, for accounts under the rules of the run.
+        """The agent without its randomness, whatever its gate says, for accounts under the rules of the run.
 
         Args:
           name: for tables; None takes that of the run's folder.
@@ -67,16 +72,21 @@ class SavedRun:
         )
 
     def strategy(self, name: str | None = None) -> Policy:
-        """The agent under the masks and the sizing that it was trained with, for a book or an account of another kind.
+        """What of the run trades, under the masks and the sizing of its training, for a book or another account.
 
         On other prices it sees what it would have seen there: features, and regimes by the model that was fitted in
-        training. Up to the bar at which features and context are complete it stays flat.
+        training. Up to the bar at which features and context are complete it stays flat. With `evaluation.ship`
+        base_unless as much of the agent trades as in the evaluation of the run.
 
         Args:
           name: in the book; None takes that of the run's folder.
+
+        Raises:
+          ConfigError: its summary does not say what its gate decided.
         """
         name = self.folder.resolve().name if name is None else name
-        return strategy_of(self.setup, self.network, self.params, name=name)
+        ship = gate_of(self.folder, self.setup.config, self.fold) if self.ship is None else self.ship
+        return strategy_of(self.setup, self.network, self.params, name=name, ship=ship)
 
     def __repr__(self) -> str:
         """Folder, assets and test period."""

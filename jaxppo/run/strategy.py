@@ -1,7 +1,8 @@
-"""A trained agent as a strategy of a book: a policy under masks and sizing of its own."""
+"""What a trained run trades as a strategy of a book: a policy under masks and sizing of its own."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxppo.envs.execution.costs import pack_bars
 from jaxppo.envs.trading.account import Account, BarRow
+from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.policy.agent import agent
 from jaxppo.policy.encoding import encode_bars
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup
+from jaxppo.run.ship import Ship, shipped_policy
 
 
 class AgentRow(struct.PyTreeNode):
@@ -24,17 +27,19 @@ class AgentRow(struct.PyTreeNode):
 
     Attributes:
       bar: `[]` int32.
-      encoded: `[A, 2 D]` from the encoder; zeros where it cannot decide yet.
+      encoded: from the encoder; zeros where it cannot decide yet, `()` where the base is traded.
       tradable: `[A]` bool.
       masks: row of the table of its masks.
       sizing: row of that of its sizing.
+      packed: `[fields, A]` the bar itself, in which orders of its base fill; `()` without a base.
     """
 
     bar: jax.Array
-    encoded: jax.Array
+    encoded: Any
     tradable: jax.Array
     masks: Any
     sizing: Any
+    packed: Any = ()
 
 
 class AgentState(struct.PyTreeNode):
@@ -49,20 +54,19 @@ class AgentState(struct.PyTreeNode):
     sizing: Any
 
 
-def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str) -> Policy:
-    """The agent of a run without its randomness, under the masks and the sizing that it was trained with.
+def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str, ship: Ship | None = None) -> Policy:
+    """What of a run trades, without randomness, under the masks and the sizing that it was trained with.
 
     Args:
       setup: of the run; other markets need as many assets.
       network: encoder and head.
       net: parameters.
       name: in the book.
+      ship: what its gate decided; None for a run without one, whose agent trades.
     """
-    env, config = setup.env, setup.config
-    inner = agent(network, jax.tree.map(np.asarray, net), env, config.evaluation.decision)
-    encoding = inner.encoding
-    assert encoding is not None
-    encode = jax.jit(lambda net, inputs, first, n: encode_bars(encoding, net, inputs, first, n), static_argnums=3)
+    env, config, conditions = setup.env, setup.config, setup.params.costs.conditions
+    inner = shipped_policy(setup, network, jax.tree.map(np.asarray, net), ship)
+    encode = None if inner.encoding is None else jax.jit(partial(encode_bars, inner.encoding), static_argnums=3)
 
     def table(net: Params, view: MarketView) -> AgentRow:
         market = view.market
@@ -73,14 +77,18 @@ def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str) -
             raise ValueError(f"the market has {n_bars} bars; the run {name} needs more than {known + 1}")
         regimes, _ = find_regimes(config.regimes, market, n_bars - 1, config.seed)
         params = env.make_params(market, feature_dtype=setup.encoder.dtype, regimes=regimes)
-        encoded = encode(net, encoding.inputs(params), jnp.int32(known), n_bars - known)
+        encoded: Any = ()
+        if encode is not None and inner.encoding is not None:
+            encoded = encode(net, inner.encoding.inputs(params), jnp.int32(known), n_bars - known)
+            encoded = jnp.concatenate([jnp.zeros((known, *encoded.shape[1:])), encoded])
         of_env = MarketView(market, view.periods, env.position_limit, regimes)
         return AgentRow(
             bar=jnp.arange(n_bars, dtype=jnp.int32),
-            encoded=jnp.concatenate([jnp.zeros((known, *encoded.shape[1:])), encoded]),
+            encoded=encoded,
             tradable=market.tradable,
             masks=() if env.masks is None else env.masks.table(of_env),
             sizing=() if env.sizing is None else env.sizing.table(of_env),
+            packed=() if env.base is None else pack_bars(market, conditions=conditions, regimes=regimes),
         )
 
     def init(n_assets: int) -> AgentState:
@@ -88,15 +96,24 @@ def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str) -
 
     def apply(net: Params, state: AgentState, observed: Observed) -> tuple[Targets, AgentState]:
         portfolio, row = observed.portfolio, observed.row
-        account = Account(portfolio, state.masks, state.sizing)
+        account = Account(portfolio, state.masks, _with_base_settled(env, state.sizing, row))
         bar = BarRow(row.bar, (), row.tradable, row.masks, row.sizing)
         seen = env.view(account, bar)
         decided = Observed(portfolio, (), seen.observation, seen.constraint, row.encoded)
         (weights, hold), _ = inner.apply(net, (), decided)
-        weights, hold, sizing = env.size(state.sizing, row.sizing, portfolio, weights, hold)
+        weights, hold, sizing = env.size(account.sizing, row.sizing, portfolio, weights, hold)
         weights, hold = env.feasible(portfolio, weights, hold, seen.constraint)
         waiting = row.bar < env.first_decision
         after = jax.tree.map(lambda old, new: jnp.where(waiting, old, new), state, AgentState(seen.masks, sizing))
         return Targets(weights, hold | waiting), after
 
     return Policy(name, apply, init, table, warmup=env.first_decision, params=inner.params)
+
+
+def _with_base_settled(env: TradingEnv, sizing: Any, row: AgentRow) -> Any:
+    """The state of the sizing once the base is through the bar: no environment settles it for a strategy."""
+    if env.base is None or env.sizing is None:
+        return sizing
+    place = [part.name for part in env.sizing.parts].index("base")
+    settled, _ = env.base.settle(sizing, row.packed, row.sizing[place].costs)
+    return jax.tree.map(lambda new, old: jnp.where(sizing.begun, new, old), settled, sizing)

@@ -35,6 +35,8 @@ def load_fold(
 ) -> SavedRun:
     """Opens an agent of a finished walk-forward like a run, with the first test of its fold as the period `test`.
 
+    What its gate decides is what that of the walk-forward decided for the fold.
+
     Args:
       folder: of the walk-forward.
       fold: number of the fold, from 0 on.
@@ -72,7 +74,8 @@ def load_fold(
     if not isinstance(scores, list) or [type(score) for score in scores] != [float] * len(plan.folds) * len(seeds):
         raise ConfigError(f"{folder / 'checkpoints' / 'best'}: damaged; it has no score of every agent")
     number = max(of_fold, key=lambda n: scores[n]) if seed is None else of_fold[seeds.index(seed)]
-    return SavedRun(folder, setup, network, jax.tree.map(lambda x: x[number], nets["params"]))
+    net = jax.tree.map(lambda x: x[number], nets["params"])
+    return SavedRun(folder, setup, network, net, fold=fold)
 
 
 def check(config: Config) -> None:

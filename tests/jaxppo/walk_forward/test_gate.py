@@ -11,10 +11,10 @@ from tiny_run import prices, tiny_config
 
 from jaxppo import envs
 from jaxppo.backtest.agent_account import ensemble_of, rules_of
-from jaxppo.backtest.shipping import Ship
+from jaxppo.backtest.shipping import Ship, decided
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.run.setup import first_policy
-from jaxppo.walk_forward import walk_forward
+from jaxppo.walk_forward import load_fold, walk_forward
 from jaxppo.walk_forward.concatenated import Lineup, concatenated_ledgers
 from jaxppo.walk_forward.gate import fold_ships, gate_figures, mean_by_bar
 from jaxppo.walk_forward.prepare import prepare
@@ -142,3 +142,6 @@ def test_a_gated_walk_forward_reports_what_was_traded(tmp_path):
     assert "The agents trade 0 of 3 folds" in result.text
     assert "Who trades" in (tmp_path / "wf" / "report.html").read_text()
     assert len(result.folds) == 6
+    for fold, row in enumerate(found["ship"]["folds"]):
+        ship = decided(load_fold(tmp_path / "wf", fold, market=market)).ship
+        assert (ship.t, ship.share) == (row["t"], 0.0), "what was decided for the fold, not for one of its agents"
