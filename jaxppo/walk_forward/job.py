@@ -77,6 +77,7 @@ class Agent:
       rows: metrics at each evaluation, with `iteration` and `validation_sharpe`.
       iterations: that it was trained for before it was stopped.
       skipped_updates: updates that were left out, since their loss or gradient was not finite.
+      last: metrics of its last iteration, until it is evaluated.
     """
 
     fold: int
@@ -88,6 +89,7 @@ class Agent:
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     iterations: int = 0
     skipped_updates: int = 0
+    last: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -107,6 +109,7 @@ class Agent:
             counts = (agent.fold, agent.seed, agent.best_iteration, agent.evaluations, agent.iterations)
             sound = all(type(count) is int and count >= 0 for count in counts) and isinstance(agent.rows, list)
             sound &= agent.best_score is None or math.isfinite(agent.best_score)
+            sound &= isinstance(agent.last, dict)
             sound &= agent.stopped is None or {"limit", "iteration"} <= agent.stopped.keys()
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"an agent of the last checkpoint is damaged, or of a newer version: {error}") from None
@@ -162,3 +165,25 @@ class Job:
     def every(self) -> int:
         """Iterations from one evaluation on validation to the next."""
         return min(self.setup.config.training.evaluate_every, self.n_iterations)
+
+    @property
+    def most_at_once(self) -> int:
+        """Iterations of one call of the program at most: it ends where an evaluation or a checkpoint is due."""
+        return min(self.every, self.setup.config.training.checkpoint_every)
+
+    def next_pause(self, iteration: int) -> int:
+        """The iteration after which the next evaluation or checkpoint is due, or training ends.
+
+        Args:
+          iteration: iterations done, below `n_iterations`.
+        """
+        cadences = self.every, self.setup.config.training.checkpoint_every
+        return min(self.n_iterations, *(iteration - iteration % cadence + cadence for cadence in cadences))
+
+    def is_evaluated_after(self, iteration: int) -> bool:
+        """Whether agents are evaluated after an iteration.
+
+        Args:
+          iteration: iterations done, above 0.
+        """
+        return iteration % self.every == 0 or iteration >= self.n_iterations

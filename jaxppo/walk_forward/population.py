@@ -33,7 +33,8 @@ class Population:
     Attributes:
       start: `(nets, seeds, params) -> states`, leading axis agents.
       iterate: jitted `(states, params, first, count) -> (states, metrics)`: `count` iterations from number `first` on,
-        both `[]` int32; metrics `[agents, every]`, of which the first `count` of each agent count. Donates `states`.
+        both `[]` int32; metrics `[agents, most_at_once]`, of which the first `count` of each agent count. Donates
+        `states`.
       equity: `(nets, params, first) -> [agents, n + 1]`: equity of the policies without randomness over `n` decisions
         from bars `first` `[agents]` on.
       sharding: of everything that has agents as its leading axis.
@@ -66,7 +67,7 @@ def make_population(job: Job, network: ActorCritic, learner: Learner, devices: S
         state: TrainState, params: EnvParams, first: jax.Array, count: jax.Array
     ) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(learner.step, state, params, jnp.float32(0.0))[1]
-        empty = {name: jnp.zeros((job.every, *shape.shape), shape.dtype) for name, shape in shapes.items()}
+        empty = {name: jnp.zeros((job.most_at_once, *shape.shape), shape.dtype) for name, shape in shapes.items()}
 
         def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, rows = carry

@@ -193,44 +193,66 @@ class _Batch:
         return jax.device_put(tree, self.programs.population.sharding)
 
     def train(self, record: Record) -> Iterator[int]:
-        """Goes on to the end; yields the number of iterations done after each evaluation on the validations."""
+        """Goes on to the end; yields the number of iterations done where an evaluation or a checkpoint is due."""
         job, programs = self.job, self.programs
         yield self.iteration
-        while self.iteration < job.n_iterations and not all(agent.stopped for agent in self.agents):
-            count, began = min(job.every, job.n_iterations - self.iteration), time.monotonic()
+        while not self.finished:
+            count, began = job.next_pause(self.iteration) - self.iteration, time.monotonic()
             self.state, metrics = programs.iterate(self.state, self.params, jnp.int32(self.iteration), jnp.int32(count))
             rows = {name: np.asarray(values)[:, :count] for name, values in jax.device_get(metrics).items()}
-            equity = programs.population.equity(self.state.params, self.params, self.first)
             self.iteration += count
-            better = np.zeros(programs.size, bool)
-            for place, (agent, returns) in enumerate(zip(self.agents, returns_of(equity), strict=False)):
-                metrics_of_agent = {name: values[place] for name, values in rows.items()}
-                better[place] = self._evaluate(agent, metrics_of_agent, returns, record)
-            self.best = _chosen(self.best, self.state.params, self._placed(better))
+            for place, agent in enumerate(self.agents):
+                self._follow(agent, {name: values[place] for name, values in rows.items()})
+            if job.is_evaluated_after(self.iteration):
+                self._validate(record)
             self.seconds += time.monotonic() - began
             yield self.iteration
 
-    def _evaluate(self, agent: Agent, rows: dict[str, np.ndarray], returns: np.ndarray, record: Record) -> bool:
-        """Whether the agent is better now than ever; one that was stopped is not evaluated any more.
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train or to evaluate."""
+        stopped = all(agent.stopped and agent.evaluations for agent in self.agents)
+        return self.iteration >= self.job.n_iterations or stopped
+
+    def _follow(self, agent: Agent, rows: dict[str, np.ndarray]) -> None:
+        """Counts and checks the last iterations of an agent, up to the one in which it stops.
 
         Raises:
           ConfigError: a figure is not finite, and the agent was never evaluated.
         """
         if agent.stopped:
-            return False
+            return
         count = len(next(iter(rows.values())))
         for offset in range(count):
             row, iteration = {name: float(x[offset]) for name, x in rows.items()}, self.iteration - count + 1 + offset
             skipped = row.pop("skipped_updates")
             agent.skipped_updates += int(skipped)
-            found = self._lost(agent, iteration, row, skipped) or stop_in(self.job.setup.monitor, row)
-            agent.iterations = iteration
+            lost = self._lost(agent, iteration, row, skipped)
+            found = lost or stop_in(self.job.setup.monitor, row)
+            agent.iterations, agent.last = iteration, {} if lost else row
             if found:
                 agent.stopped = {**found, "iteration": iteration}
-                break
+                return
+
+    def _validate(self, record: Record) -> None:
+        """Evaluates the agents on their validations, and keeps the parameters of those that are better than ever."""
+        equity = self.programs.population.equity(self.state.params, self.params, self.first)
+        better = np.zeros(self.programs.size, bool)
+        for place, (agent, returns) in enumerate(zip(self.agents, returns_of(equity), strict=False)):
+            better[place] = self._evaluate(agent, returns, record)
+            agent.last = {}
+        self.best = _chosen(self.best, self.state.params, self._placed(better))
+
+    def _evaluate(self, agent: Agent, returns: np.ndarray, record: Record) -> bool:
+        """Whether the agent is better now than ever; one that was stopped is not evaluated any more.
+
+        Raises:
+          ConfigError: a figure is not finite, and the agent was never evaluated.
+        """
         # An agent that a limit stops before its first evaluation is evaluated once: every fold needs one to trade.
         if agent.stopped and agent.evaluations:
             return False
+        row = dict(agent.last)
         finite = np.isfinite(returns).all()
         score = sharpe_of(returns) * self.job.setup.periods_per_year**0.5 if finite else math.nan
         row |= {"validation_sharpe": score}
@@ -266,9 +288,9 @@ class _Batch:
     def save_if_due(self, iteration: int, stopping: bool) -> None:
         """Saves a checkpoint at the end, before an interruption, and as often as the configuration says."""
         cadence = self.job.setup.config.training.checkpoint_every
-        last = self.checkpoints.latest
-        due = iteration >= self.job.n_iterations or all(agent.stopped for agent in self.agents) or stopping
-        if iteration != last and (due or iteration - (last or 0) >= cadence):
+        last = self.checkpoints.latest or 0
+        due = self.finished or stopping or iteration // cadence > last // cadence
+        if iteration != last and due:  # before the first iteration there is nothing to go on from
             host = {
                 "iteration": iteration,
                 "seconds": self.seconds,

@@ -157,7 +157,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
             where=where, seed=agent.seed, fold=agent.fold,
         )  # fmt: skip
 
-    with stop_requested(b"stopping after the next evaluation on validation") as stop:
+    with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
         trained = train_agents(job, programs, record, stop, progress)
     if trained is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
