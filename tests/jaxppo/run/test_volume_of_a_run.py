@@ -117,6 +117,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "evaluation.ship": "base_unless",
         "evaluation.ship_t": "2.0",
         "policy.base": "buy_and_hold",
+        "policy.start": "feature_portfolios",
         "env.units": "risk",
     }
     for key in (*keys, "evaluation.shrink", "policy.tilt", "training.learner"):
