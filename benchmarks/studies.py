@@ -165,7 +165,12 @@ PATHWISE: dict[str, Study] = {
         lambda: reference.QuadraticCostAR1(), _through(paths=16, gamma=0.97), 200, pathwise=EXACT
     ),
     "ProportionalCostAR1": Study(
-        lambda: reference.ProportionalCostAR1(), _through(paths=64), 400, every=10, std=0.4, pathwise=DRAWN
+        lambda: reference.ProportionalCostAR1(),
+        _through(chunk=64, learning_rate=1e-3),
+        400,
+        every=40,
+        std=0.02,
+        pathwise=DRAWN,
     ),
     "GarleanuPedersen": Study(lambda: reference.GarleanuPedersen(), _through(chunk=64), 300, every=10, pathwise=EXACT),
     "GarleanuPedersen10": Study(
