@@ -166,7 +166,7 @@ PATHWISE: dict[str, Study] = {
     ),
     "ProportionalCostAR1": Study(
         lambda: reference.ProportionalCostAR1(),
-        _through(chunk=64, learning_rate=1e-3),
+        _through(chunk=64, learning_rate=3e-3),
         400,
         every=40,
         std=0.02,
