@@ -44,7 +44,7 @@ from jaxppo.run.build import strategy_sentences
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
-from jaxppo.run.start import started_policy
+from jaxppo.run.start import knows_start, started_policy
 from jaxppo.run.title import title_of_run
 from jaxppo.statistics import sharpe_error
 
@@ -138,7 +138,9 @@ def evaluate(
       ship: the evidence; None weighs it where the configuration asks for it.
     """
     policy = agent_of(setup, network, net)
-    beside = {UNTRAINED: trade(setup, policy._replace(params=started_policy(setup)[1]), period)}
+    beside = {}
+    if knows_start(setup):
+        beside[UNTRAINED] = trade(setup, policy._replace(params=started_policy(setup)[1]), period)
     ship = ship_of(setup, network, net) if ship is None and gated(setup) else ship
     if ship is not None and ship.share == 0.0:
         beside[UNGATED] = trade(setup, policy, period)

@@ -81,8 +81,8 @@ def _check_start(start: str, policy: PolicyConfig, environment: str, actions: st
     """A ValueError where a network cannot be fitted to decisions."""
     if environment != "trading":
         raise ValueError(f"policy.start is {start}, but env.name is {environment!r}; leave it out")
-    if policy.base is not None:
-        raise ValueError(f"policy.start is {start}, but a policy with policy.base starts as that base")
+    if policy.base is not None and policy.tilt == "scale":
+        raise ValueError(f"policy.start is {start}, which fits tilts that are added; policy.tilt is scale")
     if actions == "band":
         raise ValueError("policy.start fits targets, but env.actions is band; use continuous, discrete or hierarchical")
     other = next((kind for kind in sizing if kind in ("kelly", "book")), None)

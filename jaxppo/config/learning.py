@@ -45,8 +45,8 @@ class PolicyConfig(Keys):
     """What the policy tilts around, such as `trend`, `{volatility_target: {target: 0.1}}`, `{run: runs/NAME}` or
     `module:function`: untrained, it is the base. Absent: decisions are targets."""
     start: Annotated[StartConfig | None, BeforeValidator(start_written_out)] = None
-    """What the network is fitted to before it learns, such as `{feature_portfolios: {target: 0.05}}`, without a base;
-    absent: it starts as it is drawn."""
+    """What the network is fitted to before it learns, such as `{feature_portfolios: {target: 0.05}}`; with a base its
+    tilts are. Absent: it starts as it is drawn."""
     tilt: Literal["add", "scale"] = "add"
     """Targets are `base + tilt`, where sizing transforms of shares size the tilt, or `base (1 + tilt)`; a tilt counts
     in units of `env.position_limit`."""

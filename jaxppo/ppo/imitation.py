@@ -31,7 +31,7 @@ def mean_decisions(
     Args:
       policy: the network.
       net: its parameters.
-      env: the environment, without a base; masks and sizing are left out.
+      env: the environment; masks, sizing and base are left out.
       params: the market and its costs.
       first: `[P]` int32 first bars.
       n_bars: bars from each of them on.
@@ -69,7 +69,7 @@ def imitate(
     Args:
       policy: the network.
       net: its parameters.
-      env: the environment, without a base.
+      env: the environment; a base is left out.
       params: the market, with the period that bars are drawn from.
       wanted: `[T, A]` target weights at each close.
       key: randomness of the bars that are drawn.

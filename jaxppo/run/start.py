@@ -53,10 +53,21 @@ def started_policy(setup: Setup) -> tuple[ActorCritic, Params]:
     """The run's policy, and its parameters before learning.
 
     Args:
-      setup: of the run.
+      setup: of the run; with `policy.start` it has the period of training, see `knows_start`.
     """
     network, net = first_policy(setup)
+    if setup.config.policy.start is None:
+        return network, net
     return network, make_start(setup, network)(net, setup.period_params("train"), setup.config.seed)
+
+
+def knows_start(setup: Setup) -> bool:
+    """Whether the parameters before learning can be found: other prices than those of training do not say them.
+
+    Args:
+      setup: of the run.
+    """
+    return setup.config.policy.start is None or "train" in setup.periods
 
 
 def _unit(market: MarketData, env: TradingEnv, sizing: tuple[SizingConfig, ...], periods: float) -> jax.Array:

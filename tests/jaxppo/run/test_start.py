@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxppo.backtest.evaluation import evaluate
 from jaxppo.config import ConfigError, validate_config
 from jaxppo.envs import simulators
 from jaxppo.policy.feature_portfolios import mixture, portfolios
@@ -19,9 +20,9 @@ TARGET = 0.01
 BUDGET = {"risk_units": {"target": 0.1}}
 
 
-def market():
-    """Random walks that drift for a year at a time, so that trends have earned something."""
-    return simulators.gbm(jax.random.key(7), 700, 3, half_spread=5e-4, drift=1e-3, volatility=0.01)
+def market(seed=7):
+    """Random walks that drift, so that being long and trends have earned something."""
+    return simulators.gbm(jax.random.key(seed), 700, 3, half_spread=5e-4, drift=1e-3, volatility=0.01)
 
 
 def config(**changes):
@@ -51,12 +52,13 @@ def wanted(setup):
 LEVELS = [-1.0, -0.5, 0.0, 0.5, 1.0]
 KINDS = {
     "continuous": {},
+    "around a base": {"policy": {"base": "inverse_volatility"}},
     "beta": {"policy": {"action_distribution": "beta"}},
     "perceptron": {"policy": {"kind": "mlp"}},
     "discrete": {"env": {"actions": "discrete", "levels": LEVELS}},
     "hierarchical": {"env": {"actions": "hierarchical", "levels": LEVELS}},
 }
-SLOW = ("beta", "perceptron", "hierarchical")
+SLOW = ("around a base", "beta", "perceptron", "hierarchical")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS])
@@ -101,6 +103,10 @@ def test_a_run_that_hardly_moves_stays_at_its_start_and_shows_it_as_untrained(tm
     figures = found.summary["out_of_sample"]
     assert figures["baseline"]["untrained"]["sharpe"] == pytest.approx(figures["sharpe"], rel=1e-3)
     assert figures["turnover"] > 0.0
+    others = build(config(), market(8), split=False)
+    elsewhere = evaluate(others, first_policy(others)[0], found.params).summary
+    assert "untrained" not in elsewhere["baseline"], "other prices do not say what it was"
+    assert elsewhere["turnover"] > 0.0
 
 
 @pytest.mark.slow
@@ -124,7 +130,13 @@ def test_mistakes_name_the_key():
     cases = [
         ({"env": {"actions": "band", "levels": [-1, 1]}}, "policy.start fits targets, but env.actions is band"),
         ({"sizing": ["kelly"]}, "policy.start fits targets, but sizing names kelly"),
-        ({"policy": {"kind": "linear", "start": "feature_portfolios", "base": "trend"}}, "starts as that base"),
+        (
+            {
+                "policy": {"kind": "linear", "start": "feature_portfolios", "base": "trend", "tilt": "scale"},
+                "sizing": [],
+            },
+            "fits tilts that are added; policy.tilt is scale",
+        ),
         ({"policy": {"kind": "linear", "start": "trend"}}, "policy.start"),
         ({"policy": {"kind": "linear", "start": {"feature_portfolios": {"target": -1}}}}, "target"),
     ]
