@@ -1,6 +1,7 @@
 """Agents and rules out of sample on real prices: one frozen configuration for each set, tested year by year.
 
     python -m benchmarks.real futures|stocks|hourly|us88 [--data FOLDER] [--rules-only] [--seeds N] [--KEY VALUE ...]
+    python -m benchmarks.real futures --label base --policy.base inverse_volatility --rewards '[active_utility]' ...
     python -m benchmarks.real futures --placebo 20 [--power 0.5] [--rules-only]
 
 `futures` trades `futures_1d.parquet`, `stocks` the 20 stocks of skfolio, `hourly` the days of `us_equity_1h.parquet`,
@@ -276,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--power", type=float, default=None, help="Sharpe ratio of a trend that copies are planted with"
     )
+    parser.add_argument("--label", default=None, help="last word of the name of the result file, for other options")
     parser.add_argument("--own-costs-only", action="store_true", help="leave out the higher level of costs")
     parser.add_argument("--rules-only", action="store_true", help="train no agents")
     parser.add_argument("--runs", default=None, help="folder for the walk-forwards (default: a temporary one)")
@@ -304,6 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             at_level = dataclasses.replace(problem, config=at_spread(config, share))
             folder = None if known.rules_only else runs / f"{known.set}-{level.replace(' ', '-')}"
             content["costs"][level] = real_test(at_level, folder, known.resume)
+    words += [] if known.label is None else [known.label]
     print(record("_".join(words), {**content, "seconds": time.perf_counter() - started}))
 
 
