@@ -194,6 +194,8 @@ def agent_rows(problem: Problem, rules: dict[str, Any], folder: pathlib.Path, re
                 for rule, ledger in rules.items()
             },
         }
+        if BASE in rules:
+            found[name]["active"] = real_figures.active(returns, rules[BASE].returns[places], problem.periods)
     ship, first = summary["walk_forward"].get("ship"), summary["out_of_sample"]["baseline"]["untrained"]
     gate = {} if ship is None else {"traded_folds": ship["traded"], "folds": len(ship["folds"])}
     untrained = {"untrained": {name: first[name] for name in ("sharpe", "volatility")}}
@@ -224,6 +226,8 @@ def real_test(problem: Problem, folder: pathlib.Path | None, resume: bool) -> di
     print(f"\n{real_figures.plain_table(found['agents'], RULE_COLUMNS)}")
     for name, row in found["agents"].items():
         print(f"\n{name} less\n{real_figures.plain_table(row['against'], PAIR_COLUMNS)}")
+        if "active" in row:
+            print(f"beyond its base: {row['active']}")
     return {"rules": rules, **found}
 
 

@@ -122,16 +122,10 @@ def difference(returns: np.ndarray, rule: np.ndarray, periods: float) -> dict[st
     Returns:
       `difference` of the Sharpe ratios a year with `difference_ci` (95 %, stationary bootstrap of both at the same
       bars), `p_value` (one-sided, of being no better), `correlation`, and `detectable`, the smallest difference that
-      this span finds with a power of 80 %: `2.49 sqrt(2 (1 - correlation) / years)`. `information_ratio` a year of the
-      difference of the returns as they are, and `active_p_value` of its mean (one-sided, Newey and West).
+      this span finds with a power of 80 %: `2.49 sqrt(2 (1 - correlation) / years)`.
     """
     if np.ptp(returns) == 0 or np.ptp(rule) == 0:
         return {}
-    active = np.asarray(returns, np.float64) - rule
-    of_active = {
-        "information_ratio": sharpe_of(active, periods),
-        "active_p_value": float(norm.sf(mean_t_statistic(active))),
-    }
     pair = (np.asarray(x, np.float32) for x in (returns, rule))
     found, root = paired_test(jax.random.key(SEED), *pair, sharpe_per_bar), math.sqrt(periods)
     correlation = float(np.corrcoef(returns, rule)[0, 1])
@@ -142,8 +136,23 @@ def difference(returns: np.ndarray, rule: np.ndarray, periods: float) -> dict[st
         "p_value": half if found.difference > 0 else 1.0 - half,
         "correlation": correlation,
         "detectable": DETECTABLE * math.sqrt(max(2.0 * (1.0 - correlation), 0.0) * periods / len(returns)),
-        **of_active,
     }
+
+
+def active(returns: np.ndarray, base: np.ndarray, periods: float) -> dict[str, float]:
+    """What an account adds to the base that it tilts around, at their own volatilities.
+
+    Args:
+      returns: `[n]` return per bar of the account.
+      base: `[n]` of the base.
+      periods: bars per year.
+
+    Returns:
+      `information_ratio` a year of the difference, and `active_p_value` of its mean (one-sided, Newey and West).
+    """
+    apart = np.asarray(returns, np.float64) - base
+    p_value = float(norm.sf(mean_t_statistic(apart)))
+    return {"information_ratio": sharpe_of(apart, periods), "active_p_value": p_value}
 
 
 def over_copies(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:

@@ -44,7 +44,7 @@ from jaxppo.run.build import strategy_sentences
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
 from jaxppo.run.setup import Setup
-from jaxppo.run.start import knows_start, started_policy
+from jaxppo.run.start import started_policy
 from jaxppo.run.title import title_of_run
 from jaxppo.statistics import sharpe_error
 
@@ -124,7 +124,13 @@ def annual_error(returns: np.ndarray, periods: float) -> dict[str, float]:
 
 
 def evaluate(
-    setup: Setup, network: ActorCritic, net: Params, period: str = "test", ship: Ship | None = None
+    setup: Setup,
+    network: ActorCritic,
+    net: Params,
+    period: str = "test",
+    ship: Ship | None = None,
+    *,
+    changed: bool = False,
 ) -> Evaluation:
     """Evaluates the agent, beside the untrained one and the baselines, over a period, with intervals.
 
@@ -136,10 +142,11 @@ def evaluate(
       net: their parameters.
       period: of the setup.
       ship: the evidence; None weighs it where the configuration asks for it.
+      changed: whether the setup is not that of training: what `policy.start` led to is not known then.
     """
     policy = agent_of(setup, network, net)
     beside = {}
-    if knows_start(setup):
+    if setup.config.policy.start is None or not changed:
         beside[UNTRAINED] = trade(setup, policy._replace(params=started_policy(setup)[1]), period)
     ship = ship_of(setup, network, net) if ship is None and gated(setup) else ship
     if ship is not None and ship.share == 0.0:

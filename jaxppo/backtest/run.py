@@ -71,7 +71,7 @@ def run(
 def _evaluate(saved: SavedRun, target: pathlib.Path | None, capacity: bool) -> dict[str, Any]:
     """Evaluates an opened run; writes summary and report into a folder, if there is one."""
     saved, setup = decided(saved), saved.setup
-    result = evaluate(setup, saved.network, saved.params, ship=saved.ship)
+    result = evaluate(setup, saved.network, saved.params, ship=saved.ship, changed=saved.trained is not None)
     if capacity:
         result.summary["capacity"] = costs_and_capital(saved)
     returns, iteration = result.ledgers["agent"].returns, best_iteration(saved.folder)

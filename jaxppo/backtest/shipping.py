@@ -68,7 +68,11 @@ def decided(run: SavedRun) -> SavedRun:
         return run
     here = run.fold is None and "validation" in run.setup.periods
     with jax.default_device(run.setup.devices[0]):
-        ship = ship_of(run.setup, run.network, run.params) if here else recorded_ship(run.folder, run.fold)
+        ship = (
+            ship_of(run.setup, run.network, run.params)
+            if here
+            else recorded_ship(run.folder, run.setup.config, run.fold)
+        )
     return dataclasses.replace(run, ship=ship)
 
 

@@ -77,7 +77,7 @@ class EvaluationConfig(Keys):
     """Annual volatility of the volatility-targeted baseline."""
     baselines: Annotated[tuple[BaselineConfig, ...], BeforeValidator(with_folders)] = ()
     """What stands beside the agent, such as `[buy_and_hold, trend, {run: runs/NAME}, {benchmark: {symbol: SPY}}]`;
-    empty: buy and hold, no position, and a volatility-targeted portfolio. The untrained agent is always there."""
+    empty: buy and hold, no position, and a volatility-targeted portfolio. The untrained agent is there too."""
     ship: Literal["always", "base_unless"] = "always"
     """`base_unless` trades the base, unless the agent's utility over it is significant before the test."""
     ship_t: NonNegativeRatio = 1.65

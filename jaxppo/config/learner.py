@@ -83,8 +83,8 @@ def _check_start(start: str, policy: PolicyConfig, environment: str, actions: st
         raise ValueError(f"policy.start is {start}, but env.name is {environment!r}; leave it out")
     if policy.base is not None and policy.tilt == "scale":
         raise ValueError(f"policy.start is {start}, which fits tilts that are added; policy.tilt is scale")
-    if actions == "band":
-        raise ValueError("policy.start fits targets, but env.actions is band; use continuous, discrete or hierarchical")
+    if actions != "continuous":
+        raise ValueError(f"policy.start is {start}, which fits targets; env.actions is {actions}, use continuous")
     other = next((kind for kind in sizing if kind in ("kelly", "book")), None)
     if other is not None:
         raise ValueError(f"policy.start fits targets, but sizing names {other}, which reads decisions otherwise")

@@ -30,6 +30,10 @@ FOLLOWED = (
 """Features with a portfolio, beside a constant, and `carry` and `rank_carry` where there is carry."""
 YEAR = 252
 """Bars at the start of a market whose gains are not counted: the longest trend has no history there."""
+KNOWN_AFTER = 2
+"""Bars from a decision to the close at which its gain is known."""
+FEWEST = 63
+"""Gains that a mixture is fitted on, at least."""
 PRIOR_YEARS = 5.0
 """Years that the mean Sharpe ratio of all portfolios counts for in that of each one."""
 LARGEST = 10.0
@@ -41,13 +45,11 @@ class Portfolios(NamedTuple):
 
     Attributes:
       held: `[T, A, K]` weights of the K portfolios after the close of each bar, fractions of equity.
-      gains: `[T, K]` net return of what is decided at each close, from its fill to the next one.
-      known: `[T]` first bar at whose close that return is known.
+      gains: `[T, K]` net return of what is decided at each close, from its fill to the next one: known two bars later.
     """
 
     held: jax.Array
     gains: jax.Array
-    known: np.ndarray
 
 
 def feature_table(market: MarketData) -> jax.Array:
@@ -92,14 +94,14 @@ def portfolios(
     traded = jnp.abs(jnp.diff(held, axis=0, prepend=jnp.zeros_like(held[:1])))
     gains = jnp.einsum("tak,ta->tk", held, earned(market))
     gains -= jnp.einsum("tak,ta->tk", traded, spread * market.half_spread + commission)
-    return Portfolios(held, gains, np.arange(market.n_bars) + 2)
+    return Portfolios(held, gains)
 
 
 def mixture(gains: jax.Array, counted: jax.Array, periods: float, target: float) -> jax.Array:
     """Weights `[K]` of portfolios, fitted on the gains that count: `max(C^-1 m, 0)`, scaled to a volatility.
 
     C is their covariance with its off-diagonal halved; m their means, whose Sharpe ratios are shrunk towards the mean
-    of all. Zeros where nothing counts.
+    of all. 0 for a portfolio that has held nothing.
 
     Args:
       gains: `[T, K]` a bar.
@@ -111,11 +113,13 @@ def mixture(gains: jax.Array, counted: jax.Array, periods: float, target: float)
     mean = jnp.where(counted[:, None], gains, 0.0).sum(axis=0) / n
     apart = jnp.where(counted[:, None], gains - mean[None], 0.0)
     covariance = apart.T @ apart / n * periods
-    deviation = jnp.sqrt(jnp.maximum(jnp.diag(covariance), 1e-12))
+    moved = jnp.diag(covariance) > 0.0
+    deviation = jnp.where(moved, jnp.sqrt(jnp.diag(covariance)), 1.0)
     years, sharpe = counted.sum() / periods, mean * periods / deviation
-    sharpe = (sharpe * years + jnp.mean(sharpe) * PRIOR_YEARS) / (years + PRIOR_YEARS)
+    typical = jnp.sum(sharpe) / jnp.maximum(moved.sum(), 1)
+    sharpe = jnp.where(moved, (sharpe * years + typical * PRIOR_YEARS) / (years + PRIOR_YEARS), 0.0)
     shrunk = 0.5 * covariance / jnp.outer(deviation, deviation) + 0.5 * jnp.eye(len(mean))
-    weights = jnp.maximum(jnp.linalg.solve(shrunk, sharpe), 0.0) / deviation
+    weights = jnp.where(moved, jnp.maximum(jnp.linalg.solve(shrunk, sharpe), 0.0) / deviation, 0.0)
     return weights * ratio(jnp.asarray(target), jnp.sqrt(jnp.maximum(weights @ covariance @ weights, 0.0)), 0.0)
 
 
@@ -128,10 +132,10 @@ def refitted(found: Portfolios, fits: np.ndarray, periods: float, target: float)
       periods: bars per year.
       target: volatility per year, fraction of equity.
     """
-    n_bars = len(found.known)
-    counts = (np.arange(n_bars) >= YEAR) & (found.known <= fits[:, None])
+    n_bars = len(found.gains)
+    counts = (np.arange(n_bars) >= YEAR) & (np.arange(n_bars) + KNOWN_AFTER <= fits[:, None])
     fit = functools.partial(mixture, found.gains, periods=periods, target=target)
     weights = jax.lax.map(lambda counted: fit(counted), jnp.asarray(counts))
-    weights = jnp.concatenate([jnp.zeros_like(weights[:1]), weights])
+    weights = jnp.concatenate([jnp.zeros((1, found.gains.shape[1])), weights])
     latest = np.searchsorted(fits, np.arange(n_bars), side="right")
     return jnp.einsum("tak,tk->ta", found.held, weights[jnp.asarray(latest)])

@@ -31,7 +31,7 @@ from jaxppo.envs.market.indicators import log_return
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import rolling_moments
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.policy.feature_portfolios import YEAR, portfolios, refitted
+from jaxppo.policy.feature_portfolios import FEWEST, YEAR, portfolios, refitted
 from jaxppo.policy.protocol import Observed, Policy, Targets
 
 
@@ -285,7 +285,8 @@ def feature_portfolios(
 ) -> Policy:
     """Mixes positions that follow trend, rank and carry by what each has earned so far; flat before the first fit.
 
-    See `jaxppo.policy.feature_portfolios`. Every fit uses all gains known at its bar.
+    See `jaxppo.policy.feature_portfolios`. Every fit uses all gains known at its bar, of the market that is traded: on
+    drawn paths it is fitted anew.
 
     Args:
       target: volatility per year of the mixture, fraction of equity.
@@ -302,12 +303,16 @@ def feature_portfolios(
 
     Reference: Brandt, Santa-Clara, Valkanov (2009), Parametric portfolio policies.
     """
+    if first_fit < YEAR + FEWEST:
+        raise ValueError(
+            f"first_fit is {first_fit}; gains count from bar {YEAR} on, so it must be {YEAR + FEWEST} or more"
+        )
 
     def targets(view: MarketView) -> jax.Array:
         found = portfolios(view.market, view.periods, target, span, spread, commission_bps * 1e-4)
         return refitted(found, np.arange(first_fit, view.market.n_bars, refit), view.periods, target)
 
-    return rule("feature_portfolios", targets, gross=gross, tolerance=tolerance, warmup=YEAR)
+    return rule("feature_portfolios", targets, gross=gross, tolerance=tolerance, warmup=first_fit)
 
 
 def _scaled(view: MarketView, volatility: float, span: int) -> jax.Array:

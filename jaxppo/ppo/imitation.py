@@ -23,10 +23,10 @@ LEARNING_RATE = 1e-2
 """Adam step size at the start; it falls to zero by a cosine."""
 
 
-def mean_decisions(
+def flat_decisions(
     policy: ActorCritic, net: Params, env: TradingEnv, params: EnvParams, first: jax.Array, n_bars: int
 ) -> jax.Array:
-    """Target weights `[P, n, A]` that a flat account decides on, without randomness; the mean of discrete actions.
+    """Target weights `[P, n, A]` that a flat account decides on, without randomness.
 
     Args:
       policy: the network.
@@ -36,7 +36,7 @@ def mean_decisions(
       first: `[P]` int32 first bars.
       n_bars: bars from each of them on.
     """
-    decide = decision(policy, net, env, explore=False, expected=True)
+    decide = decision(policy, net, env, explore=False)
     prepared = encode_paths(policy, net, params, first, n_bars, None)
 
     def at(bar: jax.Array, ready: jax.Array) -> jax.Array:
@@ -85,7 +85,7 @@ def imitate(
     def loss(net: Params, first: jax.Array) -> tuple[jax.Array, jax.Array]:
         bars = first[:, None] + jnp.arange(n_bars)[None]
         there = params.market.tradable[bars]
-        apart = jnp.where(there, mean_decisions(policy, net, env, params, first, n_bars) - wanted[bars], 0.0) / scale
+        apart = jnp.where(there, flat_decisions(policy, net, env, params, first, n_bars) - wanted[bars], 0.0) / scale
         square = jnp.sum(jnp.square(jnp.where(there, wanted[bars] / scale, 0.0)))
         return jnp.mean(jnp.square(apart)), jnp.sum(jnp.square(apart)) / jnp.maximum(square, 1e-12)
 

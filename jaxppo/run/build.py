@@ -190,8 +190,10 @@ def _named_runs(config: Config) -> dict[str, RunStrategy]:
 
 
 def _check_unseen(config: Config, market: MarketData, test: Period) -> None:
-    """A ConfigError if an agent of a book, a base, or one to compare with, has learned from bars of the test."""
+    """A ConfigError if a run of a book, a base, or one to compare with, has learned from bars of the test, or its gate
+    has decided nothing."""
     for key, run in _named_runs(config).items():
+        gate_of(*run_folder.open_folder(run.folder))
         if first_unseen(pathlib.Path(run.folder), market) > test.first:
             raise ConfigError(
                 f"{key} is {run.folder!r}, which was trained and selected on bars of the test period; change data.test "

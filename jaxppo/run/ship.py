@@ -16,6 +16,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.base import base_policy
 from jaxppo.run.setup import Setup
+from jaxppo.statistics.evidence import evidence_share
 
 
 class Ship(NamedTuple):
@@ -56,11 +57,12 @@ def is_gated(config: Config) -> bool:
     return config.evaluation.ship == "base_unless"
 
 
-def recorded_ship(folder: pathlib.Path, fold: int | None = None) -> Ship:
-    """What the summary of a run says of the evidence before its test.
+def recorded_ship(folder: pathlib.Path, config: Config, fold: int | None = None) -> Ship:
+    """What the evidence before the test of a run, as its summary has it, lets trade.
 
     Args:
       folder: of the run, or of a walk-forward.
+      config: says how it is weighed.
       fold: of a walk-forward, whose evidence is that before its own test.
 
     Raises:
@@ -70,10 +72,10 @@ def recorded_ship(folder: pathlib.Path, fold: int | None = None) -> Ship:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         found = summary["out_of_sample"] if fold is None else summary["walk_forward"]
         found = found["ship"] if fold is None else found["ship"]["folds"][fold]
-        ship = Ship(float(found["t"]), float(found["share"]))
-        if not 0.0 <= ship.share <= 1.0:
-            raise ValueError(f"share is {ship.share}")
-        return ship
+        if not 0.0 <= float(found["share"]) <= 1.0:
+            raise ValueError(f"share is {found['share']}")
+        keys = config.evaluation
+        return Ship(float(found["t"]), evidence_share(float(found["t"]), keys.ship_t, keys.shrink))
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise ConfigError(
             f"evaluation.ship is base_unless, but {folder / 'summary.json'} does not say what the evidence was; "
@@ -92,7 +94,7 @@ def gate_of(folder: pathlib.Path, config: Config, fold: int | None = None) -> Sh
     Raises:
       ConfigError: it has a gate, and its summary does not say what that decided.
     """
-    return recorded_ship(folder, fold) if is_gated(config) else None
+    return recorded_ship(folder, config, fold) if is_gated(config) else None
 
 
 def shipped_policy(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxppo.config.base import FeaturePortfoliosStart
 from jaxppo.config.sizing import SizingConfig
@@ -14,7 +15,8 @@ from jaxppo.envs.market.risk_parts import risk_parts
 from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
-from jaxppo.policy.feature_portfolios import YEAR, Portfolios, mixture, portfolios
+from jaxppo.errors import ConfigError
+from jaxppo.policy.feature_portfolios import FEWEST, KNOWN_AFTER, YEAR, Portfolios, mixture, portfolios
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo.imitation import imitate
 from jaxppo.run.setup import Setup, first_policy
@@ -53,21 +55,12 @@ def started_policy(setup: Setup) -> tuple[ActorCritic, Params]:
     """The run's policy, and its parameters before learning.
 
     Args:
-      setup: of the run; with `policy.start` it has the period of training, see `knows_start`.
+      setup: of the run; with `policy.start` that of its training.
     """
     network, net = first_policy(setup)
     if setup.config.policy.start is None:
         return network, net
     return network, make_start(setup, network)(net, setup.period_params("train"), setup.config.seed)
-
-
-def knows_start(setup: Setup) -> bool:
-    """Whether the parameters before learning can be found: other prices than those of training do not say them.
-
-    Args:
-      setup: of the run.
-    """
-    return setup.config.policy.start is None or "train" in setup.periods
 
 
 def _unit(market: MarketData, env: TradingEnv, sizing: tuple[SizingConfig, ...], periods: float) -> jax.Array:
@@ -76,6 +69,42 @@ def _unit(market: MarketData, env: TradingEnv, sizing: tuple[SizingConfig, ...],
     if budget is None:
         return jnp.full(market.close.shape, env.position_limit)
     return risk_parts(market, periods, budget.target, budget.span, budget.largest)
+
+
+def check_start(setup: Setup, params: EnvParams) -> None:
+    """Refuses a start that a training period or the features cannot show.
+
+    Args:
+      setup: of the run.
+      params: the market, with the training period.
+
+    Raises:
+      ConfigError: names what is missing.
+    """
+    if setup.config.policy.start is None:
+        return
+    groups = ("trend", "cross_section", *(() if isinstance(setup.market.carry, tuple) else ("carry",)))
+    missing = [group for group in groups if group not in setup.config.features.groups]
+    if missing:
+        raise ConfigError(f"policy.start follows {', '.join(groups)}; add {', '.join(missing)} to features.groups")
+    n_bars = int(_counted(params, setup.market.n_bars).sum())
+    if n_bars < FEWEST:
+        raise ConfigError(
+            f"policy.start is fitted on the bars of the training period after bar {YEAR}: there are {n_bars}, it needs "
+            f"{FEWEST}"
+        )
+
+
+def _counted(params: EnvParams, n_bars: int) -> np.ndarray:
+    """Bars `[T]` whose gains are known within the training period."""
+    return _inside(params, n_bars, YEAR, KNOWN_AFTER)
+
+
+def _inside(params: EnvParams, n_bars: int, least: int, later: int) -> np.ndarray:
+    """Bars `[T]` from `least` on that lie in a training period, and `later` bars after them too."""
+    row = np.arange(n_bars)[:, None]
+    first, last = (np.atleast_1d(np.asarray(bar))[None] for bar in (params.first_bar, params.last_bar))
+    return np.any((row >= np.maximum(first, least)) & (row + later <= last), axis=-1)
 
 
 def _decisions(
@@ -87,10 +116,7 @@ def _decisions(
     env: TradingEnv,
 ) -> jax.Array:
     """Decisions `[T, A]` of the mixture that the training period gives, within the levels; 0 elsewhere."""
-    row, known = jnp.arange(len(found.known))[:, None], jnp.asarray(found.known)[:, None]
-    first, last = jnp.atleast_1d(params.first_bar)[None], jnp.atleast_1d(params.last_bar)[None]
-    inside = (row >= jnp.maximum(first, YEAR)) & (known <= last)
-    weights = mixture(found.gains, jnp.any(inside, axis=-1), periods, values.target)
+    weights = mixture(found.gains, jnp.asarray(_counted(params, len(found.gains))), periods, values.target)
     parts = ratio(jnp.einsum("tak,k->ta", found.held, weights), unit, 0.0)
-    trained = jnp.any((row >= first) & (row <= last), axis=-1, keepdims=True)
+    trained = jnp.asarray(_inside(params, len(found.gains), 0, 0))[:, None]
     return jnp.where(trained, jnp.clip(parts, env.levels[0], env.levels[-1]) * env.position_limit, 0.0)

@@ -21,7 +21,7 @@ from jaxppo.run.folder import data_report
 from jaxppo.run.memory import check_fits, size_of
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.setup import Setup, dropout_rate, first_policy
-from jaxppo.run.start import started_policy
+from jaxppo.run.start import check_start, started_policy
 from jaxppo.training.monitor import breached_in
 
 
@@ -96,6 +96,7 @@ def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experimen
       setup: market, environment and configuration.
       make_evaluator: makes the evaluator of the setup and the network.
     """
+    check_start(setup, setup.period_params("train"))
     shapes = jax.eval_shape(lambda: first_policy(setup)[1])
     check_fits(WITH_OPTIMISER * size_of(shapes), "the network", "policy.width, policy.layers", setup.devices)
     network, net = started_policy(setup)

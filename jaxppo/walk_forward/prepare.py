@@ -23,6 +23,7 @@ from jaxppo.run.devices import encoder_config, select_devices
 from jaxppo.run.periods import Period
 from jaxppo.run.saved import SavedRun
 from jaxppo.run.setup import TRADING, Setup, as_started, first_policy
+from jaxppo.run.start import check_start
 from jaxppo.walk_forward.job import FoldParams
 from jaxppo.walk_forward.plan import Fold, Plan, make_plan
 
@@ -168,7 +169,9 @@ def prepare(config: Config, market: MarketData) -> tuple[Plan, Setup, FoldParams
         empty = [Period(market.n_bars, market.n_bars)] * (width - len(fold.train))
         bars = jnp.asarray([(stretch.first, stretch.last) for stretch in (*fold.train, *empty)], jnp.int32)
         bars = bars[0] if width == 1 else bars.T
-        return setup.params.replace(first_bar=bars[0], last_bar=bars[1])
+        found = setup.params.replace(first_bar=bars[0], last_bar=bars[1])
+        check_start(setup, found)
+        return found
 
     return plan, first, FoldParams.of([params(fold) for fold in plan.folds])
 

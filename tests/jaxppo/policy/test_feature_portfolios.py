@@ -86,3 +86,28 @@ def test_little_evidence_is_the_mean_of_all_portfolios():
 def test_no_gains_are_no_weights():
     gains = jnp.full((50, 3), jnp.nan)
     np.testing.assert_array_equal(mixture(gains, jnp.zeros(50, bool), PERIODS, 0.1), 0.0)
+
+
+def test_a_portfolio_that_has_held_nothing_has_no_weight():
+    """Carry that begins late, or a rank of one asset alone: no gains so far say nothing of those to come."""
+    rng = np.random.default_rng(3)
+    gains = rng.normal(1e-3, 0.01, (500, 4))
+    gains[:, 2] = 0.0
+    alone = np.delete(gains, 2, axis=1)
+    found, expected = (
+        np.asarray(mixture(jnp.asarray(x, jnp.float32), jnp.ones(500, bool), PERIODS, 0.1)) for x in (gains, alone)
+    )
+    assert found[2] == 0.0
+    np.testing.assert_allclose(np.delete(found, 2), expected, rtol=1e-5)
+    late = market().replace(carry=market().carry.at[:700].set(jnp.nan))
+    weights = refitted(portfolios(late, PERIODS, 0.1, 63, 1.0, 0.0), np.array([504]), PERIODS, 0.1)
+    gross = np.abs(np.asarray(weights)).sum(axis=1)
+    assert gross[750:].mean() < 2.0 * gross[504:650].mean()
+
+
+def test_a_market_shorter_than_the_first_fit_is_not_traded():
+    short = market(450, carry=False)
+    traded = jaxppo.simulate(rules.feature_portfolios(), short, first=300).ledger
+    assert not np.asarray(traded.weights).any()
+    with pytest.raises(ValueError, match="first_fit is 300; gains count from bar 252 on, so it must be 315 or more"):
+        rules.feature_portfolios(first_fit=300)
