@@ -26,7 +26,7 @@ N_BARS = 12
 ALONE = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
 ENV = {"actions": "continuous", "levels": [-1.0, 1.0]}
 BASE = {"kind": "mlp", "base": {"buy_and_hold": {}}}
-CLOSED, OPEN, PART = Ship(1.0, 0.0), Ship(3.0, 1.0), Ship(2.0, 0.75)
+CLOSED, OPEN, PART = Ship(1.0, 0.0), Ship(30.0, 1.0), Ship(2.0, 0.75)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,9 @@ def test_a_strategy_is_what_ships(run, folder, without_gate, recorded):
     for strategy in (run.strategy("x"), open_strategy(item, setup.market)):
         assert_trees_equal(booked(run, strategy).ledger, agent.ledger)
     recorded(PART)
-    part = booked(run, run.strategy("x")).ledger.equity
+    assert_trees_equal(booked(run, run.strategy("x")).ledger, closed.ledger)
+    shrunk = load_run(folder, overrides=["--evaluation.ship_t", "1.65", "--evaluation.shrink", "true"])
+    part = booked(run, shrunk.strategy("x")).ledger.equity
     low, high = sorted([closed.ledger.equity[-1], agent.ledger.equity[-1]])
     assert low < part[-1] < high
     recorded(None)

@@ -107,7 +107,9 @@ def test_a_portfolio_that_has_held_nothing_has_no_weight():
 
 def test_a_market_shorter_than_the_first_fit_is_not_traded():
     short = market(450, carry=False)
-    traded = jaxppo.simulate(rules.feature_portfolios(), short, first=300).ledger
-    assert not np.asarray(traded.weights).any()
+    none = refitted(portfolios(short, PERIODS, 0.1, 63, 1.0, 0.0), np.arange(504, 450, 252), PERIODS, 0.1)
+    assert not np.asarray(none).any()
+    with pytest.raises(ValueError, match="feature_portfolios decides from bar 504 on, and the market has 450 bars"):
+        jaxppo.simulate(rules.feature_portfolios(), short)
     with pytest.raises(ValueError, match="first_fit is 300; gains count from bar 252 on, so it must be 315 or more"):
         rules.feature_portfolios(first_fit=300)
