@@ -44,7 +44,7 @@ def test_no_rule_reads_what_comes_after_its_decision(name):
 
 
 def test_fitted_rules_hold_nothing_before_their_first_fit_and_change_at_refits():
-    market = jax.tree.map(jax.numpy.asarray, ragged(simulated()))
+    market = jax.tree.map(jax.numpy.asarray, ragged(simulated(drift=2e-3)))
     other = market.replace(**{k: getattr(market, k).at[440:].multiply(1.5) for k in ("open", "high", "low", "close")})
     for name in ("ridge", "linear policy"):
         policy = policies(Trading(0.1, 5.0, REFITS), carry=True)[name]
