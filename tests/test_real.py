@@ -89,7 +89,7 @@ def test_a_placebo_has_lost_every_trend():
     assert abs(dependence(shuffled(market, 1))) < 0.1
 
 
-@pytest.mark.parametrize("declared", [0.5, 1.0])
+@pytest.mark.parametrize("declared", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_a_planted_trend_adds_the_sharpe_ratio_that_is_declared(declared):
     """To the rule that follows it, in units of risk, by past closes alone; the standard error of the mean is 0.06."""
     found, base = [], simulated(6000, n_assets=4, correlation=0.5, volatility=0.01)

@@ -94,6 +94,7 @@ def test_paths_of_a_closed_gate_are_those_of_the_base(run):
     assert (found.table.column("total_return") != of_policy(run, run.agent()).table.column("total_return")).all()
 
 
+@pytest.mark.slow
 def test_paths_of_an_open_gate_or_of_none_are_those_of_the_agent(run, without_gate):
     agent = of_policy(run, run.agent())
     found, plain = of_run(run, ship=OPEN), of_run(without_gate)
@@ -103,6 +104,7 @@ def test_paths_of_an_open_gate_or_of_none_are_those_of_the_agent(run, without_ga
     assert found.table.settings["notes"] == [OPEN.sentence(20.0)]
 
 
+@pytest.mark.slow
 def test_paths_of_a_part_lie_between(run):
     part, whole, base = (
         of_run(run, ship=ship).table.column("total_return").astype(np.float64) for ship in (PART, OPEN, CLOSED)
@@ -123,6 +125,7 @@ def test_the_script_says_what_trades(folder, tmp_path, capsys, stress):
     assert said in (tmp_path / "job" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_costs_and_capital_are_of_what_ships(run, without_gate):
     evaluated = evaluate(run.setup, run.network, run.params).summary
     closed, whole, plain = (

@@ -112,6 +112,7 @@ def test_a_killed_one_goes_on_from_its_last_checkpoint(once, tmp_path, market, m
     assert_same(once, resumed, market)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_after_the_piece(once, tmp_path, market, monkeypatch):
     sent = iter([True])
     batches(monkeypatch, 2, lambda: next(sent, False) and os.kill(os.getpid(), signal.SIGINT))
@@ -126,6 +127,7 @@ def test_a_signal_stops_it_after_the_piece(once, tmp_path, market, monkeypatch):
     assert_same(once, resumed, market)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_iteration_leaves_nothing_to_stumble_over(once, tmp_path, market, monkeypatch):
     sent = iter([True])
     batches(monkeypatch, 0, lambda: next(sent, False) and os.kill(os.getpid(), signal.SIGINT) is None)
