@@ -57,15 +57,7 @@ RULE_COLUMNS = (
     *("sharpe", "sharpe_ci", "before_2010", "since_2010", "volatility", "drawdown_at_8", "volatility_at_drawdown_8"),
     *("turnover", "costs"),
 )
-PAIR_COLUMNS = (
-    "difference",
-    "difference_ci",
-    "p_value",
-    "correlation",
-    "detectable",
-    "information_ratio",
-    "active_p_value",
-)
+PAIR_COLUMNS = ("difference", "difference_ci", "p_value", "correlation", "detectable")
 BASE = "base"
 """What the policy of the configuration tilts around, by itself."""
 REFERENCE = "linear policy"

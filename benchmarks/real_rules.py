@@ -21,7 +21,7 @@ from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy import rules
-from jaxppo.policy.feature_portfolios import earned, portfolios, refitted
+from jaxppo.policy.feature_portfolios import earned
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.sizing import risk_units
 
@@ -42,7 +42,7 @@ class Trading(NamedTuple):
     Attributes:
       target: budget of risk, volatility per year.
       gross: largest gross exposure, multiple of equity.
-      refits: bars from which on a rule is fitted anew, increasing; the first is that of the first decision.
+      refits: bars from which on a rule is fitted anew, evenly spaced; the first is that of the first decision.
       spread: share of the half-spread that a fill pays.
       commission: fraction of the traded notional.
     """
@@ -66,9 +66,12 @@ def policies(trading: Trading, carry: bool) -> dict[str, Policy]:
         "volatility target": rules.volatility_target(0.1, gross=trading.gross),
     }
     free = trading._replace(spread=1.0, commission=0.0)
-    reads = {"linear policy": trading, "ridge": free}
     names = [name for name in SIGNALS if carry or name != "carry"]
-    return found | {name: _in_risk_units(name, reads.get(name, free._replace(refits=()))) for name in names}
+    found |= {name: _in_risk_units(name, free if name == "ridge" else free._replace(refits=())) for name in names}
+    first, *later = trading.refits
+    fitted = {"span": SPAN, "first_fit": first, "refit": later[0] - first if later else YEAR, "gross": trading.gross}
+    charged = {"spread": trading.spread, "commission_bps": trading.commission * 1e4}
+    return found | {"linear policy": rules.feature_portfolios(trading.target, **fitted, **charged)}
 
 
 @functools.lru_cache
@@ -146,18 +149,6 @@ def _at_bars(fitted: jax.Array, n_bars: int, trading: Trading) -> jax.Array:
     return rows[jnp.asarray(_blocks(n_bars, trading.refits))]
 
 
-def linear_policy(view: MarketView, trading: Trading) -> jax.Array:
-    """Signal `[T, A]` of the linear policy of feature portfolios, see `jaxppo.policy.feature_portfolios`.
-
-    Args:
-      view: of the market.
-      trading: refits and charges.
-    """
-    found = portfolios(view.market, view.periods, trading.target, SPAN, trading.spread, trading.commission)
-    weights = refitted(found, np.asarray(trading.refits), view.periods, trading.target)
-    return ratio(weights, units(view, trading.target), 0.0)
-
-
 def ridge(view: MarketView, trading: Trading) -> jax.Array:
     """Signal `[T, A]` of a pooled ridge regression: its forecast of a bar's return in units of volatility, in units of
     the forecasts it was fitted with.
@@ -199,6 +190,5 @@ SIGNALS: dict[str, Callable[[MarketView, Trading], jax.Array]] = {
     "MACD": lambda view, _: jnp.mean(columns(view, _names("macd_")), axis=-1),
     "carry": lambda view, _: jnp.sign(columns(view, ("carry",))[..., 0]),
     "ridge": ridge,
-    "linear policy": linear_policy,
 }
 """Name -> `[T, A]` parts of the budget of risk that a rule holds."""

@@ -14,7 +14,7 @@ from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.trading.view import MarketView
 from tests.causality import assert_causal
 
-REFITS = (300, 450, 600)
+REFITS = (330, 480, 630)
 
 
 def simulated(n_bars=900, seed=0, n_assets=3, **options):
@@ -45,13 +45,13 @@ def test_no_rule_reads_what_comes_after_its_decision(name):
 
 def test_fitted_rules_hold_nothing_before_their_first_fit_and_change_at_refits():
     market = jax.tree.map(jax.numpy.asarray, ragged(simulated(drift=2e-3)))
-    other = market.replace(**{k: getattr(market, k).at[440:].multiply(1.5) for k in ("open", "high", "low", "close")})
+    other = market.replace(**{k: getattr(market, k).at[470:].multiply(1.5) for k in ("open", "high", "low", "close")})
     for name in ("ridge", "linear policy"):
         policy = policies(Trading(0.1, 5.0, REFITS), carry=True)[name]
         one, two = (np.asarray(policy.table((), MarketView(m, 252.0, 1.0))["weights"]) for m in (market, other))
         assert not one[: REFITS[0]].any()
         assert one[REFITS[0] :].any()
-        np.testing.assert_array_equal(one[:440], two[:440])
+        np.testing.assert_array_equal(one[:470], two[:470])
 
 
 def test_a_placebo_keeps_each_assets_bars_and_the_correlation_of_assets():

@@ -61,7 +61,7 @@ def imitate(
     key: jax.Array,
     *,
     n_bars: int,
-) -> tuple[Params, jax.Array]:
+) -> Params:
     """Fits the decisions of a flat account to given ones, by their squared distance, in `STEPS` steps of Adam.
 
     A flat account, so that what is learned reads the market and not the position. Consumes `key`.
@@ -74,27 +74,20 @@ def imitate(
       wanted: `[T, A]` target weights at each close.
       key: randomness of the bars that are drawn.
       n_bars: of each stretch that is drawn.
-
-    Returns:
-      The parameters, and the share of the mean square of `wanted` `[]` that the last steps left.
     """
     drawn = params.replace(max_steps_in_episode=jnp.asarray(n_bars, jnp.int32))
     optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, STEPS))
     scale = jnp.sqrt(jnp.maximum(jnp.mean(jnp.square(wanted)), 1e-12))
 
-    def loss(net: Params, first: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss(net: Params, first: jax.Array) -> jax.Array:
         bars = first[:, None] + jnp.arange(n_bars)[None]
-        there = params.market.tradable[bars]
-        apart = jnp.where(there, flat_decisions(policy, net, env, params, first, n_bars) - wanted[bars], 0.0) / scale
-        square = jnp.sum(jnp.square(jnp.where(there, wanted[bars] / scale, 0.0)))
-        return jnp.mean(jnp.square(apart)), jnp.sum(jnp.square(apart)) / jnp.maximum(square, 1e-12)
+        apart = (flat_decisions(policy, net, env, params, first, n_bars) - wanted[bars]) / scale
+        return jnp.mean(jnp.square(jnp.where(params.market.tradable[bars], apart, 0.0)))
 
-    def step(carry: tuple[Params, optax.OptState], key: jax.Array) -> tuple[tuple[Params, optax.OptState], jax.Array]:
+    def step(carry: tuple[Params, optax.OptState], key: jax.Array) -> tuple[tuple[Params, optax.OptState], None]:
         net, state = carry
         first = jax.vmap(lambda key: env.draw_start(key, drawn))(jax.random.split(key, max(BARS // n_bars, 1)))
-        gradient, left = jax.grad(loss, has_aux=True)(net, first)
-        moves, state = optimiser.update(gradient, state)
-        return (optax.apply_updates(net, moves), state), left
+        moves, state = optimiser.update(jax.grad(loss)(net, first), state)
+        return (optax.apply_updates(net, moves), state), None
 
-    (net, _), left = jax.lax.scan(step, (net, optimiser.init(net)), jax.random.split(key, STEPS))
-    return net, left[-STEPS // 10 :].mean()
+    return jax.lax.scan(step, (net, optimiser.init(net)), jax.random.split(key, STEPS))[0][0]

@@ -46,7 +46,7 @@ def make_start(setup: Setup, network: ActorCritic) -> Start:
     def start(net: Params, params: EnvParams, seed: int) -> Params:
         wanted = _decisions(found, params, unit, values, periods, env)
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        return imitate(network, net, env, params, wanted, key, n_bars=ppo.chunk)[0]
+        return imitate(network, net, env, params, wanted, key, n_bars=ppo.chunk)
 
     return start
 
