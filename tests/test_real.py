@@ -40,7 +40,9 @@ def test_no_rule_reads_what_comes_after_its_decision(name):
     if name == "buy and hold":
         return  # it reads where assets can be traded, and nothing else
     market = jax.tree.map(jax.numpy.asarray, ragged(simulated()))
-    assert_causal(lambda m: policy.table((), MarketView(m, 252.0, 1.0))["weights"], market, 520, jax.random.key(1))
+    assert_causal(
+        lambda m: policy.table((), MarketView(m, 252.0, 1.0))["weights"], market, REFITS[1], jax.random.key(1)
+    )
 
 
 def test_fitted_rules_hold_nothing_before_their_first_fit_and_change_at_refits():
