@@ -121,7 +121,7 @@ def trade_rules(problem: Problem) -> dict[str, backtest.Ledger]:
         spread=config.costs.spread_multiplier,
         commission=config.costs.commission_bps * 1e-4,
     )
-    costs = make_costs(**config.costs.model_dump())
+    costs = make_costs(**config.costs.model_dump(), symbols=market.info.symbols)
     cash = config.env.initial_cash
     conditions = backtest.plain_conditions(market.n_assets, periods=problem.periods, costs=costs, initial_cash=cash)
     rules, base = policies(trading, not isinstance(market.carry, tuple)), configured_base(config, market)

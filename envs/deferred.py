@@ -14,7 +14,7 @@ from typing import Any
 
 PACKAGES = ("gymnax", "gymnax.environments")
 NEEDED = ("gymnax.environments.spaces", "gymnax.environments.environment")
-"""What `jaxppo.envs` builds on; neither touches a device."""
+"""What the trading environment builds on; neither touches a device."""
 
 
 class _Deferred(types.ModuleType):
@@ -23,6 +23,8 @@ class _Deferred(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what tools ask of every module
             raise AttributeError(name)
+        if f"{self.__name__}.{name}" in NEEDED:
+            return importlib.import_module(f"{self.__name__}.{name}")
         self.__class__ = types.ModuleType  # type: ignore[assignment]  # an ordinary module from now on
         spec = self.__spec__
         if spec is not None and spec.loader is not None:
@@ -31,7 +33,7 @@ class _Deferred(types.ModuleType):
 
 
 def defer_gymnax() -> None:
-    """Imports `NEEDED` alone, unless gymnax is imported already or is no ordinary package."""
+    """Has gymnax import only what is asked for of `NEEDED`, unless it is imported already or no ordinary package."""
     if PACKAGES[0] in sys.modules:
         return
     path = None
@@ -46,5 +48,3 @@ def defer_gymnax() -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
-    for name in NEEDED:
-        importlib.import_module(name)

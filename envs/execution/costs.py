@@ -14,6 +14,7 @@ from pydantic import Field
 from jaxppo.arguments import (
     BasisPoints,
     Charge,
+    CodeOnly,
     CostFactor,
     Factor,
     Leverage,
@@ -25,6 +26,7 @@ from jaxppo.arguments import (
     YearlyRate,
     checked,
 )
+from jaxppo.envs.execution.by_symbol import PerSymbol, given, of_symbols
 from jaxppo.envs.execution.impact import Impact
 from jaxppo.envs.execution.slippage import SlippageConditions, slippage_scale
 from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
@@ -55,6 +57,8 @@ class Costs(struct.PyTreeNode):
       cash_rate: `[]` interest per year that positive cash earns, fraction; `()` for none.
       margin_volatility: `[]` margin of a future, in forecast deviations of the profit of a bar; `()` for margins by
         notional.
+      lot_size: `[]` or `[A]` shares that orders are multiples of; `()` for any fraction.
+      minimum_notional: `[]` or `[A]` smallest value of an order, currency; `()` for any.
     """
 
     commission_rate: jax.Array
@@ -73,6 +77,8 @@ class Costs(struct.PyTreeNode):
     latency: Any = ()
     cash_rate: Any = ()
     margin_volatility: Any = ()
+    lot_size: Any = ()
+    minimum_notional: Any = ()
 
 
 FourFactors = Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)]
@@ -126,6 +132,9 @@ def make_costs(
     maintenance_margin: ProperFraction = 0.25,
     cash_rate: YearlyRate = 0.0,
     margin_volatility: PositiveCoefficient | None = None,
+    lot_size: PerSymbol | None = None,
+    minimum_notional: PerSymbol | None = None,
+    symbols: CodeOnly[tuple[str, ...]] = (),
 ) -> Costs:
     """Builds costs of trading and holding from plain numbers.
 
@@ -157,9 +166,14 @@ def make_costs(
       cash_rate: interest that positive cash earns, per year; of futures all equity is cash.
       margin_volatility: margin of a future, standard deviations of a bar's profit, in place of max_leverage;
         maintenance_margin is then a share of it. None for notional.
+      lot_size: shares that orders are multiples of, of all symbols or each (others any); 1 for whole shares. An order
+        is cut to whole lots, one that closes a position apart. None for any fraction.
+      minimum_notional: smallest value of an order, currency, of all symbols or each; smaller ones are not sent.
+      symbols: of the market's assets, in order, for values by symbol.
 
     Raises:
-      ValueError: a value outside its range, or margins that liquidate a portfolio which is fully invested.
+      ValueError: a value outside its range, a value for a symbol that is not there, or margins that liquidate a
+        portfolio which is fully invested.
     """
     _check_margins(maintenance_margin, max_leverage)
     powers = {"volatility": slippage_volatility, "volume": slippage_volume, "spread": slippage_spread}
@@ -178,8 +192,10 @@ def make_costs(
             maintenance_margin=maintenance_margin,
         ),
         displacement=_displacement(transient_impact, transient_half_life, permanent_impact),
-        cash_rate=_given(cash_rate if cash_rate > 0 else None),
-        margin_volatility=_given(margin_volatility),
+        cash_rate=given(cash_rate if cash_rate > 0 else None),
+        margin_volatility=given(margin_volatility),
+        lot_size=of_symbols("lot_size", lot_size, symbols),
+        minimum_notional=of_symbols("minimum_notional", minimum_notional, symbols),
         conditions=_conditions({"open": slippage_open, "close": slippage_close}, powers, slippage_regimes),
     )
 
@@ -205,11 +221,6 @@ def _conditions(factors: dict[str, float], powers: dict[str, float], regimes: tu
         return ()
     by_regime = () if regimes is None else jnp.asarray(regimes, jnp.float32)
     return SlippageConditions(**_traced(**factors, **powers), regimes=by_regime)
-
-
-def _given(value: float | None) -> Any:
-    """A number as an array; `()` for None."""
-    return () if value is None else jnp.asarray(value, jnp.float32)
 
 
 def basic_costs(**charged: Any) -> Costs:

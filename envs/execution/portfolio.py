@@ -18,6 +18,7 @@ from jaxppo.arguments import BoundedInt, DelistingReturn, check
 from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, trade_costs
 from jaxppo.envs.execution.financing import financing
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
+from jaxppo.envs.execution.lots import whole_fills
 from jaxppo.envs.execution.margin import leverage_use, margin_share
 from jaxppo.envs.market.kernels import once
 from jaxppo.envs.market.safe import ratio
@@ -316,7 +317,8 @@ def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs:
 
 def _filled(portfolio: Portfolio, wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
     """Shares `[A]` of an order that fill: as far as halts, volume and the leverage limit allow."""
-    return _within_leverage(portfolio, fillable(wanted, bar, costs), costs, leverage_use(bar, costs))
+    filled = _within_leverage(portfolio, fillable(wanted, bar, costs), costs, leverage_use(bar, costs))
+    return whole_fills(filled, wanted, costs)
 
 
 def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs, use: jax.Array | float) -> jax.Array:

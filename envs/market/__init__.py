@@ -1,7 +1,8 @@
-"""The market as arrays, and what is computed from its bars: features, indicators, regimes, volatility."""
+"""The market as arrays, and what is computed from its bars: features, indicators, regimes, volatility.
 
-from jaxppo.envs.market import features, indicators, regimes
-from jaxppo.envs.market.market_data import MarketData, MarketInfo, slice_bars
-from jaxppo.envs.market.periods import periods_per_year
+What is exported stands in `__init__.pyi`; it is imported when it is first used.
+"""
 
-__all__ = ["MarketData", "MarketInfo", "features", "indicators", "periods_per_year", "regimes", "slice_bars"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

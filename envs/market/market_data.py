@@ -13,6 +13,9 @@ SECONDS_PER_YEAR = 365.25 * 24 * 3600
 SYMBOLS_SHOWN = 6
 """Symbols that the `repr` of a market names."""
 
+PER_ASSET = ("volume_known", "futures", "info")
+"""Fields of a market that have no axis of time."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarketInfo:
@@ -146,7 +149,34 @@ def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
       MarketData(252 bars x 2 assets, IBM MSFT, 2000-03-01 to 2001-02-28, 1 d a bar)
     """
     info = dataclasses.replace(market.info, timestamps=market.info.timestamps[start:stop])
-    per_bar = {
-        name: x[start:stop] for name, x in vars(market).items() if name not in ("volume_known", "futures", "info")
-    }
+    per_bar = {name: x[start:stop] for name, x in vars(market).items() if name not in PER_ASSET}
     return market.replace(**per_bar, info=info)
+
+
+def with_next_bar(market: MarketData) -> MarketData:
+    """Appends the bar in which orders of the last close fill, of which nothing is known; host-side.
+
+    Its prices are the last closes and nothing has traded in it. What is known of it at the last close (half-spread,
+    volatility, usual volume) is in its row of the table of bars, as for any other.
+
+    Args:
+      market: `[T, A]` bars, unbatched.
+
+    Returns:
+      `[T + 1, A]` bars.
+    """
+    last = slice_bars(market, market.n_bars - 1, market.n_bars)
+    times = market.info.timestamps
+    usual = np.median(np.diff(times)) if len(times) > 1 else np.timedelta64(1, "D")
+    stamps = np.append(times, times[-1:] + usual) if len(times) else times
+    seconds = np.full(1, usual / np.timedelta64(1, "s"), np.float32)
+    bar = last.replace(
+        open=last.close, high=last.close, low=last.close, volume=0 * last.volume, seconds_since_previous=seconds
+    )
+    joined = {
+        name: np.concatenate([np.asarray(x), np.asarray(getattr(bar, name))])
+        for name, x in vars(market).items()
+        if name not in PER_ASSET and not isinstance(x, tuple)
+    }
+    arrays = jax.tree.map(jax.numpy.asarray, joined)
+    return market.replace(**arrays, info=dataclasses.replace(market.info, timestamps=stamps))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxppo.envs.execution.costs import Costs, unpack_bar
 from jaxppo.envs.execution.limits import Constraint, Limits, constrain, no_limits, project
+from jaxppo.envs.execution.lots import whole_orders
 from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import (
     FillRule,
@@ -159,6 +160,7 @@ class OneBar(TargetActions):
             at_target = hold & ~chosen & row.tradable & (weights == targets)
             wanted = weights * portfolio.equity / portfolio.price - portfolio.shares - outstanding(portfolio)
             ordered = with_derivative(ordered, jnp.where(at_target, wanted, ordered))
+        ordered = whole_orders(ordered, portfolio.shares + outstanding(portfolio), portfolio.price, costs)
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(

@@ -1,4 +1,4 @@
-"""One bar of a backtest: `OneBar.step_bar` with a policy, monitored limits, and an account that may end."""
+"""One bar of a backtest: the bar of the environment with a policy, monitored limits, and an account that may end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from flax import struct
 
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import open_portfolio
-from jaxppo.envs.trading.account import Account, BarRow, StepResult, View
+from jaxppo.envs.trading.account import Account, BarRow, Placed, StepResult, View
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
-from jaxppo.policy.protocol import Observed, Policy
+from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.risk.monitor import NO_MONITOR, Monitor
 
 
@@ -78,28 +78,72 @@ def open_account(policy: Policy, rules: AccountRules, params: EnvParams, first: 
     return AccountState(account, rules.monitor.init(), policy.init(env.n_assets))
 
 
-def step_account(
+class Ordered(NamedTuple):
+    """What an account decided and ordered at the close of a bar.
+
+    Attributes:
+      view: what it saw and was allowed to do.
+      decided: `[A]` target weights and `[A]` bool, assets that the policy leaves alone.
+      placed: what became of that: targets, hold flags and orders after sizing and limits.
+    """
+
+    view: View
+    decided: Targets
+    placed: Placed
+
+
+def place_orders(
     policy: Policy, rules: AccountRules, costs: Costs, state: AccountState, row: BarRow
-) -> tuple[AccountState, AccountStep]:
-    """Steps an account through a decision at the close of a bar and the bar after it.
+) -> tuple[AccountState, Ordered]:
+    """Decides at the close of a bar, and orders.
 
     Args:
       policy: who decides.
       rules: what the account trades under.
       costs: cost parameters.
-      state: at the decision.
+      state: at that close.
       row: what the bar reads of the market; `row.policy` is the policy's `(row of its table, encoding of the bar)`.
+
+    Returns:
+      The account with its orders placed, and what it ordered.
     """
-
-    def decide(account: Account, view: View, row: BarRow) -> tuple[jax.Array, jax.Array, Any]:
-        table, encoded = row.policy
-        observed = Observed(account.portfolio, table, view.observation, view.constraint, encoded)
-        targets, after = policy.apply(policy.params, state.policy, observed)
-        return *targets, after
-
-    account, result, policy_state = rules.env.step_bar(
-        decide, state.account, row, costs, limited=rules.limited, in_shares=policy.in_shares
+    env, (table, encoded) = rules.env, row.policy
+    view = env.view(state.account, row, limited=rules.limited)
+    observed = Observed(state.account.portfolio, table, view.observation, view.constraint, encoded)
+    decided, policy_state = policy.apply(policy.params, state.policy, observed)
+    account, placed = env.place(
+        state.account, view, row, decided, costs, limited=rules.limited, in_shares=policy.in_shares
     )
+    return AccountState(account, state.monitor, policy_state), Ordered(view, decided, placed)
+
+
+def close_bar(
+    rules: AccountRules, costs: Costs, state: AccountState, placed: Placed, next_bar: jax.Array
+) -> tuple[AccountState, AccountStep]:
+    """Lives through the bar in which orders fill, up to its close, where limits are monitored.
+
+    Args:
+      rules: what the account trades under.
+      costs: cost parameters.
+      state: its orders placed.
+      placed: these orders.
+      next_bar: `[fields, A]` packed, the bar after the decision.
+    """
+    before = state.account.portfolio
+    account, fills, outcome, reward = rules.env.settle(state.account, placed.ordered, next_bar, costs)
+    result = StepResult(before, placed.targets, placed.ordered, account.portfolio, fills, outcome, reward)
+    return monitored_account(rules, state.replace(account=account), result)
+
+
+def monitored_account(rules: AccountRules, state: AccountState, result: StepResult) -> tuple[AccountState, AccountStep]:
+    """Checks the monitored limits at the close of a bar, and stops an account that breaches one that says `stop`.
+
+    Args:
+      rules: with the monitor.
+      state: after the bar.
+      result: what the bar did.
+    """
+    account = state.account
     assert account.liquidated is not None
     assert account.stopped is not None
     monitored, monitor = rules.monitor.apply(state.monitor, result.outcome)
@@ -110,4 +154,20 @@ def step_account(
         unfilled = jnp.where(fired, 0.0, account.portfolio.unfilled)
         portfolio = account.portfolio.replace(unfilled=unfilled)
         account = account.replace(portfolio=portfolio, stopped=account.stopped | fired)
-    return AccountState(account, monitor, policy_state), step
+    return AccountState(account, monitor, state.policy), step
+
+
+def step_account(
+    policy: Policy, rules: AccountRules, costs: Costs, state: AccountState, row: BarRow
+) -> tuple[AccountState, AccountStep]:
+    """Steps an account through a decision at the close of a bar and the bar after it.
+
+    Args:
+      policy: who decides.
+      rules: what the account trades under.
+      costs: cost parameters.
+      state: at the decision.
+      row: see `place_orders`; with the bar after it.
+    """
+    state, ordered = place_orders(policy, rules, costs, state, row)
+    return close_bar(rules, costs, state, ordered.placed, row.next_bar)

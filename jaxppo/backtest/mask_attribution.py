@@ -102,7 +102,7 @@ def _leave_one_out(
       no asset, is spread evenly.
     """
     policy, n_masks = static._replace(params=net), len(rules.env.masks.parts)
-    rules = rules._replace(env=_without_one(rules.env))
+    rules = rules._replace(env=with_one_left_out(rules.env))
     one = open_account(policy, rules, params, first)
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (1 + n_masks, *x.shape)), one)
     rows = market_rows(params, first, n_bars, policy_rows(policy, rules, params, first, n_bars))
@@ -132,7 +132,7 @@ def _leave_one_out(
     return jax.lax.scan(one_bar, states, rows)[1]
 
 
-class _LeftOut(struct.PyTreeNode):
+class LeftOut(struct.PyTreeNode):
     """State of masks of which one is left out.
 
     Attributes:
@@ -144,14 +144,18 @@ class _LeftOut(struct.PyTreeNode):
     left_out: jax.Array
 
 
-def _without_one(env: TradingEnv) -> TradingEnv:
-    """The environment with masks whose state says which one is left out."""
+def with_one_left_out(env: TradingEnv) -> TradingEnv:
+    """The environment with masks whose state says which one is left out.
+
+    Args:
+      env: with masks.
+    """
     parts = env.masks.parts
 
-    def init(n_assets: int) -> _LeftOut:
-        return _LeftOut(env.masks.init(n_assets), jnp.int32(-1))
+    def init(n_assets: int) -> LeftOut:
+        return LeftOut(env.masks.init(n_assets), jnp.int32(-1))
 
-    def apply(state: _LeftOut, row: Any, portfolio: Portfolio) -> tuple[Limits, _LeftOut]:
+    def apply(state: LeftOut, row: Any, portfolio: Portfolio) -> tuple[Limits, LeftOut]:
         each, states = apply_each(parts, state.parts, row, portfolio)
         limits = no_limits(env.n_assets)
         for number, one in enumerate(each):

@@ -137,7 +137,7 @@ class _Tilted(NamedTuple):
         """What the base precomputes of a market."""
         tradable, n_bars = view.market.tradable, view.market.n_bars
         number = jnp.arange(n_bars, dtype=jnp.int32)
-        costs = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
+        costs = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars, *x.shape)), self.costs.replace(conditions=()))
         bars = pack_bars(view.market, conditions=self.costs.conditions, regimes=view.regimes)
         rows = self.policy.table(self.policy.params, view)
         return BaseRow(number, tradable, costs, rows, next_bars(bars, self.costs))

@@ -151,7 +151,7 @@ class _Book(NamedTuple):
     def table(self, view: MarketView) -> BookRow:
         """What the book precomputes of a market."""
         market, n_bars = view.market, view.market.n_bars
-        every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars,)), self.costs.replace(conditions=()))
+        every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars, *x.shape)), self.costs.replace(conditions=()))
         bars = pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes)
         return BookRow(
             number=jnp.arange(n_bars, dtype=jnp.int32),

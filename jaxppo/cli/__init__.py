@@ -1,5 +1,5 @@
 """The command line: parsers, one-line errors, exit codes."""
 
-from jaxppo.cli.command import OneLineParser, parse_shard, parse_training, run
+from jaxppo.cli.command import OneLineParser, parse_amount, parse_shard, parse_training, run
 
-__all__ = ["OneLineParser", "parse_shard", "parse_training", "run"]
+__all__ = ["OneLineParser", "parse_amount", "parse_shard", "parse_training", "run"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import pathlib
 import re
@@ -26,6 +27,8 @@ SIGNALLED = 128
 """And the number of the signal."""
 INPUT_OUTPUT_ERROR = 74
 """`EX_IOERR` of sysexits.h."""
+LARGEST_AMOUNT = 1e15
+"""Of currency, either way."""
 FULL_DISK = "No space left on device"
 
 
@@ -171,3 +174,24 @@ def parse_shard(text: str) -> tuple[int, int]:
     if found is None:
         raise ConfigError(f"--shard is {text!r}; it must be I/N, for example 0/4")
     return int(found[1]), int(found[2])
+
+
+def parse_amount(option: str, text: str | None) -> float | None:
+    """An amount of currency; None where it is not given.
+
+    Args:
+      option: that it was given as.
+      text: as it was given.
+
+    Raises:
+      ConfigError: no number, or none that an account can have.
+    """
+    if text is None:
+        return None
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not abs(amount) <= LARGEST_AMOUNT:
+        raise ConfigError(f"{option} is {text!r}; it must be a number within +-{LARGEST_AMOUNT:g}, currency")
+    return amount

@@ -18,7 +18,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "multiplier": 1.0,
         "futures": False,
     },
-    "costs": {"cash_rate": 0.0, "margin_volatility": None},
+    "costs": {"cash_rate": 0.0, "margin_volatility": None, "lot_size": None, "minimum_notional": None},
     "env": {"delisting": "freeze", "units": "weight"},
     "features": {"normalise": None},
     "policy": {"base": None, "start": None, "tilt": "add"},

@@ -15,6 +15,7 @@ from jaxppo.arguments import (
     Numbers,
     OpenFraction,
     PositiveCoefficient,
+    PositiveFloat,
     PositiveFraction,
     PositiveInt,
     Seed,
@@ -162,6 +163,8 @@ class CostsConfig(Keys):
     maintenance_margin: float = key_of(envs.make_costs, "maintenance_margin")
     cash_rate: float = key_of(envs.make_costs, "cash_rate")
     margin_volatility: PositiveCoefficient | None = key_of(envs.make_costs, "margin_volatility")
+    lot_size: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "lot_size")
+    minimum_notional: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "minimum_notional")
 
 
 class Config(Keys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from jaxppo.envs.data.sessions import load_schedule
+from jaxppo.envs.data.sessions import Schedule, load_schedule
 from jaxppo.envs.market.market_data import MarketData
 
 MINUTE = 60 * 10**9
@@ -37,6 +37,17 @@ def trading_hours(market: MarketData, calendar: str) -> tuple[np.ndarray, np.nda
     minutes = usual_minutes(market)
     if not 0 < np.median(minutes) < 23 * 60:
         raise ValueError("trading hours need bars shorter than a day; these are daily or longer")
+    return hours_of(times, minutes, schedule)
+
+
+def hours_of(times: np.ndarray, minutes: np.ndarray, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """`trading_hours` of bars at some times.
+
+    Args:
+      times: `[T]` int64 ns UTC, starts of the bars.
+      minutes: `[T]` length of a bar.
+      schedule: sessions that cover `times`.
+    """
     breaks = schedule.opens[1:] > schedule.closes[:-1]
     opens = schedule.opens[np.concatenate([[True], breaks])]
     closes = schedule.closes[np.concatenate([breaks, [True]])].astype(np.float64)

@@ -149,12 +149,8 @@ def session(
     """
 
     def table(view: MarketView) -> dict[str, jax.Array]:
-        since_open, to_close = trading_hours(view.market, calendar)
-        outside = to_close < 0
-        shut = outside | (since_open < open_minutes) | (to_close <= close_minutes)
-        rows = {"most": np.where(shut, 0.0, np.inf)}
-        if flat_minutes is not None:
-            rows["forced"] = np.where(outside | (to_close <= flat_minutes), 0.0, np.inf)
+        hours = trading_hours(view.market, calendar)
+        rows = session_limits(*hours, open_minutes, close_minutes, flat_minutes)
         shape = view.market.close.shape
         return {name: jnp.broadcast_to(jnp.asarray(x, jnp.float32)[:, None], shape) for name, x in rows.items()}
 
@@ -164,6 +160,26 @@ def session(
         return Limits(-most, most, -forced, forced)
 
     return market_only("session", table, limits)
+
+
+def session_limits(
+    since_open: np.ndarray, to_close: np.ndarray, open_minutes: float, close_minutes: float, flat_minutes: float | None
+) -> dict[str, np.ndarray]:
+    """Rows of the table of `session`: largest weight of a new position `[T]`, and of any, where there is such a limit.
+
+    Args:
+      since_open: `[T]` minutes since the open, see `trading_hours`.
+      to_close: `[T]` minutes to the close.
+      open_minutes: see `session`, as the others.
+      close_minutes: before the close.
+      flat_minutes: before the close.
+    """
+    outside = to_close < 0
+    shut = outside | (since_open < open_minutes) | (to_close <= close_minutes)
+    rows = {"most": np.where(shut, 0.0, np.inf)}
+    if flat_minutes is not None:
+        rows["forced"] = np.where(outside | (to_close <= flat_minutes), 0.0, np.inf)
+    return rows
 
 
 @checked

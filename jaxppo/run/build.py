@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxppo.config import Config
 from jaxppo.config.book import RunStrategy
-from jaxppo.envs.execution.costs import make_costs
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
@@ -25,7 +24,7 @@ from jaxppo.run.base import make_base, moments_of_base
 from jaxppo.run.benchmark import check_baselines
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.devices import encoder_config, ppo_for_devices, select_devices
-from jaxppo.run.environment import make_env, transform_table
+from jaxppo.run.environment import costs_of, make_env, transform_table
 from jaxppo.run.objectives import check_reachable
 from jaxppo.run.periods import Period, split_periods
 from jaxppo.run.regimes import find_regimes
@@ -51,7 +50,7 @@ def build(
       split: False for an evaluation of the whole market: the only period is then `test`.
       first: earliest decision bar of that evaluation.
       periods: `train`, `validation` and `test` in place of those of the configuration; what is fitted is fitted on
-        `train` alone.
+        the first of them alone.
 
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
@@ -59,12 +58,12 @@ def build(
     devices = select_devices(config)
     encoder = encoder_config(config, devices[0].platform)
     annual = periods_per_year(market)
-    costs = make_costs(**config.costs.model_dump())
+    costs = costs_of(config, market)
     env = environment_of(config, market, encoder.context)
     if split:
         check_reachable(config, env)
     ppo = ppo_for_devices(config, devices)
-    learn_from = 0 if periods is None else periods["train"].first
+    learn_from = 0 if periods is None else next(iter(periods.values())).first
     if periods is not None:
         periods = dict(periods)
     elif split:

@@ -24,6 +24,23 @@ from jaxppo.risk.sizing import Sizing, SizingTransform
 from jaxppo.run.base import make_base
 from jaxppo.run.transforms import make_book, make_masks, make_rewards, make_sizing
 
+
+def costs_of(config: Config, market: MarketData) -> Costs:
+    """The costs of a run on a market.
+
+    Args:
+      config: of the run.
+      market: whose symbols values by symbol name.
+
+    Raises:
+      ConfigError: a value for a symbol that the market has not.
+    """
+    try:
+        return make_costs(**config.costs.model_dump(), symbols=market.info.symbols)
+    except ValueError as error:
+        raise ConfigError(f"costs.{error}") from None
+
+
 OpenRun = Callable[[RunStrategy, MarketData], Policy]
 """Opens an agent that was trained before, as a strategy of a book on these prices."""
 
@@ -47,7 +64,7 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
             f"costs.margin_volatility is {config.costs.margin_volatility:g}, but no asset is a future; name them in "
             "data.futures"
         )
-    costs = make_costs(**config.costs.model_dump())
+    costs = costs_of(config, market)
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
     fill_rule = FillRule(
         config.env.latency_bars,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 
 import jax
 
 from jaxppo.config import Config, load_config
-from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.market_data import MarketData, with_next_bar
 from jaxppo.errors import ConfigError
 from jaxppo.policy.agent import agent
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
@@ -18,7 +19,7 @@ from jaxppo.run import folder as run_folder
 from jaxppo.run.build import best_policy, build, first_unseen, on_one_device
 from jaxppo.run.data import given_data, load_data
 from jaxppo.run.devices import select_devices
-from jaxppo.run.periods import split_periods
+from jaxppo.run.periods import Period, split_periods
 from jaxppo.run.setup import Setup
 from jaxppo.run.ship import Ship, gate_of
 from jaxppo.run.strategy import strategy_of
@@ -115,6 +116,56 @@ def load_run(
       ConfigError: not a run, or a setting that does not fit it.
       envs.DataError: the prices cannot be used.
     """
+    return _opened(pathlib.Path(folder), data, overrides, market)
+
+
+def load_run_for_next_bar(
+    folder: str | pathlib.Path,
+    *,
+    data: str | pathlib.Path | None = None,
+    overrides: Sequence[str] = (),
+    market: MarketData | None = None,
+) -> SavedRun:
+    """Opens a run for the decision at the last bar of its prices: its market has one bar more, in which that fills.
+
+    Its period `test` is the whole time up to that bar after what the run was trained and selected on, so that the
+    decision is the one that an evaluation of the same prices makes there once later ones are known.
+
+    Args:
+      folder: the run.
+      data: see `load_run`, but the symbols of the run.
+      overrides: see `load_run`.
+      market: see `load_run`.
+
+    Raises:
+      ConfigError: see `load_run`; or the prices end before the first decision that the run has not learned from.
+      envs.DataError: the prices cannot be used.
+    """
+    folder = pathlib.Path(folder)
+    if data is not None:
+        return _opened(folder, data, (*_symbols_of(folder), *overrides), market, ahead=True)
+    run = _opened(folder, None, overrides, market)
+    setup = run.setup
+    longer, periods = with_next_bar(setup.market), dict(setup.periods)
+    periods["test"] = Period(periods["test"].first, longer.n_bars - 1)
+    return dataclasses.replace(run, setup=build(setup.config, longer, periods=periods))
+
+
+def _symbols_of(folder: pathlib.Path) -> tuple[str, ...]:
+    """The option that names the symbols of a run's market, in its order; nothing where they have no names."""
+    folder, _ = run_folder.open_folder(folder)
+    symbols = list(run_folder.read_data(folder).get("symbols") or ())
+    return ("--data.symbols", json.dumps(symbols)) if symbols else ()
+
+
+def _opened(
+    folder: pathlib.Path,
+    data: str | pathlib.Path | None,
+    overrides: Sequence[str],
+    market: MarketData | None,
+    ahead: bool = False,
+) -> SavedRun:
+    """`load_run`; with `ahead` other prices get the bar after their last."""
     folder, saved = run_folder.open_folder(folder)
     if data is not None:
         overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
@@ -125,22 +176,41 @@ def load_run(
         market = load_data(config, folder if data is None else None) if market is None else given_data(config, market)
         if (saved.data, saved.simulation) == (config.data, config.simulation):
             run_folder.check_same_data(folder, run_folder.data_report(market))
-        first = 0 if data is None else _first_unseen(folder, market, config)
+        first = 0
+        if data is not None:
+            market = _with_bars_per_year(folder, market)
+            market = with_next_bar(market) if ahead else market
+            first = _first_unseen(folder, market, config, ahead)
         setup = build(config, market, split=data is None, first=first)
-        _check_unseen(folder, saved, setup)
+        if not ahead:  # the account may open at a bar that the run has seen; what counts is the last decision
+            _check_unseen(folder, saved, setup)
         return SavedRun(folder, setup, *best_policy(folder, setup), trained=saved)
 
 
-def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config) -> int:
-    """`first_unseen`, and the configured gap after it.
+def _with_bars_per_year(folder: pathlib.Path, market: MarketData) -> MarketData:
+    """The market with the bars per year of the run, if they are of the same length and it shares a symbol with it.
+
+    A few bars more or less would otherwise change what a year of volatility is.
+    """
+    seen, found = run_folder.read_data(folder), market.info.report
+    shared = set(seen.get("symbols") or ()) & set(market.info.symbols)
+    if not shared or seen.get("bar_seconds") != found.get("bar_seconds") or not seen.get("bars_per_year"):
+        return market
+    return market.replace(info=dataclasses.replace(market.info, periods_per_year=float(seen["bars_per_year"])))
+
+
+def _first_unseen(folder: pathlib.Path, market: MarketData, config: Config, ahead: bool) -> int:
+    """`first_unseen`, and the configured gap after it; with `ahead` the account may open a bar early.
 
     Raises:
       ConfigError: the run has seen every bar.
     """
-    first = first_unseen(folder, market)
-    if first:
-        first += config.data.purge_bars
-    if first and first >= market.n_bars - 2:
+    unseen = first_unseen(folder, market)
+    first = unseen + config.data.purge_bars if unseen else 0
+    seen_all = unseen >= market.n_bars - 1 if ahead else first >= market.n_bars - 2
+    if ahead:
+        first = min(first, market.n_bars - 3)
+    if unseen and seen_all:
         seen = run_folder.read_data(folder)["learned_from"]
         common = sorted(set(seen["symbols"]) & set(market.info.symbols))
         raise ConfigError(

@@ -127,6 +127,7 @@ def test_gradients_are_those_of_the_sum_of_target_weights_latest_first():
         np.testing.assert_allclose(row, expected[:, columns].sum(axis=1), rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_figures_that_are_followed_through_training():
     setup, policy, net = built()
     found = inspection.attention_figures(setup, policy, net, "test", n_decisions=37)

@@ -22,6 +22,8 @@ from jaxppo.monte_carlo import Paths, monte_carlo, run_paths
 from jaxppo.run.build import build, open_strategy
 from jaxppo.run.saved import load_run
 
+pytestmark = pytest.mark.slow
+
 N_BARS = 12
 ALONE = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
 ENV = {"actions": "continuous", "levels": [-1.0, 1.0]}

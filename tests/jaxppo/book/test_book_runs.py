@@ -20,6 +20,8 @@ from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.rules import buy_and_hold
 from jaxppo.run.build import build
 
+pytestmark = pytest.mark.slow
+
 ALONE = AllocationRule(parts=(), cut=1.0, readmit=0.0, cooldown=None)
 LONG_ONLY = {"lookback": 30, "short": False}
 BOOK = {

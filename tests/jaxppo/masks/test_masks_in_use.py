@@ -206,7 +206,8 @@ def test_nothing_forbidden_is_ever_done(name, actions):
         pytest.param(1, "discrete", marks=pytest.mark.slow),
         pytest.param(1, "hierarchical", marks=pytest.mark.slow),
         pytest.param(88, "continuous", marks=pytest.mark.slow),
-        (88, "hierarchical"),
+        pytest.param(88, "hierarchical", marks=pytest.mark.slow),
+        (5, "hierarchical"),
     ],
 )
 def test_one_asset_and_many(n_assets, actions):
@@ -386,7 +387,7 @@ def trained(actions, distribution="squashed_gaussian"):
         pytest.param(("discrete",), marks=pytest.mark.slow),
         ("continuous",),
         pytest.param(("band",), marks=pytest.mark.slow),
-        ("hierarchical",),
+        pytest.param(("hierarchical",), marks=pytest.mark.slow),
         pytest.param(("continuous", "beta"), marks=pytest.mark.slow),
     ],
     ids=lambda given: given[-1],

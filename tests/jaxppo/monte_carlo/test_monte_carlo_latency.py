@@ -14,6 +14,8 @@ from jaxppo.run.build import build
 from jaxppo.run.saved import SavedRun
 from jaxppo.run.setup import first_policy
 
+pytestmark = pytest.mark.slow
+
 BOOK = {"book": {"strategies": ["agent", {"trend": {"lookback": 10, "short": False}}], "warmup": 3}}
 MOST, N_BARS, N_PATHS = 3, 25, 16
 

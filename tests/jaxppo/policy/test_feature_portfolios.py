@@ -23,7 +23,7 @@ def market(n_bars=900, carry=True, **options):
     return found.replace(carry=jnp.asarray(values)) if carry else found
 
 
-@pytest.mark.parametrize("carry", [True, False])
+@pytest.mark.parametrize("carry", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_targets_look_at_the_past_alone(carry):
     """Also at a bar of a fit, whose last decisions have not earned anything yet."""
     policy = rules.feature_portfolios(first_fit=400, refit=100, gross=5.0)
@@ -106,6 +106,7 @@ def test_a_portfolio_that_has_held_nothing_has_no_weight():
     assert gross[750:].mean() < 2.0 * gross[504:650].mean()
 
 
+@pytest.mark.slow
 def test_a_market_shorter_than_the_first_fit_is_not_traded():
     short = market(450, carry=False)
     none = refitted(portfolios(short, PERIODS, 0.1, 63, 1.0, 0.0), np.arange(504, 450, 252), PERIODS, 0.1)

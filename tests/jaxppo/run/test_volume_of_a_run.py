@@ -108,6 +108,8 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.futures": "[ES]",
         "costs.cash_rate": "0.02",
         "costs.margin_volatility": "5",
+        "costs.lot_size": "1",
+        "costs.minimum_notional": "100",
         "data.volume": "shares",
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",

@@ -16,6 +16,8 @@ from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.walk_forward import load_fold, training, walk_forward
 from jaxppo.walk_forward.job import Agent
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"train_bars": 150, "test_bars": 60, "seeds": 2}
 ITERATIONS = 5
 AT = "checkpoints/agents-0"

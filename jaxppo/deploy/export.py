@@ -1,0 +1,102 @@
+"""An exported policy: weights, step, rules and model card in one folder, sealed; and how it is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from jax import export as jax_export
+
+from jaxppo import __version__
+from jaxppo.config import dump_config
+from jaxppo.deploy.live import live_parts, rules_for
+from jaxppo.deploy.live_step import LiveStep
+from jaxppo.deploy.load import CONFIG, PLATFORMS, RULES, STATE, STEP, WEIGHTS, numbered
+from jaxppo.deploy.manifest import write_manifest
+from jaxppo.deploy.model_card import model_card
+from jaxppo.deploy.program import program_of
+from jaxppo.envs.market.features import feature_names
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.errors import ConfigError
+from jaxppo.run import folder as run_folder
+from jaxppo.run.files import write_text
+from jaxppo.run.saved import SavedRun, load_run
+
+CARD = "model_card.md"
+
+
+def export_run(
+    folder: str | pathlib.Path,
+    output: str | pathlib.Path,
+    *,
+    overrides: Sequence[str] = (),
+    market: MarketData | None = None,
+) -> dict[str, Any]:
+    """Writes what of a run trades into a folder from which `load_policy` trades it, without run and trainer.
+
+    Args:
+      folder: the run.
+      output: new folder.
+      overrides: dotted keys, for example `("--costs.lot_size", "1")`.
+      market: prices that the run was trained on, where those were given in Python.
+
+    Returns:
+      The manifest: `files` with size and SHA-256 each, versions, features, platforms.
+
+    Raises:
+      ConfigError: not a run, one that cannot be live, or a folder that has something in it.
+    """
+    run_folder.check_output(output)
+    run = load_run(folder, overrides=overrides, market=market)
+    live, about = live_parts(run)
+    target = run_folder.make_folder(output, "export")
+    if any(target.iterdir()):
+        raise ConfigError(f"--output {target}: has something in it; an export needs a new folder")
+    _write(run, live, about, target)
+    return write_manifest(target, _about(run, live))
+
+
+def _write(run: SavedRun, live: LiveStep, about: dict[str, Any], target: pathlib.Path) -> None:
+    """Writes all files but the manifest."""
+    program = program_of(live)
+    shapes = [
+        [jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype) for x in arrays]
+        for arrays in (program.weights, program.state, list(program.bar.values()))
+    ]
+    exported = jax_export.export(jax.jit(program.step), platforms=PLATFORMS)(*shapes)
+    (target / STEP).write_bytes(bytes(exported.serialize()))
+    names = dict(enumerate(program.weight_names))
+    weights = {f"{place} {names[int(place)]}": x for place, x in numbered(program.weights).items()}
+    (target / WEIGHTS).write_bytes(safetensors.numpy.save(weights))
+    (target / STATE).write_bytes(safetensors.numpy.save(numbered(program.state) | {
+        f"bar {name}": np.asarray(x, order="C") for name, x in program.bar.items()
+    }))  # fmt: skip
+    rules = dataclasses.asdict(rules_for(program, about))
+    write_text(target / RULES, json.dumps(rules, indent=2) + "\n")
+    write_text(target / CONFIG, dump_config(run.setup.config))
+    write_text(target / CARD, model_card(run, about["identity"]))
+
+
+def _about(run: SavedRun, live: LiveStep) -> dict[str, Any]:
+    """What the manifest says beside the files."""
+    config = run.setup.config
+    return {
+        "name": run.folder.resolve().name,
+        "jaxppo": __version__,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+        "python": platform.python_version(),
+        "platforms": list(PLATFORMS),
+        "features": list(feature_names(config.features.groups)),
+        "symbols": list(run.setup.market.info.symbols),
+        "window_bars": live.window,
+        "first_decision": run.setup.env.first_decision,
+        "data_fingerprint": run_folder.data_report(run.setup.market)["fingerprint"],
+    }

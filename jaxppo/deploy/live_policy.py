@@ -1,0 +1,256 @@
+"""A policy that trades bar by bar: a record of bars in, a decision out, in constant time and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time as clock
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxppo.deploy.decision import Decision
+from jaxppo.deploy.feed import SECOND, Feed, FeedRules, Reading, RefusedError, time_text
+from jaxppo.deploy.positions import Positions
+from jaxppo.errors import ConfigError
+
+Step = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Sequence[Any], Sequence[Any]]]
+MAX_AHEAD = 60.0
+"""Seconds by which the start of a bar may lie ahead of the clock."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveRules:
+    """What a live policy has to know beside its step.
+
+    Attributes:
+      name: of the policy.
+      feed: how bars are read.
+      bar: names of what a step is told, in order.
+      output: names of what it says, in order.
+      masks: names of the masks, in order.
+      sizing: names of the sizing transforms.
+      session: keys of the mask `session`; None without one.
+      futures: of each asset, whether it is a future.
+      identity: digest of what decides: a saved state of another policy is refused.
+    """
+
+    name: str
+    feed: FeedRules
+    bar: tuple[str, ...]
+    output: tuple[str, ...]
+    masks: tuple[str, ...]
+    sizing: tuple[str, ...]
+    session: Mapping[str, Any] | None
+    futures: tuple[bool, ...]
+    identity: str
+
+
+class LivePolicy:
+    """Trades one account, bar by bar; from `live_policy` or `load_policy`.
+
+    Args:
+      step: of the account, compiled when it is first called.
+      weights: of the policy.
+      state: before the first bar.
+      bar: name -> array like the one that a step is told.
+      rules: what it has to know beside.
+      journal: file to which every decision is appended as a line of JSON; None for none.
+      max_age: seconds after the end of a bar until which it may be traded on, where a step is told the time; None takes
+        the length of a bar.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        weights: Sequence[np.ndarray],
+        state: Sequence[np.ndarray],
+        bar: Mapping[str, np.ndarray],
+        rules: LiveRules,
+        *,
+        journal: str | pathlib.Path | None = None,
+        max_age: float | None = None,
+    ):
+        self.rules, self.feed = rules, Feed(rules.feed)
+        self.journal = None if journal is None else pathlib.Path(journal)
+        self.max_age = rules.feed.bar_seconds if max_age is None else max_age
+        self._step, self._like = jax.jit(step), dict(bar)
+        self._weights, self._start = [jax.numpy.asarray(x) for x in weights], list(state)
+        self._killed = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but the kill switch: as before the first bar."""
+        self.feed = Feed(self.rules.feed)
+        self._state = [jax.numpy.asarray(x) for x in self._start]
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Of the assets, in order."""
+        return self.rules.feed.symbols
+
+    def kill(self) -> None:
+        """From the next bar on everything is closed, and stays closed."""
+        self._killed = True
+
+    def step(self, record: Any, portfolio: Positions | None = None, *, now: float | None = None) -> Decision:
+        """Takes the account through the bar that has just closed, and decides.
+
+        Args:
+          record: time and bars, see `jaxppo.deploy.feed.Feed.read`.
+          portfolio: the real account at that close; None for an account that the accounting function keeps, whose
+            orders have filled in the bar.
+          now: seconds since 1970, by which a bar is too old or ahead of time; None takes every bar as it comes.
+
+        Returns:
+          The decision, for the open of the next bar. A record that is not used changes nothing, and says why.
+
+        Raises:
+          DataError: positions in what the market has not, or nothing left of the account.
+        """
+        if portfolio is not None:
+            portfolio.check(self.symbols)
+        try:
+            self._check_clock(record, now)
+            reading = self.feed.read(record)
+        except RefusedError as error:
+            return self._told(self._refused(str(error)))
+        told = self._bar(reading, portfolio)
+        self._state, said = self._step(self._weights, self._state, told)
+        values = dict(zip(self.rules.output, jax.device_get(said), strict=True))
+        return self._told(self._decision(reading, values, now))
+
+    def save(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Writes the state, in one move, so that `restore` goes on from here exactly.
+
+        Args:
+          path: of the file.
+        """
+        path = pathlib.Path(path)
+        arrays = {f"{number:04d}": np.asarray(x, order="C") for number, x in enumerate(jax.device_get(self._state))}
+        about = {"feed": self.feed.state(), "killed": self._killed, "identity": self.rules.identity}
+        text = json.dumps(about)
+        sealed = {"about": text, "sha256": _digest(arrays, text)}
+        draft = path.with_name(path.name + ".part")
+        with open(draft, "wb") as file:
+            file.write(safetensors.numpy.save(arrays, metadata=sealed))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        return path
+
+    def restore(self, path: str | pathlib.Path) -> None:
+        """Goes on from a saved state.
+
+        Args:
+          path: from `save`.
+
+        Raises:
+          ConfigError: no such file, a damaged one, or of another policy.
+        """
+        path = pathlib.Path(path)
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
+                sealed = file.metadata() or {}
+            about = json.loads(sealed["about"])
+            intact = sealed["sha256"] == _digest(arrays, sealed["about"])
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path}: damaged; no state of a live policy") from None
+        if not intact:
+            raise ConfigError(f"{path}: it was changed; start anew with the prices so far")
+        if about["identity"] != self.rules.identity:
+            raise ConfigError(f"{path}: the state is that of another policy than {self.rules.name}")
+        self._state = [jax.numpy.asarray(arrays[name]) for name in sorted(arrays)]
+        self.feed = Feed(self.rules.feed)
+        self.feed.restore(about["feed"])
+        self._killed = bool(about["killed"])
+
+    def _check_clock(self, record: Any, now: float | None) -> None:
+        """Refuses a bar that begins after the present."""
+        if now is None or not isinstance(record, Mapping):
+            return
+        time = self.feed.peek_time(record)
+        if time > (now + MAX_AHEAD) * SECOND:
+            raise RefusedError(f"the bar of {time_text(time)} begins after the present {time_text(int(now * SECOND))}")
+
+    def _bar(self, reading: Reading, portfolio: Positions | None) -> list[np.ndarray]:
+        """What the step is told."""
+        told = {f"fields.{name}": value for name, value in reading.fields.items()}
+        if self.rules.session is not None:
+            from jaxppo.deploy.session import session_rows  # the calendar of an exchange takes a second to load
+
+            told |= session_rows(self.rules.session, self.rules.feed, reading.time)
+        told["kill"] = np.asarray(self._killed)
+        if portfolio is not None:
+            told["given"] = np.asarray(True)
+            for name, of in (("shares", portfolio.shares), ("on_order", portfolio.on_order)):
+                told[name] = np.asarray([of.get(symbol, 0.0) for symbol in self.symbols])
+            futures = np.asarray(self.rules.futures)
+            told["equity"] = np.asarray(portfolio.equity(self.symbols, reading.fields["close"], futures))
+        like = self._like
+        return [np.broadcast_to(np.asarray(told.get(name, like[name]), like[name].dtype), like[name].shape) for name in
+                self.rules.bar]  # fmt: skip
+
+    def _decision(self, reading: Reading, values: dict[str, np.ndarray], now: float | None) -> Decision:
+        """What a step has said, for people and brokers."""
+        said = {name.removeprefix("decided."): value for name, value in values.items()}
+        notes = [f"{symbol}: no bar: {reason}" for symbol, reason in reading.refused.items()]
+        if reading.unknown:
+            notes.append(f"not traded: {', '.join(reading.unknown[:8])}")
+        status = "decided" if bool(said["opened"]) else "warming up"
+        end = reading.time / SECOND + self.rules.feed.bar_seconds
+        if now is not None and now > end + self.max_age:
+            status = "stale" if status == "decided" else status
+            notes.append(f"the bar ended {now - end:.0f} s ago; at most {self.max_age:g} s may pass")
+        if status != "decided":
+            said["ordered"] = np.zeros_like(said["ordered"])
+            said["cost"] = np.zeros_like(said["cost"])
+        return Decision(
+            time=time_text(reading.time),
+            symbols=self.symbols,
+            price=np.asarray(reading.fields["close"]),
+            shares=said["shares"],
+            values=said,
+            masks=self.rules.masks,
+            sizing=self.rules.sizing,
+            notes=tuple(notes),
+            status=status,
+        )
+
+    def _refused(self, reason: str) -> Decision:
+        """The decision on a record that is not used: nothing."""
+        n, masks = len(self.symbols), len(self.rules.masks)
+        nothing, no = np.zeros(n), np.asarray(False)
+        values = dict.fromkeys(("weights", "decided", "sized", "targets", "ordered", "cost"), nothing)
+        values |= {"bound": np.zeros((masks, n), bool), "scaled": np.zeros(n, bool), "tradable": np.ones(n, bool)}
+        values |= {"equity": np.asarray(0.0), "stopped": no, "liquidated": no}
+        last = "none" if self.feed.time is None else time_text(self.feed.time)
+        return Decision(last, self.symbols, self.feed.close, nothing, values, self.rules.masks, self.rules.sizing,
+                        (reason,), "refused")  # fmt: skip
+
+    def _told(self, decision: Decision) -> Decision:
+        """Appends a decision to the journal."""
+        if self.journal is not None:
+            line = json.dumps({"written": round(clock.time(), 3), **decision.as_dict()})
+            with open(self.journal, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        return decision
+
+
+def _digest(arrays: Mapping[str, np.ndarray], about: str) -> str:
+    """SHA-256 of arrays, with their names, types and shapes, and of text."""
+    found = hashlib.sha256(about.encode())
+    for name, array in arrays.items():
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

@@ -1,0 +1,300 @@
+"""One bar of a live account as a pure function: the same features, masks, sizing, accounting and limits as a backtest.
+
+It carries the last bars of the market in a window of fixed length, and recomputes on it what a backtest computes on the
+whole table, so that time and memory of a bar do not grow. Within the window nothing is approximated. What reaches back
+without end (exponential averages, filters of regimes) is cut where its weight is below `FORGOTTEN`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxppo.backtest.account import AccountRules, AccountState, close_bar, monitored_account, open_account
+from jaxppo.deploy.explained import Explained, explained_orders
+from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.trading.account import BarRow, Placed
+from jaxppo.envs.trading.outcome import outcome_of
+from jaxppo.envs.trading.types import EnvParams
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.errors import ConfigError
+from jaxppo.policy.protocol import Policy
+from jaxppo.run.regimes import find_regimes, regimes_warmup
+from jaxppo.run.setup import Setup
+
+FORGOTTEN = 1e-6
+"""Weight that what lies before the window has in an exponential average of the longest span."""
+PER_ASSET = ("open", "high", "low", "close", "volume", "half_spread", "tradable", "ended", "carry")
+PER_BAR = ("minute_of_day", "session", "day_of_week", "seconds_since_previous")
+HOST_MASKS = ("session",)
+"""Masks whose rows need the calendar of an exchange: the host makes them, bar by bar."""
+
+
+class LiveBar(struct.PyTreeNode):
+    """What a step is told of the bar that has just closed.
+
+    Attributes:
+      fields: name -> array: `PER_ASSET` `[A]` as far as the market has them, `PER_BAR` `[]`; as in `MarketData`.
+      host_masks: name -> row of each of `HOST_MASKS` that there is.
+      given: `[]` bool, whether the account is a real one, whose positions and equity follow.
+      shares: `[A]` its positions at that close.
+      on_order: `[A]` shares of it that are still to be worked.
+      equity: `[]` its equity, currency.
+      kill: `[]` bool, close everything and stay out from now on.
+    """
+
+    fields: dict[str, jax.Array]
+    host_masks: dict[str, Any]
+    given: jax.Array
+    shares: jax.Array
+    on_order: jax.Array
+    equity: jax.Array
+    kill: jax.Array
+
+
+class LiveState(struct.PyTreeNode):
+    """What a live account carries from one close to the next.
+
+    Attributes:
+      bars: name -> window `[H + 1, ...]` of the last bars, the oldest first, then rows without meaning.
+      seen: `[]` int32, bars so far.
+      account: at the last close, its orders placed.
+      placed: targets, hold flags and orders of that close.
+      opened: `[]` bool, whether the account has been opened.
+    """
+
+    bars: dict[str, jax.Array]
+    seen: jax.Array
+    account: AccountState
+    placed: Placed
+    opened: jax.Array
+
+
+class LiveOutput(NamedTuple):
+    """What a step says.
+
+    Attributes:
+      decided: what was decided and why.
+      opened: `[]` bool, whether there was a decision: features and window are complete.
+      monitored: monitored limit -> `[]` level after the bar.
+      shares: `[A]` positions at the close.
+      filled: `[A]` shares that the accounting function filled in the bar.
+      paid: `[]` currency, what that cost.
+    """
+
+    decided: Explained
+    opened: jax.Array
+    monitored: dict[str, jax.Array]
+    shares: jax.Array
+    filled: jax.Array
+    paid: jax.Array
+
+
+def window_of(setup: Setup, policy: Policy) -> int:
+    """Bars H that a live account of a run has to remember.
+
+    Args:
+      setup: of the run.
+      policy: who trades.
+    """
+    config, env = setup.config, setup.env
+    spans = [config.features.normalisation_window, regimes_warmup(config.regimes), policy.warmup - env.window]
+    spans += [part.warmup for part in (env.masks, env.sizing) if part is not None]
+    return env.first_decision + math.ceil(-math.log(FORGOTTEN) / 2.0 * max(spans))
+
+
+def check_streams(setup: Setup) -> None:
+    """Refuses what cannot be known from the last bars alone.
+
+    Args:
+      setup: of the run.
+
+    Raises:
+      ConfigError: a part that learns from all prices so far, or prices converted by a column of rates.
+    """
+    config = setup.config
+    base = config.policy.base
+    named = [("policy.base", None if base is None else base.kind)]
+    for number, item in enumerate(config.sizing):
+        strategies = item.values.strategies if item.kind == "book" else ()
+        named += [(f"sizing[{number}].book.strategies[{i}]", one.kind) for i, one in enumerate(strategies)]
+    for key, kind in named:
+        if kind == "feature_portfolios":
+            raise ConfigError(f"{key} is feature_portfolios, which is fitted on all prices so far; it cannot be live")
+    if config.data.rate_column is not None:
+        raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveStep:
+    """The step of a live account; static but for what it is called with.
+
+    Attributes:
+      setup: of the run.
+      rules: what the account trades under.
+      policy: who trades.
+      window: H.
+    """
+
+    setup: Setup
+    rules: AccountRules
+    policy: Policy
+    window: int
+
+    def init(self) -> LiveState:
+        """The state before the first bar."""
+        market, env, length = self.setup.market, self.setup.env, self.window + 1
+        bars = {}
+        for name in (*PER_ASSET, *PER_BAR):
+            like = getattr(market, name)
+            if isinstance(like, tuple):
+                continue
+            fill = 1 if name in ("open", "high", "low", "close", "tradable") else 0
+            bars[name] = jnp.full((length, *like.shape[1:]), fill, like.dtype)
+        account = open_account(self.policy, self.rules, self.setup.params, jnp.int32(0))
+        nothing, no = jnp.zeros(env.n_assets), jnp.zeros((), bool)
+        placed = Placed(nothing, jnp.ones(env.n_assets, bool), nothing)
+        return LiveState(bars, jnp.zeros((), jnp.int32), account, placed, no)
+
+    def bar_like(self) -> LiveBar:
+        """A bar of zeros, with the shapes that a step is called with."""
+        market, n_assets = self.setup.market, self.setup.env.n_assets
+        there = [name for name in (*PER_ASSET, *PER_BAR) if not isinstance(getattr(market, name), tuple)]
+        zero, no, nothing = jnp.zeros(()), jnp.zeros((), bool), jnp.zeros(n_assets)
+        fields = {name: jnp.zeros_like(getattr(market, name)[0]) for name in there}
+        rows = {name: jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows) for name, rows in self._host_rows().items()}
+        return LiveBar(fields, rows, no, nothing, nothing, zero, no)
+
+    def _host_rows(self) -> dict[str, Any]:
+        """Tables of the masks that the host makes rows of, for their shapes."""
+        masks = self.setup.env.masks
+        parts = () if masks is None else masks.parts
+        return {
+            part.name: rows
+            for part, rows in zip(parts, self.setup.params.masks, strict=True)
+            if part.name in HOST_MASKS
+        }
+
+    def __call__(self, weights: Any, state: LiveState, bar: LiveBar) -> tuple[LiveState, LiveOutput]:
+        """Takes the account through a bar, and decides at its close.
+
+        Args:
+          weights: parameters of the policy.
+          state: at the close before.
+          bar: that has just closed.
+        """
+        rules, costs, policy = self.rules, self.setup.params.costs, self.policy._replace(params=weights)
+        full = state.seen >= self.window
+        bars = {name: _appended(x, bar.fields[name], state.seen, full) for name, x in state.bars.items()}
+        at = jnp.minimum(state.seen, self.window - 1)
+        params, row = self._row(policy, bars, bar, at, state.seen)
+        price = params.market.close[at]
+        account, filled, monitored, paid = self._close(state, bar, params.table[at], price)
+        first = (state.seen >= self.setup.env.first_decision) & ~state.opened
+        fresh = open_account(policy, rules, params, at)
+        account = jax.tree.map(lambda new, old: jnp.where(state.opened, old, new), fresh, account)
+        account = _as_given(account, bar, price, first)
+        killed = account.account.replace(stopped=jnp.asarray(account.account.stopped) | bar.kill)
+        after, ordered, decided = explained_orders(policy, rules, costs, account.replace(account=killed), row)
+        opened = state.opened | first
+        keep = jax.tree.map(
+            lambda new, old: jnp.where(opened, new, old), (after, ordered.placed), (account, state.placed)
+        )
+        output = LiveOutput(decided, opened, monitored, account.account.portfolio.shares, filled, paid)
+        return LiveState(bars, state.seen + 1, *keep, opened), output
+
+    def _row(
+        self, policy: Policy, bars: dict[str, jax.Array], bar: LiveBar, at: jax.Array, seen: jax.Array
+    ) -> tuple[EnvParams, BarRow]:
+        """Tables of the window, and what the decision at its row `at` reads of them."""
+        setup, env = self.setup, self.setup.env
+        config, like = setup.config, setup.market
+        market = MarketData(**bars, volume_known=like.volume_known, futures=like.futures, info=like.info)
+        regimes, _ = find_regimes(config.regimes, market, self.window, config.seed)
+        view = MarketView(market, setup.periods_per_year, env.position_limit, regimes)
+        masks = () if env.masks is None else tuple(
+            () if part.name in HOST_MASKS else part.table(view) for part in env.masks.parts
+        )  # fmt: skip
+        params = env.make_params(
+            market,
+            setup.params.costs,
+            initial_cash=config.env.initial_cash,
+            feature_dtype=setup.encoder.dtype,
+            masks=(),
+            periods=setup.periods_per_year,
+            regimes=regimes,
+        )
+        table = policy.table(policy.params, view)
+        masks, sizing, table = jax.tree.map(lambda x: x[at], (masks, params.sizing, table))
+        if env.masks is not None:
+            names = [part.name for part in env.masks.parts]
+            masks = tuple(bar.host_masks.get(name, row) for name, row in zip(names, masks, strict=True))
+        encoded: Any = ()
+        if policy.encoding is not None:
+            inputs = jax.tree.map(lambda x: x[None], policy.encoding.inputs(params))
+            encoded = policy.encoding.encode(policy.params, inputs, at[None], 1)
+            encoded = jax.tree.map(lambda x: x[0, 0], encoded)
+        row = BarRow(seen, params.table[at + 1], market.tradable[at], masks, sizing, (table, encoded))
+        return params, row
+
+    def _close(
+        self, state: LiveState, bar: LiveBar, packed: jax.Array, price: jax.Array
+    ) -> tuple[AccountState, jax.Array, dict[str, jax.Array], jax.Array]:
+        """The account through the bar in which its orders fill: account, fills, monitored levels, costs."""
+        rules, costs = self.rules, self.setup.params.costs
+        settled, step = close_bar(rules, costs, state.account, state.placed, packed)
+        result = step.result
+        fills = result.fills
+        filled, paid = fills.quantity + fills.liquidation, jnp.sum(fills.costs.total()) + fills.financing
+        # A real account has had fills of its own; what is monitored is what became of it.
+        real = _given_portfolio(result.after, bar, price)
+        before = jnp.where(result.before.equity > 0, result.before.equity, 1.0)
+        growth = jnp.log(jnp.maximum(real.equity / before, 1e-3))
+        outcome = outcome_of(result.before, real, fills, growth)
+        if not isinstance(result.outcome.base_log_growth, tuple):
+            outcome = outcome.replace(base_log_growth=result.outcome.base_log_growth)
+        of_real = state.account.replace(
+            account=settled.account.replace(portfolio=real, stopped=state.account.account.stopped)
+        )
+        of_real = of_real.replace(account=of_real.account.replace(liquidated=state.account.account.liquidated))
+        of_real, real_step = monitored_account(rules, of_real, result._replace(after=real, outcome=outcome))
+        chosen, monitored = jax.tree.map(
+            lambda given, ours: jnp.where(bar.given, given, ours),
+            (of_real, real_step.monitored),
+            (settled, step.monitored),
+        )
+        return chosen, filled, monitored, paid
+
+
+def _appended(rows: jax.Array, row: jax.Array, seen: jax.Array, full: jax.Array) -> jax.Array:
+    """A window `[H + 1, ...]` with one bar more at row `min(seen, H - 1)`; a full one loses its oldest."""
+    moved = jnp.where(full, jnp.roll(rows, -1, axis=0), rows)
+    return moved.at[jnp.minimum(seen, rows.shape[0] - 2)].set(row.astype(rows.dtype))
+
+
+def _given_portfolio(like: Portfolio, bar: LiveBar, price: jax.Array) -> Portfolio:
+    """The portfolio of a real account at the close of a bar."""
+    return like.replace(
+        shares=bar.shares,
+        price=price,
+        equity=bar.equity,
+        equity_error=jnp.zeros_like(like.equity_error),
+        peak_equity=jnp.maximum(like.peak_equity, bar.equity),
+        unfilled=bar.on_order,
+        in_flight=tuple(jnp.zeros_like(x) for x in like.in_flight),
+    )
+
+
+def _as_given(account: AccountState, bar: LiveBar, price: jax.Array, first: jax.Array) -> AccountState:
+    """The account with the positions of the real one, if there is one, when it opens."""
+    portfolio = account.account.portfolio
+    real = _given_portfolio(portfolio, bar, price)
+    real = real.replace(peak_equity=jnp.where(first, bar.equity, real.peak_equity))
+    chosen = jax.tree.map(lambda given, ours: jnp.where(bar.given & first, given, ours), real, portfolio)
+    return account.replace(account=account.account.replace(portfolio=chosen))
