@@ -8,9 +8,10 @@ from jaxppo.cli import parse_training, run
 
 
 def main(arguments: Sequence[str]) -> int | None:
-    budgets = {"minutes": "train for N minutes of wall time", "episodes": "train for N episodes"}
+    budgets = {"minutes": "train for N minutes of wall time; with --episodes, for what is spent first"}
+    budgets |= {"episodes": "train for N episodes"}
     budgets |= {"steps": "train for N environment steps"}
-    config, name, given = parse_training(__doc__, arguments, budgets)
+    config, name, given = parse_training(__doc__, arguments, budgets, older=True)
     result = jaxppo.train(config, output=given.output, name=name, resume=given.resume)
     if result.summary is not None:
         print(result.text)

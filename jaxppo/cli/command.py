@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from jaxppo.cli.older import add_older_options, as_given, default_config, older_overrides
 from jaxppo.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ INPUT_OUTPUT_ERROR = 74
 """`EX_IOERR` of sysexits.h."""
 LARGEST_AMOUNT = 1e15
 """Of currency, either way."""
+WHICHEVER_FIRST = {"episodes", "minutes"}
+"""Budgets that may be given together."""
 FULL_DISK = "No space left on device"
 
 
@@ -126,7 +129,7 @@ def _one_line(error: Exception) -> int:
 
 
 def parse_training(
-    description: str, arguments: Sequence[str], budgets: Mapping[str, str]
+    description: str, arguments: Sequence[str], budgets: Mapping[str, str], *, older: bool = False
 ) -> tuple[Config, str, argparse.Namespace]:
     """Parses what a command that trains was asked for.
 
@@ -134,6 +137,7 @@ def parse_training(
       description: of the command.
       arguments: of the command.
       budgets: name -> help of the keys of `training` that are options of their own.
+      older: whether flags of the older style are accepted too, see `jaxppo.cli.older`.
 
     Returns:
       The configuration, the name of its file (or of the folder that is resumed), and `output` and `resume`.
@@ -144,24 +148,38 @@ def parse_training(
     epilog = "Any key of the config is an option, for example --data.path FILE."
     parser = OneLineParser(description=description, epilog=epilog)
     parser.add_argument("--config", metavar="FILE", help="YAML run configuration (with --resume: that of the folder)")
-    budget = parser.add_mutually_exclusive_group()
     for name, meaning in budgets.items():
-        budget.add_argument(f"--{name}", metavar="N", help=meaning)
+        parser.add_argument(f"--{name}", metavar="N", help=meaning)
     parser.add_argument("--seed", metavar="N", help="seed of all randomness (of the first of several agents)")
     parser.add_argument(
         "--output", metavar="DIR", help="folder to write (default: one in runs, named after the config)"
     )
     parser.add_argument("--resume", action="store_true", help="continue in --output")
+    if older:
+        add_older_options(parser)
     known, overrides = parser.parse_known_args(arguments)
+    given = [name for name in budgets if getattr(known, name) is not None]
+    if len(given) > 1 and set(given) != WHICHEVER_FIRST:
+        parser.error(f"argument --{given[1]}: not allowed with argument --{given[0]}")
+    stands_for = older_overrides(known, overrides) if older else []
+    overrides += stands_for
     for name, key in (*((name, f"training.{name}") for name in budgets), ("seed", "seed")):
         if getattr(known, name) is not None:
             overrides += [f"--{key}", getattr(known, name)]
-    if known.config is None and not (known.resume and known.output):
+    if known.config is not None:
+        path = known.config
+    elif known.resume and known.output:
+        path = pathlib.Path(known.output, "config.yaml")
+    elif stands_for:
+        path = default_config()
+    else:
         parser.error("--config is required, for example --config configs/quickstart.yaml")
-    path = known.config if known.config is not None else pathlib.Path(known.output, "config.yaml")
     from jaxppo.config import load_config  # imports JAX, which --help does not need
 
-    return load_config(path, overrides), pathlib.Path(path).stem, known
+    try:
+        return load_config(path, overrides), pathlib.Path(path).stem, known
+    except ConfigError as error:
+        raise ConfigError(as_given(str(error), known)) from None
 
 
 def parse_shard(text: str) -> tuple[int, int]:

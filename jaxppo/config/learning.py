@@ -211,7 +211,7 @@ class TrainingConfig(Keys):
     episodes: Budget | None = None
     """Budget in training episodes, of `env.episode_chunks * ppo.chunk` steps each."""
     minutes: Minutes | None = None
-    """Budget in minutes of training: compiling and evaluating come on top."""
+    """Budget in minutes of training: compiling and evaluating come on top. With `episodes`: what is spent first."""
     evaluate_every: PositiveInt = 10
     """Iterations between evaluations on the validation period."""
     checkpoint_every: PositiveInt = 10

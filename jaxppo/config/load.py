@@ -92,7 +92,7 @@ def load_config(
         with a budget of a million steps.
       overrides: command-line style: `("--ppo.learning-rate", "1e-4")` or `("--ppo.learning-rate=1e-4",)`. A dash in a
         key stands for an underscore; values are YAML, and a list may be written `a,b,c`. A budget (`training.steps`,
-        `.episodes`, `.minutes`) replaces that of the source.
+        `.episodes`, `.minutes`) replaces those of the source.
       saved: whether the file is that of a run, in which keys may have the names of earlier versions.
 
     Raises:
@@ -208,8 +208,8 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         value = _parse_yaml(text, f"{option}: {text!r}")
         parsed[key] = _as_written(value, text, fields[key], option) if key in fields else value
     given = [f"--{key}" for key in (f"training.{budget}" for budget in BUDGETS) if parsed.get(key) is not None]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} are given; only one budget can be set")
+    if len(given) > 1 and "--training.steps" in given:
+        raise ConfigError(f"{' and '.join(given)} are given; only one budget can be set, or episodes and minutes")
     return parsed
 
 

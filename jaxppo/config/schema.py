@@ -346,9 +346,11 @@ class Config(Keys):
     @model_validator(mode="after")
     def _one_budget(self) -> Config:
         given = [name for name in BUDGETS if getattr(self.training, name) is not None]
-        if len(given) != 1:
+        if not given or (len(given) > 1 and "steps" in given):
             found = " and ".join(f"training.{name}" for name in given) or "none"
-            raise ValueError(f"set exactly one of training.steps, training.episodes, training.minutes; set: {found}")
+            raise ValueError(
+                f"set exactly one of training.steps, training.episodes, training.minutes, or the last two; set: {found}"
+            )
         return self
 
     @model_validator(mode="after")

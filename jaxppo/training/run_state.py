@@ -97,12 +97,10 @@ class Run:
         return time.monotonic() - self.started
 
     def spent(self, done: Done) -> float:
-        """Share of the budget that is used up."""
+        """Share of the budget that is used up; of two budgets, of the one that ends first."""
         minutes, steps = self.experiment.config.training.minutes, step_budget(self.experiment.config)
-        if steps is not None:
-            return done.iteration * self.learner.steps_per_iteration / steps
-        assert minutes is not None, "a configuration has a budget"
-        return done.seconds / (60.0 * minutes)
+        by_steps = 0.0 if steps is None else done.iteration * self.learner.steps_per_iteration / steps
+        return by_steps if minutes is None else max(by_steps, done.seconds / (60.0 * minutes))
 
     def hardly_trained(self, done: Done) -> bool:
         """Whether too few iterations were trained to choose among policies, or to judge the one that was."""

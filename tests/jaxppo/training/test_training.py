@@ -269,10 +269,12 @@ def long_only(net):
         ({"steps": 2 * STEPS_PER_ITERATION + 1}, 3),
         ({"episodes": 24}, 3),
         ({"minutes": 1e-6}, 1),
+        ({"episodes": 24, "minutes": 1e6}, 3),
+        ({"episodes": 24, "minutes": 1e-6}, 1),
     ],
 )
 def test_budgets(budget, iterations, config, tmp_path):
-    """24 episodes of 2 chunks of 8 bars are 384 steps, three iterations of 128."""
+    """24 episodes of 2 chunks of 8 bars are 384 steps, three iterations of 128. Of two budgets the first one counts."""
     training = {**TINY["training"], **dict.fromkeys(("steps", "episodes", "minutes")), **budget}
     chosen = config.model_copy(update={"training": config.training.model_copy(update=training)})
     result = jaxppo.train(chosen, output=tmp_path / "run", progress=False)
