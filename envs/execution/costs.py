@@ -136,9 +136,7 @@ def make_costs(
     minimum_notional: PerSymbol | None = None,
     symbols: CodeOnly[tuple[str, ...]] = (),
 ) -> Costs:
-    """Builds costs of trading and holding from plain numbers.
-
-    An environment with transient or permanent impact needs `FillRule(displacement=True)`.
+    """Builds costs of trading and holding from plain numbers; impact that lasts needs `FillRule(displacement=True)`.
 
     Args:
       commission_bps: commission, basis points of notional.
@@ -166,30 +164,22 @@ def make_costs(
       cash_rate: interest that positive cash earns, per year; of futures all equity is cash.
       margin_volatility: margin of a future, standard deviations of a bar's profit, in place of max_leverage;
         maintenance_margin is then a share of it. None for notional.
-      lot_size: shares that orders are multiples of, of all symbols or each (others any); 1 for whole shares. An order
-        is cut to whole lots, one that closes a position apart. None for any fraction.
+      lot_size: shares that orders are multiples of, of all symbols or each (others any), but to close a position.
       minimum_notional: smallest value of an order, currency, of all symbols or each; smaller ones are not sent.
       symbols: of the market's assets, in order, for values by symbol.
 
     Raises:
-      ValueError: a value outside its range, a value for a symbol that is not there, or margins that liquidate a
-        portfolio which is fully invested.
+      ValueError: a value outside its range, a symbol that is not there, or margins that liquidate what is held.
     """
     _check_margins(maintenance_margin, max_leverage)
     powers = {"volatility": slippage_volatility, "volume": slippage_volume, "spread": slippage_spread}
+    limit = NO_PARTICIPATION_LIMIT if participation_limit is None else participation_limit
     return Costs(
         **_traced(
-            commission_rate=commission_bps * 1e-4,
-            commission_per_share=commission_per_share,
-            commission_minimum=commission_minimum,
-            spread_multiplier=spread_multiplier,
-            slippage=slippage,
-            impact=impact,
-            participation_limit=NO_PARTICIPATION_LIMIT if participation_limit is None else participation_limit,
-            borrow_rate=borrow_rate,
-            margin_rate=margin_rate,
-            max_leverage=max_leverage,
-            maintenance_margin=maintenance_margin,
+            commission_rate=commission_bps * 1e-4, commission_per_share=commission_per_share,
+            commission_minimum=commission_minimum, spread_multiplier=spread_multiplier, slippage=slippage,
+            impact=impact, participation_limit=limit, borrow_rate=borrow_rate, margin_rate=margin_rate,
+            max_leverage=max_leverage, maintenance_margin=maintenance_margin,
         ),
         displacement=_displacement(transient_impact, transient_half_life, permanent_impact),
         cash_rate=given(cash_rate if cash_rate > 0 else None),
@@ -197,7 +187,7 @@ def make_costs(
         lot_size=of_symbols("lot_size", lot_size, symbols),
         minimum_notional=of_symbols("minimum_notional", minimum_notional, symbols),
         conditions=_conditions({"open": slippage_open, "close": slippage_close}, powers, slippage_regimes),
-    )
+    )  # fmt: skip
 
 
 def _check_margins(maintenance_margin: float, max_leverage: float) -> None:

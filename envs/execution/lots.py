@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.market.safe import with_derivative
 
-ROUNDING = 1e-5
-"""Share of a lot, and of an order, that float32 arithmetic may have taken from a whole number of lots."""
+ROUNDING = 1e-3
+"""Share of a lot that float32 arithmetic may have taken from, or added to, a whole number of lots."""
+SMALLEST = 1e-5
+"""Share of the smallest value, likewise."""
 
 
 def has_steps(costs: Costs) -> bool:
@@ -37,7 +39,7 @@ def whole_orders(orders: jax.Array, expected: jax.Array, price: jax.Array, costs
     if not isinstance(costs.lot_size, tuple):
         cut = jnp.where(expected + orders == 0, orders, whole_lots(orders, costs))
     if not isinstance(costs.minimum_notional, tuple):
-        cut = jnp.where(jnp.abs(cut) * price * (1.0 + ROUNDING) >= costs.minimum_notional, cut, 0.0)
+        cut = jnp.where(jnp.abs(cut) * price * (1.0 + SMALLEST) >= costs.minimum_notional, cut, 0.0)
     return with_derivative(cut, orders)
 
 
@@ -63,5 +65,7 @@ def whole_lots(shares: jax.Array, costs: Costs) -> jax.Array:
     """
     lot = costs.lot_size
     divided = jnp.where(lot > 0, lot, 1.0)
-    lots = jnp.trunc(shares / divided * (1.0 + ROUNDING) + jnp.sign(shares) * ROUNDING)
-    return jnp.where(lot > 0, lots * divided, shares)
+    lots = shares / divided
+    nearest = jnp.round(lots)
+    whole = jnp.where(jnp.abs(lots - nearest) <= ROUNDING, nearest, jnp.trunc(lots))
+    return jnp.where(lot > 0, whole * divided, shares)

@@ -18,7 +18,7 @@ from jaxppo.arguments import BoundedInt, DelistingReturn, check
 from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, trade_costs
 from jaxppo.envs.execution.financing import financing
 from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
-from jaxppo.envs.execution.lots import whole_fills
+from jaxppo.envs.execution.lots import whole_fills, whole_orders
 from jaxppo.envs.execution.margin import leverage_use, margin_share
 from jaxppo.envs.market.kernels import once
 from jaxppo.envs.market.safe import ratio
@@ -189,13 +189,15 @@ def orders_to_target(
       use: `[A]` share of a position's value that counts as gross, see `leverage_use`; 1.0 for all of it.
 
     Returns:
-      `[A]` shares, signed; exactly 0 where only rounding is left to trade. Without equity they close what is not held.
+      `[A]` shares, signed, in whole lots if there are such; exactly 0 where only rounding is left to trade. Without
+      equity they close what is not held.
     """
     expected = portfolio.shares + outstanding(portfolio)
     equity = jnp.maximum(portfolio.equity, 0.0)
     target = weights * target_scale(portfolio, weights, hold, costs, use) * equity / portfolio.price
     rounding = _rounding(portfolio.shares, portfolio.unfilled, *portfolio.in_flight)
-    return jnp.where(hold, 0.0, _snap(target - expected, rounding))
+    orders = jnp.where(hold, 0.0, _snap(target - expected, rounding))
+    return whole_orders(orders, expected, portfolio.price, costs)
 
 
 def target_scale(

@@ -150,7 +150,9 @@ class OneBar(TargetActions):
             hold, chosen = hold | account.liquidated, chosen | account.liquidated
         if in_shares:
             hold = hold | ~row.tradable
-            targets, ordered = weights, jnp.where(hold, 0.0, weights)
+            ordered = jnp.where(hold, 0.0, weights)
+            ordered = whole_orders(ordered, portfolio.shares + outstanding(portfolio), portfolio.price, costs)
+            targets = weights
         else:
             allowed = view.constraint if view.executed is None else view.executed
             targets, hold = self.feasible(portfolio, weights, hold, allowed)
@@ -160,7 +162,6 @@ class OneBar(TargetActions):
             at_target = hold & ~chosen & row.tradable & (weights == targets)
             wanted = weights * portfolio.equity / portfolio.price - portfolio.shares - outstanding(portfolio)
             ordered = with_derivative(ordered, jnp.where(at_target, wanted, ordered))
-        ordered = whole_orders(ordered, portfolio.shares + outstanding(portfolio), portfolio.price, costs)
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(

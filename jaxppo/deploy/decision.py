@@ -97,8 +97,10 @@ class Decision:
         ]
         if bool(values["stopped"]):
             found.append("closed by a monitored limit")
-        if values["scaled"][number]:
-            found.append("cut by leverage, lots or the smallest order")
+        if values["levered"][number]:
+            found.append("scaled to the leverage limit")
+        if values["cut"][number]:
+            found.append("cut to whole lots, or too small")
         return found
 
     def as_dict(self) -> dict[str, Any]:

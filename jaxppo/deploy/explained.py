@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxppo.backtest.account import AccountRules, AccountState, Ordered, place_orders
 from jaxppo.backtest.mask_attribution import SAME, LeftOut, with_one_left_out
 from jaxppo.envs.execution.costs import Costs, trade_costs, unpack_bar
-from jaxppo.envs.execution.portfolio import expected_weights, weights_of
+from jaxppo.envs.execution.margin import leverage_use_at
+from jaxppo.envs.execution.portfolio import expected_weights, orders_to_target, target_scale, weights_of
 from jaxppo.envs.trading.account import BarRow
 from jaxppo.policy.protocol import Policy
 
@@ -26,7 +27,8 @@ class Explained(NamedTuple):
       ordered: `[A]` shares, signed.
       cost: `[A]` currency that these orders are expected to cost, at the last price.
       bound: `[M, A]` bool, the mask changed the target.
-      scaled: `[A]` bool, leverage, lots or the smallest value of an order left less than the target.
+      levered: `[A]` bool, the leverage limit left less than the target.
+      cut: `[A]` bool, the order was cut to whole lots, or was too small to be sent.
       tradable: `[A]` bool.
       equity: `[]` currency at that close.
       stopped: `[]` bool, a monitored limit has closed the account down.
@@ -40,7 +42,8 @@ class Explained(NamedTuple):
     ordered: jax.Array
     cost: jax.Array
     bound: jax.Array
-    scaled: jax.Array
+    levered: jax.Array
+    cut: jax.Array
     tradable: jax.Array
     equity: jax.Array
     stopped: jax.Array
@@ -68,19 +71,20 @@ def explained_orders(
     weights, hold = ordered.decided
     decided = jnp.where(hold, present, weights)
     sized, _, _ = env.size(account.sizing, row.sizing, portfolio, weights, hold) if rules.limited else (decided, 0, 0)
-    bar, equity = unpack_bar(row.next_bar), jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
-    led_to = present + placed.ordered * portfolio.price / equity
-    missing = jnp.abs(led_to - placed.targets) > SAME + SAME * jnp.abs(placed.targets)
-    never = jnp.zeros((), bool)
+    use, never = leverage_use_at(row.next_bar, costs), jnp.zeros((), bool)
+    levered = ~placed.hold & (target_scale(portfolio, placed.targets, placed.hold, costs, use) < 1.0 - SAME)
+    any_size = costs.replace(lot_size=(), minimum_notional=())
+    cut = placed.ordered != orders_to_target(portfolio, placed.targets, placed.hold, any_size, use)
     why = Explained(
         weights=weights_of(portfolio),
         decided=decided,
         sized=jnp.where(hold & (sized == present), present, sized),
         targets=placed.targets,
         ordered=placed.ordered,
-        cost=trade_costs(placed.ordered, portfolio.price, bar, costs).total(),
+        cost=trade_costs(placed.ordered, portfolio.price, unpack_bar(row.next_bar), costs).total(),
         bound=_bound(policy, rules, costs, state, row, placed.targets),
-        scaled=missing & ~placed.hold,
+        levered=levered,
+        cut=cut,
         tradable=row.tradable,
         equity=portfolio.equity,
         stopped=never if account.stopped is None else account.stopped,
@@ -108,4 +112,4 @@ def _bound(
         account = state.account.replace(masks=LeftOut(state.account.masks, number))
         return place_orders(policy, without, costs, state.replace(account=account), row)[1].placed.targets
 
-    return jnp.abs(jax.vmap(targets_without)(jnp.arange(n_masks)) - targets) > SAME
+    return jnp.abs(jax.vmap(targets_without)(jnp.arange(n_masks)) - targets[None]) > SAME

@@ -232,7 +232,8 @@ class LivePolicy:
         n, masks = len(self.symbols), len(self.rules.masks)
         nothing, no = np.zeros(n), np.asarray(False)
         values = dict.fromkeys(("weights", "decided", "sized", "targets", "ordered", "cost"), nothing)
-        values |= {"bound": np.zeros((masks, n), bool), "scaled": np.zeros(n, bool), "tradable": np.ones(n, bool)}
+        values |= {"bound": np.zeros((masks, n), bool), "tradable": np.ones(n, bool)}
+        values |= {"levered": np.zeros(n, bool), "cut": np.zeros(n, bool)}
         values |= {"equity": np.asarray(0.0), "stopped": no, "liquidated": no}
         last = "none" if self.feed.time is None else time_text(self.feed.time)
         return Decision(last, self.symbols, self.feed.close, nothing, values, self.rules.masks, self.rules.sizing,

@@ -1,0 +1,111 @@
+"""An exported policy decides as the run does, loads without a trainer, and is refused once a byte of it is another."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from folders import ROOT
+from shipped_run import make_run, records_of
+from tiny_run import command
+
+from jaxppo.deploy import live_policy, load_policy
+from jaxppo.deploy.manifest import read_manifest
+from jaxppo.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    assert command("export", "--run", run, "--output", run.parent / "policy") == 0
+    return run.parent / "policy"
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    return pathlib.Path(shutil.copytree(exported, tmp_path / "policy"))
+
+
+def test_it_decides_as_the_run(run, exported, tmp_path):
+    records = records_of(run.parent / "prices.csv")
+    one, other = live_policy(run), load_policy(exported)
+    for number, record in enumerate(records[:120]):
+        ours, theirs = one.step(record), other.step(record)
+        assert ours.status == theirs.status
+        for name, value in ours.values.items():  # the compiler sees constants where an export has arguments
+            np.testing.assert_allclose(value, theirs.values[name], rtol=2e-6, atol=1e-6, err_msg=f"{name} at {number}")
+    assert ours.status == "decided"
+    one.save(tmp_path / "state")
+    other.restore(tmp_path / "state")  # the policy is the same
+
+
+LOADS = """
+import sys, json
+import jaxppo.deploy
+policy = jaxppo.deploy.load_policy(sys.argv[1])
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_it_loads_nothing_of_a_trainer(exported):
+    done = subprocess.run([sys.executable, "-c", LOADS, str(exported)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout)) - {"gymnax", "gymnax.environments"}  # not run yet: deferred
+    trainers = {"optax", "orbax", "flax", "chex", "gymnax", "tensorboardX", "plotly", "pydantic", "torch"}
+    assert not {name.partition(".")[0] for name in loaded} & trainers
+
+
+def test_any_changed_byte_is_found(copy):
+    draws = np.random.default_rng(0)
+    files = sorted(copy.iterdir())
+    for number in range(100):
+        path = files[number % len(files)]
+        content = path.read_bytes()
+        changed = bytearray(content)
+        changed[draws.integers(len(content))] ^= 1 << int(draws.integers(8))
+        path.write_bytes(bytes(changed))
+        with pytest.raises(ConfigError):
+            load_policy(copy)
+        path.write_bytes(content)
+    read_manifest(copy)
+
+
+def test_a_missing_a_surplus_or_a_linked_file_is_found(copy, tmp_path):
+    (copy / "more.txt").write_text("x")
+    with pytest.raises(ConfigError, match="is no file of the exported policy"):
+        load_policy(copy)
+    (copy / "more.txt").unlink()
+    (copy / "config.yaml").rename(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="is missing"):
+        load_policy(copy)
+    (copy / "config.yaml").symlink_to(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="no plain file"):
+        load_policy(copy)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_policy(copy)
+
+
+def test_the_card_says_what_it_is(exported):
+    card = (exported / "model_card.md").read_text()
+    assert all(word in card for word in ("Fingerprint", "train:", "Sharpe", "volatility_cap", "Intended use"))
+
+
+def test_a_folder_with_something_in_it_is_refused(run, exported, capsys):
+    assert command("export", "--run", run, "--output", exported) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_what_learns_from_all_prices_is_refused(tmp_path, capsys):
+    base = {"kind": "mlp", "base": {"feature_portfolios": {}}}
+    features = {"groups": ["price", "trend", "cross_section"], "normalisation_window": 20}
+    run = make_run(tmp_path, policy=base, features=features, sizing=[], masks=[], monitor=[])
+    assert command("export", "--run", run, "--output", tmp_path / "policy") == 2
+    assert "feature_portfolios" in capsys.readouterr().err
