@@ -184,7 +184,7 @@ def configuration_hash(setup: Setup) -> str:
         if name:
             tree[section].pop(name, None)  # an added key that changes nothing is not there
         else:
-            tree.pop(section)
+            tree.pop(section, None)
     fingerprint = run_folder.data_report(setup.market)["fingerprint"]
     return hashlib.sha256(json.dumps([tree, fingerprint], sort_keys=True).encode()).hexdigest()[:24]
 

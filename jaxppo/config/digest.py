@@ -32,6 +32,9 @@ ADDED: dict[str, dict[str, Any]] = {
 NEW_SECTIONS = ("pathwise",)
 """Sections that jobs and trials of 0.1.0 did not have at all."""
 
+UNREAD = ("tracking",)
+"""Sections that change nothing of a result: digests do not see them."""
+
 ADDED_TO_ITEMS: dict[str, dict[str, dict[str, Any]]] = {"sizing": {"drawdown_control": {"window": None}}}
 """List -> kind of its items -> such keys of theirs."""
 
@@ -42,7 +45,7 @@ def digest_tree(config: Config) -> dict[str, Any]:
     Args:
       config: of a run.
     """
-    tree = config.model_dump(mode="json")
+    tree = {name: value for name, value in config.model_dump(mode="json").items() if name not in UNREAD}
     for section, neutral in ADDED.items():
         kept = {key: value for key, value in tree.pop(section).items() if neutral.get(key, ...) != value}
         if kept or section not in NEW_SECTIONS:

@@ -129,7 +129,7 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
     Raises:
       ConfigError: unknown key, value of the wrong type or out of range, bad combination.
     """
-    filled = {name: {} if value is None and name in sections() else value for name, value in tree.items()}
+    filled = _without_empty(tree)
     filled |= {name: written_out(filled[name]) for name in lists() if name in filled}
     try:
         return Config.model_validate_json(json.dumps(filled))
@@ -138,6 +138,16 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
     except (TypeError, ValueError) as error:
         problem = f"{source}: {error}; only numbers, text, lists and mappings are allowed"
     raise ConfigError(problem)
+
+
+def _without_empty(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree in which sections that are there without a key are empty mappings."""
+    filled = {}
+    for name, value in tree.items():
+        section = f"{prefix}{name}" in sections()
+        value = {} if section and value is None else value
+        filled[name] = _without_empty(value, f"{prefix}{name}.") if section and isinstance(value, dict) else value
+    return filled
 
 
 def dump_config(config: Config) -> str:
@@ -227,14 +237,14 @@ def _as_written(value: Any, text: str, field: Any, option: str) -> Any:
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     """Sets a dotted key in place."""
-    section, _, name = key.rpartition(".")
-    if not section:
-        tree[name] = value
-        return
-    node = tree[section] = {} if tree.get(section) is None else tree[section]
-    if not isinstance(node, dict):
-        raise ConfigError(f"{section} is {_shown(node)}; allowed: a section (a mapping of keys)")
-    node[name] = value
+    *path, name = key.split(".")
+    for depth, part in enumerate(path, 1):
+        node = tree[part] = {} if tree.get(part) is None else tree[part]
+        if not isinstance(node, dict):
+            section = ".".join(path[:depth])
+            raise ConfigError(f"{section} is {_shown(node)}; allowed: a section (a mapping of keys)")
+        tree = node
+    tree[name] = value
 
 
 def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source: str, options: Sequence[str]) -> str:
@@ -249,12 +259,14 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     list_, place = _in_list(problem["loc"])
     if list_ and place:
         return _item_problem(problem, list_, place, f"--{list_}" if list_ in options else source)
-    inside = location[0] in sections() and len(location) > 1
-    key = ".".join(location[: 2 if inside else 1])
+    depth = max(n for n in range(len(location)) if n == 0 or ".".join(location[:n]) in sections())
+    key = ".".join(location[: depth + 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}; {_nearest(key, '')}"
-    value = tree[location[0]][location[1]] if inside else tree[location[0]]
+    value: Any = tree
+    for part in location[: depth + 1]:
+        value = value[part]
     field = dict(keys()).get(key)
     if field is None:
         example = next(iter(sections()[key].model_fields))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxppo.config.items import Item, item_of
 from jaxppo.config.schema import Config
-from jaxppo.config.types import accepted, all_lists, keys, sections
+from jaxppo.config.types import accepted, all_lists, sections
 
 COMMAND = "python -m jaxppo.config.reference > docs/reference/config.md"
 HEAD = f"""\
@@ -26,8 +26,10 @@ def reference() -> str:
     top = {name: field for name, field in Config.model_fields.items() if name not in sections()}
     parts = [HEAD, _table("Top level", "", top)]
     for name, section in sections().items():
-        fields = dict(keys(section, f"{name}."))
-        parts.append(_table(name, _in_one_line(section.__doc__), fields))
+        inside = {f"{name}.{key}": field for key, field in section.model_fields.items()}
+        fields = {key: field for key, field in inside.items() if key not in sections()}
+        meaning = _in_one_line(section.__doc__)
+        parts.append(_table(name, meaning, fields) if fields else f"## {name}\n\n{meaning}\n")
     for key, item in all_lists().items():
         parts += _items(key, item)
     return "\n".join(parts)
@@ -47,7 +49,9 @@ def _items(title: str, item: type[Item]) -> list[str]:
 def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:
     """One section as a heading, a sentence and a table."""
     lines = [f"## {title}", "", *([meaning, ""] if meaning else [])]
-    lines += ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
+    lines += (
+        ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
+    )
     for key, field in fields.items():
         default = "" if field.is_required() else f"`{_default(field.default)}`"
         cells = (f"`{key}`", accepted(field), default, _in_one_line(field.description))

@@ -33,6 +33,7 @@ from jaxppo.config.rewards import RewardConfig, check_rewards
 from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order, in_units
+from jaxppo.config.tracking import TrackingConfig, check_tracking
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import features, regimes
 from jaxppo.envs.data.options import HalfSpread, Multiplier, RateColumn, SpreadKind, Tick, VolumeKind
@@ -199,6 +200,7 @@ class Config(Keys):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     walk_forward: WalkForwardConfig = WalkForwardConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Config:
@@ -222,6 +224,7 @@ class Config(Keys):
             given = min(self.pathwise.model_fields_set)
             raise ValueError(f"pathwise.{given} is given, but training.learner is ppo, which does not read it")
         check_walk_forward(self.walk_forward)
+        check_tracking(self.tracking)
         if len(set(self.features.groups)) != len(self.features.groups):
             raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
         if surplus := {*(self.features.normalise or {})} - {*self.features.groups}:

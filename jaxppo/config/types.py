@@ -33,10 +33,21 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[st
             yield prefix + name, field
 
 
-def sections() -> dict[str, type[BaseModel]]:
-    """Name and model of every section."""
-    found = {name: _section(field) for name, field in Config.model_fields.items()}
-    return {name: model for name, model in found.items() if model is not None}
+def sections(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, type[BaseModel]]:
+    """Finds every section, under dotted names those that are inside another.
+
+    Args:
+      model: where to begin.
+      prefix: begins every name.
+
+    Returns:
+      Name and model.
+    """
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in model.model_fields.items():
+        if (section := _section(field)) is not None:
+            found |= {prefix + name: section, **sections(section, f"{prefix}{name}.")}
+    return found
 
 
 def lists() -> dict[str, type[Item]]:

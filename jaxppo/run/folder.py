@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "device",
     "monitor",
     "walk_forward",
+    "tracking",
     "evaluation.bootstrap_resamples",
     "evaluation.level",
     "evaluation.target_volatility",
@@ -164,9 +165,10 @@ def check_same_run(saved: Config, given: Config) -> None:
             "keys may change, such as stop"
         )
     for key, _ in keys():
-        section, _, name = key.rpartition(".")
-        before, after = (old[section][name], new[section][name]) if section else (old[name], new[name])
-        if before != after and not {section, key} & {*MAY_CHANGE}:
+        before, after = old, new
+        for part in key.split("."):
+            before, after = before[part], after[part]
+        if before != after and not {key.partition(".")[0], key} & {*MAY_CHANGE}:
             raise ConfigError(
                 f"--resume: {key} is {after!r} but the run was started with {before!r}; only {', '.join(MAY_CHANGE)} "
                 "may change"

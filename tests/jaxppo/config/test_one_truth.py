@@ -119,6 +119,7 @@ def test_every_list_and_every_section_with_a_factory_is_compared():
             "training",
             "evaluation",
             "walk_forward",
+            "tracking",
         ),  # no factory takes their keys
     }
     assert set(lists()) == set(LISTS)

@@ -125,7 +125,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
     for key in (*keys, "evaluation.shrink", "policy.tilt", "training.learner"):
         section, _, name = key.partition(".")
         del tree[section][name]
-    del tree["pathwise"]
+    del tree["pathwise"], tree["tracking"]
     assert digest_tree(load_config(overrides=older)) == tree
     for window, kept in ((None, False), (30, True)):
         control = {"limit": 0.1, "move": 0.05} | ({"window": window} if window else {})
