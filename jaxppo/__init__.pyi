@@ -13,6 +13,7 @@ from . import (
     risk,
     run,
     statistics,
+    tracking,
     walk_forward,
 )
 from ._version import __version__
@@ -55,6 +56,7 @@ __all__ = [
     "run",
     "simulate",
     "statistics",
+    "tracking",
     "train",
     "walk_forward",
 ]

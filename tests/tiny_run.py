@@ -20,6 +20,7 @@ from folders import ROOT
 from jaxppo import Config
 from jaxppo.cli.command import run
 from jaxppo.config import EvaluationConfig, validate_config
+from jaxppo.config.tracking import TrackingConfig
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.ppo.learner import make_learner
 from jaxppo.ppo.trading_task import trading_task
@@ -52,14 +53,15 @@ N_BARS = 420
 
 @pytest.fixture
 def shared_builds(monkeypatch):
-    """Runs that differ in nothing but their budget or their seed share tables and compiled functions."""
+    """Runs that differ in their budget, their seed or where they are tracked share tables and compiled functions."""
     monkeypatch.setattr(trainer, "load_data", lambda config, folder=None: _market(config.data))
     monkeypatch.setattr(trainer, "make_learner", _learner)
     monkeypatch.setattr(experiment, "trading_task", _task)
 
     def build(config, market):
         training = config.training.model_copy(update=NO_BUDGET)
-        same = config.model_copy(update={"seed": 0, "training": training, "evaluation": EvaluationConfig()})
+        same = {"seed": 0, "training": training, "evaluation": EvaluationConfig(), "tracking": TrackingConfig()}
+        same = config.model_copy(update=same)
         built = _setup(same, _Same(market))
         decided = {name: getattr(built.config, name) for name in ("policy", "regimes")}
         return dataclasses.replace(built, config=config.model_copy(update=decided))

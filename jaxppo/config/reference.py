@@ -49,9 +49,7 @@ def _items(title: str, item: type[Item]) -> list[str]:
 def _table(title: str, meaning: str, fields: dict[str, Any]) -> str:
     """One section as a heading, a sentence and a table."""
     lines = [f"## {title}", "", *([meaning, ""] if meaning else [])]
-    lines += (
-        ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
-    )
+    lines += ["| key | accepts | default | meaning |", "|---|---|---|---|"] if fields else ["It has no keys."]
     for key, field in fields.items():
         default = "" if field.is_required() else f"`{_default(field.default)}`"
         cells = (f"`{key}`", accepted(field), default, _in_one_line(field.description))

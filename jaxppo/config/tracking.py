@@ -36,7 +36,7 @@ class WandbConfig(Keys):
     tags: tuple[Text, ...] = ()
     """Tags of the run, of up to 64 characters."""
     mode: Literal["online", "offline", "disabled"] | None = None
-    """Send at once, write to the run folder for `wandb sync`, or neither; absent: WANDB_MODE of the environment, or
+    """Send at once, write beside the run folder for `wandb sync`, or neither; absent: WANDB_MODE of the environment, or
     online."""
 
 

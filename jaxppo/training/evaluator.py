@@ -16,6 +16,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.report.results import selected_of
 from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
+from jaxppo.tracking import Curves
 from jaxppo.training.experiment import HARDLY_TRAINED, Evaluator
 from jaxppo.training.loggers import announce
 
@@ -55,7 +56,8 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         extras = ReportExtras(adjusted, constraints, rows, seen, warnings=few, selected=selected)
         announce("report")
         report(setup, result, folder / "report.html", extras)
-        return {"out_of_sample": result.summary, "selection": adjusted}
+        equity = {name: np.asarray(ledger.equity) for name, ledger in result.ledgers.items()}
+        return {"out_of_sample": result.summary, "selection": adjusted, "curves": Curves(result.times, equity)}
 
     def as_text(summary: dict[str, Any]) -> str:
         return f"{describe(summary['out_of_sample'])}\n{one_line(summary['selection'])}"

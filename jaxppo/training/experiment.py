@@ -32,7 +32,8 @@ class Evaluator(NamedTuple):
       criterion: the figure of `score` that selects the best checkpoint; higher is better.
       score: `(net, folder, iteration) -> figures` on validation data; records the evaluation as a trial.
       finish: `(net, summary so far, metrics rows, folder) -> entries of summary.json`, on test data that nothing was
-        trained or selected on; writes the report.
+        trained or selected on; writes the report. An entry `curves`, a `jaxppo.tracking.Curves`, goes to the loggers
+        instead.
       describe: the summary as text.
     """
 

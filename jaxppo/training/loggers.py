@@ -1,4 +1,4 @@
-"""Where an iteration's numbers go: metrics.jsonl, TensorBoard, and a progress bar."""
+"""Where an iteration's numbers go first: metrics.jsonl and a progress bar; `jaxppo.tracking` has the rest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pathlib
 import threading
 from typing import Any
 
-import tensorboardX
 import tqdm
-from tensorboardX.proto.summary_pb2 import Summary
 
 from jaxppo.errors import ConfigError
 from jaxppo.run.folder import read_metrics
@@ -45,7 +43,7 @@ def _without_clock(row: dict[str, Any]) -> str:
 
 
 class MetricsLog:
-    """Appends rows to `metrics.jsonl` and TensorBoard.
+    """Appends rows to `metrics.jsonl`.
 
     Args:
       folder: the run.
@@ -59,8 +57,6 @@ class MetricsLog:
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         draft.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        file = {"filename_suffix": f".{iteration:08d}"}  # files are named by the second; a quick resume has its own
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1, **file)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers that are not finite become null."""
@@ -68,9 +64,6 @@ class MetricsLog:
         self._digest.update(_without_clock(clean).encode())
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
-        numbers = {k: v for k, v in clean.items() if isinstance(v, int | float) and k != "iteration"}
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        self._board.file_writer.add_summary(Summary(value=values), row["iteration"])  # one event for all of them
 
     def sync(self) -> str:
         """Has the rows on the disk before it returns; their digest for `check_metrics`, in hexadecimal."""
@@ -78,9 +71,8 @@ class MetricsLog:
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Flushes and closes the file."""
         self._file.close()
-        self._board.close()
 
 
 HEARTBEAT = 5.0

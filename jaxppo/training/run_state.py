@@ -12,6 +12,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.ppo.learner import Learner
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.setup import step_budget
+from jaxppo.tracking import Loggers
 from jaxppo.training.experiment import Experiment
 
 FEWEST_ITERATIONS = 10
@@ -81,6 +82,7 @@ class Run:
       best: parameters that were best on validation.
       started: clock at the start of the run, as if it had never been interrupted, seconds.
       traced: program of the iteration, to be compiled; None where nothing is left to train.
+      loggers: where it is recorded beside its folder.
     """
 
     experiment: Experiment
@@ -90,6 +92,7 @@ class Run:
     best: Checkpoints
     started: float
     traced: Any = None
+    loggers: Loggers = dataclasses.field(default_factory=Loggers)
 
     @property
     def elapsed(self) -> float:

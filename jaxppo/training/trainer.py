@@ -8,6 +8,7 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -31,6 +32,7 @@ from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, estimated_memory, memory_needed, size_of
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
+from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
@@ -77,6 +79,7 @@ def train(
     market: MarketData | None = None,
     progress: bool = True,
     evaluator: MakeEvaluator | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> TrainResult:
     """Trains, validates, and evaluates once on the test period.
 
@@ -96,6 +99,8 @@ def train(
       progress: report progress on stderr.
       evaluator: `(setup, network) -> Evaluator`, which selects the checkpoint and evaluates it; default: backtests, or
         whole episodes of another environment.
+      loggers: where the run is recorded beside its folder, after those that `config.tracking` names; their errors are
+        reported on stderr and end nothing.
 
     Raises:
       ConfigError: the configuration cannot be run, `output` does not allow it, or training diverges.
@@ -113,6 +118,7 @@ def train(
         resumed, saved = run_folder.open_folder(output)
         config = as_started(config, saved)
         run_folder.check_same_run(saved, config)
+    told = make_loggers(config, loggers, [TensorBoard()])
     with jax.default_device(select_devices(config)[0]):
         if config.env.name == TRADING:
             market = load_data(config, resumed) if market is None else given_data(config, market)
@@ -123,7 +129,7 @@ def train(
             run_folder.check_same_data(resumed, experiment.data)
         folder = run_folder.make_folder(output, name) if resumed is None else resumed
         with owned(folder, empty=resumed is None):
-            run, state, done = _start(experiment, folder, resumed is not None, began)
+            run, state, done = _start(experiment, folder, told, resumed is not None, began)
             try:
                 return _train(run, state, done, market, progress)
             finally:
@@ -131,7 +137,9 @@ def train(
                 run.best.close()
 
 
-def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: float) -> tuple[Run, TrainState, Done]:
+def _start(
+    experiment: Experiment, folder: pathlib.Path, loggers: Loggers, resumed: bool, began: float
+) -> tuple[Run, TrainState, Done]:
     """Builds the state, or restores that of the folder, which is not touched before that has worked."""
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
@@ -142,7 +150,8 @@ def _start(experiment: Experiment, folder: pathlib.Path, resumed: bool, began: f
         done.stopped = None
     # What was saved as best after the last checkpoint belongs to iterations that are done again.
     best.discard_after(done.best_iteration)
-    run = _with_program(Run(experiment, learner, folder, last, best, began - done.elapsed), state, done)
+    run = Run(experiment, learner, folder, last, best, began - done.elapsed, loggers=loggers)
+    run = _with_program(run, state, done)
     run_folder.write_config(folder, experiment.config)
     return run, state, done
 
@@ -220,7 +229,11 @@ def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, p
         print(format_report(market.info.report), file=sys.stderr)
     budget, steps = step_budget(experiment.config), done.iteration * run.learner.steps_per_iteration
     spent = done.seconds if budget is None else steps
-    with contextlib.closing(Progress(budget, experiment.config.training.minutes, progress, spent)) as bar:
+    (folder / "tensorboard").mkdir(exist_ok=True)  # a file in its place is refused, not reported
+    written = len(run_folder.read_metrics(folder))
+    logged = run.loggers.opened(LoggedRun(folder, experiment.config, metadata, done.iteration, written))
+    bar = Progress(budget, experiment.config.training.minutes, progress, spent)
+    with contextlib.closing(bar), logged:
         with stop_requested() as stop:
             while True:
                 try:
@@ -278,7 +291,10 @@ def _finish(run: Run, net: Params, done: Done) -> dict[str, Any]:
     limits = constraint_summary(experiment.config, rows)
     summary |= {"constraints": limits} if limits else {}
     summary |= evaluator.finish(net, summary, rows, run.folder)
+    curves = summary.pop("curves", None)
     write_json(run.folder / "summary.json", summary)
+    report = run.folder / "report.html"
+    run.loggers.finish(summary, report if report.exists() else None, curves)
     return summary
 
 
@@ -316,7 +332,9 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
                 done.elapsed = run.elapsed
             env_steps = done.iteration * run.learner.steps_per_iteration
             speed = run.learner.steps_per_iteration / max(took, 1e-9)
-            log.write({"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row})
+            entry = {"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row}
+            log.write(entry)
+            run.loggers.write(entry)
             check_iteration(done.iteration, row, skipped, experiment.ppo)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
                 run.last.save(done.iteration, state, _host(done, log))

@@ -33,6 +33,7 @@ from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.setup import Setup
+from jaxppo.tracking import Curves, LoggedRun, Logger, Loggers, make_loggers
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward import results
 from jaxppo.walk_forward.concatenated import Lineup, concatenated_ledgers
@@ -85,6 +86,7 @@ def walk_forward(
     resume: bool = False,
     market: MarketData | None = None,
     progress: bool = True,
+    loggers: Sequence[Logger] = (),
 ) -> WalkForward:
     """Trains agents on every fold of the bars and trades the bars that follow, in one account from the first test on.
 
@@ -102,6 +104,8 @@ def walk_forward(
       resume: go on with the walk-forward in `output`, to the same numbers as without the interruption.
       market: prices to use instead of `config.data.path`.
       progress: report progress on stderr.
+      loggers: where it is recorded beside its folder, after those that `config.tracking` names. They get the mean of
+        the agents' metrics at each evaluation and the results, all at the end.
 
     Raises:
       ConfigError: the configuration cannot be run, `output` does not allow it, or training diverges.
@@ -122,6 +126,7 @@ def walk_forward(
     else:
         resumed, saved = run_folder.open_folder(output, run_folder.WALK_FORWARD)
         config, begun = restarted(config, saved), not run_folder.just_begun(resumed)
+    told = make_loggers(config, loggers)
     devices = select_devices(config)
     with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
         market = load_data(config, resumed) if market is None else given_data(config, market)
@@ -143,10 +148,12 @@ def walk_forward(
             metadata = {"kind": run_folder.WALK_FORWARD, **run_folder.provenance(config, data, devices)}
             run_folder.write_config(folder, job.setup.config)
             run_folder.write_metadata(folder, metadata, finished=False)
-        return _train_and_test(job, programs, plan, progress)
+        written = job.n_iterations if (folder / "metrics.jsonl").exists() else 0
+        with told.opened(LoggedRun(folder, job.setup.config, run_folder.read_metadata(folder), 0, written)):
+            return _train_and_test(job, programs, plan, told, progress)
 
 
-def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) -> WalkForward:
+def _train_and_test(job: Job, programs: Programs, plan: Plan, loggers: Loggers, progress: bool) -> WalkForward:
     """Trains the agents, unless a signal interrupts it, then trades and writes everything."""
     folder, content = job.folder, _content(job.setup)
 
@@ -189,7 +196,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, progress: bool) ->
         best.save(0, {"params": nets}, {"scores": [agent.best_score for agent in agents]})
     finally:
         best.close()
-    return _finish(job, tested, others, _training(job, programs, agents, seconds), content)
+    return _finish(job, tested, others, _training(job, programs, agents, seconds), content, loggers)
 
 
 def _lineups(job: Job, agents: Sequence[Agent], plan: Plan) -> tuple[dict[str, Lineup], dict[str, Lineup]]:
@@ -236,7 +243,12 @@ def _training(job: Job, programs: Programs, agents: Sequence[Agent], seconds: fl
 
 
 def _finish(
-    job: Job, tested: results.OutOfSample, beside: Mapping[str, Ledger], training: dict[str, Any], content: str
+    job: Job,
+    tested: results.OutOfSample,
+    beside: Mapping[str, Ledger],
+    training: dict[str, Any],
+    content: str,
+    loggers: Loggers,
 ) -> WalkForward:
     """Evaluates the tests, records them as trials, and writes tables, summary and report."""
     setup, folder, plan = job.setup, job.folder, tested.plan
@@ -267,8 +279,13 @@ def _finish(
     rows = [{"fold": agent.fold, "seed": agent.seed, **row} for agent in tested.agents for row in agent.rows]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_json(folder / "summary.json", summary)
-    _write_report(job, tested, result, summary, folds, _averaged(rows))
+    averaged = _averaged(rows)
+    _write_report(job, tested, result, summary, folds, averaged)
     run_folder.write_metadata(folder, run_folder.read_metadata(folder), finished=True)
+    for row in averaged:
+        loggers.write({**row, "env_steps": row["iteration"] * job.steps})
+    equity = {name: np.asarray(ledger.equity) for name, ledger in result.ledgers.items()}
+    loggers.finish(summary, folder / "report.html", Curves(result.times, equity))
     return WalkForward(folder, plan, folds, returns, summary, _text(summary))
 
 

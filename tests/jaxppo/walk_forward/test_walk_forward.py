@@ -52,10 +52,35 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("walk")
 
 
+class Recorder:
+    """A logger that remembers what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def start(self, run):
+        self.told.append(("start", run))
+
+    def write(self, row):
+        self.told.append(("write", row))
+
+    def finish(self, results):
+        self.told.append(("finish", results))
+
+    def close(self, status):
+        self.told.append(("close", status))
+
+
 @pytest.fixture(scope="module")
-def whole(workplace):
+def recorder():
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def whole(workplace, recorder):
     """Two agents on each of three folds, in one program."""
-    return walk_forward(wf_config(), output=workplace / "whole", market=market_of(), progress=False)
+    given = {"market": market_of(), "progress": False, "loggers": [recorder]}
+    return walk_forward(wf_config(), output=workplace / "whole", **given)
 
 
 def params_of(folder, market=None):
@@ -68,6 +93,21 @@ def params_of(folder, market=None):
 
 def walk_plan(folder):
     return json.loads((folder / "summary.json").read_text())["walk_forward"]["n_folds"]
+
+
+def test_loggers_get_the_means_of_the_agents_and_the_results(whole, recorder):
+    assert [method for method, _ in recorder.told] == ["start", "write", "write", "write", "finish", "close"]
+    run, *rows, results, status = [argument for _, argument in recorder.told]
+    assert run.folder == whole.folder
+    assert run.metadata["kind"] == "walk_forward"
+    written = pd.read_json(whole.folder / "metrics.jsonl", lines=True)
+    assert [row["iteration"] for row in rows] == sorted(set(written.iteration)) == [2, 4, 6]
+    assert [row["env_steps"] for row in rows] == [256, 512, 768]
+    assert rows[-1]["reward"] == pytest.approx(written[written.iteration == 6].reward.mean())
+    assert results.summary == whole.summary
+    assert results.report == whole.folder / "report.html"
+    assert set(results.figures) == {"equity", "drawdown"}
+    assert status == "finished"
 
 
 # Folds.
