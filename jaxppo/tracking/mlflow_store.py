@@ -21,6 +21,8 @@ MOST_PARAMETERS = 100
 """Parameters of one call."""
 MOST_METRICS = 1000
 """Metrics of one call."""
+SECONDS_BETWEEN = 2.0
+"""Time between two calls with rows: a call for each would take as long as a short iteration."""
 STATUSES: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 T = TypeVar("T")
 
@@ -46,6 +48,8 @@ class MLflow:
         config, place = self.config, run.folder / PLACE
         place.mkdir(exist_ok=True)
         self._folder, self._written = run.folder, run.written
+        self._waiting: list[Any] = []
+        self._sent = 0.0
         self._client = mlflow.MlflowClient(tracking_uri=config.uri)
         path = place / "mlflow.json"
         if path.exists():
@@ -60,14 +64,17 @@ class MLflow:
         """Logs the figures of an iteration at its environment steps."""
         if row["iteration"] > self._written:
             self._written = row["iteration"]
-            self._log_metrics(numbers(row), int(row["env_steps"]))
+            self._waiting += _metrics(numbers(row), int(row["env_steps"]))
+            if len(self._waiting) > MOST_METRICS // 2 or time.monotonic() - self._sent > SECONDS_BETWEEN:
+                self._send()
 
     def finish(self, results: Results) -> None:
         """Logs headline figures, and report, summary, configuration and figures as artefacts."""
         known = self._client.get_run(self._id).data.metrics  # of an evaluation that is repeated
         figures = final_figures(results.summary)
         steps = int(figures.get("train/env_steps", 0))
-        self._log_metrics({name: value for name, value in figures.items() if known.get(_named(name)) != value}, steps)
+        self._waiting += _metrics({name: x for name, x in figures.items() if known.get(_named(name)) != x}, steps)
+        self._send()
         for path in (results.report, self._folder / "summary.json", self._folder / "config.yaml"):
             if path is not None and path.is_file():
                 self._client.log_artifact(self._id, str(path))
@@ -79,6 +86,7 @@ class MLflow:
 
     def close(self, status: Status) -> None:
         """Ends the run; one that was stopped goes on when it is resumed."""
+        self._send()
         self._client.set_terminated(self._id, STATUSES[status])
 
     def _experiment(self) -> str:
@@ -105,13 +113,19 @@ class MLflow:
         for part in _parts(new, MOST_PARAMETERS):
             self._client.log_batch(self._id, params=part)
 
-    def _log_metrics(self, figures: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        now = int(1000 * time.time())
-        metrics = [Metric(_named(name), float(value), now, step) for name, value in figures.items()]
+    def _send(self) -> None:
+        """Sends the rows that wait; those of a call that fails are lost."""
+        metrics, self._waiting, self._sent = self._waiting, [], time.monotonic()
         for part in _parts(metrics, MOST_METRICS):
             self._client.log_batch(self._id, metrics=part)
+
+
+def _metrics(figures: Mapping[str, float], step: int) -> list[Any]:
+    """Figures at a step as MLflow takes them."""
+    from mlflow.entities import Metric
+
+    now = int(1000 * time.time())
+    return [Metric(_named(name), float(value), now, step) for name, value in figures.items()]
 
 
 def _tags(run: LoggedRun) -> dict[str, str]:
