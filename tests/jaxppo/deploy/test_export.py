@@ -5,14 +5,16 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from folders import ROOT
 from shipped_run import make_run, records_of
-from tiny_run import command
+from tiny_run import command, tiny_config
 
 from jaxppo.deploy import live_policy, load_policy
+from jaxppo.deploy.live_step import check_streams
 from jaxppo.deploy.manifest import read_manifest
 from jaxppo.errors import ConfigError
 
@@ -103,9 +105,20 @@ def test_a_folder_with_something_in_it_is_refused(run, exported, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
-def test_what_learns_from_all_prices_is_refused(tmp_path, capsys):
-    base = {"kind": "mlp", "base": {"feature_portfolios": {}}}
-    features = {"groups": ["price", "trend", "cross_section"], "normalisation_window": 20}
-    run = make_run(tmp_path, policy=base, features=features, sizing=[], masks=[], monitor=[])
-    assert command("export", "--run", run, "--output", tmp_path / "policy") == 2
-    assert "feature_portfolios" in capsys.readouterr().err
+STREAMS = {
+    "a base": {"policy": {"kind": "mlp", "base": {"feature_portfolios": {}}}},
+    "a book": {"sizing": [{"book": {"strategies": ["agent", {"feature_portfolios": {}}]}}]},
+}
+
+
+@pytest.mark.parametrize("sections", STREAMS.values(), ids=STREAMS)
+def test_what_learns_from_all_prices_is_refused(sections):
+    setup = types.SimpleNamespace(config=tiny_config(**sections))
+    with pytest.raises(ConfigError, match="is feature_portfolios, which is fitted on all prices so far"):
+        check_streams(setup)
+
+
+def test_prices_that_are_converted_are_refused():
+    setup = types.SimpleNamespace(config=tiny_config(data={"rate_column": "fx"}))
+    with pytest.raises(ConfigError, match=r"data.rate_column"):
+        check_streams(setup)
