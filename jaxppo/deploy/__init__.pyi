@@ -2,17 +2,19 @@ from .decision import Decision
 from .export import export_run
 from .live import live_policy
 from .live_policy import LivePolicy
-from .load import load_policy
+from .load import BatchStep, load_batch_step, load_policy
 from .next_orders import next_orders
 from .positions import Positions, given_positions, read_positions
 
 __all__ = [
+    "BatchStep",
     "Decision",
     "LivePolicy",
     "Positions",
     "export_run",
     "given_positions",
     "live_policy",
+    "load_batch_step",
     "load_policy",
     "next_orders",
     "read_positions",

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jaxppo import __version__
 from jaxppo.config import dump_config
 from jaxppo.deploy.live import live_parts, rules_for
 from jaxppo.deploy.live_step import LiveStep
-from jaxppo.deploy.load import CONFIG, PLATFORMS, RULES, STATE, STEP, WEIGHTS, numbered
+from jaxppo.deploy.load import BATCH, CONFIG, PLATFORMS, RULES, STATE, STEP, WEIGHTS, numbered
 from jaxppo.deploy.manifest import write_manifest
 from jaxppo.deploy.model_card import model_card
 from jaxppo.deploy.program import program_of
@@ -67,12 +67,12 @@ def export_run(
 def _write(run: SavedRun, live: LiveStep, about: dict[str, Any], target: pathlib.Path) -> None:
     """Writes all files but the manifest."""
     program = program_of(live)
-    shapes = [
-        [jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype) for x in arrays]
-        for arrays in (program.weights, program.state, list(program.bar.values()))
-    ]
-    exported = jax_export.export(jax.jit(program.step), platforms=PLATFORMS)(*shapes)
-    (target / STEP).write_bytes(bytes(exported.serialize()))
+    many = tuple(jax_export.symbolic_shape("accounts"))
+    side_by_side = jax.vmap(program.step, in_axes=(None, 0, 0))
+    for name, step, batch in ((STEP, program.step, ()), (BATCH, side_by_side, many)):
+        shapes = [_shapes(program.weights, ()), *(_shapes(x, batch) for x in (program.state, program.bar.values()))]
+        exported = jax_export.export(jax.jit(step), platforms=PLATFORMS)(*shapes)
+        (target / name).write_bytes(bytes(exported.serialize()))
     names = dict(enumerate(program.weight_names))
     weights = {f"{place} {names[int(place)]}": x for place, x in numbered(program.weights).items()}
     (target / WEIGHTS).write_bytes(safetensors.numpy.save(weights))
@@ -83,6 +83,11 @@ def _write(run: SavedRun, live: LiveStep, about: dict[str, Any], target: pathlib
     write_text(target / RULES, json.dumps(rules, indent=2) + "\n")
     write_text(target / CONFIG, dump_config(run.setup.config))
     write_text(target / CARD, model_card(run, about["identity"]))
+
+
+def _shapes(arrays: Iterable[Any], batch: tuple[Any, ...]) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and types of arrays, with leading axes."""
+    return [jax.ShapeDtypeStruct((*batch, *np.shape(x)), np.asarray(x).dtype) for x in arrays]
 
 
 def _about(run: SavedRun, live: LiveStep) -> dict[str, Any]:

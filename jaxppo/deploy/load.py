@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -16,13 +16,8 @@ from jaxppo.deploy.live_policy import LivePolicy, LiveRules
 from jaxppo.deploy.manifest import read_manifest
 from jaxppo.errors import ConfigError
 
-STEP, WEIGHTS, STATE, RULES, CONFIG = (
-    "step.bin",
-    "weights.safetensors",
-    "state.safetensors",
-    "rules.json",
-    "config.yaml",
-)
+STEP, BATCH, RULES, CONFIG = "step.bin", "step_of_many.bin", "rules.json", "config.yaml"
+WEIGHTS, STATE = "weights.safetensors", "state.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -39,17 +34,54 @@ def load_policy(
     Raises:
       ConfigError: no export, another format, or a file that was changed, is missing or is not of it.
     """
-    folder = pathlib.Path(folder)
+    rules, exported, weights, state, bar = _read(pathlib.Path(folder), STEP)
+    return LivePolicy(exported.call, weights, state, bar, rules, journal=journal, max_age=max_age)
+
+
+class BatchStep(NamedTuple):
+    """The step of many accounts side by side, for a device of its own.
+
+    Attributes:
+      step: `(weights, state, bar) -> (state, output)`, lists of arrays; all but the weights with a leading axis of
+        accounts, however many.
+      weights: of the policy.
+      state: of one account before its first bar.
+      bar: name -> array like the one that an account is told, in order.
+      output: names of the arrays of the output, in order.
+    """
+
+    step: Callable[..., Any]
+    weights: list[np.ndarray]
+    state: list[np.ndarray]
+    bar: dict[str, np.ndarray]
+    output: tuple[str, ...]
+
+
+def load_batch_step(folder: str | pathlib.Path) -> BatchStep:
+    """Loads the step of an exported policy for many accounts.
+
+    Args:
+      folder: from `export_run`.
+
+    Raises:
+      ConfigError: see `load_policy`.
+    """
+    rules, exported, weights, state, bar = _read(pathlib.Path(folder), BATCH)
+    return BatchStep(exported.call, weights, state, bar, rules.output)
+
+
+def _read(folder: pathlib.Path, step: str) -> tuple[LiveRules, Any, list[np.ndarray], list[np.ndarray], dict[str, Any]]:
+    """Rules, step, weights, first state and a bar of a verified folder."""
     read_manifest(folder)
     try:
         rules = _rules(json.loads((folder / RULES).read_text(encoding="utf-8")))
-        exported = jax_export.deserialize(bytearray((folder / STEP).read_bytes()))
+        exported = jax_export.deserialize(bytearray((folder / step).read_bytes()))
         weights = _in_order(safetensors.numpy.load_file(folder / WEIGHTS))
         kept = safetensors.numpy.load_file(folder / STATE)
+        bar = {name: kept.pop(f"bar {name}") for name in rules.bar}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigError(f"{folder}: cannot be read by this version: {error}") from None
-    bar = {name: kept.pop(f"bar {name}") for name in rules.bar}
-    return LivePolicy(exported.call, weights, _in_order(kept), bar, rules, journal=journal, max_age=max_age)
+    return rules, exported, weights, _in_order(kept), bar
 
 
 def numbered(arrays: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from folders import ROOT
 from shipped_run import make_run, records_of
 from tiny_run import command, tiny_config
 
-from jaxppo.deploy import live_policy, load_policy
+from jaxppo.deploy import live_policy, load_batch_step, load_policy
 from jaxppo.deploy.live_step import check_streams
 from jaxppo.deploy.manifest import read_manifest
 from jaxppo.errors import ConfigError
@@ -46,6 +47,20 @@ def test_it_decides_as_the_run(run, exported, tmp_path):
     assert ours.status == "decided"
     one.save(tmp_path / "state")
     other.restore(tmp_path / "state")  # the policy is the same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accounts", [1, 3])
+def test_many_accounts_side_by_side_are_each_alone(run, exported, accounts):
+    policy, many = load_policy(exported), load_batch_step(exported)
+    step, state = jax.jit(many.step), [np.stack([x] * accounts) for x in many.state]
+    for number, record in enumerate(records_of(run.parent / "prices.csv")[:90]):
+        told = policy._bar(policy.feed.read(record), None)
+        policy._state, alone = policy._step(policy._weights, policy._state, told)
+        state, said = step(many.weights, state, [np.stack([x] * accounts) for x in told])
+        for name, ours, theirs in zip(many.output, alone, said, strict=True):
+            for one in np.asarray(theirs):
+                np.testing.assert_allclose(one, ours, rtol=2e-6, atol=1e-6, err_msg=f"{name} at {number}")
 
 
 LOADS = """
