@@ -5,12 +5,14 @@ from .live_policy import LivePolicy
 from .load import BatchStep, load_batch_step, load_policy
 from .next_orders import next_orders
 from .positions import Positions, given_positions, read_positions
+from .registry import Registry
 
 __all__ = [
     "BatchStep",
     "Decision",
     "LivePolicy",
     "Positions",
+    "Registry",
     "export_run",
     "given_positions",
     "live_policy",

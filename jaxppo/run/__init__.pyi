@@ -1,0 +1,3 @@
+from .saved import SavedRun, load_run
+
+__all__ = ["SavedRun", "load_run"]
