@@ -1,8 +1,8 @@
 """A registry of models: versions of exported policies, which of them is in use, and how each came there.
 
 `models/NAME/VERSION/` holds the exported policy (`policy/`), its out-of-sample returns and a sealed entry.
-`models/NAME/history.jsonl` is the truth: a version is in the registry once its line is there, and its stage follows from
-the lines. So each verb is done by one line, and a process that is killed has done it or has not.
+`models/NAME/history.jsonl` is the truth: a version is in the registry once its line is there, and its stage follows
+from the lines. So each verb is done by one line, and a process that is killed has done it or has not.
 """
 
 from __future__ import annotations
@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING, Any
 from jaxppo.deploy.live_policy import LivePolicy
 from jaxppo.deploy.load import load_policy
 from jaxppo.deploy.models.entry import POLICY, Model, one_line, read_entry, stamp, write_entry
-from jaxppo.deploy.models.history import ADD, PRODUCTION, PROMOTE, ROLLBACK, STAGES, STAGING, History, append
-from jaxppo.deploy.models.history import read_history as _read_history
+from jaxppo.deploy.models.history import (
+    ADD,
+    PRODUCTION,
+    PROMOTE,
+    ROLLBACK,
+    STAGES,
+    STAGING,
+    History,
+    append,
+    read_history,
+)
 from jaxppo.deploy.models.naming import NAME, check_name, check_version, next_version, version_order
 from jaxppo.errors import ConfigError
 from jaxppo.run.lock import owned
@@ -182,9 +191,9 @@ class Registry:
             found = promotion.demands(model.evaluated(), self._in_use(name, history), level)
             if not force and not all(demand.shown for demand in found):
                 raise ConfigError(promotion.refusal(model.title, to, found))
-            line = {"action": PROMOTE, "version": version, "to": to, "former": _archives(history, to)}
-            line |= {"forced": force, "reason": why, "demands": [demand._asdict() for demand in found]}
-            return append(self.path / name, {**line, **signed}).lines[-1]
+            moved = {"action": PROMOTE, "version": version, "to": to, "former": _archives(history, to)}
+            shown = {"forced": force, "reason": why, "demands": [demand._asdict() for demand in found]}
+            return append(self.path / name, {**moved, **shown, **signed}).lines[-1]
 
     def rollback(self, name: str, *, reason: str | None = None, by: str | None = None) -> dict[str, Any]:
         """Brings back the version that was in production before; the present one is archived.
@@ -204,7 +213,9 @@ class Registry:
         signed = stamp(by)
         with self._owned(name) as history:
             if len(history.served) < 2:
-                raise ConfigError(f"model {name}: no version was in production before; there is nothing to roll back to")
+                raise ConfigError(
+                    f"model {name}: no version was in production before; there is nothing to roll back to"
+                )
             version, former = history.served[-2:]
             self._model(name, version, history).verify()
             line = {"action": ROLLBACK, "version": version, "former": former, "reason": why}
@@ -252,7 +263,7 @@ class Registry:
         folder = self.path / check_name(name)
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise ConfigError(f"{folder}: is no folder of a model")
-        found = _read_history(folder)
+        found = read_history(folder)
         if not new and not found.lines:
             raise ConfigError(f"model {name} is not in {self.path}; add it first")
         return found
@@ -308,7 +319,9 @@ class Registry:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _new_version(name: str, known: History, version: str | None, bump: str, parent: str | None) -> tuple[str, str | None]:
+def _new_version(
+    name: str, known: History, version: str | None, bump: str, parent: str | None
+) -> tuple[str, str | None]:
     """A version that is not there yet, and its parent."""
     proposed = next_version(known.stages, bump)
     chosen = proposed if version is None else check_version(version)
@@ -321,7 +334,7 @@ def _new_version(name: str, known: History, version: str | None, bump: str, pare
 
 def _newest(history: History) -> str | None:
     """The version that was added last."""
-    return next(reversed(history.stages), None) if history.stages else None
+    return list(history.stages)[-1] if history.stages else None
 
 
 def _chosen(name: str, wanted: str | None, history: History) -> str:

@@ -105,6 +105,6 @@ def common_bars(first: Evaluated, second: Evaluated) -> tuple[np.ndarray, np.nda
     timed = first.about["timed"], second.about["timed"]
     if timed[0] != timed[1] or not (timed[0] or same_prices):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    bars = [np.rec.fromarrays([one.returns.start, one.returns.end], names="start,end") for one in (first, second)]
-    _, ours, theirs = np.intersect1d(*bars, assume_unique=True, return_indices=True)
-    return ours, theirs
+    _, ours, theirs = np.intersect1d(first.returns.end, second.returns.end, assume_unique=True, return_indices=True)
+    same = first.returns.start[ours] == second.returns.start[theirs]
+    return ours[same], theirs[same]

@@ -44,7 +44,7 @@ def describe_model(model: Model) -> str:
         ("stage", model.stage),
         ("parent", entry["parent"] or "none"),
         ("added", f"{entry['when']} by {entry['by']}"),
-        ("run", entry["run"]),
+        ("run", entry["run"] if entry.get("finished", True) else f"{entry['run']} (was not finished)"),
         ("commit", entry["commit"] or "unknown"),
         ("prices", f"{', '.join(entry['symbols']) or 'without names'}; fingerprint {entry['data_fingerprint']}"),
         ("out of sample", f"{entry['first_bar']} to {entry['last_bar']}"),
