@@ -18,6 +18,9 @@ OPTIONS = {
 }  # fmt: skip
 PLACES = {"list": ["name?"], "show": ["name", "version?"], "compare": ["first", "second"],
           "promote": ["name", "version"], "rollback": ["name"]}  # fmt: skip
+HELP = {"add": "export a run as a new version", "list": "all versions", "show": "all that is known of a version",
+        "compare": "two versions, with a paired test", "promote": "to staging or production, if it has shown enough",
+        "rollback": "to the version that was in production before"}  # fmt: skip
 WRITES = ("add", "promote", "rollback")
 
 
@@ -34,7 +37,7 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, options in OPTIONS.items():
-        command = verbs.add_parser(verb)
+        command = verbs.add_parser(verb, help=HELP[verb], description=HELP[verb])
         for place in PLACES.get(verb, ()):
             name, optional = place.strip("?"), place.endswith("?")
             command.add_argument(name, nargs="?" if optional else None, metavar=name.upper())

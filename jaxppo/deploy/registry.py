@@ -304,6 +304,8 @@ class Registry:
     def _draft(self) -> Iterator[pathlib.Path]:
         """A folder beside the models, which is moved to its place or is gone afterwards."""
         drafts = self.path / DRAFTS
+        if drafts.is_symlink():  # what is old in it would be deleted
+            raise ConfigError(f"{drafts}: is a link to another place; remove it")
         try:
             drafts.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):

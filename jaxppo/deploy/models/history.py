@@ -77,6 +77,8 @@ def read_history(folder: pathlib.Path) -> History:
       ConfigError: a line was altered or is missing, or the file cannot be read.
     """
     path = folder / HISTORY
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path}: is not a regular file; the history was expected there")
     n_known, last = _head(folder)  # before the lines: another process may add some in between
     try:
         text = path.read_bytes()

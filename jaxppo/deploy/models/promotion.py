@@ -90,7 +90,7 @@ def _deflated(about: Mapping[str, Any]) -> tuple[float | None, str]:
     if not rows:
         return None, "the model did nothing, or too few bars"
     row = min(rows, key=lambda row: row["dsr"])
-    return row["dsr"], f"of {row['trials']} trials"
+    return row["dsr"], f"of {row['trials']} trial{'' if row['trials'] == 1 else 's'}"
 
 
 def _selection_now(about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -76,6 +76,8 @@ def read_returns(folder: pathlib.Path, seal: str) -> Returns:
       ConfigError: the file is missing or was changed.
     """
     path = folder / FILE
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path}: is not a regular file")
     try:
         content = path.read_bytes()
     except OSError as error:

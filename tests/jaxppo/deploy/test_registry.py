@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import numpy as np
@@ -530,9 +531,34 @@ def test_links_and_files_in_place_of_folders_are_refused(two, tmp_path):
     for name in ("linked", "file"):
         with pytest.raises(ConfigError, match="is no folder of a model"):
             two.show(name)
+    (two.path / "trend" / "1.1.0" / "returns.npz").unlink()
+    os.mkfifo(two.path / "trend" / "1.1.0" / "returns.npz")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        two.show("trend", "1.1.0")
+    (two.path / "trend" / HISTORY).unlink()
+    os.mkfifo(two.path / "trend" / HISTORY)
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        two.list("trend")
     (tmp_path / "plain").write_text("")
     with pytest.raises(ConfigError, match="no registry is there"):
         Registry(tmp_path / "plain").list()
+
+
+def test_drafts_of_killed_processes_go_and_what_a_link_leads_to_stays(two, runs, tmp_path):
+    old, new = (two.path / ".drafts" / name for name in ("old", "new"))
+    for folder, age in ((old, 2), (new, 0)):
+        folder.mkdir()
+        os.utime(folder, (time.time() - age * 86_400,) * 2)
+    two.add(runs("good", GOOD), "trend")
+    assert not old.exists()
+    assert new.exists()
+    shutil.rmtree(two.path / ".drafts")
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    os.utime(tmp_path / "home" / "letters", (0, 0))
+    (two.path / ".drafts").symlink_to(tmp_path / "home")
+    with pytest.raises(ConfigError, match="is a link to another place"):
+        two.add(runs("good", GOOD), "trend")
+    assert (tmp_path / "home" / "letters").exists()
 
 
 def test_returns_come_back_as_they_were(tmp_path):
@@ -601,3 +627,14 @@ def test_the_policy_in_production_trades(trained):
     decisions = [one.step(bar) for one in (policy, same)]
     assert decisions[0].as_dict() == decisions[1].as_dict()
     assert jax.tree.all(jax.tree.map(np.array_equal, policy._weights, same._weights))
+
+
+def test_loading_takes_nothing_of_a_trainer(trained):
+    code = """
+import sys
+from jaxppo.deploy import Registry
+Registry("models").load("tiny", "0.1.0")
+print([name for name in ("flax", "optax", "orbax", "pydantic", "jaxppo.training", "jaxppo.ppo") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=trained[0], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr[-2000:]
