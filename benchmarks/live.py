@@ -26,6 +26,8 @@ from jaxppo.backtest.shipping import decided, shipped_of
 from jaxppo.envs import datasets
 
 RESTARTS = 5
+SAME = 1e-6
+"""Fraction of the equity up to which two orders are the same."""
 LIMITS: dict[str, Any] = {
     "masks": [
         {"volatility_cap": {"target": 0.3}},
@@ -47,8 +49,6 @@ def hourly(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Five stocks by the hour, adjusted, and what trades them."""
     bars = pd.read_parquet(data / "us_equity_1h.parquet")
     bars = bars[bars["symbol"] != "VXX"].assign(symbol=lambda x: x["symbol"].astype(str)).sort_values("timestamp")
-    last = sorted(bars["timestamp"].unique())[4999]
-    bars = bars[bars["timestamp"] <= last]
     prices = ["open", "high", "low", "close"]
     adjusted = bars[prices].mul(bars["adj_factor"].astype(float), axis=0)
     bars = bars.assign(**{name: adjusted[name] for name in prices}, volume=bars["volume"] / bars["adj_factor"])
@@ -67,7 +67,6 @@ def hourly(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
 def futures(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """38 futures by the day: settlements, quotes and carry, and what trades them."""
     bars = pd.read_parquet(data / "futures_1d.parquet").sort_values("timestamp")
-    last = sorted(bars["timestamp"].unique())[1999]
     config = {
         "data": {"futures": True},
         "features": {"groups": ["trend", "cross_section", "carry"]},
@@ -78,7 +77,7 @@ def futures(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     }
     config["masks"] = [mask for mask in LIMITS["masks"] if "liquidity" not in mask]
     config["sizing"] = [{"drawdown_control": {"limit": 0.3, "move": 0.05, "window": 500}}]
-    return config, bars[bars["timestamp"] <= last][["timestamp", "symbol", "close", "bid", "ask", "carry"]]
+    return config, bars[["timestamp", "symbol", "close", "bid", "ask", "carry"]]
 
 
 def quickstart(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -95,7 +94,8 @@ def quickstart(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return tree, bars[["timestamp", "symbol", *prices, "volume"]]
 
 
-MARKETS = {"hourly": hourly, "futures": futures, "quickstart": quickstart}
+MARKETS = {"hourly": (hourly, 5000), "futures": (futures, 2000), "quickstart": (quickstart, 3270)}
+"""What makes the prices and the configuration, and how many bars are fed."""
 
 
 def records(bars: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -105,9 +105,12 @@ def records(bars: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield {"time": pd.Timestamp(stamp).isoformat(), "bars": fields}
 
 
-def replay(name: str, data: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+def replay(name: str, data: pathlib.Path, folder: pathlib.Path, n_bars: int | None) -> dict[str, Any]:
     """Exports a policy, feeds it every bar, and compares it with the backtest."""
-    tree, bars = MARKETS[name](data)
+    market_of, usual = MARKETS[name]
+    tree, bars = market_of(data)
+    last = sorted(bars["timestamp"].unique())[: n_bars or usual][-1]
+    bars = bars[bars["timestamp"] <= last]
     path = folder / f"{name}.csv"
     bars.to_csv(path, index=False)
     tree = {"policy": SMALL, **tree, "ppo": {**tree.get("ppo", {}), **LEARNING}, "training": TRAINING}
@@ -153,10 +156,9 @@ def _fed(
         if bar < first:
             continue
         ours, theirs = decision.values["ordered"].astype(float), np.asarray(ledger.ordered[bar - first], float)
-        scale = np.maximum(np.abs(theirs), 1e-4 * decision.equity / decision.price)
-        apart = float(np.max(np.abs(ours - theirs) / scale))
+        apart = float(np.max(np.abs(ours - theirs) * decision.price)) / decision.equity
         orders.append(apart)
-        wrong += apart > 1e-3
+        wrong += apart > SAME
         traded += bool(np.any(theirs))
         bound += bool(decision.values["bound"].any())
         equity.append(abs(decision.equity / float(ledger.equity[bar - first]) - 1.0))
@@ -179,12 +181,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("markets", nargs="*", default=list(MARKETS), help=", ".join(MARKETS))
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the price files")
+    parser.add_argument("--bars", type=int, help="feed fewer bars, and record nothing")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name in given.markets:
-            found = replay(name, given.data, pathlib.Path(folder))
+            found = replay(name, given.data, pathlib.Path(folder), given.bars)
             print(name, found)
-            record(f"live_{name}", found)
+            if given.bars is None:
+                record(f"live_{name}", found)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ from .export import export_run
 from .live import live_policy
 from .live_policy import LivePolicy
 from .load import BatchStep, load_batch_step, load_policy
+from .models.text import describe_comparison, describe_line, describe_model, describe_models
 from .next_orders import next_orders
 from .positions import Positions, given_positions, read_positions
 from .registry import Registry
@@ -13,6 +14,10 @@ __all__ = [
     "LivePolicy",
     "Positions",
     "Registry",
+    "describe_comparison",
+    "describe_line",
+    "describe_model",
+    "describe_models",
     "export_run",
     "given_positions",
     "live_policy",

@@ -221,18 +221,18 @@ class Feed:
             raise RefusedError(f"open and close are not within low {prices[2]:g} and high {prices[1]:g}")
         prices[1], prices[2] = max(prices[1], top), min(prices[2], bottom)
         self._check_history(place, prices * rules.multiplier[place])
-        volume = 0.0 if bar.get("volume") is None else _number(bar, "volume")
+        volume = _optional(bar, "volume") or 0.0
         if not 0 <= volume <= LARGEST:
             raise RefusedError(f"volume is {volume:g}")
         if rules.notional:
             volume = volume / close / rules.multiplier[place]
-        bid, ask = (None if bar.get(name) is None else _number(bar, name) for name in ("bid", "ask"))
+        bid, ask = _optional(bar, "bid"), _optional(bar, "ask")
         quoted = bid is not None and ask is not None
         if quoted and not 0 < bid <= ask:  # type: ignore[operator]
             raise RefusedError(f"bid {bid:g} and ask {ask:g} are no quote")
         if rules.spread[place] == "quoted" and not quoted:
             raise RefusedError("no bid and ask, and data.spread is quoted")
-        carry = None if bar.get("carry") is None else _number(bar, "carry")
+        carry = _optional(bar, "carry")
         if carry is not None and abs(carry) > 100.0:
             raise RefusedError(f"carry is {carry:g} a year")
         return {
@@ -360,6 +360,12 @@ def parse_time(value: Any, zone: datetime.tzinfo) -> int:
 def time_text(time: int) -> str:
     """A time, ns since 1970, to the second."""
     return str(np.datetime64(time, "ns").astype("datetime64[s]"))
+
+
+def _optional(bar: Mapping[str, Any], name: str) -> float | None:
+    """A field that may be missing, as None or NaN."""
+    value = bar.get(name)
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else _number(bar, name)
 
 
 def _number(bar: Mapping[str, Any], name: str) -> float:

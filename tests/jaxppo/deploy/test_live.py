@@ -177,7 +177,7 @@ BARS = {
     "a jump": bar(open=5000.0, high=5100.0, low=4900.0, close=5050.0),
     "half, as after a split": bar(open=25.0, high=25.1, low=24.9, close=25.0),
     "negative volume": bar(volume=-1.0),
-    "volume that is none": bar(volume=math.nan),
+    "infinite volume": bar(volume=math.inf),
     "crossed quotes": bar(bid=51.0, ask=50.0),
 }
 
@@ -217,6 +217,17 @@ def test_a_bar_that_cannot_be_right_counts_as_none(policy, records, wrong):
     assert decision.values["ordered"][1] == 0.0
     assert decision.price[1] == close
     assert all(np.all(np.isfinite(value)) for value in decision.values.values())
+
+
+def test_what_is_missing_is_no_fault(policy, records):
+    fed(policy, records[:90])
+    bars = {
+        name: {**bar, "volume": math.nan, "bid": math.nan, "ask": None} for name, bar in records[90]["bars"].items()
+    }
+    decision = policy.step({"time": records[90]["time"], "bars": bars})
+    assert not decision.notes
+    assert not decision.values["tradable"].any()  # nobody traded
+    np.testing.assert_allclose(decision.price, [bar["close"] for bar in bars.values()])
 
 
 def test_no_bar_at_all_is_a_bar_without_trading(policy, records):
