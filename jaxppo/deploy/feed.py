@@ -347,7 +347,7 @@ def parse_time(value: Any, zone: datetime.tzinfo) -> int:
             time = (since.days * 86_400 + since.seconds) * SECOND + since.microseconds * 1000
         except (ValueError, OverflowError):
             time = None
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e19:  # NaN is not
         for unit, largest in ((SECOND, 1e11), (10**6, 1e14), (1000, 1e17), (1, 1e19)):
             if abs(value) < largest:
                 time = round(value * unit)
