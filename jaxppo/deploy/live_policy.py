@@ -107,7 +107,8 @@ class LivePolicy:
           record: time and bars, see `jaxppo.deploy.feed.Feed.read`.
           portfolio: the real account at that close; None for an account that the accounting function keeps, whose
             orders have filled in the bar.
-          now: seconds since 1970, by which a bar is too old or ahead of time; None takes every bar as it comes.
+          now: seconds since 1970, by which a bar is too old or ahead of time; None takes every bar as it comes. With it
+            the account opens at the first bar that may be traded on.
 
         Returns:
           The decision, for the open of the next bar. A record that is not used changes nothing, and says why.
@@ -123,8 +124,12 @@ class LivePolicy:
         except RefusedError as error:
             return self._told(self._refused(str(error)))
         told = self._bar(reading, portfolio)
-        self._state, said = self._step(self._weights, self._state, told)
+        after, said = self._step(self._weights, self._state, told)
         values = dict(zip(self.rules.output, jax.device_get(said), strict=True))
+        if not bool(self._state[-1]):  # `opened`: no account was open in this bar, and one opens where it may trade
+            values |= {name: np.zeros_like(values[name]) for name in ("filled", "paid")}
+            after = [*after[:-1], after[-1] & (not self._is_old(reading, now))]
+        self._state = after
         return self._told(self._decision(reading, values, now))
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
@@ -183,6 +188,10 @@ class LivePolicy:
         if time > (now + MAX_AHEAD) * SECOND:
             raise RefusedError(f"the bar of {time_text(time)} begins after the present {time_text(int(now * SECOND))}")
 
+    def _is_old(self, reading: Reading, now: float | None) -> bool:
+        """Whether a bar ended too long ago to be traded on."""
+        return now is not None and now > reading.time / SECOND + self.rules.feed.bar_seconds + self.max_age
+
     def _bar(self, reading: Reading, portfolio: Positions | None) -> list[np.ndarray]:
         """What the step is told."""
         told = {f"fields.{name}": value for name, value in reading.fields.items()}
@@ -208,9 +217,9 @@ class LivePolicy:
         if reading.unknown:
             notes.append(f"not traded: {', '.join(reading.unknown[:8])}")
         status = "decided" if bool(said["opened"]) else "warming up"
-        end = reading.time / SECOND + self.rules.feed.bar_seconds
-        if now is not None and now > end + self.max_age:
+        if now is not None and self._is_old(reading, now):
             status = "stale" if status == "decided" else status
+            end = reading.time / SECOND + self.rules.feed.bar_seconds
             notes.append(f"the bar ended {now - end:.0f} s ago; at most {self.max_age:g} s may pass")
         if status != "decided":
             said["ordered"] = np.zeros_like(said["ordered"])
