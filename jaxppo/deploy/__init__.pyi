@@ -7,6 +7,7 @@ from .models.text import describe_comparison, describe_line, describe_model, des
 from .next_orders import next_orders
 from .positions import Positions, given_positions, read_positions
 from .registry import Registry
+from .trader import Trader, follow
 
 __all__ = [
     "BatchStep",
@@ -14,11 +15,13 @@ __all__ = [
     "LivePolicy",
     "Positions",
     "Registry",
+    "Trader",
     "describe_comparison",
     "describe_line",
     "describe_model",
     "describe_models",
     "export_run",
+    "follow",
     "given_positions",
     "live_policy",
     "load_batch_step",

@@ -1,0 +1,1 @@
+"""What a trader needs beside policy and broker: books, feeds, a page."""

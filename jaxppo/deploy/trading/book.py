@@ -1,0 +1,169 @@
+"""The books of a trader: what was decided and ordered, as its log has it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections import deque
+from typing import Any
+
+from jaxppo.deploy.brokers.base import WORKING, Order, Status
+from jaxppo.deploy.log import Log
+from jaxppo.errors import ConfigError
+
+LOG = "orders.jsonl"
+RECENT = 20
+"""Decisions, orders and refused records that are shown."""
+LONGEST_CURVE = 2000
+"""Points of the equity curve; of a longer one every second point is dropped."""
+PENDING, DRY, EXPIRED = "pending", "dry", "expired"
+"""States of orders that no broker has: decided and not acknowledged, not to be sent, and too old to be sent."""
+
+
+@dataclasses.dataclass
+class Written:
+    """An order in the books.
+
+    Attributes:
+      order: what was decided.
+      state: of the broker, or one of `PENDING`, `DRY`, `EXPIRED`.
+      filled: shares so far, signed.
+      reason: of a rejection.
+    """
+
+    order: Order
+    state: str = PENDING
+    filled: float = 0.0
+    reason: str = ""
+
+
+class Books:
+    """Decisions and orders of one policy in one account.
+
+    Args:
+      folder: of the trader; made where it is missing.
+      identity: of the policy.
+      account: name of broker and account.
+
+    Attributes:
+      last: the last decision, as the log has it; empty before the first.
+      orders: those of the last decision, and earlier ones that are not done; by client id.
+      curve: time and equity at closes so far.
+      recent: last decisions.
+      closed: last orders that are done.
+      events: last things that were out of order: time and what.
+
+    Raises:
+      ConfigError: another process trades in the folder, its log is damaged, or of another policy or account.
+    """
+
+    def __init__(self, folder: pathlib.Path, identity: str, account: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.last: dict[str, Any] = {}
+        self.orders: dict[str, Written] = {}
+        self.curve: list[tuple[str, float]] = []
+        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self.closed: deque[Written] = deque(maxlen=RECENT)
+        self.events: deque[tuple[str, str]] = deque(maxlen=RECENT)
+        self.log = Log(folder / LOG)
+        try:
+            self._replay(identity, account)
+        except BaseException:
+            self.log.close()
+            raise
+
+    def decided(self, **content: Any) -> None:
+        """Writes a decision with its orders: from here on they are to be sent, once.
+
+        Args:
+          content: see `Trader`.
+        """
+        self._apply(self.log.append("bar", **content))
+
+    def became(self, client_id: str, state: str, filled: float = 0.0, reason: str = "") -> None:
+        """Writes what became of an order, where that is new.
+
+        Args:
+          client_id: of the order.
+          state: see `Written`.
+          filled: shares so far, signed.
+          reason: of a rejection.
+        """
+        written = self.orders[client_id]
+        if (written.state, written.filled) != (state, filled):
+            self._apply(self.log.append("order", client_id=client_id, state=state, filled=filled, reason=reason[:200]))
+
+    def answered(self, client_id: str, status: Status) -> None:
+        """Writes what a broker says of an order.
+
+        Args:
+          client_id: of the order.
+          status: from the broker.
+        """
+        self.became(client_id, status.state, status.filled, status.reason)
+
+    def noted(self, what: str, **content: Any) -> None:
+        """Writes what was out of order.
+
+        Args:
+          what: in one line.
+          content: beside it.
+        """
+        self._apply(self.log.append("note", what=what[:300], time=self.last.get("time", ""), **content))
+
+    @property
+    def pending(self) -> list[Order]:
+        """Orders that are to be sent, or of which it is not known whether they were."""
+        return [written.order for written in self.orders.values() if written.state == PENDING]
+
+    @property
+    def working(self) -> list[Order]:
+        """Orders of which more may fill."""
+        return [written.order for written in self.orders.values() if written.state in WORKING]
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """Symbol -> shares that the account should have: those at the last decision, and what has filled since."""
+        held = dict(self.last.get("shares", {}))
+        for written in self.orders.values():
+            if written.order.time == self.last.get("time"):
+                held[written.order.symbol] = held.get(written.order.symbol, 0.0) + written.filled
+        return held
+
+    def _replay(self, identity: str, account: str) -> None:
+        """Takes over what the log has."""
+        if not self.log.entries:
+            self.log.append("opened", identity=identity, account=account)
+        for number, entry in enumerate(self.log.entries):
+            if number > 0:
+                self._apply(entry)
+            elif entry.get("identity") != identity:
+                raise ConfigError(f"{self.log.path}: of another policy; give another folder, or the policy of this one")
+            elif entry.get("account") != account:
+                raise ConfigError(f"{self.log.path}: of the account {entry.get('account')}, not {account}")
+        self.log.entries.clear()
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        """Takes over a line."""
+        if entry["kind"] == "bar":
+            self._next_bar(entry)
+        elif entry["kind"] == "order":
+            written = self.orders[entry["client_id"]]
+            written.state, written.filled, written.reason = entry["state"], entry["filled"], entry["reason"]
+        elif entry["kind"] == "note":
+            self.events.append((entry["time"], entry["what"]))
+
+    def _next_bar(self, entry: dict[str, Any]) -> None:
+        """Takes over a decision; orders that are done leave."""
+        for name, written in list(self.orders.items()):
+            if written.state not in (PENDING, *WORKING):
+                self.closed.append(self.orders.pop(name))
+        self.last = entry
+        for plain in entry["orders"]:
+            order = Order(**plain, time=entry["time"])
+            self.orders[order.client_id] = Written(order)
+        self.recent.append(entry)
+        if entry["equity"] is not None:
+            self.curve.append((entry["time"], entry["equity"]))
+        if len(self.curve) > LONGEST_CURVE:
+            self.curve = [*self.curve[:-1:2], self.curve[-1]]
