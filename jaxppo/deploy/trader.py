@@ -8,6 +8,7 @@ those that never arrived.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import time as clock
@@ -155,8 +156,9 @@ class Trader:
             if self.send and self.books.pending:
                 raise BrokerError("orders are not acknowledged; nothing is decided before it is known of them")
             self._settle(self.broker)
-            self._positions = self._asked(self.broker.positions)
-            self._reconcile(self._positions)
+            found: Positions = self._asked(self.broker.positions)
+            self._reconcile(found)
+            self._positions = found if found.on_order else dataclasses.replace(found, on_order=self.books.on_order)
         return self._positions
 
     def _may_trade(self, record: Mapping[str, Any], now: float | None) -> bool:

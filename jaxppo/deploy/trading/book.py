@@ -122,6 +122,16 @@ class Books:
         return [written.order for written in self.orders.values() if written.state in WORKING]
 
     @property
+    def on_order(self) -> dict[str, float]:
+        """Symbol -> shares that may still fill, signed."""
+        found: dict[str, float] = {}
+        for written in self.orders.values():
+            if written.state in WORKING:
+                missing = written.order.quantity - written.filled
+                found[written.order.symbol] = found.get(written.order.symbol, 0.0) + missing
+        return found
+
+    @property
     def expected(self) -> dict[str, float]:
         """Symbol -> shares that the account should have: those at the last decision, and what has filled since."""
         held = dict(self.last.get("shares", {}))

@@ -217,6 +217,23 @@ def test_what_is_left_of_an_order_is_taken_back_before_the_next_decision(tmp_pat
     close(trader)
 
 
+def test_what_cannot_be_taken_back_is_on_order(tmp_path):
+    class Slow(RealBroker):
+        def cancel(self, order):
+            self.cancelled.append(order.client_id)
+
+    broker, told = Slow(), []
+    broker.fraction = 0.5
+    trader = Trader(CheapPolicy(), tmp_path, broker, send=True)
+    step = trader.policy.step
+    trader.policy.step = lambda record, portfolio, now: told.append(portfolio) or step(record, portfolio, now=now)
+    for record in BARS[:2]:
+        trader.take(record)
+    assert told[0].on_order == {}
+    assert told[1].on_order == {"AAA": 5.0, "BBB": -2.5}
+    close(trader)
+
+
 def test_rejections_are_written_down_and_not_repeated(tmp_path):
     broker = RealBroker()
     broker.reject = True
