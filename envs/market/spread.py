@@ -158,11 +158,36 @@ def invariant_half_spread(
     Reference: Kyle, Obizhaeva (2016), Market microstructure invariance: empirical hypotheses, Econometrica 84, for the
     linear cost of the benchmark stock.
     """
+    moves, traded = moves_and_value(high, low, close, volume)
+    mean = pd.DataFrame({"move": moves, "traded": traded}).rolling(window, min_periods=1).mean()
+    return by_invariance(mean["move"].to_numpy(), mean["traded"].to_numpy())
+
+
+def moves_and_value(
+    high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute log returns `[N]` and traded value `[N]` of bars, see `invariant_half_spread`.
+
+    Args:
+      high: `[N]`.
+      low: `[N]`.
+      close: `[N]`.
+      volume: `[N]`.
+    """
     moves = np.abs(np.diff(np.log(close), prepend=np.log(close[0])))
     # The first bar has no return. Of a random walk the mean range is twice the mean absolute return.
     moves[0] = np.log(high[0] / low[0]) / 2
-    mean = pd.DataFrame({"move": moves, "traded": close * np.nan_to_num(volume)}).rolling(window, min_periods=1).mean()
-    volatility, traded = np.sqrt(np.pi / 2) * mean["move"].to_numpy(), mean["traded"].to_numpy()
+    return moves, close * np.nan_to_num(volume)
+
+
+def by_invariance(move: np.ndarray, traded: np.ndarray) -> np.ndarray:
+    """The half-spread of a mean absolute log return and a mean traded value, see `invariant_half_spread`.
+
+    Args:
+      move: any shape, >= 0.
+      traded: of the same shape, currency a bar.
+    """
+    volatility = np.sqrt(np.pi / 2) * move
     activity = np.where(traded > 0, volatility * traded, np.nan) / BENCHMARK_ACTIVITY
     with np.errstate(divide="ignore", invalid="ignore"):
         half = BENCHMARK_COST * activity ** (-1 / 3) * volatility / BENCHMARK_VOLATILITY

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxppo.envs.market.spread import estimated_half_spread, invariant_half_spread
+from jaxppo.envs.market.spread import by_invariance, estimated_half_spread, moves_and_value
 from jaxppo.errors import DataError
 
 PRICES = ("open", "high", "low", "close")
@@ -26,7 +26,7 @@ SECOND, DAY = 10**9, 86_400 * 10**9
 EARLIEST, LATEST = -2_208_988_800 * SECOND, 7_258_118_400 * SECOND
 """Times of bars lie between these, ns since 1970: 1900 to 2200."""
 SMALLEST, LARGEST = 1e-9, 1e15
-WIDEST, EDGE_CAP = 0.5, 20e-4
+WIDEST = 0.5
 SPLIT_RATIOS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
 
 
@@ -52,6 +52,7 @@ class FeedRules:
       half_spread: of each asset, for fixed, fraction of the price; None otherwise.
       tick: of each asset; None for none.
       min_half_spread: floor of estimates.
+      widest_edge: largest half-spread by edge, fraction of the price.
       spread_window: bars per estimate.
       range_tolerance: see `load_market`, as the following.
       max_log_jump: of log prices.
@@ -74,6 +75,7 @@ class FeedRules:
     half_spread: tuple[float | None, ...]
     tick: tuple[float | None, ...]
     min_half_spread: float
+    widest_edge: float
     spread_window: int
     range_tolerance: float
     max_log_jump: float
@@ -289,8 +291,10 @@ class Feed:
         if source == "edge":
             floor = max(floor, rules.min_half_spread)
             found = estimated_half_spread(*rows[:, :4].T, window=rules.spread_window, floor=rules.min_half_spread)[-1]
-            return max(min(float(found), EDGE_CAP), floor)
-        found = invariant_half_spread(*rows[:, 1:].T, window=rules.spread_window)[-1]
+            return max(min(float(found), rules.widest_edge), floor)
+        # The oldest row is there for the return of the one after it.
+        moves, traded = (x[-rules.spread_window :].mean() for x in moves_and_value(*rows[:, 1:].T))
+        found = float(by_invariance(moves, traded))
         return max(min(float(found), WIDEST) if math.isfinite(found) else rules.min_half_spread, floor)
 
     def _calendar(self, time: int) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxppo.deploy.feed import FeedRules
+from jaxppo.envs.data.spreads import EDGE_CAP, WIDEST
 from jaxppo.run.setup import Setup
 
 
@@ -42,6 +43,7 @@ def feed_rules(setup: Setup) -> FeedRules:
         half_spread=each(data.half_spread),
         tick=each(data.tick),
         min_half_spread=data.min_half_spread,
+        widest_edge=WIDEST if data.spread else EDGE_CAP,
         spread_window=data.spread_window,
         range_tolerance=data.range_tolerance,
         max_log_jump=data.max_log_jump,

@@ -18,8 +18,8 @@ CASH = 1e6
 RULES = FeedRules(
     symbols=SYMBOLS, daily=False, bar_seconds=60.0, timezone="UTC", calendar=None, volume_known=(True, True),
     counted=(False, False), notional=False, multiplier=(1.0, 1.0), spread=("fixed", "fixed"),
-    half_spread=(1e-4, 1e-4), tick=(None, None), min_half_spread=1e-4, spread_window=4, range_tolerance=1e-3,
-    max_log_jump=1.0, max_log_range=2.0, split_tolerance=0.0, max_hole_days=30.0,
+    half_spread=(1e-4, 1e-4), tick=(None, None), min_half_spread=1e-4, widest_edge=2e-3, spread_window=4,
+    range_tolerance=1e-3, max_log_jump=1.0, max_log_range=2.0, split_tolerance=0.0, max_hole_days=30.0,
 )  # fmt: skip
 
 
