@@ -83,7 +83,7 @@ def futures(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
 def quickstart(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """The shipped prices and the network of the quick start."""
     del data
-    bars = pd.read_csv(datasets.FILES["us5_1d"]).rename(columns=str.lower)
+    bars = pd.read_csv(pathlib.Path(datasets.__file__).parent / datasets.FILES["us5_1d"]).rename(columns=str.lower)
     factor, prices = bars["adj close"] / bars["close"], ["open", "high", "low", "close"]
     adjusted = {name: bars[name] * factor for name in prices}
     bars = bars.assign(**adjusted, volume=bars["volume"] / factor).rename(
