@@ -103,6 +103,7 @@ def test_a_policy_that_takes_no_position_yet_is_led_to_one(base):
     assert abs(slope) > 1e-3
 
 
+@pytest.mark.slow
 def test_discounted_rewards_are_those_of_a_loop():
     task, net, params = problem()
     key_start, key = jax.random.split(jax.random.key(4))

@@ -134,7 +134,8 @@ def write_walk_forward(path: pathlib.Path) -> None:
     report.write_report(path, example(90, sections={"Walk-forward": html}))
 
 
-REPORTS = (write_run, write_run_of_many_assets, write_training, write_monte_carlo, write_walk_forward)
+MANY_ASSETS = pytest.param(write_run_of_many_assets, marks=pytest.mark.slow)
+REPORTS = (write_run, MANY_ASSETS, write_training, write_monte_carlo, write_walk_forward)
 
 
 @pytest.mark.parametrize("write", REPORTS, ids=lambda write: write.__name__)

@@ -110,7 +110,8 @@ def test_three_ways_to_run_give_one_memory(name):
         np.testing.assert_allclose(memory[way], memory["chunk"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["simulated", pytest.param("hourly", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simulated", "hourly"])
 def test_bfloat16_keeps_them_together(name):
     """2e-2 of the size of a memory, root mean square."""
     memory = three_ways(name, "bfloat16")

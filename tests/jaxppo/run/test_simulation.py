@@ -17,6 +17,8 @@ from jaxppo.run.data import load_data
 from jaxppo.run.folder import data_report
 from jaxppo.run.simulation import factor_strength
 
+pytestmark = pytest.mark.slow
+
 GBM = {"kind": "gbm", "n_bars": 400, "n_assets": 2}
 
 
