@@ -1,4 +1,6 @@
 from .decision import Decision
+from .drift.fills import Fill
+from .drift.tracker import Drift
 from .export import export_run
 from .live import live_policy
 from .live_policy import LivePolicy
@@ -12,6 +14,8 @@ from .trader import Trader, follow
 __all__ = [
     "BatchStep",
     "Decision",
+    "Drift",
+    "Fill",
     "LivePolicy",
     "Positions",
     "Registry",

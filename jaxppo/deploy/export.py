@@ -17,9 +17,10 @@ from jax import export as jax_export
 
 from jaxppo import __version__
 from jaxppo.config import dump_config
+from jaxppo.deploy.drift.of_run import training_reference
 from jaxppo.deploy.live import live_parts, rules_for
 from jaxppo.deploy.live_step import LiveStep
-from jaxppo.deploy.load import BATCH, CONFIG, PLATFORMS, RULES, STATE, STEP, WEIGHTS, numbered
+from jaxppo.deploy.load import BATCH, CONFIG, PLATFORMS, REFERENCE, RULES, STATE, STEP, WEIGHTS, numbered
 from jaxppo.deploy.manifest import write_manifest
 from jaxppo.deploy.model_card import model_card
 from jaxppo.deploy.program import program_of
@@ -81,6 +82,8 @@ def _write(run: SavedRun, live: LiveStep, about: dict[str, Any], target: pathlib
     }))  # fmt: skip
     rules = dataclasses.asdict(rules_for(program, about))
     write_text(target / RULES, json.dumps(rules, indent=2) + "\n")
+    reference = training_reference(run.setup).as_dict()
+    write_text(target / REFERENCE, json.dumps(reference, allow_nan=False) + "\n")
     write_text(target / CONFIG, dump_config(run.setup.config))
     write_text(target / CARD, model_card(run, about["identity"]))
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxppo.backtest.agent_account import rules_of
 from jaxppo.backtest.shipping import decided, shipped_of
 from jaxppo.config import dump_config
+from jaxppo.deploy.drift.of_run import training_reference
 from jaxppo.deploy.explained import mask_names
 from jaxppo.deploy.live_policy import LivePolicy, LiveRules
 from jaxppo.deploy.live_step import LiveStep, check_streams, window_of
@@ -47,7 +48,7 @@ def live_policy(
     program = program_of(live)
     return LivePolicy(
         program.step, program.weights, program.state, program.bar, rules_for(program, rules), journal=journal,
-        max_age=max_age,
+        max_age=max_age, reference=training_reference(run.setup),
     )  # fmt: skip
 
 

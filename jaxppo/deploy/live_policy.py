@@ -17,11 +17,16 @@ import safetensors
 import safetensors.numpy
 
 from jaxppo.deploy.decision import Decision
+from jaxppo.deploy.drift.fills import Fill, add_fills, cost_of
+from jaxppo.deploy.drift.reference import Reference
+from jaxppo.deploy.drift.tracker import Drift, Tracker
 from jaxppo.deploy.feed import SECOND, Feed, FeedRules, Reading, RefusedError, time_text
 from jaxppo.deploy.positions import Positions
 from jaxppo.errors import ConfigError
 
 Step = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Sequence[Any], Sequence[Any]]]
+DRIFT = "drift "
+"""How names of arrays of a saved state begin that belong to drift."""
 MAX_AHEAD = 60.0
 """Seconds by which the start of a bar may lie ahead of the clock."""
 
@@ -65,6 +70,7 @@ class LivePolicy:
       journal: file to which every decision is appended as a line of JSON; None for none.
       max_age: seconds after the end of a bar until which it may be traded on, where a step is told the time; None takes
         the length of a bar.
+      reference: what training looked like; None measures no drift.
     """
 
     def __init__(
@@ -77,19 +83,21 @@ class LivePolicy:
         *,
         journal: str | pathlib.Path | None = None,
         max_age: float | None = None,
+        reference: Reference | None = None,
     ):
         self.rules, self.feed = rules, Feed(rules.feed)
         self.journal = None if journal is None else pathlib.Path(journal)
         self.max_age = rules.feed.bar_seconds if max_age is None else max_age
         self._step, self._like = jax.jit(step), dict(bar)
         self._weights, self._start = [jax.numpy.asarray(x) for x in weights], list(state)
-        self._killed = False
+        self._killed, self._reference = False, reference
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything but the kill switch: as before the first bar."""
         self.feed = Feed(self.rules.feed)
         self._state = [jax.numpy.asarray(x) for x in self._start]
+        self._tracker = None if self._reference is None else Tracker(self._reference)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -100,7 +108,25 @@ class LivePolicy:
         """From the next bar on everything is closed, and stays closed."""
         self._killed = True
 
-    def step(self, record: Any, portfolio: Positions | None = None, *, now: float | None = None) -> Decision:
+    @property
+    def drift(self) -> Drift:
+        """Live features, spreads, volatility and costs against those of training.
+
+        Raises:
+          ConfigError: the policy has no reference.
+        """
+        if self._tracker is None:
+            raise ConfigError(f"{self.rules.name}: has no reference of its training; drift is not measured")
+        return self._tracker.drift()
+
+    def step(
+        self,
+        record: Any,
+        portfolio: Positions | None = None,
+        *,
+        now: float | None = None,
+        fills: Sequence[Fill] = (),
+    ) -> Decision:
         """Takes the account through the bar that has just closed, and decides.
 
         Args:
@@ -109,13 +135,18 @@ class LivePolicy:
             orders have filled in the bar.
           now: seconds since 1970, by which a bar is too old or ahead of time; None takes every bar as it comes. With it
             the account opens at the first bar that may be traded on.
+          fills: those of the real account in the bar, whose costs are compared with the model; of a record that is not
+            used, or of an asset without a bar, none are.
 
         Returns:
-          The decision, for the open of the next bar. A record that is not used changes nothing, and says why.
+          The decision, for the open of the next bar. A record that is not used changes nothing, and says why. Notes
+          name what has begun to drift.
 
         Raises:
-          DataError: positions in what the market has not, or nothing left of the account.
+          DataError: positions or fills in what the market has not, a fill without size or price, or nothing left of the
+            account.
         """
+        filled = add_fills(fills, self.symbols, self.rules.feed.multiplier)
         if portfolio is not None:
             portfolio.check(self.symbols)
         try:
@@ -123,14 +154,24 @@ class LivePolicy:
             reading = self.feed.read(record)
         except RefusedError as error:
             return self._told(self._refused(str(error)))
-        told = self._bar(reading, portfolio)
+        told = self._bar(reading, portfolio, filled.size)
         after, said = self._step(self._weights, self._state, told)
         values = dict(zip(self.rules.output, jax.device_get(said), strict=True))
         if not bool(self._state[-1]):  # `opened`: no account was open in this bar, and one opens where it may trade
             values |= {name: np.zeros_like(values[name]) for name in ("filled", "paid")}
             after = [*after[:-1], after[-1] & (not self._is_old(reading, now))]
         self._state = after
-        return self._told(self._decision(reading, values, now))
+        features, modelled = values.pop("features"), values.pop("modelled")
+        drifted: list[str] = []
+        if self._tracker is not None and not bool(values["opened"]):
+            self._tracker.watch(reading.fields)
+        elif self._tracker is not None:
+            self._tracker.count(features, reading.fields)
+            cost = cost_of(filled, modelled, reading.fields["open"], reading.fields["tradable"])
+            if cost is not None:
+                self._tracker.count_cost(*cost)
+            drifted = self._tracker.begun()
+        return self._told(self._decision(reading, values, now, drifted))
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Writes the state, in one move, so that `restore` goes on from here exactly.
@@ -141,6 +182,10 @@ class LivePolicy:
         path = pathlib.Path(path)
         arrays = {f"{number:04d}": np.asarray(x, order="C") for number, x in enumerate(jax.device_get(self._state))}
         about = {"feed": self.feed.state(), "killed": self._killed, "identity": self.rules.identity}
+        if self._tracker is not None:
+            arrays |= {DRIFT + name: np.asarray(x, order="C") for name, x in self._tracker.arrays().items()}
+            about["drift"] = self._tracker.state()
+        arrays = dict(sorted(arrays.items()))  # the digest is taken in the order in which `restore` reads
         text = json.dumps(about)
         sealed = {"about": text, "sha256": _digest(arrays, text)}
         draft = path.with_name(path.name + ".part")
@@ -175,6 +220,13 @@ class LivePolicy:
             raise ConfigError(f"{path}: it was changed; start anew with the prices so far")
         if about["identity"] != self.rules.identity:
             raise ConfigError(f"{path}: the state is that of another policy than {self.rules.name}")
+        counted = {name.removeprefix(DRIFT): arrays.pop(name) for name in list(arrays) if name.startswith(DRIFT)}
+        if self._reference is not None:
+            self._tracker = Tracker(self._reference)
+            try:
+                self._tracker.restore(counted, about["drift"])
+            except (KeyError, ValueError):
+                raise ConfigError(f"{path}: what it has of drift is not of this policy's training") from None
         self._state = [jax.numpy.asarray(arrays[name]) for name in sorted(arrays)]
         self.feed = Feed(self.rules.feed)
         self.feed.restore(about["feed"])
@@ -192,14 +244,16 @@ class LivePolicy:
         """Whether a bar ended too long ago to be traded on."""
         return now is not None and now > reading.time / SECOND + self.rules.feed.bar_seconds + self.max_age
 
-    def _bar(self, reading: Reading, portfolio: Positions | None) -> list[np.ndarray]:
+    def _bar(
+        self, reading: Reading, portfolio: Positions | None, real_fills: np.ndarray | float = 0.0
+    ) -> list[np.ndarray]:
         """What the step is told."""
         told = {f"fields.{name}": value for name, value in reading.fields.items()}
         if self.rules.session is not None:
             from jaxppo.deploy.session import session_rows  # the calendar of an exchange takes a second to load
 
             told |= session_rows(self.rules.session, self.rules.feed, reading.time)
-        told["kill"] = np.asarray(self._killed)
+        told |= {"kill": np.asarray(self._killed), "real_fills": np.asarray(real_fills)}
         if portfolio is not None:
             told["given"] = np.asarray(True)
             for name, of in (("shares", portfolio.shares), ("on_order", portfolio.on_order)):
@@ -210,7 +264,9 @@ class LivePolicy:
         return [np.broadcast_to(np.asarray(told.get(name, like[name]), like[name].dtype), like[name].shape) for name in
                 self.rules.bar]  # fmt: skip
 
-    def _decision(self, reading: Reading, values: dict[str, np.ndarray], now: float | None) -> Decision:
+    def _decision(
+        self, reading: Reading, values: dict[str, np.ndarray], now: float | None, drifted: Sequence[str]
+    ) -> Decision:
         """What a step has said, for people and brokers."""
         said = {name.removeprefix("decided."): value for name, value in values.items()}
         notes = [f"{symbol}: no bar: {reason}" for symbol, reason in reading.refused.items()]
@@ -232,7 +288,7 @@ class LivePolicy:
             values=said,
             masks=self.rules.masks,
             sizing=self.rules.sizing,
-            notes=tuple(notes),
+            notes=(*notes, *drifted),
             status=status,
         )
 

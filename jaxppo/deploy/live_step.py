@@ -17,6 +17,7 @@ from flax import struct
 
 from jaxppo.backtest.account import AccountRules, AccountState, close_bar, monitored_account, open_account
 from jaxppo.deploy.explained import Explained, explained_orders
+from jaxppo.envs.execution.costs import trade_costs, unpack_bar
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.account import BarRow, Placed
@@ -47,6 +48,7 @@ class LiveBar(struct.PyTreeNode):
       on_order: `[A]` shares of it that are still to be worked.
       equity: `[]` its equity, currency.
       kill: `[]` bool, close everything and stay out from now on.
+      real_fills: `[A]` shares that the real account bought and sold in the bar, without sign.
     """
 
     fields: dict[str, jax.Array]
@@ -56,6 +58,7 @@ class LiveBar(struct.PyTreeNode):
     on_order: jax.Array
     equity: jax.Array
     kill: jax.Array
+    real_fills: jax.Array
 
 
 class LiveState(struct.PyTreeNode):
@@ -86,6 +89,9 @@ class LiveOutput(NamedTuple):
       shares: `[A]` positions at the close.
       filled: `[A]` shares that the accounting function filled in the bar.
       paid: `[]` currency, what that cost.
+      features: `[A, F]` float32 that the decision could read; NaN where unknown.
+      modelled: `[A]` currency that the accounting function charges for `LiveBar.real_fills` at the open of the bar; own
+        displacement of prices left out.
     """
 
     decided: Explained
@@ -94,6 +100,8 @@ class LiveOutput(NamedTuple):
     shares: jax.Array
     filled: jax.Array
     paid: jax.Array
+    features: jax.Array
+    modelled: jax.Array
 
 
 def window_of(setup: Setup, policy: Policy) -> int:
@@ -169,7 +177,7 @@ class LiveStep:
         zero, no, nothing = jnp.zeros(()), jnp.zeros((), bool), jnp.zeros(n_assets)
         fields = {name: jnp.zeros_like(getattr(market, name)[0]) for name in there}
         rows = {name: jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows) for name, rows in self._host_rows().items()}
-        return LiveBar(fields, rows, no, nothing, nothing, zero, no)
+        return LiveBar(fields, rows, no, nothing, nothing, zero, no, nothing)
 
     def _host_rows(self) -> dict[str, Any]:
         """Tables of the masks that the host makes rows of, for their shapes."""
@@ -206,7 +214,11 @@ class LiveStep:
         keep = jax.tree.map(
             lambda new, old: jnp.where(opened, new, old), (after, ordered.placed), (account, state.placed)
         )
-        output = LiveOutput(decided, opened, monitored, account.account.portfolio.shares, filled, paid)
+        features = params.features[at].astype(jnp.float32)
+        packed = unpack_bar(params.table[at])
+        modelled = trade_costs(bar.real_fills, packed.open, packed, costs).total()
+        shares = account.account.portfolio.shares
+        output = LiveOutput(decided, opened, monitored, shares, filled, paid, features, modelled)
         return LiveState(bars, state.seen + 1, *keep, opened), output
 
     def _row(

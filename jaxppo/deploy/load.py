@@ -11,12 +11,14 @@ import numpy as np
 import safetensors.numpy
 from jax import export as jax_export
 
+from jaxppo.deploy.drift.reference import Reference
 from jaxppo.deploy.feed import FeedRules
 from jaxppo.deploy.live_policy import LivePolicy, LiveRules
 from jaxppo.deploy.manifest import read_manifest
 from jaxppo.errors import ConfigError
 
 STEP, BATCH, RULES, CONFIG = "step.bin", "step_of_many.bin", "rules.json", "config.yaml"
+REFERENCE = "reference.json"
 WEIGHTS, STATE = "weights.safetensors", "state.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -34,8 +36,15 @@ def load_policy(
     Raises:
       ConfigError: no export, another format, or a file that was changed, is missing or is not of it.
     """
-    rules, exported, weights, state, bar = _read(pathlib.Path(folder), STEP)
-    return LivePolicy(exported.call, weights, state, bar, rules, journal=journal, max_age=max_age)
+    folder = pathlib.Path(folder)
+    rules, exported, weights, state, bar = _read(folder, STEP)
+    try:
+        reference = Reference.from_dict(json.loads((folder / REFERENCE).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ConfigError(f"{folder}: cannot be read by this version: {error}") from None
+    return LivePolicy(
+        exported.call, weights, state, bar, rules, journal=journal, max_age=max_age, reference=reference
+    )  # fmt: skip
 
 
 class BatchStep(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from functools import partial
@@ -16,15 +17,17 @@ from jaxppo.backtest.agent_account import rules_of
 from jaxppo.backtest.shipping import decided, ship_notes, shipped_of
 from jaxppo.backtest.simulate import continue_account, market_rows, policy_rows
 from jaxppo.deploy.decision import Decision
+from jaxppo.deploy.drift.of_run import recent_drift, training_reference
 from jaxppo.deploy.explained import Explained, explained_orders, mask_names
 from jaxppo.deploy.positions import Positions
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.errors import UserError
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.build import unfinished_note
 from jaxppo.run.periods import time_of
-from jaxppo.run.saved import SavedRun, load_run_for_next_bar
+from jaxppo.run.saved import SavedRun, load_run, load_run_for_next_bar
 
 
 def next_orders(
@@ -54,7 +57,20 @@ def next_orders(
     run = load_run_for_next_bar(folder, data=data, overrides=overrides, market=market)
     with jax.default_device(run.setup.devices[0]):
         run = decided(run)
-        return decide_at_last_bar(run, positions)
+        decision = decide_at_last_bar(run, positions)
+        return dataclasses.replace(decision, notes=(*decision.notes, *_drift_notes(run, market)))
+
+
+def _drift_notes(run: SavedRun, market: MarketData | None) -> tuple[str, ...]:
+    """How the last bars differ from those that a run was trained on, in a sentence each."""
+    setup = run.setup
+    trained = setup
+    if "train" not in setup.periods:
+        try:
+            trained = load_run(run.folder, market=market).setup
+        except UserError:
+            return ("drift is not known: the prices of the training cannot be read",)
+    return recent_drift(setup, training_reference(trained), setup.periods["test"].last - 1).alarms
 
 
 def decide_at_last_bar(run: SavedRun, positions: Positions | None = None) -> Decision:
