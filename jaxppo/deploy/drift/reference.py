@@ -57,7 +57,8 @@ class Reference:
       window: N, bars that are compared.
       n_bars: of training.
       edges: `[F, B - 2]` between bins; infinite where there are fewer.
-      shares: `[F, B]` expected shares.
+      shares: `[F, B]` expected shares; of an asset from the bar on at which the feature is first known.
+      compared: `[F, A]` 1 where the feature of the asset was ever known in training, else 0: its live values count.
       stability: limits of the population stability of each feature.
       half_spread: `[A]` mean in training, fraction of the price.
       half_spread_quantiles: `[A, 3]` 5 %, 50 % and 95 % of it.
@@ -74,6 +75,7 @@ class Reference:
     n_bars: int
     edges: np.ndarray
     shares: np.ndarray
+    compared: np.ndarray
     stability: Limits
     half_spread: np.ndarray
     half_spread_quantiles: np.ndarray
@@ -105,7 +107,7 @@ class Reference:
         """
         n, a = len(plain["features"]), len(plain["symbols"])
         shapes = {"edges": (n, N_BINS - 1), "shares": (n, N_CATEGORIES), "half_spread": (a,), "volatility": (a,)}
-        shapes |= {"half_spread_quantiles": (a, 3), "volatility_quantiles": (a, 3), "cost": (a,)}
+        shapes |= {"compared": (n, a), "half_spread_quantiles": (a, 3), "volatility_quantiles": (a, 3), "cost": (a,)}
         arrays: dict[str, Any] = {
             name: _array(plain[name], shape, np.inf if name == "edges" else np.nan) for name, shape in shapes.items()
         }
@@ -175,10 +177,11 @@ def make_reference(
     step = max(window // STARTS_PER_WINDOW, 1)
     starts = np.arange(0, n - window + 1, step)
     independent, lag, floor = n / window, -(-window // step), share_floor(window, n_assets)
-    edges, shares, figures = [], [], []
+    edges, shares, figures, compared = [], [], [], []
     for number in range(len(features)):
         values = np.asarray(history.features[:, :, number], np.float32)
         edge, share, figure = _feature(values, starts, window, floor)
+        compared.append(np.isfinite(values).any(axis=0))
         edges.append(edge)
         shares.append(share)
         figures.append(figure)
@@ -192,6 +195,7 @@ def make_reference(
         n_bars=n,
         edges=np.stack(edges),
         shares=np.stack(shares),
+        compared=np.stack(compared).astype(np.float64),
         stability=window_limits(np.stack(figures, axis=1), independent, lag, LEAST_STABILITY),
         half_spread=spread,
         half_spread_quantiles=_quantiles(history.half_spread),
@@ -209,14 +213,13 @@ def _feature(values: np.ndarray, starts: np.ndarray, window: int, floor: float) 
     some = values[::every]
     edge = bin_edges(some[np.isfinite(some)])
     found = categories(values.reshape(-1, 1), edge[None])[:, 0].astype(np.int64).reshape(values.shape)
-    rows = np.arange(len(values))[:, None] * N_CATEGORIES
-    counts = np.bincount((rows + found).ravel(), minlength=len(values) * N_CATEGORIES).reshape(-1, N_CATEGORIES)
+    rows, counted = np.arange(len(values))[:, None] * N_CATEGORIES, np.logical_or.accumulate(np.isfinite(values))
+    counts = np.bincount((rows + found)[counted], minlength=len(values) * N_CATEGORIES).reshape(-1, N_CATEGORIES)
     sums = np.concatenate([np.zeros((1, N_CATEGORIES), np.int64), np.cumsum(counts, axis=0)])
     inside, total = sums[starts + window] - sums[starts], sums[-1]
-    rest = total - inside
-    stability = population_stability(
-        inside / (window * values.shape[1]), rest / np.maximum(rest.sum(axis=1, keepdims=True), 1), floor
-    )
+    inside_shares, rest_shares = (x / np.maximum(x.sum(axis=1, keepdims=True), 1) for x in (inside, total - inside))
+    stability = population_stability(inside_shares, rest_shares, floor)
+    stability = np.where(inside.sum(axis=1) > 0, stability, np.nan)
     return edge, total / max(total.sum(), 1), stability
 
 

@@ -11,6 +11,8 @@ N_BINS = 10
 UNKNOWN = N_BINS
 """Number of the category of values that are not known."""
 N_CATEGORIES = N_BINS + 1
+NOT_COMPARED = -1
+"""In place of a category, of a value that counts nowhere."""
 SAME = 1e-4
 """Values of a feature that differ by less are one value: programs round them differently."""
 SMALLEST = 1e-3
@@ -99,11 +101,12 @@ class Limits(NamedTuple):
 def window_limits(figures: np.ndarray, independent: float, lag: int, least: float) -> Limits:
     """Predicts what one more window of the same market may reach, from overlapping windows of it.
 
-    Logarithms of the figures are taken as normal, and windows that do not overlap as an autoregression of order one:
-    `exp(m + t s sqrt(1 + 1 / K))`, `K` the number of independent windows less their autocorrelation, `t` the quantile
-    of Student's distribution with `K - 1` degrees of freedom. For all figures together `t` is the limit of the largest
-    studentised one of a window, each window against those that do not overlap it, by Cornish and Fisher's expansion
-    with its skewness; its empirical quantile where that is higher.
+    Logarithms of the figures are taken as normal, and windows that do not overlap as an autoregression of order one
+    with autocorrelation r: `exp(m + t s sqrt(1 + 1 / K))`, `K = n (1 - r) / (1 + r)` for n such windows, `t` the
+    quantile of Student's distribution with `n (1 - r^2) / (1 + r^2) - 1` degrees of freedom, and `s` the deviation that
+    `K` corrects. For all figures together `t` is the limit of the largest studentised one of a window, each window
+    against those that do not overlap it, by Cornish and Fisher's expansion with its skewness; its empirical quantile
+    where that is higher; but no more than Bonferroni's bound.
 
     Args:
       figures: `[W, M]` of overlapping windows in order of time, >= 0; NaN where there is none.
@@ -114,49 +117,58 @@ def window_limits(figures: np.ndarray, independent: float, lag: int, least: floa
     Returns:
       `Limits`; infinite for a figure with fewer than three independent windows.
 
-    Reference: Hahn & Meeker, Statistical Intervals (1991), section 4.3, for the prediction limit; Cornish & Fisher,
-    Revue de l'Institut International de Statistique 5 (1938), first term.
+    Reference: Hahn & Meeker, Statistical Intervals (1991), section 4.3, for the prediction limit; Bayley & Hammersley,
+    JRSS Supplement 8 (1946), for the two effective numbers; Cornish & Fisher, Revue de l'Institut International de
+    Statistique 5 (1938), first term.
     """
     logs = np.log(np.maximum(figures, SMALLEST))
     known = np.isfinite(logs)
     logs = np.where(known, logs, 0.0)
     share = known.mean(axis=0) if len(logs) else np.zeros(logs.shape[1])
     enough = independent * share >= LEAST_WINDOWS
-    mean, deviation, number = _moments(logs, known, independent, lag)
+    mean, scale, freedom = _moments(logs, known, independent, lag)
 
     def reached(factor: np.ndarray | float) -> np.ndarray:
-        factor = np.where(enough, factor, 0.0)
-        limit = np.exp(np.minimum(mean + factor * deviation * np.sqrt(1.0 + 1.0 / number), LARGEST_LOG))
+        limit = np.exp(np.minimum(mean + np.where(enough, factor, 0.0) * scale, LARGEST_LOG))
         return np.where(enough, limit, np.inf)
 
-    usual, rare = (reached(stdtrit(number - 1.0, level)) for level in (USUAL, RARE))
-    return Limits(usual, rare, np.maximum(reached(_joint(logs, known & enough, independent, lag)), least))
+    usual, rare = (reached(stdtrit(freedom, level)) for level in (USUAL, RARE))
+    any_of_all = stdtrit(freedom, 1.0 - (1.0 - RARE) / max(int(enough.sum()), 1))
+    together = np.minimum(_joint(logs, known & enough, independent, lag), any_of_all)
+    return Limits(usual, rare, np.maximum(reached(together), least))
 
 
 def _moments(
     logs: np.ndarray, known: np.ndarray, independent: float, lag: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard deviation and independent number `[M]` of what is known of `[W, M]`."""
+    """Mean, standard error of a prediction, and its degrees of freedom `[M]`, of what is known of `[W, M]`."""
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.sum(np.where(known, logs, 0.0), axis=0) / count
     away = np.where(known, logs - mean, 0.0)
-    number = np.maximum(independent * known.mean(axis=0) * _independence(away, lag), 2.0)
-    return mean, np.sqrt(np.sum(away**2, axis=0) / count * number / (number - 1.0)), number
+    scale, freedom = _prediction(np.sum(away**2, axis=0) / count, independent * known.mean(axis=0), _memory(away, lag))
+    return mean, scale, freedom
+
+
+def _prediction(variance: np.ndarray, number: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of a prediction, and its degrees of freedom `[M]`, from `number` windows of autocorrelation r."""
+    of_mean = np.maximum(number * (1.0 - r) / (1.0 + r), 2.0)
+    of_variance = np.maximum(number * (1.0 - r**2) / (1.0 + r**2), 2.0)
+    return np.sqrt(variance * of_mean / (of_mean - 1.0) * (1.0 + 1.0 / of_mean)), of_variance - 1.0
 
 
 def _joint(logs: np.ndarray, known: np.ndarray, independent: float, lag: int) -> float:
     """Limit of the largest studentised figure of a window, of the known ones of `[W, M]`, for the level `RARE`."""
     if not known.any():
         return np.inf
-    _, _, number = _moments(logs, known, independent, lag)
     values = np.where(known, logs, 0.0)
+    r = _memory(np.where(known, logs - values.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0), lag)
     sums = [np.concatenate([0 * x[:1], np.cumsum(x, axis=0)]) for x in (known.astype(float), values, values**2)]
     here = np.arange(len(logs))
     before, after = np.maximum(here - lag + 1, 0), np.minimum(here + lag, len(logs))
     count, total, square = (x[-1] - x[after] + x[before] for x in sums)
-    count, number = np.maximum(count, 1.0), np.maximum(number - 1.0, 2.0)
-    variance = np.maximum(square / count - (total / count) ** 2, 0.0) * number / (number - 1.0)
-    scale = np.sqrt(variance * (1.0 + 1.0 / number))
+    count = np.maximum(count, 1.0)
+    variance = np.maximum(square / count - (total / count) ** 2, 0.0)
+    scale, _ = _prediction(variance, independent * count / len(logs), r)
     moved = known & (scale > 1e-6)
     studentised = np.where(moved, (logs - total / count) / np.where(moved, scale, 1.0), -np.inf)
     largest = np.max(studentised, axis=1)
@@ -164,18 +176,16 @@ def _joint(logs: np.ndarray, known: np.ndarray, independent: float, lag: int) ->
     if not len(largest):
         return 0.0
     every = np.ones((len(largest), 1), bool)
-    mean, deviation, n = (float(x[0]) for x in _moments(largest[:, None], every, independent, lag))
+    mean, error, freedom = (float(x[0]) for x in _moments(largest[:, None], every, independent, lag))
     away = largest - mean
     skewness = max(float(np.mean(away**3) / max(np.mean(away**2), 1e-12) ** 1.5), 0.0)
-    quantile = float(stdtrit(n - 1.0, RARE))
+    quantile = float(stdtrit(freedom, RARE))
     quantile += (quantile**2 - 1.0) / 6.0 * skewness
-    return max(float(np.quantile(largest, RARE)), mean + quantile * deviation * float(np.sqrt(1.0 + 1.0 / n)))
+    return max(float(np.quantile(largest, RARE)), mean + quantile * error)
 
 
-def _independence(away: np.ndarray, lag: int) -> np.ndarray:
-    """Share `[M]` of windows that counts as independent, `(1 - r) / (1 + r)`, r the autocorrelation at `lag` of
-    deviations `[W, M]`, within [0, 0.8]."""
+def _memory(away: np.ndarray, lag: int) -> np.ndarray:
+    """Autocorrelation `[M]` at `lag` of deviations `[W, M]`, within [0, 0.8]."""
     variance = np.sum(away**2, axis=0)
     products = np.sum(away[lag:] * away[:-lag], axis=0) if len(away) > lag else np.zeros(away.shape[1])
-    r = np.clip(products / np.where(variance > 0, variance, 1.0), 0.0, 0.8)
-    return (1.0 - r) / (1.0 + r)
+    return np.clip(products / np.where(variance > 0, variance, 1.0), 0.0, 0.8)

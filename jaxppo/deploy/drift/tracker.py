@@ -12,7 +12,15 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from jaxppo.deploy.drift.reference import TINY, Reference
-from jaxppo.deploy.drift.stability import N_CATEGORIES, RARE, UNKNOWN, USUAL, categories, population_stability
+from jaxppo.deploy.drift.stability import (
+    N_CATEGORIES,
+    NOT_COMPARED,
+    RARE,
+    UNKNOWN,
+    USUAL,
+    categories,
+    population_stability,
+)
 
 COST_BARS = 63
 """Bars with fills whose costs are compared with the model: the last ones."""
@@ -81,11 +89,12 @@ class Tracker:
         window, n_features, n_assets = reference.window, len(reference.features), len(reference.symbols)
         self.seen = self.filled = 0
         self.last_alarm: dict[str, int] = {}
-        self._found = np.full((window, n_assets, n_features), UNKNOWN, np.int8)
+        self._found = np.full((window, n_assets, n_features), NOT_COMPARED, np.int8)
         self._spread = np.full((window, n_assets), np.nan)
         self._square = np.full((window, n_assets), np.nan)
         self._close = np.full(n_assets, np.nan)
         self._cost = np.full((COST_BARS, 2), np.nan)
+        self._compared = reference.compared.T > 0
         self._counts = np.zeros((n_features, N_CATEGORIES), np.int64)
 
     def watch(self, fields: Mapping[str, np.ndarray]) -> None:
@@ -106,10 +115,11 @@ class Tracker:
         place = self.seen % self.reference.window
         if self.seen >= self.reference.window:
             self._counts -= _counted(self._found[place])
-        self._found[place] = categories(np.asarray(features, np.float32), self.reference.edges)
+        self._square[place] = self._squares(fields)
+        found = categories(np.asarray(features, np.float32), self.reference.edges)
+        self._found[place] = np.where(self._compared, found, NOT_COMPARED)
         self._counts += _counted(self._found[place])
         self._spread[place] = np.where(fields["tradable"], fields["half_spread"], np.nan)
-        self._square[place] = self._squares(fields)
         self.seen += 1
 
     def count_cost(self, realised: float, modelled: float) -> None:
@@ -133,7 +143,7 @@ class Tracker:
         """What has been counted against what was expected."""
         reference = self.reference
         full = self.seen >= reference.window
-        shares = self._counts / (reference.window * len(reference.symbols))
+        shares = self._counts / np.maximum(self._counts.sum(axis=1, keepdims=True), 1)
         stability = population_stability(shares, reference.shares, reference.floor)
         spread, volatility = _mean(self._spread), np.sqrt(_mean(self._square))
         live = {STABILITY: shares[:, UNKNOWN], SPREAD: spread, VOLATILITY: volatility}
@@ -142,6 +152,7 @@ class Tracker:
         }  # fmt: skip
         value = {STABILITY: stability}
         value |= {kind: live[kind] / np.maximum(training[kind], TINY) for kind in (SPREAD, VOLATILITY)}
+        value[SPREAD] = np.where(np.isnan(reference.half_spread) & np.isfinite(spread), np.inf, value[SPREAD])
         if not full:
             value = {kind: np.full_like(x, np.nan) for kind, x in value.items()}
         known = self._cost[: min(self.filled, COST_BARS)]
@@ -225,6 +236,8 @@ class Tracker:
         name, bars = self._name(kind, number), f"the last {self.reference.window} bars"
         if kind == STABILITY:
             return f"drift of feature {name}: population stability {value:.2f} over {bars}, above {limit:.2f}"
+        if kind == SPREAD and math.isnan(training):
+            return f"drift of {name}: it is traded, and training has no bar of it"
         if kind == SPREAD:
             return (
                 f"drift of {name}: mean half-spread {live * 1e4:.2f} bp over {bars}, {value:.2f} times that of "
@@ -246,7 +259,7 @@ def _beyond(figures: Figures) -> list[tuple[str, int]]:
     return [
         (kind, int(number))
         for kind, value in figures.value.items()
-        for number in np.flatnonzero(value > figures.limits[kind][2])
+        for number in np.flatnonzero((value > figures.limits[kind][2]) | np.isposinf(value))
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxppo.deploy.drift.fills import Fill, add_fills, cost_of
-from jaxppo.deploy.drift.reference import Reference, make_reference, squared_returns, window_length
+from jaxppo.deploy.drift.reference import History, Reference, make_reference, squared_returns, window_length
 from jaxppo.deploy.drift.stability import N_BINS, UNKNOWN, bin_edges, categories, population_stability, window_limits
 from jaxppo.deploy.drift.tracker import COST_BARS, Tracker
 from jaxppo.errors import DataError
@@ -165,6 +165,19 @@ def test_an_alarm_that_ended_long_ago_is_told_again(world, reference):
     assert said == [0, 3, 0, 0, 3]
 
 
+def test_an_asset_that_is_listed_later_is_told_of_and_moves_no_feature(world):
+    traded = np.ones((N_TRAIN, 3), bool)
+    traded[:500, 1] = traded[:, 2] = False
+    train = rows(world, 0, N_TRAIN)
+    parts = (train.features, train.half_spread, train.squared_return)
+    parts = [np.where(traded[..., None] if x.ndim == 3 else traded, x, np.nan) for x in parts]
+    reference = make_reference(History(*parts), features=FEATURES, symbols=ASSETS)
+    assert not reference.shares[:, UNKNOWN].any()
+    tracker = Tracker(reference)
+    feed(tracker, rows(world, N_TRAIN, N_TRAIN + 63))
+    assert tracker.drift().alarms == ("drift of C: it is traded, and training has no bar of it",)
+
+
 def test_memory_does_not_grow_and_a_restart_changes_nothing(world, reference):
     tracker, other = Tracker(reference), Tracker(reference)
     live = rows(world, N_TRAIN)
@@ -207,10 +220,10 @@ def test_limits_are_prediction_limits_of_student():
     logs = np.random.default_rng(0).normal(-1.0, 0.3, (40, 1))
     limits = window_limits(np.exp(logs), 40.0, 1, 0.0)
     r = max(float(np.sum((d := logs - logs.mean())[1:] * d[:-1]) / np.sum(d**2)), 0.0)
-    k = 40.0 * (1 - r) / (1 + r)
+    k, freedom = 40.0 * (1 - r) / (1 + r), 40.0 * (1 - r**2) / (1 + r**2) - 1
     scale = logs.std() * math.sqrt(k / (k - 1)) * math.sqrt(1 + 1 / k)
     for limit, level in ((limits.usual, 0.95), (limits.rare, 0.99)):
-        assert limit[0] == pytest.approx(math.exp(logs.mean() + scipy.stats.t.ppf(level, k - 1) * scale), rel=1e-9)
+        assert limit[0] == pytest.approx(math.exp(logs.mean() + scipy.stats.t.ppf(level, freedom) * scale), rel=1e-9)
     assert limits.alarm[0] >= 0.95 * limits.rare[0]
 
 
