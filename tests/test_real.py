@@ -14,6 +14,8 @@ from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.trading.view import MarketView
 from tests.causality import assert_causal
 
+pytestmark = pytest.mark.slow
+
 REFITS = (330, 480, 630)
 
 

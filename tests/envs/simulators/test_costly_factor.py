@@ -38,6 +38,7 @@ def test_a_cost_that_nothing_earns():
     assert solve_costly_factor(0.2, persistence=0.0, cost=0.1).sharpe_per_bar == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_finer_grids_agree(best, monkeypatch):
     finer = {"N_POSITIONS": 121, "FACTOR_STEP": 0.4, "REFINEMENT": 32, "SHOCKS": 5, "REACH": 6.0, "RANGE": 6.0}
     for name, value in finer.items():

@@ -69,6 +69,7 @@ def test_copies_of_an_agent_trade_like_the_agent(env, params, nets, decision):
     np.testing.assert_allclose(both.shares, one.shares, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [pytest.param(1.0, marks=pytest.mark.slow), 0.25])
 def test_weights_are_the_mean_of_targets_and_of_what_is_held(env, params, nets, share):
     network = tiny.policy()[0]

@@ -78,6 +78,7 @@ def position(distribution) -> jax.Array:
     return distribution.probabilities()[..., 0, 1:] @ jnp.linspace(-1.0, 1.0, tiny.N_ACTIONS - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("fine", "learned")), "levels", "alone"]
 )
@@ -175,6 +176,7 @@ def test_entropy_and_redundancy_of_known_weights():
     np.testing.assert_array_equal(inspect.head_redundancy(of(slice(1))), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_rollout_is_the_product_of_dense_matrices(name):
     policy, net = built(name)
@@ -224,6 +226,7 @@ def test_rollout_gives_nothing_to_what_was_never_listed():
     assert (found[:, :2, :, :2].sum(axis=2) > 0.01).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("fine", marks=pytest.mark.slow), "levels", "mlp"])
 def test_attributions_add_up_to_the_decision(name):
     policy, net = built(name)

@@ -152,6 +152,7 @@ def test_the_sharpe_ratio_and_its_gradient_on_four_devices_are_those_of_all_acco
     np.testing.assert_allclose(gradient / 4, plain[1], rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["reward", pytest.param("sharpe", marks=pytest.mark.slow)])
 def test_an_iteration_does_not_depend_on_the_number_of_devices(objective):
     task, net, params = problem()

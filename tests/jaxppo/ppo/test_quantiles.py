@@ -24,6 +24,8 @@ from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.risk.distortion import cell_weights, distorted_value, midpoints
 
+pytestmark = pytest.mark.slow
+
 N = 16
 SLOW = pytest.mark.slow
 CVAR = {"distortion": "cvar", "distortion_level": 0.25}

@@ -181,6 +181,7 @@ def test_after_the_stop_no_step_is_taken():
     assert float(found["kl"][0]) > stop
 
 
+@pytest.mark.slow
 def test_a_stop_that_is_never_reached_changes_nothing():
     (plain, metrics), (guarded, found) = run(2), run(2, kl_stop=1e3)
     np.testing.assert_array_equal(found["minibatch_steps"], tiny.BANDIT_PPO.epochs * tiny.BANDIT_PPO.minibatches)

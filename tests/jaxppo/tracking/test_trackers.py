@@ -154,6 +154,7 @@ def logged(folder, config, **progress):
     return tracking.LoggedRun(folder, config, {"commit": "abc", "data": {"fingerprint": "f"}}, **progress)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_repeated_adds_no_points_to_mlflow(workplace, database, tmp_path):
     config = load_config(workplace / "tiny.yaml", ["--data.multiplier", "{EUR^X: 2}", "--data.symbols", "x" * 7000])
     for _ in range(2):
@@ -169,6 +170,7 @@ def test_an_evaluation_that_is_repeated_adds_no_points_to_mlflow(workplace, data
     assert len(found.data.params["data.symbols"]) == 6000, "a text that is too long is cut"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_parameters_at_mlflow_and_gets_the_new_ones(workplace, database, tmp_path):
     for steps, floor in (("768", "null"), ("1536", "1.5")):
         changes = ["--training.steps", steps, "--env.position_limit", floor]
@@ -192,6 +194,7 @@ def test_an_experiment_is_made_where_there_is_none(workplace, tmp_path, database
     assert "sharpe" not in found.data.metrics, "what is not finite is left out"
 
 
+@pytest.mark.slow
 def test_rows_that_come_again_are_left_out_at_wandb(workplace, tmp_path):
     logger = tracking.WeightsAndBiases(WandbConfig(project="p", mode="offline"))
     logger.start(logged(tmp_path / "run", load_config(workplace / "tiny.yaml"), iteration=1, written=2))
@@ -205,6 +208,7 @@ def test_rows_that_come_again_are_left_out_at_wandb(workplace, tmp_path):
     assert not any(path.is_symlink() for path in (tmp_path / "run").rglob("*")), "a folder with links is not resumed"
 
 
+@pytest.mark.slow
 def test_a_damaged_id_is_reported_and_ends_nothing(workplace, tmp_path, capfd):
     config = load_config(workplace / "tiny.yaml", ["--tracking.wandb.project", "p", "--tracking.wandb.mode", "offline"])
     (tmp_path / "run" / "tracking").mkdir(parents=True)
