@@ -12,4 +12,4 @@ from jaxppo.envs.deferred import defer_gymnax
 
 defer_gymnax()  # before anything that imports it
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub("jaxppo.envs", __file__)  # in a checkout it is also called envs

@@ -5,4 +5,4 @@ What is exported stands in `__init__.pyi`; it is imported when it is first used.
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub("jaxppo.envs.market", __file__)

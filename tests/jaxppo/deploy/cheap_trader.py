@@ -39,5 +39,5 @@ if __name__ == "__main__":
     folder, n_bars, n_kills = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     draws = np.random.default_rng(0)
     for _ in range(n_kills):
-        print(in_a_process(folder, n_bars, float(draws.uniform(0.02, 0.15))))
+        print(in_a_process(folder, n_bars, float(draws.uniform(0.01, 0.06))))
     print(in_a_process(folder, n_bars, None))

@@ -8,7 +8,7 @@ import sys
 
 from folders import ROOT
 
-N_BARS, N_KILLS = 400, 20
+N_BARS, N_KILLS = 1500, 20
 HERE = ROOT / "tests" / "jaxppo" / "deploy"
 
 
