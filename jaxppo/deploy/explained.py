@@ -70,7 +70,9 @@ def explained_orders(
     present, placed = expected_weights(portfolio), ordered.placed
     weights, hold = ordered.decided
     decided = jnp.where(hold, present, weights)
-    sized, _, _ = env.size(account.sizing, row.sizing, portfolio, weights, hold) if rules.limited else (decided, 0, 0)
+    sized = decided
+    if rules.limited and env.sizing is not None:
+        sized, _, _ = env.size(account.sizing, row.sizing, portfolio, weights, hold)
     use, never = leverage_use_at(row.next_bar, costs), jnp.zeros((), bool)
     levered = ~placed.hold & (target_scale(portfolio, placed.targets, placed.hold, costs, use) < 1.0 - SAME)
     any_size = costs.replace(lot_size=(), minimum_notional=())
@@ -78,7 +80,7 @@ def explained_orders(
     why = Explained(
         weights=weights_of(portfolio),
         decided=decided,
-        sized=jnp.where(hold & (sized == present), present, sized),
+        sized=sized,
         targets=placed.targets,
         ordered=placed.ordered,
         cost=trade_costs(placed.ordered, portfolio.price, unpack_bar(row.next_bar), costs).total(),

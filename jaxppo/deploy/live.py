@@ -67,8 +67,8 @@ def live_parts(run: SavedRun) -> tuple[LiveStep, dict[str, Any]]:
         setup, policy = run.setup, shipped_of(run)
         live = LiveStep(setup, rules_of(setup), policy, window_of(setup, policy))
     config, futures = setup.config, setup.market.futures
-    session = [dict(item.values) for item in config.masks if item.kind == "session"]
-    for keys in session:
+    sessions = {str(place): dict(item.values) for place, item in enumerate(config.masks) if item.kind == "session"}
+    for keys in sessions.values():
         keys["calendar"] = keys["calendar"] or config.data.calendar
     content = [dump_config(config), [_bytes(x) for x in jax.tree.leaves(policy.params)]]
     none = isinstance(futures, tuple)
@@ -77,7 +77,7 @@ def live_parts(run: SavedRun) -> tuple[LiveStep, dict[str, Any]]:
         "feed": feed_rules(setup),
         "masks": mask_names(live.rules),
         "sizing": () if setup.env.sizing is None else tuple(part.name for part in setup.env.sizing.parts),
-        "session": session[0] if session else None,
+        "sessions": sessions,
         "futures": (False,) * setup.env.n_assets if none else tuple(bool(x) for x in np.asarray(futures)),
         "identity": digest_of(content),
     }

@@ -42,7 +42,7 @@ class LiveRules:
       output: names of what it says, in order.
       masks: names of the masks, in order.
       sizing: names of the sizing transforms.
-      session: keys of the mask `session`; None without one.
+      sessions: place in the chain -> keys, of each mask `session`.
       futures: of each asset, whether it is a future.
       identity: digest of what decides: a saved state of another policy is refused.
     """
@@ -53,7 +53,7 @@ class LiveRules:
     output: tuple[str, ...]
     masks: tuple[str, ...]
     sizing: tuple[str, ...]
-    session: Mapping[str, Any] | None
+    sessions: Mapping[str, Mapping[str, Any]]
     futures: tuple[bool, ...]
     identity: str
 
@@ -151,6 +151,8 @@ class LivePolicy:
             portfolio.check(self.symbols)
         try:
             self._check_clock(record, now)
+            if isinstance(record, Mapping):
+                self._session_rows(self.feed.peek_time(record))  # what no calendar covers changes nothing
             reading = self.feed.read(record)
         except RefusedError as error:
             return self._told(self._refused(str(error)))
@@ -240,6 +242,14 @@ class LivePolicy:
         if time > (now + MAX_AHEAD) * SECOND:
             raise RefusedError(f"the bar of {time_text(time)} begins after the present {time_text(int(now * SECOND))}")
 
+    def _session_rows(self, time: int) -> dict[str, np.ndarray]:
+        """Rows of the masks of trading hours, of which the calendars are loaded when they are needed."""
+        if not self.rules.sessions:
+            return {}
+        from jaxppo.deploy.session import session_rows
+
+        return session_rows(self.rules.sessions, self.rules.feed, time)
+
     def _is_old(self, reading: Reading, now: float | None) -> bool:
         """Whether a bar ended too long ago to be traded on."""
         return now is not None and now > reading.time / SECOND + self.rules.feed.bar_seconds + self.max_age
@@ -249,10 +259,7 @@ class LivePolicy:
     ) -> list[np.ndarray]:
         """What the step is told."""
         told = {f"fields.{name}": value for name, value in reading.fields.items()}
-        if self.rules.session is not None:
-            from jaxppo.deploy.session import session_rows  # the calendar of an exchange takes a second to load
-
-            told |= session_rows(self.rules.session, self.rules.feed, reading.time)
+        told |= self._session_rows(reading.time)
         told |= {"kill": np.asarray(self._killed), "real_fills": np.asarray(real_fills)}
         if portfolio is not None:
             told["given"] = np.asarray(True)

@@ -42,7 +42,7 @@ class LiveBar(struct.PyTreeNode):
 
     Attributes:
       fields: name -> array: `PER_ASSET` `[A]` as far as the market has them, `PER_BAR` `[]`; as in `MarketData`.
-      host_masks: name -> row of each of `HOST_MASKS` that there is.
+      host_masks: place in the chain -> row of each mask that is one of `HOST_MASKS`.
       given: `[]` bool, whether the account is a real one, whose positions and equity follow.
       shares: `[A]` its positions at that close.
       on_order: `[A]` shares of it that are still to be worked.
@@ -183,11 +183,8 @@ class LiveStep:
         """Tables of the masks that the host makes rows of, for their shapes."""
         masks = self.setup.env.masks
         parts = () if masks is None else masks.parts
-        return {
-            part.name: rows
-            for part, rows in zip(parts, self.setup.params.masks, strict=True)
-            if part.name in HOST_MASKS
-        }
+        tables = zip(parts, self.setup.params.masks if parts else (), strict=True)
+        return {str(place): rows for place, (part, rows) in enumerate(tables) if part.name in HOST_MASKS}
 
     def __call__(self, weights: Any, state: LiveState, bar: LiveBar) -> tuple[LiveState, LiveOutput]:
         """Takes the account through a bar, and decides at its close.
@@ -245,8 +242,7 @@ class LiveStep:
         table = policy.table(policy.params, view)
         masks, sizing, table = jax.tree.map(lambda x: x[at], (masks, params.sizing, table))
         if env.masks is not None:
-            names = [part.name for part in env.masks.parts]
-            masks = tuple(bar.host_masks.get(name, row) for name, row in zip(names, masks, strict=True))
+            masks = tuple(bar.host_masks.get(str(place), row) for place, row in enumerate(masks))
         encoded: Any = ()
         if policy.encoding is not None:
             inputs = jax.tree.map(lambda x: x[None], policy.encoding.inputs(params))

@@ -8,24 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from jaxppo.deploy.feed import DAY, SECOND, FeedRules
+from jaxppo.deploy.feed import DAY, SECOND, FeedRules, RefusedError
+from jaxppo.errors import DataError
 from jaxppo.masks.hours import hours_of
 from jaxppo.masks.market import session_limits
 
 
-def session_rows(keys: Mapping[str, Any], feed: FeedRules, time: int) -> dict[str, np.ndarray]:
-    """The row of the mask at the close of a bar: name of the array -> `[A]`.
+def session_rows(sessions: Mapping[str, Mapping[str, Any]], feed: FeedRules, time: int) -> dict[str, np.ndarray]:
+    """The rows of the masks at the close of a bar: name of the array -> `[]`, the same for all assets.
 
     Args:
-      keys: of the mask: calendar, open_minutes, close_minutes, flat_minutes.
+      sessions: place of a mask in the chain -> its keys: calendar, open_minutes, close_minutes, flat_minutes.
       feed: with the usual length of a bar.
       time: start of the bar, ns since 1970.
+
+    Raises:
+      RefusedError: a calendar does not cover the time.
     """
-    schedule = _schedule(keys["calendar"], time // (90 * DAY))
+    found: dict[str, np.ndarray] = {}
     minutes = np.asarray([feed.bar_seconds / 60])
-    since_open, to_close = hours_of(np.asarray([time]), minutes, schedule)
-    rows = session_limits(since_open, to_close, keys["open_minutes"], keys["close_minutes"], keys["flat_minutes"])
-    return {f"host_masks.session.{name}": x[0] for name, x in rows.items()}
+    for place, keys in sessions.items():
+        try:
+            schedule = _schedule(keys["calendar"], time // (90 * DAY))
+        except DataError as error:
+            raise RefusedError(str(error)) from None
+        hours = hours_of(np.asarray([time]), minutes, schedule)
+        rows = session_limits(*hours, keys["open_minutes"], keys["close_minutes"], keys["flat_minutes"])
+        found |= {f"host_masks.{place}.{name}": x[0] for name, x in rows.items()}
+    return found
 
 
 @functools.lru_cache(maxsize=2)

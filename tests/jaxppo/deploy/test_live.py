@@ -1,5 +1,6 @@
 """A policy that trades bar by bar decides as the backtest does, goes on after restarts, and takes no bad bar."""
 
+import dataclasses
 import json
 import math
 
@@ -193,6 +194,14 @@ def test_a_record_that_cannot_be_used_changes_nothing(policy, records, record):
     assert json.dumps(policy.feed.state()) == before[1]
     for old, new in zip(before[0], policy._state, strict=True):
         np.testing.assert_array_equal(old, np.asarray(new))
+
+
+def test_a_record_of_a_time_that_no_calendar_covers_changes_nothing(policy, records, monkeypatch):
+    keys = {"calendar": "XSHG", "open_minutes": 0.0, "close_minutes": 0.0, "flat_minutes": None}
+    monkeypatch.setattr(policy, "rules", dataclasses.replace(policy.rules, sessions={"0": keys}))
+    decision = policy.step({**records[0], "time": "2199-01-05"})
+    assert decision.status == "refused"
+    assert policy.feed.time is None
 
 
 def test_a_bar_that_comes_again_or_too_late_is_refused(policy, records):
