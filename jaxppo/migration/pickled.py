@@ -92,7 +92,12 @@ class _Reader:
         self.memo: dict[int, Any] = {}
 
     def read(self, opcode: str, argument: Any) -> None:
-        """Follows one instruction."""
+        """Follows one instruction.
+
+        Args:
+          opcode: its name in `pickletools`.
+          argument: that it carries; None without one.
+        """
         stack = self.stack
         if opcode in _VALUES:
             stack.append(argument)
@@ -117,7 +122,12 @@ class _Reader:
             self.build(opcode, argument)
 
     def build(self, opcode: str, argument: Any) -> None:
-        """Follows an instruction that names, calls or fills something."""
+        """Follows an instruction that names, calls or fills something.
+
+        Args:
+          opcode: its name in `pickletools`.
+          argument: that it carries; None without one.
+        """
         stack = self.stack
         if opcode == "GLOBAL":
             stack.append(self.name(argument.replace(" ", ".", 1)))

@@ -89,6 +89,10 @@ def read_space(entry: Any, where: str) -> tuple[Space, Bounds | None]:
 def space_of(record: Any, where: str) -> tuple[Space, Bounds | None]:
     """The space that a record of a pickle stands for, and the bounds of a Box.
 
+    Args:
+      record: from `read_pickle`.
+      where: it stands, for messages.
+
     Raises:
       ConfigError: see `read_space`.
     """
