@@ -128,7 +128,6 @@ def replay(name: str, data: pathlib.Path, folder: pathlib.Path, n_bars: int | No
         "bars": market.n_bars,
         "assets": market.n_assets,
         "decisions": market.n_bars - 1 - first,
-        "window": manifest["window_bars"],
         "export_seconds": exported,
         "bytes": {name: entry["bytes"] for name, entry in manifest["files"].items()},
         **found,

@@ -103,7 +103,7 @@ def direction(view: MarketView) -> jax.Array:
     Reference: Moskowitz, Ooi, Pedersen (2012), Time series momentum.
     """
     bars = own_bars(view.market.tradable)
-    moved = jnp.sign(bars.spread(log_return(bars.pack(view.market.close), YEAR)))
+    moved = jnp.sign(bars.computed(lambda close: log_return(close, YEAR), view.market.close))
     return jnp.where(bars.latest >= YEAR, moved, 0.0)
 
 

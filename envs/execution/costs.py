@@ -32,6 +32,7 @@ from jaxppo.envs.execution.slippage import SlippageConditions, slippage_scale
 from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 from jaxppo.envs.market.safe import root, size_of
+from jaxppo.envs.market.windows import shift
 
 
 class Costs(struct.PyTreeNode):
@@ -270,6 +271,7 @@ def pack_bars(
     volume_span: int = 21,
     conditions: Any = (),
     regimes: jax.Array | None = None,
+    ahead: bool = False,
 ) -> jax.Array:
     """All `Bar`s of a market as one table `[T, len(BAR_FIELDS), A]` float32, so that a step reads one row.
 
@@ -279,6 +281,8 @@ def pack_bars(
       volume_span: span in bars of the EWMA volume forecast.
       conditions: `Costs.conditions`.
       regimes: `[T, A, 4]` probabilities of the regimes at each close, for conditions on them.
+      ahead: the bar after each instead, as far as it is known at the close before: its forecasts. Prices and volume are
+        those of the bar before, and nothing ends.
 
     Returns:
       The table; row 0 uses its own bar for the forecasts (nothing ever fills there), and an asset that has not traded
@@ -289,7 +293,7 @@ def pack_bars(
     """
 
     def before(x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x[:1], x[:-1]])
+        return x if ahead else shift(x, 1)
 
     known = market.volume_known[None, :]
     available = jnp.where(market.tradable, jnp.where(known, market.volume, jnp.inf), 0.0)
@@ -309,10 +313,11 @@ def pack_bars(
         jnp.broadcast_to(years, market.close.shape),
     ]
     if not isinstance(conditions, tuple):
-        columns.append(slippage_scale(market, conditions, regimes, volatility, volume))
+        columns.append(slippage_scale(market, conditions, regimes, volatility, volume, ahead=ahead))
     neutral = [jnp.ones_like(market.close), jnp.zeros_like(market.close)]
     if not isinstance(market.ended, tuple):
-        columns += [*neutral[len(columns) - len(BAR_FIELDS) : 1], market.ended]
+        ended = jnp.zeros_like(market.ended) if ahead else market.ended
+        columns += [*neutral[len(columns) - len(BAR_FIELDS) : 1], ended]
     if not isinstance(market.futures, tuple):
         futures = jnp.broadcast_to(market.futures, market.close.shape)
         columns += [*neutral[len(columns) - len(BAR_FIELDS) :], futures]

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.envs.market import streaming
 from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
-from jaxppo.envs.market.windows import exponential_average
+from jaxppo.envs.market.raw_features import session_starts
+from jaxppo.envs.market.rows import running_count
+from jaxppo.envs.market.windows import exponential_average, linear_recurrence, shift
 
 USUAL_SPAN = 252
 """Span in bars of what counts as usual."""
@@ -47,11 +50,14 @@ def slippage_scale(
     regimes: jax.Array | None,
     volatility: jax.Array,
     volume: jax.Array,
+    *,
+    ahead: bool = False,
 ) -> jax.Array:
     """Factor of the slippage of fills in each bar, `[T, A]` in [0.1, 10], from what is known at the previous close.
 
     Which bar is the last of a session is taken as known from the exchange's timetable; the last bar of the market
-    counts as one within a session, or as a whole one if the session before it was a single bar.
+    counts as one within a session, or as a whole one if the session before it was a single bar. In a stream, where the
+    bar after is not there yet, a session is taken to be as long as the one before.
 
     Args:
       market: `[T, A]` bars.
@@ -59,13 +65,14 @@ def slippage_scale(
       regimes: `[T, A, 4]` probabilities at each close, NaN where unknown, which counts as a factor of 1.
       volatility: `[T, A]` forecast at each close.
       volume: `[T, A]` forecast at each close, shares.
+      ahead: of the bar after each instead; whether that is the last of its session is not known, and counts as not.
 
     Raises:
       ValueError: factors of regimes without regimes.
     """
     bars = own_bars(market.tradable)
-    average = exponential_average(bars.pack(market.half_spread), jnp.ones_like(market.tradable), USUAL_SPAN)
-    usual_spread = jnp.where(bars.listed, bars.spread(average), market.half_spread)
+    average = bars.computed(lambda x: exponential_average(x, jnp.ones(x.shape, bool), USUAL_SPAN), market.half_spread)
+    usual_spread = jnp.where(bars.listed, average, market.half_spread)
     usual_volume = average_volume(market, USUAL_SPAN)
     spread_ratio = jnp.where(usual_spread > 0, market.half_spread / jnp.where(usual_spread > 0, usual_spread, 1.0), 1.0)
     relative = [
@@ -81,16 +88,23 @@ def slippage_scale(
             raise ValueError("slippage_regimes needs the probabilities of the regimes")
         factor = jnp.matmul(regimes, conditions.regimes, precision=jax.lax.Precision.HIGHEST)
         scale = scale * jnp.where(jnp.isnan(factor), 1.0, factor)
-    scale = jnp.concatenate([scale[:1], scale[:-1]]) * _session_factor(market, conditions)[:, None]
+    first, last = _ends_of_sessions(market)
+    if ahead:
+        factor = jnp.where(last & ~first, conditions.open, 1.0)
+    else:
+        inner = jnp.where(first, conditions.open, jnp.where(last, conditions.close, 1.0))
+        scale, factor = shift(scale, 1), jnp.where(first & last, 1.0, inner)
+    scale = scale * factor[:, None]
     return jnp.clip(scale, 1 / LARGEST_SCALE, LARGEST_SCALE)
 
 
-def _session_factor(market: MarketData, conditions: SlippageConditions) -> jax.Array:
-    """`[T]` factor of the first and the last bar of each session of several bars."""
-    changes = market.session[1:] != market.session[:-1]
-    first = jnp.concatenate([jnp.ones(1, bool), changes])
-    last = jnp.concatenate([changes, jnp.zeros(1, bool)])
-    factor = jnp.where(first, conditions.open, jnp.where(last, conditions.close, 1.0))
-    whole = first & last
-    whole = whole.at[-1].set(first[-1] & whole[-2:-1].any())  # whether more bars follow it is not known
-    return jnp.where(whole, 1.0, factor)
+def _ends_of_sessions(market: MarketData) -> tuple[jax.Array, jax.Array]:
+    """Whether each bar is the first of its session, and the last, `[T]` bool; both of a session of one bar."""
+    first = session_starts(market)
+    if streaming.current() is not None:
+        number = linear_recurrence(~first, jnp.ones(market.session.shape))
+        length = linear_recurrence(~first, jnp.where(first, shift(number, 1), 0.0))
+        return first, (number >= length) & (running_count(first) > 1)
+    last = jnp.concatenate([first[1:], jnp.zeros(1, bool)])
+    # Whether more bars follow the last one is not known.
+    return first, last.at[-1].set(first[-1] & (first[-2:-1] & last[-2:-1]).any())

@@ -17,9 +17,9 @@ Conventions:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal, cast
 
 import jax
@@ -28,13 +28,15 @@ from pydantic import Field
 
 from jaxppo.arguments import AtLeastTwo, checked
 from jaxppo.envs.market import indicators
+from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.normalisation import CLIP, minimum_observations, scaled, zscore
-from jaxppo.envs.market.own_bars import OwnBars, own_bars
+from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.raw_features import (
     AVERAGE_WINDOWS,
     CARRY_LOOKBACK,
     CHANNEL_WINDOWS,
+    COLUMNS,
     HIGH_WINDOWS,
     LIQUIDITY_WINDOW,
     OTHERS_HORIZONS,
@@ -44,10 +46,12 @@ from jaxppo.envs.market.raw_features import (
     TREND_HORIZONS,
     TREND_SCALES,
     VOLATILITY_WINDOW,
+    OwnColumns,
     calendar,
     carry,
     cross_section,
 )
+from jaxppo.envs.market.rows import row_number
 from jaxppo.envs.market.windows import exponential_average, shift
 
 Group = Literal["price", "trend", "volume", "technical", "volatility", "cross_section", "carry", "calendar", "regime"]
@@ -247,7 +251,7 @@ def compute_features(
     return jnp.where(jnp.isnan(table), unknown, table)
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "normalisation_window"))
+@partial(compiled, inline=False, static_argnames=("groups", "normalisation_window"))
 def _feature_table(
     market: MarketData, regimes: jax.Array | None, *, groups: tuple[tuple[str, str], ...], normalisation_window: int
 ) -> jax.Array:
@@ -256,9 +260,10 @@ def _feature_table(
     asset_groups = tuple(group for group in normalise if group in RAW)
     tables = {}
     if asset_groups:
-        packed = bars.spread(_asset_table(market, bars, asset_groups, normalise, normalisation_window))
-        slices = group_slices(asset_groups)
-        tables = {group: packed[..., slices[group]] for group in asset_groups}
+        columns = {name: getattr(market, name) for name in COLUMNS}
+        of_assets = partial(_asset_table, market.volume_known, asset_groups, normalise, normalisation_window)
+        found, slices = bars.computed(of_assets, columns), group_slices(asset_groups)
+        tables = {group: found[..., slices[group]] for group in asset_groups}
     if "price" in tables:
         stale = jnp.log1p(bars.bars_since.astype(jnp.float32)) / STALENESS_SCALE
         column = feature_names(("price",)).index("staleness")
@@ -268,8 +273,8 @@ def _feature_table(
     if "carry" in normalise:
         tables["carry"] = carry(market, bars)
     if "calendar" in normalise:
-        columns = calendar(market, normalisation_window)
-        tables["calendar"] = jnp.broadcast_to(columns[:, None], (*market.tradable.shape, columns.shape[-1]))
+        found = calendar(market, normalisation_window)
+        tables["calendar"] = jnp.broadcast_to(found[:, None], (*market.tradable.shape, found.shape[-1]))
     if regimes is not None:
         tables["regime"] = regimes
     table = jnp.concatenate([tables[group] for group in normalise], axis=-1)
@@ -277,25 +282,28 @@ def _feature_table(
 
 
 def _asset_table(
-    market: MarketData, bars: OwnBars, groups: tuple[str, ...], normalise: Mapping[str, str], window: int
+    volume_known: jax.Array,
+    groups: tuple[str, ...],
+    normalise: Mapping[str, str],
+    window: int,
+    columns: Mapping[str, jax.Array],
 ) -> jax.Array:
-    """Features `[T, A, F]` of each asset's own bars, in packed rows (`OwnBars.pack`)."""
+    """Features `[T, A, F]` of each asset's own bars, from the `COLUMNS` of these bars."""
     raw: dict[str, jax.Array] = {}
     for group in groups:
-        raw |= RAW[group](market, bars)
+        raw |= RAW[group](OwnColumns(**columns, volume_known=volume_known))
     features = [(feature, _normalisation(feature, group, normalise)) for group in groups for feature in FEATURES[group]]
-    age = jnp.arange(market.n_bars)[:, None, None]
     lookback = jnp.asarray([feature.lookback for feature, _ in features])
     values = jnp.stack([raw[feature.name] for feature, _ in features], axis=-1)
-    valid = (age >= lookback[None, None]) & jnp.isfinite(values)
+    valid = (row_number(values) >= lookback[None, None]) & jnp.isfinite(values)
     table = jnp.where(valid, jnp.clip(values, -CLIP, CLIP), jnp.nan)
     for name, function in (("zscore", zscore), ("scale", scaled)):
-        columns = jnp.asarray([i for i, (_, how) in enumerate(features) if how == name], int)
-        table = table.at[..., columns].set(function(values[..., columns], valid[..., columns], window))
+        chosen = jnp.asarray([i for i, (_, how) in enumerate(features) if how == name], int)
+        table = table.at[..., chosen].set(function(values[..., chosen], valid[..., chosen], window))
     return table
 
 
-@jax.jit
+@partial(compiled, inline=False)
 def ewma_volatility(market: MarketData, span: float) -> jax.Array:
     """Forecasts the volatility per bar at each close: bias-corrected exponential average of squared log returns.
 
@@ -314,17 +322,21 @@ def ewma_volatility(market: MarketData, span: float) -> jax.Array:
     Reference: RiskMetrics technical document (1996), eq. 5.2, with the newest return included.
     """
     bars = own_bars(market.tradable)
-    close = bars.pack(market.close)
-    n_elapsed = jnp.maximum(bars.source - shift(bars.source, 1), 1).astype(jnp.float32)
-    observed = jnp.square(indicators.log_return(close, 1)) / n_elapsed
-    first = jnp.square(jnp.log(bars.pack(market.high) / bars.pack(market.low))) / (4 * math.log(2))
-    observed = observed.at[0].set(first[0])
-    variance = exponential_average(observed, jnp.ones_like(market.tradable), span)
-    known = jnp.where(variance > 0, jnp.maximum(jnp.sqrt(variance), MINIMUM_VOLATILITY), UNKNOWN_VOLATILITY)
-    return jnp.where(bars.listed, bars.spread(known), UNKNOWN_VOLATILITY)
+
+    def forecast(high: jax.Array, low: jax.Array, close: jax.Array, number: jax.Array) -> jax.Array:
+        n_elapsed = jnp.maximum(number - shift(number, 1), 1).astype(jnp.float32)
+        first = jnp.square(jnp.log(high / low)) / (4 * math.log(2))
+        observed = jnp.square(indicators.log_return(close, 1)) / n_elapsed
+        observed = jnp.where(row_number(close) == 0, first, observed)
+        variance = exponential_average(observed, jnp.ones(close.shape, bool), span)
+        return jnp.where(variance > 0, jnp.maximum(jnp.sqrt(variance), MINIMUM_VOLATILITY), UNKNOWN_VOLATILITY)
+
+    number = jnp.broadcast_to(row_number(market.close), market.close.shape)
+    known = bars.computed(forecast, market.high, market.low, market.close, number)
+    return jnp.where(bars.listed, known, UNKNOWN_VOLATILITY)
 
 
-@jax.jit
+@partial(compiled, inline=False)
 def average_volume(market: MarketData, span: float) -> jax.Array:
     """Forecasts the volume per bar at each close: bias-corrected exponential average of the own bars' volume.
 
@@ -337,6 +349,6 @@ def average_volume(market: MarketData, span: float) -> jax.Array:
       `volume_known` is False means "unknown", not "illiquid".
     """
     bars = own_bars(market.tradable)
-    average = exponential_average(bars.pack(market.volume), jnp.ones_like(market.tradable), span)
+    average = bars.computed(lambda x: exponential_average(x, jnp.ones(x.shape, bool), span), market.volume)
     known = bars.listed & market.volume_known[None]
-    return jnp.where(known, jnp.maximum(bars.spread(average), MINIMUM_VOLUME), MINIMUM_VOLUME)
+    return jnp.where(known, jnp.maximum(average, MINIMUM_VOLUME), MINIMUM_VOLUME)

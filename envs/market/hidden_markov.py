@@ -16,6 +16,7 @@ from flax import struct
 
 from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.precision import einsum, matmul
+from jaxppo.envs.market.rows import followed
 
 MAX_STATES = 6
 START_PERSISTENCE = 0.95
@@ -46,7 +47,7 @@ class HiddenMarkovModel(struct.PyTreeNode):
 
 
 class Filtered(NamedTuple):
-    """Filtered states of one sequence.
+    """Filtered states of one sequence, or of several side by side (further axes after T).
 
     Attributes:
       probabilities: `[T, N]` probabilities of the states at t, given the observations up to and including t.
@@ -58,10 +59,12 @@ class Filtered(NamedTuple):
 
 
 def _log_density(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> jax.Array:
-    """Log density `[T, N]` of observations `[T, D]` in each state; 0, which favours none, where not valid `[T]`."""
-    deviation = jnp.where(valid[:, None], x, 0.0)[:, None, :] - model.mean[None]
-    terms = jnp.square(deviation) / model.variance[None] + jnp.log(2.0 * math.pi * model.variance)[None]
-    return jnp.where(valid[:, None], -0.5 * terms.sum(axis=-1), 0.0)
+    """Log density `[T, ..., N]` of observations `[T, ..., D]` in each state; 0, which favours none, where not valid."""
+    ones = (1,) * valid.ndim
+    mean, variance = (parameter.reshape(ones + parameter.shape) for parameter in (model.mean, model.variance))
+    deviation = jnp.where(valid[..., None], x, 0.0)[..., None, :] - mean
+    terms = jnp.square(deviation) / variance + jnp.log(2.0 * math.pi * variance)
+    return jnp.where(valid[..., None], -0.5 * terms.sum(axis=-1), 0.0)
 
 
 def forward_filter(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> Filtered:
@@ -72,8 +75,8 @@ def forward_filter(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> 
 
     Args:
       model: N states, D components.
-      x: `[T, D]` observations; any value where not valid.
-      valid: `[T]` bool, there is an observation.
+      x: `[T, ..., D]` observations; any value where not valid.
+      valid: `[T, ...]` bool, there is an observation.
 
     Reference: Rabiner (1989), A tutorial on hidden Markov models, section V.A.
     """
@@ -82,19 +85,19 @@ def forward_filter(model: HiddenMarkovModel, x: jax.Array, valid: jax.Array) -> 
 
 @compiled
 def _forward(initial: jax.Array, transition: jax.Array, density: jax.Array) -> Filtered:
-    """Runs the forward recursion on log densities `[T, N]`."""
+    """Runs the forward recursion on log densities `[T, ..., N]`."""
 
     def step(predicted: jax.Array, now: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         # The peak over possible states only: an impossible state with a high density would underflow all the others.
         possible = predicted > 0
-        peak = jax.lax.stop_gradient(jnp.max(now, where=possible, initial=-jnp.inf))
+        peak = jax.lax.stop_gradient(jnp.max(now, axis=-1, where=possible, initial=-jnp.inf, keepdims=True))
         joint = predicted * jnp.exp(jnp.where(possible, now - peak, 0.0))
-        total = jnp.maximum(joint.sum(), jnp.finfo(joint.dtype).tiny)
+        total = jnp.maximum(joint.sum(axis=-1, keepdims=True), jnp.finfo(joint.dtype).tiny)
         posterior = joint / total
-        return matmul(posterior, transition), (posterior, jnp.log(total) + peak)
+        return matmul(posterior, transition), (posterior, (jnp.log(total) + peak)[..., 0])
 
-    _, (posterior, logs) = jax.lax.scan(step, initial, density, unroll=4)
-    return Filtered(posterior, logs)
+    start = jnp.broadcast_to(initial, density.shape[1:])
+    return Filtered(*followed(step, start, density, unroll=4))
 
 
 class _Expectations(NamedTuple):

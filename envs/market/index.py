@@ -9,7 +9,7 @@ from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
-from jaxppo.envs.market.windows import shift
+from jaxppo.envs.market.windows import linear_recurrence, shift
 
 
 @compiled
@@ -22,9 +22,9 @@ def own_returns(market: MarketData) -> tuple[jax.Array, jax.Array]:
       `[T, A]` returns, fraction, 0 where there is none, and `[T, A]` bool, where there is one.
     """
     bars = own_bars(market.tradable)
-    close = bars.pack(market.close)
-    known = market.tradable & (jnp.cumsum(market.tradable, axis=0) > 1)
-    return jnp.where(known, bars.spread(close / shift(close, 1) - 1.0), 0.0), known
+    known = market.tradable & (bars.latest > 0)
+    change = bars.computed(lambda close: close / shift(close, 1) - 1.0, market.close)
+    return jnp.where(known, change, 0.0), known
 
 
 def market_index(market: MarketData) -> MarketData:
@@ -35,7 +35,7 @@ def market_index(market: MarketData) -> MarketData:
     """
     change, known = own_returns(market)
     mean = change.sum(axis=-1) / jnp.maximum(known.sum(axis=-1), 1)
-    level = jnp.exp(jnp.cumsum(jnp.log1p(mean)))[:, None]
+    level = jnp.exp(linear_recurrence(1.0, jnp.log1p(mean)))[:, None]
     return market.replace(
         open=level,
         high=level,

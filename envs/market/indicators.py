@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market.rows import row_number
 from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import (
     exponential_average,
@@ -201,8 +202,7 @@ def ewma_deviation(close: jax.Array, span: float) -> jax.Array:
     Reference: RiskMetrics technical document (1996), with `lambda = 1 - 2 / (span + 1)` and the newest return included.
     """
     returns = log_return(close, 1)
-    valid = jnp.arange(close.shape[0]) > 0
-    valid = jnp.broadcast_to(valid.reshape((-1,) + (1,) * (close.ndim - 1)), close.shape)
+    valid = jnp.broadcast_to(row_number(close) > 0, close.shape)
     return jnp.sqrt(exponential_average(jnp.square(returns), valid, span))
 
 

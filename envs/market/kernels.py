@@ -15,11 +15,30 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from jaxppo.envs.market import streaming
+
 Result = TypeVar("Result")
 
-compiled = functools.partial(jax.jit, inline=True)
-"""Compiles a function once for each shape where it is called outside of a program: `lax.cond` and `lax.scan` compile
-their branches and bodies anew at every such call. Within a program it leaves no trace."""
+
+def compiled(function: Callable[..., Result], *, inline: bool = True, **options: Any) -> Callable[..., Result]:
+    """Compiles a function once for each shape where it is called outside of a program.
+
+    `lax.cond` and `lax.scan` compile their branches and bodies anew at every such call. Within a stream
+    (`jaxppo.envs.market.streaming`) it is traced in place: what it remembers lies outside of it.
+
+    Args:
+      function: pure function of arrays.
+      inline: whether it leaves no trace within a program.
+      **options: of `jax.jit`.
+    """
+    jitted = jax.jit(function, inline=inline, **options)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Result:
+        return function(*arguments, **keywords) if streaming.current() else jitted(*arguments, **keywords)
+
+    return call
+
 
 # fmt: off
 SIMPLE = frozenset({

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market.rows import first_valid, running_count
 from jaxppo.envs.market.windows import exponential_average, exponential_gain, linear_recurrence, shift
 
 CLIP = 5.0
@@ -40,7 +41,7 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     Reference: West (1979), Updating mean and variance estimates: an improved method (weighted form).
     """
     # Relative to the first valid value: a constant series scores exactly 0, and a high level costs no precision.
-    first = jnp.take_along_axis(x, jnp.argmax(valid, axis=0)[None], axis=0)
+    first = first_valid(x, valid)
     x = jnp.where(valid, x - first, 0)
     gain = exponential_gain(valid, window)
     mean = linear_recurrence(1 - gain, gain * x)
@@ -49,7 +50,7 @@ def zscore(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     level = jnp.where(jnp.isfinite(first), first, 0) + mean
     floor = jnp.maximum(RELATIVE_FLOOR * jnp.abs(level), ABSOLUTE_FLOOR)
     score = (x - mean) / jnp.maximum(jnp.sqrt(variance), floor)
-    enough = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
+    enough = valid & (running_count(valid) >= minimum_observations(window))
     return jnp.where(enough, jnp.clip(score, -CLIP, CLIP), jnp.nan)
 
 
@@ -66,5 +67,5 @@ def scaled(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     """
     x = jnp.where(valid, x, 0)
     size = jnp.sqrt(exponential_average(jnp.square(x), valid, window))
-    enough = valid & (jnp.cumsum(valid, axis=0) >= minimum_observations(window))
+    enough = valid & (running_count(valid) >= minimum_observations(window))
     return jnp.where(enough, jnp.clip(x / jnp.maximum(size, ABSOLUTE_FLOOR), -CLIP, CLIP), jnp.nan)

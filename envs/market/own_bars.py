@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market import streaming
 from jaxppo.envs.market.kernels import compiled
+from jaxppo.envs.market.rows import running_count
 
 
 class OwnBars(NamedTuple):
@@ -32,12 +35,40 @@ class OwnBars(NamedTuple):
     @compiled
     def bars_since(self) -> jax.Array:
         """Market bars since the asset's last own bar, `[T, A]` int32; 0 on an own bar and before the first."""
+        stream = streaming.current()
+        if stream is not None:
+            return jnp.where(self.listed, stream.axis.before - self.source, 0)
         rows = jnp.arange(self.latest.shape[0], dtype=jnp.int32)[:, None]
         return jnp.where(self.listed, rows - self.spread(self.source), 0)
 
+    def computed(self, function: Callable[..., Any], *tables: Any) -> Any:
+        """Calls a function of own bars: `spread(function(*pack(tables)))`, for pytrees of tables.
+
+        Args:
+          function: of packed tables, in which each row is a bar of the asset.
+          *tables: pytrees of `[T, A]`.
+
+        Returns:
+          What it returns, a pytree of `[T, A, ...]`, on the market's time axis: that of the last own bar; before the
+          first, of no meaning.
+        """
+        stream = streaming.current()
+        if stream is None:
+            return jax.tree.map(self.spread, function(*jax.tree.map(self.pack, tables)))
+        own = self.listed & (self.source == stream.axis.before)
+        with streaming.on_axis(streaming.Axis(self.latest, own)):
+            result = function(*tables)
+
+        def held(x: jax.Array) -> jax.Array:
+            here = own.reshape(own.shape + (1,) * (x.ndim - 2))
+            return stream.remember(x.shape, x.dtype, lambda before: (jnp.where(here, x, before),) * 2)
+
+        return jax.tree.map(held, result)
+
     @compiled
     def pack(self, x: jax.Array) -> jax.Array:
-        """Gathers own bars, `[T, A] -> [T, A]`: row k holds the value at the asset's k-th own bar."""
+        """Gathers own bars of whole tables, `[T, A] -> [T, A]`: row k holds the value at the asset's k-th own bar."""
+        assert streaming.current() is None, "a stream has own bars in `computed` only"
         return jax.lax.cond(self.complete, lambda x: x, lambda x: jnp.take_along_axis(x, self.source, axis=0), x)
 
     @compiled
@@ -71,6 +102,11 @@ def own_bars(tradable: jax.Array) -> OwnBars:
     Args:
       tradable: `[T, A]` bool.
     """
+    stream = streaming.current()
+    if stream is not None:
+        latest, now = running_count(tradable) - 1, jnp.broadcast_to(stream.axis.before, tradable.shape)
+        source = stream.remember(tradable.shape, jnp.int32, lambda held: (jnp.where(tradable, now, held),) * 2)
+        return OwnBars(source, latest, jnp.all(tradable))
     n_bars, n_assets = tradable.shape
     rows = jnp.broadcast_to(jnp.arange(n_bars, dtype=jnp.int32)[:, None], tradable.shape)
 

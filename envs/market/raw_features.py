@@ -1,8 +1,9 @@
-"""Raw features of each group, before they are normalised: packed rows of each asset's own bars, `[T, A]` each."""
+"""Raw features of each group, before they are normalised: of each asset's own bars, `[T, A]` each."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxppo.envs.market import indicators, trend
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 from jaxppo.envs.market.normalisation import CLIP, zscore
 from jaxppo.envs.market.own_bars import OwnBars
+from jaxppo.envs.market.rows import row_number, running_count
 from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import exponential_average, linear_recurrence, rolling_mean, rolling_valid_sum, shift
 
@@ -37,46 +39,64 @@ VOLUME_FLOOR = 0.01
 """Smallest volume as a fraction of the average volume, so that an empty bar has a logarithm."""
 
 
+COLUMNS = ("open", "high", "low", "close", "volume", "half_spread")
+"""Columns of a market that raw features of an asset are made of."""
+
+
+class OwnColumns(NamedTuple):
+    """Those columns of each asset's own bars.
+
+    Attributes:
+      open: `[T, A]`, and so are the other `COLUMNS`.
+      volume_known: `[A]` bool, see `MarketData`.
+    """
+
+    open: jax.Array
+    high: jax.Array
+    low: jax.Array
+    close: jax.Array
+    volume: jax.Array
+    half_spread: jax.Array
+    volume_known: jax.Array
+
+
 def _log(x: jax.Array) -> jax.Array:
     """Logarithm, NaN (no value) where x is not positive."""
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), jnp.nan)
 
 
-def price(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the price group, packed `[T, A]` each; `staleness` is set later, on the market's time axis."""
-    open_, high, low, close = (bars.pack(x) for x in (market.open, market.high, market.low, market.close))
+def price(bars: OwnColumns) -> dict[str, jax.Array]:
+    """Raw features of the price group, `[T, A]` each; `staleness` is set later, on the market's time axis."""
     return {
-        **{f"return_{h}": indicators.log_return(close, h) for h in RETURN_HORIZONS},
-        "range": jnp.log(high / low),
-        "gap": indicators.gap(open_, close),
-        "close_location": indicators.close_location(high, low, close),
-        "staleness": jnp.zeros_like(close),
+        **{f"return_{h}": indicators.log_return(bars.close, h) for h in RETURN_HORIZONS},
+        "range": jnp.log(bars.high / bars.low),
+        "gap": indicators.gap(bars.open, bars.close),
+        "close_location": indicators.close_location(bars.high, bars.low, bars.close),
+        "staleness": jnp.zeros_like(bars.close),
     }
 
 
-def volume(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the volume group, packed `[T, A]` each; NaN (no value) where volume is not reported.
+def volume(bars: OwnColumns) -> dict[str, jax.Array]:
+    """Raw features of the volume group, `[T, A]` each; NaN (no value) where volume is not reported.
 
     `relative_volume` is the log volume, `dollar_volume` the log of the mean dollar volume of 21 bars, `amihud` the log
     of Amihud's illiquidity over 21 bars.
 
     Args:
-      market: `[T, A]` bars.
-      bars: own bars of its assets.
+      bars: own bars of each asset.
     """
-    close = bars.pack(market.close)
-    volume = jnp.where(market.volume_known[None], bars.pack(market.volume), 0)
-    average = exponential_average(volume, jnp.ones_like(market.tradable), LIQUIDITY_WINDOW)
+    volume = jnp.where(bars.volume_known[None], bars.volume, 0)
+    average = exponential_average(volume, jnp.ones(volume.shape, bool), LIQUIDITY_WINDOW)
     return {
         "relative_volume": _log(jnp.maximum(volume, VOLUME_FLOOR * average)),
-        "dollar_volume": _log(rolling_mean(close * volume, LIQUIDITY_WINDOW)),
-        "amihud": _log(indicators.amihud(close, volume, LIQUIDITY_WINDOW)),
+        "dollar_volume": _log(rolling_mean(bars.close * volume, LIQUIDITY_WINDOW)),
+        "amihud": _log(indicators.amihud(bars.close, volume, LIQUIDITY_WINDOW)),
     }
 
 
-def technical(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the technical group, packed `[T, A]` each; MACD and ATR as fractions of the close."""
-    high, low, close = (bars.pack(x) for x in (market.high, market.low, market.close))
+def technical(bars: OwnColumns) -> dict[str, jax.Array]:
+    """Raw features of the technical group, `[T, A]` each; MACD and ATR as fractions of the close."""
+    high, low, close = bars.high, bars.low, bars.close
     line, signal = indicators.macd(close)
     return {
         "rsi": indicators.rsi(close) / 50 - 1,
@@ -89,22 +109,22 @@ def technical(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
     }
 
 
-def volatility(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the volatility group, packed `[T, A]` each: logarithms, because volatility is skewed."""
-    open_, high, low, close = (bars.pack(x) for x in (market.open, market.high, market.low, market.close))
+def volatility(bars: OwnColumns) -> dict[str, jax.Array]:
+    """Raw features of the volatility group, `[T, A]` each: logarithms, because volatility is skewed."""
+    open_, high, low, close = bars.open, bars.high, bars.low, bars.close
     window = VOLATILITY_WINDOW
     return {
         "ewma_volatility": _log(indicators.ewma_deviation(close, RISKMETRICS_SPAN)),
         "parkinson": _log(indicators.parkinson(high, low, window)),
         "garman_klass": _log(indicators.garman_klass(open_, high, low, close, window)),
         "yang_zhang": _log(indicators.yang_zhang(open_, high, low, close, window)),
-        "half_spread": _log(bars.pack(market.half_spread)),
+        "half_spread": _log(bars.half_spread),
     }
 
 
-def trends(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
-    """Raw features of the trend group, packed `[T, A]` each, in (-1, 1): no mean is subtracted from them."""
-    high, close = bars.pack(market.high), bars.pack(market.close)
+def trends(bars: OwnColumns) -> dict[str, jax.Array]:
+    """Raw features of the trend group, `[T, A]` each, in (-1, 1): no mean is subtracted from them."""
+    high, close = bars.high, bars.close
     return {
         **{f"trend_{h}": trend.trend(close, h) for h in TREND_HORIZONS},
         **{f"macd_{fast}_{slow}": trend.macd_response(close, fast, slow) for fast, slow in TREND_SCALES},
@@ -113,6 +133,15 @@ def trends(market: MarketData, bars: OwnBars) -> dict[str, jax.Array]:
 
 
 RAW = {"price": price, "volume": volume, "technical": technical, "volatility": volatility, "trend": trends}
+
+
+def session_starts(market: MarketData) -> jax.Array:
+    """Whether each bar is the first of its session, `[T]` bool.
+
+    Args:
+      market: `[T, A]` bars.
+    """
+    return (row_number(market.session) == 0) | (market.session != shift(market.session, 1))
 
 
 def calendar(market: MarketData, window: int) -> jax.Array:
@@ -130,11 +159,11 @@ def calendar(market: MarketData, window: int) -> jax.Array:
     elapsed = market.seconds_since_previous
     score = zscore(jnp.log(jnp.maximum(elapsed, 1)), elapsed > 0, window)
     # The length of a session is known only at its end, so `to_close` takes that of the previous one; none in the first.
-    opens = jnp.concatenate([jnp.ones(1, bool), market.session[1:] != market.session[:-1]])
+    opens = session_starts(market)
     since_open = linear_recurrence(~opens, jnp.where(opens, 0.0, elapsed)) / SESSION_SCALE
-    bars = linear_recurrence(~opens, jnp.ones(market.n_bars))
-    expected = linear_recurrence(~opens, jnp.where(opens, shift(bars, 1), 0.0)).at[0].set(0.0)
-    expected = jnp.where(jnp.cumsum(opens) > 1, expected, jnp.nan)
+    bars = linear_recurrence(~opens, jnp.ones_like(elapsed))
+    expected = linear_recurrence(~opens, jnp.where(opens, shift(bars, 1), 0.0))
+    expected = jnp.where(running_count(opens) > 1, expected, jnp.nan)
     to_close = jnp.maximum(expected - bars, 0.0) / expected
     columns = [jnp.sin(minute), jnp.cos(minute), jnp.sin(weekday), jnp.cos(weekday), score]
     return jnp.stack([*columns, jnp.minimum(since_open, CLIP), to_close], axis=-1)
@@ -152,11 +181,14 @@ def cross_section(market: MarketData, bars: OwnBars, lookback: int) -> jax.Array
       bars: own bars of its assets.
       lookback: own bars, >= 0.
     """
-    close = bars.pack(market.close)
     known = bars.listed & (bars.latest >= lookback)
     present = known & (bars.bars_since < STALE)
-    trends = {h: bars.spread(trend.trend(close, h)) for h in sorted({*RANKED_HORIZONS, *OTHERS_HORIZONS})}
-    volatility = bars.spread(indicators.ewma_deviation(close, trend.VOLATILITY_SPAN))
+    horizons = sorted({*RANKED_HORIZONS, *OTHERS_HORIZONS})
+
+    def of_asset(close: jax.Array) -> tuple[dict[int, jax.Array], jax.Array]:
+        return {h: trend.trend(close, h) for h in horizons}, indicators.ewma_deviation(close, trend.VOLATILITY_SPAN)
+
+    trends, volatility = bars.computed(of_asset, market.close)
     columns = [trend.rank_among(trends[h], present) for h in RANKED_HORIZONS]
     columns += [trend.rank_among(volatility, present)]
     columns += [trend.mean_of_others(trends[h], present) for h in OTHERS_HORIZONS]
@@ -179,12 +211,15 @@ def carry(market: MarketData, bars: OwnBars) -> jax.Array:
     elapsed = market.seconds_since_previous
     steps, seconds = (rolling_valid_sum(x, elapsed > 0, CARRY_HORIZON) for x in (jnp.ones_like(elapsed), elapsed))
     years = seconds / jnp.maximum(steps, 1) / SECONDS_PER_YEAR
-    packed = bars.pack(market.carry * years[:, None])
-    valid = jnp.isfinite(packed)
-    count, total = (rolling_valid_sum(x, valid, CARRY_WINDOW) for x in (jnp.ones_like(packed), packed))
-    deviation = indicators.ewma_deviation(bars.pack(market.close), trend.VOLATILITY_SPAN)
-    mean = total / jnp.maximum(count, 1) * CARRY_HORIZON**0.5
-    value = bars.spread(jnp.tanh(ratio(mean, deviation, 0.0) / trend.SQUEEZE))
-    known = bars.listed & (bars.spread(count) >= CARRY_LOOKBACK)
+
+    def of_asset(carry: jax.Array, close: jax.Array) -> tuple[jax.Array, jax.Array]:
+        valid = jnp.isfinite(carry)
+        count, total = (rolling_valid_sum(x, valid, CARRY_WINDOW) for x in (jnp.ones_like(carry), carry))
+        deviation = indicators.ewma_deviation(close, trend.VOLATILITY_SPAN)
+        mean = total / jnp.maximum(count, 1) * CARRY_HORIZON**0.5
+        return jnp.tanh(ratio(mean, deviation, 0.0) / trend.SQUEEZE), count
+
+    value, count = bars.computed(of_asset, market.carry * years[:, None], market.close)
+    known = bars.listed & (count >= CARRY_LOOKBACK)
     columns = [value, trend.rank_among(value, known & (bars.bars_since < STALE))]
     return jnp.where(known[..., None], jnp.stack(columns, axis=-1), jnp.nan)

@@ -29,6 +29,7 @@ from jaxppo.envs.market.index import own_returns
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.market.rows import row_number
 from jaxppo.envs.market.windows import rolling_max, rolling_moments, rolling_rank, shift
 
 FIRST_RETURNS = 21
@@ -36,6 +37,8 @@ FIRST_RETURNS = 21
 LARGEST_OBSERVATION = 3.0
 """Clip of the observations: a Gaussian model would otherwise spend a state on single outliers, which says nothing about
 the bars after them."""
+TIE = 1e-6
+"""A rank is above a quantile by more than this: one that equals it is not, however the division was rounded."""
 States = Annotated[int, Field(ge=2, le=6)]
 BULL, BEAR, SIDEWAYS, CRISIS = range(4)
 
@@ -72,18 +75,19 @@ def rule_regimes(
       `[T, A, 4]` float32, one-hot in the order of `REGIMES`, known at the close of t.
     """
     bars = own_bars(market.tradable)
-    close = bars.pack(market.close)
-    log_price = jnp.log(close)
-    change = log_price - shift(log_price, 1)
-    mean, squares = rolling_moments(change, trend_window)
-    error = jnp.sqrt(jnp.maximum(squares, 1e-20) / (trend_window - 1) / trend_window)
-    trend = jnp.where(jnp.arange(market.n_bars)[:, None] >= trend_window, mean / error, 0.0)
-    volatility = bars.pack(ewma_volatility(market, volatility_span))
-    turbulent = rolling_rank(volatility, volatility_window) > volatility_quantile
-    fallen = 1.0 - close / rolling_max(close, drawdown_window) > crisis_drawdown
-    regime = jnp.where(trend > trend_threshold, BULL, jnp.where(trend < -trend_threshold, BEAR, SIDEWAYS))
-    regime = jnp.where(turbulent & fallen, CRISIS, regime)
-    regime = jnp.where(bars.listed, bars.spread(regime), SIDEWAYS)
+
+    def of_asset(close: jax.Array, volatility: jax.Array) -> jax.Array:
+        log_price = jnp.log(close)
+        mean, squares = rolling_moments(log_price - shift(log_price, 1), trend_window)
+        error = jnp.sqrt(jnp.maximum(squares, 1e-20) / (trend_window - 1) / trend_window)
+        trend = jnp.where(row_number(close) >= trend_window, mean / error, 0.0)
+        turbulent = rolling_rank(volatility, volatility_window) > volatility_quantile + TIE
+        fallen = 1.0 - close / rolling_max(close, drawdown_window) > crisis_drawdown
+        regime = jnp.where(trend > trend_threshold, BULL, jnp.where(trend < -trend_threshold, BEAR, SIDEWAYS))
+        return jnp.where(turbulent & fallen, CRISIS, regime)
+
+    found = bars.computed(of_asset, market.close, ewma_volatility(market, volatility_span))
+    regime = jnp.where(bars.listed, found, SIDEWAYS)
     return jax.nn.one_hot(regime, len(NAMES))
 
 
@@ -127,7 +131,7 @@ def standardised_returns(market: MarketData, span: int = 504) -> tuple[jax.Array
     bars = own_bars(market.tradable)
     n_elapsed = 1.0 + shift(bars.bars_since, 1).astype(jnp.float32)
     usual = shift(ewma_volatility(market, span), 1)
-    known = known & (jnp.cumsum(market.tradable, axis=0) > FIRST_RETURNS)
+    known = known & (bars.latest >= FIRST_RETURNS)
     observed = jnp.log1p(change) / (usual * jnp.sqrt(n_elapsed))
     return jnp.clip(observed, -LARGEST_OBSERVATION, LARGEST_OBSERVATION)[..., None], known
 
@@ -170,8 +174,7 @@ def hidden_regimes(model: HiddenMarkovModel, market: MarketData, span: int = 504
       model's initial probabilities, moved on by its transitions.
     """
     x, known = standardised_returns(market, span)
-    filtered = jax.vmap(lambda a, b: forward_filter(model, a, b).probabilities, in_axes=1, out_axes=1)(x, known)
-    return matmul(filtered, regime_of_states(model))
+    return matmul(forward_filter(model, x, known).probabilities, regime_of_states(model))
 
 
 def regime_of_states(model: HiddenMarkovModel) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import rankdata
 
 from jaxppo.envs.market.indicators import ewma_deviation, log_return
+from jaxppo.envs.market.rows import first_row, row_number
 from jaxppo.envs.market.safe import ratio
 from jaxppo.envs.market.windows import exponential_average, rolling_deviation, rolling_max
 
@@ -55,7 +56,8 @@ def distance_from_high(high: jax.Array, close: jax.Array, window: int) -> jax.Ar
 
 def _squeezed(change: jax.Array, close: jax.Array, bars: int) -> jax.Array:
     """Squeezes a log return over `bars`, or those there are, in units of its volatility."""
-    deviation = ewma_deviation(close, VOLATILITY_SPAN) * jnp.sqrt(jnp.clip(_age(close), 1, bars).astype(close.dtype))
+    length = jnp.sqrt(jnp.clip(row_number(close), 1, bars).astype(close.dtype))
+    deviation = ewma_deviation(close, VOLATILITY_SPAN) * length
     return jnp.tanh(ratio(change, deviation, 0.0) / SQUEEZE)
 
 
@@ -77,17 +79,12 @@ def macd_response(close: jax.Array, fast: int, slow: int) -> jax.Array:
     Roberts (2019), Enhancing time-series momentum strategies using deep neural networks, eq. 5-7.
     """
     everywhere = jnp.ones(close.shape, bool)
-    level = close - close[:1]  # a high price level costs no precision
+    level = close - first_row(close)  # a high price level costs no precision
     line = exponential_average(level, everywhere, 2 * fast - 1) - exponential_average(level, everywhere, 2 * slow - 1)
-    formed = everywhere & (_age(close) >= FEWEST - 1)
+    formed = everywhere & (row_number(close) >= FEWEST - 1)
     line = jnp.where(formed, ratio(line, rolling_deviation(level, everywhere, PRICE_WINDOW), 0.0), 0.0)
     score = ratio(line, rolling_deviation(line, formed, LINE_WINDOW), 0.0)
     return score * jnp.exp(-jnp.square(score) / 4) / 0.89
-
-
-def _age(x: jax.Array) -> jax.Array:
-    """Bars since the first row, with the rank of `x`."""
-    return jnp.arange(x.shape[0]).reshape((-1,) + (1,) * (x.ndim - 1))
 
 
 def rank_among(x: jax.Array, present: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """Causal primitives along the leading time axis `[T, ...]`: lags, rolling windows, linear recursions.
 
 All are accurate in float32 on long tables: rolling windows are built by doubling (sums of sums, never a difference of
-two running totals), and recursions only multiply by factors in [0, 1].
+two running totals), and recursions only multiply by factors in [0, 1]. Within a stream
+(`jaxppo.envs.market.streaming`) they are given one row, and remember what they need of those before.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxppo.envs.market import streaming
 from jaxppo.envs.market.kernels import compiled, in_one
+from jaxppo.envs.market.rows import first_row, row_number, with_past
 
 Aggregate = TypeVar("Aggregate")
 
 
-@functools.partial(compiled, static_argnums=1)
 def shift(x: jax.Array, bars: int) -> jax.Array:
     """Lags a series; the first value repeats before the start.
 
@@ -27,6 +29,12 @@ def shift(x: jax.Array, bars: int) -> jax.Array:
       x: `[T, ...]`.
       bars: lag, >= 0.
     """
+    return _shifted(x, bars) if streaming.current() is None else with_past(x, bars, None)[:1]
+
+
+@functools.partial(compiled, static_argnums=1)
+def _shifted(x: jax.Array, bars: int) -> jax.Array:
+    """`shift` of a whole table."""
     if bars == 0:
         return x
     n_bars = x.shape[0]
@@ -35,28 +43,48 @@ def shift(x: jax.Array, bars: int) -> jax.Array:
 
 
 def _rolling(
-    aggregate: Aggregate, window: int, combine: Callable[[Aggregate, int, Aggregate, int], Aggregate]
+    aggregate: Aggregate,
+    window: int,
+    combine: Callable[[Aggregate, int, Aggregate, int], Aggregate],
+    start: Aggregate | None = None,
 ) -> Aggregate:
-    """Combines the last `window` bars in about `2 log2(window)` steps; the first bar repeats before the start.
+    """Combines the last `window` bars in about `2 log2(window)` steps.
 
     Args:
       aggregate: pytree of `[T, ...]`, the aggregate of one bar.
       window: bars, >= 1.
       combine: `(older, n_older, newer, n_newer) -> aggregate` of two adjacent blocks of bars.
+      start: aggregate `[1, ...]` of each bar before the first; None repeats the first.
     """
     if window < 1:
         raise ValueError(f"a rolling window must hold at least 1 bar, got {window}")
+    if streaming.current() is not None:
+        starts = jax.tree.map(lambda _: None, aggregate) if start is None else start
+        rows = jax.tree.map(
+            lambda x, first: with_past(x, window - 1, first), aggregate, starts, is_leaf=lambda x: x is None
+        )
+        return jax.tree.map(lambda x: x[-1:], _combined(rows, window, combine))
+    if start is not None:
+        aggregate = jax.tree.map(lambda first, x: jnp.concatenate([first, x]), start, aggregate)
+    found = _combined(aggregate, window, combine)
+    return found if start is None else jax.tree.map(lambda x: x[1:], found)
+
+
+def _combined(
+    aggregate: Aggregate, window: int, combine: Callable[[Aggregate, int, Aggregate, int], Aggregate]
+) -> Aggregate:
+    """`_rolling` of a whole table, whose first bar repeats before the start."""
     # Binary digits of `window`: the blocks of 1, 2, 4, ... bars that it is the sum of, the newest first.
     result: Aggregate | None = None
     covered, block, length = 0, aggregate, 1
     while True:
         if window & length:
-            older = jax.tree.map(lambda x, bars=covered: shift(x, bars), block)
+            older = jax.tree.map(lambda x, bars=covered: _shifted(x, bars), block)
             result = older if result is None else combine(older, length, result, covered)
             covered += length
         if covered == window and result is not None:
             return result
-        older = jax.tree.map(lambda x, bars=length: shift(x, bars), block)
+        older = jax.tree.map(lambda x, bars=length: _shifted(x, bars), block)
         block, length = combine(older, length, block, length), 2 * length
 
 
@@ -79,7 +107,7 @@ def rolling_valid_sum(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
       window: values, >= 1.
     """
     kept = jnp.where(valid, x, 0)
-    return rolling_sum(jnp.concatenate([jnp.zeros_like(kept[:1]), kept]), window)[1:]
+    return _rolling(kept, window, lambda older, _, newer, __: older + newer, jnp.zeros_like(kept[:1]))
 
 
 def rolling_mean(x: jax.Array, window: int) -> jax.Array:
@@ -122,6 +150,10 @@ def rolling_rank(x: jax.Array, window: int) -> jax.Array:
     Returns:
       `[T, ...]` in (0, 1].
     """
+    known = jnp.minimum(row_number(x) + 1, window)
+    if streaming.current() is not None:
+        past = with_past(x, window - 1, jnp.full_like(x, jnp.inf))
+        return jnp.sum(past <= x, axis=0, keepdims=True, dtype=jnp.int32) / known
     n_bars = x.shape[0]
     padding = jnp.full((window - 1, *x.shape[1:]), jnp.inf, x.dtype)
     padded = jnp.concatenate([padding, x])
@@ -131,7 +163,6 @@ def rolling_rank(x: jax.Array, window: int) -> jax.Array:
         return count + (past <= x)
 
     count = jax.lax.fori_loop(0, window, add, jnp.zeros(x.shape, jnp.int32))
-    known = jnp.minimum(jnp.arange(1, n_bars + 1), window).reshape((-1,) + (1,) * (x.ndim - 1))
     return count / known
 
 
@@ -182,11 +213,10 @@ def rolling_deviation(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
         squares = older[2] + newer[2] + jnp.square(difference) * older[0] * share
         return count, older[1] + difference * share, squares
 
-    # `_rolling` repeats the first row before the start: one that is not valid counts for nothing.
-    x = jnp.concatenate([x[:1], x])
-    counts = jnp.concatenate([jnp.zeros_like(valid[:1]), valid]).astype(x.dtype)
-    count, _, squares = _rolling((counts, x, jnp.zeros_like(x)), window, combine)
-    return jnp.sqrt(squares / jnp.maximum(count - 1, 1))[1:]
+    nothing = jnp.zeros_like(x[:1])
+    start = (nothing, x[:1], nothing)  # rows before the first count for nothing
+    count, _, squares = _rolling((valid.astype(x.dtype), x, jnp.zeros_like(x)), window, combine, start)
+    return jnp.sqrt(squares / jnp.maximum(count - 1, 1))
 
 
 def linear_recurrence(decay: jax.Array | float, drive: jax.Array) -> jax.Array:
@@ -200,6 +230,12 @@ def linear_recurrence(decay: jax.Array | float, drive: jax.Array) -> jax.Array:
       `[T, ...]`, in the dtype of `drive`.
     """
     decay = jnp.broadcast_to(jnp.asarray(decay, drive.dtype), drive.shape)
+    stream = streaming.current()
+    if stream is not None:
+        # In a kernel of its own, as in a table: the compiler would else leave out the rounding of `drive`.
+        return stream.remember(
+            drive.shape, drive.dtype, lambda value: (in_one(lambda a, b, c: a * b + c, value, decay, drive),) * 2
+        )
     # A CPU is fastest bar by bar; an accelerator pays for every sequential step.
     if jax.default_backend() == "cpu":
 
@@ -258,10 +294,9 @@ def seeded_average(x: jax.Array, weight: float, window: int, start: int) -> jax.
       `[T, ...]`; before `start` the rolling mean.
     """
     # Relative to the first value: a constant series comes back exactly, and a high price level costs no precision.
-    level = x[:1]
+    level = first_row(x)
     x = x - level
-    index = jnp.arange(x.shape[0]).reshape((-1,) + (1,) * (x.ndim - 1))
-    seeded = index > start
+    seeded = row_number(x) > start
     decay = jnp.where(seeded, 1 - weight, 0).astype(x.dtype)
     drive = jnp.where(seeded, weight * x, rolling_mean(x, window))
     return level + linear_recurrence(decay, drive)

@@ -27,6 +27,7 @@ from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdo
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
+from jaxppo.envs.market.rows import running_count
 from jaxppo.envs.trading.account import Account, BarRow, View
 from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.types import N_ACCOUNT_FEATURES, N_ASSET_FEATURES, EnvParams, EnvState, Observation
@@ -191,8 +192,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             periods = periods_per_year(market)
         costs = make_costs() if costs is None else costs
         check_displacement(costs, self.fill_rule)
-        unknown = jnp.nan if self.observation == "index" else 0.0
-        table = features.compute_features(market, **self._reads, unknown=unknown, regimes=regimes)
+        table = self.features_of(market, regimes)
         view = MarketView(market, 1.0 if periods is None else periods, self.position_limit, regimes)
         masks, sizing = (
             given if given is not None else () if transform is None else transform.table(view)
@@ -203,7 +203,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             market=market,
             table=pack_bars(market, conditions=costs.conditions, regimes=regimes),
             features=table.astype(feature_dtype),
-            listed=jnp.cumsum(market.tradable, axis=0) > 0,
+            listed=running_count(market.tradable) > 0,
             costs=costs,
             initial_cash=jnp.asarray(initial_cash, jnp.float32),
             risk_aversion=jnp.asarray(risk_aversion, jnp.float32),
@@ -213,6 +213,16 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             masks=masks,
             sizing=sizing,
         )
+
+    def features_of(self, market: MarketData, regimes: jax.Array | None = None) -> jax.Array:
+        """Features that this environment shows, `[T, A, F]` float32.
+
+        Args:
+          market: `[T, A]` bars.
+          regimes: `[T, A, 4]` probabilities, for the feature group `regime`.
+        """
+        unknown = jnp.nan if self.observation == "index" else 0.0
+        return features.compute_features(market, **self._reads, unknown=unknown, regimes=regimes)
 
     def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
         """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length.

@@ -12,8 +12,9 @@ from flax import struct
 
 from jaxppo.book.paper_accounts import open_paper_accounts
 from jaxppo.book.sizing import next_bars
-from jaxppo.envs.execution.costs import Costs, pack_bars
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights, open_portfolio
+from jaxppo.envs.market.rows import row_number
 from jaxppo.envs.market.safe import with_derivative
 from jaxppo.envs.trading.account import Account, BarRow, View
 from jaxppo.envs.trading.bar import OneBar
@@ -136,11 +137,10 @@ class _Tilted(NamedTuple):
     def table(self, view: MarketView) -> BaseRow:
         """What the base precomputes of a market."""
         tradable, n_bars = view.market.tradable, view.market.n_bars
-        number = jnp.arange(n_bars, dtype=jnp.int32)
+        number = row_number(view.market.session)
         costs = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars, *x.shape)), self.costs.replace(conditions=()))
-        bars = pack_bars(view.market, conditions=self.costs.conditions, regimes=view.regimes)
         rows = self.policy.table(self.policy.params, view)
-        return BaseRow(number, tradable, costs, rows, next_bars(bars, self.costs))
+        return BaseRow(number, tradable, costs, rows, next_bars(view, self.costs))
 
     def init(self, n_assets: int) -> BaseState:
         """State before the first close."""

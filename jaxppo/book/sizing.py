@@ -14,6 +14,7 @@ from jaxppo.book.paper_accounts import AGENT, PaperAccounts, open_paper_accounts
 from jaxppo.envs.execution.costs import Costs, pack_bars
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.market.rows import row_number
 from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.bar import OneBar
 from jaxppo.envs.trading.view import MarketView
@@ -154,12 +155,12 @@ class _Book(NamedTuple):
         every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars, *x.shape)), self.costs.replace(conditions=()))
         bars = pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes)
         return BookRow(
-            number=jnp.arange(n_bars, dtype=jnp.int32),
+            number=row_number(market.session),
             bar=bars,
             tradable=market.tradable,
             costs=every_bar,
             strategies=tuple(() if isinstance(one, str) else one.table(one.params, view) for one in self.strategies),
-            next_bar=next_bars(bars, self.costs),
+            next_bar=next_bars(view, self.costs),
         )
 
     def init(self, n_assets: int) -> BookState:
@@ -237,14 +238,14 @@ class _Book(NamedTuple):
         return jnp.where(left_alone, present, target), BookState(paper_accounts, allocation, sized, states)
 
 
-def next_bars(bars: jax.Array, costs: Costs) -> Any:
-    """The bar after each, `[T, fields, A]`, of which a decision reads the forecast of volatility for margins.
+def next_bars(view: MarketView, costs: Costs) -> Any:
+    """What is known of the bar after each, `[T, fields, A]` packed, for margins by volatility.
 
     Args:
-      bars: `[T, fields, A]` packed.
+      view: of the market.
       costs: of the account; without margins by volatility nothing is read, `()`.
     """
-    return () if isinstance(costs.margin_volatility, tuple) else jnp.concatenate([bars[1:], bars[-1:]])
+    return () if isinstance(costs.margin_volatility, tuple) else pack_bars(view.market, ahead=True)
 
 
 def strategy_names(strategies: Sequence[Policy | str]) -> tuple[str, ...]:

@@ -104,7 +104,6 @@ def _about(run: SavedRun, live: LiveStep) -> dict[str, Any]:
         "platforms": list(PLATFORMS),
         "features": list(feature_names(config.features.groups)),
         "symbols": list(run.setup.market.info.symbols),
-        "window_bars": live.window,
         "first_decision": run.setup.env.first_decision,
         "data_fingerprint": run_folder.data_report(run.setup.market)["fingerprint"],
     }

@@ -15,7 +15,7 @@ from jaxppo.config import dump_config
 from jaxppo.deploy.drift.of_run import training_reference
 from jaxppo.deploy.explained import mask_names
 from jaxppo.deploy.live_policy import LivePolicy, LiveRules
-from jaxppo.deploy.live_step import LiveStep, check_streams, window_of
+from jaxppo.deploy.live_step import LiveStep, check_streams
 from jaxppo.deploy.program import Program, program_of
 from jaxppo.deploy.spec import feed_rules
 from jaxppo.envs.market.market_data import MarketData
@@ -65,7 +65,7 @@ def live_parts(run: SavedRun) -> tuple[LiveStep, dict[str, Any]]:
     with jax.default_device(run.setup.devices[0]):
         run = decided(run)
         setup, policy = run.setup, shipped_of(run)
-        live = LiveStep(setup, rules_of(setup), policy, window_of(setup, policy))
+        live = LiveStep(setup, rules_of(setup), policy)
     config, futures = setup.config, setup.market.futures
     sessions = {str(place): dict(item.values) for place, item in enumerate(config.masks) if item.kind == "session"}
     for keys in sessions.values():

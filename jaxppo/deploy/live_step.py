@@ -1,14 +1,13 @@
 """One bar of a live account as a pure function: the same features, masks, sizing, accounting and limits as a backtest.
 
-It carries the last bars of the market in a window of fixed length, and recomputes on it what a backtest computes on the
-whole table, so that time and memory of a bar do not grow. Within the window nothing is approximated. What reaches back
-without end (exponential averages, filters of regimes) is cut where its weight is below `FORGOTTEN`.
+What a backtest computes on the whole table is computed row by row (`jaxppo.envs.market.streaming`): averages, counts
+and the last bars of rolling windows are remembered, so that nothing is cut off, and time and memory of a bar do not
+grow.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,20 +16,22 @@ from flax import struct
 
 from jaxppo.backtest.account import AccountRules, AccountState, close_bar, monitored_account, open_account
 from jaxppo.deploy.explained import Explained, explained_orders
-from jaxppo.envs.execution.costs import trade_costs, unpack_bar
+from jaxppo.envs.execution.costs import pack_bars, trade_costs, unpack_bar
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.rows import row_number
+from jaxppo.envs.market.streaming import streamed
 from jaxppo.envs.trading.account import BarRow, Placed
 from jaxppo.envs.trading.outcome import outcome_of
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
+from jaxppo.policy.encoding import encode_newest
 from jaxppo.policy.protocol import Policy
-from jaxppo.run.regimes import find_regimes, regimes_warmup
+from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup
+from jaxppo.run.strategy import row_params
 
-FORGOTTEN = 1e-6
-"""Weight that what lies before the window has in an exponential average of the longest span."""
 PER_ASSET = ("open", "high", "low", "close", "volume", "half_spread", "tradable", "ended", "carry")
 PER_BAR = ("minute_of_day", "session", "day_of_week", "seconds_since_previous")
 HOST_MASKS = ("session",)
@@ -65,14 +66,14 @@ class LiveState(struct.PyTreeNode):
     """What a live account carries from one close to the next.
 
     Attributes:
-      bars: name -> window `[H + 1, ...]` of the last bars, the oldest first, then rows without meaning.
+      memory: what the tables of features, masks, sizing and rules remember of past bars.
       seen: `[]` int32, bars so far.
       account: at the last close, its orders placed.
       placed: targets, hold flags and orders of that close.
       opened: `[]` bool, whether the account has been opened.
     """
 
-    bars: dict[str, jax.Array]
+    memory: list[jax.Array]
     seen: jax.Array
     account: AccountState
     placed: Placed
@@ -104,21 +105,8 @@ class LiveOutput(NamedTuple):
     modelled: jax.Array
 
 
-def window_of(setup: Setup, policy: Policy) -> int:
-    """Bars H that a live account of a run has to remember.
-
-    Args:
-      setup: of the run.
-      policy: who trades.
-    """
-    config, env = setup.config, setup.env
-    spans = [config.features.normalisation_window, regimes_warmup(config.regimes), policy.warmup - env.window]
-    spans += [part.warmup for part in (env.masks, env.sizing) if part is not None]
-    return env.first_decision + math.ceil(-math.log(FORGOTTEN) / 2.0 * max(spans))
-
-
 def check_streams(setup: Setup) -> None:
-    """Refuses what cannot be known from the last bars alone.
+    """Refuses what cannot be known from a memory of constant size.
 
     Args:
       setup: of the run.
@@ -147,28 +135,20 @@ class LiveStep:
       setup: of the run.
       rules: what the account trades under.
       policy: who trades.
-      window: H.
     """
 
     setup: Setup
     rules: AccountRules
     policy: Policy
-    window: int
 
     def init(self) -> LiveState:
         """The state before the first bar."""
-        market, env, length = self.setup.market, self.setup.env, self.window + 1
-        bars = {}
-        for name in (*PER_ASSET, *PER_BAR):
-            like = getattr(market, name)
-            if isinstance(like, tuple):
-                continue
-            fill = 1 if name in ("open", "high", "low", "close", "tradable") else 0
-            bars[name] = jnp.full((length, *like.shape[1:]), fill, like.dtype)
-        account = open_account(self.policy, self.rules, self.setup.params, jnp.int32(0))
+        env, bar, row = self.setup.env, self.bar_like(), jnp.zeros((), jnp.int32)
+        first, _ = streamed(self._tables)
+        account = open_account(self.policy, self.rules, self.setup.params, row)
         nothing, no = jnp.zeros(env.n_assets), jnp.zeros((), bool)
         placed = Placed(nothing, jnp.ones(env.n_assets, bool), nothing)
-        return LiveState(bars, jnp.zeros((), jnp.int32), account, placed, no)
+        return LiveState(first(self.policy.params, bar), jnp.zeros((), jnp.int32), account, placed, no)
 
     def bar_like(self) -> LiveBar:
         """A bar of zeros, with the shapes that a step is called with."""
@@ -195,14 +175,12 @@ class LiveStep:
           bar: that has just closed.
         """
         rules, costs, policy = self.rules, self.setup.params.costs, self.policy._replace(params=weights)
-        full = state.seen >= self.window
-        bars = {name: _appended(x, bar.fields[name], state.seen, full) for name, x in state.bars.items()}
-        at = jnp.minimum(state.seen, self.window - 1)
-        params, row = self._row(policy, bars, bar, at, state.seen)
-        price = params.market.close[at]
-        account, filled, monitored, paid = self._close(state, bar, params.table[at], price)
+        _, tables = streamed(self._tables)
+        (params, row), memory = tables(state.memory, state.seen, weights, bar)
+        price = params.market.close[0]
+        account, filled, monitored, paid = self._close(state, bar, params.table[0], price)
         first = (state.seen >= self.setup.env.first_decision) & ~state.opened
-        fresh = open_account(policy, rules, params, at)
+        fresh = open_account(policy, rules, params, jnp.zeros((), jnp.int32))
         account = jax.tree.map(lambda new, old: jnp.where(state.opened, old, new), fresh, account)
         account = _as_given(account, bar, price, first)
         killed = account.account.replace(stopped=jnp.asarray(account.account.stopped) | bar.kill)
@@ -211,45 +189,34 @@ class LiveStep:
         keep = jax.tree.map(
             lambda new, old: jnp.where(opened, new, old), (after, ordered.placed), (account, state.placed)
         )
-        features = params.features[at].astype(jnp.float32)
-        packed = unpack_bar(params.table[at])
+        features = params.features[0].astype(jnp.float32)
+        packed = unpack_bar(params.table[0])
         modelled = trade_costs(bar.real_fills, packed.open, packed, costs).total()
         shares = account.account.portfolio.shares
         output = LiveOutput(decided, opened, monitored, shares, filled, paid, features, modelled)
-        return LiveState(bars, state.seen + 1, *keep, opened), output
+        return LiveState(memory, state.seen + 1, *keep, opened), output
 
-    def _row(
-        self, policy: Policy, bars: dict[str, jax.Array], bar: LiveBar, at: jax.Array, seen: jax.Array
-    ) -> tuple[EnvParams, BarRow]:
-        """Tables of the window, and what the decision at its row `at` reads of them."""
-        setup, env = self.setup, self.setup.env
+    def _tables(self, weights: Any, bar: LiveBar) -> tuple[EnvParams, BarRow]:
+        """Tables of one row, of a stream, and what the decision at its close reads of them."""
+        setup, env, policy = self.setup, self.setup.env, self.policy._replace(params=weights)
         config, like = setup.config, setup.market
+        bars = {name: x[None] for name, x in bar.fields.items()}
         market = MarketData(**bars, volume_known=like.volume_known, futures=like.futures, info=like.info)
-        regimes, _ = find_regimes(config.regimes, market, self.window, config.seed)
+        regimes, _ = find_regimes(config.regimes, market, 0, config.seed)
         view = MarketView(market, setup.periods_per_year, env.position_limit, regimes)
         masks = () if env.masks is None else tuple(
-            () if part.name in HOST_MASKS else part.table(view) for part in env.masks.parts
+            bar.host_masks[str(place)] if part.name in HOST_MASKS else _only_row(part.table(view))
+            for place, part in enumerate(env.masks.parts)
         )  # fmt: skip
-        params = env.make_params(
-            market,
-            setup.params.costs,
-            initial_cash=config.env.initial_cash,
-            feature_dtype=setup.encoder.dtype,
-            masks=(),
-            periods=setup.periods_per_year,
-            regimes=regimes,
-        )
-        table = policy.table(policy.params, view)
-        masks, sizing, table = jax.tree.map(lambda x: x[at], (masks, params.sizing, table))
-        if env.masks is not None:
-            masks = tuple(bar.host_masks.get(str(place), row) for place, row in enumerate(masks))
+        sizing = () if env.sizing is None else _only_row(env.sizing.table(view))
+        params = row_params(setup, market, regimes)
         encoded: Any = ()
         if policy.encoding is not None:
-            inputs = jax.tree.map(lambda x: x[None], policy.encoding.inputs(params))
-            encoded = policy.encoding.encode(policy.params, inputs, at[None], 1)
-            encoded = jax.tree.map(lambda x: x[0, 0], encoded)
-        row = BarRow(seen, params.table[at + 1], market.tradable[at], masks, sizing, (table, encoded))
-        return params, row
+            encoded = _only_row(encode_newest(policy.encoding, weights, policy.encoding.inputs(params), env.window))
+        ahead = pack_bars(market, conditions=setup.params.costs.conditions, regimes=regimes, ahead=True)
+        table = _only_row(policy.table(weights, view))
+        number = row_number(market.session)[0]
+        return params, BarRow(number, ahead[0], market.tradable[0], masks, sizing, (table, encoded))
 
     def _close(
         self, state: LiveState, bar: LiveBar, packed: jax.Array, price: jax.Array
@@ -280,10 +247,9 @@ class LiveStep:
         return chosen, filled, monitored, paid
 
 
-def _appended(rows: jax.Array, row: jax.Array, seen: jax.Array, full: jax.Array) -> jax.Array:
-    """A window `[H + 1, ...]` with one bar more at row `min(seen, H - 1)`; a full one loses its oldest."""
-    moved = jnp.where(full, jnp.roll(rows, -1, axis=0), rows)
-    return moved.at[jnp.minimum(seen, rows.shape[0] - 2)].set(row.astype(rows.dtype))
+def _only_row(table: Any) -> Any:
+    """The row of tables with one."""
+    return jax.tree.map(lambda x: x[0], table)
 
 
 def _given_portfolio(like: Portfolio, bar: LiveBar, price: jax.Array) -> Portfolio:

@@ -23,8 +23,10 @@ from jaxppo.arguments import (
 )
 from jaxppo.envs.execution.limits import Limits
 from jaxppo.envs.market.features import ewma_volatility
+from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.regimes import NAMES
+from jaxppo.envs.market.rows import followed
 from jaxppo.envs.market.windows import rolling_max, shift
 from jaxppo.envs.trading.transform import MaskTransform
 from jaxppo.envs.trading.view import MarketView
@@ -116,7 +118,7 @@ def volatility_cap(
     return market_only("volatility_cap", table, lambda cap: box_limits(-cap, cap, force), warmup=span)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(compiled, inline=False, static_argnums=1)
 def _with_hysteresis(wanted: jax.Array, hysteresis: float) -> jax.Array:
     """Caps `[T, A]` that fall at once, and rise only when it is worth trading for: noise is not traded."""
 
@@ -124,7 +126,7 @@ def _with_hysteresis(wanted: jax.Array, hysteresis: float) -> jax.Array:
         cap = jnp.where((now < cap) | (now > (1.0 + hysteresis) * cap), now, cap)
         return cap, cap
 
-    return jax.lax.scan(follow, wanted[0], wanted)[1]
+    return followed(follow, wanted[0], wanted)
 
 
 @checked
@@ -217,12 +219,17 @@ def halt(
         if move is not None:
             # Bars of the asset: a gap over a halt is one move, however many market bars it took.
             of_asset = own_bars(view.market.tradable)
-            log_price = jnp.log(of_asset.pack(view.market.close))
-            jumped = (jnp.abs(log_price - shift(log_price, 1)) > move).astype(jnp.float32)
-            halted = (of_asset.spread(rolling_max(jumped, bars)) > 0) & of_asset.listed
+            halted = of_asset.computed(partial(_jumped, move, bars), view.market.close) & of_asset.listed
         if symbols:
             halted = halted | named[None]
         return jnp.where(halted, 0.0, jnp.inf)
 
     warmup = 0 if move is None else bars
     return market_only("halt", table, lambda most: box_limits(-most, most), warmup=warmup)
+
+
+def _jumped(move: float, bars: int, close: jax.Array) -> jax.Array:
+    """Whether the price moved by more than `move`, log return, in one of the last bars, `[T, A]` bool."""
+    log_price = jnp.log(close)
+    jumped = (jnp.abs(log_price - shift(log_price, 1)) > move).astype(jnp.float32)
+    return rolling_max(jumped, bars) > 0

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.envs.market.rows import newest
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.encoder import Bars
@@ -69,6 +70,23 @@ def encode_paths(
     pieces = jax.tree.map(lambda x: x.reshape(-1, micro_batch, *x.shape[1:]), (bar, masks))
     prepared = jax.lax.map(encode, pieces)
     return prepared.reshape(-1, *prepared.shape[2:])
+
+
+def encode_newest(encoding: Encoding, params: Any, inputs: Any, window: int) -> Any:
+    """What an encoding says of the newest bar of a stream (`jaxppo.envs.market.streaming`).
+
+    Args:
+      encoding: of a policy.
+      params: of the policy.
+      inputs: what `Encoding.inputs` reads of that bar, `[1, ...]`.
+      window: bars that the encoding reads.
+
+    Returns:
+      Pytree with a leading axis of length 1.
+    """
+    whole = jax.tree.map(lambda x: newest(x, window)[None], inputs)
+    encoded = encoding.encode(params, whole, jnp.asarray([window - 1], jnp.int32), 1)
+    return jax.tree.map(lambda x: x[0], encoded)
 
 
 def encode_bars(encoding: Encoding, params: Any, inputs: Any, first: jax.Array, n_bars: int) -> Any:

@@ -29,6 +29,7 @@ from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.index import equal_weight_volatility
 from jaxppo.envs.market.indicators import log_return
 from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.rows import followed
 from jaxppo.envs.market.windows import rolling_moments
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy.feature_portfolios import FEWEST, YEAR, portfolios, refitted
@@ -178,7 +179,7 @@ def trend(
 
     def targets(view: MarketView) -> jax.Array:
         bars = own_bars(view.market.tradable)
-        moved = bars.spread(log_return(bars.pack(view.market.close), lookback))
+        moved = bars.computed(lambda close: log_return(close, lookback), view.market.close)
         side = jnp.where(bars.latest >= lookback, jnp.sign(moved), 0.0)
         return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
 
@@ -226,18 +227,21 @@ def mean_reversion(
 
     def targets(view: MarketView) -> jax.Array:
         bars = own_bars(view.market.tradable)
-        log_price = jnp.log(bars.pack(view.market.close))
-        mean, squares = rolling_moments(log_price, window)
-        deviation = jnp.sqrt(squares / (window - 1))
-        apart = jnp.where(deviation > 0, (log_price - mean) / jnp.where(deviation > 0, deviation, 1.0), 0.0)
-        apart = jnp.where(bars.latest >= window - 1, bars.spread(apart), 0.0)
+
+        def distance(close: jax.Array) -> jax.Array:
+            log_price = jnp.log(close)
+            mean, squares = rolling_moments(log_price, window)
+            deviation = jnp.sqrt(squares / (window - 1))
+            return jnp.where(deviation > 0, (log_price - mean) / jnp.where(deviation > 0, deviation, 1.0), 0.0)
+
+        apart = jnp.where(bars.latest >= window - 1, bars.computed(distance, view.market.close), 0.0)
 
         def follow(side: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
             near = jnp.where(side > 0, z > -leave, z < leave)
             side = jnp.where(z < -entry, 1.0, jnp.where(z > entry, -1.0, jnp.where(near, 0.0, side)))
             return side, side
 
-        side = jax.lax.scan(follow, jnp.zeros(view.market.n_assets), apart)[1]
+        side = followed(follow, jnp.zeros(view.market.n_assets), apart)
         return (side if short else jnp.maximum(side, 0.0)) * _scaled(view, volatility, span)
 
     return rule("mean_reversion", targets, gross=gross, tolerance=tolerance, warmup=max(window, span))

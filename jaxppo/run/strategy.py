@@ -11,10 +11,14 @@ import numpy as np
 from flax import struct
 
 from jaxppo.envs.execution.costs import pack_bars
+from jaxppo.envs.market import streaming
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.rows import row_number, running_count
 from jaxppo.envs.trading.account import Account, BarRow
 from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.policy.encoding import encode_bars
+from jaxppo.policy.encoding import encode_bars, encode_newest
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.run.regimes import find_regimes
@@ -73,17 +77,21 @@ def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str, s
         n_bars, known = market.n_bars, env.first_decision
         if market.n_assets != env.n_assets:
             raise ValueError(f"the market has {market.n_assets} assets, the run {name} {env.n_assets}")
-        if known >= n_bars - 1:
+        streams = streaming.current() is not None
+        if known >= n_bars - 1 and not streams:
             raise ValueError(f"the market has {n_bars} bars; the run {name} needs more than {known + 1}")
         regimes, _ = find_regimes(config.regimes, market, n_bars - 1, config.seed)
-        params = env.make_params(market, feature_dtype=setup.encoder.dtype, regimes=regimes)
         encoded: Any = ()
-        if encode is not None and inner.encoding is not None:
+        if streams and inner.encoding is not None:
+            inputs = inner.encoding.inputs(row_params(setup, market, regimes))
+            encoded = encode_newest(inner.encoding, net, inputs, env.window)
+        elif encode is not None and inner.encoding is not None:
+            params = env.make_params(market, feature_dtype=setup.encoder.dtype, regimes=regimes)
             encoded = encode(net, inner.encoding.inputs(params), jnp.int32(known), n_bars - known)
             encoded = jnp.concatenate([jnp.zeros((known, *encoded.shape[1:])), encoded])
         of_env = MarketView(market, view.periods, env.position_limit, regimes)
         return AgentRow(
-            bar=jnp.arange(n_bars, dtype=jnp.int32),
+            bar=row_number(market.session),
             encoded=encoded,
             tradable=market.tradable,
             masks=() if env.masks is None else env.masks.table(of_env),
@@ -108,6 +116,25 @@ def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str, s
         return Targets(weights, hold | waiting), after
 
     return Policy(name, apply, init, table, warmup=env.first_decision, params=inner.params)
+
+
+def row_params(setup: Setup, market: MarketData, regimes: jax.Array | None) -> EnvParams:
+    """Parameters with the tables of one row of a stream; those of masks and sizing are left out.
+
+    Args:
+      setup: of a run.
+      market: `[1, A]` newest bar.
+      regimes: `[1, A, 4]` probabilities at its close, where there are any.
+    """
+    conditions = setup.params.costs.conditions
+    return setup.params.replace(
+        market=market,
+        table=pack_bars(market, conditions=conditions, regimes=regimes),
+        features=setup.env.features_of(market, regimes).astype(setup.encoder.dtype),
+        listed=running_count(market.tradable) > 0,
+        masks=(),
+        sizing=(),
+    )
 
 
 def _with_base_settled(env: TradingEnv, sizing: Any, row: AgentRow) -> Any:

@@ -146,7 +146,7 @@ def drawdown_control(
         if deviations is not None:
             moves = jnp.maximum(moves, deviations * ewma_volatility(market, span))
         bars = own_bars(market.tradable)
-        opened, before = (bars.spread(bars.pack(x)) for x in (market.open, shift(moves, 1)))
+        opened, before = bars.computed(lambda *own: own, market.open, shift(moves, 1))
         return {"move": moves, "before": before, "open": opened / market.close, "there": market.tradable}
 
     def apply(state: Any, row: dict[str, jax.Array], portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:

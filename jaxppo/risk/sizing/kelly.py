@@ -9,8 +9,12 @@ import jax.numpy as jnp
 
 from jaxppo.arguments import AtLeastTwo, CodeOnly, PositiveInt, PositiveRatio, ProperFraction, checked
 from jaxppo.envs.execution.portfolio import Portfolio
+from jaxppo.envs.market import streaming
 from jaxppo.envs.market.index import own_returns
+from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.precision import matmul
+from jaxppo.envs.market.rows import newest, running_count
+from jaxppo.envs.market.windows import shift
 from jaxppo.envs.trading.transform import SizingTransform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk.sizing.estimation import kan_zhou_scale, ledoit_wolf, sample_covariance, shrunk_mean, solve
@@ -93,6 +97,8 @@ def _capped(weights: jax.Array, max_leverage: float) -> jax.Array:
 def _held_between(view: MarketView, window: int, every: int, estimate: Any) -> jax.Array:
     """Estimates weights `[T, A]` at the bars `window + k every`, from the returns of the `window` bars up to each."""
     market = view.market
+    if streaming.current() is not None:
+        return _held_in_stream(market, window, every, estimate)
     if market.n_bars <= window:
         raise ValueError(f"window is {window} bars; the market has {market.n_bars} and needs at least one more")
     returns, _ = own_returns(market)
@@ -108,3 +114,22 @@ def _held_between(view: MarketView, window: int, every: int, estimate: Any) -> j
     rows = jnp.arange(market.n_bars)
     held = found[jnp.clip((rows - window) // every, 0, bars.shape[0] - 1)]
     return jnp.where((rows >= window)[:, None], held, 0.0)
+
+
+def _held_in_stream(market: MarketData, window: int, every: int, estimate: Any) -> jax.Array:
+    """`_held_between` of the newest row, `[1, A]`."""
+    stream = streaming.current()
+    assert stream is not None
+    last = newest(own_returns(market)[0], window)
+    included = shift(running_count(market.tradable) > 0, window)[0]
+    since = stream.axis.before - window
+
+    def update(held: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = jax.lax.cond(
+            (since >= 0) & (since % every == 0),
+            lambda: estimate(jnp.where(included[None], last, 0.0), included)[None],
+            lambda: held,
+        )
+        return found, found
+
+    return stream.remember((1, market.n_assets), jnp.float32, update)

@@ -1,0 +1,192 @@
+"""Tables computed row by row from a memory are the tables computed at once: nothing of them can have looked ahead."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxppo import masks
+from jaxppo.envs import simulators
+from jaxppo.envs.execution import costs
+from jaxppo.envs.execution.costs import make_costs, pack_bars
+from jaxppo.envs.market import features
+from jaxppo.envs.market.covariance import ewma_covariance
+from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
+from jaxppo.envs.market.index import equal_weight_volatility, market_index
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.regimes import hidden_regimes, rule_regimes
+from jaxppo.envs.market.streaming import streamed
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.policy import rules
+from jaxppo.risk import sizing
+
+N_BARS, N_ASSETS, BARS_A_DAY = 200, 3, 7
+PERIODS = 252.0 * BARS_A_DAY
+PER_BAR = ("minute_of_day", "session", "day_of_week", "seconds_since_previous")
+ONCE = ("volume_known", "futures")
+
+
+def market_of(seed: int) -> MarketData:
+    """Hourly bars: one asset is listed late and delisted, one misses a third of its bars, one has all but the first."""
+    rng = np.random.default_rng(seed)
+    market = simulators.gbm(jax.random.key(seed), N_BARS, N_ASSETS, volatility=0.3)
+    there = rng.random((N_BARS, N_ASSETS)) < [1.0, 0.66, 1.0]
+    there[:30, 0] = there[170:, 0] = there[0, 2] = False
+    latest = np.maximum.accumulate(np.where(there, np.arange(N_BARS)[:, None], -1), axis=0)
+    held = np.take_along_axis(np.asarray(market.close), np.maximum(latest, 0), axis=0)
+    stale = np.where(latest < 0, 1.0, held)
+    bar = np.arange(N_BARS)
+    elapsed = np.where(bar % BARS_A_DAY == 0, 17.5 * 3600, 3600.0)
+    elapsed[0] = 0.0
+    as_float = functools.partial(jnp.asarray, dtype=jnp.float32)
+    ended = np.zeros((N_BARS, N_ASSETS), bool)
+    ended[169, 0] = True
+    return market.replace(
+        **{name: as_float(np.where(there, getattr(market, name), stale)) for name in ("open", "high", "low", "close")},
+        volume=as_float(np.where(there, rng.lognormal(10, 1, there.shape), 0.0)),
+        half_spread=as_float(rng.uniform(1e-5, 1e-3, there.shape)),
+        tradable=jnp.asarray(there),
+        volume_known=jnp.asarray([True, True, seed % 2 == 0]),
+        minute_of_day=jnp.asarray(570 + 60 * (bar % BARS_A_DAY), jnp.int32),
+        session=jnp.asarray(bar // BARS_A_DAY, jnp.int32),
+        day_of_week=jnp.asarray(bar // BARS_A_DAY % 5, jnp.int32),
+        seconds_since_previous=as_float(elapsed),
+        ended=as_float(ended),
+        carry=as_float(np.where(rng.random(there.shape) < 0.7, rng.normal(0, 0.1, there.shape), np.nan)),
+        futures=jnp.asarray([0.0, 1.0, 0.0]),
+    )
+
+
+def rows_of(market: MarketData) -> MarketData:
+    """Rows `[T, 1, ...]` of what has a time axis; the rest is the same in every row."""
+    repeated = {name: jnp.broadcast_to(getattr(market, name), (N_BARS, N_ASSETS)) for name in ONCE}
+    whole = market.replace(**repeated)
+    rows = jax.tree.map(lambda x: x[:, None], whole)
+    return rows.replace(**repeated)
+
+
+def row_by_row(function, market: MarketData):
+    """What a function of tables says of each row, given one after the other."""
+    first, step = streamed(function)
+    rows = rows_of(market)
+    memory = first(jax.tree.map(lambda x: x[0], rows))
+
+    def one(memory, numbered):
+        number, row = numbered
+        found, memory = step(memory, number, row)
+        return memory, jax.tree.map(lambda x: x[0], found)
+
+    return jax.jit(lambda memory: jax.lax.scan(one, memory, (jnp.arange(N_BARS), rows))[1])(memory)
+
+
+def conditions():
+    """Slippage that depends on everything that it can depend on."""
+    return make_costs(
+        slippage_open=2.0, slippage_close=1.5, slippage_volatility=0.5, slippage_volume=0.5, slippage_spread=0.5
+    ).conditions
+
+
+def of_market(market: MarketData):
+    """Everything that is precomputed of prices."""
+    model = HiddenMarkovModel(
+        jnp.asarray([0.5, 0.3, 0.2]),
+        jnp.asarray([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]),
+        jnp.asarray([[0.1], [-0.1], [0.0]]),
+        jnp.asarray([[0.5], [1.0], [4.0]]),
+    )
+    windows = {"trend_window": 20, "volatility_window": 50, "drawdown_window": 40, "crisis_drawdown": 0.02}
+    regimes = rule_regimes(market, volatility_quantile=0.7, **windows)
+    groups = (*features.GROUPS, "carry", "regime")
+    normalise = {"volume": "scale", "volatility": "none"}
+    return {
+        "features": features.compute_features(
+            market, groups=groups, normalisation_window=48, normalise=normalise, unknown=jnp.nan, regimes=regimes
+        ),
+        "regimes": regimes,
+        "regimes of the market": rule_regimes(market_index(market), **windows),
+        "hidden regimes": hidden_regimes(model, market, 30),
+        "covariance": 1e4 * ewma_covariance(market, 20),
+        "volatility": 100 * equal_weight_volatility(market, 20),
+    }
+
+
+def view_of(market: MarketData) -> MarketView:
+    return MarketView(market, PERIODS, 1.0, rule_regimes(market, trend_window=20, volatility_window=50))
+
+
+def of_transforms(market: MarketData):
+    """Tables of masks, sizing and rules."""
+    view = view_of(market)
+    transforms = (
+        masks.no_short(),
+        masks.regime({"crisis": (0.0, 0.5)}),
+        masks.volatility_cap(0.3),
+        masks.halt(move=0.02, bars=3),
+        masks.risk_budget(volatility=0.2, span=20),
+        masks.liquidity(spread=5e-4, participation=0.1),
+        sizing.volatility_target(0.15, span=20),
+        sizing.equal_risk_contribution(span=20),
+        sizing.risk_units(0.2, span=20),
+        sizing.kelly(window=30, every=7),
+        sizing.drawdown_control(0.2, move=0.05, deviations=4.0, span=20),
+        sizing.projection(weight=0.5),
+    )
+    policies = (
+        rules.buy_and_hold(),
+        rules.equal_weight(),
+        rules.volatility_target(span=20),
+        rules.trend(lookback=30, span=20),
+        rules.mean_reversion(window=10, span=20),
+        rules.inverse_volatility(span=20),
+    )
+    tables = {part.name: part.table(view) for part in transforms}
+    return tables | {f"rule {one.name}": one.table(one.params, view) for one in policies}
+
+
+def same(found, expected, tolerance: float, listed=None):
+    """Leaf by leaf, of listed assets: what is not a number in one is none in the other, as are infinities."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    paths, _ = jax.tree_util.tree_flatten_with_path(expected)
+    for (path, table), rows in zip(paths, jax.tree.leaves(found), strict=True):
+        rows, table = np.asarray(rows), np.asarray(table)
+        if listed is not None and table.shape[1:] == (N_ASSETS,):
+            rows, table = rows[listed], table[listed]
+        np.testing.assert_allclose(rows, table, tolerance, tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_is_precomputed_of_prices(seed):
+    market = market_of(seed)
+    same(row_by_row(of_market, market), jax.jit(of_market)(market), 1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_tables_of_masks_sizing_and_rules(seed):
+    market = market_of(seed)
+    listed = np.cumsum(market.tradable, axis=0) > 0
+    same(row_by_row(of_transforms, market), of_transforms(market), 1e-3, listed)
+
+
+def test_packed_bars_and_what_is_known_of_the_next():
+    market = market_of(0)
+    whole = np.asarray(pack_bars(market, conditions=conditions()))
+    rows = row_by_row(lambda market: pack_bars(market, conditions=conditions()), market)
+    known = (market.session > 0) & (market.session < market.session[-1])  # sessions as long as the one before
+    np.testing.assert_allclose(rows[known], whole[known], 1e-4, 1e-7)
+    ahead = row_by_row(lambda market: pack_bars(market, conditions=conditions(), ahead=True), market)
+    forecasts = [costs.BAR_FIELDS.index(name) for name in ("half_spread", "volatility", "average_volume")]
+    listed = np.broadcast_to((np.cumsum(market.tradable, axis=0) > 0)[:-1, None], (N_BARS - 1, 3, N_ASSETS))
+    np.testing.assert_allclose(ahead[:-1, forecasts][listed], whole[1:, forecasts][listed], 1e-4)
+    scale, last = len(costs.BAR_FIELDS), np.arange(N_BARS) % BARS_A_DAY == BARS_A_DAY - 1
+    inner = np.asarray(known)[:-1] & ~last[1:]
+    np.testing.assert_allclose(ahead[:-1, scale][inner], whole[1:, scale][inner], 1e-4)
+
+
+def test_what_a_stream_does_not_know_of_fails():
+    """A running total of its own sees a table of one row: the comparison with the whole table tells."""
+    market = market_of(0)
+    total = row_by_row(lambda market: jnp.cumsum(market.close, axis=0), market)
+    with pytest.raises(AssertionError):
+        same(total, jnp.cumsum(market.close, axis=0), 1e-3)
