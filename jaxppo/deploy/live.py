@@ -15,9 +15,10 @@ from jaxppo.config import dump_config
 from jaxppo.deploy.drift.of_run import training_reference
 from jaxppo.deploy.explained import mask_names
 from jaxppo.deploy.live_policy import LivePolicy, LiveRules
-from jaxppo.deploy.live_step import LiveStep, check_streams
+from jaxppo.deploy.live_step import LiveStep
 from jaxppo.deploy.program import Program, program_of
 from jaxppo.deploy.spec import feed_rules
+from jaxppo.deploy.streams import check_own_base, check_streams
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run.files import digest_of
 from jaxppo.run.saved import SavedRun, load_run
@@ -59,10 +60,11 @@ def live_parts(run: SavedRun) -> tuple[LiveStep, dict[str, Any]]:
       run: from `load_run`.
 
     Raises:
-      ConfigError: see `check_streams`.
+      ConfigError: see `check_streams` and `check_own_base`.
     """
     check_streams(run.setup)
     with jax.default_device(run.setup.devices[0]):
+        check_own_base(run.setup)
         run = decided(run)
         setup, policy = run.setup, shipped_of(run)
         live = LiveStep(setup, rules_of(setup), policy)

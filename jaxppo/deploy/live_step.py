@@ -25,7 +25,6 @@ from jaxppo.envs.trading.account import BarRow, Placed
 from jaxppo.envs.trading.outcome import outcome_of
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.errors import ConfigError
 from jaxppo.policy.encoding import encode_newest
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.regimes import find_regimes
@@ -103,28 +102,6 @@ class LiveOutput(NamedTuple):
     paid: jax.Array
     features: jax.Array
     modelled: jax.Array
-
-
-def check_streams(setup: Setup) -> None:
-    """Refuses what cannot be known from a memory of constant size.
-
-    Args:
-      setup: of the run.
-
-    Raises:
-      ConfigError: a part that learns from all prices so far, or prices converted by a column of rates.
-    """
-    config = setup.config
-    base = config.policy.base
-    named = [("policy.base", None if base is None else base.kind)]
-    for number, item in enumerate(config.sizing):
-        strategies = item.values.strategies if item.kind == "book" else ()
-        named += [(f"sizing[{number}].book.strategies[{i}]", one.kind) for i, one in enumerate(strategies)]
-    for key, kind in named:
-        if kind == "feature_portfolios":
-            raise ConfigError(f"{key} is feature_portfolios, which is fitted on all prices so far; it cannot be live")
-    if config.data.rate_column is not None:
-        raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from shipped_run import make_run, records_of
 from tiny_run import command, tiny_config
 
 from jaxppo.deploy import live_policy, load_batch_step, load_policy
-from jaxppo.deploy.live_step import check_streams
 from jaxppo.deploy.manifest import read_manifest
+from jaxppo.deploy.streams import check_streams
 from jaxppo.errors import ConfigError
 
 

@@ -1,6 +1,7 @@
 """Tables computed row by row from a memory are the tables computed at once: nothing of them can have looked ahead."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxppo import masks
+from jaxppo.deploy.streams import check_own_base, row_by_row
 from jaxppo.envs import simulators
 from jaxppo.envs.execution import costs
 from jaxppo.envs.execution.costs import make_costs, pack_bars
@@ -17,15 +19,15 @@ from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
 from jaxppo.envs.market.index import equal_weight_volatility, market_index
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.regimes import hidden_regimes, rule_regimes
-from jaxppo.envs.market.streaming import streamed
+from jaxppo.envs.market.windows import rolling_mean
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.errors import ConfigError
 from jaxppo.policy import rules
+from jaxppo.policy.protocol import Policy
 from jaxppo.risk import sizing
 
 N_BARS, N_ASSETS, BARS_A_DAY = 200, 3, 7
 PERIODS = 252.0 * BARS_A_DAY
-PER_BAR = ("minute_of_day", "session", "day_of_week", "seconds_since_previous")
-ONCE = ("volume_known", "futures")
 
 
 def market_of(seed: int) -> MarketData:
@@ -57,28 +59,6 @@ def market_of(seed: int) -> MarketData:
         carry=as_float(np.where(rng.random(there.shape) < 0.7, rng.normal(0, 0.1, there.shape), np.nan)),
         futures=jnp.asarray([0.0, 1.0, 0.0]),
     )
-
-
-def rows_of(market: MarketData) -> MarketData:
-    """Rows `[T, 1, ...]` of what has a time axis; the rest is the same in every row."""
-    repeated = {name: jnp.broadcast_to(getattr(market, name), (N_BARS, N_ASSETS)) for name in ONCE}
-    whole = market.replace(**repeated)
-    rows = jax.tree.map(lambda x: x[:, None], whole)
-    return rows.replace(**repeated)
-
-
-def row_by_row(function, market: MarketData):
-    """What a function of tables says of each row, given one after the other."""
-    first, step = streamed(function)
-    rows = rows_of(market)
-    memory = first(jax.tree.map(lambda x: x[0], rows))
-
-    def one(memory, numbered):
-        number, row = numbered
-        found, memory = step(memory, number, row)
-        return memory, jax.tree.map(lambda x: x[0], found)
-
-    return jax.jit(lambda memory: jax.lax.scan(one, memory, (jnp.arange(N_BARS), rows))[1])(memory)
 
 
 def conditions():
@@ -190,3 +170,38 @@ def test_what_a_stream_does_not_know_of_fails():
     total = row_by_row(lambda market: jnp.cumsum(market.close, axis=0), market)
     with pytest.raises(AssertionError):
         same(total, jnp.cumsum(market.close, axis=0), 1e-3)
+
+
+def cumulative() -> Policy:
+    """Weights from a running total that a stream does not know of."""
+
+    def targets(view: MarketView) -> jax.Array:
+        return jnp.sign(jnp.cumsum(view.market.close - 1.0, axis=0)) / N_ASSETS
+
+    return rules.rule("cumulative", targets)
+
+
+def averaged() -> Policy:
+    """Weights from an average that a stream knows."""
+
+    def targets(view: MarketView) -> jax.Array:
+        return jnp.tanh(rolling_mean(view.market.close, 20) / view.market.close - 1.0) / N_ASSETS
+
+    return rules.rule("averaged", targets)
+
+
+def setup_with(path: str, policy: Policy) -> types.SimpleNamespace:
+    """What the check reads of a run whose base is own code."""
+    sizing = types.SimpleNamespace(parts=(types.SimpleNamespace(name="base", table=lambda view: types.SimpleNamespace(
+        policy=policy.table(policy.params, view)
+    )),))  # fmt: skip
+    base = types.SimpleNamespace(kind="function", values=types.SimpleNamespace(path=path))
+    config = types.SimpleNamespace(policy=types.SimpleNamespace(base=base))
+    env = types.SimpleNamespace(sizing=sizing, first_decision=40, position_limit=1.0)
+    return types.SimpleNamespace(config=config, env=env, market=market_of(0), periods_per_year=PERIODS)
+
+
+def test_a_base_of_own_code_is_checked_before_it_trades_live():
+    check_own_base(setup_with("mine:averaged", averaged()))
+    with pytest.raises(ConfigError, match=r"policy.base mine:cumulative: at bar \d+ its table is another one"):
+        check_own_base(setup_with("mine:cumulative", cumulative()))
