@@ -24,7 +24,7 @@ def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
       key: consumed.
     """
     names = ("open", "high", "low", "spread", "volume", "tradable", "minute", "session", "weekday", "seconds", "level",
-             "carry")  # fmt: skip
+             "carry", "columns")  # fmt: skip
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     shape, bars = market.close.shape, market.close.shape[:1]
     level = 3 * jax.random.normal(keys["level"], shape)
@@ -44,8 +44,13 @@ def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
     }
     if not isinstance(market.carry, tuple):
         fresh["carry"] = jax.random.normal(keys["carry"], shape)
+    fresh["columns"] = jax.tree.map(lambda x: jax.random.normal(keys["columns"], x.shape), market.columns)
     replaced = {
-        name: jnp.concatenate([getattr(market, name)[: t + 1], values[t + 1 :].astype(getattr(market, name).dtype)])
+        name: jax.tree.map(
+            lambda old, new: jnp.concatenate([old[: t + 1], new[t + 1 :].astype(old.dtype)]),
+            getattr(market, name),
+            values,
+        )
         for name, values in fresh.items()
     }
     return market.replace(**replaced)

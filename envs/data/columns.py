@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from jaxppo.envs.data import own_columns
 from jaxppo.envs.data.closes import check_spacing
 from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
@@ -176,11 +177,28 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     for name in (*NUMBERS, *rates):
         part[name] = numbers.get(name, np.nan) if name not in PRICES else numbers[name] * table.price_scale
     part["crossed"] = numbers.get("crossed", False)
+    own = own_columns.read_columns(raw, part, table, options)
+    part = pd.concat([part, pd.DataFrame(own, part.index)], axis=1)
+    used = {*map(str, found.values()), *(name for pair in own_columns.named(options).items() for name in pair)}
+    table.unused = tuple(str(label) for label in raw.columns if str(label) not in used)
     unread = part["utc"].to_numpy() == NOT_A_TIME
     if table.closes_only:
         check_spacing(part[~unread], table)
     rows.count("dropped: unreadable time", unread.sum())
     return part[~unread], names
+
+
+def unused_line(tables: Sequence[Table]) -> str | None:
+    """Names the columns that nothing reads; None where all are read.
+
+    Args:
+      tables: after their rows were read.
+    """
+    unused = list(dict.fromkeys(name for table in tables for name in table.unused))
+    if not unused:
+        return None
+    shown = ", ".join(unused[:8]) + (f" and {len(unused) - 8} more" if len(unused) > 8 else "")
+    return f"columns that nothing reads: {shown}; name those that features should read in features.columns"
 
 
 def _without_repeated_columns(found: Labels, table: Table) -> pd.DataFrame:

@@ -32,9 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxppo.envs.data import checks, history, report
+from jaxppo.envs.data import checks, history, own_columns, report
 from jaxppo.envs.data.closes import closes_only_line
-from jaxppo.envs.data.columns import canonical_rows
+from jaxppo.envs.data.columns import canonical_rows, unused_line
 from jaxppo.envs.data.contracts import contract_report, futures_of, multiply
 from jaxppo.envs.data.currencies import check_quote_currencies
 from jaxppo.envs.data.options import (
@@ -108,6 +108,7 @@ def load_market(
     spread_window: SpreadWindow = 63,
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0,
     futures: bool | Sequence[str] = False,
+    columns: Sequence[str] | Mapping[str, str | None] | None = None,
 ) -> MarketData:
     """Loads prices, checks them, and aligns them on one time axis.
 
@@ -146,6 +147,9 @@ def load_market(
       spread_window: bars per estimate of the spread, >= 3.
       multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
       futures: whether all assets, or which symbols, are futures: no cash is paid for them and none is borrowed.
+      columns: columns of your own to keep, numbers known at the close of their bar; or name -> column with the time at
+        which each value was published (null for none), from whose first close on it is known. A value stands until the
+        next.
 
     Returns:
       Market with arrays `[T, A]`; symbols, times and the data report in `.info`.
@@ -157,7 +161,7 @@ def load_market(
         _names(symbols), calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
         on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
         split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread,
-        spread_window, multiplier, _names(futures),
+        spread_window, multiplier, _names(futures), columns if isinstance(columns, Mapping) else _names(columns),
     ))  # fmt: skip
 
 
@@ -287,6 +291,7 @@ def _align(
     fields = {name: np.ones((len(times), len(names))) for name in PRICES}
     fields |= {name: np.zeros((len(times), len(names))) for name in ("volume", "half_spread")}
     carry = np.full((len(times), len(names)), np.nan)
+    own = {name: np.full((len(times), len(names)), np.nan, np.float32) for name in own_columns.named(options)}
     tradable = np.zeros((len(times), len(names)), bool)
     volume_known = np.zeros(len(names), bool)
     check_symbols(names, options)
@@ -304,6 +309,8 @@ def _align(
             fields[price][bars, a] = part[price].to_numpy()
         fields["half_spread"][:, a] = np.where(listed, spread.values[np.maximum(latest, 0)], options.min_half_spread)
         carry[listed, a] = part["carry"].ffill().to_numpy()[latest[listed]]
+        for column, values in own.items():
+            values[listed, a] = own_columns.placed(column, part, times, daily, length)[listed]
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not is_counted(volume)) | options.zero_volume_tradable
         reports[str(name)] = report.symbol_report(part, spread, times, daily, length, schedule, options)
@@ -326,7 +333,8 @@ def _align(
         known = calendar_periods_per_year(times, daily, length, schedule)
     info = MarketInfo(names, stamps, periods_per_year=known)
     market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
-    market = market.replace(ended=_ended(reports, len(times)))
+    kept: Any = {name: jnp.asarray(values) for name, values in own.items()} or ()
+    market = market.replace(ended=_ended(reports, len(times)), columns=kept)
     per_year = periods_per_year(market)
     summary = {
         "sources": report.source_report(rows),
@@ -351,10 +359,11 @@ def _align(
             *volume_warnings(reports, rows, options),
             *filter(None, [closes_only_line(rows.tables)]),
             *rows.warnings,
+            *filter(None, [unused_line(rows.tables)]),
             *report.warnings(reports, options.calendar, len(times)),
             *report.span_warnings(times, daily, per_year, known, options.calendar),
         ],
-        "fingerprint": report.fingerprint(names, times, arrays),
+        "fingerprint": report.fingerprint(names, times, arrays | {f"column {name}": x for name, x in own.items()}),
     }
     return market.replace(info=MarketInfo(names, stamps, summary, known))
 

@@ -70,6 +70,7 @@ class LoadOptions:
     spread_window: SpreadWindow
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0
     futures: bool | tuple[str, ...] = False
+    columns: tuple[str, ...] | Mapping[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
@@ -83,6 +84,7 @@ class LoadOptions:
         if (self.half_spread is None) == (self.spread == "fixed"):
             raise DataError("spread='fixed' and a value of half_spread need each other")
         _check_futures(self.futures)
+        _check_columns(self.columns)
         symbols = self.symbols
         if symbols is None:
             return
@@ -123,6 +125,15 @@ def _check_rate_column(value: Any) -> None:
     pair = isinstance(names, tuple | list) and len(names) == (1 if isinstance(value, str) else 2)
     if value is not None and not (pair and all(isinstance(name, str) and name for name in names)):
         raise DataError(f"rate_column={value!r} must be the name of a column, or (column at the open, at the close)")
+
+
+def _check_columns(value: Any) -> None:
+    """Checks for names, or names and those of times of publication."""
+    names = () if value is None else tuple(value)
+    times = tuple(value.values()) if isinstance(value, Mapping) else ()
+    texts = all(isinstance(name, str) and name for name in (*names, *(time for time in times if time is not None)))
+    if not texts or len(set(names)) < len(names):
+        raise DataError(f"columns={value!r} must be names of columns, each once, or name -> column of its publication")
 
 
 def _check_futures(value: Any) -> None:

@@ -32,6 +32,7 @@ class Table:
       columns: label of the column used for each field; filled in while reading.
       closes_only: whether it has closes without open, high and low.
       notes: warnings on what lay beside the table and was left out.
+      unused: labels of columns that nothing reads; filled in while reading.
     """
 
     frame: pd.DataFrame
@@ -45,6 +46,7 @@ class Table:
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     closes_only: bool = False
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Names the position of a row in its source."""

@@ -56,6 +56,11 @@ def check_market(market: MarketData) -> MarketData:
         if carry.shape != shape:
             raise DataError(f"the market's carry has shape {carry.shape}; {shape} is expected, or ()")
         _refuse(market, np.isinf(carry), "carry", carry, "finite, or NaN if unknown")
+    for name, values in () if isinstance(market.columns, tuple) else market.columns.items():
+        column = np.asarray(values)
+        if column.shape != shape:
+            raise DataError(f"the market's column {name} has shape {column.shape}; {shape} is expected")
+        _refuse(market, np.isinf(column), f"column {name}", column, "finite, or NaN if unknown")
     if not isinstance(market.futures, tuple):
         futures = np.asarray(market.futures)
         if futures.shape != shape[1:] or futures.dtype != bool:

@@ -26,12 +26,13 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from jaxppo.arguments import AtLeastTwo, checked
+from jaxppo.arguments import AtLeastTwo, CodeOnly, checked
 from jaxppo.envs.market import indicators
 from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.normalisation import CLIP, minimum_observations, scaled, zscore
 from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.own_columns import ColumnGroup, check_columns, own_group
 from jaxppo.envs.market.raw_features import (
     AVERAGE_WINDOWS,
     CARRY_LOOKBACK,
@@ -151,6 +152,17 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
 """Columns of each group, in order."""
 
 
+def _features(groups: Sequence[str], columns: Sequence[ColumnGroup] = ()) -> dict[str, tuple[Feature, ...]]:
+    """The features of each group, in order, groups of own columns last; ValueError as `_validated`."""
+    found = {group: FEATURES[group] for group in _validated(groups)}
+    for own in columns:
+        if own.name in found:
+            raise ValueError(f"the feature group {own.name!r} of own columns has the name of another group")
+        normalised = own.normalise in ("zscore", "scale")
+        found[own.name] = tuple(Feature(name, own.lag, normalised) for name in own.feature_names)
+    return found
+
+
 def _validated(groups: Sequence[str]) -> tuple[str, ...]:
     """Returns the groups as a tuple; raises ValueError for an unknown, repeated or missing group."""
     names = (groups,) if isinstance(groups, str) else tuple(groups)
@@ -162,25 +174,25 @@ def _validated(groups: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def feature_names(groups: Sequence[str] = GROUPS) -> tuple[str, ...]:
-    """Lists the names of the F columns of `compute_features(market, groups=groups)`, in order.
+def feature_names(groups: Sequence[str] = GROUPS, columns: Sequence[ColumnGroup] = ()) -> tuple[str, ...]:
+    """Lists the names of the F columns of `compute_features(market, groups=groups, columns=columns)`, in order.
 
     Raises:
       ValueError: unknown, repeated or no group.
     """
-    return tuple(feature.name for group in _validated(groups) for feature in FEATURES[group])
+    return tuple(feature.name for found in _features(groups, columns).values() for feature in found)
 
 
-def group_slices(groups: Sequence[str] = GROUPS) -> dict[str, slice]:
-    """Maps each group to its columns in `compute_features(market, groups=groups)`.
+def group_slices(groups: Sequence[str] = GROUPS, columns: Sequence[ColumnGroup] = ()) -> dict[str, slice]:
+    """Maps each group to its columns in `compute_features(market, groups=groups, columns=columns)`.
 
     Raises:
       ValueError: unknown, repeated or no group.
     """
     slices, start = {}, 0
-    for group in _validated(groups):
-        slices[group] = slice(start, start + len(FEATURES[group]))
-        start += len(FEATURES[group])
+    for group, found in _features(groups, columns).items():
+        slices[group] = slice(start, start + len(found))
+        start += len(found)
     return slices
 
 
@@ -190,7 +202,10 @@ def _normalisation(feature: Feature, group: str, normalise: Mapping[str, str] | 
 
 
 def warmup(
-    groups: Sequence[str] = GROUPS, normalisation_window: int = 252, normalise: Mapping[str, str] | None = None
+    groups: Sequence[str] = GROUPS,
+    normalisation_window: int = 252,
+    normalise: Mapping[str, str] | None = None,
+    columns: Sequence[ColumnGroup] = (),
 ) -> int:
     """Counts the bars before the first row at which all features are valid, of an asset without missing bars.
 
@@ -200,6 +215,7 @@ def warmup(
       groups: feature groups, out of `FEATURES`.
       normalisation_window: span in bars of the exponential z-scores and scales, >= 2.
       normalise: see `compute_features`.
+      columns: groups of own columns, of which every bar is taken to have a value.
 
     Raises:
       ValueError: unknown, repeated or no group.
@@ -207,8 +223,8 @@ def warmup(
     wait = minimum_observations(normalisation_window) - 1
     return max(
         feature.lookback + (0 if _normalisation(feature, group, normalise) == "none" else wait)
-        for group in _validated(groups)
-        for feature in FEATURES[group]
+        for group, found in _features(groups, columns).items()
+        for feature in found
     )
 
 
@@ -219,6 +235,7 @@ def compute_features(
     groups: Groups = GROUPS,
     normalisation_window: AtLeastTwo = 252,
     normalise: Normalise | None = None,
+    columns: CodeOnly[tuple[ColumnGroup, ...]] = (),
     unknown: float = 0.0,
     regimes: jax.Array | None = None,
 ) -> jax.Array:
@@ -230,15 +247,19 @@ def compute_features(
       normalisation_window: span in bars of the causal normalisation.
       normalise: of groups with unbounded features: `zscore` (exponential; if the group is not named), `scale` (the
         same without subtracting a mean) or `none`. Bounded features, such as trends, stay as they are.
+      columns: groups of own columns, behind the others.
       unknown: replaces values that are not valid (incomplete windows, no bar so far, volume not reported): 0 or NaN.
       regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
     Returns:
-      `[T, A, F]` float32 within +-5, or `unknown`, with columns `feature_names(groups)`.
+      `[T, A, F]` float32 within +-5, or `unknown`, with columns `feature_names(groups, columns)`.
 
     Raises:
-      ValueError: unknown, repeated or no group; a window below 2; the group `carry` or `regime` without what it needs.
+      ValueError: unknown, repeated or no group; a window below 2; the group `carry`, `regime` or one of own columns
+        without what it needs.
     """
+    _features(groups, columns)
+    check_columns(market, columns)
     chosen = _validated(groups)
     if "regime" in chosen and regimes is None:
         raise ValueError("the feature group 'regime' needs the probabilities of the regimes")
@@ -247,22 +268,28 @@ def compute_features(
     regimes = regimes if "regime" in chosen else None
     asked = cast("Mapping[str, str]", normalise or {})
     how = tuple((group, asked.get(group, "zscore")) for group in chosen)
-    table = _feature_table(market, regimes, groups=how, normalisation_window=int(normalisation_window))
+    own = tuple(columns)
+    table = _feature_table(market, regimes, groups=how, columns=own, normalisation_window=int(normalisation_window))
     return jnp.where(jnp.isnan(table), unknown, table)
 
 
-@partial(compiled, inline=False, static_argnames=("groups", "normalisation_window"))
+@partial(compiled, inline=False, static_argnames=("groups", "columns", "normalisation_window"))
 def _feature_table(
-    market: MarketData, regimes: jax.Array | None, *, groups: tuple[tuple[str, str], ...], normalisation_window: int
+    market: MarketData,
+    regimes: jax.Array | None,
+    *,
+    groups: tuple[tuple[str, str], ...],
+    columns: tuple[ColumnGroup, ...],
+    normalisation_window: int,
 ) -> jax.Array:
     """Computes features of validated groups, each with its normalisation; NaN where unknown."""
     bars, normalise = own_bars(market.tradable), dict(groups)
     asset_groups = tuple(group for group in normalise if group in RAW)
     tables = {}
     if asset_groups:
-        columns = {name: getattr(market, name) for name in COLUMNS}
+        prices = {name: getattr(market, name) for name in COLUMNS}
         of_assets = partial(_asset_table, market.volume_known, asset_groups, normalise, normalisation_window)
-        found, slices = bars.computed(of_assets, columns), group_slices(asset_groups)
+        found, slices = bars.computed(of_assets, prices), group_slices(asset_groups)
         tables = {group: found[..., slices[group]] for group in asset_groups}
     if "price" in tables:
         stale = jnp.log1p(bars.bars_since.astype(jnp.float32)) / STALENESS_SCALE
@@ -277,7 +304,8 @@ def _feature_table(
         tables["calendar"] = jnp.broadcast_to(found[:, None], (*market.tradable.shape, found.shape[-1]))
     if regimes is not None:
         tables["regime"] = regimes
-    table = jnp.concatenate([tables[group] for group in normalise], axis=-1)
+    own = [own_group(market, bars, group, normalisation_window) for group in columns]
+    table = jnp.concatenate([*(tables[group] for group in normalise), *own], axis=-1)
     return jnp.where(bars.listed[..., None], table, jnp.nan)
 
 

@@ -47,6 +47,7 @@ def market_index(market: MarketData) -> MarketData:
         volume_known=jnp.zeros(1, bool),
         ended=(),
         carry=(),
+        columns=(),
     )
 
 

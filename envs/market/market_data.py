@@ -75,6 +75,7 @@ class MarketData(struct.PyTreeNode):
         financing), fraction per year, known at the close of bar t; NaN where unknown, `()` in a market without it.
       futures: `[A]` bool, the asset is a future: a position in it costs no cash, and its profit is settled every bar;
         `()` in a market without any.
+      columns: name -> `[T, A]` float32, columns of a user's own, known at the close of t, NaN where unknown; or `()`.
     """
 
     open: jax.Array
@@ -93,6 +94,7 @@ class MarketData(struct.PyTreeNode):
     ended: Any = ()
     carry: Any = ()
     futures: Any = ()
+    columns: Any = ()
 
     @property
     def n_bars(self) -> int:
@@ -149,8 +151,8 @@ def slice_bars(market: MarketData, start: int, stop: int) -> MarketData:
       MarketData(252 bars x 2 assets, IBM MSFT, 2000-03-01 to 2001-02-28, 1 d a bar)
     """
     info = dataclasses.replace(market.info, timestamps=market.info.timestamps[start:stop])
-    per_bar = {name: x[start:stop] for name, x in vars(market).items() if name not in PER_ASSET}
-    return market.replace(**per_bar, info=info)
+    per_bar = {name: x for name, x in vars(market).items() if name not in PER_ASSET}
+    return market.replace(**jax.tree.map(lambda x: x[start:stop], per_bar), info=info)
 
 
 def with_next_bar(market: MarketData) -> MarketData:
@@ -173,10 +175,8 @@ def with_next_bar(market: MarketData) -> MarketData:
     bar = last.replace(
         open=last.close, high=last.close, low=last.close, volume=0 * last.volume, seconds_since_previous=seconds
     )
-    joined = {
-        name: np.concatenate([np.asarray(x), np.asarray(getattr(bar, name))])
-        for name, x in vars(market).items()
-        if name not in PER_ASSET and not isinstance(x, tuple)
-    }
-    arrays = jax.tree.map(jax.numpy.asarray, joined)
-    return market.replace(**arrays, info=dataclasses.replace(market.info, timestamps=stamps))
+    per_bar, after = ({name: x for name, x in vars(one).items() if name not in PER_ASSET} for one in (market, bar))
+    joined = jax.tree.map(lambda x, y: np.concatenate([np.asarray(x), np.asarray(y)]), per_bar, after)
+    return market.replace(
+        **jax.tree.map(jax.numpy.asarray, joined), info=dataclasses.replace(market.info, timestamps=stamps)
+    )

@@ -137,5 +137,6 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
         seconds_since_previous=market.seconds_since_previous[row].at[0].set(0.0),
         info=MarketInfo(),
         carry=() if isinstance(market.carry, tuple) else market.carry[row],
+        columns=jax.tree.map(lambda x: x[row], market.columns),
         futures=market.futures,
     )

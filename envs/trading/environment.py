@@ -12,6 +12,7 @@ from gymnax.environments import environment, spaces
 from jaxppo.arguments import (
     AtLeastTwo,
     Cash,
+    CodeOnly,
     Coefficient,
     EpisodeLength,
     Leverage,
@@ -26,6 +27,7 @@ from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.own_columns import ColumnGroup
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.market.rows import running_count
 from jaxppo.envs.trading.account import Account, BarRow, View
@@ -73,6 +75,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
       groups: feature groups, see `compute_features`.
       normalisation_window: span in bars of the causal normalisation of features.
       normalise: how each feature group is normalised, see `compute_features`.
+      columns: groups of own columns, see `compute_features`.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (Limits, state)`, such as those of `jaxppo.masks`; `make_params` makes its table. Whoever decides, what is
         executed is the nearest decision within the limits.
@@ -103,13 +106,14 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         groups: features.Groups = features.GROUPS,
         normalisation_window: AtLeastTwo = 252,
         normalise: features.Normalise | None = None,
+        columns: CodeOnly[tuple[ColumnGroup, ...]] = (),
         masks: Any = None,
         sizing: Any = None,
         rewards: Any = None,
     ):
         environment.Environment.__init__(self)
         OneBar.__init__(self, n_assets, actions, levels, gross_buckets, position_limit)
-        features.feature_names(groups)
+        features.feature_names(groups, columns)
         self.observation = observation
         self.window = window
         self.fill_rule = fill_rule
@@ -119,10 +123,21 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             "groups": groups,
             "normalisation_window": normalisation_window,
             "normalise": normalise,
+            "columns": tuple(columns),
         }
         self.masks = masks
         self.sizing = sizing
         self.rewards = rewards
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the F features, in order."""
+        return features.feature_names(self.groups, self._reads["columns"])
+
+    @property
+    def group_slices(self) -> dict[str, slice]:
+        """Feature group -> its columns among the F features."""
+        return features.group_slices(self.groups, self._reads["columns"])
 
     @property
     def first_decision(self) -> int:
@@ -401,7 +416,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
                     "mask": mask,
                 }
             )
-        n_features = len(features.feature_names(self.groups))
+        n_features = len(self.feature_names)
         size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))
 

@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from jaxppo.config.features import ColumnsConfig
 from jaxppo.config.items import item_of, written_out
 from jaxppo.config.renamed import RENAMED, with_present_keys
 from jaxppo.config.schema import BUDGETS, Config
@@ -262,6 +263,8 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     depth = max(n for n in range(len(location)) if n == 0 or ".".join(location[:n]) in sections())
     key = ".".join(location[: depth + 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
+    if key == "features.columns" and len(location) > 3 and location[3] != "[key]":
+        return _group_problem(problem, location[2:4], where, tree["features"]["columns"])
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}; {_nearest(key, '')}"
     value: Any = tree
@@ -272,6 +275,16 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
         example = next(iter(sections()[key].model_fields))
         return f"{where} is {_shown(value)}; allowed: a section (a mapping of keys such as {example})"
     return f"{where} is {_shown(value)}; allowed: {accepted(field)}"
+
+
+def _group_problem(problem: Any, place: Sequence[str], where: str, groups: dict[str, Any]) -> str:
+    """One line for an error in the keys of a group of own columns."""
+    (name, key), fields = place, ColumnsConfig.model_fields
+    if problem["type"] == "extra_forbidden":
+        return f"{where}.{name}: unknown key {key!r}; allowed: {', '.join(fields)}"
+    given = groups[name] if isinstance(groups[name], dict) else {"columns": groups[name]}
+    shown = _shown(given[key]) if key in given else "absent"
+    return f"{where}.{name}.{key} is {shown}; allowed: {accepted(fields[key])}"
 
 
 def _in_list(location: Sequence[Any]) -> tuple[str, Sequence[Any]]:

@@ -23,6 +23,7 @@ from jaxppo.arguments import (
 )
 from jaxppo.config.critic import check_critic
 from jaxppo.config.evaluation import EvaluationConfig, check_evaluation
+from jaxppo.config.features import FeaturesConfig, check_features
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
 from jaxppo.config.learner import check_base, check_pathwise
@@ -35,7 +36,7 @@ from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order, in_units
 from jaxppo.config.tracking import TrackingConfig, check_tracking
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
-from jaxppo.envs import features, regimes
+from jaxppo.envs import regimes
 from jaxppo.envs.data.options import HalfSpread, Multiplier, RateColumn, SpreadKind, Tick, VolumeKind
 from jaxppo.envs.execution.costs import FourFactors
 
@@ -76,6 +77,9 @@ class DataConfig(Keys):
     spread_window: int = key_of(envs.load_market, "spread_window")
     multiplier: Multiplier | dict[str, Multiplier] = key_of(envs.load_market, "multiplier")
     futures: bool | Annotated[tuple[Text, ...], Field(min_length=1)] = key_of(envs.load_market, "futures")
+    columns: Annotated[tuple[Text, ...], Field(min_length=1)] | dict[Text, Text | None] | None = key_of(
+        envs.load_market, "columns"
+    )
     train: OpenFraction | tuple[Day, Day] = 0.6
     """Training period: share of the bars, or [first, last] dates, both included."""
     validation: OpenFraction | tuple[Day, Day] = 0.2
@@ -84,14 +88,6 @@ class DataConfig(Keys):
     """Test period (never looked at before the end): share, dates, or absent for the rest."""
     purge_bars: NonNegativeInt = 5
     """Bars left out between one period and the next."""
-
-
-class FeaturesConfig(Keys):
-    """What the encoder reads."""
-
-    groups: features.Groups = key_of(features.compute_features, "groups")
-    normalisation_window: int = key_of(features.compute_features, "normalisation_window")
-    normalise: dict[features.Unbounded, features.Normalisation] | None = key_of(features.compute_features, "normalise")
 
 
 class RegimesConfig(Keys):
@@ -225,10 +221,7 @@ class Config(Keys):
             raise ValueError(f"pathwise.{given} is given, but training.learner is ppo, which does not read it")
         check_walk_forward(self.walk_forward)
         check_tracking(self.tracking)
-        if len(set(self.features.groups)) != len(self.features.groups):
-            raise ValueError(f"features.groups {list(self.features.groups)} must name each group once")
-        if surplus := {*(self.features.normalise or {})} - {*self.features.groups}:
-            raise ValueError(f"features.normalise names {min(surplus)}, which is not among features.groups")
+        check_features(self.features)
         return self
 
     @model_validator(mode="after")

@@ -24,7 +24,6 @@ from jaxppo.deploy.load import BATCH, CONFIG, PLATFORMS, REFERENCE, RULES, STATE
 from jaxppo.deploy.manifest import write_manifest
 from jaxppo.deploy.model_card import model_card
 from jaxppo.deploy.program import program_of
-from jaxppo.envs.market.features import feature_names
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
@@ -95,14 +94,13 @@ def _shapes(arrays: Iterable[Any], batch: tuple[Any, ...]) -> list[jax.ShapeDtyp
 
 def _about(run: SavedRun, live: LiveStep) -> dict[str, Any]:
     """What the manifest says beside the files."""
-    config = run.setup.config
     return {
         "name": run.folder.resolve().name,
         "jaxppo": __version__,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "python": platform.python_version(),
         "platforms": list(PLATFORMS),
-        "features": list(feature_names(config.features.groups)),
+        "features": list(run.setup.env.feature_names),
         "symbols": list(run.setup.market.info.symbols),
         "first_decision": run.setup.env.first_decision,
         "data_fingerprint": run_folder.data_report(run.setup.market)["fingerprint"],

@@ -34,6 +34,10 @@ class RefusedError(ValueError):
     """A record that is not used: why, in one line."""
 
 
+ARRAYS = ("close", "ranges", "half_spread", "carry", "columns", "ended", "listed", "recent")
+"""What a feed remembers of assets."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FeedRules:
     """How bars of a market are read; of a run, see `jaxppo.deploy.spec.feed_rules`.
@@ -60,6 +64,7 @@ class FeedRules:
       split_tolerance: of log prices.
       max_hole_days: longest time without a record, days.
       optional: fields that there are beside prices and volume: `ended`, `carry`.
+      columns: own columns of the user, see `data.columns`.
     """
 
     symbols: tuple[str, ...]
@@ -83,6 +88,7 @@ class FeedRules:
     split_tolerance: float
     max_hole_days: float
     optional: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +124,7 @@ class Feed:
         self.ranges = np.zeros((n, 2))
         self.half_spread = np.full(n, rules.min_half_spread)
         self.carry = np.full(n, np.nan)
+        self.columns = np.full((len(rules.columns), n), np.nan)
         self.ended = np.zeros(n, bool)
         self.listed = np.zeros(n, bool)
         self.recent = np.full((n, kept, 5), np.nan)
@@ -160,6 +167,7 @@ class Feed:
         fields |= {"volume": volume, "half_spread": self.half_spread.copy(), "tradable": tradable}
         fields |= {"ended": self.ended.copy()} if "ended" in rules.optional else {}
         fields |= {"carry": self.carry.copy()} if "carry" in rules.optional else {}
+        fields |= {f"columns.{name}": row.copy() for name, row in zip(rules.columns, self.columns, strict=True)}
         return Reading(time, fields | calendar, refused, unknown)
 
     def peek_time(self, record: Mapping[str, Any]) -> int:
@@ -175,8 +183,7 @@ class Feed:
 
     def state(self) -> dict[str, Any]:
         """What is remembered, as plain numbers."""
-        arrays = ("close", "ranges", "half_spread", "carry", "ended", "listed", "recent")
-        plain = {name: getattr(self, name).tolist() for name in arrays}
+        plain = {name: getattr(self, name).tolist() for name in ARRAYS}
         return {"time": self.time, "session": self.session, "date": self.date, **plain}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -185,7 +192,7 @@ class Feed:
         Args:
           state: from `state`.
         """
-        for name in ("close", "ranges", "half_spread", "carry", "ended", "listed", "recent"):
+        for name in ARRAYS:
             like = getattr(self, name)
             setattr(self, name, np.asarray(state[name], like.dtype).reshape(like.shape))
         self.time, self.session, self.date = state["time"], state["session"], state["date"]
@@ -243,6 +250,7 @@ class Feed:
             "quote": (ask - bid) / (ask + bid) if quoted else None,  # type: ignore[operator]
             "raw_close": close,
             "carry": carry,
+            "columns": [_optional(bar, name if name in bar else name.lower()) for name in rules.columns],
             "ended": bar.get("ended") is True,
         }
 
@@ -276,6 +284,9 @@ class Feed:
         self.half_spread[place] = self._half_spread(place, found["quote"], found["raw_close"])
         if found["carry"] is not None:
             self.carry[place] = found["carry"]
+        for number, value in enumerate(found["columns"]):
+            if value is not None:
+                self.columns[number, place] = value
         self.ended[place] = found["ended"] and "ended" in rules.optional
 
     def _half_spread(self, place: int, quote: float | None, raw_close: float) -> float:

@@ -31,7 +31,7 @@ from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup
 from jaxppo.run.strategy import row_params
 
-PER_ASSET = ("open", "high", "low", "close", "volume", "half_spread", "tradable", "ended", "carry")
+PER_ASSET = ("open", "high", "low", "close", "volume", "half_spread", "tradable", "ended", "carry", "columns")
 PER_BAR = ("minute_of_day", "session", "day_of_week", "seconds_since_previous")
 HOST_MASKS = ("session",)
 """Masks whose rows need the calendar of an exchange: the host makes them, bar by bar."""
@@ -41,7 +41,8 @@ class LiveBar(struct.PyTreeNode):
     """What a step is told of the bar that has just closed.
 
     Attributes:
-      fields: name -> array: `PER_ASSET` `[A]` as far as the market has them, `PER_BAR` `[]`; as in `MarketData`.
+      fields: name -> array: `PER_ASSET` `[A]` as far as the market has them (`columns` a mapping of them), `PER_BAR`
+        `[]`; as in `MarketData`.
       host_masks: place in the chain -> row of each mask that is one of `HOST_MASKS`.
       given: `[]` bool, whether the account is a real one, whose positions and equity follow.
       shares: `[A]` its positions at that close.
@@ -51,7 +52,7 @@ class LiveBar(struct.PyTreeNode):
       real_fills: `[A]` shares that the real account bought and sold in the bar, without sign.
     """
 
-    fields: dict[str, jax.Array]
+    fields: dict[str, Any]
     host_masks: dict[str, Any]
     given: jax.Array
     shares: jax.Array
@@ -132,7 +133,7 @@ class LiveStep:
         market, n_assets = self.setup.market, self.setup.env.n_assets
         there = [name for name in (*PER_ASSET, *PER_BAR) if not isinstance(getattr(market, name), tuple)]
         zero, no, nothing = jnp.zeros(()), jnp.zeros((), bool), jnp.zeros(n_assets)
-        fields = {name: jnp.zeros_like(getattr(market, name)[0]) for name in there}
+        fields = {name: jax.tree.map(lambda x: jnp.zeros_like(x[0]), getattr(market, name)) for name in there}
         rows = {name: jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows) for name, rows in self._host_rows().items()}
         return LiveBar(fields, rows, no, nothing, nothing, zero, no, nothing)
 
@@ -177,7 +178,7 @@ class LiveStep:
         """Tables of one row, of a stream, and what the decision at its close reads of them."""
         setup, env, policy = self.setup, self.setup.env, self.policy._replace(params=weights)
         config, like = setup.config, setup.market
-        bars = {name: x[None] for name, x in bar.fields.items()}
+        bars: Any = jax.tree.map(lambda x: x[None], bar.fields)
         market = MarketData(**bars, volume_known=like.volume_known, futures=like.futures, info=like.info)
         regimes, _ = find_regimes(config.regimes, market, 0, config.seed)
         view = MarketView(market, setup.periods_per_year, env.position_limit, regimes)

@@ -51,4 +51,5 @@ def feed_rules(setup: Setup) -> FeedRules:
         split_tolerance=data.split_tolerance,
         max_hole_days=data.max_hole_days,
         optional=optional,
+        columns=tuple(market.columns),
     )

@@ -91,8 +91,8 @@ def row_by_row(function: Callable[[MarketData], Any], market: MarketData) -> Any
     """
     first, step = streamed(function)
     names = [name for name, x in vars(market).items() if name not in PER_ASSET and not isinstance(x, tuple)]
-    tables = {name: getattr(market, name)[:, None] for name in names}
-    memory = first(market.replace(**{name: x[0] for name, x in tables.items()}))
+    tables = jax.tree.map(lambda x: x[:, None], {name: getattr(market, name) for name in names})
+    memory = first(market.replace(**jax.tree.map(lambda x: x[0], tables)))
 
     def one(memory: Any, numbered: Any) -> tuple[Any, Any]:
         number, row = numbered

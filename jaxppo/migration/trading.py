@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from jaxppo.envs.market.features import feature_names
 from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.spaces import MultiDiscrete
@@ -41,7 +40,7 @@ def trading_policy(network: Network, params: Params, env: TradingEnv, name: str)
     Raises:
       ConfigError: observations or actions of the environment are not those of the checkpoint.
     """
-    n_features = len(feature_names(env.groups))
+    n_features = len(env.feature_names)
     window = env.window * env.n_assets * n_features
     needed = Space("Box", (window + env.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES,))
     if network.observation != needed:

@@ -47,6 +47,11 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
             f"--generator is {name!r}, which draws no carry, and features.groups of the run names it; choose one of "
             f"{', '.join(OF_WHOLE_BARS)}"
         )
+    if run.setup.config.features.columns and name not in OF_WHOLE_BARS:
+        raise ConfigError(
+            f"--generator is {name!r}, which draws no columns of your own, and features.columns of the run reads some; "
+            f"choose one of {', '.join(OF_WHOLE_BARS)}"
+        )
     source = source_market(run)
     options: dict[str, Any] = {}
     if name == "circular_bootstrap":

@@ -83,7 +83,7 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
     if config.data.path == SIMULATED:
         return simulated_market(config)
     own = {"path", *PERIODS, "purge_bars"}
-    options = config.data.model_dump(exclude=own)
+    options = config.data.model_dump(exclude=own) | {"columns": _columns(config)}
     path = config.data.path
     if path == GIVEN_IN_PYTHON:
         raise ConfigError(
@@ -99,6 +99,14 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
         shown = repr(path) if len(repr(path)) <= LONGEST_SHOWN else repr(path)[:LONGEST_SHOWN] + " ..."
         raise ConfigError(f"data.path is {shown}, which cannot be read: {error.strerror}") from None
     return _with_size_warnings(config, market)
+
+
+def _columns(config: Config) -> dict[str, str | None] | None:
+    """Own column -> that of its publication: those of `data.columns`, and what features read beside."""
+    given = config.data.columns or ()
+    known = dict(given) if isinstance(given, dict) else dict.fromkeys(given)
+    read = (column for group in config.features.column_groups for column in group.columns)
+    return {**dict.fromkeys(read), **known} or None
 
 
 def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tuple[str, ...]:

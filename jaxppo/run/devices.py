@@ -59,7 +59,7 @@ def encoder_config(config: Config, platform: str) -> EncoderConfig:
     precision = config.precision
     if precision == "auto":
         precision = "float32" if platform == "cpu" else "bfloat16"
-    slices = features.group_slices(config.features.groups)
+    slices = features.group_slices(config.features.groups, config.features.column_groups)
     encoder = EncoderConfig(
         groups=tuple(s.stop - s.start for s in slices.values()),
         dtype=jnp.dtype(precision),

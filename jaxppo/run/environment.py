@@ -13,6 +13,7 @@ from jaxppo.config.book import RunStrategy
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.own_columns import check_columns
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
@@ -59,6 +60,10 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
     """
     if "carry" in config.features.groups and isinstance(market.carry, tuple):
         raise ConfigError("features.groups names carry, but the prices have no column carry (expected return a year)")
+    try:
+        check_columns(market, config.features.column_groups)
+    except ValueError as error:
+        raise ConfigError(f"features.columns: {error}") from None
     if config.costs.margin_volatility is not None and isinstance(market.futures, tuple):
         raise ConfigError(
             f"costs.margin_volatility is {config.costs.margin_volatility:g}, but no asset is a future; name them in "
@@ -86,6 +91,7 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
         normalise=config.features.normalise,
+        columns=config.features.column_groups,
         masks=_masks(config, market),
         rewards=make_rewards(config.rewards, periods_per_year(market)),
     )

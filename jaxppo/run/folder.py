@@ -267,8 +267,9 @@ def data_report(market: MarketData) -> dict[str, Any]:
     arrays = {
         field.name: np.asarray(getattr(market, field.name))
         for field in dataclasses.fields(market)
-        if field.name != "info" and not isinstance(getattr(market, field.name), tuple)
+        if field.name not in ("info", "columns") and not isinstance(getattr(market, field.name), tuple)
     }
+    arrays |= {f"column {name}": np.asarray(x) for name, x in dict(market.columns).items()}
     times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
     return {"fingerprint": fingerprint(market.info.symbols, times, arrays)}
 

@@ -9,7 +9,6 @@ import numpy as np
 from jaxppo.deploy.drift.reference import History, Reference, make_reference, squared_returns, window_length
 from jaxppo.deploy.drift.tracker import Drift, Tracker
 from jaxppo.envs.execution.costs import trade_costs, unpack_bar
-from jaxppo.envs.market.features import feature_names
 from jaxppo.errors import ConfigError
 from jaxppo.run.periods import Period
 from jaxppo.run.setup import Setup
@@ -35,7 +34,7 @@ def training_reference(setup: Setup) -> Reference:
     window = window_length(period.n_bars, period.n_bars / max(sessions, 1))
     return make_reference(
         history,
-        features=feature_names(setup.config.features.groups),
+        features=setup.env.feature_names,
         symbols=market.info.symbols or tuple(f"asset {number}" for number in range(market.n_assets)),
         cost=_modelled_cost(setup, period),
         window=window,

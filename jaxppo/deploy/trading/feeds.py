@@ -25,7 +25,7 @@ POLL = 0.2
 LONGEST_LINE = 2**20
 """Bytes; a longer line is no record."""
 TIME_COLUMNS = ("time", "date", "datetime", "timestamp")
-NUMBERS = ("open", "high", "low", "close", "volume", "bid", "ask", "carry")
+NO_NUMBERS = ("time", "symbol", "ended")
 TRUE = ("true", "1", "yes")
 
 
@@ -205,7 +205,7 @@ class _Tail:
         record = self._open.setdefault(time, {"time": value, "bars": {}})
         if symbol in record["bars"]:
             raise RefusedError(f"{symbol[:40]} is there twice at {text[:40]}")
-        bar: dict[str, Any] = {name: row[name] for name in NUMBERS if row.get(name, "").strip()}
+        bar: dict[str, Any] = {name: cell for name, cell in row.items() if name not in NO_NUMBERS and cell.strip()}
         if "ended" in row:
             bar["ended"] = row["ended"].strip().lower() in TRUE
         record["bars"][symbol] = bar

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tiny_run import STEPS_PER_ITERATION, command, write_config
 
 SYMBOLS = ("AAA", "BBB")
 LIMITED = {
+    "features": {"columns": {"news": {"columns": ["sentiment"], "lag": 1}}},
     "env": {"actions": "continuous", "levels": [-1.0, 1.0], "position_limit": 1.0},
     "costs": {"lot_size": 1.0, "minimum_notional": 100.0, "max_leverage": 1.5},
     "masks": [
@@ -28,14 +30,22 @@ def make_run(folder: pathlib.Path, **sections: Any) -> pathlib.Path:
     """A run of two iterations in a folder, beside `prices.csv`."""
     training = {"steps": 2 * STEPS_PER_ITERATION, "evaluate_every": 1, "checkpoint_every": 1}
     config = write_config(folder, **{**LIMITED, "training": training, **sections})
+    add_sentiment(folder / "prices.csv")
     assert command("train", "--config", config, "--output", folder / "run") == 0
     return folder / "run"
+
+
+def add_sentiment(path: pathlib.Path) -> None:
+    """Adds a column of one's own to a price file in long form; a third of its values are unknown."""
+    frame, rng = pd.read_csv(path), np.random.default_rng(5)
+    score = rng.normal(size=len(frame))
+    frame.assign(sentiment=np.where(rng.random(len(frame)) < 0.66, score, np.nan)).to_csv(path, index=False)
 
 
 def records_of(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a price file in long form, in order of time."""
     frame = pd.read_csv(path)
-    names = ["open", "high", "low", "close", "volume"]
+    names = [name for name in frame.columns if name not in ("date", "symbol")]
     return [
         {"time": str(date), "bars": {row["symbol"]: {name: row[name] for name in names} for _, row in part.iterrows()}}
         for date, part in frame.groupby("date", sort=True)

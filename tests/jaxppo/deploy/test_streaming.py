@@ -18,6 +18,7 @@ from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
 from jaxppo.envs.market.index import equal_weight_volatility, market_index
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.own_columns import ColumnGroup
 from jaxppo.envs.market.regimes import hidden_regimes, rule_regimes
 from jaxppo.envs.market.windows import rolling_mean
 from jaxppo.envs.trading.view import MarketView
@@ -58,6 +59,10 @@ def market_of(seed: int) -> MarketData:
         ended=as_float(ended),
         carry=as_float(np.where(rng.random(there.shape) < 0.7, rng.normal(0, 0.1, there.shape), np.nan)),
         futures=jnp.asarray([0.0, 1.0, 0.0]),
+        columns={
+            "score": as_float(np.where(rng.random(there.shape) < 0.9, rng.normal(3, 1, there.shape), np.nan)),
+            "size": as_float(rng.lognormal(0, 1, there.shape)),
+        },
     )
 
 
@@ -79,10 +84,21 @@ def of_market(market: MarketData):
     windows = {"trend_window": 20, "volatility_window": 50, "drawdown_window": 40, "crisis_drawdown": 0.02}
     regimes = rule_regimes(market, volatility_quantile=0.7, **windows)
     groups = (*features.GROUPS, "carry", "regime")
+    own = (
+        ColumnGroup("news", ("score", "size"), 2),
+        ColumnGroup("place", ("score",), 1, "rank"),
+        ColumnGroup("plain", ("size",), 0, "none"),
+    )
     normalise = {"volume": "scale", "volatility": "none"}
     return {
         "features": features.compute_features(
-            market, groups=groups, normalisation_window=48, normalise=normalise, unknown=jnp.nan, regimes=regimes
+            market,
+            groups=groups,
+            normalisation_window=48,
+            normalise=normalise,
+            columns=own,
+            unknown=jnp.nan,
+            regimes=regimes,
         ),
         "regimes": regimes,
         "regimes of the market": rule_regimes(market_index(market), **windows),

@@ -114,6 +114,8 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",
         "features.normalise": "{price: scale}",
+        "features.columns": "{news: [sentiment]}",
+        "data.columns": "[sentiment]",
         "walk_forward.combine": None,
         "evaluation.baselines": "[trend]",
         "evaluation.ship": "base_unless",
