@@ -24,10 +24,12 @@ Half-spread: (ask - bid) / (ask + bid) of the closing quote where there is one, 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -112,20 +114,18 @@ def load_market(
 ) -> MarketData:
     """Loads prices, checks them, and aligns them on one time axis.
 
-    Repairs the order of rows, exact repeats, empty rows at the ends and rounding errors of open and close, and counts
-    that in `market.info.report`. Refuses any other fault in one line that names the row and the option that accepts it.
+    Repairs order, exact repeats, empty rows at the ends and rounding errors, and counts that in `market.info.report`.
+    Refuses any other fault in one line that names the row and the option that accepts it.
 
     Args:
-      path_or_frame: CSV (also .gz, .zip), TSV or Parquet file; folder or list of files; name of a shipped data set
-        (`"us5_1d"`); data frame in long form, of one symbol, or price x symbol columns; or `{symbol: data frame}`. A
-        file without a column of symbols is one symbol, named like the file.
+      path_or_frame: CSV (.gz, .zip), TSV, Parquet file, folder or list of them; shipped data set; frame or several.
       symbols: symbols to use, in this order; None uses all, sorted by name.
       calendar: exchange calendar (`XNYS`, `24/5`, ...) for sessions, the exchange's clock and missing sessions.
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
       day_first: whether 01/02/2020 is the first of February; None decides from the whole column.
       adjust: whether to adjust prices and volume by the adjustment column, if there is one.
-      volume: `"shares"` is in units of the asset, `"notional"` in quote currency, `"ticks"` a count of price changes,
-        `"none"` of no use; None takes units, and a run warns where an account of its size could hardly trade them.
+      volume: counts units (`"shares"`), quote currency (`"notional"`), price changes (`"ticks"`), nothing of use
+        (`"none"`); None takes units, and a run warns where an account of its size could hardly trade them.
       rate_column: column that prices are multiplied by, account currency per quote currency; or two: at open, at close.
       stablecoins_at_par: whether USDT, USDC and other stable coins count as the currency they are pegged to.
       on_bad_rows: `"error"` refuses rows that cannot be right, `"drop"` drops and counts them.
@@ -146,10 +146,8 @@ def load_market(
       min_half_spread: floor of the half-spread by edge, fraction of the price.
       spread_window: bars per estimate of the spread, >= 3.
       multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
-      futures: whether all assets, or which symbols, are futures: no cash is paid for them and none is borrowed.
-      columns: columns of your own to keep, numbers known at the close of their bar; or name -> column with the time at
-        which each value was published (null for none), from whose first close on it is known. A value stands until the
-        next.
+      futures: whether all, or which symbols, are futures: no cash is paid for them and none is borrowed.
+      columns: of your own to keep, known at the close of their bar; or name -> column of its publication, or None.
 
     Returns:
       Market with arrays `[T, A]`; symbols, times and the data report in `.info`.
@@ -291,7 +289,6 @@ def _align(
     fields = {name: np.ones((len(times), len(names))) for name in PRICES}
     fields |= {name: np.zeros((len(times), len(names))) for name in ("volume", "half_spread")}
     carry = np.full((len(times), len(names)), np.nan)
-    own = {name: np.full((len(times), len(names)), np.nan, np.float32) for name in own_columns.named(options)}
     tradable = np.zeros((len(times), len(names)), bool)
     volume_known = np.zeros(len(names), bool)
     check_symbols(names, options)
@@ -309,8 +306,6 @@ def _align(
             fields[price][bars, a] = part[price].to_numpy()
         fields["half_spread"][:, a] = np.where(listed, spread.values[np.maximum(latest, 0)], options.min_half_spread)
         carry[listed, a] = part["carry"].ffill().to_numpy()[latest[listed]]
-        for column, values in own.items():
-            values[listed, a] = own_columns.placed(column, part, times, daily, length)[listed]
         fields["volume"][bars, a] = np.nan_to_num(volume) if volume_known[a] else 0.0
         tradable[bars, a] = (volume > 0) | (not is_counted(volume)) | options.zero_volume_tradable
         reports[str(name)] = report.symbol_report(part, spread, times, daily, length, schedule, options)
@@ -327,14 +322,12 @@ def _align(
         **({"carry": carry.astype(np.float32)} if np.isfinite(carry).any() else {}),
         **({"futures": futures_of(names, options)} if options.futures else {}),
     }
-    stamps = times.astype("datetime64[ns]")
-    known = None
-    if schedule is not None and len(times) > 1:
-        known = calendar_periods_per_year(times, daily, length, schedule)
-    info = MarketInfo(names, stamps, periods_per_year=known)
+    asked = None if len(times) < 2 else schedule
+    known = None if asked is None else calendar_periods_per_year(times, daily, length, asked)
+    info = MarketInfo(names, times.astype("datetime64[ns]"), periods_per_year=known)
     market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
-    kept: Any = {name: jnp.asarray(values) for name, values in own.items()} or ()
-    market = market.replace(ended=_ended(reports, len(times)), columns=kept)
+    own = own_columns.on_axis(frame, times, daily, length, options)
+    market = market.replace(ended=_ended(reports, len(times)), columns=jax.tree.map(jnp.asarray, own) or ())
     per_year = periods_per_year(market)
     summary = {
         "sources": report.source_report(rows),
@@ -365,7 +358,7 @@ def _align(
         ],
         "fingerprint": report.fingerprint(names, times, arrays | {f"column {name}": x for name, x in own.items()}),
     }
-    return market.replace(info=MarketInfo(names, stamps, summary, known))
+    return market.replace(info=dataclasses.replace(info, report=summary))
 
 
 def _ended(reports: dict[str, dict[str, Any]], n_bars: int) -> Any:

@@ -88,18 +88,32 @@ def _refuse(
         raise table.error(part["symbol"].iloc[at[0]], part["row"].iloc[at[0]], shown, UNKNOWN, len(at))
 
 
-def placed(name: str, part: pd.DataFrame, times: np.ndarray, daily: bool, length: int) -> np.ndarray:
+def on_axis(
+    frame: pd.DataFrame, times: np.ndarray, daily: bool, length: int, options: LoadOptions
+) -> dict[str, np.ndarray]:
+    """Own columns at every close of a market, `[T, A]` float32 each; NaN where unknown.
+
+    Args:
+      frame: rows of all assets.
+      times: `[T]` ns, start of every bar.
+      daily: whether bars are stamped with dates.
+      length: of a bar, ns.
+      options: of the load.
+    """
+    names = tuple(named(options))
+    found = {name: np.full((len(times), frame["symbol"].cat.categories.size), np.nan, np.float32) for name in names}
+    for a, (_, part) in enumerate(frame.groupby("symbol", observed=True, sort=True) if names else ()):
+        listed = times >= part["utc"].min()
+        for name, values in found.items():
+            values[listed, a] = _placed(name, part, times, daily, length)[listed]
+    return found
+
+
+def _placed(name: str, part: pd.DataFrame, times: np.ndarray, daily: bool, length: int) -> np.ndarray:
     """Values of an own column at the close of every bar, `[T]`; NaN before the first. A value stands until the next.
 
     Without times of publication a value is known at the close of its own bar. With them it is known at the first close
     that is not before its publication; of daily bars, whose closes have no time, at that of the first later date.
-
-    Args:
-      name: of the column.
-      part: rows of one asset, in order of time.
-      times: `[T]` ns, start of every bar.
-      daily: whether bars are stamped with dates.
-      length: of a bar, ns.
     """
     values = part[VALUE + name].to_numpy()
     known = np.isfinite(values)

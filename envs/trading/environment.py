@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
 from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
 from jaxppo.envs.market import features
+from jaxppo.envs.market.feature_set import FeatureSet
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_columns import ColumnGroup
 from jaxppo.envs.market.periods import periods_per_year
@@ -113,36 +115,21 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
     ):
         environment.Environment.__init__(self)
         OneBar.__init__(self, n_assets, actions, levels, gross_buckets, position_limit)
-        features.feature_names(groups, columns)
         self.observation = observation
         self.window = window
         self.fill_rule = fill_rule
         self.start = start
         self.groups = tuple(groups)
-        self._reads: dict[str, Any] = {
-            "groups": groups,
-            "normalisation_window": normalisation_window,
-            "normalise": normalise,
-            "columns": tuple(columns),
-        }
+        self.features = FeatureSet(self.groups, normalisation_window, normalise, tuple(columns))
+        self.unknown = math.nan if observation == "index" else 0.0
         self.masks = masks
         self.sizing = sizing
         self.rewards = rewards
 
     @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the F features, in order."""
-        return features.feature_names(self.groups, self._reads["columns"])
-
-    @property
-    def group_slices(self) -> dict[str, slice]:
-        """Feature group -> its columns among the F features."""
-        return features.group_slices(self.groups, self._reads["columns"])
-
-    @property
     def first_decision(self) -> int:
         """Earliest bar at which `window` fully formed feature rows exist."""
-        return features.warmup(**self._reads) + self.window - 1
+        return self.features.warmup + self.window - 1
 
     @property
     def default_params(self) -> EnvParams:
@@ -207,7 +194,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             periods = periods_per_year(market)
         costs = make_costs() if costs is None else costs
         check_displacement(costs, self.fill_rule)
-        table = self.features_of(market, regimes)
+        table = self.features.table(market, self.unknown, regimes)
         view = MarketView(market, 1.0 if periods is None else periods, self.position_limit, regimes)
         masks, sizing = (
             given if given is not None else () if transform is None else transform.table(view)
@@ -228,16 +215,6 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             masks=masks,
             sizing=sizing,
         )
-
-    def features_of(self, market: MarketData, regimes: jax.Array | None = None) -> jax.Array:
-        """Features that this environment shows, `[T, A, F]` float32.
-
-        Args:
-          market: `[T, A]` bars.
-          regimes: `[T, A, 4]` probabilities, for the feature group `regime`.
-        """
-        unknown = jnp.nan if self.observation == "index" else 0.0
-        return features.compute_features(market, **self._reads, unknown=unknown, regimes=regimes)
 
     def draw_start(self, key: jax.Array, params: EnvParams) -> jax.Array:
         """First decision bar of an episode, `[]` int32, uniform over those that leave it its full length.
@@ -388,8 +365,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             return seen
         shape = (self.window, *params.features.shape[1:])
         window = jax.lax.dynamic_slice(params.features, (state.bar - self.window + 1, 0, 0), shape)
-        parts = (window.astype(jnp.float32), seen.asset, seen.account)
-        return jnp.concatenate([part.ravel() for part in parts])
+        return jnp.concatenate([x.ravel() for x in (window.astype(jnp.float32), seen.asset, seen.account)])
 
     def _seen(self, state: EnvState, params: EnvParams) -> Observation:
         return self.view(_account(state), self._row(state.bar, params)).observation
@@ -416,8 +392,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
                     "mask": mask,
                 }
             )
-        n_features = len(self.feature_names)
-        size = self.window * self.n_assets * n_features + self.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES
+        size = self.n_assets * (self.window * len(self.features.names) + N_ASSET_FEATURES) + N_ACCOUNT_FEATURES
         return spaces.Box(-jnp.inf, jnp.inf, (size,))
 
 

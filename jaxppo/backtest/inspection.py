@@ -51,7 +51,7 @@ def inspect_policy(
     where = setup.periods[period]
     chosen = _spread_out(where.first, where.last - 1, n_decisions)
     params, env = setup.params, setup.env
-    groups = env.group_slices
+    groups = env.features.slices
     means = jnp.asarray(feature_means(params, where.first - network.context + 1, where.last))
     importance = _importance(network, env, net, params, jnp.asarray(chosen), means)
     few = _spread_out(where.first, where.last - 1, n_gradients)
@@ -83,7 +83,7 @@ def inspect_policy(
         redundancy=mean.get("redundancy"),
         importance={name: float(importance[name].mean()) for name in groups},
         gradients=by_group.mean(axis=0)[:, ::-1],
-        features=dict(zip(env.feature_names, gradients.mean(axis=0).sum(axis=0).tolist(), strict=True)),
+        features=dict(zip(env.features.names, gradients.mean(axis=0).sum(axis=0).tolist(), strict=True)),
         gates=dict(zip(groups, gates.tolist(), strict=True)),
     )
 
@@ -220,7 +220,7 @@ def _importance(
 
     def measure(window: Bars, bar: jax.Array) -> dict[str, jax.Array]:
         seen = jax.tree.map(lambda x: x[None, None], _account(env, params, bar)[1])
-        return inspect.group_importance(network, net, window, seen, env.group_slices, means)
+        return inspect.group_importance(network, net, window, seen, env.features.slices, means)
 
     return _at_each(measure, network, params, bars)
 

@@ -100,7 +100,7 @@ def _about(run: SavedRun, live: LiveStep) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "python": platform.python_version(),
         "platforms": list(PLATFORMS),
-        "features": list(run.setup.env.feature_names),
+        "features": list(run.setup.env.features.names),
         "symbols": list(run.setup.market.info.symbols),
         "first_decision": run.setup.env.first_decision,
         "data_fingerprint": run_folder.data_report(run.setup.market)["fingerprint"],

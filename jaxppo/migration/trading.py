@@ -40,7 +40,7 @@ def trading_policy(network: Network, params: Params, env: TradingEnv, name: str)
     Raises:
       ConfigError: observations or actions of the environment are not those of the checkpoint.
     """
-    n_features = len(env.feature_names)
+    n_features = len(env.features.names)
     window = env.window * env.n_assets * n_features
     needed = Space("Box", (window + env.n_assets * N_ASSET_FEATURES + N_ACCOUNT_FEATURES,))
     if network.observation != needed:

@@ -130,7 +130,7 @@ def row_params(setup: Setup, market: MarketData, regimes: jax.Array | None) -> E
     return setup.params.replace(
         market=market,
         table=pack_bars(market, conditions=conditions, regimes=regimes),
-        features=setup.env.features_of(market, regimes).astype(setup.encoder.dtype),
+        features=setup.env.features.table(market, setup.env.unknown, regimes).astype(setup.encoder.dtype),
         listed=running_count(market.tradable) > 0,
         masks=(),
         sizing=(),

@@ -34,7 +34,7 @@ def training_reference(setup: Setup) -> Reference:
     window = window_length(period.n_bars, period.n_bars / max(sessions, 1))
     return make_reference(
         history,
-        features=setup.env.feature_names,
+        features=setup.env.features.names,
         symbols=market.info.symbols or tuple(f"asset {number}" for number in range(market.n_assets)),
         cost=_modelled_cost(setup, period),
         window=window,

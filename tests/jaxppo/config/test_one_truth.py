@@ -31,6 +31,7 @@ BOOK = lists()["sizing"].kinds()["book"]
 YAML_ONLY = {
     "masks.regime": {"bull", "bear", "sideways", "crisis"},
     "data": {"path", "train", "validation", "test", "purge_bars"},
+    "features": {"columns"},
     "regimes": {"kind", "scope", "model"},
     "env": {"name", "episode_chunks", "units"},
     "objective": {"kind"},
@@ -55,7 +56,7 @@ PYTHON_ONLY = {
 OTHER_FORM = {"masks.risk_budget.groups", "masks.session.calendar", "objective.outcome"}
 """Keys that YAML writes otherwise: a mapping for a tuple, a default from elsewhere in the configuration."""
 
-NOT_EMPTY = {"data.symbols", "data.futures", "data.calendar", "data.timezone"}
+NOT_EMPTY = {"data.symbols", "data.futures", "data.columns", "data.calendar", "data.timezone"}
 """Texts that Python refuses to be empty once it reads the data."""
 
 
