@@ -246,6 +246,7 @@ def copies(problem: Problem, n: int, power: float | None, folder: pathlib.Path |
             gates += [{name: found[name] for name in ("traded_folds", "folds")}] if "folds" in found else []
         rows.append(row)
         print(f"copy {seed}: " + ", ".join(f"{name} {one['sharpe']:.2f}" for name, one in row.items()), flush=True)
+        jax.clear_caches()  # programs of twenty walk-forwards are more than a process may map
     summary: dict[str, Any] = {}
     for name in rows[0]:
         of_name = [row[name] for row in rows]
