@@ -71,3 +71,12 @@ def test_tests_mirror_the_packages():
             if folder.is_dir() and folder.name != "__pycache__":
                 place = pathlib.Path(side) / folder.relative_to(ROOT / "tests" / side)
                 assert (ROOT / place / "__init__.py").exists(), f"{folder} has no package {place} beside it"
+
+
+def test_no_name_of_a_lazy_package_is_a_module_of_other_content():
+    """Importing the module would put it in the place of what the package says that it exports."""
+    for stub in (ROOT / "jaxppo").rglob("__init__.pyi"):
+        froms = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom) and node.module]
+        for node in froms:
+            modules = [name.name for name in node.names if (stub.parent / f"{name.name}.py").exists()]
+            assert all(name == node.module for name in modules), f"{stub}: {modules}"

@@ -3,7 +3,7 @@ from .drift.fills import Fill
 from .drift.tracker import Drift
 from .export import export_run
 from .live import live_policy
-from .live_policy import LivePolicy
+from .live_account import LivePolicy
 from .load import BatchStep, load_batch_step, load_policy
 from .models.text import describe_comparison, describe_line, describe_model, describe_models
 from .next_orders import next_orders

@@ -14,7 +14,7 @@ from jaxppo.backtest.shipping import decided, shipped_of
 from jaxppo.config import dump_config
 from jaxppo.deploy.drift.of_run import training_reference
 from jaxppo.deploy.explained import mask_names
-from jaxppo.deploy.live_policy import LivePolicy, LiveRules
+from jaxppo.deploy.live_account import LivePolicy, LiveRules
 from jaxppo.deploy.live_step import LiveStep
 from jaxppo.deploy.program import Program, program_of
 from jaxppo.deploy.spec import feed_rules

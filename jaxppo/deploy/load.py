@@ -13,7 +13,7 @@ from jax import export as jax_export
 
 from jaxppo.deploy.drift.reference import Reference
 from jaxppo.deploy.feed import FeedRules
-from jaxppo.deploy.live_policy import LivePolicy, LiveRules
+from jaxppo.deploy.live_account import LivePolicy, LiveRules
 from jaxppo.deploy.manifest import read_manifest
 from jaxppo.errors import ConfigError
 

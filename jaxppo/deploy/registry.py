@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxppo.deploy.live_policy import LivePolicy
+from jaxppo.deploy.live_account import LivePolicy
 from jaxppo.deploy.load import load_policy
 from jaxppo.deploy.models.entry import POLICY, Model, one_line, read_entry, stamp, write_entry
 from jaxppo.deploy.models.history import (

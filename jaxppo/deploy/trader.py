@@ -22,7 +22,7 @@ from jaxppo.deploy.brokers import Broker, BrokerError, Order, SimulatedBroker, S
 from jaxppo.deploy.brokers.base import client_id
 from jaxppo.deploy.decision import Decision
 from jaxppo.deploy.feed import SECOND, RefusedError
-from jaxppo.deploy.live_policy import MAX_AHEAD, LivePolicy
+from jaxppo.deploy.live_account import MAX_AHEAD, LivePolicy
 from jaxppo.deploy.log import sync_folder, write_file
 from jaxppo.deploy.positions import Positions
 from jaxppo.deploy.trading.book import DRY, EXPIRED, Books
