@@ -111,7 +111,7 @@ class Trader:
         if (self.folder / KILL).exists():
             self.policy.kill()
         portfolio = self._portfolio(record, now)
-        decision = self.policy.step(record, portfolio, now=now)
+        decision = self.policy.step(record, portfolio, now=now, fills=self.books.fills)
         if decision.status == "refused":
             self._refuse("; ".join(decision.notes))
             return None
@@ -211,7 +211,7 @@ class Trader:
             )
             if quantity != 0 and math.isfinite(quantity)
         ]
-        idle = decision.status != "decided" and not np.any(decision.values["filled"])
+        idle = decision.status != "decided" and not np.any(decision.values["filled"]) and not self.books.fills
         if idle and clock.monotonic() - self._committed < OFTEN:
             return
         self._write(decision, orders)

@@ -46,7 +46,7 @@ def alpaca_broker(symbols: Sequence[str]) -> AlpacaBroker:
 
 
 class AlpacaBroker:
-    """An account.
+    """An account. Orders carry no fees: Alpaca books what regulators charge at the end of the day.
 
     Args:
       client: a `TradingClient`.
@@ -145,7 +145,7 @@ class AlpacaBroker:
         """Status of an order as Alpaca has it."""
         filled = _signed(float(found.filled_qty or 0.0), found.side)
         state = STATES.get(found.status.value, "partly" if filled else "open")
-        return Status(state, filled)
+        return Status(state, filled, price=float(found.filled_avg_price or 0.0))
 
     def _called(self, function: Callable[[], Any]) -> Any:
         """What a function of the client returns."""

@@ -46,11 +46,15 @@ class Status:
       state: "unknown" where the broker has no order of that id.
       filled: shares so far, signed.
       reason: of a rejection, in the broker's words.
+      price: average of what has filled so far, currency; 0 where nothing has, or the broker says none.
+      fee: charged for it so far, currency; a rebate is negative.
     """
 
     state: State
     filled: float = 0.0
     reason: str = ""
+    price: float = 0.0
+    fee: float = 0.0
 
 
 class Broker(Protocol):

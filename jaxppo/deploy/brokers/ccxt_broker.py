@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from jaxppo.deploy.brokers.base import BrokerError, Order, State, Status
@@ -137,7 +138,18 @@ class CcxtBroker:
             raise BrokerError(f"{self.name}: an order is {found.get('status')!r}, which is not understood")
         if state == "open" and filled > 0:
             state = "partly"
-        return Status(state, filled if order.quantity > 0 else -filled)
+        price = float(found.get("average") or 0.0)
+        fee = self._fee(found, order, price) if filled > 0 else 0.0
+        return Status(state, filled if order.quantity > 0 else -filled, price=price, fee=fee)
+
+    def _fee(self, found: dict[str, Any], order: Order, price: float) -> float:
+        """Fees of an order, quote currency; 0 where they are in a third one, such as BNB, or are not told."""
+        fees = _fees_of(found)
+        if not fees and self._exchange.has.get("fetchOrderTrades"):
+            trades = self._called(partial(self._exchange.fetch_order_trades, found["id"], order.symbol))
+            fees = [fee for trade in trades for fee in _fees_of(trade)]
+        rate = {self._quote: 1.0, self._base[order.symbol]: price}
+        return sum(float(fee.get("cost") or 0.0) * rate.get(fee.get("currency"), 0.0) for fee in fees)
 
     def _called(self, function: Any) -> Any:
         """What a function of ccxt returns."""
@@ -145,6 +157,11 @@ class CcxtBroker:
             return function()
         except self._errors.BaseError as error:
             raise BrokerError(f"{self.name}: {str(error)[:200]}") from None
+
+
+def _fees_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Fees of an order or a trade as ccxt has them: a list, or one."""
+    return [fee for fee in found.get("fees") or [found.get("fee")] if fee and fee.get("cost") is not None]
 
 
 def _ccxt() -> Any:

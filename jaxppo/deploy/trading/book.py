@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections import deque
 from typing import Any
 
 from jaxppo.deploy.brokers.base import WORKING, Order, Status
+from jaxppo.deploy.drift.fills import Fill
 from jaxppo.deploy.log import Log
 from jaxppo.errors import ConfigError
 
@@ -18,6 +20,8 @@ LONGEST_CURVE = 2000
 """Points of the equity curve; of a longer one every second point is dropped."""
 PENDING, DRY, EXPIRED = "pending", "dry", "expired"
 """States of orders that no broker has: decided and not acknowledged, not to be sent, and too old to be sent."""
+ORDER_FIELDS = ("state", "filled", "reason", "price", "fee")
+"""What a line of the log says of an order beside its client id."""
 
 
 @dataclasses.dataclass
@@ -29,12 +33,30 @@ class Written:
       state: of the broker, or one of `PENDING`, `DRY`, `EXPIRED`.
       filled: shares so far, signed.
       reason: of a rejection.
+      price: average of what has filled so far, currency; 0 where it is not known.
+      fee: charged for it so far, currency.
+      before: what had filled at the last decision: shares, their value and their fees.
     """
 
     order: Order
     state: str = PENDING
     filled: float = 0.0
     reason: str = ""
+    price: float = 0.0
+    fee: float = 0.0
+    before: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def so_far(self) -> tuple[float, float, float]:
+        """What has filled: shares, signed, their value and their fees, currency."""
+        return self.filled, self.filled * self.price, self.fee
+
+    @property
+    def fill(self) -> Fill | None:
+        """What has filled since the last decision; None where nothing has, or its price is not known."""
+        quantity, value, fee = (now - then for now, then in zip(self.so_far, self.before, strict=True))
+        price = value / quantity if quantity else 0.0
+        return Fill(self.order.symbol, quantity, price, fee) if price > 0 else None
 
 
 class Books:
@@ -80,27 +102,26 @@ class Books:
         """
         self._apply(self.log.append("bar", **content))
 
-    def became(self, client_id: str, state: str, filled: float = 0.0, reason: str = "") -> None:
-        """Writes what became of an order, where that is new.
+    def became(self, client_id: str, state: str, reason: str = "") -> None:
+        """Writes that an order never was a broker's.
 
         Args:
           client_id: of the order.
           state: see `Written`.
-          filled: shares so far, signed.
-          reason: of a rejection.
+          reason: why.
         """
-        written = self.orders[client_id]
-        if (written.state, written.filled) != (state, filled):
-            self._apply(self.log.append("order", client_id=client_id, state=state, filled=filled, reason=reason[:200]))
+        self._became(client_id, state=state, filled=0.0, reason=reason, price=0.0, fee=0.0)
 
     def answered(self, client_id: str, status: Status) -> None:
         """Writes what a broker says of an order.
 
         Args:
           client_id: of the order.
-          status: from the broker.
+          status: from the broker; a price or a fee that is no finite number is not known.
         """
-        self.became(client_id, status.state, status.filled, status.reason)
+        content = dataclasses.asdict(status)
+        content |= {name: 0.0 for name in ("price", "fee") if not math.isfinite(content[name])}
+        self._became(client_id, **content)
 
     def noted(self, what: str, **content: Any) -> None:
         """Writes what was out of order.
@@ -110,6 +131,11 @@ class Books:
           content: beside it.
         """
         self._apply(self.log.append("note", what=what[:300], time=self.last.get("time", ""), **content))
+
+    @property
+    def fills(self) -> list[Fill]:
+        """What has filled since the last decision, as far as brokers say at which price."""
+        return [fill for written in self.orders.values() if (fill := written.fill) is not None]
 
     @property
     def pending(self) -> list[Order]:
@@ -153,13 +179,20 @@ class Books:
                 raise ConfigError(f"{self.log.path}: of the account {entry.get('account')}, not {account}")
         self.log.entries.clear()
 
+    def _became(self, client_id: str, **content: Any) -> None:
+        """Writes what became of an order, where that is new."""
+        written, content["reason"] = self.orders[client_id], content["reason"][:200]
+        if any(getattr(written, name) != content[name] for name in ORDER_FIELDS if name != "reason"):
+            self._apply(self.log.append("order", client_id=client_id, **content))
+
     def _apply(self, entry: dict[str, Any]) -> None:
         """Takes over a line."""
         if entry["kind"] == "bar":
             self._next_bar(entry)
         elif entry["kind"] == "order":
             written = self.orders[entry["client_id"]]
-            written.state, written.filled, written.reason = entry["state"], entry["filled"], entry["reason"]
+            for name in ORDER_FIELDS:
+                setattr(written, name, entry.get(name, getattr(written, name)))
         elif entry["kind"] == "note":
             self.events.append((entry["time"], entry["what"]))
 
@@ -168,6 +201,7 @@ class Books:
         for name, written in list(self.orders.items()):
             if written.state not in (PENDING, *WORKING):
                 self.closed.append(self.orders.pop(name))
+            written.before = written.so_far
         self.last = entry
         for plain in entry["orders"]:
             order = Order(**plain, time=entry["time"])

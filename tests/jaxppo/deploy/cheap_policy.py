@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxppo.deploy.brokers import BrokerError, Status
 from jaxppo.deploy.decision import Decision
+from jaxppo.deploy.drift.fills import Fill
 from jaxppo.deploy.feed import Feed, FeedRules, RefusedError, time_text
 from jaxppo.deploy.positions import Positions
 
@@ -33,11 +35,12 @@ class CheapPolicy:
         self.rules = types.SimpleNamespace(name="cheap", identity=identity, feed=RULES, futures=(False, False))
         self.feed, self.killed = Feed(RULES), False
         self.shares, self.ordered, self.cash, self.seen = np.zeros(2), np.zeros(2), CASH, 0
+        self.told_fills = []
 
     def kill(self):
         self.killed = True
 
-    def step(self, record, portfolio=None, *, now=None):
+    def step(self, record, portfolio=None, *, now=None, fills=()):
         try:
             time = self.feed.peek_time(record) if isinstance(record, dict) else 0
             if now is not None and time / 1e9 > now + 60:
@@ -48,6 +51,7 @@ class CheapPolicy:
             return Decision("none", SYMBOLS, zero, zero, {"equity": np.asarray(0.0)}, notes=(str(error),),
                             status="refused")  # fmt: skip
         price, filled = reading.fields["close"], self.ordered
+        self.told_fills += fills
         self.shares, self.cash = self.shares + filled, self.cash - float(filled @ price)
         if portfolio is not None:
             self.shares = np.asarray([portfolio.shares.get(s, 0.0) for s in SYMBOLS])
@@ -66,8 +70,15 @@ class CheapPolicy:
         return Decision(time_text(reading.time), SYMBOLS, price, self.shares.copy(), values, status=status)
 
     def save(self, path):
-        state = {"feed": self.feed.state(), "shares": self.shares.tolist(), "ordered": self.ordered.tolist(),
-                 "cash": self.cash, "seen": self.seen, "killed": self.killed}  # fmt: skip
+        state = {
+            "feed": self.feed.state(),
+            "shares": self.shares.tolist(),
+            "ordered": self.ordered.tolist(),
+            "cash": self.cash,
+            "seen": self.seen,
+            "killed": self.killed,
+            "told_fills": self.told_fills,
+        }
         draft = pathlib.Path(f"{path}.part")
         draft.write_text(json.dumps(state))
         draft.replace(path)
@@ -78,6 +89,7 @@ class CheapPolicy:
         self.feed.restore(state["feed"])
         self.shares, self.ordered = np.asarray(state["shares"]), np.asarray(state["ordered"])
         self.cash, self.seen, self.killed = state["cash"], state["seen"], state["killed"]
+        self.told_fills = [Fill(*fill) for fill in state["told_fills"]]
 
 
 def records(n_bars, start=1_700_000_040, seed=0):
@@ -120,7 +132,9 @@ class RealBroker:
         filled = 0.0 if self.reject else order.quantity * self.fraction
         self.shares[order.symbol] += filled
         state = "rejected" if self.reject else "filled" if self.fraction == 1.0 else "partly"
-        self.known[order.client_id] = Status(state, filled, "no money" if self.reject else "")
+        price = 0.0 if self.reject else order.price * (1.01 if filled > 0 else 0.99)
+        reason = "no money" if self.reject else ""
+        self.known[order.client_id] = Status(state, filled, reason, price, 0.1 * abs(filled))
         return self.known[order.client_id]
 
     def orders(self, orders):
@@ -131,7 +145,7 @@ class RealBroker:
         self._answer()
         client_id = order.client_id
         self.cancelled.append(client_id)
-        self.known[client_id] = Status("cancelled", self.known[client_id].filled)
+        self.known[client_id] = dataclasses.replace(self.known[client_id], state="cancelled")
 
 
 HOSTILE = [

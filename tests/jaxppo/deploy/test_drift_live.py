@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cheap_policy import CASH, RealBroker
 from shipped_run import make_run, records_of
 
 from jaxppo.backtest import load_run
-from jaxppo.deploy import Fill, live_policy, next_orders
+from jaxppo.deploy import Fill, Positions, Trader, live_policy, next_orders
+from jaxppo.deploy.brokers import Status
 from jaxppo.deploy.drift.of_run import history_of, recent_drift, training_reference
 from jaxppo.envs.execution.costs import trade_costs, unpack_bar
 from jaxppo.envs.market.features import feature_names
@@ -150,6 +153,39 @@ def test_costs_of_fills_are_compared_with_the_accounting_function(policy, record
     assert decision.status == "decided"
     with pytest.raises(DataError, match="ZZZ is none of AAA, BBB"):
         policy.step(records[FED], fills=[Fill("ZZZ", 1.0, 1.0)])
+
+
+class Account(RealBroker):
+    """Fills every order at the open of the next bar, and a fraction beyond it."""
+
+    def __init__(self, worse):
+        super().__init__()
+        self.worse, self.opens, self.cash = worse, {}, CASH
+
+    def positions(self):
+        return Positions(dict(self.shares), self.cash)
+
+    def submit(self, order):
+        price = self.opens[order.symbol] * (1 + self.worse * np.sign(order.quantity))
+        self.shares[order.symbol] += order.quantity
+        self.cash -= order.quantity * price
+        self.known[order.client_id] = Status("filled", order.quantity, price=price)
+        return self.known[order.client_id]
+
+
+@pytest.mark.parametrize(("worse", "alarms"), [(0.0, 0), (0.005, 1)])
+def test_a_broker_that_fills_badly_moves_realised_against_modelled_costs(policy, records, tmp_path, worse, alarms):
+    broker = Account(worse)
+    trader = Trader(policy, tmp_path, broker, send=True)
+    for record, later in pairwise(records[:FED]):
+        broker.opens = {symbol: bar["open"] for symbol, bar in later["bars"].items()}
+        trader.take(record)
+    trader.close()
+    row = policy.drift.table.set_index("figure").loc["cost"]
+    assert policy.drift.fills > 20
+    assert row["live"] == pytest.approx(worse, rel=1e-5, abs=1e-7)  # opens are float32 in the market
+    assert 0 < row["training"] < 0.005
+    assert sum("fills cost" in alarm for alarm in policy.drift.alarms) == alarms
 
 
 def test_a_restart_changes_no_figure(policy, records, tmp_path):

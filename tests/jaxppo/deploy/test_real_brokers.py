@@ -85,7 +85,8 @@ class Alpaca(Exchange):
         order = {"id": str(uuid.uuid4()), "client_order_id": sent["client_order_id"], "created_at": NOW,
                  "updated_at": NOW, "submitted_at": NOW, "asset_id": str(uuid.uuid4()), "symbol": sent["symbol"],
                  "asset_class": "us_equity", "qty": str(sent["qty"]),
-                 "filled_qty": str(float(sent["qty"]) / 2 if part else sent["qty"]), "order_class": "simple",
+                 "filled_qty": str(float(sent["qty"]) / 2 if part else sent["qty"]), "filled_avg_price": "100.5",
+                 "order_class": "simple",
                  "order_type": "market", "type": "market", "side": sent["side"], "time_in_force": "day",
                  "status": "partially_filled" if part else "filled", "extended_hours": False}  # fmt: skip
         orders[sent["client_order_id"]] = order
@@ -114,6 +115,12 @@ class Binance(Exchange):
             return 200, {"balances": [{"asset": "BTC", "free": "0.5", "locked": "0.25"},
                                       {"asset": "USDT", "free": "900.0", "locked": "0.0"},
                                       {"asset": "DOGE", "free": "7.0", "locked": "0.0"}]}  # fmt: skip
+        if path == "/api/v3/myTrades":
+            found = next(order for order in orders.values() if str(order["orderId"]) == sent["orderId"])
+            plain = {"symbol": found["symbol"], "orderId": found["orderId"], "time": 1_700_000_000_000,
+                     "isBuyer": found["side"] == "BUY", "isMaker": False, "isBestMatch": True}  # fmt: skip
+            parts = self.fills(float(found["executedQty"]))
+            return 200, [{**plain, **part, "id": number} for number, part in enumerate(parts)]
         if path != "/api/v3/order":
             return 404, {"code": -1, "msg": "no such path"}
         name = sent.get("origClientOrderId") or sent.get("newClientOrderId")
@@ -137,13 +144,19 @@ class Binance(Exchange):
         self.server.orders[name] = {
             "symbol": sent["symbol"], "orderId": len(self.server.orders) + 1, "clientOrderId": name,
             "transactTime": 1_700_000_000_000, "time": 1_700_000_000_000, "price": "0.0", "origQty": sent["quantity"],
-            "executedQty": str(done), "cummulativeQuoteQty": str(done * 100.0), "type": "MARKET", "side": sent["side"],
+            "executedQty": str(done), "cummulativeQuoteQty": str(done * 100.5), "type": "MARKET", "side": sent["side"],
             "status": "PARTIALLY_FILLED" if part else "FILLED", "timeInForce": "GTC",
         }  # fmt: skip
         if self.server.behaviour == "lost":
             self.server.behaviour = "fill"
             return 503, {"code": -1007, "msg": "Timeout waiting for response from backend server."}
-        return 200, self.server.orders[name]
+        return 200, {**self.server.orders[name], "fills": self.fills(done)}
+
+    def fills(self, done):
+        """Two halves, whose fees are in the quote and in the base currency."""
+        half = {"qty": str(done / 2), "tradeId": 1}
+        return [{**half, "price": "100.0", "commission": "0.5", "commissionAsset": "USDT"},
+                {**half, "price": "101.0", "commission": "0.01", "commissionAsset": "BTC"}]  # fmt: skip
 
     def market(self, base):
         size = {"filterType": "LOT_SIZE", "minQty": "0.001", "maxQty": "9000", "stepSize": "0.001"}
@@ -192,6 +205,16 @@ def test_orders_fill(there):
     sold = broker.submit(order(2, -1.5))
     assert (sold.state, sold.filled) == ("filled", -1.5)
     assert list(server.orders) == [order(1).client_id, order(2).client_id]
+
+
+def test_what_a_fill_cost_is_told_when_it_is_sent_and_when_it_is_asked_for(there):
+    server, broker, order = there
+    fee = 0.0 if broker.name == "alpaca" else 0.5 + 0.01 * 100.5
+    for answer in (broker.submit(order(1, -2.0)), broker.orders([order(1, -2.0)])[order(1).client_id]):
+        assert (answer.filled, answer.price, answer.fee) == (-2.0, 100.5, pytest.approx(fee))
+    server.behaviour = "reject"
+    answer = broker.submit(order(2))
+    assert (answer.price, answer.fee) == (0.0, 0.0)
 
 
 def test_an_order_that_is_sent_twice_is_one_order(there):

@@ -1,5 +1,7 @@
 """A trader: every order once, whenever it is killed; positions reconcile; nothing hostile orders or raises."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from cheap_policy import CASH, CheapPolicy, RealBroker, hostile_records, records
 
-from jaxppo.deploy.brokers import BrokerError, SimulatedBroker
+from jaxppo.deploy.brokers import BrokerError, SimulatedBroker, Status
+from jaxppo.deploy.drift.fills import Fill
 from jaxppo.deploy.log import Log
 from jaxppo.deploy.trader import KILL, Trader, follow
 from jaxppo.errors import ConfigError
@@ -226,11 +229,63 @@ def test_what_cannot_be_taken_back_is_on_order(tmp_path):
     broker.fraction = 0.5
     trader = Trader(CheapPolicy(), tmp_path, broker, send=True)
     step = trader.policy.step
-    trader.policy.step = lambda record, portfolio, now: told.append(portfolio) or step(record, portfolio, now=now)
+    trader.policy.step = lambda record, held, **options: told.append(held) or step(record, held, **options)
     for record in BARS[:2]:
         trader.take(record)
     assert told[0].on_order == {}
     assert told[1].on_order == {"AAA": 5.0, "BBB": -2.5}
+    close(trader)
+
+
+def test_every_fill_is_told_once_with_what_it_cost_however_often_it_is_killed(tmp_path):
+    """Of an order that fills in parts, what is new since the bar before."""
+    broker, filled = Dying(0, after=True), {"AAA": 0.0, "BBB": 0.0}
+    for number in range(30):
+        broker.left = 1 + number % 4
+        trader = Trader(CheapPolicy(), tmp_path, broker, send=True)
+        with contextlib.suppress(Killed):
+            list(follow(trader, BARS))
+        trader.close()
+    told = trader.policy.told_fills
+    for fill in told:
+        filled[fill.symbol] += fill.quantity
+    last = {written.order.symbol: written.filled for written in trader.books.orders.values()}
+    assert {s: x + last.get(s, 0.0) for s, x in filled.items()} == pytest.approx(broker.shares)
+    assert len(told) > 15
+    prices = {(bar["time"], symbol): bar["bars"][symbol]["close"] for bar in BARS for symbol in bar["bars"]}
+    assert all(fill.fee == pytest.approx(0.1 * abs(fill.quantity)) for fill in told)
+    wanted = {(s, p * (1.01 if up else 0.99)) for (_, s), p in prices.items() for up in (True, False)}
+    assert all(any(fill.symbol == s and fill.price == pytest.approx(p) for s, p in wanted) for fill in told)
+
+
+def test_an_order_that_fills_in_parts_tells_each_part_at_its_price(tmp_path):
+    class Slow(RealBroker):
+        def cancel(self, order):
+            pass
+
+    broker = Slow()
+    broker.fraction = 0.5
+    trader = Trader(CheapPolicy(), tmp_path, broker, send=True)
+    trader.take(BARS[0])
+    first = broker.orders_seen[0]
+    trader.take(BARS[1])
+    broker.known[first.client_id] = Status("filled", first.quantity, price=first.price * 1.02, fee=1.5)
+    trader.take(BARS[2])
+    half = first.quantity / 2
+    parts = [fill for fill in trader.policy.told_fills if fill.symbol == first.symbol][:2]
+    assert parts[0] == Fill(first.symbol, half, pytest.approx(first.price * 1.01), pytest.approx(0.1 * half))
+    assert parts[1] == Fill(first.symbol, half, pytest.approx(first.price * 1.03), pytest.approx(1.5 - 0.1 * half))
+    close(trader)
+
+
+def test_a_fill_of_which_no_price_is_known_is_not_told(tmp_path):
+    broker = RealBroker()
+    trader = Trader(CheapPolicy(), tmp_path, broker, send=True)
+    trader.take(BARS[0])
+    for name, price in zip(list(broker.known), (0.0, float("nan")), strict=True):
+        trader.books.answered(name, dataclasses.replace(broker.known[name], price=price))
+    trader.take(BARS[1])
+    assert trader.policy.told_fills == []
     close(trader)
 
 
