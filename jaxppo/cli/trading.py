@@ -35,13 +35,13 @@ def add_follow_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--follow", action="store_true", help="decide at every bar of a feed, until it is stopped")
     group.add_argument("--policy", metavar="DIR", help="exported policy, in place of --run")
     group.add_argument("--output", metavar="DIR", help="folder of the account: log, state, page; goes on with it")
-    group.add_argument("--feed", metavar="FROM", help="CSV file, - for JSON lines, ws://... (default: --data)")
+    group.add_argument("--feed", metavar="FROM", help="CSV file, - for JSON lines, ws://..., ccxt:EXCHANGE, alpaca")
     group.add_argument("--paper", action="store_true", help="send orders to the simulated broker")
     group.add_argument("--broker", metavar="NAME", help="ccxt:EXCHANGE or alpaca; reads its positions")
     group.add_argument("--live", action="store_true", help="send orders to --broker")
     group.add_argument("--replay", action="store_true", help="take every bar as it comes, however old")
     group.add_argument("--stop-at-end", action="store_true", help="end where a CSV file ends")
-    group.add_argument("--quiet", metavar="S", help="seconds after which the last time of a CSV file is complete")
+    group.add_argument("--quiet", metavar="S", help="seconds after which a time is complete, bars missing or not")
     group.add_argument("--max-age", metavar="S", help="seconds after a bar in which it is traded on (default: a bar)")
     group.add_argument("--serve", metavar="PORT", help="show the page at http://127.0.0.1:PORT")
     group.add_argument("--kill", action="store_true", help="close everything in --output at the next bar, and end")
@@ -177,6 +177,8 @@ def _broker(known: argparse.Namespace, folder: pathlib.Path, policy: LivePolicy)
 
 def _feed(known: argparse.Namespace, policy: LivePolicy, quiet: float | None) -> Iterator[Fed]:
     """The feed that was asked for."""
+    from jaxppo.deploy.bars.named import is_source, named_source
+    from jaxppo.deploy.bars.polled import Poller, polled_feed
     from jaxppo.deploy.trading import feeds
 
     source = known.feed or known.data
@@ -184,6 +186,9 @@ def _feed(known: argparse.Namespace, policy: LivePolicy, quiet: float | None) ->
         return feeds.json_stream(sys.stdin)
     if source.startswith(("ws://", "wss://")):
         return feeds.websocket_feed(source)
+    if is_source(source):
+        rules, since = policy.rules.feed, policy.feed.time
+        return polled_feed(Poller(named_source(source, rules), rules, since=since, n_bars=policy.window, quiet=quiet))
     symbol = policy.symbols[0] if len(policy.symbols) == 1 else None
     zone = zoneinfo.ZoneInfo(policy.rules.feed.timezone)
     return feeds.csv_tail(source, symbol=symbol, zone=zone, quiet=quiet, follow=not known.stop_at_end)

@@ -104,6 +104,11 @@ class LivePolicy:
         """Of the assets, in order."""
         return self.rules.feed.symbols
 
+    @property
+    def window(self) -> int:
+        """Bars that it remembers: so many of the past warm it up."""
+        return len(self._start[0]) - 1  # a state begins with the windows of its bars, which have a row more
+
     def kill(self) -> None:
         """From the next bar on everything is closed, and stays closed."""
         self._killed = True

@@ -29,7 +29,7 @@ def session_rows(sessions: Mapping[str, Mapping[str, Any]], feed: FeedRules, tim
     minutes = np.asarray([feed.bar_seconds / 60])
     for place, keys in sessions.items():
         try:
-            schedule = _schedule(keys["calendar"], time // (90 * DAY))
+            schedule = schedule_around(keys["calendar"], time // (90 * DAY))
         except DataError as error:
             raise RefusedError(str(error)) from None
         hours = hours_of(np.asarray([time]), minutes, schedule)
@@ -39,8 +39,16 @@ def session_rows(sessions: Mapping[str, Mapping[str, Any]], feed: FeedRules, tim
 
 
 @functools.lru_cache(maxsize=2)
-def _schedule(calendar: str, quarter: int) -> Any:
-    """Sessions around a stretch of 90 days."""
+def schedule_around(calendar: str, quarter: int) -> Any:
+    """Sessions around a stretch of 90 days.
+
+    Args:
+      calendar: of exchange_calendars.
+      quarter: number of the stretch since 1970.
+
+    Raises:
+      DataError: there is no such calendar, or it does not cover the stretch.
+    """
     from jaxppo.envs.data.sessions import load_schedule
 
     return load_schedule(calendar, quarter * 90 * DAY - 30 * DAY, (quarter + 1) * 90 * DAY + SECOND)

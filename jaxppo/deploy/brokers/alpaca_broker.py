@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jaxppo.deploy.brokers.alpaca_client import alpaca_keys, said, with_timeout
 from jaxppo.deploy.brokers.base import BrokerError, Order, State, Status
 from jaxppo.deploy.positions import Positions
 from jaxppo.errors import ConfigError
 
-KEY, SECRET, REAL = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "JAXPPO_ALPACA_REAL"
+REAL = "JAXPPO_ALPACA_REAL"
 STATES: dict[str, State] = {
     "filled": "filled",
     "canceled": "cancelled",
@@ -33,15 +34,13 @@ def alpaca_broker(symbols: Sequence[str]) -> AlpacaBroker:
     Raises:
       ConfigError: alpaca-py is missing, or keys are.
     """
-    missing = [variable for variable in (KEY, SECRET) if not os.environ.get(variable)]
-    if missing:
-        raise ConfigError(f"--broker alpaca: {missing[0]} is not set in the environment")
+    key, secret = alpaca_keys("--broker alpaca")
     try:
         from alpaca.trading.client import TradingClient
     except ImportError:
         raise ConfigError("--broker alpaca needs the extra `alpaca`: pip install 'jaxppo[alpaca]'") from None
     real = os.environ.get(REAL) == "1"
-    client = TradingClient(os.environ[KEY], os.environ[SECRET], paper=not real)
+    client = TradingClient(key, secret, paper=not real)
     return AlpacaBroker(client, name=f"alpaca{'' if real else ' paper'}")
 
 
@@ -56,7 +55,7 @@ class AlpacaBroker:
     keeps_account = False
 
     def __init__(self, client: Any, name: str = "alpaca"):
-        self.name, self._client = name, client
+        self.name, self._client = name, with_timeout(client)
 
     def positions(self) -> Positions:
         """Shares, cash, and what is on order."""
@@ -96,7 +95,7 @@ class AlpacaBroker:
             if error.status_code not in (REFUSED, UNREADABLE):
                 raise self._failed(error) from None
             known = self.orders([order])[order.client_id]  # one that is sent twice is refused, and known
-            return Status("rejected", 0.0, _said(error)) if known.state == "unknown" else known
+            return Status("rejected", 0.0, said(error)) if known.state == "unknown" else known
         except (OSError, ValueError) as error:  # of requests, and of an answer that is no JSON
             raise self._failed(error) from None
 
@@ -157,14 +156,9 @@ class AlpacaBroker:
             raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> BrokerError:
-        return BrokerError(f"{self.name}: {_said(error)}")
+        return BrokerError(f"{self.name}: {said(error)}")
 
 
 def _signed(quantity: float, side: Any) -> float:
     """Shares with the sign of a side: buy and long are > 0."""
     return quantity if side.value in ("buy", "long") else -quantity
-
-
-def _said(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())[:200]

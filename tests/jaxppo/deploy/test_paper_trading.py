@@ -14,6 +14,7 @@ from tiny_run import STEPS_PER_ITERATION, command, prices, write_config
 
 from jaxppo.backtest import load_run, simulate
 from jaxppo.deploy import Positions, Trader, export_run, load_policy
+from jaxppo.errors import ConfigError
 
 N_DECISIONS = 60
 
@@ -161,6 +162,41 @@ def test_a_broker_that_there_is_not_is_a_mistake(shipped, tmp_path, capsys, monk
         arguments = ("--follow", "--output", tmp_path, "--feed", "-", "--broker", name)
         assert command("trade", "--policy", shipped / "policy", *arguments) == 2
         assert "--broker" in capsys.readouterr().err
+
+
+def test_bars_of_a_source_are_a_feed_that_goes_on_after_the_last_bar(shipped, tmp_path, capsys, monkeypatch):
+    """Daily ones, from the command line; the source ends the feed at its second question."""
+    frame, first = prices(), backtest(shipped)[1]
+    bars = {
+        int(pd.Timestamp(date, tz="UTC").timestamp()) + 5 * 3600: part.set_index("symbol").to_dict("index")
+        for date, part in frame.groupby("date")
+    }
+
+    class Source:
+        name = "market"
+
+        def __init__(self, n_bars):
+            self.there, self.asked = dict(sorted(bars.items())[:n_bars]), 0
+
+        def bars(self, start, end):
+            self.asked += 1
+            if self.asked > 1:
+                raise ConfigError("market: has closed")
+            return {time: of_time for time, of_time in self.there.items() if time >= start}
+
+        def span(self, n_bars):
+            return 1e9
+
+    times = []
+    for n_bars in (first + 10, first + 20):
+        monkeypatch.setattr("jaxppo.deploy.bars.named.named_source", lambda name, rules, n=n_bars: Source(n))
+        monkeypatch.setattr("jaxppo.deploy.bars.polled.LONGEST_WAIT", 0.1)
+        arguments = ("--follow", "--paper", "--replay", "--output", tmp_path / "account", "--feed", "ccxt:market")
+        assert command("trade", "--policy", shipped / "policy", *arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.err == "error: market: has closed\n"
+        times += [line.split()[0] for line in printed.out.splitlines() if " decided " in line]
+    assert times == [f"{date}T00:00:00" for date in sorted(frame["date"].unique())[first : first + 20]]
 
 
 def test_the_kill_switch_of_the_command_line(tmp_path, capsys):

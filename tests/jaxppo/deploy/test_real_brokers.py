@@ -1,52 +1,15 @@
 """Adapters of real brokers, against servers on this machine that speak their wire format."""
 
-import http.server
 import json
-import threading
 import urllib.parse
 import uuid
 
 import pytest
+from wire import BINANCE_MARKETS, Exchange, binance_at, serving
 
 from jaxppo.deploy.brokers import BrokerError, Order
 
 NOW = "2026-01-05T14:30:00Z"
-
-
-class Exchange(http.server.BaseHTTPRequestHandler):
-    """What both servers have: answers in JSON, and accounts in memory that belong to the server."""
-
-    protocol_version = "HTTP/1.1"
-
-    def handle_any(self):
-        length = int(self.headers.get("Content-Length") or 0)
-        body, url = self.rfile.read(length).decode(), urllib.parse.urlparse(self.path)
-        query = dict(urllib.parse.parse_qsl(url.query))
-        self.server.requests.append((self.command, url.path))
-        if self.server.down:
-            self.server.down -= 1
-            code, answer = 503, {"code": 50310000, "msg": "down", "message": "down"}
-        else:
-            code, answer = self.answer(self.command, url.path, query, body)
-        content = b"" if answer is None else json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_DELETE = handle_any
-
-    def log_message(self, *arguments):
-        pass
-
-
-def serving(handler):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.requests, server.orders, server.down = [], {}, 0
-    server.behaviour = "fill"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
 
 
 class Alpaca(Exchange):
@@ -108,8 +71,7 @@ class Binance(Exchange):
     def answer(self, method, path, query, body):
         orders, sent = self.server.orders, {**query, **dict(urllib.parse.parse_qsl(body))}
         if path == "/api/v3/exchangeInfo":
-            markets = [self.market("BTC"), self.market("ETH")]
-            return 200, {"timezone": "UTC", "serverTime": 1, "rateLimits": [], "symbols": markets}
+            return 200, BINANCE_MARKETS
         if path == "/api/v3/account":
             assert sent["signature"]
             return 200, {"balances": [{"asset": "BTC", "free": "0.5", "locked": "0.25"},
@@ -158,14 +120,6 @@ class Binance(Exchange):
         return [{**half, "price": "100.0", "commission": "0.5", "commissionAsset": "USDT"},
                 {**half, "price": "101.0", "commission": "0.01", "commissionAsset": "BTC"}]  # fmt: skip
 
-    def market(self, base):
-        size = {"filterType": "LOT_SIZE", "minQty": "0.001", "maxQty": "9000", "stepSize": "0.001"}
-        price = {"filterType": "PRICE_FILTER", "minPrice": "0.01", "maxPrice": "1000000", "tickSize": "0.01"}
-        return {"symbol": f"{base}USDT", "status": "TRADING", "baseAsset": base, "baseAssetPrecision": 8,
-                "quoteAsset": "USDT", "quotePrecision": 8, "quoteAssetPrecision": 8, "orderTypes": ["MARKET"],
-                "isSpotTradingAllowed": True, "isMarginTradingAllowed": False, "permissions": ["SPOT"],
-                "permissionSets": [["SPOT"]], "filters": [size, price]}  # fmt: skip
-
 
 def alpaca():
     pytest.importorskip("alpaca", reason="needs the extra alpaca")
@@ -179,15 +133,11 @@ def alpaca():
 
 
 def binance():
-    ccxt = pytest.importorskip("ccxt", reason="needs the extra ccxt")
+    pytest.importorskip("ccxt", reason="needs the extra ccxt")
     from jaxppo.deploy.brokers.ccxt_broker import CcxtBroker
 
     server = serving(Binance)
-    exchange = ccxt.binance({"apiKey": "key", "secret": "secret"})
-    exchange.options |= {"fetchCurrencies": False, "fetchMargins": False, "fetchMarkets": {"types": ["spot"]}}
-    exchange.has["fetchCurrencies"] = False
-    address = f"http://127.0.0.1:{server.server_port}/api/v3"
-    exchange.urls["api"] |= {"public": address, "private": address}
+    exchange = binance_at(server)
     return server, CcxtBroker(exchange, ("BTC/USDT", "ETH/USDT")), "BTC/USDT"
 
 
@@ -272,6 +222,15 @@ def test_a_server_that_is_down_is_an_error(there):
             ask()
     server.down = 0
     assert server.orders == {}
+
+
+def test_an_answer_that_does_not_come_is_an_error(monkeypatch):
+    server, broker, _ = alpaca()
+    monkeypatch.setattr("jaxppo.deploy.brokers.alpaca_client.TIMEOUT", 0.1)
+    server.slow = 1.0
+    with pytest.raises(BrokerError, match="timed out"):
+        broker.positions()
+    server.shutdown()
 
 
 def test_positions_of_alpaca():
