@@ -23,7 +23,7 @@ from jaxppo.deploy.live_step import LiveStep
 from jaxppo.deploy.load import BATCH, CONFIG, PLATFORMS, REFERENCE, RULES, STATE, STEP, WEIGHTS, numbered
 from jaxppo.deploy.manifest import write_manifest
 from jaxppo.deploy.model_card import model_card
-from jaxppo.deploy.program import program_of
+from jaxppo.deploy.program import Program, program_of
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
@@ -39,6 +39,7 @@ def export_run(
     *,
     overrides: Sequence[str] = (),
     market: MarketData | None = None,
+    onnx: bool = False,
 ) -> dict[str, Any]:
     """Writes what of a run trades into a folder from which `load_policy` trades it, without run and trainer.
 
@@ -47,26 +48,38 @@ def export_run(
       output: new folder.
       overrides: dotted keys, for example `("--costs.lot_size", "1")`.
       market: prices that the run was trained on, where those were given in Python.
+      onnx: whether the step is written as ONNX too; needs the extra `onnx`.
 
     Returns:
       The manifest: `files` with size and SHA-256 each, versions, features, platforms.
 
     Raises:
-      ConfigError: not a run, one that cannot be live, or a folder that has something in it.
+      ConfigError: not a run, one that cannot be live or as ONNX, or a folder that has something in it.
     """
     run_folder.check_output(output)
     run = load_run(folder, overrides=overrides, market=market)
     live, about = live_parts(run)
+    program = program_of(live)
+    converted = _converted(live, program) if onnx else {}  # before anything is written
     target = run_folder.make_folder(output, "export")
     if any(target.iterdir()):
         raise ConfigError(f"--output {target}: has something in it; an export needs a new folder")
-    _write(run, live, about, target)
+    _write(run, program, about, target)
+    for name, content in converted.items():
+        (target / name).write_bytes(content)
     return write_manifest(target, _about(run, live))
 
 
-def _write(run: SavedRun, live: LiveStep, about: dict[str, Any], target: pathlib.Path) -> None:
-    """Writes all files but the manifest."""
-    program = program_of(live)
+def _converted(live: LiveStep, program: Program) -> dict[str, bytes]:
+    """Files of the step as ONNX."""
+    from jaxppo.deploy.onnx.step import GRAPH, ONNX_REFERENCE, onnx_step
+
+    found = onnx_step(live, program)
+    return {GRAPH: found.graph, ONNX_REFERENCE: found.reference}
+
+
+def _write(run: SavedRun, program: Program, about: dict[str, Any], target: pathlib.Path) -> None:
+    """Writes all files of JAX but the manifest."""
     many = tuple(jax_export.symbolic_shape("accounts"))
     side_by_side = jax.vmap(program.step, in_axes=(None, 0, 0))
     for name, step, batch in ((STEP, program.step, ()), (BATCH, side_by_side, many)):

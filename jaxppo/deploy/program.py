@@ -23,6 +23,7 @@ class Program(NamedTuple):
       bar: name -> array like the one that a step is told, in order.
       output: names of the arrays of the output, in order.
       weight_names: names of `weights`, in order.
+      state_names: names of `state`, in order, such as `account.account.portfolio.equity`.
     """
 
     step: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]
@@ -31,6 +32,7 @@ class Program(NamedTuple):
     bar: dict[str, np.ndarray]
     output: tuple[str, ...]
     weight_names: tuple[str, ...]
+    state_names: tuple[str, ...]
 
 
 def program_of(live: LiveStep) -> Program:
@@ -55,6 +57,7 @@ def program_of(live: LiveStep) -> Program:
         bar={name: np.asarray(x) for name, x in _named(bar)},
         output=tuple(name for name, _ in _named(said)),
         weight_names=tuple(name for name, _ in _named(weights)),
+        state_names=tuple(name for name, _ in _named(state)),
     )
 
 

@@ -120,6 +120,13 @@ def test_a_folder_with_something_in_it_is_refused(run, exported, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
+def test_onnx_without_its_extra_is_a_mistake_and_nothing_is_written(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    assert command("export", "--run", run, "--output", tmp_path / "policy", "--onnx") == 2
+    assert "pip install 'jaxppo[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
+
+
 STREAMS = {
     "a base": {"policy": {"kind": "mlp", "base": {"feature_portfolios": {}}}},
     "a book": {"sizing": [{"book": {"strategies": ["agent", {"feature_portfolios": {}}]}}]},

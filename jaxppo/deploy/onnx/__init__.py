@@ -1,0 +1,1 @@
+"""The live step as an ONNX graph; needs the extra `onnx`."""
