@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import pathlib
 import re
@@ -28,8 +27,6 @@ SIGNALLED = 128
 """And the number of the signal."""
 INPUT_OUTPUT_ERROR = 74
 """`EX_IOERR` of sysexits.h."""
-LARGEST_AMOUNT = 1e15
-"""Of currency, either way."""
 WHICHEVER_FIRST = {"episodes", "minutes"}
 """Budgets that may be given together."""
 FULL_DISK = "No space left on device"
@@ -206,10 +203,9 @@ def parse_amount(option: str, text: str | None) -> float | None:
     """
     if text is None:
         return None
-    try:
-        amount = float(text)
-    except ValueError:
-        amount = math.nan
-    if not abs(amount) <= LARGEST_AMOUNT:
-        raise ConfigError(f"{option} is {text!r}; it must be a number within +-{LARGEST_AMOUNT:g}, currency")
+    from jaxppo.deploy.positions import LARGEST, amount_of  # imports pandas, which --help does not need
+
+    amount = amount_of(text)
+    if amount is None:
+        raise ConfigError(f"{option} is {text!r}; it must be a number within +-{LARGEST:g}, currency")
     return amount

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +15,7 @@ CASH = "CASH"
 """Symbol of the line whose quantity is cash, currency."""
 COLUMNS = ("symbol", "quantity")
 LARGEST = 1e15
+"""Of shares and of currency, either way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,19 @@ class Positions:
         return equity
 
 
+def amount_of(text: str) -> float | None:
+    """Shares or currency that a text says; None where it is no number, or none that an account can have.
+
+    Args:
+      text: as a file or an option has it.
+    """
+    try:
+        amount = float(text)
+    except ValueError:
+        return None
+    return amount if abs(amount) <= LARGEST else None
+
+
 def read_positions(path: str | pathlib.Path, cash: float | None = None, peak: float | None = None) -> Positions:
     """Reads positions from a CSV file with the columns `symbol` and `quantity`.
 
@@ -92,11 +105,8 @@ def read_positions(path: str | pathlib.Path, cash: float | None = None, peak: fl
     found: dict[str, float] = {}
     for number, (symbol, text) in enumerate(zip(frame["symbol"], frame["quantity"], strict=True), start=2):
         name = symbol.strip()
-        try:
-            quantity = float(text)
-        except ValueError:
-            quantity = math.nan
-        if not abs(quantity) <= LARGEST:
+        quantity = amount_of(text)
+        if quantity is None:
             raise DataError(f"{path}: line {number}: quantity of {name} is {text!r}, which is no usable number")
         if not name or name in found:
             raise DataError(f"{path}: line {number}: symbol {name!r} {'is there twice' if name else 'is empty'}")
