@@ -82,6 +82,21 @@ def test_the_script_writes_what_it_shows(folder, tmp_path, capsys):
     assert content["equity"] == pytest.approx(1e6)
 
 
+def test_lots_and_least_amounts_are_those_of_each_symbol(folder, tmp_path):
+    """Of the orders that the script writes as well: multiples of the lot, none below the least amount."""
+    held = tmp_path / "positions.csv"
+    held.write_text("symbol,quantity\nAAA,30000\nBBB,-8000\nCASH,-600000\n")
+    lots = {"AAA": 7.0, "BBB": 250.0}
+    plain = ("--run", folder, "--positions", held, "--orders", tmp_path / "orders.csv", "--costs.lot_size", str(lots))
+    assert command("trade", *plain) == 0
+    orders = pd.read_csv(tmp_path / "orders.csv").set_index("symbol")
+    assert len(orders) == 2
+    assert all(quantity % lots[symbol] == 0 for symbol, quantity in orders["quantity"].items())
+    least = f"{{AAA: {2 * orders['notional']['AAA']}, BBB: {orders['notional']['BBB'] / 2}}}"
+    assert command("trade", *plain, "--costs.minimum_notional", least) == 0
+    assert list(pd.read_csv(tmp_path / "orders.csv")["symbol"]) == ["BBB"]
+
+
 FILES = {
     "no such file": (None, "cannot be read"),
     "no column": ("symbol,n\nAAA,1\n", "no column quantity"),
