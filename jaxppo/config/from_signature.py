@@ -41,7 +41,9 @@ def keys_of(factory: Callable[..., Any], *, base: type[Keys] = Keys, **changed: 
         for name, annotation in argument_types(factory).items()
         if not is_code_only(annotation)
     }
-    return create_model(_class_name(factory), __base__=base, __doc__=summary(factory), **fields)
+    # There is no source to read docstrings of attributes from: pydantic would look for it in every module, for seconds.
+    options = {"use_attribute_docstrings": False}
+    return create_model(_class_name(factory), __base__=base, __doc__=summary(factory), __cls_kwargs__=options, **fields)
 
 
 def _in_yaml(annotation: Any) -> Any:
