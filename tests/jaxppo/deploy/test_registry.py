@@ -76,12 +76,22 @@ def registry(tmp_path):
     return Registry(tmp_path / "models")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Where the registry of `two` is written once."""
+    return tmp_path_factory.mktemp("written") / "models"
+
+
 @pytest.fixture
-def two(registry, runs):
-    """A model with a version in production, and a better candidate."""
-    registry.add(runs("good", GOOD), "trend", version="1.0.0")
-    registry.promote("trend", "1.0.0")
-    registry.add(runs("better", BETTER), "trend")
+def two(registry, runs, written):
+    """A model with a version in production, and a better candidate: a copy of what the first test wrote."""
+    made = runs("good", GOOD), runs("better", BETTER)
+    if not written.exists():
+        first = Registry(written)
+        first.add(made[0], "trend", version="1.0.0")
+        first.promote("trend", "1.0.0")
+        first.add(made[1], "trend")
+    shutil.copytree(written, registry.path)
     return registry
 
 

@@ -277,7 +277,8 @@ def test_budgets(budget, iterations, config, tmp_path):
     """24 episodes of 2 chunks of 8 bars are 384 steps, three iterations of 128. Of two budgets the first one counts."""
     training = {**TINY["training"], **dict.fromkeys(("steps", "episodes", "minutes")), **budget}
     chosen = config.model_copy(update={"training": config.training.model_copy(update=training)})
-    result = jaxppo.train(chosen, output=tmp_path / "run", progress=False)
+    silent = backtests_with(finish=lambda net, summary, rows, folder: {}, describe=lambda summary: "")
+    result = jaxppo.train(chosen, output=tmp_path / "run", progress=False, evaluator=silent)
     rows = rows_of(result.folder)
     assert len(rows) == iterations == result.summary["train"]["iterations"]
     assert "validation_sharpe" in rows[-1], "the last network is always a candidate"
