@@ -226,31 +226,52 @@ def test_positions_and_trades_by_hand() -> None:
     np.testing.assert_allclose(bars.cash[[1, 5, 8], 0], [-102.0, -51.0, -25.0], rtol=1e-6)
 
 
-def test_round_trips_equal_vectorbts_positions() -> None:
-    vectorbt = pytest.importorskip("vectorbt")
+def orders_in_parts():
+    """Prices and orders `[400, 3]`: from flat to flat, adding and selling in parts, never through zero in one order."""
     rng = np.random.default_rng(3)
     n, n_assets = 400, 3
     price = 50 * np.exp(np.cumsum(rng.normal(0, 0.02, (n, n_assets)), axis=0))
-    # From flat to flat, adding and selling in parts on the way; never through zero in one order.
     size, held = np.zeros((n, n_assets)), np.zeros(n_assets)
     for t in range(n):
         opened, more = rng.choice([-10.0, -5.0, 5.0, 10.0], n_assets), rng.choice([-1.0, -1.0, -0.5, 0.5], n_assets)
         size[t] = np.where(rng.random(n_assets) < 0.3, np.where(held == 0, opened, more * held), 0.0)
         held += size[t]
+    return size, price, np.abs(size) * price * 0.001
+
+
+def check_round_trips(trips, asset, results, n_open):
+    """The trips of an asset have these results, and so many are open."""
+    assert int(trips.closed[asset]) == len(results) > 10
+    assert int(trips.open[asset]) == n_open
+    assert int(trips.won[asset]) == int((results > 0).sum())
+    assert float(trips.profit[asset]) == pytest.approx(results[results > 0].sum(), rel=1e-10)
+    assert float(trips.loss[asset]) == pytest.approx(-results[results < 0].sum(), rel=1e-10)
+
+
+def test_round_trips_earn_the_cash_between_flat_bars() -> None:
+    size, price, costs = orders_in_parts()
+    with jax.enable_x64(True):
+        trips = metrics.round_trips(*map(jnp.asarray, (size, price, costs)))
+        for asset in range(size.shape[1]):
+            cash = -np.cumsum(size[:, asset] * price[:, asset] + costs[:, asset])
+            flat = (np.cumsum(size[:, asset]) == 0) & (size[:, asset] != 0)
+            check_round_trips(trips, asset, np.diff(cash[flat], prepend=0.0), int(size[:, asset].sum() != 0))
+    assert int(trips.open.sum()) > 0
+
+
+@pytest.mark.slow
+def test_round_trips_equal_vectorbts_positions() -> None:
+    vectorbt = pytest.importorskip("vectorbt")
+    size, price, costs = orders_in_parts()
     portfolio = vectorbt.Portfolio.from_orders(price, size=size, fees=0.001, init_cash=1e6, group_by=False)
     positions = portfolio.positions.records_readable
     closed = positions[positions["Status"] == "Closed"]
     with jax.enable_x64(True):
-        costs = np.abs(size) * price * 0.001
         trips = metrics.round_trips(*map(jnp.asarray, (size, price, costs)))
-        for asset in range(n_assets):
-            own = closed[closed["Column"] == asset]["PnL"].to_numpy()
-            assert int(trips.closed[asset]) == len(own) > 10
+        for asset in range(size.shape[1]):
+            results = closed[closed["Column"] == asset]["PnL"].to_numpy()
             of_asset = positions[positions["Column"] == asset]
-            assert int(trips.open[asset]) == (of_asset["Status"] == "Open").sum()
-            assert int(trips.won[asset]) == int((own > 0).sum())
-            assert float(trips.profit[asset]) == pytest.approx(own[own > 0].sum(), rel=1e-10)
-            assert float(trips.loss[asset]) == pytest.approx(-own[own < 0].sum(), rel=1e-10)
+            check_round_trips(trips, asset, results, int((of_asset["Status"] == "Open").sum()))
         weights = portfolio.asset_value() / portfolio.value()
         gross = metrics.exposure(jnp.asarray(weights.to_numpy()[:, :, None]), axis=0)
     assert int(trips.open.sum()) > 0
