@@ -51,12 +51,9 @@ STEPS_PER_ITERATION = 8 * 2 * 8
 N_BARS = 420
 
 
-@pytest.fixture
-def shared_builds(monkeypatch):
+@pytest.fixture(scope="module")
+def shared_builds():
     """Runs that differ in their budget, their seed or where they are tracked share tables and compiled functions."""
-    monkeypatch.setattr(trainer, "load_data", lambda config, folder=None: _market(config.data))
-    monkeypatch.setattr(trainer, "make_learner", _learner)
-    monkeypatch.setattr(experiment, "trading_task", _task)
 
     def build(config, market):
         training = config.training.model_copy(update=NO_BUDGET)
@@ -66,7 +63,12 @@ def shared_builds(monkeypatch):
         decided = {name: getattr(built.config, name) for name in ("policy", "regimes")}
         return dataclasses.replace(built, config=config.model_copy(update=decided))
 
-    monkeypatch.setattr(trainer, "build", build)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "load_data", lambda config, folder=None: _market(config.data))
+        patch.setattr(trainer, "make_learner", _learner)
+        patch.setattr(experiment, "trading_task", _task)
+        patch.setattr(trainer, "build", build)
+        yield
 
 
 NO_BUDGET = {"steps": 1, "episodes": None, "minutes": None, "evaluate_every": 1, "checkpoint_every": 1}

@@ -32,7 +32,7 @@ def until(folder, bar, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("after", [1, 2, 30])
+@pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.slow), 30])
 def test_they_are_those_of_the_backtest(folder, result, after, tmp_path):
     bar = result.first + after
     decision = next_orders(folder, data=until(folder, bar, tmp_path))

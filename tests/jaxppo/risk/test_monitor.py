@@ -28,6 +28,8 @@ from jaxppo.risk.monitor import Monitor
 from jaxppo.run.transforms import make_monitor
 from jaxppo.training import trainer
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 PERIODS, SPAN = 252.0, 9
 LIMITS = {
     "drawdown": monitor.drawdown(0.05),

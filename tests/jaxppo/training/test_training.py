@@ -193,10 +193,14 @@ def backtests_with(**functions):
     return lambda setup, network: backtest_evaluator(setup, network)._replace(**functions)
 
 
+unreported = backtests_with(finish=lambda net, summary, rows, folder: {}, describe=lambda summary: "")
+"""The usual evaluator without its backtest and its report at the end."""
+
+
 def test_validation_selects_the_checkpoint(config, tmp_path):
     """Whatever the scores, the network that had the highest is the one that is saved, evaluated and returned."""
     scores = iter([0.1, 0.9, 0.5])
-    four = jaxppo.train(with_steps(config, 4), output=tmp_path / "four", progress=False)
+    four = jaxppo.train(with_steps(config, 4), output=tmp_path / "four", progress=False, evaluator=unreported)
     given = backtests_with(score=lambda *of: {"sharpe": next(scores)})
     six = jaxppo.train(config, output=tmp_path / "six", progress=False, evaluator=given)
     assert six.summary["validation"] == {"best_iteration": 4, "best_sharpe": 0.9, "evaluations": 3}
@@ -277,8 +281,7 @@ def test_budgets(budget, iterations, config, tmp_path):
     """24 episodes of 2 chunks of 8 bars are 384 steps, three iterations of 128. Of two budgets the first one counts."""
     training = {**TINY["training"], **dict.fromkeys(("steps", "episodes", "minutes")), **budget}
     chosen = config.model_copy(update={"training": config.training.model_copy(update=training)})
-    silent = backtests_with(finish=lambda net, summary, rows, folder: {}, describe=lambda summary: "")
-    result = jaxppo.train(chosen, output=tmp_path / "run", progress=False, evaluator=silent)
+    result = jaxppo.train(chosen, output=tmp_path / "run", progress=False, evaluator=unreported)
     rows = rows_of(result.folder)
     assert len(rows) == iterations == result.summary["train"]["iterations"]
     assert "validation_sharpe" in rows[-1], "the last network is always a candidate"
@@ -625,7 +628,7 @@ def test_a_schedule_goes_on_where_it_was(config, tmp_path, monkeypatch):
         stop_in(patch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
         assert jaxppo.train(config, output=tmp_path / "run", progress=False).summary is None
     assert len(given) == 4
-    jaxppo.train(config, output=tmp_path / "run", resume=True, progress=False)
+    jaxppo.train(config, output=tmp_path / "run", resume=True, progress=False, evaluator=unreported)
     assert given == pytest.approx([n / 6 for n in range(6)], rel=1e-6)
 
 
@@ -697,9 +700,9 @@ def test_a_smaller_budget_than_was_spent_still_has_a_result(config, tmp_path, mo
 
 
 def test_seeds(whole, config, tmp_path):
-    short = with_steps(config, 1)
+    short, quiet = with_steps(config, 1), {"progress": False, "evaluator": unreported}
     results = [
-        jaxppo.train(short.model_copy(update={"seed": seed}), output=tmp_path / str(n), progress=False)
+        jaxppo.train(short.model_copy(update={"seed": seed}), output=tmp_path / str(n), **quiet)
         for n, seed in enumerate((7, 7, 8))
     ]
     assert_trees_equal(results[0].params, results[1].params)
@@ -727,7 +730,8 @@ def test_a_market_given_in_python_needs_no_times(config, tmp_path):
 
 def test_a_run_without_a_name_overwrites_nothing(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [jaxppo.train(with_steps(config, 1), name="quick", progress=False).folder for _ in range(2)]
+    given = {"name": "quick", "progress": False, "evaluator": unreported}
+    folders = [jaxppo.train(with_steps(config, 1), **given).folder for _ in range(2)]
     assert [str(folder) for folder in folders] == ["runs/quick", "runs/quick-2"]
 
 
