@@ -54,7 +54,7 @@ def test_epochs_are_still_epochs(code, moments):
 @pytest.mark.parametrize("stored", ["text", "number"])
 @pytest.mark.parametrize("date", ["%Y%m%d", "%Y-%m-%d", "%d.%m.%Y"])
 @settings(max_examples=15, deadline=None)
-@given(first=st.integers(0, 1439), n=st.integers(25, 120))
+@given(first=st.integers(0, 1439), n=st.sampled_from((25, 70, 120)))
 def test_a_date_and_a_clock_column_read_back(form, unit, stored, date, first, n):
     """Also where a reader has made numbers of the clock times, so that leading zeros are lost."""
     if stored == "number" and ":" in form:
