@@ -20,7 +20,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -223,8 +223,10 @@ def real_test(problem: Problem, folder: pathlib.Path | None, resume: bool) -> di
     return {"rules": rules, **found}
 
 
-def copies(problem: Problem, n: int, power: float | None, folder: pathlib.Path | None, resume: bool) -> dict[str, Any]:
-    """Rules, and agents unless there is no folder for them, on copies of a market; prints the means over copies.
+def copies(
+    problem: Problem, n: int, power: float | None, folder: pathlib.Path | None, resume: bool
+) -> Iterator[dict[str, Any]]:
+    """Rules, and agents unless there is no folder for them, on copies of a market; after each, the means over those.
 
     Args:
       problem: market, configuration and first decision.
@@ -247,6 +249,17 @@ def copies(problem: Problem, n: int, power: float | None, folder: pathlib.Path |
         rows.append(row)
         print(f"copy {seed}: " + ", ".join(f"{name} {one['sharpe']:.2f}" for name, one in row.items()), flush=True)
         jax.clear_caches()  # programs of twenty walk-forwards are more than a process may map
+        yield over(rows, gates, power)
+
+
+def over(rows: list[dict[str, Any]], gates: list[dict[str, int]], power: float | None) -> dict[str, Any]:
+    """Means over copies of a market; prints them.
+
+    Args:
+      rows: of each copy, figures of rules and agents.
+      gates: of each copy, how many folds its agent traded.
+      power: Sharpe ratio of the planted trend; None for nothing planted.
+    """
     summary: dict[str, Any] = {}
     for name in rows[0]:
         of_name = [row[name] for row in rows]
@@ -262,7 +275,7 @@ def copies(problem: Problem, n: int, power: float | None, folder: pathlib.Path |
         traded, of = (sum(gate[name] for gate in gates) for name in ("traded_folds", "folds"))
         share = {"share_of_folds_traded": traded / of}
         print(f"the agent traded {traded} of {of} folds")
-    return {"copies": n, "planted_sharpe": power, **share, "mean": summary, "each": rows}
+    return {"copies": len(rows), "planted_sharpe": power, **share, "mean": summary, "each": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -294,8 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if known.placebo:
         kind = "placebo" if known.power is None else f"power_{known.power:g}"
         folder = None if known.rules_only else runs / f"{known.set}-{kind}"
-        content[kind.partition("_")[0]] = copies(problem, known.placebo, known.power, folder, known.resume)
-        words.append(kind)
+        words += [kind, *([] if known.label is None else [known.label])]
+        for found in copies(problem, known.placebo, known.power, folder, known.resume):
+            content |= {kind.partition("_")[0]: found, "seconds": time.perf_counter() - started}
+            print(record("_".join(words), content))
+        return
     else:
         content["costs"] = {}
         for level, share in list(SPREADS.items())[: 1 if known.own_costs_only else None]:

@@ -15,7 +15,6 @@ from jaxppo.deploy import Fill, Positions, Trader, live_policy, next_orders
 from jaxppo.deploy.brokers import Status
 from jaxppo.deploy.drift.of_run import history_of, recent_drift, training_reference
 from jaxppo.envs.execution.costs import trade_costs, unpack_bar
-from jaxppo.envs.market.features import feature_names
 from jaxppo.errors import ConfigError, DataError
 from jaxppo.run.build import build
 from jaxppo.run.periods import Period
@@ -54,7 +53,7 @@ def fed(policy, records):
 
 def test_the_reference_is_of_training_alone(setup):
     reference, last = training_reference(setup), setup.periods["train"].last
-    assert reference.features == feature_names(setup.config.features.groups)
+    assert reference.features == setup.env.features.names
     assert reference.n_bars == setup.periods["train"].n_bars
     market = setup.market
     later = np.arange(market.n_bars)[:, None] > last
