@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cheap_policy import CASH, RealBroker
-from shipped_run import make_run, records_of
 
 from jaxppo.backtest import load_run
 from jaxppo.deploy import Fill, Positions, Trader, live_policy, next_orders
@@ -20,16 +19,6 @@ from jaxppo.run.build import build
 from jaxppo.run.periods import Period
 
 FED = 160
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("drift"))
-
-
-@pytest.fixture(scope="module")
-def records(folder):
-    return records_of(folder.parent / "prices.csv")
 
 
 @pytest.fixture(scope="module")

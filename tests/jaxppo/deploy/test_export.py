@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from folders import ROOT
-from shipped_run import make_run, records_of
 from tiny_run import command, tiny_config
 
 from jaxppo.deploy import live_policy, load_batch_step, load_policy
@@ -21,14 +20,10 @@ from jaxppo.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("export"))
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    assert command("export", "--run", run, "--output", run.parent / "policy") == 0
-    return run.parent / "policy"
+def exported(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("export") / "policy"
+    assert command("export", "--run", folder, "--output", output) == 0
+    return output
 
 
 @pytest.fixture
@@ -36,9 +31,8 @@ def copy(exported, tmp_path):
     return pathlib.Path(shutil.copytree(exported, tmp_path / "policy"))
 
 
-def test_it_decides_as_the_run(run, exported, tmp_path):
-    records = records_of(run.parent / "prices.csv")
-    one, other = live_policy(run), load_policy(exported)
+def test_it_decides_as_the_run(folder, records, exported, tmp_path):
+    one, other = live_policy(folder), load_policy(exported)
     for number, record in enumerate(records[:120]):
         ours, theirs = one.step(record), other.step(record)
         assert ours.status == theirs.status
@@ -51,10 +45,10 @@ def test_it_decides_as_the_run(run, exported, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accounts", [1, 3])
-def test_many_accounts_side_by_side_are_each_alone(run, exported, accounts):
+def test_many_accounts_side_by_side_are_each_alone(records, exported, accounts):
     policy, many = load_policy(exported), load_batch_step(exported)
     step, state = jax.jit(many.step), [np.stack([x] * accounts) for x in many.state]
-    for number, record in enumerate(records_of(run.parent / "prices.csv")[:90]):
+    for number, record in enumerate(records[:90]):
         told = policy._bar(policy.feed.read(record), None)
         policy._state, alone = policy._step(policy._weights, policy._state, told)
         state, said = step(many.weights, state, [np.stack([x] * accounts) for x in told])
@@ -115,14 +109,14 @@ def test_the_card_says_what_it_is(exported):
     assert all(word in card for word in ("Fingerprint", "train:", "Sharpe", "volatility_cap", "Intended use"))
 
 
-def test_a_folder_with_something_in_it_is_refused(run, exported, capsys):
-    assert command("export", "--run", run, "--output", exported) == 2
+def test_a_folder_with_something_in_it_is_refused(folder, exported, capsys):
+    assert command("export", "--run", folder, "--output", exported) == 2
     assert "not empty" in capsys.readouterr().err
 
 
-def test_onnx_without_its_extra_is_a_mistake_and_nothing_is_written(run, tmp_path, capsys, monkeypatch):
+def test_onnx_without_its_extra_is_a_mistake_and_nothing_is_written(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    assert command("export", "--run", run, "--output", tmp_path / "policy", "--onnx") == 2
+    assert command("export", "--run", folder, "--output", tmp_path / "policy", "--onnx") == 2
     assert "pip install 'jaxppo[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "policy").exists()
 

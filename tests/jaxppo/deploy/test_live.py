@@ -6,22 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from shipped_run import SYMBOLS, make_run, records_of
+from shipped_run import SYMBOLS
 
 from jaxppo.backtest import conditions_of, load_run, simulate
 from jaxppo.backtest.shipping import decided, shipped_of
 from jaxppo.deploy import Positions, live_policy
 from jaxppo.errors import ConfigError, DataError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture(scope="module")
-def records(folder):
-    return records_of(folder.parent / "prices.csv")
 
 
 @pytest.fixture(scope="module")

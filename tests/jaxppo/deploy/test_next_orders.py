@@ -5,17 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from shipped_run import make_run
 from tiny_run import command
 
 from jaxppo.backtest import load_run, simulate
 from jaxppo.deploy import Positions, next_orders, read_positions
 from jaxppo.errors import ConfigError, DataError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("orders"))
 
 
 @pytest.fixture(scope="module")
