@@ -4,7 +4,9 @@ What changes, and why:
   - calls (`jit`, custom derivatives and batching rules, checkpoints) are inlined: ONNX has none;
   - a scan of one step is its body: jax2onnx loses shapes within it;
   - a gather of few slices is these slices, and a scatter to one place a selection: jax2onnx takes them for others;
+  - starts of slices are kept within bounds: a `Slice` counts those below 0 from the end;
   - a selection among booleans is logic: onnxruntime has no `Where` of them;
+  - a running sum without sign is one with it, which wraps at the same place: onnxruntime has no `CumSum` of them;
   - what has no elements is a constant: onnxruntime cannot reshape it.
 """
 
@@ -30,6 +32,8 @@ CALLS = {
     "custom_vmap_call": "call",
 }
 """Primitives that call a function -> the parameter that it is in."""
+SLICES = {"dynamic_slice": 1, "dynamic_update_slice": 2}
+"""Primitives that slice -> arrays that they take before the starts."""
 IDENTITIES = ("name", "xla_metadata_value")
 IN_BOUNDS = (lax.GatherScatterMode.CLIP, lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
@@ -74,10 +78,17 @@ def _applied(step: Any, arrays: list[Any]) -> list[Any]:
         return _body(params, arrays)
     if name == "select_n" and out[0].dtype == arrays[0].dtype == bool:
         return [_select(jnp.broadcast_to(arrays[0], out[0].shape), arrays[2], arrays[1])]
+    if name == "cumsum" and out[0].dtype == jnp.uint32:
+        summed = step.primitive.bind(lax.convert_element_type(arrays[0], jnp.int32), **params)
+        return [lax.convert_element_type(summed, jnp.uint32)]
     if name == "gather" and _is_few_slices(step):
         return [_slices(step, *arrays)]
     if name == "scatter" and _is_one_place(step):
         return [_placed(step, *arrays)]
+    if name in SLICES:  # of an array, or of one with an update
+        n_given = SLICES[name]
+        sizes = params["slice_sizes"] if n_given == 1 else arrays[1].shape
+        arrays = [*arrays[:n_given], *_within(arrays[n_given:], arrays[0].shape, sizes)]
     found = step.primitive.bind(*arrays, **{key: _rewritten(value) for key, value in params.items()})
     return list(found) if step.primitive.multiple_results else [found]
 
@@ -103,6 +114,12 @@ def _select(where: Any, one: Any, other: Any) -> Any:
     return (where & one) | (~where & other) if one.dtype == bool else lax.select(where, one, other)
 
 
+def _within(starts: Sequence[Any], shape: Sequence[int], sizes: Sequence[int]) -> list[Any]:
+    """Starts of a slice, moved so that it lies within an array."""
+    last = [n - size for n, size in zip(shape, sizes, strict=True)]
+    return [jnp.clip(start, 0, most) for start, most in zip(starts, last, strict=True)]
+
+
 def _is_few_slices(step: Any) -> bool:
     """Whether a gather takes few slices, all of them within bounds."""
     return step.params["mode"] in IN_BOUNDS and int(np.prod(step.invars[1].aval.shape[:-1])) <= MOST_SLICES
@@ -120,6 +137,7 @@ def _slices(step: Any, array: Any, starts: Any) -> Any:
             first[int(axis)] = starts[(*place, number)]
         for axis, of_batch in batched:
             first[axis] = jnp.asarray(place[of_batch], starts.dtype)
+        first = _within(first, array.shape, step.params["slice_sizes"])
         found.append(lax.squeeze(lax.dynamic_slice(array, first, step.params["slice_sizes"]), dropped))
     stacked = jnp.stack(found).reshape(*batch, *found[0].shape)
     offsets = [int(axis) for axis in numbers.offset_dims]

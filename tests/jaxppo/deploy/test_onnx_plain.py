@@ -42,6 +42,15 @@ CASES = {
     "scan of one step": (lambda x: lax.scan(lambda c, y: (c + y, c * y), x[0], x[1:2]), (TABLE,)),
     "scan": (lambda x: lax.scan(lambda c, y: (jnp.where(c > 0, c, y), y[1]), x[0], x), (TABLE,)),
     "cond": (lambda x: lax.cond(x[0, 0, 0] > 0, jax.nn.relu, jnp.negative, x), (TABLE,)),
+    "dynamic_slice beyond the end": (
+        lambda x, k: lax.dynamic_slice_p.bind(x, k[2], k[3], slice_sizes=(2, 2)),
+        (FLAGS, PLACES - 1),
+    ),
+    "dynamic_update_slice beyond the end": (
+        lambda x, k: lax.dynamic_update_slice_p.bind(x, x[:2, :2], k[2], k[3]),
+        (FLAGS, PLACES - 1),
+    ),
+    "cumsum that wraps": (lambda x: jnp.cumsum(x, dtype=jnp.uint32), (np.full(5, 2**31 - 3, np.uint32),)),
     "nothing": (lambda x: jnp.concatenate([x[:, :0], jnp.cumsum(x[:0], axis=0).reshape(5, 0, 3), x], axis=1), (TABLE,)),
     "gather of one slice": (lambda x, k: x[k[0]], (TABLE, PLACES)),
     "gather beyond the end": (lambda x, k: clipped(x, k[2]), (TABLE, PLACES)),
