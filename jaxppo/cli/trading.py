@@ -188,7 +188,9 @@ def _feed(known: argparse.Namespace, policy: LivePolicy, quiet: float | None) ->
         return feeds.websocket_feed(source)
     if is_source(source):
         rules, since = policy.rules.feed, policy.feed.time
-        return polled_feed(Poller(named_source(source, rules), rules, since=since, n_bars=policy.window, quiet=quiet))
+        return polled_feed(
+            Poller(named_source(source, rules), rules, since=since, n_bars=policy.rules.history, quiet=quiet)
+        )
     symbol = policy.symbols[0] if len(policy.symbols) == 1 else None
     zone = zoneinfo.ZoneInfo(policy.rules.feed.timezone)
     return feeds.csv_tail(source, symbol=symbol, zone=zone, quiet=quiet, follow=not known.stop_at_end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +21,14 @@ from jaxppo.deploy.program import Program, program_of
 from jaxppo.deploy.spec import feed_rules
 from jaxppo.deploy.streams import check_own_base, check_streams
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.policy.protocol import Policy
 from jaxppo.run.files import digest_of
+from jaxppo.run.regimes import regimes_warmup
 from jaxppo.run.saved import SavedRun, load_run
+from jaxppo.run.setup import Setup
+
+FORGOTTEN = 1e-6
+"""Weight of what a feed need not begin with."""
 
 
 def live_policy(
@@ -81,8 +88,22 @@ def live_parts(run: SavedRun) -> tuple[LiveStep, dict[str, Any]]:
         "sizing": () if setup.env.sizing is None else tuple(part.name for part in setup.env.sizing.parts),
         "sessions": sessions,
         "futures": (False,) * setup.env.n_assets if none else tuple(bool(x) for x in np.asarray(futures)),
+        "history": history_of(setup, policy),
         "identity": digest_of(content),
     }
+
+
+def history_of(setup: Setup, policy: Policy) -> int:
+    """Bars of the past after which what lies before them weighs less than `FORGOTTEN` in any exponential average.
+
+    Args:
+      setup: of the run.
+      policy: who trades.
+    """
+    config, env = setup.config, setup.env
+    spans = [config.features.normalisation_window, regimes_warmup(config.regimes), policy.warmup - env.window]
+    spans += [part.warmup for part in (env.masks, env.sizing) if part is not None]
+    return env.first_decision + math.ceil(-math.log(FORGOTTEN) / 2.0 * max(spans))
 
 
 def rules_for(program: Program, about: dict[str, Any]) -> LiveRules:

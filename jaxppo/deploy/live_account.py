@@ -44,6 +44,7 @@ class LiveRules:
       sizing: names of the sizing transforms.
       sessions: place in the chain -> keys, of each mask `session`.
       futures: of each asset, whether it is a future.
+      history: bars of the past to begin with: what lies before them weighs less than a millionth.
       identity: digest of what decides: a saved state of another policy is refused.
     """
 
@@ -55,6 +56,7 @@ class LiveRules:
     sizing: tuple[str, ...]
     sessions: Mapping[str, Mapping[str, Any]]
     futures: tuple[bool, ...]
+    history: int
     identity: str
 
 
@@ -103,11 +105,6 @@ class LivePolicy:
     def symbols(self) -> tuple[str, ...]:
         """Of the assets, in order."""
         return self.rules.feed.symbols
-
-    @property
-    def window(self) -> int:
-        """Bars that it remembers: so many of the past warm it up."""
-        return len(self._start[0]) - 1  # a state begins with the windows of its bars, which have a row more
 
     def kill(self) -> None:
         """From the next bar on everything is closed, and stays closed."""
