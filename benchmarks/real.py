@@ -140,7 +140,7 @@ def yearly(problem: Problem) -> Config:
       problem: market, configuration and first decision.
     """
     config, market = problem.config, problem.market
-    context = encoder_config(config, select_devices(config)[0].platform).context
+    context = encoder_config(config, select_devices(config)[0]).context
     history = environment_of(config, market, context).first_decision
     train = problem.first - history - config.data.purge_bars
     keys = {"kind": "expanding", "train_bars": train, "test_bars": problem.year}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
 from jaxppo.config import Config
@@ -41,6 +42,7 @@ def build(
     split: bool = True,
     first: int = 0,
     periods: Mapping[str, Period] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Setup:
     """Builds a run's objects.
 
@@ -51,12 +53,14 @@ def build(
       first: earliest decision bar of that evaluation.
       periods: `train`, `validation` and `test` in place of those of the configuration; what is fitted is fitted on
         the first of them alone.
+      devices: to train on, also ones to compile for that this machine does not have; None selects them by the
+        configuration.
 
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
     """
-    devices = select_devices(config)
-    encoder = encoder_config(config, devices[0].platform)
+    devices = select_devices(config) if devices is None else list(devices)
+    encoder = encoder_config(config, devices[0])
     annual = periods_per_year(market)
     costs = costs_of(config, market)
     env = environment_of(config, market, encoder.context)

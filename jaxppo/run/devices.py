@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from jaxppo.config import Config, PPOConfig
 from jaxppo.envs.market import features
@@ -49,16 +50,16 @@ def _present(error: RuntimeError) -> str:
         return f"JAX finds no device: {error}"
 
 
-def encoder_config(config: Config, platform: str) -> EncoderConfig:
+def encoder_config(config: Config, device: jax.Device) -> EncoderConfig:
     """Resolves shape, precision and kernels of the network.
 
     Args:
       config: of the run.
-      platform: such as "cpu" or "gpu".
+      device: that it runs on, and all others are like.
     """
     precision = config.precision
     if precision == "auto":
-        precision = "float32" if platform == "cpu" else "bfloat16"
+        precision = "float32" if device.platform == "cpu" else "bfloat16"
     slices = features.group_slices(config.features.groups)
     encoder = EncoderConfig(
         groups=tuple(s.stop - s.start for s in slices.values()),
@@ -66,32 +67,45 @@ def encoder_config(config: Config, platform: str) -> EncoderConfig:
         bar_seconds=config.policy.bar_seconds or 1.0,
         **config.policy.model_dump(include=_SHAPE),
     )
-    return dataclasses.replace(encoder, attention=_attention(config, encoder, platform))
+    return dataclasses.replace(encoder, attention=_attention(config, encoder, device))
 
 
-def _attention(config: Config, encoder: EncoderConfig, platform: str) -> str:
+def _attention(config: Config, encoder: EncoderConfig, device: jax.Device) -> str:
     """The kernel of attention; logs why it is not the one that was asked for."""
     if config.policy.attention == "xla" or encoder.kind != "transformer":
         return "xla"
-    why_not = "" if platform == "gpu" else f"needs a GPU, not a {platform}"
+    why_not = "" if device.platform == "gpu" else f"needs a GPU, not a {device.platform}"
     if config.ppo.direction == "natural":
         why_not = why_not or "has no second derivatives, which ppo.direction natural needs"
-    why_not = why_not or encoder.not_fused or _cudnn_error(encoder)
-    if why_not and (config.policy.attention == "cudnn" or platform == "gpu"):
+    why_not = why_not or encoder.not_fused or _cudnn_error(encoder, config.ppo.chunk, device)
+    if why_not and (config.policy.attention == "cudnn" or device.platform == "gpu"):
         logging.getLogger(__name__).warning("attention by XLA: cuDNN's kernel %s", why_not)
     return "xla" if why_not else "cudnn"
 
 
-def _cudnn_error(encoder: EncoderConfig) -> str:
-    """Error of cuDNN on a small problem, forward and backward; empty if it works."""
-    shape = (1, encoder.heads, 8, encoder.width // encoder.heads)
-    past = (*shape[:2], 8 + encoder.window - 1, shape[-1])
+def _cudnn_error(encoder: EncoderConfig, chunk: int, device: jax.Device) -> str:
+    """Error of cuDNN on the lengths that training has, forward and backward, for one asset; empty if it works.
+
+    Args:
+      encoder: shape of the network.
+      chunk: S of the rollout.
+      device: to compile for.
+    """
 
     def loss(query: jax.Array, key: jax.Array) -> jax.Array:
         return fused_window_attention(query, key, key, encoder.window).astype(jnp.float32).sum()
 
+    past, width = encoder.window - 1, encoder.width // encoder.heads
+    place = SingleDeviceSharding(device)
+    # The first layer and the last, in the update and with the bar more that a rollout has.
+    lengths = {chunk + more + layers * past for more in (0, 1) for layers in (0, encoder.layers - 1)}
     try:
-        jax.jit(jax.grad(loss)).lower(jnp.zeros(shape, jnp.bfloat16), jnp.zeros(past, jnp.bfloat16)).compile()
+        for length in sorted(lengths):
+            query, key = (
+                jax.ShapeDtypeStruct((1, encoder.heads, rows, width), jnp.bfloat16, sharding=place)
+                for rows in (length, length + past)
+            )
+            jax.jit(jax.grad(loss, argnums=(0, 1))).lower(query, key).compile()
     except Exception as error:  # whatever is wrong with the installation, XLA's kernel works
         return f"does not compile here: {' '.join(str(error).split())[:200]}"
     return ""

@@ -137,7 +137,7 @@ def seeds_of(config: Config) -> tuple[int, ...]:
 
 def _plan(config: Config, market: MarketData) -> Plan:
     """Makes the folds of a market."""
-    context = encoder_config(config, select_devices(config)[0].platform).context
+    context = encoder_config(config, select_devices(config)[0]).context
     history = environment_of(config, market, context).first_decision
     return make_plan(config.walk_forward, market.n_bars, history, config.ppo.chunk, config.data.purge_bars)
 

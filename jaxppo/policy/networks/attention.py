@@ -85,13 +85,18 @@ def fused_window_attention(
     Returns:
       `[B, H, S, D]`.
     """
-    # The kernel takes as many queries as keys: bars that are past alone get queries too, whose results are dropped.
-    padded = jnp.pad(query, ((0, 0), (0, 0), (window - 1, 0), (0, 0)))
-    query, key, value = (x.swapaxes(1, 2) for x in (padded, key, value))
+    # The kernel takes as many queries as keys, and derives for even numbers of them only: what is past alone gets
+    # queries too, whose results are dropped, and an odd chunk one more row before its past, which nothing kept reads.
+    odd = key.shape[2] % 2
+    past = window - 1 + odd
+    query = jnp.pad(query, ((0, 0), (0, 0), (past, 0), (0, 0)))
+    if odd:
+        key, value = (jnp.pad(x, ((0, 0), (0, 0), (odd, 0), (0, 0))) for x in (key, value))
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     out = jax.nn.dot_product_attention(
         query, key, value, is_causal=True, local_window_size=(window - 1, 0), implementation=implementation
     )
-    return out[:, window - 1 :].swapaxes(1, 2)
+    return out[:, past:].swapaxes(1, 2)
 
 
 def dilated_attention(

@@ -104,6 +104,16 @@ def test_the_fused_kernel_sees_the_same_window(length, window):
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("length", "window"), [(8, 8), (8, 33), (64, 32), (63, 33), (65, 32)])
+def test_the_fused_kernel_gets_even_lengths(length, window):
+    """cuDNN derives no others; `test_the_fused_kernel_sees_the_same_window` shows that the padding is not read."""
+    query, key = jnp.zeros((1, 1, length, 8)), jnp.zeros((1, 1, length + window - 1, 8))
+    attend = functools.partial(fused_window_attention, window=window, implementation="xla")
+    lowered = jax.jit(attend).lower(query, key, key).as_text()
+    rows = length + window - 1 + (length + window - 1) % 2
+    assert f"tensor<1x1x{rows}x{rows}xf32>" in lowered
+
+
 def test_merged_parts_are_one_softmax():
     """A window of 6, and 3 keys 5 apart: sizes of the logits differ by a factor of twenty."""
     query = normals(0, 2, 2, 9, 4)
