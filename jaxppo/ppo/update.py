@@ -14,10 +14,13 @@ from jaxppo.config import PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo import losses
+from jaxppo.ppo.reduction import EXTREMES, EXTREMES_OF_NOTHING, accumulate, over_devices, varying
 from jaxppo.ppo.targets import Targets
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trust_region import line_search, natural_step
 
+DECISIVE = ("loss", "kl")
+"""Metrics that decide whether a step is taken: every device needs them at once, the others once an iteration."""
 RATIO_BOUND = 0.2
 """Ratios beyond `1 +- RATIO_BOUND` count as clipped in the metrics of a surrogate without clip."""
 
@@ -100,8 +103,8 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
         "clip_fraction": losses.clipped_fraction(fixed, config.clip or RATIO_BOUND).mean(),
         "ratio_mean": ratio.mean(),
         "ratio_square": jnp.square(ratio).mean(),
-        "ratio_max": jax.lax.pmax(ratio.max(), DATA_AXIS),
-        "ratio_min": jax.lax.pmin(ratio.min(), DATA_AXIS),
+        "ratio_max": ratio.max(),
+        "ratio_min": ratio.min(),
         **to_start,
     }
 
@@ -128,7 +131,7 @@ def value_loss(value: jax.Array, targets: Targets, config: PPOConfig) -> jax.Arr
 def ppo_loss(
     net: Params, batch: Batch, objective: Objective, with_policy: bool = True
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of a minibatch of paths; the mean over `DATA_AXIS` is inside, so that its gradient is the global one.
+    """Loss of a minibatch of paths and the metrics to report; the means over this device's paths.
 
     Args:
       net: parameters.
@@ -140,53 +143,31 @@ def ppo_loss(
     actor, metrics = policy_loss(distribution, batch, objective)
     critic = value_loss(value, batch.targets, objective.config)
     loss = objective.config.value_coefficient * critic + (actor if with_policy else 0.0)
-    return jax.lax.pmean((loss, {**metrics, "loss": loss, "value_loss": critic}), DATA_AXIS)
+    return loss, {**metrics, "loss": loss, "value_loss": critic}
 
 
 def loss_and_gradient(
     net: Params, batch: Batch, objective: Objective, with_policy: bool = True
-) -> tuple[Params, dict[str, jax.Array]]:
-    """Gradient of `ppo_loss`, accumulated over `config.micro_batch` paths at a time, and the metrics.
+) -> tuple[Params, dict[str, jax.Array], dict[str, jax.Array]]:
+    """Gradient of the mean of `ppo_loss` over all devices, of `config.micro_batch` paths at a time, and metrics.
 
     Args:
       net: parameters.
-      batch: paths.
+      batch: this device's paths.
       objective: what is minimised.
       with_policy: False leaves the value loss alone.
+
+    Returns:
+      The gradient, the metrics `DECISIVE` of all devices, and the others of this device, see `over_devices`.
     """
+    own = varying(net)
 
     def gradient(piece: Batch) -> tuple[Params, dict[str, jax.Array]]:
-        return jax.grad(ppo_loss, has_aux=True)(net, piece, objective, with_policy)
+        return jax.grad(ppo_loss, has_aux=True)(own, piece, objective, with_policy)
 
-    return _accumulate(gradient, batch, objective.config)
-
-
-_JOIN = {"ratio_max": jnp.maximum, "ratio_min": jnp.minimum}
-_STARTS = {"ratio_max": -jnp.inf, "ratio_min": jnp.inf}
-
-
-def _accumulate(compute: Callable[[Batch], Any], batch: Batch, config: PPOConfig) -> Any:
-    """Mean of `compute` over pieces of `config.micro_batch` paths; of the extremes of ratios, the extremes."""
-    n_paths = batch.rollout.log_prob.shape[0]
-    micro = n_paths if config.micro_batch is None else min(config.micro_batch, n_paths)
-    if micro == n_paths:
-        return compute(batch)
-    pieces = jax.tree.map(lambda x: x.reshape(n_paths // micro, micro, *x.shape[1:]), batch)
-    shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], pieces))
-    start = jax.tree.map_with_path(lambda path, s: jnp.full(s.shape, _STARTS.get(_name(path), 0.0), s.dtype), shapes)
-
-    def add(total: Any, piece: Batch) -> tuple[Any, None]:
-        return jax.tree.map_with_path(
-            lambda path, a, b: _JOIN.get(_name(path), jnp.add)(a, b), total, compute(piece)
-        ), None
-
-    total, _ = jax.lax.scan(add, start, pieces)
-    share = micro / n_paths
-    return jax.tree.map_with_path(lambda path, x: x if _name(path) in _JOIN else x * share, total)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return str(getattr(path[-1], "key", "")) if path else ""
+    found, metrics = accumulate(gradient, batch, objective.config.micro_batch)
+    found, decisive = jax.lax.pmean((found, {name: metrics.pop(name) for name in DECISIVE}), DATA_AXIS)
+    return found, decisive, metrics
 
 
 def shuffled_minibatches(key: jax.Array, groups: jax.Array, group_size: int, n_minibatches: int) -> jax.Array:
@@ -242,7 +223,10 @@ def update(
         proposed = jax.tree.map(jnp.add, proposed, step)
 
     def evaluate(net: Params) -> tuple[jax.Array, jax.Array]:
-        return _accumulate(lambda piece: _surrogate_and_kl(net, piece, objective), batch, config)
+        own = varying(net)
+        return jax.lax.pmean(
+            accumulate(lambda piece: _surrogate_and_kl(own, piece, objective), batch, config.micro_batch), DATA_AXIS
+        )
 
     if config.kl_limit is not None:
         accepted = line_search(evaluate, net, proposed, config.kl_limit, config.line_search_steps)
@@ -299,21 +283,20 @@ def _epochs(
     """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them; one that is not finite changes nothing."""
     config, learning_rate = objective.config, objective.coefficients.learning_rate
 
-    def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
         net, opt_state, _ = carry
         piece = jax.tree.map(lambda x: x[index], batch)
-        gradient, metrics = loss_and_gradient(net, piece, objective, with_policy)
+        gradient, metrics, own = loss_and_gradient(net, piece, objective, with_policy)
         stop = jnp.zeros((), bool) if config.kl_stop is None else metrics["kl"] > config.kl_stop
         net, opt_state, finite = descend(net, opt_state, optimiser, gradient, learning_rate, metrics["loss"], stop)
         counts = {"evaluated": 1.0 * finite, "taken": 1.0 * (finite & ~stop), "skipped": 1.0 - finite}
-        metrics |= {"gradient_norm": optax.tree.norm(gradient), **counts}
-        return (net, opt_state, stop), metrics
+        return (net, opt_state, stop), (metrics | {"gradient_norm": optax.tree.norm(gradient), **counts}, own)
 
     def step_unless_stopped(carry: Any, index: jax.Array) -> tuple[Any, Any]:
         shapes = jax.eval_shape(lambda: step(carry, index)[1])
-        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        carry, metrics = jax.lax.cond(carry[-1], lambda: (carry, nothing), lambda: step(carry, index))
-        return carry, metrics
+        metrics, own = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        nothing = (metrics, varying(own))
+        return jax.lax.cond(carry[-1], lambda: (carry, nothing), lambda: step(carry, index))
 
     keys = jax.random.split(key, config.epochs)
     group_size = batch.rollout.log_prob.shape[0] // groups.shape[0]
@@ -321,7 +304,8 @@ def _epochs(
     order = order.reshape(-1, order.shape[-1])
     start = (net, opt_state, jnp.zeros((), bool))
     every = step if config.kl_stop is None else step_unless_stopped
-    (net, opt_state, _), rows = jax.lax.scan(every, start, order)
+    (net, opt_state, _), (rows, own) = jax.lax.scan(every, start, order)
+    rows |= over_devices(own)
     evaluated, taken, skipped = rows.pop("evaluated"), rows.pop("taken").sum(), rows.pop("skipped").sum()
     metrics = {**_summarise(rows, evaluated, config), "skipped_updates": skipped}
     return net, opt_state, metrics if config.kl_stop is None else {**metrics, "minibatch_steps": taken}
@@ -329,8 +313,8 @@ def _epochs(
 
 def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:
     """Metrics of an iteration from those of the steps `[epochs * minibatches]`; `done` is 0 for skipped steps."""
-    rows = {name: jnp.where(done > 0, row, _STARTS.get(name, 0.0)) for name, row in rows.items()}
-    means = {name: jnp.sum(row * done) / done.sum() for name, row in rows.items() if name not in _JOIN}
+    rows = {name: jnp.where(done > 0, row, EXTREMES_OF_NOTHING.get(name, 0.0)) for name, row in rows.items()}
+    means = {name: jnp.sum(row * done) / done.sum() for name, row in rows.items() if name not in EXTREMES}
     last = done * (jnp.cumsum(done) > done.sum() - config.minibatches)
     for name in ("kl", "kl_k3"):
         means[name] = jnp.sum(rows[name] * last) / last.sum()
@@ -342,31 +326,33 @@ def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -
 
 
 def _surrogate_and_kl(net: Params, batch: Batch, objective: Objective) -> tuple[jax.Array, jax.Array]:
-    """Surrogate loss and exact mean KL(old || new), over all devices."""
+    """Surrogate loss and exact mean KL(old || new), of this device's paths."""
     distribution, _ = objective.task.predict(net, objective.params, batch.rollout)
     metrics = policy_loss(distribution, batch, objective)[1]
-    return jax.lax.pmean((metrics["policy_loss"], metrics["kl"]), DATA_AXIS)
+    return metrics["policy_loss"], metrics["kl"]
 
 
 def _natural_direction(net: Params, batch: Batch, objective: Objective) -> Params:
     """Natural-gradient step of the policy loss on the whole batch; the length follows the schedule."""
     task, params, config = objective.task, objective.params, objective.config
+    own = varying(net)
+
+    def over_pieces(compute: Callable[[Batch], Params]) -> Params:
+        return jax.lax.pmean(accumulate(compute, batch, config.micro_batch), DATA_AXIS)
 
     def actor_loss(net: Params, piece: Batch) -> jax.Array:
         distribution, _ = task.predict(net, params, piece.rollout)
-        return jax.lax.pmean(policy_loss(distribution, piece, objective)[0], DATA_AXIS)
+        return policy_loss(distribution, piece, objective)[0]
 
     def mean_kl(net: Params, piece: Batch) -> jax.Array:
         distribution, _ = task.predict(net, params, piece.rollout)
-        return jax.lax.pmean(piece.rollout.behaviour.kl(distribution).mean(), DATA_AXIS)
+        return piece.rollout.behaviour.kl(distribution).mean()
 
     def fisher_product(x: Params) -> Params:
-        def of(piece: Batch) -> Params:
-            return jax.jvp(lambda net: jax.grad(mean_kl)(net, piece), (net,), (x,))[1]
+        direction = varying(x)
+        return over_pieces(lambda piece: jax.jvp(lambda net: jax.grad(mean_kl)(net, piece), (own,), (direction,))[1])
 
-        return _accumulate(of, batch, config)
-
-    gradient = _accumulate(lambda piece: jax.grad(actor_loss)(net, piece), batch, config)
+    gradient = over_pieces(lambda piece: jax.grad(actor_loss)(own, piece))
     left = objective.coefficients.learning_rate / config.learning_rate
     assert config.kl_limit is not None, "`Config` demands a limit for natural gradients"
     # The divergence of a step is quadratic in its length.

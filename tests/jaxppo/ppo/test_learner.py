@@ -20,7 +20,15 @@ from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo.learner import data_mesh, make_learner, shuffle_groups
 from jaxppo.ppo.targets import make_targets, no_statistics
 from jaxppo.ppo.trading_task import trading_task
-from jaxppo.ppo.update import Batch, Coefficients, Objective, loss_and_gradient, ppo_loss, shuffled_minibatches
+from jaxppo.ppo.update import (
+    Batch,
+    Coefficients,
+    Objective,
+    loss_and_gradient,
+    over_devices,
+    ppo_loss,
+    shuffled_minibatches,
+)
 
 UP = math.log(1.01)
 
@@ -50,8 +58,14 @@ def gradient_on(n_devices: int, micro_batch: int | None):
     """Gradient and metrics of the whole rollout as one minibatch."""
     config = tiny.PPO.model_copy(update={"micro_batch": micro_batch})
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+    def found(net, params, batch):
+        objective = Objective(tiny.task(), params, COEFFICIENTS, config)
+        gradient, metrics, own = loss_and_gradient(net, batch, objective)
+        return gradient, metrics | over_devices(own)
+
     compute = jax.shard_map(
-        lambda net, params, batch: loss_and_gradient(net, batch, Objective(tiny.task(), params, COEFFICIENTS, config)),
+        found,
         mesh=data_mesh(jax.devices()[:n_devices]),
         in_specs=(whole, whole, split),
         out_specs=(whole, whole),
