@@ -63,7 +63,7 @@ class ActorCritic:
           masks: `[P, ...]` from `draw_masks`, in training; None drops nothing.
 
         Returns:
-          `[P, S, A, ...]` float32.
+          `[P, S, A, ...]` in the compute dtype.
         """
         model = nnx.merge(self.graph, params)
         memory = model.encoder(bars, masks)
@@ -97,7 +97,7 @@ class ActorCritic:
           bars: the next bar of each path, `T = 1`.
 
         Returns:
-          The next cache, and `[P, A, ...]` float32, from bar number `context` on equal to `encode`.
+          The next cache, and `[P, A, ...]` in the compute dtype, from bar number `context` on equal to `encode`.
         """
         model = nnx.merge(self.graph, params)
         cache, memory = model.encoder.step(cache, bars)

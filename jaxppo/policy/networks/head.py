@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,6 +59,31 @@ class ActionConfig:
         return self.n_actions + len(self.sizes)
 
 
+def into_float32(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
+    """`jax.lax.dot_general` of a lower precision with float32 results, whose derivatives are of the lower precision.
+
+    The derivative by `x` would else be float32, as large as a hidden layer.
+
+    Args:
+      x: `[..., n]`.
+      kernel: `[n, m]`, of the same dtype.
+      dimensions: see `jax.lax.dot_general`.
+      **options: likewise.
+    """
+    product: Callable[..., jax.Array] = partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
+
+    @jax.custom_jvp
+    def one(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return product(x, kernel, preferred_element_type=jnp.float32)
+
+    @one.defjvp
+    def derivative(at: tuple[jax.Array, ...], along: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        slope = product(along[0], at[1]) + product(at[0], along[1])
+        return one(*at), slope.astype(jnp.float32)
+
+    return one(x, kernel)
+
+
 class CrossAttention(nnx.Module):
     """Attention of every position of a portfolio to the memories of all listed assets at the same bar.
 
@@ -66,17 +93,18 @@ class CrossAttention(nnx.Module):
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.heads = config.heads
         self.key_value = nnx.Linear(config.width, 2 * config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
-        self.query = nnx.Linear(N_PORTFOLIO, config.width, rngs=rngs)
-        self.out = nnx.Linear(config.width, 2 * config.width, use_bias=False, rngs=rngs)
+        self.query = nnx.Linear(N_PORTFOLIO, config.width, dtype=config.dtype, rngs=rngs)
+        self.out = nnx.Linear(config.width, 2 * config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
 
     def prepare(self, memory: jax.Array, listed: jax.Array) -> jax.Array:
-        """Joins key, value and listing, `[..., A, 2 D + 1]` float32.
+        """Joins key, value and listing, `[..., A, 2 D + 1]` in the compute dtype.
 
         Args:
           memory: `[..., A, D]`.
           listed: `[..., A]` bool.
         """
-        return jnp.concatenate([self.key_value(memory).astype(jnp.float32), listed[..., None]], axis=-1)
+        key_value = self.key_value(memory)
+        return jnp.concatenate([key_value, listed[..., None].astype(key_value.dtype)], axis=-1)
 
     def __call__(self, prepared: jax.Array, portfolio: jax.Array) -> jax.Array:
         """`[..., A, 2 D + 1]` and `[..., A, n]` to `[..., A, 2 D]`."""
@@ -138,7 +166,7 @@ def value_of(head: Any, for_critic: jax.Array, hindsight: jax.Array | None) -> j
         if head.hindsight is None:
             raise ValueError("this critic cannot read the future: build it with hindsight=True")
         for_critic = for_critic + jnp.broadcast_to(head.hindsight(hindsight), for_critic.shape)
-    value = head.value(jax.nn.gelu(head.critic(jax.nn.gelu(for_critic).mean(axis=-2))))
+    value = head.value(jax.nn.gelu(head.critic(jax.nn.gelu(for_critic).mean(axis=-2))).astype(jnp.float32))
     return value[..., 0] if head.quantiles == 1 else value
 
 
@@ -153,8 +181,9 @@ class Head(nnx.Module):
     """Per-asset action parameters and one value, from (memory, portfolio); permutation-equivariant over assets.
 
     What depends on the memory alone is computed once per path and bar and shared by the K portfolios. How the
-    portfolio enters is `EncoderConfig.portfolio`. With `quantiles` > 1 the value is that many quantiles of the return,
-    which may cross.
+    portfolio enters is `EncoderConfig.portfolio`. Hidden layers, by far the largest arrays of an update, are in the
+    compute dtype; what a softmax, a density or a loss reads is float32. With `quantiles` > 1 the value is that many
+    quantiles of the return, which may cross.
 
     Reference: "film": Perez et al. (2018), eq. 2. https://arxiv.org/abs/1709.07871
     """
@@ -165,17 +194,21 @@ class Head(nnx.Module):
         width = config.width
         small = nnx.initializers.zeros if action.at_zero else nnx.initializers.orthogonal(0.01)
         self.action, self.width, self.quantiles = action, width, quantiles
-        self.memory = nnx.Linear(width, 2 * width, dtype=config.dtype, rngs=rngs)
-        self.portfolio = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs)
+        linear = {"dtype": config.dtype, "rngs": rngs}
+        last = {**linear, "kernel_init": small}
+        if config.dtype != jnp.float32:
+            last["dot_general"] = into_float32
+        self.memory = nnx.Linear(width, 2 * width, **linear)
+        self.portfolio = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, **linear)
         film, cross = config.portfolio == "film", config.portfolio == "cross_attention"
-        self.scale = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, rngs=rngs) if film else None
+        self.scale = nnx.Linear(N_PORTFOLIO, 2 * width, use_bias=False, **linear) if film else None
         self.cross = CrossAttention(config, rngs) if cross else None
-        self.actor = nnx.Linear(width, action.n_outputs, kernel_init=small, rngs=rngs)
-        self.critic = nnx.Linear(width, width, rngs=rngs)
+        self.actor = nnx.Linear(width, action.n_outputs, **last)
+        self.critic = nnx.Linear(width, width, **linear)
         self.value = nnx.Linear(width, quantiles, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs)
-        self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, rngs=rngs) if hindsight else None
+        self.hindsight = nnx.Linear(N_HINDSIGHT, width, use_bias=False, **linear) if hindsight else None
         if action.kind == "hierarchical":
-            self.bucket = nnx.Linear(width, action.n_buckets * (1 + action.n_outputs), kernel_init=small, rngs=rngs)
+            self.bucket = nnx.Linear(width, action.n_buckets * (1 + action.n_outputs), **last)
         if action.kind == "continuous" and action.distribution != "beta":
             self.log_std = nnx.Param(jnp.full((action.n_components,), math.log(action.std), jnp.float32))
 
@@ -187,9 +220,9 @@ class Head(nnx.Module):
           listed: `[..., A]` bool, the asset has had a bar by then.
 
         Returns:
-          `[..., A, 2 D]` float32, or `[..., A, 4 D + 1]` for "cross_attention".
+          `[..., A, 2 D]` in the compute dtype, or `[..., A, 4 D + 1]` for "cross_attention".
         """
-        shared = self.memory(memory).astype(jnp.float32)
+        shared = self.memory(memory)
         if self.cross is None:
             return shared
         return jnp.concatenate([shared, self.cross.prepare(memory, listed)], axis=-1)
