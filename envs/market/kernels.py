@@ -20,6 +20,32 @@ from jaxppo.envs.market import streaming
 Result = TypeVar("Result")
 
 
+def platform() -> str:
+    """Platform, such as "cpu", that a program is traced for: of `jax.default_device`, else JAX's default backend."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # JAX defines it as it is imported
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
+def traced_for(device: jax.Device, function: Callable[..., Result]) -> Callable[..., Result]:
+    """A function whose programs are those of a device, whatever JAX's default device is.
+
+    Args:
+      device: that runs it, also one to compile for that this machine does not have.
+      function: pure function of arrays, which is compiled as a whole.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Result:
+        if platform() == device.platform:
+            return function(*arguments, **keywords)
+        with jax.default_device(device):
+            return function(*arguments, **keywords)
+
+    return call
+
+
 def compiled(function: Callable[..., Result], *, inline: bool = True, **options: Any) -> Callable[..., Result]:
     """Compiles a function once for each shape where it is called outside of a program.
 
@@ -61,7 +87,7 @@ def once(function: Callable[..., Result], *arguments: Any) -> Result:
       function: pure function of arrays.
       arguments: pytrees of arrays.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return function(*arguments)
     return set_xla_metadata(jax.jit(function)(*arguments), inlineable="false")
 
@@ -75,7 +101,7 @@ def in_one(function: Callable[..., Result], *arguments: Any) -> Result:
       function: pure function of arrays.
       arguments: pytrees of arrays.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return function(*arguments)
     if not set(_operations(jax.make_jaxpr(function)(*arguments).jaxpr)) <= SIMPLE:
         return function(*arguments)

@@ -9,6 +9,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market import streaming
+from jaxppo.envs.market.kernels import platform
+
+
+def rows_from(tree: Any, first: jax.Array, n_rows: int) -> Any:
+    """Rows `first .. first + n_rows - 1` of tables `[T, ...]`: `[n_rows, ...]`, many of them at a time under `vmap`.
+
+    Args:
+      tree: pytree of arrays `[T, ...]`.
+      first: `[]` int32, in `[0, T - n_rows]`; outside it is clipped to it.
+      n_rows: >= 1.
+    """
+
+    def one(x: jax.Array) -> jax.Array:
+        if platform() != "tpu" or x.ndim > 2:
+            return jax.lax.dynamic_slice_in_dim(x, first, n_rows)
+        # XLA copies the slices of a small table one path after the other on a TPU, but gathers single rows at once.
+        start = jnp.clip(first, 0, x.shape[0] - n_rows)
+        return x.at[start + jnp.arange(n_rows)].get(mode="promise_in_bounds")
+
+    return jax.tree.map(one, tree)
 
 
 def row_number(x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market import streaming
-from jaxppo.envs.market.kernels import compiled, in_one
+from jaxppo.envs.market.kernels import compiled, in_one, platform
 from jaxppo.envs.market.rows import first_row, row_number, with_past
 
 Aggregate = TypeVar("Aggregate")
@@ -237,7 +237,7 @@ def linear_recurrence(decay: jax.Array | float, drive: jax.Array) -> jax.Array:
             drive.shape, drive.dtype, lambda value: (in_one(lambda a, b, c: a * b + c, value, decay, drive),) * 2
         )
     # A CPU is fastest bar by bar; an accelerator pays for every sequential step.
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
 
         def step(value, bar):
             value = value * bar[0] + bar[1]

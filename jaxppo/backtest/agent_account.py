@@ -30,8 +30,7 @@ def agent_of(setup: Setup, network: ActorCritic, net: Params) -> Policy:
       network: encoder and head.
       net: their parameters.
     """
-    on_cpu = setup.devices[0].platform == "cpu"
-    return agent(network, net, setup.env, setup.config.evaluation.decision, on_cpu=on_cpu)
+    return agent(network, net, setup.env, setup.config.evaluation.decision, platform=setup.devices[0].platform)
 
 
 def ensemble_of(setup: Setup, network: ActorCritic, nets: Params, share: float | jax.Array = 1.0) -> Policy:
@@ -43,8 +42,9 @@ def ensemble_of(setup: Setup, network: ActorCritic, nets: Params, share: float |
       nets: `[n, ...]` their parameters.
       share: `[]` of their targets that is traded, in [0, 1].
     """
-    on_cpu = setup.devices[0].platform == "cpu"
-    return ensemble(network, nets, setup.env, setup.config.evaluation.decision, share=share, on_cpu=on_cpu)
+    return ensemble(
+        network, nets, setup.env, setup.config.evaluation.decision, share=share, platform=setup.devices[0].platform
+    )
 
 
 def trade(setup: Setup, policy: Policy, period: str) -> Ledger:

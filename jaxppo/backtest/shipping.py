@@ -85,7 +85,7 @@ def shipped(setup: Setup, network: ActorCritic, net: Params, ship: Ship | None) 
       net: their parameters.
       ship: the evidence; None for a run without a gate, whose agent trades.
     """
-    return shipped_policy(setup, network, net, ship, on_cpu=setup.devices[0].platform == "cpu")
+    return shipped_policy(setup, network, net, ship, platform=setup.devices[0].platform)
 
 
 def shipped_of(run: SavedRun) -> Policy:

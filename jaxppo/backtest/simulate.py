@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
 from jaxppo.backtest.ledger import Ledger, ledger_line, whole_ledger
+from jaxppo.envs.market.rows import rows_from
 from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
@@ -105,7 +106,7 @@ def policy_rows(
       first: `[]` int32.
       n_bars: static.
     """
-    table = sliced(policy.table(policy.params, view_of(rules, params)), first, n_bars)
+    table = rows_from(policy.table(policy.params, view_of(rules, params)), first, n_bars)
     if policy.encoding is None:
         return table, ()
     inputs = policy.encoding.inputs(params)
@@ -131,16 +132,7 @@ def market_rows(params: EnvParams, first: jax.Array, n_bars: int, policy: Any) -
       n_bars: static.
       policy: what the policy reads, leading axis `n_bars` already.
     """
-    tradable, masks, sizing = sliced((params.market.tradable, params.masks, params.sizing), first, n_bars)
-    return BarRow(first + jnp.arange(n_bars), sliced(params.table, first + 1, n_bars), tradable, masks, sizing, policy)
-
-
-def sliced(tree: Any, first: jax.Array, n_bars: int) -> Any:
-    """Rows `first .. first + n_bars - 1` of every leaf.
-
-    Args:
-      tree: leading axis T.
-      first: `[]` int32.
-      n_bars: static.
-    """
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_bars), tree)
+    tradable, masks, sizing = rows_from((params.market.tradable, params.masks, params.sizing), first, n_bars)
+    return BarRow(
+        first + jnp.arange(n_bars), rows_from(params.table, first + 1, n_bars), tradable, masks, sizing, policy
+    )

@@ -217,4 +217,4 @@ class TrainingConfig(Keys):
     checkpoint_every: PositiveInt = 10
     """Iterations between checkpoints."""
     devices: PositiveInt | None = None
-    """Devices to train on; absent: all."""
+    """Devices to train on; absent: as many as the paths of a minibatch can be split over."""

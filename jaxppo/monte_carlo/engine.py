@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,10 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from jaxppo.backtest.conditions import Conditions
 from jaxppo.backtest.ledger import Ledger, whole_ledger
 from jaxppo.envs.execution.costs import Costs, zero_prices
+from jaxppo.envs.market.kernels import traced_for
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.simulators.generators import Generator
 from jaxppo.envs.trading.types import EnvParams
@@ -128,18 +131,32 @@ class Paths:
         self.policy, self.conditions, self.history = policy, conditions, history
         self.generator, self.n_bars, self.seed = generator, n_bars, seed
         self.perturb, self.spare, self.ruin = perturb, spare, ruin
-        self.batch_size = default_batch_size(policy, n_assets, total) if batch_size is None else batch_size
-        self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
         self.devices = tuple(jax.devices() if devices is None else devices)
+        on_cpu = self.devices[0].platform == "cpu"
+        self.batch_size = default_batch_size(policy, n_assets, total, on_cpu) if batch_size is None else batch_size
+        self.points = np.unique(np.linspace(0, n_bars, min(points, n_bars) + 1).round().astype(int)[1:])
         free = zero_prices(conditions.costs) if perturb is None else ()
         without_costs: Any = conditions._replace(costs=())  # type: ignore[arg-type]  # they are an argument
         static = _Static(policy.without_params(), without_costs, generator.draw, perturb, n_bars, spare, ruin, free)
-        program = partial(_batch, static, self.points)
-        on_cpu = self.devices[0].platform == "cpu"
+        program = traced_for(self.devices[0], partial(_batch, static, self.points))
         self._program = jax.jit(program, compiler_options=CPU_OPTIONS if on_cpu else None)
         self._threads = concurrent.futures.ThreadPoolExecutor(len(self.devices))
-        data = (generator.data, conditions.costs, policy.params)
-        self._data = [jax.device_put(data, device) for device in self.devices]
+
+    @functools.cached_property
+    def _data(self) -> list[Any]:
+        """What every batch reads, on each device."""
+        data = (self.generator.data, self.conditions.costs, self.policy.params)
+        return [jax.device_put(data, device) for device in self.devices]
+
+    def trace(self) -> jax.stages.Traced:
+        """The program of a batch, traced for the first device, also for one that this machine does not have."""
+        place = SingleDeviceSharding(self.devices[0])
+        ids = self._paths([0]).astype(np.uint32)
+        data = (self.generator.data, self.conditions.costs, self.policy.params)
+        given = (*data, np.uint32(self.seed), ids, np.int32(0))
+        return self._program.trace(
+            *jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x), sharding=place), given)
+        )
 
     def compute(self, batches: Sequence[int]) -> Any:
         """Starts the computation of up to one batch per device; `fetch` gets what it computes."""
@@ -203,15 +220,15 @@ def history_of(policy: Policy, conditions: Conditions) -> int:
     return max(policy.warmup, conditions.history)
 
 
-def default_batch_size(policy: Policy, n_assets: int, n_bars: int) -> int:
+def default_batch_size(policy: Policy, n_assets: int, n_bars: int, on_cpu: bool) -> int:
     """Paths traded side by side: a power of two, by the size of a market and what the policy says.
 
     Args:
       policy: who decides.
       n_assets: A.
       n_bars: of a drawn market.
+      on_cpu: whether it runs on a CPU.
     """
-    on_cpu = jax.default_backend() == "cpu"
     most, elements = (CPU_MOST_PATHS, CPU_MOST_ELEMENTS) if on_cpu else (MOST_PATHS, MOST_ELEMENTS)
     most = most if policy.encoding is None else min(most, policy.encoding.batch_size)
     return 2 ** int(np.log2(min(most, max(elements // (n_bars * n_assets), 1))))

@@ -15,10 +15,11 @@ from jaxppo.backtest.account import AccountState, AccountStep, open_account, ste
 from jaxppo.backtest.conditions import Conditions
 from jaxppo.backtest.ledger import Ledger, ledger_line
 from jaxppo.backtest.running_statistics import RunningStatistics
-from jaxppo.backtest.simulate import market_rows, sliced, view_of
+from jaxppo.backtest.simulate import market_rows, view_of
 from jaxppo.envs.execution.costs import Costs, without
-from jaxppo.envs.market.kernels import in_one
+from jaxppo.envs.market.kernels import in_one, platform
 from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.rows import rows_from
 from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Policy
@@ -71,7 +72,7 @@ def prepare_market(policy: Policy, conditions: Conditions, params: EnvParams, n_
       n_bars: static.
     """
     first, rules = params.first_bar, conditions.rules
-    table = sliced(policy.table(policy.params, view_of(rules, params)), first, n_bars)
+    table = rows_from(policy.table(policy.params, view_of(rules, params)), first, n_bars)
     return PreparedMarket(
         rows=market_rows(params, first, n_bars, table),
         state=open_account(policy, rules, params, first),
@@ -100,7 +101,7 @@ def prepare_batch(
       `[parts, n, fields, paths of a part, A]`, so that a bar of all paths is read in long runs; the rest is `[L, ...]`.
     """
     batch_size = ids.shape[0]
-    micro_batch = math.gcd(micro_batch, batch_size) if jax.default_backend() == "cpu" else batch_size
+    micro_batch = math.gcd(micro_batch, batch_size) if platform() == "cpu" else batch_size
 
     def part(seen: MarketData | None, number: jax.Array) -> tuple[MarketData, tuple[BarRow, PreparedMarket]]:
         some = jax.lax.dynamic_slice_in_dim(ids, number * micro_batch, micro_batch)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 
+from jaxppo.envs.market import kernels
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.policy.choose import choose
 from jaxppo.policy.encoding import chunk_of, market_bars
@@ -18,8 +19,12 @@ from jaxppo.policy.protocol import Encoding, Observed, Policy, Targets
 Decision = Literal["mode", "mean"]
 BLOCK = 500
 """Bars of one encoder pass, which has the context before them to read again."""
-BATCH_SIZE = 64
-"""Paths that an agent trades side by side; what it reads of each takes megabytes."""
+CPU_PATHS = 64
+"""Paths that an agent trades side by side on a CPU; what it reads of each takes megabytes."""
+MOST_PATHS = 1024
+ENCODED = {"gpu": 2**28, "tpu": 2**25}
+"""Paths on an accelerator at most, and numbers of the model's width that are encoded at a time: about 40 bytes of
+memory each on a GPU, and 200 on a TPU, which pads small axes."""
 CPU_BATCH_SIZE = 1
 """Paths that are encoded together on a CPU, so that the working set fits its cache."""
 
@@ -31,7 +36,7 @@ def agent(
     decision: Decision = "mode",
     *,
     name: str = "agent",
-    on_cpu: bool | None = None,
+    platform: str | None = None,
 ) -> Policy:
     """The agent that decides in `env` by a network.
 
@@ -43,19 +48,34 @@ def agent(
         and hierarchical ones, see `TradingEnv.expected_target`. Continuous actions are the same either way: the median
         of a squashed Gaussian, the mean of a Beta distribution.
       name: for tables and messages.
-      on_cpu: whether it runs on a CPU; None asks JAX for its default device.
+      platform: that it runs on, such as "cpu"; None for that of JAX's default device.
     """
-    on_cpu = jax.default_backend() == "cpu" if on_cpu is None else on_cpu
-    return _agent(network, env, decision, on_cpu)._replace(name=name, params=net)
+    platform = kernels.platform() if platform is None else platform
+    return _agent(network, env, decision, platform)._replace(name=name, params=net)
+
+
+def paths_side_by_side(network: ActorCritic, n_assets: int, platform: str) -> int:
+    """Paths that an agent trades side by side at most: what its encoder needs of them has to fit the device.
+
+    Args:
+      network: encoder and head.
+      n_assets: A.
+      platform: such as "gpu".
+    """
+    if platform == "cpu":
+        return CPU_PATHS
+    of_a_path = (BLOCK + network.context - 1) * n_assets * network.dropout_shape[1]
+    fitting = ENCODED.get(platform, min(ENCODED.values())) // of_a_path
+    return 2 ** int(math.log2(min(max(fitting, 1), MOST_PATHS)))
 
 
 @functools.lru_cache(maxsize=128)
-def _agent(network: ActorCritic, env: TradingEnv, decision: Decision, on_cpu: bool) -> Policy:
+def _agent(network: ActorCritic, env: TradingEnv, decision: Decision, platform: str) -> Policy:
     """An agent without parameters; the same one for the same arguments, so that it is compiled once."""
 
     def encode(net: Params, whole: Bars, first: jax.Array, n_bars: int) -> jax.Array:
         n_paths = first.shape[0]
-        at_a_time = math.gcd(CPU_BATCH_SIZE, n_paths) if on_cpu else n_paths
+        at_a_time = math.gcd(CPU_BATCH_SIZE, n_paths) if platform == "cpu" else n_paths
 
         def some(xs: tuple[Bars, jax.Array]) -> jax.Array:
             bars, first = xs
@@ -68,7 +88,7 @@ def _agent(network: ActorCritic, env: TradingEnv, decision: Decision, on_cpu: bo
     def apply(net: Params, state: Any, observed: Observed) -> tuple[Targets, Any]:
         return decide(network, env, net, observed, decision), state
 
-    encoding = Encoding(market_bars, encode, BLOCK, BATCH_SIZE)
+    encoding = Encoding(market_bars, encode, BLOCK, paths_side_by_side(network, env.n_assets, platform))
     return Policy("agent", apply, warmup=env.first_decision, encoding=encoding)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxppo.envs.market.rows import newest
+from jaxppo.envs.market.rows import newest, rows_from
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.encoder import Bars
@@ -33,7 +33,7 @@ def chunk_of(bars: Bars, bar: jax.Array, context: int, length: int) -> Bars:
       length: number of memories.
     """
     start, n_bars = bar - context + 1, context - 1 + length
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, n_bars), bars)
+    return rows_from(bars, start, n_bars)
 
 
 def encode_paths(
@@ -57,7 +57,7 @@ def encode_paths(
       masks: `[P, ...]` of dropout; None drops nothing.
 
     Returns:
-      `[P, length, A, 2 D]` float32.
+      `[P, length, A, 2 D]` in the compute dtype.
     """
     bars = market_bars(params)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.envs.execution.portfolio import expected_weights
+from jaxppo.envs.market import kernels
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.policy.agent import Decision, agent, decide
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
@@ -37,7 +38,7 @@ def ensemble(
     *,
     share: float | jax.Array = 1.0,
     name: str = "ensemble",
-    on_cpu: bool | None = None,
+    platform: str | None = None,
 ) -> Policy:
     """Trades `share / n sum_i w_i`, with `w_i` the targets of n agents.
 
@@ -52,17 +53,17 @@ def ensemble(
       decision: see `jaxppo.policy.agent.agent`.
       share: `[]` in [0, 1].
       name: for tables and messages.
-      on_cpu: whether it runs on a CPU; None asks JAX for its default device.
+      platform: that it runs on, such as "cpu"; None for that of JAX's default device.
     """
-    on_cpu = jax.default_backend() == "cpu" if on_cpu is None else on_cpu
+    platform = kernels.platform() if platform is None else platform
     params = EnsembleParams(nets, jnp.asarray(share, jnp.float32))
-    return _ensemble(network, env, decision, on_cpu)._replace(name=name, params=params)
+    return _ensemble(network, env, decision, platform)._replace(name=name, params=params)
 
 
 @functools.lru_cache(maxsize=128)
-def _ensemble(network: ActorCritic, env: TradingEnv, decision: Decision, on_cpu: bool) -> Policy:
+def _ensemble(network: ActorCritic, env: TradingEnv, decision: Decision, platform: str) -> Policy:
     """An ensemble without parameters; the same one for the same arguments, so that it is compiled once."""
-    one = agent(network, (), env, decision, on_cpu=on_cpu)
+    one = agent(network, (), env, decision, platform=platform)
     of_one = one.encoding
     assert of_one is not None
 

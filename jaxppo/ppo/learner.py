@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxppo.config import PathwiseConfig, PPOConfig
+from jaxppo.envs.market.kernels import traced_for
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo import iteration
@@ -103,7 +104,7 @@ def make_learner(
     names = [field.name for field in dataclasses.fields(TrainState)]
     on_mesh: dict[str, Any] = {name: sharded if name in on_paths else replicated for name in names}
     specs = TrainState(**on_mesh)
-    begin = jax.jit(task.start)
+    begin, device = jax.jit(task.start), mesh.devices.flat[0]
 
     def fresh(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
         keys = iteration.path_keys(iteration.iteration_key(seed, 2**31 - 1), jnp.arange(config.paths))
@@ -138,8 +139,8 @@ def make_learner(
     return Learner(
         init=init,
         fresh=fresh,
-        iterate=jax.jit(_on_mesh(design, mesh, specs), donate_argnums=0),
-        step=_on_one_device(design),
+        iterate=jax.jit(traced_for(device, _on_mesh(design, mesh, specs)), donate_argnums=0),
+        step=traced_for(device, _on_one_device(design)),
         replicate=lambda tree: jax.device_put(tree, NamedSharding(mesh, replicated)),
         place=place,
         restart=restart,

@@ -13,6 +13,7 @@ from flax import struct
 
 from jaxppo.config import PPOConfig
 from jaxppo.envs.execution.portfolio import FillRule, Portfolio, open_portfolio
+from jaxppo.envs.market.rows import rows_from
 from jaxppo.envs.trading.account import Account, BarRow, Decide
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams, Observation
@@ -207,7 +208,7 @@ def market_ahead(params: EnvParams, bar: jax.Array, config: PPOConfig) -> jax.Ar
     left = jnp.arange(config.chunk, -1, -1) / config.chunk
 
     def one(bar: jax.Array) -> jax.Array:
-        close = jax.lax.dynamic_slice_in_dim(params.market.close, bar, config.chunk + 1)
+        close = rows_from(params.market.close, bar, config.chunk + 1)
         change = config.reward_scale * jnp.diff(jnp.log(close), axis=0)
         ahead = discounted_future(change, jnp.ones((1, 1)), config.gamma)
         ahead = jnp.concatenate([ahead, jnp.zeros_like(ahead[:1])])
@@ -247,11 +248,9 @@ def collect_path(
     n_portfolios, n_assets = state.portfolio.shares.shape
     n_components = {"discrete": n_assets, "hierarchical": 1 + n_assets}.get(env.actions, env.num_actions)
     uniform = jax.random.uniform(key, (chunk, n_portfolios, n_components))
-    rows = jax.lax.dynamic_slice_in_dim(params.table, state.bar + 1, chunk)
-    tradable = jax.lax.dynamic_slice_in_dim(params.market.tradable, state.bar, chunk + 1)
-    mask_rows, sizing_rows = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, state.bar, chunk), (params.masks, params.sizing)
-    )
+    rows = rows_from(params.table, state.bar + 1, chunk)
+    tradable = rows_from(params.market.tradable, state.bar, chunk + 1)
+    mask_rows, sizing_rows = rows_from((params.masks, params.sizing), state.bar, chunk)
     fresh = (env.mask_start(), env.sizing_start(), env.rewards_start(), monitor.init())
 
     def one_bar(carry: tuple[Account, Any], row: BarRow) -> tuple[tuple[Account, Any], Any]:

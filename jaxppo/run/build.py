@@ -24,7 +24,7 @@ from jaxppo.run import folder as run_folder
 from jaxppo.run.base import make_base, moments_of_base
 from jaxppo.run.benchmark import check_baselines
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.devices import encoder_config, ppo_for_devices, select_devices
+from jaxppo.run.devices import encoder_config, ppo_for_devices, training_devices
 from jaxppo.run.environment import costs_of, make_env, transform_table
 from jaxppo.run.objectives import check_reachable
 from jaxppo.run.periods import Period, split_periods
@@ -59,7 +59,7 @@ def build(
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
     """
-    devices = select_devices(config) if devices is None else list(devices)
+    devices = training_devices(config) if devices is None else list(devices)
     encoder = encoder_config(config, devices[0])
     annual = periods_per_year(market)
     costs = costs_of(config, market)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 
@@ -40,6 +41,42 @@ def select_devices(config: Config) -> list[jax.Device]:
             f"training.devices is {wanted}; this machine has {len(devices)} of kind {devices[0].platform}"
         )
     return list(devices[:wanted])
+
+
+def training_devices(config: Config) -> list[jax.Device]:
+    """Selects the devices that training spreads its paths over; logs why some are left where all would be taken.
+
+    Raises:
+      ConfigError: see `select_devices`.
+    """
+    devices = select_devices(config)
+    if config.training.devices is not None:
+        return devices
+    n = max(n for n in range(1, len(devices) + 1) if _divide(config.ppo, n))
+    if n < len(devices):
+        per_minibatch = config.ppo.paths // config.ppo.minibatches
+        for_all = next(
+            paths
+            for paths in (
+                config.ppo.minibatches * len(devices) * k for k in itertools.count(-(-per_minibatch // len(devices)))
+            )
+            if _divide(config.ppo.model_copy(update={"paths": paths}), len(devices))
+        )
+        logging.getLogger(__name__).warning(
+            "training on %d of %d devices: ppo.paths / ppo.minibatches = %d cannot be split evenly over more; "
+            "ppo.paths %d would use all",
+            n, len(devices), per_minibatch, for_all,
+        )  # fmt: skip
+    return devices[:n]
+
+
+def _divide(ppo: PPOConfig, n_devices: int) -> bool:
+    """Whether the paths of a minibatch can be split over the devices."""
+    try:
+        shuffle_groups(ppo, n_devices)
+    except ValueError:
+        return False
+    return True
 
 
 def _present(error: RuntimeError) -> str:

@@ -69,7 +69,7 @@ class SavedRun:
             setup.env,
             setup.config.evaluation.decision,
             name=self.folder.resolve().name if name is None else name,
-            on_cpu=setup.devices[0].platform == "cpu",
+            platform=setup.devices[0].platform,
         )
 
     def strategy(self, name: str | None = None) -> Policy:

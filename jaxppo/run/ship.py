@@ -98,7 +98,7 @@ def gate_of(folder: pathlib.Path, config: Config, fold: int | None = None) -> Sh
 
 
 def shipped_policy(
-    setup: Setup, network: ActorCritic, net: Params, ship: Ship | None, *, on_cpu: bool | None = None
+    setup: Setup, network: ActorCritic, net: Params, ship: Ship | None, *, platform: str | None = None
 ) -> Policy:
     """The policy that trades as much of the agent as the evidence warrants, under the rules of its run.
 
@@ -107,11 +107,11 @@ def shipped_policy(
       network: encoder and head.
       net: their parameters.
       ship: the evidence; None for a run without a gate, whose agent trades.
-      on_cpu: whether it runs on a CPU; None asks JAX for its default device.
+      platform: that it runs on, such as "cpu"; None for that of JAX's default device.
     """
     env, decision, share = setup.env, setup.config.evaluation.decision, 1.0 if ship is None else ship.share
     if share == 1.0:
-        return agent(network, net, env, decision, on_cpu=on_cpu)
+        return agent(network, net, env, decision, platform=platform)
     if share == 0.0:
         return base_policy(setup)
-    return ensemble(network, jax.tree.map(lambda x: x[None], net), env, decision, share=share, on_cpu=on_cpu)
+    return ensemble(network, jax.tree.map(lambda x: x[None], net), env, decision, share=share, platform=platform)

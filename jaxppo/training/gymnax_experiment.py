@@ -18,7 +18,7 @@ from jaxppo.policy.networks.mlp import MLPActorCritic, MLPConfig, make_mlp_actor
 from jaxppo.ppo.gymnax_task import action_config, flat, gymnax_task, n_inputs, n_market, to_env_action
 from jaxppo.ppo.learner import shuffle_groups
 from jaxppo.report.page import render_training
-from jaxppo.run.devices import select_devices
+from jaxppo.run.devices import training_devices
 from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.training.experiment import Evaluator, Experiment, MakeEvaluator
 
@@ -51,7 +51,7 @@ def gymnax_experiment(config: Config, make_evaluator: MakeEvaluator) -> Experime
       ConfigError: there is no such environment, or the policy cannot learn from it.
     """
     env, params = _make(config)
-    devices, ppo = select_devices(config), config.ppo
+    devices, ppo = training_devices(config), config.ppo
     try:
         shuffle_groups(ppo, len(devices))
         action = action_config(env, params, config.policy.action_std)
