@@ -53,17 +53,14 @@ def build(
       first: earliest decision bar of that evaluation.
       periods: `train`, `validation` and `test` in place of those of the configuration; what is fitted is fitted on
         the first of them alone.
-      devices: to train on, also ones to compile for that this machine does not have; None selects them by the
-        configuration.
+      devices: to train on, or to compile for where they are not there; None leaves them to the configuration.
 
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
     """
     devices = training_devices(config) if devices is None else list(devices)
-    encoder = encoder_config(config, devices[0])
-    annual = periods_per_year(market)
-    costs = costs_of(config, market)
-    env = environment_of(config, market, encoder.context)
+    encoder, annual = encoder_config(config, devices[0]), periods_per_year(market)
+    costs, env = costs_of(config, market), environment_of(config, market, encoder.context)
     if split:
         check_reachable(config, env)
     ppo = ppo_for_devices(config, devices)
