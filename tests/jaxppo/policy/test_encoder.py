@@ -280,7 +280,8 @@ def test_bfloat16_logits_and_values_are_float32():
     assert {x.dtype for x in jax.tree.leaves(net)} == {jnp.dtype("float32")}
     memory = encode(policy, net, bars_of(features, listed))
     distribution, value = act(policy, net, memory, tiny.observation(0, 1, LENGTH, n_assets=3))
-    assert memory.dtype == distribution.logits.dtype == value.dtype == jnp.float32
+    assert memory.dtype == jnp.bfloat16
+    assert distribution.logits.dtype == value.dtype == jnp.float32
     assert value.shape == (1, LENGTH)
 
 
