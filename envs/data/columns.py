@@ -53,6 +53,7 @@ SPELLINGS = {
 }
 Labels = dict[str, Hashable]
 """Canonical name of a field -> label of the column that holds it."""
+_KNOWN = frozenset(spelling for spellings in SPELLINGS.values() for spelling in spellings)
 _QUOTE_BARS = tuple(side + price for side in ("bid", "ask") for price in PRICES)
 
 
@@ -180,7 +181,8 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     own = own_columns.read_columns(raw, part, table, options)
     part = pd.concat([part, pd.DataFrame(own, part.index)], axis=1)
     used = {*map(str, found.values()), *(name for pair in own_columns.named(options).items() for name in pair)}
-    table.unused = tuple(str(label) for label in raw.columns if str(label) not in used)
+    left = [label for label in raw.columns if str(label) not in used and column_key(label) not in _KNOWN]
+    table.unused = tuple(map(str, left))
     unread = part["utc"].to_numpy() == NOT_A_TIME
     if table.closes_only:
         check_spacing(part[~unread], table)

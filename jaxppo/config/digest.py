@@ -21,7 +21,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "costs": {"cash_rate": 0.0, "margin_volatility": None, "lot_size": None, "minimum_notional": None},
     "env": {"delisting": "freeze", "units": "weight"},
-    "features": {"normalise": None, "columns": {}},
+    "features": {"normalise": None, "columns": None},
     "policy": {"base": None, "start": None, "tilt": "add"},
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from jaxppo.arguments import Text
 from jaxppo.config.from_signature import key_of
@@ -35,14 +35,14 @@ class FeaturesConfig(Keys):
     groups: features.Groups = key_of(features.compute_features, "groups")
     normalisation_window: int = key_of(features.compute_features, "normalisation_window")
     normalise: dict[features.Unbounded, features.Normalisation] | None = key_of(features.compute_features, "normalise")
-    columns: dict[Text, ColumnsConfig] = Field({})
+    columns: dict[Text, ColumnsConfig] | None = None
     """Group of your own -> columns of the prices that it reads, such as `news: [sentiment]` or
     `{columns: [sentiment], lag: 1, normalise: rank}`; `data.columns` says when values were published."""
 
     @property
     def column_groups(self) -> tuple[ColumnGroup, ...]:
         """The groups of own columns, in order."""
-        return tuple(ColumnGroup(name, **dict(keys)) for name, keys in self.columns.items())
+        return tuple(ColumnGroup(name, **dict(keys)) for name, keys in (self.columns or {}).items())
 
 
 def check_features(config: FeaturesConfig) -> None:
@@ -56,10 +56,10 @@ def check_features(config: FeaturesConfig) -> None:
     """
     if len(set(config.groups)) != len(config.groups):
         raise ValueError(f"features.groups {list(config.groups)} must name each group once")
-    for name, group in config.columns.items():
+    for name, group in (config.columns or {}).items():
         if len(set(group.columns)) < len(group.columns):
             raise ValueError(f"features.columns.{name} {list(group.columns)} must name each column once")
-    if repeated := {*config.columns} & {*config.groups}:
+    if repeated := {*(config.columns or {})} & {*config.groups}:
         raise ValueError(f"features.columns names a group {min(repeated)}, and so does features.groups")
     if surplus := {*(config.normalise or {})} - {*config.groups}:
         raise ValueError(f"features.normalise names {min(surplus)}, which is not among features.groups")
