@@ -1,10 +1,10 @@
 """An exported policy, fed bar by bar and restarted on the way, against the backtest of the same bars; sizes and times.
 
-    python -m benchmarks.live [hourly|futures|quickstart ...] --data FOLDER
+    python -m benchmarks.live [hourly|hourly_fractions|futures|quickstart ...] --data FOLDER
 
 Masks, sizing and monitored limits are on; the networks are hardly trained, which changes no figure here. `hourly` reads
-5,000 bars of five stocks, `futures` 2,000 days of 38 settlements, `quickstart` the shipped prices. The times of a bar
-are those of one core where the process is bound to one (`taskset -c 0`).
+5,000 bars of five stocks in whole shares, `futures` 2,000 days of 38 settlements, `quickstart` the shipped prices. The
+times of a bar are those of one core where the process is bound to one (`taskset -c 0`).
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ def hourly(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return config, bars[["timestamp", "symbol", *prices, "volume"]]
 
 
+def hourly_fractions(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The same in fractions of shares, which no rounding turns into another order."""
+    config, bars = hourly(data)
+    return {name: value for name, value in config.items() if name != "costs"}, bars
+
+
 def futures(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """38 futures by the day: settlements, quotes and carry, and what trades them."""
     bars = pd.read_parquet(data / "futures_1d.parquet").sort_values("timestamp")
@@ -94,7 +100,12 @@ def quickstart(data: pathlib.Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return tree, bars[["timestamp", "symbol", *prices, "volume"]]
 
 
-MARKETS = {"hourly": (hourly, 5000), "futures": (futures, 2000), "quickstart": (quickstart, 3270)}
+MARKETS = {
+    "hourly": (hourly, 5000),
+    "hourly_fractions": (hourly_fractions, 5000),
+    "futures": (futures, 2000),
+    "quickstart": (quickstart, 3270),
+}
 """What makes the prices and the configuration, and how many bars are fed."""
 
 
