@@ -1,5 +1,9 @@
 """Loads price files and data frames into a validated `MarketData`.
 
+Sources: CSV (also .gz, .zip), TSV or Parquet files; a folder or list of them; the name of a shipped data set
+(`"us5_1d"`); a data frame in long form, of one symbol, or price x symbol columns; `{symbol: data frame}`. A file
+without a column of symbols is one symbol, named like the file.
+
 Adjustment: open, high, low and close are multiplied by adj_close / close (or adj_factor) where given, volume is divided
 by it. A later split or dividend rescales the past by a constant, which returns do not see. No other value of a bar
 depends on later rows.
@@ -118,7 +122,7 @@ def load_market(
     Refuses any other fault in one line that names the row and the option that accepts it.
 
     Args:
-      path_or_frame: CSV (.gz, .zip), TSV, Parquet file, folder or list of them; shipped data set; frame or several.
+      path_or_frame: file, folder, list of files, shipped data set, or data frames; the module says in which forms.
       symbols: symbols to use, in this order; None uses all, sorted by name.
       calendar: exchange calendar (`XNYS`, `24/5`, ...) for sessions, the exchange's clock and missing sessions.
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
@@ -147,7 +151,7 @@ def load_market(
       spread_window: bars per estimate of the spread, >= 3.
       multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
       futures: whether all, or which symbols, are futures: no cash is paid for them and none is borrowed.
-      columns: of your own to keep, known at the close of their bar; or name -> column of its publication, or None.
+      columns: names of your own to keep; or name -> column of the times of its publication, None for its own bar.
 
     Returns:
       Market with arrays `[T, A]`; symbols, times and the data report in `.info`.

@@ -16,6 +16,8 @@ from jaxppo.envs.data.times import NOT_A_TIME, AmbiguousDates, parse_times
 from jaxppo.errors import DataError
 
 UNKNOWN = "pass on_bad_rows='drop' to take such values as unknown"
+LARGEST = 1e30
+"""Largest size of a value; beyond 3e38 float32 has infinity."""
 DAY = 86_400 * 10**9
 VALUE, PUBLISHED, ON_CLOCK = "own ", "published ", "published on the clock of "
 """How columns of the rows begin that hold values, when they were published (UTC), and what clocks showed then."""
@@ -48,9 +50,9 @@ def read_columns(raw: pd.DataFrame, part: pd.DataFrame, table: Table, options: L
         comma = table.separator == ";" and not is_number_column(column) and has_decimal_comma([column])
         values = parse_numbers(column, decimal_comma=comma)
         given = column.notna().to_numpy() & (column.astype("string").str.strip().fillna("").to_numpy() != "")
-        if not is_number_column(column):
-            _refuse(given & np.isnan(values), f"{name} {{!r}} is not a number", column, part, table, options)
-        values = np.where(np.isfinite(values), values, np.nan)
+        usable = np.abs(values) <= LARGEST
+        _refuse(given & ~usable, f"{name} {{!r}} is not a number up to {LARGEST:g}", column, part, table, options)
+        values = np.where(usable, values, np.nan)
         if published is not None:
             times = raw[_label(published, raw, table)]
             try:

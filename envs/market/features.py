@@ -47,7 +47,6 @@ from jaxppo.envs.market.raw_features import (
     TREND_HORIZONS,
     TREND_SCALES,
     VOLATILITY_WINDOW,
-    OwnColumns,
     calendar,
     carry,
     cross_section,
@@ -288,7 +287,7 @@ def _feature_table(
     tables = {}
     if asset_groups:
         prices = {name: getattr(market, name) for name in COLUMNS}
-        of_assets = partial(_asset_table, market.volume_known, asset_groups, normalise, normalisation_window)
+        of_assets = partial(_asset_table, market, asset_groups, normalise, normalisation_window)
         found, slices = bars.computed(of_assets, prices), group_slices(asset_groups)
         tables = {group: found[..., slices[group]] for group in asset_groups}
     if "price" in tables:
@@ -310,16 +309,17 @@ def _feature_table(
 
 
 def _asset_table(
-    volume_known: jax.Array,
+    market: MarketData,
     groups: tuple[str, ...],
     normalise: Mapping[str, str],
     window: int,
-    columns: Mapping[str, jax.Array],
+    prices: Mapping[str, jax.Array],
 ) -> jax.Array:
     """Features `[T, A, F]` of each asset's own bars, from the `COLUMNS` of these bars."""
+    own = market.replace(**prices)
     raw: dict[str, jax.Array] = {}
     for group in groups:
-        raw |= RAW[group](OwnColumns(**columns, volume_known=volume_known))
+        raw |= RAW[group](own)
     features = [(feature, _normalisation(feature, group, normalise)) for group in groups for feature in FEATURES[group]]
     lookback = jnp.asarray([feature.lookback for feature, _ in features])
     values = jnp.stack([raw[feature.name] for feature, _ in features], axis=-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,24 +39,7 @@ VOLUME_FLOOR = 0.01
 
 
 COLUMNS = ("open", "high", "low", "close", "volume", "half_spread")
-"""Columns of a market that raw features of an asset are made of."""
-
-
-class OwnColumns(NamedTuple):
-    """Those columns of each asset's own bars.
-
-    Attributes:
-      open: `[T, A]`, and so are the other `COLUMNS`.
-      volume_known: `[A]` bool, see `MarketData`.
-    """
-
-    open: jax.Array
-    high: jax.Array
-    low: jax.Array
-    close: jax.Array
-    volume: jax.Array
-    half_spread: jax.Array
-    volume_known: jax.Array
+"""Fields of a market that raw features of an asset are made of: those of its own bars, row by row."""
 
 
 def _log(x: jax.Array) -> jax.Array:
@@ -65,7 +47,7 @@ def _log(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), jnp.nan)
 
 
-def price(bars: OwnColumns) -> dict[str, jax.Array]:
+def price(bars: MarketData) -> dict[str, jax.Array]:
     """Raw features of the price group, `[T, A]` each; `staleness` is set later, on the market's time axis."""
     return {
         **{f"return_{h}": indicators.log_return(bars.close, h) for h in RETURN_HORIZONS},
@@ -76,7 +58,7 @@ def price(bars: OwnColumns) -> dict[str, jax.Array]:
     }
 
 
-def volume(bars: OwnColumns) -> dict[str, jax.Array]:
+def volume(bars: MarketData) -> dict[str, jax.Array]:
     """Raw features of the volume group, `[T, A]` each; NaN (no value) where volume is not reported.
 
     `relative_volume` is the log volume, `dollar_volume` the log of the mean dollar volume of 21 bars, `amihud` the log
@@ -94,7 +76,7 @@ def volume(bars: OwnColumns) -> dict[str, jax.Array]:
     }
 
 
-def technical(bars: OwnColumns) -> dict[str, jax.Array]:
+def technical(bars: MarketData) -> dict[str, jax.Array]:
     """Raw features of the technical group, `[T, A]` each; MACD and ATR as fractions of the close."""
     high, low, close = bars.high, bars.low, bars.close
     line, signal = indicators.macd(close)
@@ -109,7 +91,7 @@ def technical(bars: OwnColumns) -> dict[str, jax.Array]:
     }
 
 
-def volatility(bars: OwnColumns) -> dict[str, jax.Array]:
+def volatility(bars: MarketData) -> dict[str, jax.Array]:
     """Raw features of the volatility group, `[T, A]` each: logarithms, because volatility is skewed."""
     open_, high, low, close = bars.open, bars.high, bars.low, bars.close
     window = VOLATILITY_WINDOW
@@ -122,7 +104,7 @@ def volatility(bars: OwnColumns) -> dict[str, jax.Array]:
     }
 
 
-def trends(bars: OwnColumns) -> dict[str, jax.Array]:
+def trends(bars: MarketData) -> dict[str, jax.Array]:
     """Raw features of the trend group, `[T, A]` each, in (-1, 1): no mean is subtracted from them."""
     high, close = bars.high, bars.close
     return {

@@ -25,7 +25,7 @@ PRICES = ("open", "high", "low", "close")
 SECOND, DAY = 10**9, 86_400 * 10**9
 EARLIEST, LATEST = -2_208_988_800 * SECOND, 7_258_118_400 * SECOND
 """Times of bars lie between these, ns since 1970: 1900 to 2200."""
-SMALLEST, LARGEST = 1e-9, 1e15
+SMALLEST, LARGEST, LARGEST_OWN = 1e-9, 1e15, 1e30
 WIDEST = 0.5
 SPLIT_RATIOS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
 
@@ -244,13 +244,16 @@ class Feed:
         carry = _optional(bar, "carry")
         if carry is not None and abs(carry) > 100.0:
             raise RefusedError(f"carry is {carry:g} a year")
+        own = [_optional(bar, name if name in bar else name.lower()) for name in rules.columns]
+        if any(value is not None and abs(value) > LARGEST_OWN for value in own):
+            raise RefusedError(f"a column of your own is beyond {LARGEST_OWN:g}")
         return {
             "prices": prices * rules.multiplier[place],
             "volume": volume,
             "quote": (ask - bid) / (ask + bid) if quoted else None,  # type: ignore[operator]
             "raw_close": close,
             "carry": carry,
-            "columns": [_optional(bar, name if name in bar else name.lower()) for name in rules.columns],
+            "columns": own,
             "ended": bar.get("ended") is True,
         }
 

@@ -98,6 +98,8 @@ def bad(column, value, at=5):
     [
         (prices(mood=sparse), ["news"], "no column 'news', which columns names; found time, symbol"),
         (bad("mood", "good"), ["mood"], "AA, row 5: mood 'good' is not a number"),
+        (bad("mood", np.inf), ["mood"], "AA, row 5: mood 'inf' is not a number up to 1e"),
+        (bad("mood", 1e300), ["mood"], r"AA, row 5: mood '1e\+300' is not a number up to 1e"),
         (bad("released", "soon"), {"mood": "released"}, "AA, row 5: released 'soon' is no time, and mood has a value"),
         (bad("released", None), {"mood": "released"}, "is no time, and mood has a value"),
         (prices(mood=sparse), ["mood", "mood"], "columns=.* must be names of columns, each once"),

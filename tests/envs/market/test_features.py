@@ -210,8 +210,9 @@ def test_the_listing_is_no_return_from_the_placeholder():
     """The first bar at about 50 after a placeholder at 1.0: no raw feature is anywhere near log 50."""
     market = ragged_market()
     bars = features.own_bars(market.tradable)
-    columns = [bars.pack(getattr(market, name)) for name in raw_features.COLUMNS]
-    raw = raw_features.price(raw_features.OwnColumns(*columns, market.volume_known))
+    raw = raw_features.price(
+        market.replace(**{name: bars.pack(getattr(market, name)) for name in raw_features.COLUMNS})
+    )
     first = {name: float(raw[name][0, 0]) for name in ("return_1", "return_63", "gap")}
     assert first["return_1"] == first["return_63"] == 0
     assert abs(first["gap"]) < 0.1
