@@ -1,10 +1,12 @@
 """A feed makes of each record what the loader makes of the whole file, bar by bar."""
 
+import dataclasses
 import types
 
 import numpy as np
 import pandas as pd
 import pytest
+from cheap_policy import RULES as CHEAP
 from tiny_run import prices, tiny_config
 
 from jaxppo.deploy.feed import Feed, RefusedError, parse_time
@@ -93,3 +95,19 @@ def test_times_in_all_notations_are_one():
     assert parse_time(expected, datetime.UTC) == expected
     with pytest.raises(RefusedError):
         parse_time(True, new_york)
+
+
+def test_own_columns_stand_until_the_next_value_and_absurd_ones_are_refused():
+    feed = Feed(dataclasses.replace(CHEAP, columns=("Mood",)))
+
+    def read(minute, **more):
+        bar = {"open": 10.0, "high": 10.1, "low": 9.9, "close": 10.0, "volume": 1e3, **more}
+        return feed.read({"time": f"2024-01-02T10:{minute:02d}:00", "bars": {CHEAP.symbols[0]: bar}})
+
+    assert np.isnan(read(0).fields["columns.Mood"]).all()
+    assert read(1, mood="0.5").fields["columns.Mood"][0] == 0.5  # a CSV file has its names in small letters
+    assert read(2).fields["columns.Mood"][0] == 0.5
+    for minute, absurd in enumerate((1e31, "inf", "good", True), start=3):
+        reading = read(minute, Mood=absurd)
+        assert CHEAP.symbols[0] in reading.refused
+        assert reading.fields["columns.Mood"][0] == 0.5
