@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market.features import ewma_volatility
 from jaxppo.envs.market.index import own_returns
+from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_bars import own_bars
 from jaxppo.envs.market.windows import exponential_average, shift
@@ -15,7 +18,8 @@ LARGEST_TABLE = 2**32
 """Largest table of covariances, bytes."""
 
 
-def ewma_covariance(market: MarketData, span: int) -> jax.Array:
+@partial(compiled, inline=False)
+def ewma_covariance(market: MarketData, span: float) -> jax.Array:
     """Forecasts the covariance of log returns of one bar at each close.
 
     Volatilities are those of `ewma_volatility`. Correlations come from the exponential average of products of returns,

@@ -9,10 +9,12 @@ loop one kernel. Other devices have kernels of several results and need neither.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxppo.envs.market import streaming
@@ -50,7 +52,8 @@ def compiled(function: Callable[..., Result], *, inline: bool = True, **options:
     """Compiles a function once for each shape where it is called outside of a program.
 
     `lax.cond` and `lax.scan` compile their branches and bodies anew at every such call. Within a stream
-    (`jaxppo.envs.market.streaming`) it is traced in place: what it remembers lies outside of it.
+    (`jaxppo.envs.market.streaming`) it is traced in place: what it remembers lies outside of it. Numbers are arrays
+    there too, so that both compute with the same digits.
 
     Args:
       function: pure function of arrays.
@@ -58,12 +61,30 @@ def compiled(function: Callable[..., Result], *, inline: bool = True, **options:
       **options: of `jax.jit`.
     """
     jitted = jax.jit(function, inline=inline, **options)
+    names = inspect.signature(function)
+    static = {list(names.parameters)[place] for place in _several(options.get("static_argnums"))}
+    static |= set(_several(options.get("static_argnames")))
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Result:
-        return function(*arguments, **keywords) if streaming.current() else jitted(*arguments, **keywords)
+        if streaming.current() is None:
+            return jitted(*arguments, **keywords)
+        given = names.bind(*arguments, **keywords)
+        traced = {name: _as_array(x) for name, x in given.arguments.items() if name not in static}
+        given.arguments.update(traced)
+        return function(*given.args, **given.kwargs)
 
     return call
+
+
+def _several(x: Any) -> tuple[Any, ...]:
+    """Static arguments as `jax.jit` is told of them: one, several or none."""
+    return () if x is None else (x,) if isinstance(x, int | str) else tuple(x)
+
+
+def _as_array(x: Any) -> Any:
+    """A number as the array that a compiled function is given."""
+    return jnp.asarray(x) if isinstance(x, int | float) else x
 
 
 # fmt: off
@@ -90,6 +111,19 @@ def once(function: Callable[..., Result], *arguments: Any) -> Result:
     if platform() != "cpu":
         return function(*arguments)
     return set_xla_metadata(jax.jit(function)(*arguments), inlineable="false")
+
+
+def rounded(x: jax.Array) -> jax.Array:
+    """A product that is added to something, rounded first: `x`, but the largest number for infinity.
+
+    Compilers contract `a * b + c` to one operation without the rounding between, in one program and not in the next.
+    They do not look through a bound that no number passes.
+
+    Args:
+      x: floating point, any shape.
+    """
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -largest, largest)
 
 
 def in_one(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxppo.envs.market import streaming
-from jaxppo.envs.market.kernels import compiled, in_one, platform
+from jaxppo.envs.market.kernels import compiled, in_one, once, platform, rounded
 from jaxppo.envs.market.rows import first_row, row_number, with_past
 
 Aggregate = TypeVar("Aggregate")
+Moments = tuple[jax.Array, jax.Array]
+ValidMoments = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def shift(x: jax.Array, bars: int) -> jax.Array:
@@ -58,34 +60,79 @@ def _rolling(
     """
     if window < 1:
         raise ValueError(f"a rolling window must hold at least 1 bar, got {window}")
+    # Called, not inlined: what is combined would else be computed with other digits in a stream, where a compiler that
+    # fuses it with additions leaves out its rounding, than in a table.
+    combined = _combined(window, combine)
     if streaming.current() is not None:
         starts = jax.tree.map(lambda _: None, aggregate) if start is None else start
         rows = jax.tree.map(
             lambda x, first: with_past(x, window - 1, first), aggregate, starts, is_leaf=lambda x: x is None
         )
-        return jax.tree.map(lambda x: x[-1:], _combined(rows, window, combine))
+        return jax.tree.map(lambda x: x[-1:], once(combined, rows))
     if start is not None:
         aggregate = jax.tree.map(lambda first, x: jnp.concatenate([first, x]), start, aggregate)
-    found = _combined(aggregate, window, combine)
+    found = once(combined, aggregate)
     return found if start is None else jax.tree.map(lambda x: x[1:], found)
 
 
+@functools.cache
 def _combined(
-    aggregate: Aggregate, window: int, combine: Callable[[Aggregate, int, Aggregate, int], Aggregate]
-) -> Aggregate:
-    """`_rolling` of a whole table, whose first bar repeats before the start."""
-    # Binary digits of `window`: the blocks of 1, 2, 4, ... bars that it is the sum of, the newest first.
-    result: Aggregate | None = None
-    covered, block, length = 0, aggregate, 1
-    while True:
-        if window & length:
-            older = jax.tree.map(lambda x, bars=covered: _shifted(x, bars), block)
-            result = older if result is None else combine(older, length, result, covered)
-            covered += length
-        if covered == window and result is not None:
-            return result
-        older = jax.tree.map(lambda x, bars=length: _shifted(x, bars), block)
-        block, length = combine(older, length, block, length), 2 * length
+    window: int, combine: Callable[[Aggregate, int, Aggregate, int], Aggregate]
+) -> Callable[[Aggregate], Aggregate]:
+    """`_rolling` of a whole table, whose first bar repeats before the start; the same function for the same window."""
+
+    def combined(block: Aggregate) -> Aggregate:
+        # Binary digits of `window`: the blocks of 1, 2, 4, ... bars that it is the sum of, the newest first.
+        result: Aggregate | None = None
+        covered, length = 0, 1
+        while True:
+            if window & length:
+                older = jax.tree.map(lambda x, bars=covered: _shifted(x, bars), block)
+                result = older if result is None else combine(older, length, result, covered)
+                covered += length
+            if covered == window and result is not None:
+                return result
+            older = jax.tree.map(lambda x, bars=length: _shifted(x, bars), block)
+            block, length = combine(older, length, block, length), 2 * length
+
+    return combined
+
+
+def _added(older: jax.Array, n_older: int, newer: jax.Array, n_newer: int) -> jax.Array:
+    """Combines sums."""
+    del n_older, n_newer
+    return older + newer
+
+
+def _larger(older: jax.Array, n_older: int, newer: jax.Array, n_newer: int) -> jax.Array:
+    """Combines maxima."""
+    del n_older, n_newer
+    return jnp.maximum(older, newer)
+
+
+def _smaller(older: jax.Array, n_older: int, newer: jax.Array, n_newer: int) -> jax.Array:
+    """Combines minima."""
+    del n_older, n_newer
+    return jnp.minimum(older, newer)
+
+
+def _moments(older: Moments, n_older: int, newer: Moments, n_newer: int) -> Moments:
+    """Combines means and sums of squared deviations."""
+    difference = newer[0] - older[0]
+    total = n_older + n_newer
+    mean = older[0] + rounded(difference * (n_newer / total))
+    squares = older[1] + newer[1] + rounded(jnp.square(difference) * (n_older * n_newer / total))
+    return mean, squares
+
+
+def _valid_moments(older: ValidMoments, n_older: int, newer: ValidMoments, n_newer: int) -> ValidMoments:
+    """Combines numbers of valid values, their means and sums of squared deviations."""
+    del n_older, n_newer
+    count = older[0] + newer[0]
+    share = newer[0] / jnp.maximum(count, 1)
+    difference = newer[1] - older[1]
+    squares = older[2] + newer[2] + rounded(jnp.square(difference) * (older[0] * share))
+    return count, older[1] + rounded(difference * share), squares
 
 
 def rolling_sum(x: jax.Array, window: int) -> jax.Array:
@@ -95,7 +142,7 @@ def rolling_sum(x: jax.Array, window: int) -> jax.Array:
       x: `[T, ...]`.
       window: values, >= 1.
     """
-    return _rolling(x, window, lambda older, _, newer, __: older + newer)
+    return _rolling(x, window, _added)
 
 
 def rolling_valid_sum(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
@@ -107,7 +154,7 @@ def rolling_valid_sum(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
       window: values, >= 1.
     """
     kept = jnp.where(valid, x, 0)
-    return _rolling(kept, window, lambda older, _, newer, __: older + newer, jnp.zeros_like(kept[:1]))
+    return _rolling(kept, window, _added, jnp.zeros_like(kept[:1]))
 
 
 def rolling_mean(x: jax.Array, window: int) -> jax.Array:
@@ -127,7 +174,7 @@ def rolling_max(x: jax.Array, window: int) -> jax.Array:
       x: `[T, ...]`.
       window: values, >= 1.
     """
-    return _rolling(x, window, lambda older, _, newer, __: jnp.maximum(older, newer))
+    return _rolling(x, window, _larger)
 
 
 def rolling_min(x: jax.Array, window: int) -> jax.Array:
@@ -137,7 +184,7 @@ def rolling_min(x: jax.Array, window: int) -> jax.Array:
       x: `[T, ...]`.
       window: values, >= 1.
     """
-    return _rolling(x, window, lambda older, _, newer, __: jnp.minimum(older, newer))
+    return _rolling(x, window, _smaller)
 
 
 def rolling_rank(x: jax.Array, window: int) -> jax.Array:
@@ -180,14 +227,7 @@ def rolling_moments(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     Reference: Chan, Golub, LeVeque (1983), Algorithms for Computing the Sample Variance, eq. 1.5.
     """
 
-    def combine(older, n_older, newer, n_newer):
-        difference = newer[0] - older[0]
-        total = n_older + n_newer
-        mean = older[0] + difference * (n_newer / total)
-        squares = older[1] + newer[1] + jnp.square(difference) * (n_older * n_newer / total)
-        return mean, squares
-
-    return _rolling((x, jnp.zeros_like(x)), window, combine)
+    return _rolling((x, jnp.zeros_like(x)), window, _moments)
 
 
 def rolling_deviation(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
@@ -206,16 +246,9 @@ def rolling_deviation(x: jax.Array, valid: jax.Array, window: int) -> jax.Array:
     Reference: Chan, Golub, LeVeque (1983), Algorithms for Computing the Sample Variance, eq. 1.5.
     """
 
-    def combine(older, _, newer, __):
-        count = older[0] + newer[0]
-        share = newer[0] / jnp.maximum(count, 1)
-        difference = newer[1] - older[1]
-        squares = older[2] + newer[2] + jnp.square(difference) * older[0] * share
-        return count, older[1] + difference * share, squares
-
     nothing = jnp.zeros_like(x[:1])
     start = (nothing, x[:1], nothing)  # rows before the first count for nothing
-    count, _, squares = _rolling((valid.astype(x.dtype), x, jnp.zeros_like(x)), window, combine, start)
+    count, _, squares = _rolling((valid.astype(x.dtype), x, jnp.zeros_like(x)), window, _valid_moments, start)
     return jnp.sqrt(squares / jnp.maximum(count - 1, 1))
 
 
