@@ -31,7 +31,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.recording import record
 from jaxppo import envs
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
+from jaxppo.envs.execution.bars import pack_bars
+from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.simulators.bootstrap import block_bootstrap

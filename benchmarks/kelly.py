@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.drawdown_control import spread_out
 from benchmarks.recording import record
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import basic_costs, pack_bars
+from jaxppo.envs.execution.bars import pack_bars
+from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.account import Account, BarRow

@@ -52,8 +52,10 @@ from jaxppo import envs
 from jaxppo.backtest import conditions_of, plain_conditions
 from jaxppo.backtest.account import AccountState
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
+from jaxppo.envs.execution.bars import BAR_FIELDS
+from jaxppo.envs.execution.costs import zero_prices
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.kernels import in_one
 from jaxppo.envs.simulators.generators import stationary_bootstrap
 from jaxppo.envs.trading.account import Account, BarRow

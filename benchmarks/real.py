@@ -36,11 +36,11 @@ from benchmarks.real_rules import Trading, policies
 from benchmarks.recording import record
 from jaxppo import backtest
 from jaxppo.config import Config
-from jaxppo.envs.execution.costs import make_costs
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.run.build import configured_base, environment_of
 from jaxppo.run.devices import encoder_config, select_devices
+from jaxppo.run.environment import costs_of
 
 SPREADS = {"own costs": 1.0, "three spreads": 3.0}
 """Level of costs -> share of the half-spread that a fill pays."""
@@ -121,7 +121,7 @@ def trade_rules(problem: Problem) -> dict[str, backtest.Ledger]:
         spread=config.costs.spread_multiplier,
         commission=config.costs.commission_bps * 1e-4,
     )
-    costs = make_costs(**config.costs.model_dump(), symbols=market.info.symbols)
+    costs = costs_of(config, market)
     cash = config.env.initial_cash
     conditions = backtest.plain_conditions(market.n_assets, periods=problem.periods, costs=costs, initial_cash=cash)
     rules, base = policies(trading, not isinstance(market.carry, tuple)), configured_base(config, market)

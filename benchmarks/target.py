@@ -79,7 +79,7 @@ def agent_ledger(saved: SavedRun) -> Ledger:
 def figures_of(ledger: Ledger, periods: float) -> dict[str, float | None]:
     """`FIGURES` of a ledger."""
     returns = jnp.asarray(ledger.returns)
-    trips = metrics.round_trips(ledger.quantity, ledger.price, ledger.paid)
+    trips = metrics.round_trips(*ledger.legs)
     found = {name: float(metric(name, periods)(returns)) for name in PAIRED}
     found |= {"trade_win_rate": float(trips.win_rate()), "trades": int(trips.closed.sum())}
     found["total_return"] = float(ledger.equity[-1] / ledger.equity[0] - 1)

@@ -1,7 +1,9 @@
 from . import datasets, reference, simulators
 from .data.load import DataError, format_report, load_market
 from .execution.costs import Costs, basic_costs, make_costs
-from .execution.portfolio import FillRule, Fills, Portfolio
+from .execution.exits import make_exits
+from .execution.fill_rule import FillRule
+from .execution.portfolio import Fills, Portfolio
 from .market import features, indicators, regimes
 from .market.market_data import MarketData, MarketInfo, slice_bars
 from .market.periods import periods_per_year
@@ -28,6 +30,7 @@ __all__ = [
     "indicators",
     "load_market",
     "make_costs",
+    "make_exits",
     "periods_per_year",
     "reference",
     "regimes",

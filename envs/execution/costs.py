@@ -26,13 +26,11 @@ from jaxppo.arguments import (
     YearlyRate,
     checked,
 )
+from jaxppo.envs.execution.bars import Bar
 from jaxppo.envs.execution.by_symbol import PerSymbol, given, of_symbols
 from jaxppo.envs.execution.impact import Impact
-from jaxppo.envs.execution.slippage import SlippageConditions, slippage_scale
-from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
-from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
+from jaxppo.envs.execution.slippage import SlippageConditions
 from jaxppo.envs.market.safe import root, size_of
-from jaxppo.envs.market.windows import shift
 
 
 class Costs(struct.PyTreeNode):
@@ -60,6 +58,7 @@ class Costs(struct.PyTreeNode):
         notional.
       lot_size: `[]` or `[A]` shares that orders are multiples of; `()` for any fraction.
       minimum_notional: `[]` or `[A]` smallest value of an order, currency; `()` for any.
+      exits: `Exits`, what closes positions inside a bar; `()` for nothing.
     """
 
     commission_rate: jax.Array
@@ -80,6 +79,7 @@ class Costs(struct.PyTreeNode):
     margin_volatility: Any = ()
     lot_size: Any = ()
     minimum_notional: Any = ()
+    exits: Any = ()
 
 
 FourFactors = Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)]
@@ -229,105 +229,6 @@ def basic_costs(**charged: Any) -> Costs:
 
 def _traced(**values: float) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
-
-
-class Bar(struct.PyTreeNode):
-    """What the accounting of one bar needs, for `A` assets; fill conditions are those known before the bar opens.
-
-    Attributes:
-      open: `[A]` price at which orders fill.
-      close: `[A]` price at which the portfolio is marked.
-      available_volume: `[A]` shares that traded in the bar; 0 where not tradable, inf where volume is not reported.
-      half_spread: `[A]` fraction of price, as of the previous close.
-      volatility: `[A]` per-bar volatility forecast, as of the previous close.
-      average_volume: `[A]` shares per bar, as of the previous close, > 0; inf where volume is not reported.
-      year_fraction: `[A]` years since the previous bar (the same for every asset).
-      slippage_scale: `[A]` what slippage is multiplied by, or `()` for nothing.
-      ended: `[A]` 1 where the asset's last bar is past, else 0; `()` in a market in which none ends.
-      futures: `[A]` 1 for a future, else 0; `()` in a market without any.
-    """
-
-    open: jax.Array
-    close: jax.Array
-    available_volume: jax.Array
-    half_spread: jax.Array
-    volatility: jax.Array
-    average_volume: jax.Array
-    year_fraction: jax.Array
-    slippage_scale: Any = ()
-    ended: Any = ()
-    futures: Any = ()
-
-
-BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
-"""Rows of a packed bar; then, as far as the market needs them, `slippage_scale` where slippage depends on conditions,
-`ended` where an asset ends, and `futures` where there are some."""
-
-
-def pack_bars(
-    market: MarketData,
-    *,
-    volatility_span: int = 63,
-    volume_span: int = 21,
-    conditions: Any = (),
-    regimes: jax.Array | None = None,
-    ahead: bool = False,
-) -> jax.Array:
-    """All `Bar`s of a market as one table `[T, len(BAR_FIELDS), A]` float32, so that a step reads one row.
-
-    Args:
-      market: unbatched market.
-      volatility_span: span in bars of the EWMA volatility forecast.
-      volume_span: span in bars of the EWMA volume forecast.
-      conditions: `Costs.conditions`.
-      regimes: `[T, A, 4]` probabilities of the regimes at each close, for conditions on them.
-      ahead: the bar after each instead, as far as it is known at the close before: its forecasts. Prices and volume are
-        those of the bar before, and nothing ends.
-
-    Returns:
-      The table; row 0 uses its own bar for the forecasts (nothing ever fills there), and an asset that has not traded
-      before a bar takes that bar's volume as its normal one.
-
-    Raises:
-      ValueError: conditions on regimes without regimes.
-    """
-
-    def before(x: jax.Array) -> jax.Array:
-        return x if ahead else shift(x, 1)
-
-    known = market.volume_known[None, :]
-    available = jnp.where(market.tradable, jnp.where(known, market.volume, jnp.inf), 0.0)
-    volume = average_volume(market, volume_span)
-    volatility = ewma_volatility(market, volatility_span)
-    expected = before(volume)
-    own = jnp.maximum(market.volume, MINIMUM_VOLUME)
-    normal_volume = jnp.where(known, jnp.where(expected > MINIMUM_VOLUME, expected, own), jnp.inf)
-    years = market.seconds_since_previous[:, None] / SECONDS_PER_YEAR
-    columns = [
-        market.open,
-        market.close,
-        available,
-        before(market.half_spread),
-        before(volatility),
-        normal_volume,
-        jnp.broadcast_to(years, market.close.shape),
-    ]
-    if not isinstance(conditions, tuple):
-        columns.append(slippage_scale(market, conditions, regimes, volatility, volume, ahead=ahead))
-    neutral = [jnp.ones_like(market.close), jnp.zeros_like(market.close)]
-    if not isinstance(market.ended, tuple):
-        ended = jnp.zeros_like(market.ended) if ahead else market.ended
-        columns += [*neutral[len(columns) - len(BAR_FIELDS) : 1], ended]
-    if not isinstance(market.futures, tuple):
-        futures = jnp.broadcast_to(market.futures, market.close.shape)
-        columns += [*neutral[len(columns) - len(BAR_FIELDS) :], futures]
-    return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=1)
-
-
-def unpack_bar(row: jax.Array) -> Bar:
-    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or up to three more."""
-    fields = (*BAR_FIELDS, "slippage_scale", "ended", "futures")[: row.shape[0]]
-    return Bar(**{name: row[i] for i, name in enumerate(fields)})
 
 
 class TradeCosts(struct.PyTreeNode):

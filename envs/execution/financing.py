@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.execution.costs import Bar, Costs, is_charged
+from jaxppo.envs.execution.bars import Bar
+from jaxppo.envs.execution.costs import Costs, is_charged
 from jaxppo.envs.execution.margin import paid_for
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.execution.costs import Bar, Costs, unpack_bar
+from jaxppo.envs.execution.bars import Bar, unpack_bar
+from jaxppo.envs.execution.costs import Costs
 
 
 def leverage_use(bar: Bar, costs: Costs) -> jax.Array | float:

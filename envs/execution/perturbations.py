@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.execution.costs import BAR_FIELDS, Costs
+from jaxppo.envs.execution.bars import BAR_FIELDS
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.impact import Impact
 
 LASTING = ("transient", "permanent")
@@ -109,7 +110,7 @@ def miss_fills(key: jax.Array, table: jax.Array, probability: jax.Array | float)
 
     Args:
       key: consumed.
-      table: `[T, fields, A]`, see `jaxppo.envs.execution.costs.pack_bars`.
+      table: `[T, fields, A]`, see `jaxppo.envs.execution.bars.pack_bars`.
       probability: `[]` of each bar and asset, in [0, 1].
     """
     volume = BAR_FIELDS.index("available_volume")

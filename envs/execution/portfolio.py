@@ -1,23 +1,32 @@
 """The accounting function: one portfolio, one bar. Training, backtest and live trading all step through it.
 
+In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts,
+volume and the leverage limit allow, at a cost; positions in assets that have ended are settled, without cost; exits
+close positions at their prices, see `jaxppo.envs.execution.exits`; the book is marked at the close; equity below the
+maintenance margin is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
+
+With displacement, fills pay, or earn, what the account's earlier trades have left of it, as a cost of impact. The book
+is marked at the market's own closes, so that no trade raises the equity by moving a mark.
+
 Profit is booked as price differences and summed with compensation (Kahan), so float32 equity stays within 1e-5 of a
 float64 cash ledger after 100,000 bars; cash is derived, never accumulated.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.arguments import BoundedInt, DelistingReturn, check
-from jaxppo.envs.execution.costs import Bar, Costs, TradeCosts, fillable, trade_costs
+from jaxppo.envs.execution import exits
+from jaxppo.envs.execution.bars import Bar
+from jaxppo.envs.execution.costs import Costs, TradeCosts, fillable, trade_costs
+from jaxppo.envs.execution.fill_rule import FillRule, check_agree, check_latency
 from jaxppo.envs.execution.financing import financing
-from jaxppo.envs.execution.impact import Impact, displace, relax, undisplaced
+from jaxppo.envs.execution.impact import displace, relax, undisplaced
 from jaxppo.envs.execution.lots import whole_fills, whole_orders
 from jaxppo.envs.execution.margin import leverage_use, margin_share
 from jaxppo.envs.market.kernels import once
@@ -25,37 +34,6 @@ from jaxppo.envs.market.safe import ratio
 
 LEVERAGE_ROUNDING = 1e-5
 """Share of the leverage limit that counts as rounding: such an excess is let pass, such a room is not traded."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FillRule:
-    """How orders reach the market (static).
-
-    Attributes:
-      latency_bars: bars from decision to fill; 1 fills at the next open. With `Costs.latency` the most that there may
-        be.
-      unfilled: what happens to the part of an order that a bar could not absorb: `"carry"` works it in the following
-        bars until a new decision replaces it, `"drop"` cancels it.
-      fill_price: price of fills; `"decision_close"` is a price that the decision has already seen, which no market
-        offers: for research on that bias only, with a latency of 1, and reports say so in red.
-      displacement: own trades move the price of later ones, by `Costs.displacement`.
-      delisting: what a position in an asset is settled for in the bar after its last one: that bar's close; the close
-        after a return, such as -0.3; `freeze` keeps the position at the close to the end.
-
-    Raises:
-      ValueError: an attribute outside its range.
-    """
-
-    latency_bars: BoundedInt = 1
-    unfilled: Literal["carry", "drop"] = "carry"
-    fill_price: Literal["next_open", "decision_close"] = "next_open"
-    displacement: bool = False
-    delisting: Literal["last_close", "freeze"] | DelistingReturn = "last_close"
-
-    def __post_init__(self):
-        check(FillRule, vars(self))
-        if self.fill_price == "decision_close" and self.latency_bars != 1:
-            raise ValueError(f"fill_price 'decision_close' needs latency_bars 1, not {self.latency_bars}")
 
 
 class Portfolio(struct.PyTreeNode):
@@ -70,6 +48,7 @@ class Portfolio(struct.PyTreeNode):
       unfilled: `[A]` shares of due orders still to be worked.
       in_flight: `latency_bars - 1` arrays `[A]`, shares ordered and not yet due, oldest first.
       displaced: `Displaced`, what the account's trades have left in the market; `()` without displacement.
+      guard: `Guard`, what exits remember of the positions; `()` without exits.
     """
 
     shares: jax.Array
@@ -80,6 +59,7 @@ class Portfolio(struct.PyTreeNode):
     unfilled: jax.Array
     in_flight: tuple[jax.Array, ...]
     displaced: Any = ()
+    guard: Any = ()
 
 
 class Fills(struct.PyTreeNode):
@@ -88,13 +68,14 @@ class Fills(struct.PyTreeNode):
     Attributes:
       quantity: `[A]` shares filled at the open, signed; positions in assets that have ended are settled by it as well.
       price: `[A]` mid price of the fills, before costs and displacement; of a settlement what it pays.
-      costs: currency per asset, by kind; includes the costs of a liquidation.
+      costs: currency per asset, by kind; includes the costs of exits and of a liquidation.
       financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar, less that on
         positive cash; negative for an income.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
         Stays true while equity is negative.
       liquidation: `[A]` shares closed by a liquidation, signed.
       settled: `[A]` shares of `quantity` that settle positions; `()` where no asset ends.
+      exited: `Exited`, what exits closed after that; `()` without exits.
     """
 
     quantity: jax.Array
@@ -104,6 +85,7 @@ class Fills(struct.PyTreeNode):
     liquidated: jax.Array
     liquidation: jax.Array
     settled: Any = ()
+    exited: Any = ()
 
 
 def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) -> Portfolio:
@@ -125,42 +107,8 @@ def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) ->
         unfilled=zeros,
         in_flight=(zeros,) * (rule.latency_bars - 1),
         displaced=undisplaced(price) if rule.displacement else (),
+        guard=exits.unguarded(price) if rule.exits else (),
     )
-
-
-def check_displacement(costs: Costs, rule: FillRule) -> None:
-    """Checks that costs and fill rule agree about impact that lasts.
-
-    Args:
-      costs: cost parameters.
-      rule: how orders reach the market.
-
-    Raises:
-      ValueError: one of the two has a displacement of prices and the other has not.
-    """
-    if isinstance(costs.displacement, Impact) != rule.displacement:
-        raise ValueError(
-            "transient and permanent impact need FillRule(displacement=True), and that needs one of them: the costs "
-            f"have {'some' if isinstance(costs.displacement, Impact) else 'none'}, and the rule says "
-            f"displacement={rule.displacement}"
-        )
-
-
-def check_latency(costs: Costs, rule: FillRule) -> None:
-    """Checks that costs and fill rule agree about latency.
-
-    Args:
-      costs: cost parameters.
-      rule: how orders reach the market.
-
-    Raises:
-      ValueError: the costs have a latency, of another number of bars than the rule.
-    """
-    if not isinstance(costs.latency, tuple) and costs.latency.shape != (rule.latency_bars,):
-        raise ValueError(
-            f"orders of these costs are due within {costs.latency.shape[-1]} bars, and FillRule says latency_bars="
-            f"{rule.latency_bars}; the two must be equal"
-        )
 
 
 def expected_weights(portfolio: Portfolio) -> jax.Array:
@@ -222,15 +170,7 @@ def target_scale(
 
 
 def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:
-    """Takes one portfolio from one close to the next.
-
-    In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts,
-    volume and the leverage limit allow, at a cost; positions in assets that have ended are settled, without cost; the
-    book is marked at the close; equity below the maintenance margin is liquidated there, halted or not and whatever the
-    volume, so that the account ends with the bar.
-
-    With displacement, fills pay, or earn, what the account's earlier trades have left of it, as a cost of impact. The
-    book is marked at the market's own closes, so that no trade raises the equity by moving a mark.
+    """Takes one portfolio from one close to the next, in the order in which the module says.
 
     `equity' = equity + shares (p - mark) + shares' (close - p) - costs - financing`, `p` the fill price.
 
@@ -245,13 +185,15 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
       The portfolio at the close of `bar`, and what happened. An equity below zero is a debt and is kept.
 
     Raises:
-      ValueError: costs and rule disagree on displacement or latency.
+      ValueError: costs and rule disagree on displacement, exits or latency.
     """
-    check_displacement(costs, rule)
+    check_agree(costs, rule)
     check_latency(costs, rule)
     due, *in_flight = _queue(portfolio.in_flight, order, costs.latency)
     rounding = _rounding(portfolio.shares, portfolio.unfilled, due)
     wanted = _snap(due + portfolio.unfilled, rounding)
+    if rule.exits:
+        wanted = exits.resumed(portfolio.guard, portfolio.shares, wanted)
     goal = _snap(portfolio.shares + wanted, rounding)
     quantity = once(_filled, portfolio, wanted, bar, costs)
     price = bar.open if rule.fill_price == "next_open" else portfolio.price
@@ -268,6 +210,13 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     paid, displaced = _pay(displaced, charged, price, bar, costs)
     financed = financing(portfolio.shares * portfolio.price, portfolio.equity, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
+    guard, exited = (), ()
+    if rule.exits:
+        found = _exit(portfolio, shares, price, quantity, displaced, bar, costs)
+        guard, exited, displaced = found.guard, found.exited, found.displaced
+        profit = profit + exited.quantity * (bar.close - exited.price)
+        paid, shares = jax.tree.map(jnp.add, paid, found.costs), shares + exited.quantity
+        goal, *in_flight = (jnp.where(found.hit, 0.0, x) for x in (goal, *in_flight))
     equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financed)
 
     gross = jnp.sum(jnp.abs(shares) * bar.close * margin_share(bar, costs))
@@ -286,6 +235,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         unfilled=jnp.where(liquidated, 0.0, unfilled),
         in_flight=tuple(jnp.where(liquidated, 0.0, later) for later in in_flight),
         displaced=displaced,
+        guard=guard,
     )
     fills = Fills(
         quantity=quantity,
@@ -295,8 +245,50 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         liquidated=liquidated,
         liquidation=liquidation,
         settled=settled,
+        exited=exited,
     )
     return new, fills
+
+
+class _Exit(NamedTuple):
+    """What exits did to a portfolio in a bar: see `Guard` and `Exited`; `hit` `[A]` bool, where the bar met one."""
+
+    guard: exits.Guard
+    hit: jax.Array
+    exited: exits.Exited
+    costs: TradeCosts
+    displaced: Any
+
+
+def _exit(
+    portfolio: Portfolio,
+    shares: jax.Array,
+    price: jax.Array,
+    quantity: jax.Array,
+    displaced: Any,
+    bar: Bar,
+    costs: Costs,
+) -> _Exit:
+    """Closes positions at the prices of exits, as far as what is left of the bar's volume allows.
+
+    Args:
+      portfolio: at the close before.
+      shares: `[A]` positions after the fills at the open.
+      price: `[A]` of these fills.
+      quantity: `[A]` shares that filled, signed.
+      displaced: after these fills.
+      bar: with high and low.
+      costs: with exits.
+    """
+    closing = (portfolio.guard.blocked > 0) & (portfolio.shares != 0)
+    guard = exits.followed(portfolio.guard, portfolio.shares, shares, price)
+    hit, at = exits.touched(guard, shares, bar, costs.exits)
+    wanted = jnp.where(hit, -shares, 0.0)
+    left = bar.replace(available_volume=bar.available_volume - jnp.abs(quantity) / costs.participation_limit)
+    closed = whole_fills(fillable(wanted, left, costs), wanted, costs)
+    paid, displaced = _pay(displaced, closed, at, bar, costs)
+    guard = exits.after_bar(guard, hit, closing, shares + closed, bar.close, costs.exits)
+    return _Exit(guard, hit, exits.Exited(closed, at, paid.total()), paid, displaced)
 
 
 def _queue(in_flight: tuple[jax.Array, ...], order: jax.Array, latency: Any) -> tuple[jax.Array, ...]:

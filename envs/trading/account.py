@@ -38,7 +38,7 @@ class BarRow(struct.PyTreeNode):
 
     Attributes:
       bar: `[]` int32, the decision bar t.
-      next_bar: `[fields, A]` packed bar t + 1, in which orders fill; see `execution.costs.pack_bars`.
+      next_bar: `[fields, A]` packed bar t + 1, in which orders fill; see `execution.bars.pack_bars`.
       tradable: `[A]` bool at t.
       masks: row t of the mask transform's table.
       sizing: row t of the sizing transform's table.

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxppo.envs.execution.costs import Costs, unpack_bar
+from jaxppo.envs.execution.bars import unpack_bar
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.exits import orderable
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.limits import Constraint, Limits, constrain, no_limits, project
 from jaxppo.envs.execution.lots import whole_orders
 from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import (
-    FillRule,
     Fills,
     Portfolio,
     drawdown,
@@ -141,7 +143,7 @@ class OneBar(TargetActions):
           The account with the next states of masks and sizing, and its orders.
         """
         portfolio, sizing, (weights, hold) = account.portfolio, account.sizing, decided
-        chosen = hold
+        chosen, tradable = hold, orderable(row.tradable, portfolio.guard)
         if limited:
             weights, hold, sizing = self.size(sizing, row.sizing, portfolio, weights, hold)
         if account.stopped is not None:
@@ -149,17 +151,17 @@ class OneBar(TargetActions):
         if account.liquidated is not None:
             hold, chosen = hold | account.liquidated, chosen | account.liquidated
         if in_shares:
-            hold = hold | ~row.tradable
+            hold = hold | ~tradable
             ordered = jnp.where(hold, 0.0, weights)
             ordered = whole_orders(ordered, portfolio.shares + outstanding(portfolio), portfolio.price, costs)
             targets = weights
         else:
             allowed = view.constraint if view.executed is None else view.executed
             targets, hold = self.feasible(portfolio, weights, hold, allowed)
-            hold = hold | ~row.tradable
+            hold = hold | ~tradable
             ordered = orders_to_target(portfolio, targets, hold, costs, leverage_use_at(row.next_bar, costs))
             # A target that is the position orders nothing, but its derivative is that of an order.
-            at_target = hold & ~chosen & row.tradable & (weights == targets)
+            at_target = hold & ~chosen & tradable & (weights == targets)
             wanted = weights * portfolio.equity / portfolio.price - portfolio.shares - outstanding(portfolio)
             ordered = with_derivative(ordered, jnp.where(at_target, wanted, ordered))
         return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
@@ -241,7 +243,7 @@ class OneBar(TargetActions):
           tradable: `[A]` bool of the bar.
           sizing: state of the sizing transform.
         """
-        allowed = constrain(limits, portfolio, tradable, bar)
+        allowed = constrain(limits, portfolio, orderable(tradable, portfolio.guard), bar)
         if self.sizing is None:
             return allowed
         return allowed.replace(held=self.sizing.pre_sizing_targets(sizing, portfolio))
@@ -356,6 +358,7 @@ class OneBar(TargetActions):
           constraint: what masks and sizing allow; None for everything.
           origin: `[A]` weights that positions are seen from: those of a base.
         """
+        tradable = orderable(tradable, portfolio.guard)
         weights = (weights_of(portfolio) - origin) / self.position_limit
         equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
         orders = outstanding(portfolio) * portfolio.price / (equity * self.position_limit)

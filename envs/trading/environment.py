@@ -24,8 +24,10 @@ from jaxppo.arguments import (
     checked,
 )
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import Costs, make_costs, pack_bars
-from jaxppo.envs.execution.portfolio import FillRule, check_displacement, drawdown
+from jaxppo.envs.execution.bars import pack_bars
+from jaxppo.envs.execution.costs import Costs, make_costs
+from jaxppo.envs.execution.fill_rule import FillRule, check_agree
+from jaxppo.envs.execution.portfolio import drawdown
 from jaxppo.envs.market import features
 from jaxppo.envs.market.feature_set import FeatureSet
 from jaxppo.envs.market.market_data import MarketData
@@ -185,15 +187,13 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         first = self.first_decision if first_bar is None else int(first_bar)
         last = market.n_bars - 1 if last_bar is None else int(last_bar)
         if first < self.first_decision:
-            raise ValueError(
-                f"first_bar is {first}; features and window need at least {self.first_decision} bars before it"
-            )
+            raise ValueError(f"first_bar is {first}; features and window need {self.first_decision} bars before it")
         if not first < last < market.n_bars:
             raise ValueError(f"the period [{first}, {last}] must hold a step and end before bar {market.n_bars}")
         if periods is None and not (self.masks is None and self.sizing is None):
             periods = periods_per_year(market)
         costs = make_costs() if costs is None else costs
-        check_displacement(costs, self.fill_rule)
+        check_agree(costs, self.fill_rule)
         table = self.features.table(market, self.unknown, regimes)
         view = MarketView(market, 1.0 if periods is None else periods, self.position_limit, regimes)
         masks, sizing = (
@@ -203,7 +203,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
             market=market,
-            table=pack_bars(market, conditions=costs.conditions, regimes=regimes),
+            table=pack_bars(market, conditions=costs.conditions, regimes=regimes, ranges=self.fill_rule.exits),
             features=table.astype(feature_dtype),
             listed=running_count(market.tradable) > 0,
             costs=costs,

@@ -21,6 +21,8 @@ def outcome_of(portfolio: Portfolio, after: Portfolio, fills: Fills, log_growth:
     equity = jnp.where(portfolio.equity > 0, portfolio.equity, 1.0)
     own = fills.quantity if isinstance(fills.settled, tuple) else fills.quantity - fills.settled
     traded = jnp.abs(own) * fills.price + jnp.abs(fills.liquidation) * after.price
+    if not isinstance(fills.exited, tuple):
+        traded = traded + jnp.abs(fills.exited.quantity) * fills.exited.price
     weights = weights_of(after)
     return Outcome(
         log_growth=log_growth,

@@ -88,7 +88,7 @@ class EnvParams(environment.EnvParams):
     Attributes:
       max_steps_in_episode: `[]` int32 bars per episode, then truncated.
       market: the bars.
-      table: `[T, fields, A]` packed bars, see `jaxppo.envs.execution.costs.pack_bars`.
+      table: `[T, fields, A]` packed bars, see `jaxppo.envs.execution.bars.pack_bars`.
       features: `[T, A, F]` causal features; what is unknown is NaN for indexed observations, 0 for windows.
       listed: `[T, A]` bool, the asset has had a bar by then.
       costs: trading and holding costs.

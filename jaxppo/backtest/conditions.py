@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jaxppo.backtest.account import AccountRules
 from jaxppo.config import Config, digest_tree
 from jaxppo.envs.execution.costs import Costs, make_costs
-from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams

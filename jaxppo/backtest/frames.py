@@ -23,13 +23,16 @@ def ledger_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFrame
     Returns:
       Columns `bar` (in the market), `time` (UTC, if the market has times), `symbol`, `ordered` (shares, at the close
       before), `filled` (shares), `price` (mid, of the fill), `paid` (currency, all costs), `shares`, `weight`
-      (fraction of equity; both at the close).
+      (fraction of equity; both at the close); where stop-losses, take-profits or trailing stops are set, `exited`
+      (shares among the filled that one closed) and `exit_price` (mid).
     """
     n, n_assets = np.shape(ledger.quantity)
     symbols = market.info.symbols or tuple(f"asset {number}" for number in range(n_assets))
     columns = {"symbol": np.tile(np.asarray(symbols, dtype=object), n)}
     parts = {"ordered": ledger.ordered, "filled": ledger.quantity, "price": ledger.price, "paid": ledger.paid}
     parts |= {"shares": ledger.shares, "weight": ledger.weights}
+    if not isinstance(ledger.exited, tuple):
+        parts |= {"exited": ledger.exited.quantity, "exit_price": ledger.exited.price}
     columns |= {name: np.asarray(value).ravel() for name, value in parts.items()}
     return pd.DataFrame(_clock(market, np.repeat(first + 1 + np.arange(n), n_assets)) | columns)
 

@@ -18,8 +18,8 @@ from jaxppo.backtest.running_statistics import RunningStatistics, start
 from jaxppo.backtest.shipping import decided, ship_notes, shipped_of
 from jaxppo.backtest.simulate import market_rows, policy_rows, simulate_account
 from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.fill_time import implausible_volume, volume_sentences
-from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year

@@ -22,14 +22,16 @@ class Ledger(struct.PyTreeNode):
       ordered: `[n, A]` shares ordered at the decision before each bar.
       shares: `[n, A]` positions at the close of each bar.
       weights: `[n, A]` position weights at the close of each bar.
-      quantity: `[n, A]` shares filled in each bar, forced liquidations included.
-      price: `[n, A]` mid price of the fills; of a fill and a liquidation in one bar their mean, weighted by shares.
+      quantity: `[n, A]` shares filled in each bar, exits and forced liquidations included.
+      price: `[n, A]` mid price of the fills, exits apart; of a fill and a liquidation in one bar their mean, weighted
+        by shares.
       costs: `[n]` currency by kind.
       paid: `[n, A]` currency, costs of all kinds by asset.
       financing: `[n]` currency, borrow fee and margin interest less interest on cash.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
       monitored: monitored limit -> `[n]` level after each bar.
+      exited: `[n, A]` `Exited`, what stop-losses, take-profits and trailing stops closed; `()` without them.
       recorded: `[n]` pytree: what `record` kept of each bar, see `simulate_account`.
     """
 
@@ -45,7 +47,24 @@ class Ledger(struct.PyTreeNode):
     turnover: jax.Array
     liquidated: jax.Array
     monitored: dict[str, jax.Array] = struct.field(default_factory=dict)
+    exited: Any = ()
     recorded: Any = ()
+
+    @property
+    def legs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fills in the order in which they happened, host-side: shares, prices and costs, `[n, A]`.
+
+        `[2 n, A]` with exits: what filled at the open of each bar, then what an exit closed.
+        """
+        fills = np.asarray(self.quantity), np.asarray(self.price), np.asarray(self.paid)
+        if isinstance(self.exited, tuple):
+            return fills
+        exited = tuple(np.asarray(x) for x in (self.exited.quantity, self.exited.price, self.exited.paid))
+        at_open = (fills[0] - exited[0], fills[1], fills[2] - exited[2])
+        quantity, price, paid = (
+            np.stack(pair, axis=1).reshape(-1, pair[0].shape[-1]) for pair in zip(at_open, exited, strict=True)
+        )
+        return quantity, price, paid
 
     @property
     def returns(self) -> np.ndarray:
@@ -75,6 +94,7 @@ def ledger_line(step: AccountStep, recorded: Any = ()) -> Ledger:
       recorded: what is kept of it besides.
     """
     fills, after = step.result.fills, step.result.after
+    exited = fills.exited
     quantity = fills.quantity + fills.liquidation
     spent = fills.quantity * fills.price + fills.liquidation * after.price
     mixed = (fills.liquidation != 0) & (quantity != 0)
@@ -83,7 +103,7 @@ def ledger_line(step: AccountStep, recorded: Any = ()) -> Ledger:
         ordered=step.result.ordered,
         shares=after.shares,
         weights=weights_of(after),
-        quantity=quantity,
+        quantity=quantity if isinstance(exited, tuple) else quantity + exited.quantity,
         price=jnp.where(mixed, spent / jnp.where(mixed, quantity, 1.0), fills.price),
         costs=jax.tree.map(jnp.sum, fills.costs),
         paid=fills.costs.total(),
@@ -91,6 +111,7 @@ def ledger_line(step: AccountStep, recorded: Any = ()) -> Ledger:
         turnover=step.result.outcome.turnover,
         liquidated=step.liquidated,
         monitored=step.monitored,
+        exited=exited,
         recorded=recorded,
     )
 

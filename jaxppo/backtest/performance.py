@@ -76,8 +76,7 @@ def contributions(ledger: Ledger, symbols: Sequence[str]) -> tuple[pd.DataFrame,
       The profits, less the financing, and the rest add up to the change of the equity.
     """
     quantity, price, paid, weights, equity = (
-        np.asarray(x, np.float64)
-        for x in (ledger.quantity, ledger.price, ledger.paid, ledger.weights[-1], ledger.equity)
+        np.asarray(x, np.float64) for x in (*ledger.legs, ledger.weights[-1], ledger.equity)
     )
     # The price of an asset may be unknown while nothing of it is filled.
     spent = np.where(quantity != 0, quantity * price, 0.0).sum(axis=0)
@@ -95,9 +94,11 @@ def trip_table(ledger: Ledger, symbols: Sequence[str]) -> pd.DataFrame:
       ledger: of n bars; NumPy arrays.
       symbols: A names.
     """
-    bars = jax.device_get(round_trip_bars(ledger.quantity, ledger.price, ledger.paid))
+    fills = ledger.legs
+    bars = jax.device_get(round_trip_bars(*fills))
     value = np.asarray(ledger.weights[-1], np.float64) * float(ledger.equity[-1])
     last, parts = len(ledger.quantity), []
+    legs = len(fills[0]) // max(last, 1)  # of each bar
     for asset, symbol in enumerate(symbols):
         held, ended = bars.held[:, asset], bars.ended[:, asset]
         before = np.r_[0.0, held[:-1]]
@@ -105,12 +106,13 @@ def trip_table(ledger: Ledger, symbols: Sequence[str]) -> pd.DataFrame:
         profit = bars.result[ends, asset]
         if len(begins) > len(ends):
             profit = np.r_[profit, bars.cash[-1, asset] + value[asset]]
-        closed = np.r_[ends + 1, -1][: len(begins)]
+        side = np.where(held[begins] > 0, "long", "short")
+        begins, closed = begins // legs, np.r_[ends // legs + 1, -1][: len(begins)]
         parts.append(
             pd.DataFrame(
                 {
                     "symbol": symbol,
-                    "side": np.where(held[begins] > 0, "long", "short"),
+                    "side": side,
                     "opened": begins + 1,
                     "closed": closed,
                     "bars": np.where(closed < 0, last, closed) - begins - 1,

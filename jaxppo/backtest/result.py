@@ -154,7 +154,7 @@ def ledger_figures(
       level: of the interval of the Sharpe ratio, in (0, 1).
       n_resamples: of its bootstrap.
     """
-    trips = round_trips(ledger.quantity, ledger.price, ledger.paid)
+    trips = round_trips(*ledger.legs)
     rate = float(trips.win_rate())
     return {
         **summarise(ledger.returns, periods=periods, key=key, n_resamples=n_resamples, level=level),

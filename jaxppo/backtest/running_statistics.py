@@ -32,7 +32,7 @@ class RunningStatistics(struct.PyTreeNode):
       turnover: `[...]` sum of the traded notional as a fraction of the equity before each bar.
       gross: `[...]` sum of the gross exposures at the closes, fractions of equity.
       net: `[...]` sum of the net exposures.
-      trades: `[...]` int32, fills of one asset in one bar, liquidations included.
+      trades: `[...]` int32, fills of one asset in one bar, exits and liquidations included.
       liquidated: `[...]` bool.
       deepest_bars: `[...]` int32, bars of the deepest drawdown, from its peak to its recovery or so far.
       deepest_open: `[...]` bool, it is not recovered.
@@ -59,6 +59,8 @@ class RunningStatistics(struct.PyTreeNode):
         alive = before.equity > 0
         change = jnp.where(alive, (after.equity - before.equity) / jnp.where(alive, before.equity, 1.0), 0.0)
         traded = (fills.quantity != 0) | (fills.liquidation != 0)
+        if not isinstance(fills.exited, tuple):
+            traded = traded | (fills.exited.quantity != 0)
         stream = self.stream.update(change)
         under = stream.since > 0
         deepest = self.deepest_open | (under & (stream.depth > self.stream.depth))

@@ -11,7 +11,8 @@ from flax import struct
 
 from jaxppo.book.allocation import Allocation, AllocationRule
 from jaxppo.book.paper_accounts import AGENT, PaperAccounts, open_paper_accounts, place, settle
-from jaxppo.envs.execution.costs import Costs, pack_bars
+from jaxppo.envs.execution.bars import pack_bars
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.portfolio import Portfolio, expected_weights
 from jaxppo.envs.market.precision import matmul
 from jaxppo.envs.market.rows import row_number
@@ -27,7 +28,7 @@ class BookRow(struct.PyTreeNode):
 
     Attributes:
       number: `[]` int32 of the bar.
-      bar: `[fields, A]` packed, see `jaxppo.envs.execution.costs.pack_bars`.
+      bar: `[fields, A]` packed, see `jaxppo.envs.execution.bars.pack_bars`.
       tradable: `[A]` bool.
       costs: of the paper accounts.
       strategies: rows of the strategies' tables; `()` for the agent.
@@ -153,7 +154,9 @@ class _Book(NamedTuple):
         """What the book precomputes of a market."""
         market, n_bars = view.market, view.market.n_bars
         every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars, *x.shape)), self.costs.replace(conditions=()))
-        bars = pack_bars(market, conditions=self.costs.conditions, regimes=view.regimes)
+        bars = pack_bars(
+            market, conditions=self.costs.conditions, regimes=view.regimes, ranges=self.env.fill_rule.exits
+        )
         return BookRow(
             number=row_number(market.session),
             bar=bars,

@@ -20,6 +20,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "columns": None,
     },
     "costs": {"cash_rate": 0.0, "margin_volatility": None, "lot_size": None, "minimum_notional": None},
+    "exits": {"stop_loss": None, "take_profit": None, "trailing_stop": None, "wait": 0},
     "env": {"delisting": "freeze", "units": "weight"},
     "features": {"normalise": None, "columns": None},
     "policy": {"base": None, "start": None, "tilt": "add"},
@@ -30,7 +31,7 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 
-NEW_SECTIONS = ("pathwise",)
+NEW_SECTIONS = ("exits", "pathwise")
 """Sections that jobs and trials of 0.1.0 did not have at all."""
 
 UNREAD = ("tracking",)

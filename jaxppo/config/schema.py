@@ -164,6 +164,15 @@ class CostsConfig(Keys):
     minimum_notional: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "minimum_notional")
 
 
+class ExitsConfig(Keys):
+    """What closes positions inside a bar (`envs.make_exits`)."""
+
+    stop_loss: OpenFraction | dict[str, OpenFraction] | None = key_of(envs.make_exits, "stop_loss")
+    take_profit: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_exits, "take_profit")
+    trailing_stop: OpenFraction | dict[str, OpenFraction] | None = key_of(envs.make_exits, "trailing_stop")
+    wait: int = key_of(envs.make_exits, "wait")
+
+
 class Config(Keys):
     """Everything that defines a run."""
 
@@ -179,6 +188,7 @@ class Config(Keys):
     regimes: RegimesConfig = RegimesConfig()
     env: EnvConfig = EnvConfig()
     costs: CostsConfig = CostsConfig()
+    exits: ExitsConfig = ExitsConfig()
     masks: tuple[MaskConfig, ...] = ()
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
     sizing: tuple[SizingConfig, ...] = ()

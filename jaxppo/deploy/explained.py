@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxppo.backtest.account import AccountRules, AccountState, Ordered, place_orders
 from jaxppo.backtest.mask_attribution import SAME, LeftOut, with_one_left_out
-from jaxppo.envs.execution.costs import Costs, trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import unpack_bar
+from jaxppo.envs.execution.costs import Costs, trade_costs
 from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import expected_weights, orders_to_target, target_scale, weights_of
 from jaxppo.envs.trading.account import BarRow

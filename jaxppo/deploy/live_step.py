@@ -16,7 +16,8 @@ from flax import struct
 
 from jaxppo.backtest.account import AccountRules, AccountState, close_bar, monitored_account, open_account
 from jaxppo.deploy.explained import Explained, explained_orders
-from jaxppo.envs.execution.costs import pack_bars, trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import trade_costs
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.rows import row_number

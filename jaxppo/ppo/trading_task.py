@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxppo.config import PPOConfig
-from jaxppo.envs.execution.portfolio import FillRule, Portfolio, open_portfolio
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
 from jaxppo.envs.market.rows import rows_from
 from jaxppo.envs.trading.account import Account, BarRow, Decide
 from jaxppo.envs.trading.environment import TradingEnv

@@ -11,7 +11,8 @@ from jaxppo.book.base import tilted
 from jaxppo.config import Config
 from jaxppo.config.book import RunStrategy
 from jaxppo.envs.execution.costs import Costs, make_costs
-from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.execution.exits import make_exits
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_columns import check_columns
 from jaxppo.envs.market.periods import periods_per_year
@@ -36,10 +37,14 @@ def costs_of(config: Config, market: MarketData) -> Costs:
     Raises:
       ConfigError: a value for a symbol that the market has not.
     """
+    symbols = market.info.symbols
+    section = "exits"
     try:
-        return make_costs(**config.costs.model_dump(), symbols=market.info.symbols)
+        exits = make_exits(**config.exits.model_dump(), symbols=symbols)
+        section = "costs"
+        return make_costs(**config.costs.model_dump(), symbols=symbols).replace(exits=exits)
     except ValueError as error:
-        raise ConfigError(f"costs.{error}") from None
+        raise ConfigError(f"{section}.{error}") from None
 
 
 OpenRun = Callable[[RunStrategy, MarketData], Policy]
@@ -71,13 +76,17 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
         )
     costs = costs_of(config, market)
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
-    fill_rule = FillRule(
-        config.env.latency_bars,
-        config.env.unfilled,
-        config.env.fill_price,
-        displacement=displacement,
-        delisting=config.env.delisting,
-    )
+    try:
+        fill_rule = FillRule(
+            config.env.latency_bars,
+            config.env.unfilled,
+            config.env.fill_price,
+            displacement=displacement,
+            exits=not isinstance(costs.exits, tuple),
+            delisting=config.env.delisting,
+        )
+    except ValueError as error:
+        raise ConfigError(f"env: {error}") from None
     env = TradingEnv(
         n_assets=market.n_assets,
         actions=config.env.actions,

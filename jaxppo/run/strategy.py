@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxppo.envs.execution.costs import pack_bars
+from jaxppo.envs.execution.bars import pack_bars
 from jaxppo.envs.market import streaming
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.rows import row_number, running_count
@@ -96,7 +96,9 @@ def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str, s
             tradable=market.tradable,
             masks=() if env.masks is None else env.masks.table(of_env),
             sizing=() if env.sizing is None else env.sizing.table(of_env),
-            packed=() if env.base is None else pack_bars(market, conditions=conditions, regimes=regimes),
+            packed=()
+            if env.base is None
+            else pack_bars(market, conditions=conditions, regimes=regimes, ranges=env.fill_rule.exits),
         )
 
     def init(n_assets: int) -> AgentState:
@@ -129,7 +131,7 @@ def row_params(setup: Setup, market: MarketData, regimes: jax.Array | None) -> E
     conditions = setup.params.costs.conditions
     return setup.params.replace(
         market=market,
-        table=pack_bars(market, conditions=conditions, regimes=regimes),
+        table=pack_bars(market, conditions=conditions, regimes=regimes, ranges=setup.env.fill_rule.exits),
         features=setup.env.features.table(market, setup.env.unknown, regimes).astype(setup.encoder.dtype),
         listed=running_count(market.tradable) > 0,
         masks=(),

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxppo.deploy.drift.reference import History, Reference, make_reference, squared_returns, window_length
 from jaxppo.deploy.drift.tracker import Drift, Tracker
-from jaxppo.envs.execution.costs import trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import unpack_bar
+from jaxppo.envs.execution.costs import trade_costs
 from jaxppo.errors import ConfigError
 from jaxppo.run.periods import Period
 from jaxppo.run.setup import Setup

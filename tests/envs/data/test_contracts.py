@@ -7,7 +7,8 @@ from price_tables import panel, refusal, same, single
 
 from jaxppo.envs import load_market
 from jaxppo.envs.data.load import format_report
-from jaxppo.envs.execution.costs import make_costs, pack_bars, trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import make_costs, trade_costs
 from jaxppo.envs.execution.fill_time import bars_to_fill
 
 PRICES = ("open", "high", "low", "close")

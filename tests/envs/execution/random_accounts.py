@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.signal import lfilter
 
-from jaxppo.envs.execution.costs import Costs, unpack_bar
+from jaxppo.envs.execution.bars import unpack_bar
+from jaxppo.envs.execution.costs import Costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.margin import leverage_use_at
-from jaxppo.envs.execution.portfolio import FillRule, Fills, Portfolio, open_portfolio, orders_to_target, step
+from jaxppo.envs.execution.portfolio import Fills, Portfolio, open_portfolio, orders_to_target, step
 
 
 def random_bars(seed: int, n_bars: int, n_assets: int, *, volatility: float = 0.004, depth: float = 3e6) -> np.ndarray:

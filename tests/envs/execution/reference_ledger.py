@@ -199,7 +199,7 @@ def run_ledger(
     """Runs a flat account through `bars`: decide at the close of bar t, then live through bar t + 1.
 
     Args:
-      bars: `[T, 7, 9 or 10, A]`, rows of `jaxppo.envs.execution.costs.pack_bars`.
+      bars: `[T, 7, 9 or 10, A]`, rows of `jaxppo.envs.execution.bars.pack_bars`.
       weights: `[T - 1, A]` target weights decided at the close of bars 0 to T - 2.
       hold: `[T - 1, A]` bool, leave the asset alone.
       costs: by the names of `jaxppo.envs.execution.costs.Costs`.

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxppo.envs.execution.costs import Bar, basic_costs
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
+from jaxppo.envs.execution.bars import Bar
+from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio, step
 
 N_BARS, CASH = 400, 1e6
 COSTS = {"commission_bps": 3.0, "commission_per_share": 0.01}

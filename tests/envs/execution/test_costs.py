@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxppo.envs.execution.costs import BAR_FIELDS, Bar, basic_costs, fillable, pack_bars, trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import BAR_FIELDS, Bar, pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import basic_costs, fillable, trade_costs
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
 
 KINDS = ("commission", "spread", "slippage", "impact")

@@ -7,8 +7,9 @@ from random_accounts import costs_as_floats, random_bars, random_decisions, run_
 from reference_ledger import run_ledger
 
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import BAR_FIELDS, basic_costs, pack_bars, unpack_bar
-from jaxppo.envs.execution.portfolio import FillRule
+from jaxppo.envs.execution.bars import BAR_FIELDS, pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.market.check import check_market
 from jaxppo.errors import DataError
 

@@ -11,9 +11,11 @@ from random_accounts import as_float64, costs_as_floats, random_bars, random_dec
 from reference_ledger import run_ledger
 
 from jaxppo.envs import TradingEnv, simulators, slice_bars
-from jaxppo.envs.execution.costs import BAR_FIELDS, basic_costs, make_costs, pack_bars, unpack_bar
+from jaxppo.envs.execution.bars import BAR_FIELDS, pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import basic_costs, make_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.margin import leverage_use_at
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, orders_to_target, step
+from jaxppo.envs.execution.portfolio import open_portfolio, orders_to_target, step
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.simulators.bootstrap import block_bootstrap
 from jaxppo.envs.simulators.generators import GENERATORS

@@ -10,8 +10,8 @@ from jax.test_util import check_grads
 from random_accounts import random_bars, random_decisions, run_account
 
 from jaxppo.envs.execution.costs import basic_costs, make_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.limits import NetBudget, QuadraticBudget
-from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.envs.market import safe
 
 N_BARS, A = 40, 3

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from random_accounts import random_bars, random_decisions, run_account
 
 from jaxppo.envs import TradingEnv, simulators
-from jaxppo.envs.execution.costs import Bar, basic_costs
+from jaxppo.envs.execution.bars import Bar
+from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.impact import Impact, displace, displacement, relax, undisplaced
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
+from jaxppo.envs.execution.portfolio import open_portfolio, step
 
 DISPLACED = FillRule(displacement=True)
 

@@ -10,8 +10,8 @@ from random_accounts import random_bars, random_decisions, run_account
 
 from jaxppo import backtest, envs, rules
 from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.lots import whole_orders
-from jaxppo.envs.execution.portfolio import FillRule
 from jaxppo.errors import ConfigError
 from jaxppo.policy.arrays import from_array
 

@@ -7,9 +7,10 @@ import pytest
 from moments import assert_mean
 from random_accounts import random_bars, random_decisions, run_account
 
-from jaxppo.envs.execution.costs import BAR_FIELDS, basic_costs
+from jaxppo.envs.execution.bars import BAR_FIELDS
+from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.perturbations import check_ranges, miss_fills, random_latency, random_start, scale_costs
-from jaxppo.envs.execution.portfolio import FillRule
 
 COSTS = basic_costs(commission_bps=2.0, slippage=0.1, impact=0.5, transient_impact=1.0, permanent_impact=0.3)
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxppo.envs.execution.costs import Bar, basic_costs
+from jaxppo.envs.execution.bars import Bar
+from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.portfolio import (
-    FillRule,
     Portfolio,
     cash,
     drawdown,

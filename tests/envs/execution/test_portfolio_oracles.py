@@ -8,7 +8,8 @@ from random_accounts import as_float64, costs_as_floats, random_bars, random_dec
 from reference_ledger import run_ledger
 
 from jaxppo.envs.execution.costs import basic_costs
-from jaxppo.envs.execution.portfolio import FillRule, cash
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import cash
 
 INITIAL_CASH = 1e6
 EVERY_COST = {

@@ -11,17 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_accounts import as_float64, costs_as_floats, random_bars, random_decisions, run_account
 
-from jaxppo.envs.execution.costs import (
-    BAR_FIELDS,
-    OMISSIBLE,
-    Costs,
-    basic_costs,
-    pack_bars,
-    unpack_bar,
-    without,
-    zero_prices,
-)
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, orders_to_target, outstanding, step
+from jaxppo.envs.execution.bars import BAR_FIELDS, pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import OMISSIBLE, Costs, basic_costs, without, zero_prices
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio, orders_to_target, outstanding, step
 from jaxppo.envs.market.market_data import MarketData
 
 N_BARS, N_ASSETS = 40, 3

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import BAR_FIELDS, basic_costs, pack_bars, trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import BAR_FIELDS, pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import basic_costs, trade_costs
 from jaxppo.envs.execution.slippage import USUAL_SPAN
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 

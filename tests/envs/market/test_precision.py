@@ -7,7 +7,8 @@ import pytest
 from jaxppo import masks
 from jaxppo.book import AGENT, AllocationRule, book
 from jaxppo.envs import TradingEnv, basic_costs, regimes, simulators
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
 from jaxppo.policy import rules
 from jaxppo.risk import sizing

@@ -11,8 +11,9 @@ from causality import assert_causal, randomise_after
 
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import basic_costs, make_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.limits import Constraint, no_limits
-from jaxppo.envs.execution.portfolio import FillRule, weights_of
+from jaxppo.envs.execution.portfolio import weights_of
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.spaces import MultiDiscrete
@@ -527,7 +528,7 @@ def test_a_wrong_argument_is_named_in_one_line(changes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"first_bar": 10}, "first_bar is 10; features and window need at least"),
+        ({"first_bar": 10}, "first_bar is 10; features and window need"),
         ({"last_bar": N_BARS}, f"must hold a step and end before bar {N_BARS}"),
         ({"first_bar": 100, "last_bar": 100}, "the period [100, 100] must hold a step"),
         ({"episode_bars": 0}, "episode_bars is 0; allowed: whole number in [1,"),

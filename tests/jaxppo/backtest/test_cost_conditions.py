@@ -7,7 +7,7 @@ import tiny
 from tiny_run import prices, tiny_config
 
 from jaxppo import envs
-from jaxppo.envs.execution.costs import BAR_FIELDS
+from jaxppo.envs.execution.bars import BAR_FIELDS
 from jaxppo.errors import ConfigError
 from jaxppo.run.build import build
 

@@ -9,8 +9,10 @@ from tiny_run import tiny_config
 
 import jaxppo
 from jaxppo.backtest import conditions_of, load_run, plain_conditions, simulate, write_ledger
-from jaxppo.envs.execution.costs import Bar, basic_costs
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, step
+from jaxppo.envs.execution.bars import Bar
+from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio, step
 from jaxppo.envs.market.market_data import slice_bars
 from jaxppo.monte_carlo import Stress, run_paths
 from jaxppo.policy.rules import trend

@@ -13,7 +13,8 @@ from jaxppo.backtest import load_run
 from jaxppo.deploy import Fill, Positions, Trader, live_policy, next_orders
 from jaxppo.deploy.brokers import Status
 from jaxppo.deploy.drift.of_run import history_of, recent_drift, training_reference
-from jaxppo.envs.execution.costs import trade_costs, unpack_bar
+from jaxppo.envs.execution.bars import unpack_bar
+from jaxppo.envs.execution.costs import trade_costs
 from jaxppo.errors import ConfigError, DataError
 from jaxppo.run.build import build
 from jaxppo.run.periods import Period

@@ -11,8 +11,9 @@ import pytest
 from jaxppo import masks
 from jaxppo.deploy.streams import check_own_base, row_by_row
 from jaxppo.envs import simulators
-from jaxppo.envs.execution import costs
-from jaxppo.envs.execution.costs import make_costs, pack_bars
+from jaxppo.envs.execution import bars
+from jaxppo.envs.execution.bars import pack_bars
+from jaxppo.envs.execution.costs import make_costs
 from jaxppo.envs.market import features
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
@@ -28,6 +29,7 @@ from jaxppo.policy.protocol import Policy
 from jaxppo.risk import sizing
 
 N_BARS, N_ASSETS, BARS_A_DAY = 200, 3, 7
+PERIODS = 252.0 * BARS_A_DAY
 SAME = 2e-7 if jax.default_backend() == "cpu" else 1e-3
 """Tolerance, relative and absolute: on a CPU the last digit, since a threshold may be passed in one form alone."""
 
@@ -173,10 +175,10 @@ def test_packed_bars_and_what_is_known_of_the_next():
     known = (market.session > 0) & (market.session < market.session[-1])  # sessions as long as the one before
     np.testing.assert_allclose(rows[known], whole[known], 1e-4, 1e-7)
     ahead = row_by_row(lambda market: pack_bars(market, conditions=conditions(), ahead=True), market)
-    forecasts = [costs.BAR_FIELDS.index(name) for name in ("half_spread", "volatility", "average_volume")]
+    forecasts = [bars.BAR_FIELDS.index(name) for name in ("half_spread", "volatility", "average_volume")]
     listed = np.broadcast_to((np.cumsum(market.tradable, axis=0) > 0)[:-1, None], (N_BARS - 1, 3, N_ASSETS))
     np.testing.assert_allclose(ahead[:-1, forecasts][listed], whole[1:, forecasts][listed], 1e-4)
-    scale, last = len(costs.BAR_FIELDS), np.arange(N_BARS) % BARS_A_DAY == BARS_A_DAY - 1
+    scale, last = len(bars.BAR_FIELDS), np.arange(N_BARS) % BARS_A_DAY == BARS_A_DAY - 1
     inner = np.asarray(known)[:-1] & ~last[1:]
     np.testing.assert_allclose(ahead[:-1, scale][inner], whole[1:, scale][inner], 1e-4)
 

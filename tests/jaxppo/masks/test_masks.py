@@ -12,8 +12,9 @@ from causality import assert_causal
 
 from jaxppo import envs, masks
 from jaxppo.envs import simulators
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.limits import allowed_box, constrain
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
+from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market import regimes
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.features import average_volume, ewma_volatility

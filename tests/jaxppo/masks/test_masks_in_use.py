@@ -13,8 +13,9 @@ from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.mask_attribution import mask_effects
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import basic_costs
+from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.limits import Constraint, GrossBudgets, no_limits
-from jaxppo.envs.execution.portfolio import FillRule, drawdown, expected_weights, orders_to_target, weights_of
+from jaxppo.envs.execution.portfolio import drawdown, expected_weights, orders_to_target, weights_of
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView

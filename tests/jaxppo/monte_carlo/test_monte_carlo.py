@@ -16,7 +16,8 @@ from jaxppo.backtest import plain_conditions, simulate, simulate_streaming
 from jaxppo.backtest.account import AccountState
 from jaxppo.backtest.frames import account_frame, ledger_frame, write_ledger
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.costs import BAR_FIELDS, zero_prices
+from jaxppo.envs.execution.bars import BAR_FIELDS
+from jaxppo.envs.execution.costs import zero_prices
 from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.simulators.generators import stationary_bootstrap

@@ -14,7 +14,8 @@ from skfolio.optimization import RiskBudgeting
 from skfolio.prior import BasePrior, ReturnDistribution
 
 from jaxppo.envs import simulators
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio, weights_of
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio, weights_of
 from jaxppo.envs.market.covariance import ewma_covariance
 from jaxppo.envs.market.index import own_returns
 from jaxppo.envs.trading.view import MarketView

@@ -17,7 +17,8 @@ from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.mask_attribution import mask_effects
 from jaxppo.envs import simulators
 from jaxppo.envs.execution.costs import basic_costs
-from jaxppo.envs.execution.portfolio import FillRule, expected_weights, open_portfolio, weights_of
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import expected_weights, open_portfolio, weights_of
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvState
 from jaxppo.envs.trading.view import MarketView

@@ -7,7 +7,8 @@ import pytest
 
 from jaxppo import masks
 from jaxppo.envs import simulators, slice_bars
-from jaxppo.envs.execution.portfolio import FillRule, open_portfolio
+from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.portfolio import open_portfolio
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.risk import rewards, sizing
