@@ -1,23 +1,9 @@
-"""Exports what of a run trades: python scripts/export.py --run runs/NAME --output DIR [--costs.lot_size 1 ...]"""
+"""`jaxppo export` in a checkout: python scripts/export.py --run runs/NAME --output DIR"""
 
 import sys
-from collections.abc import Sequence
 
-import jaxppo
-from jaxppo.cli import OneLineParser, run
-
-
-def main(arguments: Sequence[str]) -> None:
-    parser = OneLineParser(description=__doc__, epilog="Keys of the costs, masks and limits are options as well.")
-    parser.add_argument("--run", required=True, metavar="DIR", help="run folder")
-    parser.add_argument("--output", required=True, metavar="DIR", help="new folder of the exported policy")
-    parser.add_argument("--onnx", action="store_true", help="write the step as ONNX too; needs the extra onnx")
-    known, overrides = parser.parse_known_args(arguments)
-    manifest = jaxppo.deploy.export_run(known.run, known.output, overrides=overrides, onnx=known.onnx)
-    size = sum(entry["bytes"] for entry in manifest["files"].values())
-    print(f"exported {manifest['name']} to {known.output}: {len(manifest['files'])} files, {size / 1e6:.1f} MB")
-    print(f"load it with jaxppo.deploy.load_policy({known.output!r})")
-
+from jaxppo.cli import run
+from jaxppo.cli.commands.export import main
 
 if __name__ == "__main__":
     sys.exit(run(main))

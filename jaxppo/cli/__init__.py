@@ -1,5 +1,23 @@
 """The command line: parsers, one-line errors, exit codes."""
 
-from jaxppo.cli.command import OneLineParser, parse_amount, parse_shard, parse_training, run
+from jaxppo.cli.command import (
+    OneLineParser,
+    a_device_for_each_core,
+    add_progress_options,
+    announce_report,
+    parse_amount,
+    parse_shard,
+    parse_training,
+    run,
+)
 
-__all__ = ["OneLineParser", "parse_amount", "parse_shard", "parse_training", "run"]
+__all__ = [
+    "OneLineParser",
+    "a_device_for_each_core",
+    "add_progress_options",
+    "announce_report",
+    "parse_amount",
+    "parse_shard",
+    "parse_training",
+    "run",
+]

@@ -1,4 +1,4 @@
-"""What the scripts share: one-line errors and exit codes, and the options of a training.
+"""What the commands share: one-line errors and exit codes, and the options of a training.
 
 JAX is imported when a command runs, not when it shows its help.
 """
@@ -12,10 +12,12 @@ import pathlib
 import re
 import signal
 import sys
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jaxppo.cli.older import add_older_options, as_given, default_config, older_overrides
+from jaxppo.cli.keys import MATTER
+from jaxppo.cli.older import CONFIG, add_older_options, as_given, older_overrides
 from jaxppo.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -30,17 +32,40 @@ INPUT_OUTPUT_ERROR = 74
 WHICHEVER_FIRST = {"episodes", "minutes"}
 """Budgets that may be given together."""
 FULL_DISK = "No space left on device"
+KEYS = """\
+keys of the configuration, each an option as well:
+  the ten to know first; jaxppo help all explains every key, jaxppo help ppo a section
+"""
+EXAMPLE = "for example --config quickstart, which ships, or --config my.yaml"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that reports a mistake as a `ConfigError` and whose options cannot be abbreviated."""
+    """An argument parser that reports a mistake as a `ConfigError` and whose options cannot be abbreviated.
 
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    Args:
+      command: its name; absent for a part of a command, whose `prog` is an option.
+      description: of what it does.
+      keys: dotted keys of the configuration that the help explains; they are no options of the parser.
+      options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, command: str = "", description: str | None = None, *, keys: Sequence[str] = (), **options: Any):
+        options = {"prog": f"jaxppo {command}", "formatter_class": argparse.RawDescriptionHelpFormatter} | options
+        super().__init__(allow_abbrev=False, description=description, **options)
+        self._keys = keys
+
+    def format_help(self) -> str:
+        """The help, with the keys."""
+        text = super().format_help()
+        if self._keys:
+            from jaxppo.cli.keys import as_options  # reads a page that a command does not need
+
+            text += f"\n{KEYS}\n{as_options(self._keys)}\n"
+        return text
 
     def error(self, message: str) -> NoReturn:
         """Raises `ConfigError`."""
-        raise ConfigError(f"{message}; see --help")
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> int:
@@ -125,33 +150,66 @@ def _one_line(error: Exception) -> int:
     raise error
 
 
+def a_device_for_each_core() -> None:
+    """Has JAX take each core of a CPU for a device; to be called before JAX is imported."""
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))
+
+
+def add_progress_options(parser: argparse._ActionsContainer) -> None:
+    """Adds what a command that takes long says and shows: `--quiet` and `--open`.
+
+    Args:
+      parser: of the command, or a group of it.
+    """
+    parser.add_argument("--quiet", action="store_true", help="no data report and no progress on stderr")
+    parser.add_argument("--open", action="store_true", help="show the report in the browser when it is written")
+
+
+def announce_report(path: pathlib.Path, show: bool) -> None:
+    """Says where a report is, and opens it.
+
+    Args:
+      path: of the page.
+      show: whether to open it in the browser; a machine without one says so on stderr.
+    """
+    print(f"report: {path}", flush=True)
+    if show and not webbrowser.open(path.absolute().as_uri()):
+        print(f"no browser was found; open {path} in one", file=sys.stderr)
+
+
 def parse_training(
-    description: str, arguments: Sequence[str], budgets: Mapping[str, str], *, older: bool = False
+    command: str, description: str | None, arguments: Sequence[str], budgets: Mapping[str, str], *, older: bool = False
 ) -> tuple[Config, str, argparse.Namespace]:
     """Parses what a command that trains was asked for.
 
     Args:
-      description: of the command.
+      command: its name.
+      description: of what it does.
       arguments: of the command.
       budgets: name -> help of the keys of `training` that are options of their own.
       older: whether flags of the older style are accepted too, see `jaxppo.cli.older`.
 
     Returns:
-      The configuration, the name of its file (or of the folder that is resumed), and `output` and `resume`.
+      The configuration, the name of its file (or of the folder that is resumed), and `output`, `resume`, `quiet` and
+      `open`.
 
     Raises:
       ConfigError: what `load_config` raises, or neither a configuration nor a folder to resume is given.
     """
-    epilog = "Any key of the config is an option, for example --data.path FILE."
-    parser = OneLineParser(description=description, epilog=epilog)
-    parser.add_argument("--config", metavar="FILE", help="YAML run configuration (with --resume: that of the folder)")
-    for name, meaning in budgets.items():
-        parser.add_argument(f"--{name}", metavar="N", help=meaning)
-    parser.add_argument("--seed", metavar="N", help="seed of all randomness (of the first of several agents)")
-    parser.add_argument(
-        "--output", metavar="DIR", help="folder to write (default: one in runs, named after the config)"
+    parser = OneLineParser(command, description, keys=MATTER)
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
+        "--config", metavar="FILE", help="YAML, or the name of one that ships (with --resume: the folder's)"
     )
-    parser.add_argument("--resume", action="store_true", help="continue in --output")
+    for name, meaning in budgets.items():
+        what.add_argument(f"--{name}", metavar="N", help=meaning)
+    what.add_argument(
+        "--seed", metavar="N", help="seed of all randomness, of the first of several agents (default: the config's)"
+    )
+    where = parser.add_argument_group("where it goes")
+    where.add_argument("--output", metavar="DIR", help="folder to write (default: one in runs, named after the config)")
+    where.add_argument("--resume", action="store_true", help="continue in --output")
+    add_progress_options(where)
     if older:
         add_older_options(parser)
     known, overrides = parser.parse_known_args(arguments)
@@ -168,9 +226,9 @@ def parse_training(
     elif known.resume and known.output:
         path = pathlib.Path(known.output, "config.yaml")
     elif stands_for:
-        path = default_config()
+        path = CONFIG
     else:
-        parser.error("--config is required, for example --config configs/quickstart.yaml")
+        parser.error(f"--config is required, {EXAMPLE}")
     from jaxppo.config import load_config  # imports JAX, which --help does not need
 
     try:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import pathlib
 import re
 from collections.abc import Callable, Sequence
 
 from jaxppo.errors import ConfigError
 
-CONFIG = "configs/quickstart.yaml"
+CONFIG = "quickstart"
 """What is trained where flags of the older style are given without a configuration."""
 TRANSFORMER = "transformer_ppo"
 MODELS = {
@@ -32,7 +31,7 @@ def add_older_options(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of the command.
     """
-    group = parser.add_argument_group("older style", f"without --config: that of {CONFIG}")
+    group = parser.add_argument_group("older style", f"without --config: {CONFIG}, which ships")
     group.add_argument(
         "--model-type", choices=MODELS, help="perceptron, the same with discrete actions, or transformer"
     )
@@ -73,12 +72,6 @@ def older_overrides(known: argparse.Namespace, overrides: Sequence[str]) -> list
         if key in given and given[key] != value:
             raise ConfigError(f"--{key} is {given[key]}, but {named} stands for {key} {value}; give one of them")
     return [word for key, (value, _) in keys.items() for word in (f"--{key}", value)]
-
-
-def default_config() -> pathlib.Path:
-    """The configuration of a command that names none, in the working directory or beside the package."""
-    beside = pathlib.Path(__file__).parents[2] / CONFIG
-    return beside if beside.exists() and not pathlib.Path(CONFIG).exists() else pathlib.Path(CONFIG)
 
 
 def as_given(message: str, known: argparse.Namespace) -> str:

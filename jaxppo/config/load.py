@@ -18,6 +18,7 @@ from jaxppo.config.features import ColumnsConfig
 from jaxppo.config.items import item_of, written_out
 from jaxppo.config.renamed import RENAMED, with_present_keys
 from jaxppo.config.schema import BUDGETS, Config
+from jaxppo.config.shipped import find_config
 from jaxppo.config.types import accepted, all_lists, keys, lists, nested, sections, takes_list, takes_text, takes_texts
 from jaxppo.errors import ConfigError
 
@@ -89,8 +90,8 @@ def load_config(
       (0.9, 100000, ())
 
     Args:
-      source: YAML file, or a dict of its content; keys that it leaves out have their defaults. None for the defaults,
-        with a budget of a million steps.
+      source: YAML file, the name of one that ships (`quickstart`), or a dict of its content; keys that it leaves out
+        have their defaults. None for the defaults, with a budget of a million steps.
       overrides: command-line style: `("--ppo.learning-rate", "1e-4")` or `("--ppo.learning-rate=1e-4",)`. A dash in a
         key stands for an underscore; values are YAML, and a list may be written `a,b,c`. A budget (`training.steps`,
         `.episodes`, `.minutes`) replaces those of the source.
@@ -105,7 +106,7 @@ def load_config(
     elif isinstance(source, Mapping):
         tree = copy.deepcopy(dict(source))
     else:
-        tree = with_present_keys(_read_yaml(source)) if saved else _read_yaml(source)
+        tree = with_present_keys(_read_yaml(source)) if saved else _read_yaml(find_config(source))
     if any(key == f"training.{budget}" for key in options for budget in BUDGETS) and isinstance(
         tree.get("training"), dict
     ):
@@ -158,8 +159,6 @@ def dump_config(config: Config) -> str:
 
 
 def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    if not str(path):
-        raise ConfigError("the path of the config file is empty; give a YAML file such as configs/quickstart.yaml")
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -15,7 +15,7 @@ HEAD = f"""\
 
 Written by `{COMMAND}`; do not edit.
 
-A run is one YAML file. Every key is also an option of `scripts/train.py` and `scripts/backtest.py`, for example
+A run is one YAML file. Every key is also an option of `jaxppo train` and `jaxppo backtest`, for example
 `--ppo.learning_rate 1e-4` or `--data.symbols AAPL,MSFT`, which takes the place of the file's value. A key that is left
 out has its default. An unknown key, a value of another type and a value out of its range are errors.
 """

@@ -407,7 +407,7 @@ ARGUMENTS = {
     "unknown option": (["--verbose", "1"], ["unknown option --verbose", "known keys"]),
     "unknown option of a section": (["--ppo.zzzzzzzz", "1"], ["known keys of ppo are", "more"]),
     "an option without end": (["--" + "x" * 10_000, "1"], ["unknown option --xxx"]),
-    "unknown option without a value": (["--quiet"], ["unknown option --quiet"]),
+    "unknown option without a value": (["--silent"], ["unknown option --silent"]),
     "an abbreviation": (["--out", "x"], ["unknown option --out"]),
     "a typo in an option": (["--ppo.learningrate", "1"], ["--ppo.learningrate", "did you mean --ppo.learning_rate"]),
     "an option without its section": (["--learning-rate", "1"], ["did you mean --ppo.learning_rate"]),

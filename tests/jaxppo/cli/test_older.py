@@ -22,7 +22,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def parsed(*arguments):
-    config, name, given = parse_training("trains", arguments, BUDGETS, older=True)
+    config, name, given = parse_training("train", "trains", arguments, BUDGETS, older=True)
     return config, name, given.output
 
 
@@ -117,4 +117,4 @@ def test_what_makes_no_sense(case, workplace, capfd):
 
 def test_only_training_accepts_it(workplace):
     with pytest.raises(ConfigError, match="unknown option --model-type"):
-        parse_training("walks", ["--config", "tiny.yaml", "--model-type", "ppo"], BUDGETS)
+        parse_training("walk-forward", "walks", ["--config", "tiny.yaml", "--model-type", "ppo"], BUDGETS)

@@ -1,0 +1,32 @@
+"""Explains a key, a section or a command: jaxppo help costs, jaxppo help costs.commission_bps, jaxppo help train
+
+`jaxppo help all` explains every key of the configuration.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from jaxppo.cli.command import OneLineParser
+from jaxppo.cli.keys import explain
+from jaxppo.cli.main import COMMANDS, dispatch, overview
+
+
+def main(arguments: Sequence[str]) -> int | None:
+    parser = OneLineParser("help", __doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of a key, a section or a command; all for every key")
+    known, options = parser.parse_known_args(arguments)
+    names = [*([] if known.name is None else [known.name]), *options]  # a key may be written as an option
+    if len(names) > 1:
+        parser.error(f"one name is explained at a time, not {' '.join(names)}")
+    name = names[0] if names else None
+    if any(command.name == name for command in COMMANDS):
+        return dispatch([name, "--help"])
+    text = overview() if name is None else f"{explain(name)}\n"
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:  # as of a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return signal.SIGPIPE
+    return None

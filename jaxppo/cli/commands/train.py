@@ -1,0 +1,18 @@
+"""Trains an agent: jaxppo train --config quickstart [--ppo.learning-rate 1e-4 ...]"""
+
+from collections.abc import Sequence
+
+import jaxppo
+from jaxppo.cli import announce_report, parse_training
+
+
+def main(arguments: Sequence[str]) -> int | None:
+    budgets = {"minutes": "train for N minutes of wall time; with --episodes, for what is spent first"}
+    budgets |= {"episodes": "train for N episodes"}
+    budgets |= {"steps": "train for N environment steps"}
+    config, name, given = parse_training("train", __doc__, arguments, budgets, older=True)
+    result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
+    if result.summary is not None:
+        print(result.text)
+        announce_report(result.folder / "report.html", given.open)
+    return result.signal
