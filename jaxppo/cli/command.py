@@ -50,8 +50,8 @@ class OneLineParser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str = "", description: str | None = None, *, keys: Sequence[str] = (), **options: Any):
-        options = {"prog": f"jaxppo {command}", "formatter_class": argparse.RawDescriptionHelpFormatter} | options
-        super().__init__(allow_abbrev=False, description=description, **options)
+        usual: dict[str, Any] = {"prog": f"jaxppo {command}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(allow_abbrev=False, description=description, **(usual | options))
         self._keys = keys
 
     def format_help(self) -> str:

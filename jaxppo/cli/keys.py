@@ -136,8 +136,14 @@ def wrapped(text: str, indent: str, width: int | None = None) -> list[str]:
       width: columns; None takes those of the terminal, at most `WIDEST`.
     """
     width = min(shutil.get_terminal_size().columns, WIDEST) if width is None else width
-    options = {"initial_indent": indent, "subsequent_indent": indent}
-    return textwrap.wrap(text, max(width, len(indent) + 20), break_on_hyphens=False, break_long_words=False, **options)
+    return textwrap.wrap(
+        text,
+        max(width, len(indent) + 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _section_text(section: Section) -> str:

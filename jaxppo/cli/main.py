@@ -27,6 +27,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
+    Command("init", "begin", "write a configuration with the keys that matter, explained"),
+    Command("doctor", "begin", "check Python, JAX, devices, memory, prices and a configuration"),
     Command("help", "begin", "explain a key, a section or a command: jaxppo help costs"),
     Command("train", "train and validate", "train an agent and test it once"),
     Command("backtest", "train and validate", "repeat the test of a run, also at other costs or on other prices"),
@@ -47,7 +49,8 @@ Train, validate and ship PPO trading agents in JAX.
 FIRST_STEPS = """\
 first steps:
   jaxppo train --config quickstart        on prices that ship; 2 minutes on two cores
-  jaxppo help data                        how to say where your own are
+  jaxppo init --data my_prices.csv        a configuration for your own prices: my.yaml
+  jaxppo doctor --config my.yaml          what is missing, and how to mend it
 """
 
 

@@ -158,6 +158,11 @@ def dump_config(config: Config) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
+def dump_value(value: Any) -> str:
+    """Writes the value of a key as YAML on one line."""
+    return yaml.dump([value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**31)[1:-2]
+
+
 def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")

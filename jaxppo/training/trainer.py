@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,11 @@ from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data
 from jaxppo.run.devices import select_devices
 from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
-from jaxppo.run.memory import check_fits, estimated_memory, memory_needed, size_of
+from jaxppo.run.memory import check_fits, memory_needed
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
+from jaxppo.training.check import SMALLER, state_shapes, traced_iteration
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
@@ -41,8 +42,6 @@ from jaxppo.training.loggers import MetricsLog, Progress, check_metrics
 from jaxppo.training.monitor import still_stops, stop_in, stop_message
 from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
 from jaxppo.training.run_state import Done, Run
-
-SMALLER = "ppo.micro_batch, ppo.paths, ppo.chunk, ppo.portfolios or policy.width"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -164,19 +163,13 @@ def _with_program(run: Run, state: TrainState, done: Done) -> Run:
     """
     if run.finished(done):
         return run
-    params = run.learner.replicate(run.experiment.params)
-    traced = cast(Any, run.learner.iterate).trace(state, params, jnp.float32(0.0))
-    each = estimated_memory(traced.jaxpr.jaxpr) / len(run.experiment.devices)
-    check_fits(each, "an iteration", SMALLER, run.experiment.devices)
-    return dataclasses.replace(run, traced=traced)
+    return dataclasses.replace(run, traced=traced_iteration(run.experiment, run.learner, state))
 
 
 def _newest(experiment: Experiment, folder: pathlib.Path, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
     """Learner and state of the newest checkpoint, or the first ones."""
     learner, done = _learner(experiment, 0), Done()
-    shapes = jax.eval_shape(learner.fresh, experiment.net, experiment.config.seed, experiment.params)
-    each = size_of((shapes, experiment.params)) / len(experiment.devices)  # at least, as paths are spread over them
-    check_fits(each, "the state of training", SMALLER, experiment.devices)
+    state_shapes(experiment, learner)
     state = learner.init(experiment.net, experiment.config.seed, experiment.params)
     if last is not None and last.latest is not None:
         arrays, host = last.restore_newest(state)

@@ -17,13 +17,12 @@ def main(arguments: Sequence[str]) -> int | None:
     parser = OneLineParser("help", __doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="of a key, a section or a command; all for every key")
     known, options = parser.parse_known_args(arguments)
-    names = [*([] if known.name is None else [known.name]), *options]  # a key may be written as an option
+    names = [name for name in (known.name, *options) if name is not None]  # a key may be written as an option
     if len(names) > 1:
         parser.error(f"one name is explained at a time, not {' '.join(names)}")
-    name = names[0] if names else None
-    if any(command.name == name for command in COMMANDS):
-        return dispatch([name, "--help"])
-    text = overview() if name is None else f"{explain(name)}\n"
+    if names and names[0] in {command.name for command in COMMANDS}:
+        return dispatch([names[0], "--help"])
+    text = f"{explain(names[0])}\n" if names else overview()
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:  # as of a pager that was left

@@ -3,7 +3,7 @@
 VERSION is semantic, such as 1.2.0, or a stage; compare takes NAME@VERSION, or NAME for its version in production.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jaxppo
 from jaxppo.cli import OneLineParser
@@ -27,7 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     given = vars(_parser().parse_args(arguments))
     verb, registry = given.pop("verb"), jaxppo.deploy.Registry(given.pop("registry"))
     done = getattr(registry, verb)(**given)
-    describe = {"list": jaxppo.deploy.describe_models, "compare": jaxppo.deploy.describe_comparison}
+    describe: dict[str, Callable[..., str]] = {
+        "list": jaxppo.deploy.describe_models,
+        "compare": jaxppo.deploy.describe_comparison,
+    }
     describe |= {"add": jaxppo.deploy.describe_model, "show": jaxppo.deploy.describe_model}
     print(describe.get(verb, jaxppo.deploy.describe_line)(done))
 

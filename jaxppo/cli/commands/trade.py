@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int | None:
     known, overrides = parser.parse_known_args(arguments)
     check_follow_options(known, overrides)
     if known.kill:
-        return kill_account(known.output)
+        kill_account(known.output)
+        return None
     if known.follow:
         return follow_feed(known, overrides)
     cash, peak = parse_amount("--cash", known.cash), parse_amount("--peak", known.peak)

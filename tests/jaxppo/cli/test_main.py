@@ -49,7 +49,7 @@ def test_every_command_has_a_module_and_help(name, capsys):
         ([], ["no command is given", *NAMES, "jaxppo --help"]),
         (["trian"], ["'trian'", "did you mean train?"]),
         (["monte_carlo"], ["'monte_carlo'", "did you mean monte-carlo?"]),
-        (["--verbose"], ["'--verbose'", "there is help"]),
+        (["--verbose"], ["'--verbose'", "there is init"]),
         (["help", "ppo.lerning_rate"], ["'ppo.lerning_rate'", "did you mean ppo.learning_rate?"]),
         (["help", "qqqqqq"], ["'qqqqqq'", "jaxppo help all"]),
         (["help", "a", "b"], ["one name", "a b", "jaxppo help --help"]),
@@ -113,7 +113,8 @@ def test_help_explains_keys_sections_and_items(capsys):
     assert keys.explain("masks").startswith("masks\n")
     assert "masks.volatility_cap.target\n      number in" in keys.explain("masks.volatility_cap")
     assert keys.explain("learning_rate").startswith("ppo.learning_rate\n")
-    assert all(name in keys.explain("all") for name in keys.all_keys())
+    everything = keys.explain("all")
+    assert all(name in everything for name in keys.all_keys())
 
 
 def test_lines_of_help_fit(monkeypatch):
@@ -164,6 +165,27 @@ def test_configurations_that_are_not_there(source, needles, tmp_path, monkeypatc
     with pytest.raises(ConfigError) as raised:
         load_config(source)
     assert all(needle in str(raised.value) for needle in needles), raised.value
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize(
+    ("name", "function", "arguments"),
+    [
+        ("train", "train", ["--config", "quickstart"]),
+        ("walk-forward", "walk_forward.walk_forward", ["--config", "quickstart"]),
+        ("monte-carlo", "monte_carlo.run_monte_carlo", ["--run", "run"]),
+    ],
+)
+def test_quiet_shows_no_progress(name, function, arguments, quiet, monkeypatch):
+    given = {}
+
+    def called(*positional, **options):
+        given.update(options)
+        raise ConfigError("reached")
+
+    monkeypatch.setattr(f"jaxppo.{function}", called)
+    assert main([name, *arguments, *(["--quiet"] if quiet else [])]) == 2
+    assert given["progress"] is not quiet
 
 
 @pytest.mark.parametrize(("show", "found"), [(False, True), (True, True), (True, False)])

@@ -1,0 +1,1 @@
+"""What `jaxppo doctor` checks: the installation, the machine, prices and a configuration."""

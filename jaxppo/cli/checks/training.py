@@ -1,0 +1,89 @@
+"""Prices and a configuration: what a training would say of them before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from jaxppo.cli.checks.finding import Finding
+from jaxppo.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxppo.config import Config
+    from jaxppo.envs.market.market_data import MarketData
+
+GIB = 2**30
+MOST_WARNINGS = 10
+
+
+def check_training_of(config: str | None, data: str | None, overrides: Sequence[str] = ()) -> Iterator[Finding]:
+    """Checks a configuration, its prices, and that a training of it would begin.
+
+    Args:
+      config: file, or name of one that ships; None checks the prices alone.
+      data: prices in place of those of the configuration.
+      overrides: dotted keys, as options.
+    """
+    from jaxppo.config import load_config
+
+    overrides = [*overrides, *(() if data is None else ("--data.path", data))]
+    try:
+        loaded = load_config(config, overrides)
+    except UserError as error:
+        yield Finding("fix", "config", str(error))
+        return
+    trading = loaded.env.name == "trading"
+    market = None
+    if data is not None and not trading:
+        yield Finding("fix", "data", f"--data is {data}, but env.name is {loaded.env.name}, which reads no prices")
+        return
+    if trading:
+        market, found = check_data(loaded)
+        yield from found
+    if config is not None and (market is not None or not trading):
+        yield check_start(config, loaded, market)
+
+
+def check_data(config: Config) -> tuple[MarketData | None, list[Finding]]:
+    """Loads the prices of a configuration; None where they are refused.
+
+    Args:
+      config: of the run.
+    """
+    from jaxppo.run.data import load_data
+
+    try:
+        market = load_data(config)
+    except UserError as error:
+        return None, [Finding("fix", "data", str(error))]
+    report = market.info.report
+    size = f"{market.n_assets} asset(s) x {market.n_bars:,} bars"
+    span = f", {report['first']} to {report['last']}" if report else ""
+    warnings = report["warnings"] if report else []
+    more = [f"{len(warnings) - MOST_WARNINGS} more in data.warnings of the run's metadata.json"]
+    lines = [*warnings[:MOST_WARNINGS], *(more if len(warnings) > MOST_WARNINGS else [])]
+    return market, [
+        Finding("ok", "data", f"{config.data.path}: {size}{span}"),
+        *(Finding("warn", "data", line) for line in lines),
+    ]
+
+
+def check_start(name: str, config: Config, market: MarketData | None) -> Finding:
+    """Makes everything that a training is made of, up to where it would be compiled.
+
+    Args:
+      name: of the configuration.
+      config: of the run.
+      market: its prices; None for an environment that is not trading.
+    """
+    from jaxppo.training.check import check_training
+
+    try:
+        found = check_training(config, market)
+    except UserError as error:
+        return Finding("fix", "config", str(error))
+    where = f"{len(found.devices)} x {found.devices[0].platform}"
+    text = (
+        f"{name}: {found.n_parameters:,} parameters on {where}; an iteration takes about {found.memory / GIB:.2f} GiB"
+    )
+    return Finding("ok", "config", text)

@@ -1,0 +1,48 @@
+"""Checks what a training needs, and says how to mend what is wrong: jaxppo doctor [--config my.yaml] [--data my.csv]
+
+A line a check: ok, warn (works, but look at it) or fix. The exit code is 2 if something must be fixed.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from jaxppo.cli.checks.finding import Finding
+from jaxppo.cli.checks.installation import check_installation
+from jaxppo.cli.checks.machine import check_devices, check_memory, check_output
+from jaxppo.cli.checks.training import check_training_of
+from jaxppo.cli.command import OneLineParser
+from jaxppo.errors import ConfigError
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = OneLineParser("doctor", __doc__, epilog="With --config keys are options, as of jaxppo train.")
+    parser.add_argument("--config", metavar="FILE", help="YAML, or the name of one that ships")
+    parser.add_argument("--data", metavar="FILE", help="prices, in place of those of --config")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="folder for runs (default: runs)")
+    known, overrides = parser.parse_known_args(arguments)
+    if overrides and known.config is None:
+        parser.error(f"{overrides[0]}: keys need --config")
+    fixes = []
+    for finding in _findings(known.config, known.data, known.output, overrides):
+        print(finding, flush=True)
+        fixes += [finding.about] if finding.level == "fix" else []
+    if fixes:
+        raise ConfigError(f"{len(fixes)} to fix: {', '.join(dict.fromkeys(fixes))}")
+    print("nothing has to be fixed")
+
+
+def _findings(config: str | None, data: str | None, output: str, overrides: Sequence[str]) -> Iterator[Finding]:
+    """All checks, those first without which later ones make no sense."""
+    installation = list(check_installation())
+    yield from installation
+    yield check_output(output)
+    if any(finding.level == "fix" for finding in installation):
+        return
+    device = check_devices()
+    yield device
+    if device.level == "fix":
+        return
+    yield from check_memory()
+    if config is not None or data is not None:
+        print("what would a training refuse? That takes about half a minute", file=sys.stderr, flush=True)
+        yield from check_training_of(config, data, overrides)
