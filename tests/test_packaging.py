@@ -1,15 +1,17 @@
-"""The import name: wheel and editable install work beside a user's own `envs`, and beside the package of that name.
+"""What is installed: the wheel has what the commands need, and works beside a user's own `envs` and a package `envs`.
 
 The foreign package is made here: a wheel with a top-level `envs`, as the public index has one.
 """
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import venv
 import zipfile
 
 import pytest
+from docker_files import FILES, copied
 from folders import ROOT
 
 CHECK = """
@@ -41,6 +43,20 @@ def foreign_wheel(folder):
     return path
 
 
+def new_environment(folder):
+    """The Python of a new environment, without packages."""
+    venv.create(folder / "venv", with_pip=True, system_site_packages=False)
+    return folder / "venv" / "bin" / "python"
+
+
+def add_dependencies(python):
+    """Gives an environment the packages of this one, behind its own: they are not installed anew."""
+    code = "import site; print(site.getsitepackages()[0])"
+    site = pathlib.Path(run(python, "-c", code, cwd=python.parent).strip())
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "zz_dependencies.pth").write_text("\n".join(here) + "\n")
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A user's folder with an `envs` of its own."""
@@ -65,29 +81,75 @@ def test_the_wheel_holds_the_market_side_once(built):
     assert "jaxppo/envs/datasets/us5_1d.csv.gz" in names
     assert "jaxppo/report/report.css" in names
     assert "jaxppo/__init__.pyi" in names
+    assert "jaxppo/config/reference.md" in names
+    configs = {f"jaxppo/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
+    assert configs == {name for name in names if name.startswith("jaxppo/configs/")}
     assert not any(name.startswith("envs/") for name in names)
     assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+def test_what_the_images_copy_makes_the_same_wheel(built, tmp_path):
+    source = tmp_path / "source"
+    for name, target in copied(FILES[0]):
+        (source / target).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / target)
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, source, cwd=tmp_path)
+    again = next(tmp_path.glob("jaxppo-*.whl"))
+    names = [sorted(zipfile.ZipFile(path).namelist()) for path in (built, again)]
+    assert names[0] == names[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
 def test_installs_beside_a_foreign_envs(kind, order, built, project, tmp_path):
-    venv.create(tmp_path / "venv", with_pip=True, system_site_packages=False)
-    python = tmp_path / "venv" / "bin" / "python"
-    # The dependencies are those of this environment: only the two packages are installed anew.
-    site = pathlib.Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path).strip())
-    here = [path for path in sys.path if path.endswith("site-packages")]
+    python = new_environment(tmp_path)
     foreign = [python, "-m", "pip", "install", "-q", "--no-deps", foreign_wheel(tmp_path)]
     ours = [python, "-m", "pip", "install", "-q", "--no-deps"]
     ours += [built] if kind == "wheel" else ["-e", ROOT]
     for command in (foreign, ours) if order == "before" else (ours, foreign):
         run(*command, cwd=tmp_path)
-    (site / "zz_dependencies.pth").write_text("\n".join(here) + "\n")
+    add_dependencies(python)
     for folder in (project, tmp_path):
         assert "fine" in run(python, "-c", CHECK, cwd=folder)
     assert "mine" in run(python, "-c", "import jaxppo.envs, envs; print(envs.MarketData)", cwd=project)
     assert "foreign" in run(python, "-c", "import jaxppo.envs, envs; print(envs.MarketData)", cwd=tmp_path)
+
+
+SMALL = {
+    "policy": {"kind": "mlp", "width": 16, "layers": 1, "heads": 2},
+    "features": {"groups": "price", "normalisation_window": 20},
+    "ppo": {"paths": 8, "portfolios": 2, "chunk": 8, "epochs": 1, "minibatches": 2},
+    "training": {"steps": 128, "devices": 1},
+    "evaluation": {"bootstrap_resamples": 100},
+}
+"""Keys of a training of seconds."""
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_a_bare_folder(built, tmp_path):
+    python = new_environment(tmp_path)
+    run(python, "-m", "pip", "install", "-q", "--no-deps", built, cwd=tmp_path)
+    add_dependencies(python)
+    (tmp_path / "bare").mkdir()
+    jaxppo, bare = python.parent / "jaxppo", tmp_path / "bare"
+    version = built.name.split("-")[1]
+    assert run(jaxppo, "--version", cwd=bare) == f"jaxppo {version}\n"
+    assert run(python, "-m", "jaxppo", "--version", cwd=bare) == f"jaxppo {version}\n"
+    assert "costs.commission_bps" in run(jaxppo, "train", "--help", cwd=bare)
+    assert "Commission, basis points" in run(jaxppo, "help", "costs.commission_bps", cwd=bare)
+    assert "wrote my.yaml" in run(jaxppo, "init", cwd=bare)
+    small = [f"--{section}.{key}={value}" for section, keys in SMALL.items() for key, value in keys.items()]
+    found = run(jaxppo, "doctor", "--config", "my.yaml", *small, cwd=bare)
+    assert f"{version} in {python.parents[1]}" in found, "it is the wheel that runs"
+    assert found.endswith("nothing has to be fixed\n")
+    for config in ("my.yaml", "quickstart"):
+        run(jaxppo, "train", "--config", config, "--quiet", *small, cwd=bare)
+    assert all((bare / "runs" / name / "report.html").stat().st_size > 1e5 for name in ("my", "quickstart"))
 
 
 def test_a_checkout_has_one_set_of_classes():
