@@ -31,6 +31,7 @@ COMMANDS = (
     Command("doctor", "begin", "check Python, JAX, devices, memory, prices and a configuration"),
     Command("help", "begin", "explain a key, a section or a command: jaxppo help costs"),
     Command("train", "train and validate", "train an agent and test it once"),
+    Command("watch", "train and validate", "show how far a run is"),
     Command("backtest", "train and validate", "repeat the test of a run, also at other costs or on other prices"),
     Command("monte-carlo", "train and validate", "trade a run on many drawn markets"),
     Command("walk-forward", "train and validate", "train anew for every fold and trade what follows it"),

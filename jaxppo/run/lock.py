@@ -57,6 +57,19 @@ def is_unused(folder: pathlib.Path) -> bool:
     return all(entry.name == NAME or entry.name.endswith(".part") for entry in folder.iterdir())
 
 
+def owner_of(folder: pathlib.Path) -> tuple[dict[str, Any], bool]:
+    """Process and host that own a folder, and whether the process is gone; nothing, and False, for a free folder.
+
+    Args:
+      folder: that is there.
+    """
+    try:
+        owner = _owner(folder / NAME)
+    except FileNotFoundError:
+        return {}, False
+    return owner, _is_gone(owner)
+
+
 def release() -> None:
     """Gives up all folders that this process owns: it ends now."""
     for path in _held:

@@ -17,6 +17,7 @@ from tiny_run import (
     write_prices,
 )
 
+from jaxppo.cli.watching import Watched
 from jaxppo.envs.market import features
 from jaxppo.run import setup
 from jaxppo.training import trainer
@@ -29,6 +30,17 @@ def finished(tmp_path_factory):
     config = write_config(folder, training={**TINY["training"], "steps": 128})
     assert command("train", "--config", config, "--output", folder / "run") == 0
     return folder
+
+
+def test_the_finished_run_can_be_watched(finished):
+    """And is none of the mistakes."""
+    view = Watched(finished / "run").look()
+    assert view[::2] == ("finished", True)
+    text = "\n".join(view.lines)
+    assert "100%  iteration 1  128 of 128 steps" in text
+    assert all(
+        needle in text for needle in ("validation  iteration 1: ", "best so far iteration 1: ", "test        Sharpe")
+    )
 
 
 @pytest.fixture

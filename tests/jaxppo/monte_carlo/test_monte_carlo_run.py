@@ -14,6 +14,7 @@ from tiny_run import command, prices, tiny_config
 import jaxppo
 from jaxppo import backtest
 from jaxppo.backtest import capacity, conditions_of, simulate
+from jaxppo.cli.watching import Watched
 from jaxppo.envs import load_market
 from jaxppo.envs.market.market_data import slice_bars
 from jaxppo.errors import ConfigError
@@ -127,6 +128,8 @@ def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
     assert command("monte_carlo", "--merge", tmp_path / "s0", tmp_path / "s1", "--output", tmp_path / "all") == 0
     assert "70 paths of 12 bars" in capsys.readouterr().out
     assert (tmp_path / "all" / "summary.json").exists()
+    assert {Watched(tmp_path / name).look().state for name in ("s0", "s1", "all")} == {"finished"}
+    assert "100%" in Watched(tmp_path / "s0").look().lines[1]
     assert command("monte_carlo", *given, "--output", tmp_path / "s0") == 2
     assert "folder of another job: its shard is [0, 2], not [0, 1]" in capsys.readouterr().err
 

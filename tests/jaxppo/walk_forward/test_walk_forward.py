@@ -18,6 +18,7 @@ from tiny_run import assert_trees_equal, command, prices, snapshot, tiny_config,
 
 import jaxppo
 from jaxppo import envs
+from jaxppo.cli.watching import Watched
 from jaxppo.config.walk_forward import WalkForwardConfig
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.errors import ConfigError
@@ -642,5 +643,12 @@ def test_the_command_prints_results_and_refuses_to_overwrite(tmp_path, capsys, w
     assert "not empty" in capsys.readouterr().err
     assert command("walk_forward", "--output", tmp_path / "out") == 2
     assert "--config is required" in capsys.readouterr().err
+    assert Watched(whole.folder).look()[::2] == ("finished", True)
+    metadata = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    (tmp_path / "out" / "metadata.json").write_text(json.dumps({**metadata, "finished": False}))
+    shutil.copy(whole.folder.parent / "trials.jsonl", tmp_path)
+    view = Watched((tmp_path / "out").rename(tmp_path / whole.folder.name)).look()
+    assert view.state == "interrupted"
+    assert "evaluations; the newest: fold " in view.lines[1]
     with pytest.raises(ConfigError, match="fold 9"):
         load_fold(whole.folder, 9, market=market_of())
