@@ -23,6 +23,7 @@ from jaxppo.envs.execution.perturbations import prices_of, scale
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk import metrics
+from jaxppo.run.progress import announce
 from jaxppo.run.saved import SavedRun
 from jaxppo.statistics import bootstrap_interval, sharpe_per_bar
 
@@ -121,6 +122,7 @@ def costs_and_capital(run: SavedRun, *, most: float = MOST) -> dict[str, Any]:
       earns at `most`; `most`; `capital`: of the run, currency; `level`: of the intervals; `traded`: `agent` or `base`,
       only of a run with a gate.
     """
+    announce("other costs and capital")
     run = decided(run)
     found = break_even(run, most=most)
     return ({} if run.ship is None else {"traded": run.ship.figures["traded"]}) | {

@@ -43,6 +43,7 @@ from jaxppo.report.selection import luck_warnings
 from jaxppo.run.build import strategy_sentences
 from jaxppo.run.data import full_position
 from jaxppo.run.periods import Period, time_of
+from jaxppo.run.progress import announce
 from jaxppo.run.setup import Setup
 from jaxppo.run.start import started_policy
 from jaxppo.run.title import title_of_run
@@ -144,6 +145,7 @@ def evaluate(
       ship: the evidence; None weighs it where the configuration asks for it.
       changed: whether the setup is not that of training: what `policy.start` led to is not known then.
     """
+    announce("evaluating")
     policy = agent_of(setup, network, net)
     beside = {}
     if setup.config.policy.start is None or not changed:
@@ -177,6 +179,7 @@ def evaluate_ledger(
       effects: mask -> what it did; None where that is not known.
       beside: name -> ledger of what else it is compared with.
     """
+    announce("evaluating: figures and intervals")
     chosen, monitor = setup.config.evaluation, setup.monitor
     baselines = {**configured_baselines(setup, rules_of(setup), where), **beside}
     # One by one: a tree sorts its names, and the agent comes first.
@@ -265,6 +268,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
       path: of the file.
       extras: what is shown beside it.
     """
+    announce("report")
     extras = ReportExtras() if extras is None else extras
     figures = {"agent": result.summary, **result.summary["baseline"]}
     names: tuple[str, ...] = ("sharpe", "sortino", "calmar", "max_drawdown", "cvar_95", "win_rate", "trade_win_rate")

@@ -21,6 +21,7 @@ from jaxppo.policy.networks import inspect
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.encoder import Bars
 from jaxppo.report.results import Inspection
+from jaxppo.run.progress import announce
 from jaxppo.run.setup import Setup
 
 REGIMES = ("calm", "usual", "turbulent")
@@ -48,6 +49,7 @@ def inspect_policy(
       n_decisions: decisions to inspect, at most.
       n_gradients: decisions whose integrated gradients are computed, at most.
     """
+    announce("what the policy looks at")
     where = setup.periods[period]
     chosen = _spread_out(where.first, where.last - 1, n_decisions)
     params, env = setup.params, setup.env

@@ -9,6 +9,7 @@ from jaxppo.cli.command import (
     parse_shard,
     parse_training,
     run,
+    showing_phases,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "parse_shard",
     "parse_training",
     "run",
+    "showing_phases",
 ]

@@ -165,6 +165,19 @@ def add_progress_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--open", action="store_true", help="show the report in the browser when it is written")
 
 
+@contextlib.contextmanager
+def showing_phases(quiet: bool = False) -> Iterator[None]:
+    """Shows on a terminal what a command is doing, until the block ends.
+
+    Args:
+      quiet: whether to show nothing.
+    """
+    from jaxppo.run.progress import phases  # imports what --help does not need
+
+    with phases(not quiet):
+        yield
+
+
 def announce_report(path: pathlib.Path, show: bool) -> None:
     """Says where a report is, and opens it.
 

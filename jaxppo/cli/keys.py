@@ -94,10 +94,10 @@ def all_keys() -> dict[str, Key]:
 
 
 def explain(name: str) -> str:
-    """Explains a key, a section, the items of a list, every key of that last name, or all.
+    """Explains a key, a section, the items of a list, everything of that last name, or all.
 
     Args:
-      name: `costs`, `costs.commission_bps`, `--costs.commission-bps`, `masks`, `commission_bps`, or `all`.
+      name: `costs`, `costs.commission_bps`, `--costs.commission-bps`, `masks`, `commission_bps`, `no_short`, or `all`.
 
     Raises:
       ConfigError: there is none; names the nearest.
@@ -107,7 +107,9 @@ def explain(name: str) -> str:
         return "\n\n".join(map(_section_text, sections().values()))
     inside = [one for one in sections().values() if one.name == asked or one.name.startswith(f"{asked}.")]
     named = [key for key in all_keys().values() if key.name == asked]
-    named = named or ([] if inside else [key for key in all_keys().values() if key.name.endswith(f".{asked}")])
+    if not named and not inside:
+        named = [key for key in all_keys().values() if key.name.endswith(f".{asked}")]
+        inside = [one for one in sections().values() if one.name.endswith(f".{asked}")]
     if named or inside:
         return "\n\n".join([*map(_key_text, named), *map(_section_text, inside)])
     near = difflib.get_close_matches(asked, [*all_keys(), *sections()], 1)

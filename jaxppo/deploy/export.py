@@ -28,6 +28,7 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run import folder as run_folder
 from jaxppo.run.files import write_text
+from jaxppo.run.progress import announce
 from jaxppo.run.saved import SavedRun, load_run
 
 CARD = "model_card.md"
@@ -58,6 +59,7 @@ def export_run(
     """
     run_folder.check_output(output)
     run = load_run(folder, overrides=overrides, market=market)
+    announce("making the step of a bar")
     live, about = live_parts(run)
     program = program_of(live)
     converted = _converted(live, program) if onnx else {}  # before anything is written
@@ -82,6 +84,7 @@ def _write(run: SavedRun, program: Program, about: dict[str, Any], target: pathl
     """Writes all files of JAX but the manifest."""
     many = tuple(jax_export.symbolic_shape("accounts"))
     side_by_side = jax.vmap(program.step, in_axes=(None, 0, 0))
+    announce("exporting for CPU, CUDA and TPU")
     for name, step, batch in ((STEP, program.step, ()), (BATCH, side_by_side, many)):
         shapes = [_shapes(program.weights, ()), *(_shapes(x, batch) for x in (program.state, program.bar.values()))]
         exported = jax_export.export(jax.jit(step), platforms=PLATFORMS)(*shapes)
@@ -94,6 +97,7 @@ def _write(run: SavedRun, program: Program, about: dict[str, Any], target: pathl
     }))  # fmt: skip
     rules = dataclasses.asdict(rules_for(program, about))
     write_text(target / RULES, json.dumps(rules, indent=2) + "\n")
+    announce("what training looked like")
     reference = training_reference(run.setup).as_dict()
     write_text(target / REFERENCE, json.dumps(reference, allow_nan=False) + "\n")
     write_text(target / CONFIG, dump_config(run.setup.config))

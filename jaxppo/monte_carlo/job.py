@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo.engine import NUMBERS, Paths
@@ -34,6 +33,7 @@ from jaxppo.monte_carlo.stress import stress_of
 from jaxppo.monte_carlo.summary import distribution, summarise_paths, wilson_interval
 from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
+from jaxppo.run.progress import Progress, announce
 
 MOST_IN_A_BATCH = 65536
 PARTS_OF_A_JOB = 64
@@ -159,15 +159,19 @@ def _table(paths: Paths, settings: dict[str, Any], folder: pathlib.Path | None, 
     n_batches, per_part = -(-n_paths // paths.batch_size), settings["part_size"] // paths.batch_size
     batches = range(index, n_batches, n_shards)
     files, tables = [], []
-    with tqdm(total=_number(batches, paths, n_paths), unit="path", disable=not progress) as bar:
+    done = 0
+    with contextlib.closing(Progress(_number(batches, paths, n_paths), None, progress, unit="path")) as bar:
+        bar.announce("compiling")
         for number, start in enumerate(range(0, len(batches), per_part)):
             of_part = batches[start : start + per_part]
             expected = paths.numbers(of_part, n_paths)
             if folder is not None and holds(folder / PARTS / part_name(number), expected):
                 files.append(folder / PARTS / part_name(number))
-                bar.update(len(expected))
+                done += len(expected)
+                bar.update(done, 0.0)
                 continue
-            table = _compute(paths, of_part, n_paths, bar)
+            table = _compute(paths, of_part, n_paths, bar, done)
+            done += len(table)
             if folder is None:
                 tables.append(table)
             else:
@@ -287,8 +291,8 @@ def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, i
     }
 
 
-def _compute(paths: Paths, batches: Sequence[int], n_paths: int, bar: tqdm) -> pa.Table:
-    """Computes batches; while the host writes what is there, the devices compute the next."""
+def _compute(paths: Paths, batches: Sequence[int], n_paths: int, bar: Progress, done: int) -> pa.Table:
+    """Computes batches after `done` paths; while the host writes what is there, the devices compute the next."""
     n_devices = len(paths.devices)
     groups = [batches[start : start + n_devices] for start in range(0, len(batches), n_devices)]
     found, waiting = [], None
@@ -299,7 +303,9 @@ def _compute(paths: Paths, batches: Sequence[int], n_paths: int, bar: tqdm) -> p
             wanted = numbers < n_paths
             figures = {name: x[wanted] for name, x in figures.items()}
             found.append(as_table(numbers[wanted], figures, curves[wanted], [int(point) for point in paths.points]))
-            bar.update(int(wanted.sum()))
+            done += int(wanted.sum())
+            bar.announce("trading")
+            bar.update(done, 0.0)
         waiting = started
     return pa.concat_tables(found).combine_chunks()
 
@@ -310,6 +316,7 @@ def _number(batches: Sequence[int], paths: Paths, n_paths: int) -> int:
 
 
 def _finish(table: Table, folder: pathlib.Path | None, level: float, warnings: Sequence[str] = ()) -> MonteCarlo:
+    announce("figures and report")
     summary = summarise_paths(table, level=level)
     summary |= {"warnings": list(warnings)} if warnings else {}
     if folder is not None:

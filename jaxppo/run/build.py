@@ -28,6 +28,7 @@ from jaxppo.run.devices import encoder_config, ppo_for_devices, training_devices
 from jaxppo.run.environment import costs_of, make_env, transform_table
 from jaxppo.run.objectives import check_reachable
 from jaxppo.run.periods import Period, split_periods
+from jaxppo.run.progress import announce
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup, first_policy, with_bar_seconds
 from jaxppo.run.ship import gate_of
@@ -58,6 +59,7 @@ def build(
     Raises:
       ConfigError: the configuration does not fit the data or the devices.
     """
+    announce("building features and tables")
     devices = training_devices(config) if devices is None else list(devices)
     encoder, annual = encoder_config(config, devices[0]), periods_per_year(market)
     costs, env = costs_of(config, market), environment_of(config, market, encoder.context)
@@ -82,8 +84,7 @@ def build(
     if config.policy.bar_seconds is None:
         seconds = _median_seconds(market, next(iter(periods.values())))
         config, encoder = with_bar_seconds(config, seconds), dataclasses.replace(encoder, bar_seconds=seconds)
-    learn_until = next(iter(periods.values())).last
-    regimes, found = find_regimes(config.regimes, market, learn_until, config.seed, learn_from)
+    regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed, learn_from)
     config = config.model_copy(update={"regimes": found})
     view = MarketView(market, annual, env.position_limit, regimes)
     params = env.make_params(

@@ -13,6 +13,7 @@ from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run.folder import read_metadata
+from jaxppo.run.progress import announce
 from jaxppo.run.simulation import SIMULATED, simulated_market
 
 LONGEST_SHOWN = 200
@@ -80,6 +81,7 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
       envs.DataError: the prices cannot be used as they are; names the keys of the configuration that would allow them.
       ConfigError: `data.path` cannot be looked up at all, or the simulated market does not exist.
     """
+    announce("reading prices")
     if config.data.path == SIMULATED:
         return simulated_market(config)
     own = {"path", *PERIODS, "purge_bars"}

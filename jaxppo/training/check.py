@@ -13,6 +13,7 @@ from jaxppo.ppo.learner import Learner, data_mesh, make_learner
 from jaxppo.run.build import build
 from jaxppo.run.devices import select_devices
 from jaxppo.run.memory import check_fits, estimated_memory, size_of
+from jaxppo.run.progress import announce
 from jaxppo.run.setup import pathwise_of
 from jaxppo.tracking import TensorBoard, make_loggers
 from jaxppo.training.evaluator import backtest_evaluator
@@ -88,6 +89,7 @@ def traced_iteration(experiment: Experiment, learner: Learner, state: Any) -> An
     Raises:
       ConfigError: it cannot fit the devices, with the estimate.
     """
+    announce("tracing an iteration")
     iterate: Any = learner.iterate
     traced = iterate.trace(state, learner.replicate(experiment.params), jnp.float32(0.0))
     each = estimated_memory(traced.jaxpr.jaxpr) / len(experiment.devices)

@@ -18,7 +18,6 @@ from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
 from jaxppo.tracking import Curves
 from jaxppo.training.experiment import HARDLY_TRAINED, Evaluator
-from jaxppo.training.loggers import announce
 
 
 def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
@@ -54,7 +53,6 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         seen = inspect_policy(setup, network, net)
         constraints = summary.get("constraints", {})
         extras = ReportExtras(adjusted, constraints, rows, seen, warnings=few, selected=selected)
-        announce("report")
         report(setup, result, folder / "report.html", extras)
         equity = {name: np.asarray(ledger.equity) for name, ledger in result.ledgers.items()}
         return {"out_of_sample": result.summary, "selection": adjusted, "curves": Curves(result.times, equity)}

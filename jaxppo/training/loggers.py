@@ -1,17 +1,13 @@
-"""Where an iteration's numbers go first: metrics.jsonl and a progress bar; `jaxppo.tracking` has the rest."""
+"""Where an iteration's numbers go first: metrics.jsonl; `jaxppo.tracking` has the rest."""
 
 from __future__ import annotations
 
-import contextvars
 import hashlib
 import json
 import math
 import os
 import pathlib
-import threading
 from typing import Any
-
-import tqdm
 
 from jaxppo.errors import ConfigError
 from jaxppo.run.folder import read_metrics
@@ -73,68 +69,3 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes the file."""
         self._file.close()
-
-
-HEARTBEAT = 5.0
-"""Seconds after which a bar that nothing moved is drawn again."""
-_shown: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("progress", default=None)
-
-
-def announce(phase: str) -> None:
-    """Names what is being done on the bar that is shown, if there is one.
-
-    Args:
-      phase: such as "compiling", "training", "evaluating" or "report".
-    """
-    bar = _shown.get()
-    if bar is not None:
-        bar.announce(phase)
-
-
-class Progress:
-    """Shows a progress bar over steps or minutes on stderr, with the phase of the job and the time; close it.
-
-    Args:
-      steps: budget in environment steps, or None.
-      minutes: budget in minutes; counts where `steps` is None.
-      enabled: False prints nothing.
-      done: steps, or seconds of training, that are done already.
-    """
-
-    def __init__(self, steps: int | None, minutes: float | None, enabled: bool, done: float = 0.0):
-        self._by_steps = steps is not None
-        total, unit = (round(60 * (minutes or 0.0), 1), "s") if steps is None else (steps, "step")
-        self._bar = tqdm.tqdm(
-            total=total, unit=unit, unit_scale=self._by_steps, disable=not enabled, dynamic_ncols=True
-        )
-        self._bar.n = min(done, total)
-        self._closed = threading.Event()
-        self._before = _shown.set(self)
-        if enabled:
-            threading.Thread(target=self._beat, daemon=True).start()
-
-    def _beat(self) -> None:
-        while not self._closed.wait(HEARTBEAT):
-            self._bar.refresh()
-
-    def announce(self, phase: str) -> None:
-        """Names what is being done now; see `announce`."""
-        self._bar.set_description(phase)
-
-    def update(self, steps: int, seconds: float, **shown: str) -> None:
-        """Moves the bar and shows figures beside it.
-
-        Args:
-          steps: environment steps done.
-          seconds: of training.
-          shown: figures as text, by name.
-        """
-        self._bar.n = min(steps if self._by_steps else round(seconds, 1), self._bar.total)
-        self._bar.set_postfix(shown, refresh=True)
-
-    def close(self) -> None:
-        """Leaves the last state on screen."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._bar.close()
-            _shown.reset(self._before)

@@ -31,6 +31,7 @@ from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, memory_needed
 from jaxppo.run.objectives import constraint_summary, describe_constraints
+from jaxppo.run.progress import Progress
 from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
 from jaxppo.training.check import SMALLER, state_shapes, traced_iteration
@@ -38,7 +39,7 @@ from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
-from jaxppo.training.loggers import MetricsLog, Progress, check_metrics
+from jaxppo.training.loggers import MetricsLog, check_metrics
 from jaxppo.training.monitor import still_stops, stop_in, stop_message
 from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
 from jaxppo.training.run_state import Done, Run

@@ -21,10 +21,10 @@ from jaxppo.ppo.trading_task import trading_task
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.memory import check_fits, memory_needed, memory_usable
 from jaxppo.run.objectives import make_reward_shaping
+from jaxppo.run.progress import Progress
 from jaxppo.run.setup import Setup, dropout_rate, first_policy, pathwise_of
 from jaxppo.run.start import make_start
 from jaxppo.run.trials import sharpe_of
-from jaxppo.training.loggers import Progress
 from jaxppo.training.monitor import stop_in, stop_message
 from jaxppo.training.recovery import LostIteration, check_iteration, divergence
 from jaxppo.walk_forward.job import Agent, Job
@@ -137,6 +137,7 @@ def train_agents(
     """
     everyone, size = job.agents, programs.size
     bar = Progress(len(everyone) * job.n_iterations * job.steps, None, progress)
+    bar.announce("training")
     trained, seconds = [], 0.0
     best: list[Params] = []
     first: list[Params] = []

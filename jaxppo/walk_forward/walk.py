@@ -32,6 +32,7 @@ from jaxppo.run.devices import select_devices
 from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
+from jaxppo.run.progress import announce
 from jaxppo.run.setup import Setup
 from jaxppo.tracking import Curves, LoggedRun, Logger, Loggers, make_loggers
 from jaxppo.training.interrupts import stop_requested
@@ -141,6 +142,7 @@ def walk_forward(
         job = Job(setup, params, first, plan.folds[0].validation.n_bars, seeds_of(config), folder)
         if progress:
             print(f"{_scheme(setup.config, plan)} {len(job.agents)} agents are compiled", file=sys.stderr)
+        announce("compiling")
         programs = compile_job(job, devices, config.walk_forward.batch_size, exactly=resume)
         job = dataclasses.replace(job, setup=settled(setup, config, programs.size))
         if not begun:
@@ -176,6 +178,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, loggers: Loggers, 
         if agent.skipped_updates:
             left_out = f"{agent.skipped_updates} updates were left out, since their loss or gradient was not finite"
             print(f"fold {agent.fold}, seed {agent.seed}: {left_out}", file=sys.stderr)
+    announce("trading the tests")
     lineups, beside = _lineups(job, agents, plan)
     every = jax.tree.map(lambda *x: np.concatenate(x), nets, untrained)
     who = [*lineups.values(), *beside.values()]

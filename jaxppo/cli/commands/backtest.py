@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli import OneLineParser, announce_report
+from jaxppo.cli import OneLineParser, announce_report, showing_phases
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,11 +15,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data", metavar="PATH", help="other prices, evaluated as a whole")
     parser.add_argument("--output", metavar="DIR", help="folder for summary.json and report.html")
     parser.add_argument("--capacity", action="store_true", help="also at other costs and with other capital")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--open", action="store_true", help="show the report of --output in the browser")
     known, overrides = parser.parse_known_args(arguments)
     if known.open and known.output is None:
         parser.error("--open needs --output, the folder of the report")
     given = {"data": known.data, "output": known.output, "capacity": known.capacity, "overrides": overrides}
-    print(jaxppo.backtest.describe(jaxppo.backtest.run(known.run, **given)))
+    with showing_phases(known.quiet):
+        result = jaxppo.backtest.run(known.run, **given)
+    print(jaxppo.backtest.describe(result))
     if known.output is not None:
         announce_report(pathlib.Path(known.output, "report.html"), known.open)

@@ -6,7 +6,7 @@ VERSION is semantic, such as 1.2.0, or a stage; compare takes NAME@VERSION, or N
 from collections.abc import Callable, Sequence
 
 import jaxppo
-from jaxppo.cli import OneLineParser
+from jaxppo.cli import OneLineParser, showing_phases
 
 OPTIONS = {
     "add": {"run": "run folder", "name": "of the model (default: that of the run)", "version": "semantic version",
@@ -26,7 +26,8 @@ WRITES = ("add", "promote", "rollback")
 def main(arguments: Sequence[str]) -> None:
     given = vars(_parser().parse_args(arguments))
     verb, registry = given.pop("verb"), jaxppo.deploy.Registry(given.pop("registry"))
-    done = getattr(registry, verb)(**given)
+    with showing_phases():
+        done = getattr(registry, verb)(**given)
     describe: dict[str, Callable[..., str]] = {
         "list": jaxppo.deploy.describe_models,
         "compare": jaxppo.deploy.describe_comparison,

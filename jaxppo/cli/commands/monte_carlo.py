@@ -7,7 +7,14 @@ made by --shard 0/4 to --shard 3/4 anywhere, are put together by --merge DIR DIR
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli import OneLineParser, a_device_for_each_core, add_progress_options, announce_report, parse_shard
+from jaxppo.cli import (
+    OneLineParser,
+    a_device_for_each_core,
+    add_progress_options,
+    announce_report,
+    parse_shard,
+    showing_phases,
+)
 
 N_PATHS = 10000
 STRESS = ("scale_costs", "missed_fills", "delay", "latency")
@@ -24,20 +31,21 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--merge takes no {[*(f'--{name}' for name in given), *overrides][0].replace('_', '-')}")
     if known.open and known.merge and known.output is None:
         parser.error("--open needs --output, the folder of the report")
-    if known.merge:
-        result = jaxppo.monte_carlo.merge(known.merge, known.output)
-    else:
-        result = jaxppo.monte_carlo.run_monte_carlo(
-            known.run,
-            given.pop("paths", N_PATHS),
-            n_bars=given.pop("bars", None),
-            shard=parse_shard(given.pop("shard", "0/1")),
-            stress={name: given.pop(name) for name in STRESS if name in given},
-            output=known.output,
-            overrides=overrides,
-            progress=not known.quiet,
-            **given,
-        )
+    with showing_phases(known.quiet):
+        if known.merge:
+            result = jaxppo.monte_carlo.merge(known.merge, known.output)
+        else:
+            result = jaxppo.monte_carlo.run_monte_carlo(
+                known.run,
+                given.pop("paths", N_PATHS),
+                n_bars=given.pop("bars", None),
+                shard=parse_shard(given.pop("shard", "0/1")),
+                stress={name: given.pop(name) for name in STRESS if name in given},
+                output=known.output,
+                overrides=overrides,
+                progress=not known.quiet,
+                **given,
+            )
     print(jaxppo.monte_carlo.describe_paths(result))
     if result.folder is not None:
         print(f"paths and summary: {result.folder}")

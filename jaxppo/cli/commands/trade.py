@@ -6,7 +6,7 @@ Paper and live trading: jaxppo trade --policy DIR --feed prices.csv --follow --p
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli import OneLineParser, parse_amount
+from jaxppo.cli import OneLineParser, parse_amount, showing_phases
 from jaxppo.cli.trading import add_follow_options, check_follow_options, follow_feed, kill_account
 
 
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int | None:
         return follow_feed(known, overrides)
     cash, peak = parse_amount("--cash", known.cash), parse_amount("--peak", known.peak)
     positions = jaxppo.deploy.given_positions(known.positions, cash, peak)
-    decision = jaxppo.deploy.next_orders(known.run, data=known.data, positions=positions, overrides=overrides)
+    with showing_phases():
+        decision = jaxppo.deploy.next_orders(known.run, data=known.data, positions=positions, overrides=overrides)
     print(decision)
     if known.orders:
         print(f"orders: {decision.write(known.orders)}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli import announce_report, parse_training
+from jaxppo.cli import announce_report, parse_training, showing_phases
 
 
 def main(arguments: Sequence[str]) -> int | None:
@@ -11,7 +11,8 @@ def main(arguments: Sequence[str]) -> int | None:
     budgets |= {"episodes": "train for N episodes"}
     budgets |= {"steps": "train for N environment steps"}
     config, name, given = parse_training("train", __doc__, arguments, budgets, older=True)
-    result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
+    with showing_phases(given.quiet):
+        result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
     if result.summary is not None:
         print(result.text)
         announce_report(result.folder / "report.html", given.open)

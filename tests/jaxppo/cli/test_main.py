@@ -113,6 +113,7 @@ def test_help_explains_keys_sections_and_items(capsys):
     assert keys.explain("masks").startswith("masks\n")
     assert "masks.volatility_cap.target\n      number in" in keys.explain("masks.volatility_cap")
     assert keys.explain("learning_rate").startswith("ppo.learning_rate\n")
+    assert keys.explain("no-short").startswith("masks.no_short\n  Forbids")
     everything = keys.explain("all")
     assert all(name in everything for name in keys.all_keys())
 

@@ -71,7 +71,14 @@ def test_the_command_trains_what_it_was_asked_for(workplace, monkeypatch):
     monkeypatch.setattr(jaxppo, "train", train)
     arguments = "--config tiny.yaml --model-type transformer_ppo --episodes 8 --minutes 5 --output run"
     assert command("train", *arguments.split()) == 0
-    assert trained == {"output": "run", "name": "tiny", "resume": False, "kind": "transformer", "episodes": 8}
+    assert trained == {
+        "output": "run",
+        "name": "tiny",
+        "resume": False,
+        "progress": True,
+        "kind": "transformer",
+        "episodes": 8,
+    }
 
 
 def test_a_run_is_resumed_with_its_own_config(workplace):

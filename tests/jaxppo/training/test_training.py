@@ -43,13 +43,13 @@ from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.report.inspection import TITLES
-from jaxppo.run import memory
+from jaxppo.run import memory, progress
 from jaxppo.run.build import best_policy, build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import load_data
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import as_started
-from jaxppo.training import Evaluator, loggers, run_state, trainer
+from jaxppo.training import Evaluator, check, run_state, trainer
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.loggers import MetricsLog
 from jaxppo.training.run_state import Done
@@ -320,7 +320,7 @@ def test_minutes_count_training(config, tmp_path, monkeypatch):
 
 
 def test_the_bar_names_its_phase_and_a_short_run_is_called_hardly_trained(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loggers, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(progress, "HEARTBEAT", 0.05)
     result = jaxppo.train(with_steps(config, 1), output=tmp_path / "run", progress=True)
     said = capsys.readouterr().err
     places = [said.index(f"{phase}:") for phase in ("compiling", "training", "evaluating", "report")]
@@ -338,7 +338,7 @@ def test_what_cannot_fit_the_device_is_refused_before_compiling(config, tmp_path
     monkeypatch.setattr(trainer, "memory_needed", None)
     with pytest.raises(ConfigError, match=r"the state of training needs about .* smaller: ppo.micro_batch"):
         jaxppo.train(config, output=tmp_path / "run", progress=False)
-    monkeypatch.setattr(trainer, "size_of", lambda tree: 0)
+    monkeypatch.setattr(check, "size_of", lambda tree: 0)
     with pytest.raises(ConfigError, match=r"an iteration needs about .* GiB, and cpu has 0.0; smaller: ppo.micro_b"):
         jaxppo.train(config, output=tmp_path / "run", progress=False)
     monkeypatch.setattr(memory, "memory_of", lambda devices: 1e3)
