@@ -89,6 +89,16 @@ def test_the_wheel_holds_the_market_side_once(built):
 
 
 @pytest.mark.slow
+def test_the_wheel_of_the_source_distribution_is_the_same(built, tmp_path):
+    run(sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "tools", "hatchling", cwd=tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'tools')!r}); from hatchling.build import build_sdist as b"
+    source = run(sys.executable, "-c", f"{code}; print(b({str(tmp_path)!r}))", cwd=ROOT).split()[-1]
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, tmp_path / source, cwd=tmp_path)
+    names = [sorted(zipfile.ZipFile(path).namelist()) for path in (built, next(tmp_path.glob("jaxppo-*.whl")))]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
 def test_what_the_images_copy_makes_the_same_wheel(built, tmp_path):
     source = tmp_path / "source"
     for name, target in copied(FILES[0]):
