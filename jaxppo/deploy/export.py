@@ -97,7 +97,7 @@ def _write(run: SavedRun, program: Program, about: dict[str, Any], target: pathl
     }))  # fmt: skip
     rules = dataclasses.asdict(rules_for(program, about))
     write_text(target / RULES, json.dumps(rules, indent=2) + "\n")
-    announce("what training looked like")
+    announce("measuring the training, for drift")
     reference = training_reference(run.setup).as_dict()
     write_text(target / REFERENCE, json.dumps(reference, allow_nan=False) + "\n")
     write_text(target / CONFIG, dump_config(run.setup.config))

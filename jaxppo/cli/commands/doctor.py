@@ -44,5 +44,5 @@ def _findings(config: str | None, data: str | None, output: str, overrides: Sequ
         return
     yield from check_memory()
     if config is not None or data is not None:
-        print("what would a training refuse? That takes about half a minute", file=sys.stderr, flush=True)
+        print("checking prices, and what a training would refuse: about half a minute", file=sys.stderr, flush=True)
         yield from check_training_of(config, data, overrides)

@@ -15,6 +15,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data", metavar="FILE", help="your prices, which are read and checked (default: us5_1d)")
     known = parser.parse_args(arguments)
     path = pathlib.Path(known.output)
+    if not str(path).isprintable():  # it stands in a comment of the file
+        raise ConfigError(f"--output is {path}; a name of printable characters is expected")
     if path.exists() or path.is_symlink():
         raise ConfigError(f"--output is {path}, which exists and is not overwritten; give another name")
     if not path.parent.is_dir():
