@@ -13,6 +13,7 @@ from . import (
     risk,
     run,
     statistics,
+    testing,
     tracking,
     walk_forward,
 )
@@ -22,6 +23,7 @@ from .config import Config, load_config
 from .envs import load_market
 from .envs.market import regimes
 from .errors import ConfigError, DataError
+from .own_code import register
 from .policy import Observed, Policy, Targets, networks, rules
 from .training import TrainResult, train
 
@@ -50,12 +52,14 @@ __all__ = [
     "policy",
     "ppo",
     "regimes",
+    "register",
     "report",
     "risk",
     "rules",
     "run",
     "simulate",
     "statistics",
+    "testing",
     "tracking",
     "train",
     "walk_forward",

@@ -66,6 +66,12 @@ Text = Annotated[str, Field(min_length=1)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?)?$")]
 
 
+OWN_NAME = "module:function"
+"""What stands for the name of a user's own code."""
+OWN_NAME_PATTERN = r"^[^\W\d][\w.]*:[^\W\d]\w*$"
+OwnName = Annotated[str, Field(pattern=OWN_NAME_PATTERN, max_length=200)]
+
+
 class _CodeOnly:
     """Marks an argument that no configuration key sets."""
 
@@ -145,7 +151,13 @@ def argument_types(factory: Callable[..., Any]) -> dict[str, Any]:
     return {name: hints[name] for name in inspect.signature(factory).parameters if name in hints}
 
 
-SCALARS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+SCALARS: dict[Any, str] = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    Any: "value",
+}
 
 
 def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, null: str = "null") -> str:
@@ -171,7 +183,8 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, null: str = "nu
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"mapping of {', '.join(annotation.model_fields)}"
+        written = getattr(annotation, "written_names", None)  # of an item of a list
+        return f"mapping of {', '.join(annotation.model_fields if written is None else written())}"
     if isinstance(annotation, type) and hasattr(annotation, "_fields"):
         fields = {name: describe(field, null=null) for name, field in argument_types(annotation).items()}
         return f"tuple of {', '.join(fields)}"
@@ -190,6 +203,8 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, null: str = "nu
         return f"{filled}list of {describe(arguments[0], null=null).removeprefix('one of ')}"
     if annotation is str and _bound(metadata, "min_length"):
         return "non-empty text"
+    if annotation is str and _bound(metadata, "pattern") == OWN_NAME_PATTERN:
+        return OWN_NAME
     return SCALARS[annotation] + _range(metadata)
 
 

@@ -9,7 +9,7 @@ import jax
 
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.market.own_columns import ColumnGroup
+from jaxppo.envs.market.own_columns import OwnGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +20,13 @@ class FeatureSet:
       groups: feature groups, in order.
       normalisation_window: span in bars of the causal normalisation.
       normalise: how each group is normalised.
-      columns: groups of own columns, behind the others.
+      columns: groups of own columns and functions, behind the others.
     """
 
     groups: features.Groups
     normalisation_window: int
     normalise: features.Normalise | None
-    columns: tuple[ColumnGroup, ...]
+    columns: tuple[OwnGroup, ...]
 
     @property
     def names(self) -> tuple[str, ...]:

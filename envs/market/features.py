@@ -32,7 +32,7 @@ from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.normalisation import CLIP, minimum_observations, scaled, zscore
 from jaxppo.envs.market.own_bars import own_bars
-from jaxppo.envs.market.own_columns import ColumnGroup, check_columns, own_group
+from jaxppo.envs.market.own_columns import OwnGroup, check_columns, own_group
 from jaxppo.envs.market.raw_features import (
     AVERAGE_WINDOWS,
     CARRY_LOOKBACK,
@@ -151,14 +151,14 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
 """Columns of each group, in order."""
 
 
-def _features(groups: Sequence[str], columns: Sequence[ColumnGroup] = ()) -> dict[str, tuple[Feature, ...]]:
-    """The features of each group, in order, groups of own columns last; ValueError as `_validated`."""
+def _features(groups: Sequence[str], columns: Sequence[OwnGroup] = ()) -> dict[str, tuple[Feature, ...]]:
+    """The features of each group, in order, groups of a user's own last; ValueError as `_validated`."""
     found = {group: FEATURES[group] for group in _validated(groups)}
     for own in columns:
         if own.name in found:
-            raise ValueError(f"the feature group {own.name!r} of own columns has the name of another group")
+            raise ValueError(f"the feature group {own.name!r} of your own has the name of another group")
         normalised = own.normalise in ("zscore", "scale")
-        found[own.name] = tuple(Feature(name, own.lag, normalised) for name in own.feature_names)
+        found[own.name] = tuple(Feature(name, own.lookback, normalised) for name in own.feature_names)
     return found
 
 
@@ -173,7 +173,7 @@ def _validated(groups: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def feature_names(groups: Sequence[str] = GROUPS, columns: Sequence[ColumnGroup] = ()) -> tuple[str, ...]:
+def feature_names(groups: Sequence[str] = GROUPS, columns: Sequence[OwnGroup] = ()) -> tuple[str, ...]:
     """Lists the names of the F columns of `compute_features(market, groups=groups, columns=columns)`, in order.
 
     Raises:
@@ -182,7 +182,7 @@ def feature_names(groups: Sequence[str] = GROUPS, columns: Sequence[ColumnGroup]
     return tuple(feature.name for found in _features(groups, columns).values() for feature in found)
 
 
-def group_slices(groups: Sequence[str] = GROUPS, columns: Sequence[ColumnGroup] = ()) -> dict[str, slice]:
+def group_slices(groups: Sequence[str] = GROUPS, columns: Sequence[OwnGroup] = ()) -> dict[str, slice]:
     """Maps each group to its columns in `compute_features(market, groups=groups, columns=columns)`.
 
     Raises:
@@ -204,7 +204,7 @@ def warmup(
     groups: Sequence[str] = GROUPS,
     normalisation_window: int = 252,
     normalise: Mapping[str, str] | None = None,
-    columns: Sequence[ColumnGroup] = (),
+    columns: Sequence[OwnGroup] = (),
 ) -> int:
     """Counts the bars before the first row at which all features are valid, of an asset without missing bars.
 
@@ -214,7 +214,7 @@ def warmup(
       groups: feature groups, out of `FEATURES`.
       normalisation_window: span in bars of the exponential z-scores and scales, >= 2.
       normalise: see `compute_features`.
-      columns: groups of own columns, of which every bar is taken to have a value.
+      columns: groups of own columns and functions, of which every bar is taken to have a value.
 
     Raises:
       ValueError: unknown, repeated or no group.
@@ -234,7 +234,7 @@ def compute_features(
     groups: Groups = GROUPS,
     normalisation_window: AtLeastTwo = 252,
     normalise: Normalise | None = None,
-    columns: CodeOnly[tuple[ColumnGroup, ...]] = (),
+    columns: CodeOnly[tuple[OwnGroup, ...]] = (),
     unknown: float = 0.0,
     regimes: jax.Array | None = None,
 ) -> jax.Array:
@@ -246,7 +246,7 @@ def compute_features(
       normalisation_window: span in bars of the causal normalisation.
       normalise: of groups with unbounded features: `zscore` (exponential; if the group is not named), `scale` (the
         same without subtracting a mean) or `none`. Bounded features, such as trends, stay as they are.
-      columns: groups of own columns, behind the others.
+      columns: groups of own columns and functions, behind the others.
       unknown: replaces values that are not valid (incomplete windows, no bar so far, volume not reported): 0 or NaN.
       regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
@@ -278,7 +278,7 @@ def _feature_table(
     regimes: jax.Array | None,
     *,
     groups: tuple[tuple[str, str], ...],
-    columns: tuple[ColumnGroup, ...],
+    columns: tuple[OwnGroup, ...],
     normalisation_window: int,
 ) -> jax.Array:
     """Computes features of validated groups, each with its normalisation; NaN where unknown."""

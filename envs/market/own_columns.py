@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,36 @@ class ColumnGroup(NamedTuple):
         """Names of its features."""
         return tuple(f"{self.name}.{column}" for column in self.columns)
 
+    @property
+    def lookback(self) -> int:
+        """Own bars before its first value."""
+        return self.lag
 
-def check_columns(market: MarketData, groups: Sequence[ColumnGroup]) -> None:
+    def values(self, market: MarketData) -> tuple[jax.Array, ...]:
+        """Raw values, `[T, A]` for each feature."""
+        return tuple(market.columns[name] for name in self.columns)
+
+
+class OwnGroup(Protocol):
+    """A feature group of a user's own, of columns or of a function: see `ColumnGroup`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def lookback(self) -> int: ...
+    @property
+    def normalise(self) -> OwnNormalisation: ...
+    @property
+    def feature_names(self) -> tuple[str, ...]: ...
+
+    def values(self, market: MarketData) -> tuple[jax.Array, ...]: ...
+
+
+def check_columns(market: MarketData, groups: Sequence[OwnGroup]) -> None:
     """Refuses groups of columns that a market does not have.
 
     Args:
@@ -61,7 +89,7 @@ def check_columns(market: MarketData, groups: Sequence[ColumnGroup]) -> None:
                 raise ValueError(f"the feature group {group.name!r} reads the column {column!r}; {has}")
 
 
-def own_group(market: MarketData, bars: OwnBars, group: ColumnGroup, window: int) -> jax.Array:
+def own_group(market: MarketData, bars: OwnBars, group: OwnGroup, window: int) -> jax.Array:
     """Features of a group on the market's time axis, `[T, A, n]` within +-5; NaN where unknown.
 
     Between own bars of an asset its last features are held.
@@ -69,22 +97,22 @@ def own_group(market: MarketData, bars: OwnBars, group: ColumnGroup, window: int
     Args:
       market: `[T, A]` bars, with the columns; NaN where a value is not known.
       bars: own bars of its assets.
-      group: columns and what is done to them.
+      group: what is read or computed, and what is done to it.
       window: span in own bars of z-scores and scales, >= 2.
     """
 
     def of_asset(*columns: jax.Array) -> jax.Array:
         values = jnp.stack([shift(x, group.lag) for x in columns], axis=-1)
-        valid = jnp.isfinite(values) & (row_number(values) >= group.lag)
+        valid = jnp.isfinite(values) & (row_number(values) >= group.lookback)
         if group.normalise == "zscore":
             return zscore(values, valid, window)
         if group.normalise == "scale":
             return scaled(values, valid, window)
         return jnp.where(valid, values if group.normalise == "rank" else jnp.clip(values, -CLIP, CLIP), jnp.nan)
 
-    found = bars.computed(of_asset, *(market.columns[name] for name in group.columns))
+    found = bars.computed(of_asset, *group.values(market))
     if group.normalise == "rank":
         known = jnp.isfinite(found) & bars.listed[..., None]
-        ranks = [trend.rank_among(found[..., i], known[..., i]) for i in range(len(group.columns))]
+        ranks = [trend.rank_among(found[..., i], known[..., i]) for i in range(found.shape[-1])]
         found = jnp.where(known, jnp.stack(ranks, axis=-1), jnp.nan)
     return found

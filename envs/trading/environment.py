@@ -31,7 +31,7 @@ from jaxppo.envs.execution.portfolio import drawdown
 from jaxppo.envs.market import features
 from jaxppo.envs.market.feature_set import FeatureSet
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.envs.market.own_columns import ColumnGroup
+from jaxppo.envs.market.own_columns import OwnGroup
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.market.rows import running_count
 from jaxppo.envs.trading.account import Account, BarRow, View
@@ -79,7 +79,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
       groups: feature groups, see `compute_features`.
       normalisation_window: span in bars of the causal normalisation of features.
       normalise: how each feature group is normalised, see `compute_features`.
-      columns: groups of own columns, see `compute_features`.
+      columns: groups of own columns and functions, see `compute_features`.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (Limits, state)`, such as those of `jaxppo.masks`; `make_params` makes its table. Whoever decides, what is
         executed is the nearest decision within the limits.
@@ -110,7 +110,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         groups: features.Groups = features.GROUPS,
         normalisation_window: AtLeastTwo = 252,
         normalise: features.Normalise | None = None,
-        columns: CodeOnly[tuple[ColumnGroup, ...]] = (),
+        columns: CodeOnly[tuple[OwnGroup, ...]] = (),
         masks: Any = None,
         sizing: Any = None,
         rewards: Any = None,

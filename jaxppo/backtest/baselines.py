@@ -13,6 +13,7 @@ from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.simulate import simulate_account, view_of
 from jaxppo.config.evaluation import BASELINE_RULES
+from jaxppo.config.items import OWN
 from jaxppo.envs.execution.portfolio import outstanding
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy import rules as policies
@@ -81,7 +82,7 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
             prices = benchmark_prices(item.benchmark, setup.config, setup.market, where)
             found[item.title] = _costless(setup, rules, prices)
             continue
-        if item.kind in BASELINE_RULES:
+        if item.kind in (*BASELINE_RULES, OWN):
             policy = rule_of(item, number)
         elif item.run is not None:
             policy = _precomputed(open_strategy(item.run, setup.market), rules, setup.params)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from jaxppo.arguments import NonNegativeRatio, PositiveInt, PositiveRatio
-from jaxppo.config.book import RunStrategy, with_folders
+from jaxppo.config.book import OwnPolicy, RunStrategy, with_folders
 from jaxppo.config.from_signature import keys_of
 from jaxppo.config.items import Item, Keys, written_out
 from jaxppo.policy import rules
@@ -23,18 +21,10 @@ RULES = (
 )
 
 
-class FunctionBase(Keys):
-    """A policy of your own."""
-
-    path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$", max_length=200)]
-    """`module:function`, which returns a `jaxppo.policy.protocol.Policy`; that alone for short."""
-
-
-class BaseConfig(Item, kinds={name: keys_of(getattr(rules, name)) for name in RULES}):
+class BaseConfig(Item, kinds={name: keys_of(getattr(rules, name)) for name in RULES}, own=OwnPolicy):
     """What a policy tilts around: a name and its keys."""
 
     run: RunStrategy | None = None
-    function: FunctionBase | None = None
 
 
 class FeaturePortfoliosStart(Keys):
@@ -71,6 +61,4 @@ def base_written_out(item: Any) -> Any:
     Args:
       item: as given.
     """
-    if isinstance(item, str) and ":" in item:
-        return {"function": {"path": item}}
     return item if item is None or isinstance(item, BaseConfig) else with_folders([item])[0]

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from jaxppo.arguments import PositiveInt, Text
 from jaxppo.book.allocation import AllocationRule, Part
 from jaxppo.config.from_signature import key_of, keys_of
-from jaxppo.config.items import Item, Keys, written_out
+from jaxppo.config.items import Item, Keys, OwnFunction, written_out
 from jaxppo.policy import rules
 
 
@@ -26,6 +26,10 @@ class RunStrategy(Keys):
     """Name in the book; absent: that of the folder."""
 
 
+class OwnPolicy(OwnFunction):
+    """A policy of your own: `module:function` returns a `jaxppo.Policy`; its keys are the arguments of the function."""
+
+
 RULES = ("buy_and_hold", "trend", "mean_reversion", "inverse_volatility", "feature_portfolios")
 
 
@@ -34,7 +38,7 @@ class _Named(Keys):
     """Name in the book; absent: that of the rule."""
 
 
-class StrategyConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Named) for name in RULES}):
+class StrategyConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Named) for name in RULES}, own=OwnPolicy):
     """One strategy: a name and its keys."""
 
     agent: AgentStrategy | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxppo.config.learning import PathwiseConfig
+from jaxppo.config.own import own_names
 from jaxppo.config.schema import Config
+from jaxppo.own_code import find
 
 ADDED: dict[str, dict[str, Any]] = {
     "data": {
@@ -22,7 +24,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "costs": {"cash_rate": 0.0, "margin_volatility": None, "lot_size": None, "minimum_notional": None},
     "exits": {"stop_loss": None, "take_profit": None, "trailing_stop": None, "wait": 0},
     "env": {"delisting": "freeze", "units": "weight"},
-    "features": {"normalise": None, "columns": None},
+    "features": {"normalise": None, "columns": None, "functions": None},
     "policy": {"base": None, "start": None, "tilt": "add"},
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),
@@ -44,6 +46,8 @@ ADDED_TO_ITEMS: dict[str, dict[str, dict[str, Any]]] = {"sizing": {"drawdown_con
 def digest_tree(config: Config) -> dict[str, Any]:
     """Writes a configuration out without added keys that change nothing, so that digests of older jobs stay valid.
 
+    Own code that it names counts by its content.
+
     Args:
       config: of a run.
     """
@@ -57,4 +61,5 @@ def digest_tree(config: Config) -> dict[str, Any]:
             for kind, neutral in kinds.items():
                 if kind in item:
                     item[kind] = {key: value for key, value in item[kind].items() if neutral.get(key, ...) != value}
-    return tree
+    own = {name: find(name, key).sha256 for key, name in own_names(config)}
+    return {**tree, "own_code": own} if own else tree

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from jaxppo.arguments import NonNegativeRatio, PositiveRatio, Text
-from jaxppo.config.book import RULES, RunStrategy, with_folders
+from jaxppo.config.book import RULES, OwnPolicy, RunStrategy, with_folders
 from jaxppo.config.from_signature import keys_of
-from jaxppo.config.items import Item, Keys
+from jaxppo.config.items import OWN, Item, Keys
 from jaxppo.policy import rules
 
 BASELINE_RULES = (*RULES, "flat", "volatility_target", "equal_weight")
@@ -45,7 +45,9 @@ class BenchmarkBaseline(Keys):
     """Name in tables; absent: the symbol, or the name of the file."""
 
 
-class BaselineConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Named) for name in BASELINE_RULES}):
+class BaselineConfig(
+    Item, kinds={name: keys_of(getattr(rules, name), base=_Named) for name in BASELINE_RULES}, own=OwnPolicy
+):
     """One baseline: a name and its keys."""
 
     run: RunBaseline | None = None
@@ -55,6 +57,8 @@ class BaselineConfig(Item, kinds={name: keys_of(getattr(rules, name), base=_Name
     def title(self) -> str:
         """Its name in tables."""
         keys = self.values
+        if self.kind == OWN:
+            return self.label
         if keys.name is not None:
             return keys.name
         if self.run is not None:

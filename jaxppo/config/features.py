@@ -6,11 +6,13 @@ from typing import Any
 
 from pydantic import model_validator
 
-from jaxppo.arguments import Text
+from jaxppo.arguments import OwnName, Text
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
 from jaxppo.envs import features
 from jaxppo.envs.market.own_columns import ColumnGroup, Columns, OwnNormalisation
+from jaxppo.envs.market.own_functions import FunctionGroup
+from jaxppo.own_code import call_of, find
 
 
 class ColumnsConfig(Keys):
@@ -29,6 +31,27 @@ class ColumnsConfig(Keys):
         return given
 
 
+class FunctionConfig(Keys):
+    """A feature group of your own code; `module:function` for short."""
+
+    function: OwnName
+    """`module:function`: takes a market and returns `[T, A]` numbers, or `[T, A, n]` for n names, NaN where unknown."""
+    options: dict[str, Any] | None = None
+    """Its further arguments, by name."""
+    names: Columns | None = key_of(FunctionGroup, "names")
+    lag: int = key_of(FunctionGroup, "lag")
+    warmup: int = key_of(FunctionGroup, "warmup")
+    normalise: OwnNormalisation = key_of(FunctionGroup, "normalise")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_out(cls, given: Any) -> Any:
+        given = {"function": given} if isinstance(given, str) else given
+        if isinstance(given, dict) and isinstance(given.get("names"), list):
+            given = {**given, "names": tuple(given["names"])}  # which JSON has no type for
+        return given
+
+
 class FeaturesConfig(Keys):
     """What the encoder reads."""
 
@@ -38,11 +61,34 @@ class FeaturesConfig(Keys):
     columns: dict[Text, ColumnsConfig] | None = None
     """Group of your own -> columns of the prices that it reads, such as `news: [sentiment]` or
     `{columns: [sentiment], lag: 1, normalise: rank}`; `data.columns` says when values were published."""
+    functions: dict[Text, FunctionConfig] | None = None
+    """Group of your own -> function that computes it, such as `slope: my_features:slope` or `{function:
+    my_features:slope, options: {span: 20}, normalise: rank}`."""
 
     @property
     def column_groups(self) -> tuple[ColumnGroup, ...]:
         """The groups of own columns, in order."""
         return tuple(ColumnGroup(name, **dict(keys)) for name, keys in (self.columns or {}).items())
+
+    @property
+    def function_groups(self) -> tuple[FunctionGroup, ...]:
+        """The groups of own functions, in order.
+
+        Raises:
+          ConfigError: a function that is not found, or does not take its options.
+        """
+        found = []
+        for name, keys in (self.functions or {}).items():
+            key = f"features.functions.{name}"
+            function = call_of(find(keys.function, key), key, keys.options or {}, first=1)
+            how = keys.model_dump(include={"names", "lag", "warmup", "normalise"})
+            found.append(FunctionGroup(name, function, **how))
+        return tuple(found)
+
+    @property
+    def own_groups(self) -> tuple[ColumnGroup | FunctionGroup, ...]:
+        """All groups of a user's own, in the order of their features."""
+        return (*self.column_groups, *self.function_groups)
 
 
 def check_features(config: FeaturesConfig) -> None:
@@ -59,7 +105,14 @@ def check_features(config: FeaturesConfig) -> None:
     for name, group in (config.columns or {}).items():
         if len(set(group.columns)) < len(group.columns):
             raise ValueError(f"features.columns.{name} {list(group.columns)} must name each column once")
-    if repeated := {*(config.columns or {})} & {*config.groups}:
-        raise ValueError(f"features.columns names a group {min(repeated)}, and so does features.groups")
+    for name, function in (config.functions or {}).items():
+        if function.names is not None and len(set(function.names)) < len(function.names):
+            raise ValueError(f"features.functions.{name}.names {list(function.names)} must name each feature once")
+    taken = dict.fromkeys(config.groups, "groups")
+    for key in ("columns", "functions"):
+        for name in getattr(config, key) or ():
+            if name in taken:
+                raise ValueError(f"features.{key} names a group {name}, and so does features.{taken[name]}")
+            taken[name] = key
     if surplus := {*(config.normalise or {})} - {*config.groups}:
         raise ValueError(f"features.normalise names {min(surplus)}, which is not among features.groups")

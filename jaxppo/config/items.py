@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
+from jaxppo.arguments import OWN_NAME, OwnName
+
 
 class Keys(BaseModel):
     """Keys of a section or of an item: frozen and strict; an unknown key is a mistake."""
@@ -19,16 +21,32 @@ class Keys(BaseModel):
     )
 
 
+OWN = "function"
+"""Kind of an item that is a user's own code."""
+
+
+class OwnFunction(Keys):
+    """A function of your own; its keys are the arguments of the function."""
+
+    path: OwnName
+    """`module:function`."""
+    options: dict[str, Any] | None = None
+    """Its arguments by name."""
+
+
 class Item(Keys):
     """One item of a list: a name and its keys.
 
     A subclass has a field `NAME: ItsKeys | None = None` for every name, its own or from `kinds`:
-    `class MaskConfig(Item, kinds={"no_short": NoShortKeys})`.
+    `class MaskConfig(Item, kinds={"no_short": NoShortKeys})`. With `own`, the keys of a user's own code, a name may be
+    `module:function`.
     """
 
-    def __init_subclass__(cls, kinds: Mapping[str, type[Keys]] | None = None, **options: Any):
+    def __init_subclass__(
+        cls, kinds: Mapping[str, type[Keys]] | None = None, own: type[OwnFunction] | None = None, **options: Any
+    ):
         super().__init_subclass__(**options)
-        kinds = kinds or {}
+        kinds = {**(kinds or {}), **({} if own is None else {OWN: own})}
         # Before pydantic collects the fields, so that they are as if they had been written in the class.
         cls.__annotations__ = {name: keys | None for name, keys in kinds.items()} | inspect.get_annotations(cls)
         for name in kinds:
@@ -42,7 +60,14 @@ class Item(Keys):
 
     @model_serializer
     def _shown(self) -> dict[str, Any]:
+        if self.kind == OWN:
+            return {self.values.path: self.values.options or {}}
         return {self.kind: self.values.model_dump(mode="json", exclude_none=True)}
+
+    @property
+    def label(self) -> str:
+        """Its name as it is written: that of its kind, or `module:function`."""
+        return self.values.path if self.kind == OWN else self.kind
 
     @property
     def kind(self) -> str:
@@ -64,6 +89,11 @@ class Item(Keys):
         )
 
     @classmethod
+    def written_names(cls) -> list[str]:
+        """What may stand as its name."""
+        return [OWN_NAME if name == OWN else name for name in cls.model_fields]
+
+    @classmethod
     def kinds(cls) -> dict[str, type[Keys]]:
         """Name and keys of every kind of item."""
         return {name: typing.get_args(field.annotation)[0] for name, field in cls.model_fields.items()}
@@ -77,11 +107,15 @@ def item_of(annotation: Any) -> type[Item] | None:
 
 
 def written_out(items: Any) -> Any:
-    """A list of items whose short forms (a name alone, a name without keys) have become mappings."""
-    if not isinstance(items, list):
-        return items
-    named = [{item: {}} if isinstance(item, str) else item for item in items]
-    return [
-        {name: {} if keys is None else keys for name, keys in item.items()} if isinstance(item, dict) else item
-        for item in named
-    ]
+    """A list of items whose short forms (a name alone, a name without keys, own code) have become mappings."""
+    return [_written_out(item) for item in items] if isinstance(items, list) else items
+
+
+def _written_out(item: Any) -> Any:
+    item = {item: {}} if isinstance(item, str) else item
+    if not isinstance(item, dict):
+        return item
+    name, keys = next(iter(item.items()), ("", None))
+    if len(item) == 1 and ":" in str(name):
+        return {OWN: {"path": name, "options": keys or None}}
+    return {name: {} if keys is None else keys for name, keys in item.items()}

@@ -8,19 +8,22 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
 import yaml
 
-from jaxppo.config.features import ColumnsConfig
-from jaxppo.config.items import item_of, written_out
+from jaxppo.arguments import OWN_NAME
+from jaxppo.config.features import ColumnsConfig, FunctionConfig
+from jaxppo.config.items import OWN, Keys, item_of, written_out
+from jaxppo.config.own import own_names
 from jaxppo.config.renamed import RENAMED, with_present_keys
 from jaxppo.config.schema import BUDGETS, Config
 from jaxppo.config.shipped import find_config
 from jaxppo.config.types import accepted, all_lists, keys, lists, nested, sections, takes_list, takes_text, takes_texts
 from jaxppo.errors import ConfigError
+from jaxppo.own_code import find
 
 LONGEST_SHOWN = 100
 DEFAULT_STEPS = 1_000_000
@@ -98,7 +101,8 @@ def load_config(
       saved: whether the file is that of a run, in which keys may have the names of earlier versions.
 
     Raises:
-      ConfigError: file missing or not a mapping, unknown key, value of the wrong type or out of range, bad combination.
+      ConfigError: file missing or not a mapping, unknown key, value of the wrong type or out of range, bad combination,
+        or own code that is not found; its modules are searched beside the file first.
     """
     options = _parse_overrides(overrides)
     if source is None:
@@ -113,8 +117,11 @@ def load_config(
         tree["training"] = {key: value for key, value in tree["training"].items() if key not in BUDGETS}
     for key, value in options.items():
         _assign(tree, key, value)
-    named = "config" if source is None or isinstance(source, Mapping) else str(source)
-    config = validate_config(tree, source=named, options=tuple(options))
+    path = None if source is None or isinstance(source, Mapping) else pathlib.Path(source)
+    config = validate_config(tree, source="config" if path is None else str(source), options=tuple(options))
+    if path is not None and not saved:
+        for key, name in own_names(config):
+            find(name, key, [path.parent])
     if options.get("env.units") == "weight" and any(item.kind == "risk_units" for item in config.sizing):
         raise ConfigError("--env.units is weight, but sizing names risk_units; give --sizing without it as well")
     return config
@@ -256,7 +263,7 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     """One line for the first error: where, the key, its value, and what is allowed or the nearest known key."""
     problems = error.errors(include_url=False)
     # A misspelt key of an item says more than the required one that is missing for it.
-    misspelt = (p for p in problems if _in_list(p["loc"])[0] and p["type"] == "extra_forbidden")
+    misspelt = (p for p in problems if p["type"] == "extra_forbidden" and _in_item(p["loc"]))
     problem = next(misspelt, problems[0])
     location = [str(part) for part in problem["loc"]]
     if not location:
@@ -267,8 +274,8 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     depth = max(n for n in range(len(location)) if n == 0 or ".".join(location[:n]) in sections())
     key = ".".join(location[: depth + 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
-    if key == "features.columns" and len(location) > 3 and location[3] != "[key]":
-        return _group_problem(problem, location[2:4], where, tree["features"]["columns"])
+    if key in GROUPS and len(location) > 3 and location[3] != "[key]":
+        return _group_problem(problem, location[2:4], where, tree["features"][location[1]], *GROUPS[key])
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}; {_nearest(key, '')}"
     value: Any = tree
@@ -281,14 +288,28 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     return f"{where} is {_shown(value)}; allowed: {accepted(field)}"
 
 
-def _group_problem(problem: Any, place: Sequence[str], where: str, groups: dict[str, Any]) -> str:
-    """One line for an error in the keys of a group of own columns."""
-    (name, key), fields = place, ColumnsConfig.model_fields
+GROUPS: dict[str, tuple[type[Keys], str]] = {
+    "features.columns": (ColumnsConfig, "columns"),
+    "features.functions": (FunctionConfig, "function"),
+}
+"""Mapping of groups of a user's own -> keys of one, and the key that stands for all."""
+
+
+def _group_problem(
+    problem: Any, place: Sequence[str], where: str, groups: dict[str, Any], model: type[Keys], short: str
+) -> str:
+    """One line for an error in the keys of a group of a user's own."""
+    (name, key), fields = place, model.model_fields
     if problem["type"] == "extra_forbidden":
         return f"{where}.{name}: unknown key {key!r}; allowed: {', '.join(fields)}"
-    given = groups[name] if isinstance(groups[name], dict) else {"columns": groups[name]}
+    given = groups[name] if isinstance(groups[name], dict) else {short: groups[name]}
     shown = _shown(given[key]) if key in given else "absent"
     return f"{where}.{name}.{key} is {shown}; allowed: {accepted(fields[key])}"
+
+
+def _in_item(location: Sequence[Any]) -> bool:
+    """Whether a location is in a list of items, or in a mapping of groups of a user's own."""
+    return bool(_in_list(location)[0]) or ".".join(map(str, location[:2])) in GROUPS
 
 
 def _in_list(location: Sequence[Any]) -> tuple[str, Sequence[Any]]:
@@ -310,10 +331,12 @@ def _item_problem(problem: Any, key: str, place: Sequence[Any], source: str) -> 
     where = ".".join([item, *map(str, path)])
     fields = nested(all_lists()[key], path)
     if problem["type"] == "extra_forbidden":
+        if path == [OWN]:  # own code where there is none
+            where = f"{item}.{problem['input']['path']}"
         near = difflib.get_close_matches(str(path[-1]), fields, n=1, cutoff=0.6)
         return (
             f"{source}: unknown key {where!r}; "
-            f"{f'did you mean {near[0]}?' if near else 'known: ' + (', '.join(fields) or 'none')}"
+            f"{f'did you mean {near[0]}?' if near else 'known: ' + (_listed(fields) or 'none')}"
         )
     if absent:
         return f"{source}: {where} is missing; it has no default"
@@ -328,7 +351,14 @@ def _item_problem(problem: Any, key: str, place: Sequence[Any], source: str) -> 
     field = nested(all_lists()[key], path[:-1]).get(path[-1]) if path else None
     if field is not None and item_of(field.annotation) is not None:
         allowed = accepted(field)
+    for inner in ("path", "options"):  # of own code, whose name is written in their place
+        where = where.removesuffix(f".{OWN}.{inner}")
     return f"{source}: {where} is {_shown(problem['input'])}; allowed: {allowed}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names in a row, as they are written."""
+    return ", ".join(OWN_NAME if name == OWN else name for name in names)
 
 
 def _nearest(key: str, prefix: str) -> str:

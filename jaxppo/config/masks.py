@@ -9,7 +9,7 @@ from pydantic import Field
 from jaxppo import masks
 from jaxppo.arguments import Ratio, Text
 from jaxppo.config.from_signature import key_of, keys_of
-from jaxppo.config.items import Item, Keys
+from jaxppo.config.items import Item, Keys, OwnFunction
 
 
 class RegimeKeys(Keys):
@@ -27,8 +27,14 @@ class RegimeKeys(Keys):
     force: bool = key_of(masks.regime, "force")
 
 
+class OwnMask(OwnFunction):
+    """A mask of your own: `module:function` returns a `jaxppo.masks.MaskTransform`; its keys are the arguments of the
+    function."""
+
+
 class MaskConfig(
     Item,
+    own=OwnMask,
     kinds={
         "volatility_cap": keys_of(masks.volatility_cap),
         "regime": RegimeKeys,
@@ -59,7 +65,7 @@ def check_masks(items: Sequence[MaskConfig], environment: str) -> None:
     """
     if items and environment != "trading":
         raise ValueError(f"masks limit positions in trading, but env.name is {environment!r}; leave them out")
-    kinds = [item.kind for item in items]
+    kinds = [item.label for item in items]
     for number, kind in enumerate(kinds):
         if kind in kinds[:number]:
             raise ValueError(f"masks[{number}] names {kind}, which masks[{kinds.index(kind)}] has; give it once")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jaxppo.config.items import Item, item_of
+from jaxppo.arguments import OWN_NAME
+from jaxppo.config.items import OWN, Item, item_of
 from jaxppo.config.schema import Config
 from jaxppo.config.types import accepted, all_lists, sections
 
@@ -39,6 +40,9 @@ def _items(title: str, item: type[Item]) -> list[str]:
     """A section for every kind of item of a list, and for those of the lists that it has."""
     parts = []
     for name, model in item.kinds().items():
+        if name == OWN:
+            parts.append(f"## {title}: {OWN_NAME}\n\n{_in_one_line(model.__doc__)}\n")
+            continue
         parts.append(_table(f"{title}: {name}", _in_one_line(model.__doc__), model.model_fields))
         inner = {key: item_of(field.annotation) for key, field in model.model_fields.items()}
         for key, found in inner.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxppo.config.from_signature import keys_of
-from jaxppo.config.items import Item
+from jaxppo.config.items import Item, OwnFunction
 from jaxppo.risk import rewards
 
 REPLACING = ("differential_sharpe", "differential_downside", "log_return", "active_utility")
@@ -13,8 +13,15 @@ REPLACING = ("differential_sharpe", "differential_downside", "log_return", "acti
 PENALTIES = ("drawdown_penalty", "cvar_penalty", "turnover_penalty", "holding_penalty")
 
 
+class OwnReward(OwnFunction):
+    """A reward transform of your own: `module:function` returns a `jaxppo.risk.rewards.RewardTransform`; its keys are
+    the arguments of the function."""
+
+
 class RewardConfig(
-    Item, kinds={name: keys_of(getattr(rewards, name)) for name in (*REPLACING, *PENALTIES, "scale", "clip")}
+    Item,
+    kinds={name: keys_of(getattr(rewards, name)) for name in (*REPLACING, *PENALTIES, "scale", "clip")},
+    own=OwnReward,
 ):
     """One reward transform: a name and its keys."""
 

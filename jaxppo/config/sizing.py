@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxppo.config.book import BookSizing
 from jaxppo.config.from_signature import keys_of
-from jaxppo.config.items import Item
+from jaxppo.config.items import OWN, Item, OwnFunction
 from jaxppo.risk import sizing
 
 STAGES = {"kelly": 0, "risk_units": 0, "volatility_target": 1, "equal_risk_contribution": 1, "projection": 2,
@@ -20,7 +20,12 @@ WHY = {
 }
 
 
-class SizingConfig(Item, kinds={name: keys_of(getattr(sizing, name)) for name in STAGES}):
+class OwnSizing(OwnFunction):
+    """A sizing transform of your own: `module:function` returns a `jaxppo.risk.sizing.SizingTransform`, in any place of
+    the list; its keys are the arguments of the function."""
+
+
+class SizingConfig(Item, kinds={name: keys_of(getattr(sizing, name)) for name in STAGES}, own=OwnSizing):
     """One sizing transform: a name and its keys."""
 
     book: BookSizing | None = None
@@ -74,12 +79,13 @@ def check_order(items: Sequence[SizingConfig]) -> None:
 
 def _check_order(items: Sequence[SizingConfig], first: int) -> None:
     """`check_order` without a book; `first` is the number of the first transform in the whole list."""
-    for number, (before, after) in enumerate(itertools.pairwise(items), start=first + 1):
+    numbered = [(number, item) for number, item in enumerate(items, start=first) if item.kind != OWN]
+    for (_, before), (number, after) in itertools.pairwise(numbered):
         if STAGES[after.kind] < STAGES[before.kind]:
             raise ValueError(
                 f"sizing[{number}].{after.kind} comes after {before.kind}, but {WHY[STAGES[after.kind]]}; put it before"
             )
-    kinds = [item.kind for item in items]
+    kinds = [item.label for item in items]
     twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
     if twice is not None:
         raise ValueError(f"sizing names {twice} twice; once is enough")

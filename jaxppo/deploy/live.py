@@ -19,7 +19,7 @@ from jaxppo.deploy.live_account import LivePolicy, LiveRules
 from jaxppo.deploy.live_step import LiveStep
 from jaxppo.deploy.program import Program, program_of
 from jaxppo.deploy.spec import feed_rules
-from jaxppo.deploy.streams import check_own_base, check_streams
+from jaxppo.deploy.streams import check_own_streams, check_streams
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.files import digest_of
@@ -67,11 +67,11 @@ def live_parts(run: SavedRun) -> tuple[LiveStep, dict[str, Any]]:
       run: from `load_run`.
 
     Raises:
-      ConfigError: see `check_streams` and `check_own_base`.
+      ConfigError: see `check_streams` and `check_own_streams`.
     """
     check_streams(run.setup)
     with jax.default_device(run.setup.devices[0]):
-        check_own_base(run.setup)
+        check_own_streams(run.setup)
         run = decided(run)
         setup, policy = run.setup, shipped_of(run)
         live = LiveStep(setup, rules_of(setup), policy)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.config.items import OWN
 from jaxppo.envs.market.market_data import PER_ASSET, MarketData, slice_bars
+from jaxppo.envs.market.own_functions import FunctionGroup
 from jaxppo.envs.market.streaming import streamed
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
+from jaxppo.own_code import said
+from jaxppo.policy.protocol import Policy
+from jaxppo.run.own import own_policies, part_of
+from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup
 
 COMPARED = 256
@@ -48,39 +55,72 @@ def check_streams(setup: Setup) -> None:
         raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
 
 
-def check_own_base(setup: Setup) -> None:
-    """Refuses a base of the user's own code whose table is another one when bars come one by one.
+def check_own_streams(setup: Setup) -> None:
+    """Refuses own code whose table is another one when bars come one by one.
 
     Args:
       setup: of the run.
 
     Raises:
-      ConfigError: the first bar at which it is.
+      ConfigError: names the function and the first bar at which it is.
     """
-    base, sizing = setup.config.policy.base, setup.env.sizing
-    if base is None or base.kind != "function" or sizing is None:
-        return
-    part = next(part for part in sizing.parts if part.name == "base")
-    first = setup.env.first_decision
-    market = slice_bars(setup.market, 0, min(setup.market.n_bars, first + COMPARED))
+    config, env = setup.config, setup.env
+    tables: list[tuple[str, Callable[[MarketView], Any]]] = []
+    for group in config.features.function_groups:
+        path = (config.features.functions or {})[group.name].function
+        tables.append((f"features.functions.{group.name} {path}", partial(_values, group)))
+    for key, items, chain in (("masks", config.masks, env.masks), ("sizing", config.sizing, env.sizing)):
+        for number, item in enumerate(items):
+            if item.kind == OWN:
+                tables.append((f"{key}[{number}] {item.label}", part_of(chain, item).table))
+    tables += [(label, partial(_table, policy)) for label, policy in own_policies(config, traded=True).items()]
+    first = env.first_decision
+    n_bars = min(setup.market.n_bars, first + COMPARED)
+    market = slice_bars(setup.market, 0, n_bars)
+    for label, table in tables:
 
-    def table(market: MarketData) -> Any:
-        return part.table(MarketView(market, setup.periods_per_year, setup.env.position_limit)).policy
+        def of_market(market: MarketData, table: Callable[[MarketView], Any] = table) -> Any:
+            found, _ = find_regimes(config.regimes, market, n_bars - 1, config.seed)
+            return table(MarketView(market, setup.periods_per_year, env.position_limit, found))
 
+        check_row_by_row(label, of_market, market, first)
+
+
+def _values(group: FunctionGroup, view: MarketView) -> Any:
+    """Raw values of a feature group."""
+    return group.values(view.market)
+
+
+def _table(policy: Policy, view: MarketView) -> Any:
+    """Table of a policy."""
+    return policy.table(policy.params, view)
+
+
+def check_row_by_row(label: str, table: Callable[[MarketData], Any], market: MarketData, first: int) -> None:
+    """Refuses a function whose rows are others when bars come one by one.
+
+    Args:
+      label: name of it.
+      table: `MarketData -> pytree` with leading axis T.
+      market: `[T, A]` bars.
+      first: bar from which rows are compared.
+
+    Raises:
+      ConfigError: names it and the first bar.
+    """
     whole = table(market)
     try:
         rows = row_by_row(table, market)
     except (TypeError, ValueError, IndexError, jax.errors.JAXTypeError) as error:
-        why = str(error).split("\n")[0]
-        raise ConfigError(f"policy.base {base.values.path}: its table cannot be computed bar by bar: {why}") from None
+        raise ConfigError(f"{label}: its table cannot be computed bar by bar: {said(error)}") from None
     for ours, theirs in zip(jax.tree.leaves(rows), jax.tree.leaves(whole), strict=True):
         ours, theirs = (np.asarray(x, np.float64)[first:] for x in (ours, theirs))
         same = np.isclose(ours, theirs, TOLERANCE, TOLERANCE * 1e-2, equal_nan=True)
         if not same.all():
             bar = first + int(np.argwhere(~same)[0][0])
             raise ConfigError(
-                f"policy.base {base.values.path}: at bar {bar} its table is another one when bars come one by one; "
-                "look along time with jaxppo.envs.market.windows and own_bars alone"
+                f"{label}: at bar {bar} its table is another one when bars come one by one; look along time with "
+                "jaxppo.envs.market.windows and own_bars alone"
             )
 
 

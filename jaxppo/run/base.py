@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from jaxppo.book.base import base_returns
 from jaxppo.config import Config
 from jaxppo.config.base import BaseConfig
 from jaxppo.config.book import RunStrategy
+from jaxppo.config.items import OWN
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
@@ -19,6 +18,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.policy import rules
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
+from jaxppo.run.own import own_policy
 from jaxppo.run.periods import Period
 from jaxppo.run.setup import Setup
 
@@ -31,28 +31,16 @@ def make_base(base: BaseConfig, open_run: Callable[[RunStrategy], Policy]) -> Po
       open_run: opens an agent that was trained before.
 
     Raises:
-      ConfigError: a function that cannot be imported or returns no policy.
+      ConfigError: a function that is not found or returns no policy.
     """
     if base.kind == "run":
         return open_run(base.values)
-    if base.kind == "function":
-        return _of_function(base.values.path)
+    if base.kind == OWN:
+        return own_policy(base.values, "policy.base")
     try:
         return getattr(rules, base.kind)(**dict(base.values))
     except ValueError as error:
         raise ConfigError(f"policy.base.{base.kind}: {error}") from None
-
-
-def _of_function(path: str) -> Policy:
-    """What `module:function` returns."""
-    module, _, name = path.partition(":")
-    try:
-        made: Any = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"policy.base is {path!r}, which cannot be called: {error}") from None
-    if not isinstance(made, Policy):
-        raise ConfigError(f"policy.base is {path!r}, which returns a {type(made).__name__}, not a Policy")
-    return made
 
 
 def moments_of_base(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from jaxppo.config import Config
 from jaxppo.config.evaluation import BASELINE_RULES, BaselineConfig, BenchmarkBaseline
+from jaxppo.config.items import OWN
 from jaxppo.envs.data.load import load_market
 from jaxppo.envs.data.reading import column_key, read_tables
 from jaxppo.envs.market.market_data import MarketData
@@ -17,6 +18,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.policy import rules
 from jaxppo.policy.protocol import Policy
 from jaxppo.run import folder as run_folder
+from jaxppo.run.own import own_policy
 from jaxppo.run.periods import Period
 
 PRICES = ("open", "high", "low", "close", "adjclose", "adjustedclose", "bid", "ask", "volume")
@@ -39,7 +41,7 @@ def check_baselines(config: Config, market: MarketData, test: Period) -> None:
       envs.DataError: a benchmark's file cannot be used.
     """
     for number, item in enumerate(config.evaluation.baselines):
-        if item.kind in BASELINE_RULES:
+        if item.kind in (*BASELINE_RULES, OWN):
             rule_of(item, number)
         elif item.run is not None:
             run_folder.open_folder(item.run.folder)
@@ -50,15 +52,17 @@ def check_baselines(config: Config, market: MarketData, test: Period) -> None:
 
 
 def rule_of(item: BaselineConfig, number: int) -> Policy:
-    """Builds a rule by its keys.
+    """Builds a rule, or a policy of a user's own, by its keys.
 
     Args:
       item: the rule.
       number: in the list, for messages.
 
     Raises:
-      ConfigError: keys that do not fit together.
+      ConfigError: keys that do not fit together, or own code that returns no policy.
     """
+    if item.kind == OWN:
+        return own_policy(item.values, f"evaluation.baselines[{number}]")
     keys = {name: value for name, value in dict(item.values).items() if name != "name"}
     try:
         return getattr(rules, item.kind)(**keys)

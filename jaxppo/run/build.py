@@ -27,6 +27,7 @@ from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.devices import encoder_config, ppo_for_devices, training_devices
 from jaxppo.run.environment import costs_of, make_env, transform_table
 from jaxppo.run.objectives import check_reachable
+from jaxppo.run.own_checks import check_own_code
 from jaxppo.run.periods import Period, split_periods
 from jaxppo.run.progress import announce
 from jaxppo.run.regimes import find_regimes
@@ -87,6 +88,7 @@ def build(
     regimes, found = find_regimes(config.regimes, market, next(iter(periods.values())).last, config.seed, learn_from)
     config = config.model_copy(update={"regimes": found})
     view = MarketView(market, annual, env.position_limit, regimes)
+    check_own_code(config, env, view)
     params = env.make_params(
         market,
         costs,

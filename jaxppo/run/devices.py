@@ -97,7 +97,7 @@ def encoder_config(config: Config, device: jax.Device) -> EncoderConfig:
     precision = config.precision
     if precision == "auto":
         precision = "float32" if device.platform == "cpu" else "bfloat16"
-    slices = features.group_slices(config.features.groups, config.features.column_groups)
+    slices = features.group_slices(config.features.groups, config.features.own_groups)
     encoder = EncoderConfig(
         groups=tuple(s.stop - s.start for s in slices.values()),
         dtype=jnp.dtype(precision),

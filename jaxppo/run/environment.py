@@ -22,6 +22,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.masks import MaskTransform
 from jaxppo.masks.hours import usual_minutes
 from jaxppo.policy.protocol import Policy
+from jaxppo.risk.rewards import RewardTransform
 from jaxppo.risk.sizing import Sizing, SizingTransform
 from jaxppo.run.base import make_base
 from jaxppo.run.transforms import make_book, make_masks, make_rewards, make_sizing
@@ -100,9 +101,9 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
         groups=config.features.groups,
         normalisation_window=config.features.normalisation_window,
         normalise=config.features.normalise,
-        columns=config.features.column_groups,
+        columns=config.features.own_groups,
         masks=_masks(config, market),
-        rewards=make_rewards(config.rewards, periods_per_year(market)),
+        rewards=_rewards(config, market),
     )
     env.sizing = _sizing(config, market, copy.copy(env), costs, open_run)
     return env
@@ -123,6 +124,18 @@ def _masks(config: Config, market: MarketData) -> MaskTransform | None:
             _rows(f"masks[{number}]", part, MarketView(market, 1.0, 1.0))
             _flat_in_time(number, config, market)
     return masks
+
+
+def _rewards(config: Config, market: MarketData) -> RewardTransform | None:
+    """The configured rewards.
+
+    Raises:
+      ConfigError: one of them does not fit the others.
+    """
+    try:
+        return make_rewards(config.rewards, periods_per_year(market))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _flat_in_time(number: int, config: Config, market: MarketData) -> None:

@@ -16,10 +16,12 @@ import jax
 import numpy as np
 
 from jaxppo.config import Config, dump_config, load_config
+from jaxppo.config.own import own_names
 from jaxppo.config.types import keys
 from jaxppo.envs.data.report import fingerprint
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
+from jaxppo.own_code import keep, record, restore
 from jaxppo.run import files, lock
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
@@ -97,7 +99,8 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
       kind: `RUN` or `WALK_FORWARD`.
 
     Raises:
-      ConfigError: there is none there, one of the other kind, one of a newer version, or a file of it is damaged.
+      ConfigError: there is none there, one of the other kind, one of a newer version, a file of it is damaged, or its
+        own code is not there as it was.
     """
     folder = pathlib.Path(folder)
     try:
@@ -115,6 +118,7 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
             hint = "open its agents with jaxppo.walk_forward.load_fold"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
     files.check_text(folder / "config.yaml")
+    restore(folder, read_own_code(folder))
     return folder, load_config(folder / "config.yaml", saved=True)
 
 
@@ -233,6 +237,8 @@ def _is_learned_from(seen: Any) -> bool:
 def write_config(folder: pathlib.Path, config: Config) -> None:
     """Writes `config.yaml`, every key resolved, in one move; leaves it alone where it says the same already.
 
+    The sources of own code that it names are kept beside it.
+
     Args:
       folder: of the run.
       config: of the run.
@@ -240,16 +246,34 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
     path, text = folder / "config.yaml", files.sealed_text(dump_config(config))
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         files.write_text(path, text)
+    keep(folder, _own_names(config))
+
+
+def read_own_code(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Reads what a run says of the own code that it was trained with, see `jaxppo.own_code.record`.
+
+    Raises:
+      ConfigError: it is damaged.
+    """
+    found = read_metadata(folder).get("own_code", {})
+    if not isinstance(found, dict) or not all(isinstance(about, dict) for about in found.values()):
+        raise ConfigError(f"{folder / METADATA}: damaged; own_code is {str(found)[:100]!r}; a mapping is expected")
+    return found
+
+
+def _own_names(config: Config) -> list[str]:
+    return [name for _, name in own_names(config)]
 
 
 def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
-    """Collects where a result comes from: versions, commit, data, devices, seed.
+    """Collects where a result comes from: versions, commit, data, devices, seed, own code.
 
     Args:
       config: of the run.
       data: report on its data.
       devices: that it runs on.
     """
+    own_code = record(_own_names(config))
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "commit": _commit(),
@@ -257,6 +281,7 @@ def provenance(config: Config, data: dict[str, Any], devices: list[jax.Device]) 
         "devices": [str(device.device_kind) for device in devices],
         "platform": devices[0].platform,
         "seed": config.seed,
+        **({"own_code": own_code} if own_code else {}),
     }
 
 

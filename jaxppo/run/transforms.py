@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from jaxppo import masks
@@ -11,7 +12,7 @@ from jaxppo.book.allocation import AllocationRule
 from jaxppo.book.paper_accounts import AGENT
 from jaxppo.book.sizing import book
 from jaxppo.config.book import BookSizing, RunStrategy
-from jaxppo.config.items import Item
+from jaxppo.config.items import OWN, Item, OwnFunction
 from jaxppo.config.masks import MaskConfig
 from jaxppo.config.monitor import MonitorConfig
 from jaxppo.config.rewards import RewardConfig
@@ -24,6 +25,7 @@ from jaxppo.policy.protocol import Policy
 from jaxppo.risk import monitor, rewards, sizing
 from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
 from jaxppo.risk.sizing import Sizing
+from jaxppo.run.own import own_policy, own_transform
 
 OpenRun = Callable[[RunStrategy], Policy]
 
@@ -53,7 +55,7 @@ def make_masks(items: Sequence[MaskConfig], names: tuple[str, ...], calendar: st
             keys["groups"] = {name: masks.GroupBudget(**dict(group)) for name, group in keys["groups"].items()}
         return _build(getattr(masks, item.kind), keys, names=names)
 
-    parts = _each("masks", items, one)
+    parts = _each("masks", items, one, own=partial(own_transform, names=names))
     return masks.chain(*parts) if parts else None
 
 
@@ -66,9 +68,16 @@ def make_rewards(
       items: in order.
       periods: bars per year.
       moments: of the base in the training period.
+
+    Raises:
+      ValueError: own code that does not fit; names it.
     """
-    of_run = {"periods": periods, "moments": moments}
-    parts = [_build(getattr(rewards, item.kind), dict(item.values), **of_run) for item in items]
+    of_run: dict[str, Any] = {"periods": periods, "moments": moments}
+
+    def one(item: Item) -> RewardTransform:
+        return _build(getattr(rewards, item.kind), dict(item.values), **of_run)
+
+    parts = _each("rewards", items, one, own=partial(own_transform, **of_run))
     return rewards.chain(*parts) if parts else None
 
 
@@ -107,7 +116,7 @@ def make_sizing(
     kinds = [item.kind for item in items]
     at = kinds.index("book") if "book" in kinds else len(kinds)
     if make_tilts is not None:
-        shares = sum(STAGES.get(kind) == 0 for kind in kinds)
+        shares = max((place + 1 for place, kind in enumerate(kinds) if STAGES.get(kind) == 0), default=0)
         return make_tilts(
             before=_each("sizing", items[:shares], one), after=_each("sizing", items[shares:], one, shares)
         )
@@ -155,16 +164,25 @@ def make_book(
         return getattr(rules, item.kind)(**keys)._replace(name=name)
 
     rule = AllocationRule(**{name: value for name, value in config if name != "strategies"})
-    strategies = _each("strategies", config.strategies, one)
+    strategies = _each("strategies", config.strategies, one, own=own_policy)
     if AGENT not in strategies:
         raise ValueError("strategies leaves out agent, whose decisions would then count for nothing; name it")
     return book(strategies, rule, env=env, costs=costs, initial_cash=initial_cash, before=before, after=after)
 
 
-def _each(name: str, items: Iterable[Item], build: Callable[[Item], Any], first: int = 0) -> list[Any]:
-    """Builds each item; a ValueError names the list and the item, which counts from `first`."""
+def _each(
+    name: str,
+    items: Iterable[Item],
+    build: Callable[[Item], Any],
+    first: int = 0,
+    own: Callable[[OwnFunction, str], Any] = own_transform,
+) -> list[Any]:
+    """Builds each item, own code with `own`; a ValueError names the list and the item, which counts from `first`."""
     parts = []
     for number, item in enumerate(items, start=first):
+        if item.kind == OWN:
+            parts.append(own(item.values, f"{name}[{number}]"))
+            continue
         try:
             parts.append(build(item))
         except ValueError as error:

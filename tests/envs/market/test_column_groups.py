@@ -90,5 +90,5 @@ def test_a_column_that_is_not_there_is_named():
     group = ColumnGroup("news", ("mood",))
     with pytest.raises(ValueError, match="feature group 'news' reads the column 'mood'; it has score"):
         features.compute_features(market_of(), columns=(group,))
-    with pytest.raises(ValueError, match="'price' of own columns has the name of another group"):
+    with pytest.raises(ValueError, match="'price' of your own has the name of another group"):
         features.feature_names(("price",), (ColumnGroup("price", ("score",)),))

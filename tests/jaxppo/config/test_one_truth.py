@@ -15,6 +15,7 @@ from jaxppo.config import Config, ConfigError, load_config, reference
 from jaxppo.config.book import StrategyConfig
 from jaxppo.config.evaluation import BASELINE_RULES, BaselineConfig
 from jaxppo.config.from_signature import texts
+from jaxppo.config.items import OWN
 from jaxppo.config.types import accepted, lists
 from jaxppo.envs import simulators
 from jaxppo.envs.market import regimes
@@ -31,7 +32,7 @@ BOOK = lists()["sizing"].kinds()["book"]
 YAML_ONLY = {
     "masks.regime": {"bull", "bear", "sideways", "crisis"},
     "data": {"path", "train", "validation", "test", "purge_bars"},
-    "features": {"columns"},
+    "features": {"columns", "functions"},
     "regimes": {"kind", "scope", "model"},
     "env": {"name", "episode_chunks", "units"},
     "objective": {"kind"},
@@ -65,7 +66,7 @@ def sources():
     found = {}
     for name, module in LISTS.items():
         for kind, model in lists()[name].kinds().items():
-            if kind != "book":
+            if kind not in ("book", OWN):
                 more = (Gains, PenalisedConstraint) if name == "constraints" else ()
                 found[f"{name}.{kind}"] = model, (getattr(module, kind), *more)
     utilities = (objectives.cvar, objectives.mean_variance, objectives.exponential)
@@ -78,7 +79,7 @@ def sources():
     found["exits"] = SECTIONS["exits"], (envs.make_exits,)
     found["book"] = BOOK, (AllocationRule,)
     for kind, model in StrategyConfig.kinds().items():
-        if kind not in ("agent", "run"):
+        if kind not in ("agent", "run", OWN):
             found[f"strategies.{kind}"] = model, (getattr(rules, kind),)
     for kind in BASELINE_RULES:
         found[f"baselines.{kind}"] = BaselineConfig.kinds()[kind], (getattr(rules, kind),)

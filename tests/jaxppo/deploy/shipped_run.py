@@ -11,7 +11,10 @@ from tiny_run import STEPS_PER_ITERATION, command, write_config
 
 SYMBOLS = ("AAA", "BBB")
 LIMITED = {
-    "features": {"columns": {"news": {"columns": ["sentiment"], "lag": 1}}},
+    "features": {
+        "columns": {"news": {"columns": ["sentiment"], "lag": 1}},
+        "functions": {"slope": {"function": "own_parts:slope", "options": {"span": 7}, "warmup": 7}},
+    },
     "env": {"actions": "continuous", "levels": [-1.0, 1.0], "position_limit": 1.0},
     "costs": {"lot_size": 1.0, "minimum_notional": 100.0, "max_leverage": 1.5},
     "masks": [
@@ -20,8 +23,9 @@ LIMITED = {
         {"turnover": {"limit": 0.8, "window": 3}},
         {"liquidity": {"participation": 0.5, "span": 5}},
         {"risk_budget": {"gross": 1.2, "volatility": 0.3, "span": 12}},
+        {"own_parts:calm_only": {"level": 0.012}},
     ],
-    "sizing": [{"volatility_target": {"target": 0.12, "span": 12}}],
+    "sizing": [{"own_parts:shrunk": {"factor": 0.9}}, {"volatility_target": {"target": 0.12, "span": 12}}],
     "monitor": [{"drawdown": {"limit": 0.2, "stop": True}}],
 }
 

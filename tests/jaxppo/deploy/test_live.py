@@ -69,7 +69,8 @@ def test_it_decides_as_the_backtest_on_every_bar_restarted_five_times(policy, re
 
 def test_every_mask_and_the_sizing_is_named_where_it_changed_a_decision(policy, records):
     said = {reason for decision in fed(policy, records[:200]) for n in range(2) for reason in decision.reasons(n)}
-    assert {"sized by volatility_target", "limited by turnover", "limited by volatility_cap"} <= said
+    assert {"sized by own_parts.shrunk, volatility_target", "limited by turnover", "limited by volatility_cap"} <= said
+    assert "limited by own_parts.calm_only" in said
     assert "cut to whole lots, or too small" in said
 
 

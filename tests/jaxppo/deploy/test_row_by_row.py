@@ -1,15 +1,16 @@
 """Tables computed row by row from a memory are the tables computed at once: nothing of them can have looked ahead."""
 
+import contextlib
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import tiny_config
 
 from jaxppo import masks
-from jaxppo.deploy.streams import check_own_base, row_by_row
+from jaxppo.deploy.streams import check_own_streams, check_row_by_row, row_by_row
 from jaxppo.envs import simulators
 from jaxppo.envs.execution import bars
 from jaxppo.envs.execution.bars import pack_bars
@@ -27,6 +28,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.policy import rules
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk import sizing
+from jaxppo.run.build import build
 
 N_BARS, N_ASSETS, BARS_A_DAY = 200, 3, 7
 PERIODS = 252.0 * BARS_A_DAY
@@ -209,18 +211,24 @@ def averaged() -> Policy:
     return rules.rule("averaged", targets)
 
 
-def setup_with(path: str, policy: Policy) -> types.SimpleNamespace:
-    """What the check reads of a run whose base is own code."""
-    sizing = types.SimpleNamespace(parts=(types.SimpleNamespace(name="base", table=lambda view: types.SimpleNamespace(
-        policy=policy.table(policy.params, view)
-    )),))  # fmt: skip
-    base = types.SimpleNamespace(kind="function", values=types.SimpleNamespace(path=path))
-    config = types.SimpleNamespace(policy=types.SimpleNamespace(base=base))
-    env = types.SimpleNamespace(sizing=sizing, first_decision=40, position_limit=1.0)
-    return types.SimpleNamespace(config=config, env=env, market=market_of(0), periods_per_year=PERIODS)
+@pytest.mark.parametrize("policy", [averaged(), cumulative()], ids=lambda policy: policy.name)
+def test_a_table_that_is_another_one_bar_by_bar_is_named(policy):
+    def table(market):
+        return policy.table(policy.params, MarketView(market, PERIODS, 1.0))
+
+    refused = contextlib.nullcontext()
+    if policy.name == "cumulative":
+        refused = pytest.raises(ConfigError, match=r"policy.base mine:it: at bar \d+ its table is another one")
+    with refused:
+        check_row_by_row("policy.base mine:it", table, market_of(0), 40)
 
 
-def test_a_base_of_own_code_is_checked_before_it_trades_live():
-    check_own_base(setup_with("mine:averaged", averaged()))
-    with pytest.raises(ConfigError, match=r"policy.base mine:cumulative: at bar \d+ its table is another one"):
-        check_own_base(setup_with("mine:cumulative", cumulative()))
+def test_own_code_of_every_kind_is_checked_before_it_trades_live():
+    fine = {"features": {"groups": ["price"], "normalisation_window": 20, "functions": {"pair": {
+        "function": "own_parts:pair", "names": ["move", "range"]}}}, "masks": ["own_parts:calm_only"],
+        "sizing": ["own_parts:shrunk"], "env": {"actions": "continuous", "levels": [-1, 1]},
+        "policy": {"kind": "linear", "base": "own_parts:half_equal"}}  # fmt: skip
+    check_own_streams(build(tiny_config(**fine), market_of(0)))
+    total = {"features": {**fine["features"], "functions": {"total": "own_parts:total"}}}
+    with pytest.raises(ConfigError, match=r"features.functions.total own_parts:total: at bar \d+ its table"):
+        check_own_streams(build(tiny_config(**total), market_of(0)))

@@ -114,15 +114,16 @@ def test_a_base_of_futures_keeps_the_margin_of_its_account():
 
 def test_a_base_of_ones_own_is_found_by_its_name():
     found = configured_base(config(f"{__name__}:of_my_own"), market())
-    assert found.name == "equal_weight"
+    assert found.name == f"{__name__}.of_my_own"
+    assert found == configured_base(config(f"{__name__}:of_my_own"), market()), "so that it compiles once"
 
 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("nowhere:policy", "policy.base is 'nowhere:policy', which cannot be called: No module named 'nowhere'"),
-        (f"{__name__}:no_policy", "which returns a int, not a Policy"),
-        (f"{__name__}:nothing", "has no attribute 'nothing'"),
+        ("nowhere:policy", "policy.base is 'nowhere:policy'; there is no module nowhere in"),
+        (f"{__name__}:no_policy", "no_policy returns a int; a Policy is expected"),
+        (f"{__name__}:nothing", "has no function nothing"),
     ],
 )
 def test_a_function_that_gives_no_base_is_named(base, message):

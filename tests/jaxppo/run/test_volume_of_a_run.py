@@ -119,6 +119,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.stablecoins_at_par": "true",
         "features.normalise": "{price: scale}",
         "features.columns": "{news: [sentiment]}",
+        "features.functions": "{pair: own_parts:pair}",
         "data.columns": "[sentiment]",
         "walk_forward.combine": None,
         "evaluation.baselines": "[trend]",

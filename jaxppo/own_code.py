@@ -1,0 +1,377 @@
+"""A user's own functions, named `module:function`: found, called with checked options, and recorded with a run.
+
+A module is searched in the folder of the configuration file, then in the current folder, then where Python imports
+from. A function that no module has, of a notebook or within another function, gets a name by `register`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import pathlib
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from jaxppo.arguments import check
+from jaxppo.errors import ConfigError
+
+FOLDER = "own_code"
+"""Folder within that of a run, with the sources of its own code."""
+OF_LIBRARY = "jaxppo"
+"""Package whose version a run records anyway."""
+SHOWN = 12
+"""Characters of a hash that messages show."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnCode:
+    """A function that was found.
+
+    Attributes:
+      name: `module:function`.
+      function: itself.
+      source: its source text; empty where Python does not know it.
+      file: of its module; None where that has none, or is the script that runs.
+      content: of that file as it was when the function was found; `source` without one.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    source: str
+    file: pathlib.Path | None
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of `content`, in hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A function and its options; two of the same function and options are equal.
+
+    Attributes:
+      function: takes options by name.
+      options: as JSON, with sorted keys.
+    """
+
+    function: Callable[..., Any]
+    options: str = "{}"
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        """Calls the function with its options, of which a list comes as a tuple."""
+        return self.function(*arguments, **_frozen(json.loads(self.options)), **more)
+
+
+_registered: dict[str, OwnCode] = {}
+_imported: dict[str, OwnCode] = {}
+
+
+def register(function: Function | None = None, *, name: str | None = None) -> Any:
+    """Gives a function a name by which configurations find it, where no module has it: in a notebook, say.
+
+    Example:
+      >>> import jaxppo
+      >>> @jaxppo.register(name="my_notebook:above")
+      ... def above(market, *, level=1.0):
+      ...     return market.close - level
+
+    Args:
+      function: the function, where the decorator is used without arguments.
+      name: `module:function`; None takes those of the function.
+
+    Returns:
+      The function itself.
+    """
+    if function is None:
+        return lambda function: register(function, name=name)
+    found = _described(name_of(function) if name is None else name, function)
+    _registered[found.name] = found
+    return function
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """`module:function` of a function."""
+    named = inspect.unwrap(function)
+    return f"{named.__module__}:{named.__name__}"
+
+
+def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
+    """Finds a function.
+
+    Args:
+      name: `module:function`.
+      key: that names it, for messages.
+      folders: searched for the module first, before the current one.
+
+    Raises:
+      ConfigError: there is none of that name; says why.
+    """
+    if name in _registered:
+        return _registered[name]
+    module, _, attribute = name.partition(":")
+    where = f"{key} is {name!r}"
+    try:
+        found = _module(module, [*folders, pathlib.Path.cwd()])
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ConfigError(f"{where}, whose module cannot be imported: {error}") from error
+        places = ", ".join(dict.fromkeys(str(folder) for folder in (*folders, pathlib.Path.cwd())))
+        raise ConfigError(f"{where}; there is no module {module} in {places} or where Python imports from") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}; {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a module of a user does when it is imported
+        raise ConfigError(f"{where}, whose module cannot be imported: {said(error)}") from error
+    function = getattr(found, attribute, None)
+    if function is None:
+        near = difflib.get_close_matches(attribute, vars(found), n=1, cutoff=0.6)
+        hint = f"did you mean {module}:{near[0]}?" if near else f"it is {getattr(found, '__file__', 'built in')}"
+        raise ConfigError(f"{where}; the module {module} has no function {attribute}; {hint}")
+    if not callable(function):
+        raise ConfigError(f"{where}, which is a {type(function).__name__}; a function is expected")
+    known = _imported.get(name)
+    if known is None or known.function is not function:
+        return _remembered(_described(name, function, found))
+    if folders and known.file is not None and _sha256(known.file) != known.sha256:
+        raise ConfigError(f"{where}; {known.file} was changed after it was imported: start Python anew")
+    return known
+
+
+def _remembered(code: OwnCode) -> OwnCode:
+    _imported[code.name] = code
+    return code
+
+
+def _module(name: str, folders: Iterable[pathlib.Path]) -> Any:
+    """Imports a module from the first folder that has it, else from where Python imports.
+
+    Raises:
+      ConfigError: another file is imported under that name already.
+    """
+    folder = next((folder for folder in folders if _located(name, folder) is not None), None)
+    if folder is None:
+        return importlib.import_module(name)
+    wanted = _located(name, folder)
+    assert wanted is not None
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        there = getattr(loaded, "__file__", None)
+        if there is None or not _same(pathlib.Path(there), wanted):
+            raise ConfigError(
+                f"{wanted} has the name of a module that is imported already, {there or 'of Python itself'}; give it "
+                "another name"
+            )
+        return loaded
+    with _first_on_path(folder):
+        return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: pathlib.Path) -> Iterator[None]:
+    """Has Python look into a folder first, and last from then on, for what the module imports later."""
+    importlib.invalidate_caches()
+    before, text = list(sys.path), str(folder.resolve())
+    sys.path.insert(0, text)
+    try:
+        yield
+    finally:
+        sys.path[:] = before if text in before else [*before, text]
+
+
+def _located(module: str, folder: pathlib.Path) -> pathlib.Path | None:
+    """File of a module in a folder; None where it has none."""
+    base = folder.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two files are the same, or say the same."""
+    return one.resolve() == other.resolve() or (one.is_file() and one.read_bytes() == other.read_bytes())
+
+
+def _described(name: str, function: Callable[..., Any], module: Any = None) -> OwnCode:
+    """A function with its source."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = ""
+    module = sys.modules.get(inspect.unwrap(function).__module__) if module is None else module
+    path = getattr(module, "__file__", None)
+    file = None if path is None or getattr(module, "__name__", "") == "__main__" else pathlib.Path(path).resolve()
+    content = source.encode() if file is None else file.read_bytes()
+    return OwnCode(name, function, source, file, content)
+
+
+def call_of(code: OwnCode, key: str, options: Mapping[str, Any], given: Iterable[str] = (), first: int = 0) -> Call:
+    """The call of a function with options, which its signature must have.
+
+    Args:
+      code: the function.
+      key: that names it, for messages.
+      options: by name.
+      given: names of arguments that are not options.
+      first: how many arguments it is called with before them.
+
+    Raises:
+      ConfigError: an option that it does not have, one that is missing, or a value outside the range of an annotation.
+    """
+    where = f"{key} {code.name}"
+    try:
+        known = list(inspect.signature(code.function).parameters.values())[first:]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: its arguments are not known: {error}") from None
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    has = [p.name for p in known if p.kind in named and p.name not in given]
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known)
+    for option in options:
+        if option not in has and not anything:
+            near = difflib.get_close_matches(option, has, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(has) or 'none'}"
+            raise ConfigError(f"{where} has no option {option!r}; {hint}")
+    missing = next((p.name for p in known if p.name in has and p.default is p.empty and p.name not in options), None)
+    if missing is not None:
+        raise ConfigError(f"{where} needs the option {missing}, which has no default")
+    try:
+        check(code.function, _frozen(dict(options)))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception:  # annotations that Python cannot evaluate say nothing of ranges
+        pass
+    return Call(code.function, json.dumps(dict(options), sort_keys=True))
+
+
+def said(error: BaseException) -> str:
+    """An error of a user's code in a line: its type, the first line of its text, and the line that raised it.
+
+    Args:
+      error: as it was caught.
+    """
+    text = str(error).strip().split("\n")[0]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_of_user(frame.filename)]
+    at = f" (line {frames[-1].lineno} of {pathlib.Path(frames[-1].filename).name})" if frames else ""
+    return f"{type(error).__name__}{f': {text}' if text else ''}{at}"
+
+
+def _is_of_user(file: str) -> bool:
+    """Whether a source file is neither that of this package nor of an installed one."""
+    here = str(pathlib.Path(__file__).resolve().parent)
+    inside = (here, str(pathlib.Path(here).parent / "envs"), sys.base_prefix)
+    return not str(pathlib.Path(file).resolve()).startswith(inside) and "site-packages" not in file and file[0] != "<"
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, as the factories of jaxppo take them."""
+    if isinstance(value, dict):
+        return {name: _frozen(one) for name, one in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def record(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What a run says of its own code: name -> hash, file, source, and the file in `FOLDER` that it is kept in.
+
+    Args:
+      names: of functions that were found; those of jaxppo itself are left out.
+    """
+    return {
+        code.name: {
+            "sha256": code.sha256,
+            "file": None if code.file is None else str(code.file),
+            "kept": _kept(code),
+            "source": code.source,
+        }
+        for code in _of_user(names)
+    }
+
+
+def _of_user(names: Iterable[str]) -> list[OwnCode]:
+    """What was found under names, in order, without what is jaxppo's own."""
+    found = [_registered.get(name) or _imported.get(name) for name in sorted(set(names))]
+    return [code for code in found if code is not None and code.name.partition(".")[0] != OF_LIBRARY]
+
+
+def keep(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Copies the sources of own code into the folder of a run.
+
+    Args:
+      folder: of the run.
+      names: see `record`.
+    """
+    for code in _of_user(names):
+        kept = pathlib.PurePath(_kept(code))
+        (folder / FOLDER / kept).parent.mkdir(parents=True, exist_ok=True)
+        for above, package in zip(() if code.file is None else code.file.parents, kept.parents[:-1], strict=False):
+            if (above / "__init__.py").is_file():
+                shutil.copyfile(above / "__init__.py", folder / FOLDER / package / "__init__.py")
+        (folder / FOLDER / kept).write_bytes(code.content)
+
+
+def _kept(code: OwnCode) -> str:
+    """Path of the source within `FOLDER`."""
+    module, _, function = code.name.partition(":")
+    if code.file is None:
+        return f"{function}.py"
+    path = pathlib.PurePath(*module.split("."))
+    return str(path / "__init__.py" if code.file.name == "__init__.py" else path.with_suffix(code.file.suffix))
+
+
+def restore(folder: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    """Finds the own code of a run again: beside where it was, in the current folder, or where Python imports from.
+
+    Args:
+      folder: of the run.
+      recorded: from `record`.
+
+    Raises:
+      ConfigError: it is not there, or is not what the run was trained with; says where the source is kept.
+    """
+    for name, about in recorded.items():
+        kept = folder / FOLDER / str(about.get("kept"))
+        path = about.get("file")
+        if path is None or name in _registered:
+            found = _registered.get(name)
+            if found is None:
+                raise ConfigError(
+                    f"{folder}: was trained with own code that no module has, {name}; its source is {kept}: define it, "
+                    f"with @jaxppo.register(name={name!r}), and open the run there"
+                )
+            at = f"the one that is registered has {found.sha256[:SHOWN]}"
+            again = f"its source is {kept}"
+        else:
+            module = name.partition(":")[0]
+            root = pathlib.Path(path).parents[len(module.split(".")) - (pathlib.Path(path).name != "__init__.py")]
+            again = f"to run what is kept: PYTHONPATH={(folder / FOLDER).resolve()}"
+            found = _found_again(folder, name, about, [root, pathlib.Path.cwd(), *map(pathlib.Path, sys.path)], again)
+            at = f"{found.file} has {found.sha256[:SHOWN]}"
+        if found.sha256 != about.get("sha256"):
+            raise ConfigError(
+                f"{folder}: was trained with {name} of SHA-256 {str(about.get('sha256'))[:SHOWN]}, but {at}; results "
+                f"would not be those of that agent; {again}"
+            )
+
+
+def _found_again(
+    folder: pathlib.Path, name: str, about: Mapping[str, Any], places: Sequence[pathlib.Path], again: str
+) -> OwnCode:
+    """The function from the first place whose module is that of the run, or else from the first that has one."""
+    module = name.partition(":")[0]
+    there = [place for place in places if _located(module, place) is not None]
+    same = [place for place in there if _sha256(_located(module, place)) == about.get("sha256")]
+    try:
+        return find(name, f"{folder}: its own code", (same or there)[:1])
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {again}") from None
+
+
+def _sha256(file: pathlib.Path | None) -> str:
+    return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()

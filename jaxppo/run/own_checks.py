@@ -1,0 +1,242 @@
+"""A user's own code tried on the first bars of a market, before anything is compiled: shapes, numbers, look-ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxppo.config import Config
+from jaxppo.config.items import OWN
+from jaxppo.config.own import own_names
+from jaxppo.envs.execution.limits import Limits
+from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
+from jaxppo.envs.market.market_data import MarketData, slice_bars
+from jaxppo.envs.market.own_functions import FunctionGroup
+from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.transform import Transform
+from jaxppo.envs.trading.types import Outcome
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.errors import ConfigError
+from jaxppo.own_code import find, said
+from jaxppo.policy.protocol import Observed, Policy, Targets
+from jaxppo.run.own import own_policies, part_of
+from jaxppo.testing import LooksAhead, check_table
+
+TRIED = 1024
+"""First bars of the market that own code is tried on."""
+AFTER = 256
+"""And at least so many after the first decision."""
+
+_passed: set[Any] = set()
+"""What was tried before in this process."""
+
+
+def check_own_code(config: Config, env: TradingEnv, view: MarketView) -> None:
+    """Refuses own code that fails, returns something else than it should, or looks ahead.
+
+    Args:
+      config: of the run.
+      env: its environment.
+      view: of its market.
+
+    Raises:
+      ConfigError: names the function and what is wrong with it.
+    """
+    names = dict(own_names(config))
+    if not names:
+        return
+    n_bars = min(view.market.n_bars, max(TRIED, env.first_decision + AFTER))
+    regimes = None if view.regimes is None else view.regimes[:n_bars]
+    market = slice_bars(view.market, 0, n_bars)
+    tried = _Tried(env, MarketView(market, view.periods, view.position_limit, regimes))
+    done = (config.model_dump_json(), market.close.shape, *(find(name, key).sha256 for key, name in names.items()))
+    if done in _passed:
+        return
+    for group in config.features.function_groups:
+        tried.feature(f"features.functions.{group.name} {names[f'features.functions.{group.name}']}", group)
+    for key, items, chain, kind in (
+        ("masks", config.masks, env.masks, tried.mask),
+        ("sizing", config.sizing, env.sizing, tried.sizing),
+        ("rewards", config.rewards, env.rewards, tried.reward),
+    ):
+        for number, item in enumerate(items):
+            if item.kind == OWN:
+                kind(f"{key}[{number}] {item.label}", part_of(chain, item))
+    for label, policy in own_policies(config).items():
+        tried.policy(label, policy)
+    _check_replaced(config, env)
+    _passed.add(done)
+
+
+def _check_replaced(config: Config, env: TradingEnv) -> None:
+    """A ConfigError if an own reward replaces the one that `env.risk_aversion` shapes."""
+    first = config.rewards[0] if config.rewards else None
+    if first is None or first.kind != OWN or env.rewards is None or not env.rewards.parts[0].replaces:
+        return
+    if config.env.risk_aversion != 1.0:
+        raise ConfigError(
+            f"env.risk_aversion is {config.env.risk_aversion:g}, but rewards[0] {first.label} replaces the reward that "
+            "it shapes; leave it at 1"
+        )
+
+
+class _Tried:
+    """Own code on a market, each kind as the environment calls it.
+
+    Args:
+      env: of the run.
+      view: of the first bars of its market.
+    """
+
+    def __init__(self, env: TradingEnv, view: MarketView):
+        self._env, self._view = env, view
+        market = view.market
+        self._first = min(env.first_decision, market.n_bars - 1)
+        self._portfolio: Portfolio = open_portfolio(market.close[self._first], 1e6, env.fill_rule)
+
+    def feature(self, label: str, group: FunctionGroup) -> None:
+        """A function of the market."""
+
+        @jax.jit
+        def computed(market: MarketData) -> Any:
+            found = group.values(market)
+            return found[0] if group.names is None else dict(zip(group.names, found, strict=True))
+
+        def table(view: MarketView) -> Any:
+            return computed(view.market)
+
+        found = _called(label, lambda: table(self._view))
+        for path, values in jax.tree_util.tree_leaves_with_path(found):
+            if not np.isfinite(values).any():
+                where = f"{label}{jax.tree_util.keystr(path)}"
+                raise ConfigError(f"{where} has no number in the first {len(values)} bars")
+        self._causal(label, table, moves=True)
+
+    def mask(self, label: str, part: Transform) -> None:
+        """A mask: its table, the limits of every row, its state."""
+        n_assets = self._env.n_assets
+
+        def limits(row: Any) -> Any:
+            return part.apply(part.init(n_assets), row, self._portfolio)
+
+        found = self._rows(label, part, limits)
+        if not isinstance(found, Limits):
+            raise ConfigError(f"{label}: apply returns a {type(found).__name__}; jaxppo.masks.Limits are expected")
+        sides = {name: np.asarray(getattr(found, name)) for name in ("low", "high", "forced_low", "forced_high")}
+        for name, side in sides.items():
+            self._shaped(f"{label}: {name} of its limits", side)
+        wrong = ~((sides["low"] <= 0) & (sides["high"] >= 0))
+        if wrong.any():
+            row, asset = np.argwhere(wrong)[0]
+            low, high = (sides[name][row, asset] for name in ("low", "high"))
+            raise ConfigError(
+                f"{label}: at bar {self._first + row} it limits asset {asset} to [{low:g}, {high:g}]; the range must "
+                "contain 0"
+            )
+
+    def sizing(self, label: str, part: Transform) -> None:
+        """A sizing transform: its table, the sizes of targets of the position limit, its state."""
+        n_assets, limit = self._env.n_assets, self._env.position_limit
+
+        def sizes(row: Any) -> Any:
+            return part.apply(part.init(n_assets), row, self._portfolio, jnp.full(n_assets, limit, jnp.float32))
+
+        found = np.asarray(self._rows(label, part, sizes))
+        self._shaped(f"{label}: what apply returns", found)
+        self._known(label, found)
+
+    def reward(self, label: str, part: Transform) -> None:
+        """A reward: that of a bar in which nothing happened, its state."""
+        zero = jnp.zeros(())
+        base = () if self._env.base is None else zero
+        nothing = Outcome(zero, zero, zero, zero, zero, zero, zero, zero, base)
+        found = self._rows(label, part, lambda row: part.apply(part.init(), zero, nothing), table=False)
+        found = np.asarray(found)
+        if found.shape != (1,) or found.dtype.kind != "f":
+            raise ConfigError(f"{label}: apply returns {found.dtype}{list(found.shape[1:])}; a number is expected")
+        if not np.isfinite(found).all():
+            raise ConfigError(f"{label}: the reward of a bar in which nothing happened is {found[0]:g}")
+
+    def policy(self, label: str, policy: Policy) -> None:
+        """A policy: its table, and its targets at every row."""
+
+        def table(view: MarketView) -> Any:
+            return policy.table(policy.params, view)
+
+        def targets(row: Any) -> Any:
+            state = policy.init(self._env.n_assets)
+            return policy.apply(policy.params, state, Observed(self._portfolio, row))
+
+        found = self._rows(label, Transform(policy.name, policy.apply, policy.init, table), targets)
+        if not isinstance(found, Targets):
+            raise ConfigError(f"{label}: apply returns a {type(found).__name__}; jaxppo.Targets are expected")
+        weights, hold = np.asarray(found.weights), np.asarray(found.hold)
+        self._shaped(f"{label}: weights of its targets", weights)
+        self._shaped(f"{label}: hold of its targets", hold, "b")
+        self._known(label, np.where(hold, 0.0, weights))
+
+    def _rows(self, label: str, part: Transform, apply: Callable[[Any], Any], table: bool = True) -> Any:
+        """What `apply` makes of every row from the first decision on, from the first state; checks table and state."""
+        n_bars = self._view.market.n_bars
+        rows = _called(label, lambda: jax.tree.map(jnp.asarray, part.table(self._view))) if table else ()
+        for leaf in jax.tree.leaves(rows):
+            if leaf.ndim == 0 or len(leaf) != n_bars:
+                raise ConfigError(
+                    f"{label}: its table has the shape {list(leaf.shape)}; a leading axis of T bars is expected"
+                )
+        known = jax.tree.map(lambda x: x[self._first :], rows)
+        if not jax.tree.leaves(known):
+            known = None
+        found = _called(label, lambda: jax.jit(jax.vmap(lambda row, _: apply(rows if known is None else row)))(
+            known, jnp.zeros(n_bars - self._first if table else 1)
+        ))  # fmt: skip
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise ConfigError(f"{label}: apply returns a {type(found).__name__}; a pair of value and state is expected")
+        init, next_ = part.init(self._env.n_assets) if table else part.init(), jax.tree.map(lambda x: x[0], found[1])
+        before, after = (f"{_shapes(state)} in {jax.tree.structure(state)}" for state in (init, next_))
+        if before != after:
+            raise ConfigError(f"{label}: apply returns a state of {after}, but init one of {before}")
+        if table:
+            self._causal(label, part.table, moves=False)
+        return found[0]
+
+    def _causal(self, label: str, table: Callable[[MarketView], Any], moves: bool) -> None:
+        try:
+            _called(label, lambda: check_table(table, self._view, label, key=jax.random.key(0), moves=moves))
+        except LooksAhead as error:
+            raise ConfigError(str(error)) from None
+
+    def _shaped(self, what: str, found: np.ndarray, kinds: str = "f") -> None:
+        n_assets = self._env.n_assets
+        if found.shape[1:] != (n_assets,) or found.dtype.kind not in kinds:
+            expected = "numbers" if kinds == "f" else "bool"
+            raise ConfigError(
+                f"{what} is {found.dtype}{list(found.shape[1:])}; [A] = [{n_assets}] {expected} are expected"
+            )
+
+    def _known(self, label: str, found: np.ndarray) -> None:
+        if not np.isfinite(found).all():
+            row, asset = np.argwhere(~np.isfinite(found))[0]
+            raise ConfigError(f"{label}: at bar {self._first + row} its size of asset {asset} is {found[row, asset]:g}")
+
+
+def _shapes(tree: Any) -> str:
+    """The arrays of a pytree, such as `float32[3], int32[]`."""
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in leaves) or "nothing"
+
+
+def _called(label: str, function: Callable[[], Any]) -> Any:
+    """Calls own code; a ConfigError for whatever it raises, except what `check_table` found."""
+    try:
+        return function()
+    except LooksAhead:
+        raise
+    except jax.errors.JAXTypeError as error:
+        raise ConfigError(f"{label} cannot be compiled; it must be written in jax.numpy: {said(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"{label}: {said(error)}") from error

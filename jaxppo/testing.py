@@ -1,0 +1,238 @@
+"""Tests for a user's own code: nothing that it computes of a market may look ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxppo.envs import simulators
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs.market.regimes import NAMES
+from jaxppo.envs.trading.transform import Transform
+from jaxppo.envs.trading.view import MarketView
+from jaxppo.own_code import Call, call_of, find, name_of
+from jaxppo.policy.protocol import Policy
+
+Kind = Literal["feature", "mask", "sizing", "policy"]
+REPLACEMENTS = 2
+"""Independent random futures that are tried after every bar."""
+MISSING = 0.1
+"""Share of the bars that assets of a random market miss."""
+LATE = 40
+"""Bars before its last asset is listed."""
+
+
+class LooksAhead(AssertionError):
+    """Code that looks ahead, or of which a check shows nothing."""
+
+
+def check_causal(
+    own: str | Callable[..., Any] | Transform | Policy,
+    *,
+    kind: Kind = "feature",
+    options: Mapping[str, Any] | None = None,
+    market: MarketData | None = None,
+    bars: Sequence[int] | None = None,
+    key: jax.Array | None = None,
+) -> None:
+    """Raises `LooksAhead` unless what code computes of a market up to a bar is the same, whatever comes later.
+
+    After several bars everything of the market is drawn anew, unrelated to what was there, and what comes before is
+    compared bit by bit: it is computed of the same numbers by the same operations, so that a difference in the last
+    digit is a later bar that got in.
+
+    Example:
+      >>> from jaxppo.testing import check_causal
+      >>> check_causal(lambda market: market.close / market.open - 1.0)
+      >>> check_causal(lambda market: market.close / market.close.mean(axis=0))
+      Traceback (most recent call last):
+      LooksAhead: jaxppo.testing:<lambda> looks ahead: at bar 0 its value of asset 0 changes from ... later bars do
+
+    Args:
+      own: `module:function`, a function, or what a factory returns. A feature is a function of the market; the function
+        of any other kind is a factory, whose table is tested. Rewards read the outcome of one bar: they have no table.
+      kind: what a function is.
+      options: arguments of the function, by name.
+      market: `[T, A]` bars; None takes a random one with gaps and a late listing, see `random_market`.
+      bars: after which it is drawn anew, each within `[0, T - 2]`; None takes quarters of it, and the last but one.
+      key: of all randomness, consumed; None takes that of seed 0.
+
+    Raises:
+      LooksAhead: names the function, the first bar and asset that change, and by how much; or a feature that no
+        later bar changes at all, which shows nothing.
+      ConfigError: a function that is not found, or does not take its options.
+    """
+    key_market, key_regimes, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    market = random_market(key_market) if market is None else market
+    view = MarketView(market, 252.0, 1.0, _random_regimes(key_regimes, market))
+    label, table = _table_of(own, kind, options or {})
+    check_table(table, view, label, bars=bars, key=key, moves=kind == "feature")
+
+
+def _table_of(own: Any, kind: Kind, options: Mapping[str, Any]) -> tuple[str, Callable[[MarketView], Any]]:
+    """Name of what is tested, and the function of a view that it is."""
+    if isinstance(own, Transform):
+        return own.name, own.table
+    if isinstance(own, Policy):
+        return own.name, lambda view: own.table(own.params, view)
+    label = own if isinstance(own, str) else name_of(own)
+    call = Call(own)
+    if isinstance(own, str):
+        call = call_of(find(own, "own"), "own", options, first=int(kind == "feature"))
+        options = {}
+    if kind == "feature":
+        return label, lambda view: call(view.market, **options)
+    made = call(**options)
+    if not isinstance(made, Policy if kind == "policy" else Transform):
+        raise TypeError(f"{label} returns a {type(made).__name__}, which is no {kind}")
+    return label, _table_of(made, kind, {})[1]
+
+
+def check_table(
+    table: Callable[[MarketView], Any],
+    view: MarketView,
+    label: str,
+    *,
+    bars: Sequence[int] | None = None,
+    key: jax.Array,
+    moves: bool = True,
+) -> None:
+    """`check_causal` of a function of a view, on a market that is given.
+
+    Args:
+      table: `view -> pytree` with leading axis T.
+      view: of the market.
+      label: name of what is tested.
+      bars: see `check_causal`.
+      key: consumed.
+      moves: whether a later bar has to change something.
+    """
+    n_bars = view.market.n_bars
+    bars = sorted({n_bars // 4, n_bars // 2, 3 * n_bars // 4, n_bars - 2}) if bars is None else bars
+    expected = jax.tree.map(np.asarray, table(view))
+    moved = False
+    for bar in bars:
+        for one in jax.random.split(jax.random.fold_in(key, bar), REPLACEMENTS):
+            changed = jax.tree.map(np.asarray, table(_view_after(view, bar, one)))
+            for (path, before), after in zip(
+                jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(changed), strict=True
+            ):
+                where = f"{label}{jax.tree_util.keystr(path)}"
+                if not before.ndim or before.shape[0] != n_bars:
+                    raise LooksAhead(f"{where} has no leading axis of {n_bars} bars: {before.shape}")
+                differs = (before != after) & ~((before != before) & (after != after))
+                if differs[: bar + 1].any():
+                    raise LooksAhead(_found(where, before, after, differs))
+                moved |= bool(differs.any())
+    if moves and not moved:
+        raise LooksAhead(f"{label}: no bar after {min(bars)} changes any value, which shows nothing")
+
+
+def _found(where: str, before: np.ndarray, after: np.ndarray, differs: np.ndarray) -> str:
+    """What to say of the first value that looks ahead."""
+    first = tuple(np.argwhere(differs)[0].tolist())
+    asset = f" of asset {first[1]}" if len(first) > 1 else ""
+    more = f" ({', '.join(map(str, first[2:]))})" if len(first) > 2 else ""
+    return (
+        f"{where} looks ahead: at bar {first[0]} its value{asset}{more} changes from {float(before[first]):g} to "
+        f"{float(after[first]):g} as later bars do"
+    )
+
+
+def random_market(key: jax.Array, n_bars: int = 512, n_assets: int = 3, *, columns: Sequence[str] = ()) -> MarketData:
+    """Draws a market with missing bars and a late listing.
+
+    Args:
+      key: consumed.
+      n_bars: T, > 40.
+      n_assets: A.
+      columns: own columns, of independent normal numbers, which a tenth of the bars lack.
+
+    Returns:
+      `[T, A]` bars: those of a geometric Brownian motion, of which each asset misses a tenth and the last one the first
+      40.
+    """
+    key_prices, key_gaps, *keys = jax.random.split(key, 2 + len(columns))
+    market = simulators.gbm(key_prices, n_bars, n_assets)
+    shape = market.close.shape
+    there = np.array(jax.random.uniform(key_gaps, shape) > MISSING)
+    there[:LATE, -1] = False
+    latest = np.maximum.accumulate(np.where(there, np.arange(n_bars)[:, None], -1))
+
+    def held(x: Any, start: float) -> jax.Array:
+        last = np.take_along_axis(np.asarray(x), np.maximum(latest, 0), axis=0)
+        return jnp.asarray(np.where(latest >= 0, last, start), jnp.float32)
+
+    close, tradable = held(market.close, 1.0), jnp.asarray(there)
+    prices = {name: jnp.where(tradable, getattr(market, name), close) for name in ("open", "high", "low")}
+    draws = {name: jax.random.normal(one, shape) for name, one in zip(columns, keys, strict=True)}
+    return market.replace(
+        **prices,
+        close=close,
+        volume=jnp.where(tradable, market.volume, 0.0),
+        half_spread=held(market.half_spread, 0.0),
+        tradable=tradable,
+        columns={name: jnp.where(tradable, x, jnp.nan) for name, x in draws.items()} or (),
+    )
+
+
+def _random_regimes(key: jax.Array, market: MarketData) -> jax.Array:
+    """Probabilities of regimes, `[T, A, 4]`."""
+    return jax.nn.softmax(2.0 * jax.random.normal(key, (*market.close.shape, len(NAMES))))
+
+
+def _view_after(view: MarketView, bar: int, key: jax.Array) -> MarketView:
+    """The view with market and regimes drawn anew after a bar."""
+    key_market, key_regimes = jax.random.split(key)
+    regimes = view.regimes
+    if regimes is not None:
+        fresh = _random_regimes(key_regimes, view.market)
+        regimes = jnp.concatenate([regimes[: bar + 1], fresh[bar + 1 :].astype(regimes.dtype)])
+    return MarketView(randomise_after(view.market, bar, key_market), view.periods, view.position_limit, regimes)
+
+
+def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
+    """The market with every field of every bar after t drawn anew, unrelated to what was there; bars <= t untouched.
+
+    Args:
+      market: `[T, A]` bars.
+      t: last bar to keep, `0 <= t < T - 1`.
+      key: consumed.
+    """
+    names = ("open", "high", "low", "spread", "volume", "tradable", "minute", "session", "weekday", "seconds", "level",
+             "carry", "columns")  # fmt: skip
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    shape, bars = market.close.shape, market.close.shape[:1]
+    level = 3 * jax.random.normal(keys["level"], shape)
+    open_, close = jnp.exp(level), jnp.exp(level + 0.3 * jax.random.normal(keys["open"], shape))
+    fresh: dict[str, Any] = {
+        "open": open_,
+        "close": close,
+        "high": jnp.maximum(open_, close) * jnp.exp(jax.random.exponential(keys["high"], shape)),
+        "low": jnp.minimum(open_, close) * jnp.exp(-jax.random.exponential(keys["low"], shape)),
+        "volume": jnp.exp(5 + 5 * jax.random.normal(keys["volume"], shape)),
+        "half_spread": 0.01 * jax.random.exponential(keys["spread"], shape),
+        "tradable": jax.random.bernoulli(keys["tradable"], 0.7, shape),
+        "minute_of_day": jax.random.randint(keys["minute"], bars, 0, 1440),
+        "session": market.session[t] + jnp.cumsum(jax.random.randint(keys["session"], bars, 0, 3)),
+        "day_of_week": jax.random.randint(keys["weekday"], bars, 0, 7),
+        "seconds_since_previous": 1e5 * jax.random.exponential(keys["seconds"], bars),
+    }
+    if not isinstance(market.carry, tuple):
+        fresh["carry"] = jax.random.normal(keys["carry"], shape)
+    if not isinstance(market.columns, tuple):
+        of_columns = zip(sorted(market.columns), jax.random.split(keys["columns"], len(market.columns)), strict=True)
+        fresh["columns"] = {name: jax.random.normal(one, shape) for name, one in of_columns}
+    replaced = {
+        name: jax.tree.map(
+            lambda old, new: jnp.concatenate([old[: t + 1], new[t + 1 :].astype(old.dtype)]),
+            getattr(market, name),
+            values,
+        )
+        for name, values in fresh.items()
+    }
+    return market.replace(**replaced)
