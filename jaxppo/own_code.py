@@ -107,6 +107,18 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{named.__module__}:{named.__name__}"
 
 
+def registered_name(function: Callable[..., Any]) -> str:
+    """A name by which a function is found from now on: that under which it is known, or else it is registered."""
+    known = next((name for name, code in _registered.items() if code.function is function), None)
+    if known is not None:
+        return known
+    name = name_of(function)
+    module, _, attribute = name.partition(":")
+    if module == "__main__" or getattr(sys.modules.get(module), attribute, None) is not function:
+        register(function)
+    return name
+
+
 def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
     """Finds a function.
 

@@ -2,6 +2,7 @@
 
 from jaxppo.config.digest import digest_tree
 from jaxppo.config.evaluation import EvaluationConfig
+from jaxppo.config.given import OwnParts, with_own
 from jaxppo.config.load import dump_config, load_config, validate_config
 from jaxppo.config.schema import (
     PERIODS,
@@ -27,6 +28,7 @@ __all__ = [
     "EnvConfig",
     "EvaluationConfig",
     "FeaturesConfig",
+    "OwnParts",
     "PPOConfig",
     "PathwiseConfig",
     "PolicyConfig",
@@ -36,4 +38,5 @@ __all__ = [
     "dump_config",
     "load_config",
     "validate_config",
+    "with_own",
 ]

@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experime
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, check_metrics
 from jaxppo.training.monitor import still_stops, stop_in, stop_message
+from jaxppo.training.own import TrainParts, with_parts
 from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
 from jaxppo.training.run_state import Done, Run
 
@@ -80,6 +81,7 @@ def train(
     progress: bool = True,
     evaluator: MakeEvaluator | None = None,
     loggers: Sequence[Logger] = (),
+    **parts: Unpack[TrainParts],
 ) -> TrainResult:
     """Trains, validates, and evaluates once on the test period.
 
@@ -101,12 +103,15 @@ def train(
         whole episodes of another environment.
       loggers: where the run is recorded beside its folder, after those that `config.tracking` names; their errors are
         reported on stderr and end nothing.
+      **parts: `features`, `masks`, `rewards`, `sizing` and `base` of your own as functions, beside those of `config`,
+        see `jaxppo.config.OwnParts`; `callbacks`, functions of each iteration's row of metrics.
 
     Raises:
       ConfigError: the configuration cannot be run, `output` does not allow it, or training diverges.
       envs.DataError: the prices cannot be used.
     """
     began = time.monotonic()
+    config, loggers = with_parts(config, loggers, parts)
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
     resumed = None

@@ -29,7 +29,7 @@ class Recorder:
     """Remembers what it is told, and on which thread."""
 
     def __init__(self):
-        self.told, self.threads = [], set()
+        self.told, self.threads, self.rows = [], set(), []
 
     def _note(self, method, argument):
         self.told.append((method, argument))
@@ -92,8 +92,9 @@ def recorder():
 
 @pytest.fixture(scope="module")
 def run(workplace, config, recorder):
-    """A run with a logger of one's own."""
-    return jaxppo.train(config, output=workplace / "run", progress=False, loggers=[recorder])
+    """A run with a logger and a callback of one's own."""
+    parts = {"loggers": [recorder], "callbacks": [recorder.rows.append]}
+    return jaxppo.train(config, output=workplace / "run", progress=False, **parts)
 
 
 def rows_of(folder):
@@ -108,7 +109,7 @@ def test_a_logger_of_ones_own_is_told_everything_in_order(run, recorder):
     assert begun.config.ppo.learning_rate == 0.01
     assert begun.config.policy.bar_seconds == 86_400.0, "the resolved configuration"
     assert begun.metadata["data"]["fingerprint"]
-    assert recorder.arguments("write") == rows_of(run.folder)
+    assert recorder.arguments("write") == rows_of(run.folder) == recorder.rows
     assert results.summary == run.summary
     assert results.report == run.folder / "report.html"
     assert set(results.figures) == {"equity", "drawdown"}
@@ -118,12 +119,15 @@ def test_a_logger_of_ones_own_is_told_everything_in_order(run, recorder):
 
 def test_a_logger_that_always_fails_changes_nothing_and_is_reported_once(run, config, tmp_path, capfd):
     failing = [Failing(), FailingLater(), tracking.in_background(FailingInBackground()), Recorder()]
-    other = jaxppo.train(config, output=tmp_path / "run", progress=False, loggers=failing)
+    other = jaxppo.train(config, output=tmp_path / "run", progress=False, loggers=failing, callbacks=[{}.pop])
     assert_trees_equal(other.last_params, run.last_params)
     assert other.summary["out_of_sample"] == run.summary["out_of_sample"]
     printed = capfd.readouterr()
     assert not printed.out
     reports = [line for line in printed.err.splitlines() if line.startswith("Failing")]
+    assert [line for line in printed.err.splitlines() if line.startswith("Callback")] == [
+        "Callback: write failed, training goes on: TypeError: unhashable type: 'dict'; the run folder has everything"
+    ]
     assert sorted(reports) == [
         "Failing: start failed, training goes on: OSError: no space left; the run folder has everything",
         "FailingInBackground: start failed, training goes on: OSError: no space left; the run folder has everything",
@@ -192,6 +196,8 @@ def test_what_is_no_logger_is_refused_before_anything_is_read(config, tmp_path):
     for wrong, said in ((object(), "loggers\\[0\\] is <object"), (Recorder, "the class Recorder, not an object of it")):
         with pytest.raises(ConfigError, match=f"{said}.*; allowed: objects with the methods start, write, finish"):
             jaxppo.train(config, output=tmp_path / "run", loggers=[wrong])
+    with pytest.raises(ConfigError, match=r"callbacks\[0\] is 3; a function of a row of metrics is expected"):
+        jaxppo.train(config, output=tmp_path / "run", callbacks=[3])
     assert not (tmp_path / "run").exists()
 
 
