@@ -1,0 +1,136 @@
+"""What own code costs: the same mask, sizing, reward and feature by the names that ship, and as `module:function`.
+
+    python -m benchmarks.own_code [--repetitions 40]
+
+The quick start's learner on a simulated market of five assets, built from two configurations that say the same. They
+take turns in one process; the median counts. Compilations are counted by JAX's own events, from the second iteration of
+each on, and once more after each is built again from its configuration. Run it alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.recording import record
+from benchmarks.throughput import iterations_in_turn
+from jaxppo import masks
+from jaxppo.config import validate_config
+from jaxppo.envs import simulators
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.masks import MaskTransform
+from jaxppo.policy.networks.actor_critic import make_actor_critic
+from jaxppo.ppo import data_mesh, make_learner, trading_task
+from jaxppo.ppo.iteration import TrainState
+from jaxppo.ppo.learner import Learner
+from jaxppo.risk import rewards, sizing
+from jaxppo.risk.rewards import RewardTransform
+from jaxppo.risk.sizing import SizingTransform
+from jaxppo.run.build import build
+from jaxppo.run.setup import Setup
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+SHARED: dict[str, Any] = {
+    "ppo": {"micro_batch": 2},
+    "env": {"position_limit": 0.4},
+    "training": {"steps": 1, "devices": 1},
+}
+BUILT_IN: dict[str, Any] = {
+    "features": {"columns": {"gap": ["gap"]}},
+    "masks": [{"volatility_cap": {"target": 0.1}}],
+    "sizing": [{"volatility_target": {"target": 0.1}}],
+    "rewards": [{"turnover_penalty": {"weight": 0.001}}],
+}
+OWN: dict[str, Any] = {
+    "features": {"functions": {"gap": "benchmarks.own_code:gap"}},
+    "masks": [{"benchmarks.own_code:cap": {"target": 0.1}}],
+    "sizing": [{"benchmarks.own_code:target": {"target": 0.1}}],
+    "rewards": [{"benchmarks.own_code:penalty": {"weight": 0.001}}],
+}
+
+
+def gap(market: MarketData) -> jax.Array:
+    """Log return from open to close."""
+    return jnp.log(market.close / market.open)
+
+
+def cap(*, target: float) -> MaskTransform:
+    """The mask that ships."""
+    return masks.volatility_cap(target)
+
+
+def target(*, target: float) -> SizingTransform:
+    """The sizing that ships."""
+    return sizing.volatility_target(target)
+
+
+def penalty(*, weight: float) -> RewardTransform:
+    """The reward that ships."""
+    return rewards.turnover_penalty(weight)
+
+
+def built(keys: dict[str, Any], market: MarketData) -> tuple[Setup, float]:
+    """The run of a configuration, and the seconds that it took to set up."""
+    began = time.perf_counter()
+    setup = build(validate_config(SHARED | keys), market)
+    jax.block_until_ready(setup.params)
+    return setup, time.perf_counter() - began
+
+
+def learner_of(setup: Setup) -> tuple[Learner, TrainState, Any]:
+    """Learner, first state and market."""
+    network, net = make_actor_critic(setup.encoder, setup.action, jax.random.key(0))
+    learner = make_learner(trading_task(network, setup.env, setup.ppo), setup.ppo, data_mesh(setup.devices))
+    params = learner.replicate(setup.period_params("train"))
+    return learner, learner.init(net, 0, params), params
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=40)
+    chosen = parser.parse_args()
+    market = simulators.gbm(jax.random.key(1), 3000, 5)
+    market = market.replace(columns={"gap": gap(market)})
+    compiled: list[float] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(seconds) if name == COMPILED else None
+    )
+    forms = {"built-in": BUILT_IN, "own": OWN}
+    first = {name: built(keys, market) for name, keys in forms.items()}
+    learners = {name: learner_of(setup) for name, (setup, _) in first.items()}
+    programs = {
+        name: str(learner.iterate.trace(state, params, jnp.float32(0)).jaxpr)  # type: ignore[attr-defined]
+        for name, (learner, state, params) in learners.items()
+    }
+    iterations_in_turn(learners, 0)
+    again = {name: learner_of(setup)[1] for name, (setup, _) in first.items()}
+    built_states = len(compiled)
+    learners = {name: (learner, again[name], params) for name, (learner, _, params) in learners.items()}
+    seconds = iterations_in_turn(learners, chosen.repetitions)
+    while_training = len(compiled) - built_states
+    counts = {}
+    for name, keys in forms.items():
+        start = len(compiled)
+        built(keys, market)
+        counts[name] = len(compiled) - start
+    median = {name: float(np.median(taken)) for name, taken in seconds.items()}
+    content = {
+        "own_over_built_in": median["own"] / median["built-in"],
+        "same_program": programs["own"] == programs["built-in"],
+        "compilations_while_training": while_training,
+        "compilations_when_built_again": counts,
+        "set_up_seconds": {name: taken for name, (_, taken) in first.items()},
+        "median_seconds": median,
+        "seconds": seconds,
+    }
+    print({name: value for name, value in content.items() if name != "seconds"})
+    print(record("own_code", content))
+
+
+if __name__ == "__main__":
+    main()
