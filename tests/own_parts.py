@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
+from tiny_run import prices
 
 from jaxppo import Policy, masks, rules
 from jaxppo.arguments import PositiveInt, PositiveRatio
-from jaxppo.envs.market.market_data import MarketData
+from jaxppo.envs import simulators
+from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.market.windows import rolling_mean, shift
+from jaxppo.envs.simulators.generators import Generator
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.masks import MaskTransform
+from jaxppo.risk.objectives import EpisodeUtility
 from jaxppo.risk.rewards import RewardTransform
 from jaxppo.risk.sizing import SizingTransform
 
@@ -53,6 +58,44 @@ def cost_aversion(*, weight: PositiveRatio = 1.0) -> RewardTransform:
 def shrunk(*, factor: PositiveRatio = 0.5) -> SizingTransform:
     """A share of every target."""
     return SizingTransform("shrunk", lambda state, row, portfolio, targets: (factor * targets, state))
+
+
+def by_range(market: MarketData, *, level: PositiveRatio = 0.02) -> jax.Array:
+    """Crisis where the range of the last bars is wide on average, else bull."""
+    wide = rolling_mean(jnp.log(market.high / market.low).mean(axis=1), 5) > level
+    return jnp.stack([~wide, 0 * wide, 0 * wide, wide], axis=-1).astype(jnp.float32)
+
+
+def cubed(*, loss: PositiveRatio = 2.0) -> EpisodeUtility:
+    """Losses weigh more."""
+    return EpisodeUtility("cubed", None, lambda returns, _: jnp.where(returns < 0, loss * returns, returns))
+
+
+def random_walks() -> pd.DataFrame:
+    """Prices in a data frame."""
+    return prices(n_bars=420, seed=3)
+
+
+def drawn_walks() -> MarketData:
+    """Prices as a market."""
+    return simulators.gbm(jax.random.key(5), 420, 2)
+
+
+def drawn_bars(market: MarketData, n_bars: int) -> Generator:
+    """Bars of the source, one drawn at a time."""
+
+    def draw(market: MarketData, key: jax.Array) -> MarketData:
+        row = jax.random.randint(key, (n_bars,), 0, market.n_bars)
+        return market.replace(
+            **{
+                name: jax.tree.map(lambda x: x[row], getattr(market, name))
+                for name in ("open", "high", "low", "close", "volume", "half_spread", "tradable")
+            },
+            **{name: getattr(market, name)[:n_bars] for name in ("minute_of_day", "session", "day_of_week")},
+            seconds_since_previous=market.seconds_since_previous[:n_bars],
+        )
+
+    return Generator("drawn", market.replace(info=MarketInfo()), draw)
 
 
 def half_equal(*, gross: PositiveRatio = 0.5) -> Policy:

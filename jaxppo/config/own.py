@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from jaxppo.arguments import OWN_NAME_PATTERN
 from jaxppo.config.features import FunctionConfig
 from jaxppo.config.items import OwnFunction
+from jaxppo.config.risk import ObjectiveConfig
+from jaxppo.config.schema import DataConfig, RegimesConfig
+
+NAMING: dict[type[BaseModel], str] = {RegimesConfig: "kind", ObjectiveConfig: "kind", DataConfig: "path"}
+"""Section -> key of it that may name a function."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a text is `module:function`, and not the name of a file that is there."""
+    return re.match(OWN_NAME_PATTERN, name) is not None and not pathlib.Path(name).exists()
 
 
 def own_names(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -26,6 +39,10 @@ def own_names(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(config, FunctionConfig):
         yield prefix.removesuffix("."), config.function
     else:
+        key = NAMING.get(type(config))
+        name = None if key is None else getattr(config, key)
+        if isinstance(name, str) and is_own(name):
+            yield f"{prefix}{key}", name
         for name in type(config).model_fields:
             yield from _within(getattr(config, name), prefix + name)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from jaxppo.arguments import PositiveRatio
+from jaxppo.arguments import OwnName, PositiveRatio
 from jaxppo.config.from_signature import key_of, keys_of
 from jaxppo.config.items import Item, Keys
 from jaxppo.risk import constraints, objectives
@@ -26,8 +26,11 @@ UTILITIES = {
 class ObjectiveConfig(Keys):
     """What is maximised: the expectation of a utility of the return of a training episode."""
 
-    kind: Literal["expected", "cvar", "mean_variance", "exponential"] = "expected"
-    """The return itself; the mean of its worst part; mean less variance; or constant absolute risk aversion."""
+    kind: Literal["expected", "cvar", "mean_variance", "exponential"] | OwnName = "expected"
+    """The return itself; the mean of its worst part; mean less variance; constant absolute risk aversion; or
+    `module:function` of your own, which returns a `jaxppo.risk.objectives.EpisodeUtility`."""
+    options: dict[str, Any] | None = None
+    """Own function: its arguments, by name."""
     level: float = key_of(objectives.cvar, "level", prefix="cvar: ")
     weight: float = key_of(objectives.cvar, "weight", prefix="cvar: ")
     aversion: float = key_of(objectives.mean_variance, "aversion", prefix="mean_variance, exponential: ")
@@ -45,7 +48,8 @@ class ObjectiveConfig(Keys):
         read = {kind: set(inspect.signature(utility).parameters) for kind, utility in UTILITIES.items()}
         read["cvar"].add("rate")
         read["mean_variance"].add("rate")
-        return set().union(*read.values()) - read[self.kind]
+        own = {"rate", "options"}
+        return set().union(*read.values(), own) - read.get(self.kind, own)
 
 
 class ConstraintKeys(Keys):
@@ -79,7 +83,8 @@ def _check_read(where: str, given: BaseModel, unread: set[str], why: str) -> Non
     for key in sorted(unread):
         value = getattr(given, key)
         if value != type(given).model_fields[key].default:
-            raise ValueError(f"{where}.{key} is {value:g}, but {why} does not read it; leave it out")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise ValueError(f"{where}.{key} is {shown}, but {why} does not read it; leave it out")
 
 
 def check_risk(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from jaxppo.arguments import (
     NonNegativeInt,
     Numbers,
     OpenFraction,
+    OwnName,
     PositiveCoefficient,
     PositiveFloat,
     PositiveFraction,
@@ -49,8 +50,9 @@ class DataConfig(Keys):
     """Where prices come from, how `envs.load_market` checks them, and the periods of a run."""
 
     path: Text | Annotated[tuple[Text, ...], Field(min_length=1)] = "us5_1d"
-    """Price file, folder, list of files, the name of a shipped data set, or `simulated` for the market of `simulation`;
-    of the other keys only the periods then apply."""
+    """Price file, folder, list of files, the name of a shipped data set, `module:function` of your own, which returns
+    what `envs.load_market` takes or a market, or `simulated` for the market of `simulation`; of the other keys only the
+    periods then apply."""
     symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = key_of(envs.load_market, "symbols")
     calendar: Text | None = key_of(envs.load_market, "calendar")
     timezone: Text | None = key_of(envs.load_market, "timezone")
@@ -93,8 +95,11 @@ class DataConfig(Keys):
 class RegimesConfig(Keys):
     """Bull, bear, sideways or crisis at the close of each bar (`jaxppo.envs.regimes`)."""
 
-    kind: Literal["none", "rules", "hmm"] = "none"
-    """No regimes, rules on trend, volatility and drawdown, or a hidden Markov model fitted on the training period."""
+    kind: Literal["none", "rules", "hmm"] | OwnName = "none"
+    """No regimes, rules on trend, volatility and drawdown, a hidden Markov model fitted on the training period, or
+    `module:function` of your own: takes a market and returns probabilities, `[T, 4]` or `[T, A, 4]`."""
+    options: dict[str, Any] | None = None
+    """Own function: its further arguments, by name."""
     scope: Literal["market", "asset"] = "market"
     """One regime for all, that of the equal-weight index, or one per asset."""
     trend_window: int = key_of(regimes.rule_regimes, "trend_window", prefix="Rules: ")
@@ -260,6 +265,8 @@ class Config(Keys):
     @model_validator(mode="after")
     def _regimes_are_known(self) -> Config:
         check_masks(self.masks, self.env.name)
+        if self.regimes.options is not None and ":" not in self.regimes.kind:
+            raise ValueError(f"regimes.options are of an own function, but regimes.kind is {self.regimes.kind}")
         if self.regimes.kind == "none":
             if "regime" in self.features.groups:
                 raise ValueError("features.groups names regime, but regimes.kind is none; choose rules or hmm")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.config.items import OWN
+from jaxppo.config.own import is_own
 from jaxppo.envs.market.market_data import PER_ASSET, MarketData, slice_bars
 from jaxppo.envs.market.own_functions import FunctionGroup
 from jaxppo.envs.market.streaming import streamed
@@ -73,6 +74,8 @@ def check_own_streams(setup: Setup) -> None:
         for number, item in enumerate(items):
             if item.kind == OWN:
                 tables.append((f"{key}[{number}] {item.label}", part_of(chain, item).table))
+    if is_own(config.regimes.kind):
+        tables.append((f"regimes.kind {config.regimes.kind}", lambda view: view.regimes))
     tables += [(label, partial(_table, policy)) for label, policy in own_policies(config, traded=True).items()]
     first = env.first_decision
     n_bars = min(setup.market.n_bars, first + COMPARED)

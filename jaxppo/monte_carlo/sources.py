@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxppo.arguments import OWN_NAME, OWN_NAME_PATTERN
+from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData, slice_bars
+from jaxppo.envs.market.own_columns import check_columns
 from jaxppo.envs.market.regimes import market_regime
 from jaxppo.envs.simulators.generators import GENERATORS, Generator
 from jaxppo.errors import ConfigError
+from jaxppo.own_code import call_of, find, said
 from jaxppo.run.saved import SavedRun
 from jaxppo.statistics import optimal_block_length
 
@@ -33,15 +39,20 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
 
     Args:
       run: from `jaxppo.backtest.load_run`.
-      name: one of `jaxppo.envs.simulators.generators.GENERATORS`.
+      name: one of `jaxppo.envs.simulators.generators.GENERATORS`, or `module:function` of a user's own, which takes a
+        market and the number of bars like those.
       n_bars: bars of a market.
 
     Raises:
-      ConfigError: an unknown name, regimes of a run that has none, or a run that reads carry, which it does not draw.
+      ConfigError: an unknown name, regimes of a run that has none, a run that reads carry, which it does not draw, or
+        own code that fails or draws something else.
       ValueError: the period cannot be drawn from.
     """
+    if ":" in name:
+        return _own_generator(run, name, n_bars)
     if name not in GENERATORS:
-        raise ConfigError(f"--generator is {name!r}; it must be one of {', '.join(GENERATORS)}")
+        allowed = f"{', '.join(GENERATORS)}, or {OWN_NAME} of your own"
+        raise ConfigError(f"--generator is {name!r}; it must be one of {allowed}")
     if "carry" in run.setup.config.features.groups and name not in OF_WHOLE_BARS:
         raise ConfigError(
             f"--generator is {name!r}, which draws no carry, and features.groups of the run names it; choose one of "
@@ -61,6 +72,32 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
     if name in BY_REGIME:
         options["labels"] = _labels(run, name)
     return GENERATORS[name](source, n_bars, **options)
+
+
+def _own_generator(run: SavedRun, name: str, n_bars: int) -> Generator:
+    """What a factory of a user's own returns, tried once; its name has the hash of its code."""
+    source, key = source_market(run), "--generator"
+    if re.match(OWN_NAME_PATTERN, name) is None:
+        raise ConfigError(f"{key} is {name!r}; {OWN_NAME} is expected")
+    code = find(name, key)
+    call = call_of(code, key, {}, first=2)
+    try:
+        made = call(source, n_bars)
+        drawn = None if not isinstance(made, Generator) else jax.jit(made.draw)(made.data, jax.random.key(0))
+    except Exception as error:  # whatever the code of a user raises is a mistake of the user
+        raise ConfigError(f"{key} {name}: {said(error)}") from error
+    if drawn is None:
+        raise ConfigError(f"{key} {name} returns a {type(made).__name__}; a Generator is expected")
+    shape = (n_bars, source.n_assets)
+    if not isinstance(drawn, MarketData) or drawn.close.shape != shape:
+        what = list(drawn.close.shape) if isinstance(drawn, MarketData) else type(drawn).__name__
+        raise ConfigError(f"{key} {name} draws {what}; a market of [T, A] = {list(shape)} is expected")
+    try:
+        check_market(drawn)
+        check_columns(drawn, run.setup.config.features.column_groups)
+    except ValueError as error:
+        raise ConfigError(f"{key} {name}: {error}") from None
+    return made._replace(name=f"{name}, SHA-256 {code.sha256[:12]}")
 
 
 def block_length(market: MarketData, *, circular: bool = False) -> float:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+from typing import Any
 
 from jaxppo import envs
 from jaxppo.config import PERIODS, Config
+from jaxppo.config.items import OwnFunction
+from jaxppo.config.own import is_own
 from jaxppo.envs.execution.fill_time import implausible_volume
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run.folder import read_metadata
+from jaxppo.run.own import own_part
 from jaxppo.run.progress import announce
 from jaxppo.run.simulation import SIMULATED, simulated_market
 
@@ -93,10 +97,16 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
             "on a file with --data FILE"
         )
     path = _found(path, folder)
+    source: Any = list(path) if isinstance(path, tuple) else path
+    of = ""
+    if isinstance(path, str) and is_own(path):
+        source, of = own_part(OwnFunction(path=path), "data.path", object), f"data.path {path}: "
     try:
-        market = envs.load_market(list(path) if isinstance(path, tuple) else path, **options)
+        if isinstance(source, MarketData):
+            return given_data(config, source)
+        market = envs.load_market(source, **options)
     except envs.DataError as error:
-        raise envs.DataError(_with_keys(str(error), tuple(options))) from None
+        raise envs.DataError(of + _with_keys(str(error), tuple(options))) from None
     except OSError as error:
         shown = repr(path) if len(repr(path)) <= LONGEST_SHOWN else repr(path)[:LONGEST_SHOWN] + " ..."
         raise ConfigError(f"data.path is {shown}, which cannot be read: {error.strerror}") from None
@@ -118,7 +128,8 @@ def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tu
       DataError: a relative path that is neither here nor where the run recorded it.
     """
     names = (path,) if isinstance(path, str) else path
-    relative = [name for name in names if not pathlib.Path(name).is_absolute() and name not in envs.datasets.FILES]
+    there = (*envs.datasets.FILES, *(name for name in names if is_own(name)))
+    relative = [name for name in names if not pathlib.Path(name).is_absolute() and name not in there]
     if folder is None or not relative or all(pathlib.Path(name).expanduser().exists() for name in names):
         return path
     try:

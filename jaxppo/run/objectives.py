@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from jaxppo.config import Config
-from jaxppo.config.risk import UTILITIES, ConstraintConfig
+from jaxppo.config.items import OwnFunction
+from jaxppo.config.risk import UTILITIES, ConstraintConfig, ObjectiveConfig
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.errors import ConfigError
 from jaxppo.risk import constraints
 from jaxppo.risk.lagrangian import Gains
+from jaxppo.risk.objectives import EpisodeUtility
 from jaxppo.risk.shaping import SLACK, PenalisedConstraint, RewardShaping, shape_rewards
+from jaxppo.run.own import own_part
 
 
 def make_reward_shaping(config: Config, periods_per_year: float | None = None) -> RewardShaping | None:
@@ -28,11 +31,25 @@ def make_reward_shaping(config: Config, periods_per_year: float | None = None) -
     objective = config.objective
     outcome = objective.outcome or objective.usual_outcome(trading=periods_per_year is not None)
     plain = objective.kind == "expected" and outcome == "reward"
-    utility = None if plain else _called_with(UTILITIES[objective.kind], objective.model_dump())
+    utility = None if plain else make_utility(objective)
     constrained = [_constraint(item, periods_per_year) for item in config.constraints]
     if utility is None and not constrained:
         return None
     return shape_rewards(utility, constrained, outcome=outcome, rate=objective.rate)
+
+
+def make_utility(objective: ObjectiveConfig) -> EpisodeUtility:
+    """The utility of an objective.
+
+    Args:
+      objective: its keys.
+
+    Raises:
+      ConfigError: own code that is not found, fails, or returns something else.
+    """
+    if objective.kind in UTILITIES:
+        return _called_with(UTILITIES[objective.kind], objective.model_dump())
+    return own_part(OwnFunction(path=objective.kind, options=objective.options), "objective.kind", EpisodeUtility)
 
 
 def _called_with(factory: Callable[..., Any], values: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxppo.config import Config
 from jaxppo.config.items import OWN
-from jaxppo.config.own import own_names
+from jaxppo.config.own import is_own, own_names
 from jaxppo.envs.execution.limits import Limits
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
 from jaxppo.envs.market.market_data import MarketData, slice_bars
@@ -23,13 +23,18 @@ from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
 from jaxppo.own_code import find, said
 from jaxppo.policy.protocol import Observed, Policy, Targets
+from jaxppo.risk.objectives import EpisodeUtility
+from jaxppo.run.objectives import make_utility
 from jaxppo.run.own import own_policies, part_of
+from jaxppo.run.regimes import find_regimes
 from jaxppo.testing import LooksAhead, check_table
 
 TRIED = 1024
 """First bars of the market that own code is tried on."""
 AFTER = 256
 """And at least so many after the first decision."""
+ROUNDING = 1e-3
+"""By which a sum of probabilities may miss 1."""
 
 _passed: set[Any] = set()
 """What was tried before in this process."""
@@ -66,6 +71,10 @@ def check_own_code(config: Config, env: TradingEnv, view: MarketView) -> None:
         for number, item in enumerate(items):
             if item.kind == OWN:
                 kind(f"{key}[{number}] {item.label}", part_of(chain, item))
+    if is_own(config.regimes.kind):
+        tried.regimes(f"regimes.kind {config.regimes.kind}", config)
+    if is_own(config.objective.kind):
+        tried.objective(f"objective.kind {config.objective.kind}", make_utility(config.objective))
     for label, policy in own_policies(config).items():
         tried.policy(label, policy)
     _check_replaced(config, env)
@@ -161,6 +170,36 @@ class _Tried:
         if not np.isfinite(found).all():
             raise ConfigError(f"{label}: the reward of a bar in which nothing happened is {found[0]:g}")
 
+    def regimes(self, label: str, config: Config) -> None:
+        """A function that gives the probabilities of regimes."""
+
+        @jax.jit
+        def computed(market: MarketData) -> jax.Array:
+            found, _ = find_regimes(config.regimes, market, market.n_bars - 1, config.seed)
+            assert found is not None
+            return found
+
+        found = np.asarray(_called(label, lambda: computed(self._view.market)))[self._first :]
+        wrong = ~((found >= 0).all(axis=-1) & (np.abs(found.sum(axis=-1) - 1) < ROUNDING))
+        if wrong.any():
+            row, asset = np.argwhere(wrong)[0]
+            shown = ", ".join(f"{x:g}" for x in found[row, asset])
+            raise ConfigError(
+                f"{label}: at bar {self._first + row} its probabilities of asset {asset} are {shown}; they must be "
+                ">= 0 and sum to 1"
+            )
+        self._causal(label, lambda view: computed(view.market), moves=True)
+
+    def objective(self, label: str, made: EpisodeUtility) -> None:
+        """A utility of the return of an episode."""
+        returns = jnp.linspace(-0.5, 0.5, 11)
+        found = np.asarray(_called(label, lambda: jax.jit(made.utility)(returns, jnp.zeros(()))))
+        if found.shape != returns.shape or found.dtype.kind != "f" or not np.isfinite(found).all():
+            raise ConfigError(
+                f"{label}: the utilities of {list(returns.shape)} returns within +-50 % are {found.dtype}"
+                f"{list(found.shape)}, of which {int(np.isfinite(found.astype(float)).sum())} are numbers"
+            )
+
     def policy(self, label: str, policy: Policy) -> None:
         """A policy: its table, and its targets at every row."""
 
@@ -231,10 +270,10 @@ def _shapes(tree: Any) -> str:
 
 
 def _called(label: str, function: Callable[[], Any]) -> Any:
-    """Calls own code; a ConfigError for whatever it raises, except what `check_table` found."""
+    """Calls own code; a ConfigError for whatever it raises, but for what is one and what `check_table` found."""
     try:
         return function()
-    except LooksAhead:
+    except (LooksAhead, ConfigError):
         raise
     except jax.errors.JAXTypeError as error:
         raise ConfigError(f"{label} cannot be compiled; it must be written in jax.numpy: {said(error)}") from error

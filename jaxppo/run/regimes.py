@@ -11,8 +11,9 @@ from jaxppo.config import RegimesConfig
 from jaxppo.envs.market.hidden_markov import HiddenMarkovModel
 from jaxppo.envs.market.index import market_index
 from jaxppo.envs.market.market_data import MarketData, slice_bars
-from jaxppo.envs.market.regimes import fit_regimes, hidden_regimes, rule_regimes
+from jaxppo.envs.market.regimes import NAMES, fit_regimes, hidden_regimes, rule_regimes
 from jaxppo.errors import ConfigError
+from jaxppo.own_code import call_of, find, said
 
 LEAST_RETURNS = 50
 """Returns per state that a fit needs."""
@@ -34,12 +35,14 @@ def find_regimes(
       `[T, A, 4]` in the order of `jaxppo.envs.market.features.REGIMES`, None without regimes; the configuration.
 
     Raises:
-      ConfigError: too few bars to fit a model on.
+      ConfigError: too few bars to fit a model on, or own code that fails or returns something else.
     """
     if config.kind == "none":
         return None, config
     if config.kind == "rules":
         return regimes_by_rules(config, market), config
+    if config.kind != "hmm":
+        return _by_own_function(config, market), config
     scope, span = _scope(config, market), config.usual_volatility_span
     if config.model is None:
         if learn_until - learn_from < LEAST_RETURNS * config.states:
@@ -66,6 +69,26 @@ def regimes_by_rules(config: RegimesConfig, market: MarketData) -> jax.Array:
     """
     keys = config.model_dump(include=set(argument_types(rule_regimes)))
     return _for_each_asset(rule_regimes(_scope(config, market), **keys), market)
+
+
+def _by_own_function(config: RegimesConfig, market: MarketData) -> jax.Array:
+    """What a function of a user's own says."""
+    key, label = "regimes.kind", f"regimes.kind {config.kind}"
+    call = call_of(find(config.kind, key), key, config.options or {}, first=1)
+    try:
+        found = jnp.asarray(call(market), jnp.float32)
+    except Exception as error:  # whatever the code of a user raises is a mistake of the user
+        why = (
+            " cannot be compiled; it must be written in jax.numpy" if isinstance(error, jax.errors.JAXTypeError) else ""
+        )
+        raise ConfigError(f"{label}{why}: {said(error)}") from error
+    n_bars, n_assets = market.close.shape
+    if found.shape not in ((n_bars, len(NAMES)), (n_bars, n_assets, len(NAMES))):
+        raise ConfigError(
+            f"{label} returns the shape {list(found.shape)}; probabilities of {', '.join(NAMES)} are expected, "
+            f"[T, 4] = {[n_bars, len(NAMES)]} or [T, A, 4]"
+        )
+    return _for_each_asset(found if found.ndim == 3 else found[:, None], market)
 
 
 def regimes_warmup(config: RegimesConfig) -> int:

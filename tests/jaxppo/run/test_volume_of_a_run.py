@@ -129,7 +129,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "policy.start": "feature_portfolios",
         "env.units": "risk",
     }
-    for key in (*keys, "evaluation.shrink", "policy.tilt", "training.learner"):
+    for key in (*keys, "evaluation.shrink", "policy.tilt", "training.learner", "objective.options", "regimes.options"):
         section, _, name = key.partition(".")
         tree[section].pop(name)
     del tree["pathwise"], tree["exits"], tree["tracking"]
