@@ -125,7 +125,8 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
     Args:
       name: `module:function`.
       key: that names it, for messages.
-      folders: searched for the module first, before the current one.
+      folders: searched for the module first, before the current one; without any, a module that is imported already is
+        taken as it is.
 
     Raises:
       ConfigError: there is none of that name; says why.
@@ -133,13 +134,13 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
     if name in _registered:
         return _registered[name]
     module, _, attribute = name.partition(":")
-    where = f"{key} is {name!r}"
+    where, here = f"{key} is {name!r}", pathlib.Path.cwd()
     try:
-        found = _module(module, [*folders, pathlib.Path.cwd()])
+        found = sys.modules[module] if module in sys.modules and not folders else _module(module, [*folders, here])
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(f"{where}, whose module cannot be imported: {error}") from error
-        places = ", ".join(dict.fromkeys(str(folder) for folder in (*folders, pathlib.Path.cwd())))
+        places = ", ".join(dict.fromkeys(str(folder) for folder in (*folders, here)))
         raise ConfigError(f"{where}; there is no module {module} in {places} or where Python imports from") from None
     except ConfigError as error:
         raise ConfigError(f"{where}; {error}") from None

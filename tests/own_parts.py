@@ -10,6 +10,7 @@ from tiny_run import prices
 from jaxppo import Policy, masks, rules
 from jaxppo.arguments import PositiveInt, PositiveRatio
 from jaxppo.envs import simulators
+from jaxppo.envs.execution.costs import Bar
 from jaxppo.envs.market.market_data import MarketData, MarketInfo
 from jaxppo.envs.market.windows import rolling_mean, shift
 from jaxppo.envs.simulators.generators import Generator
@@ -69,6 +70,11 @@ def by_range(market: MarketData, *, level: PositiveRatio = 0.02) -> jax.Array:
 def cubed(*, loss: PositiveRatio = 2.0) -> EpisodeUtility:
     """Losses weigh more."""
     return EpisodeUtility("cubed", None, lambda returns, _: jnp.where(returns < 0, loss * returns, returns))
+
+
+def of_range(quantity: jax.Array, price: jax.Array, bar: Bar, *, share: PositiveRatio = 0.5) -> jax.Array:
+    """A share of the forecast volatility of the notional."""
+    return share * jnp.abs(quantity) * price * bar.volatility
 
 
 def random_walks() -> pd.DataFrame:

@@ -59,6 +59,7 @@ class Costs(struct.PyTreeNode):
       lot_size: `[]` or `[A]` shares that orders are multiples of; `()` for any fraction.
       minimum_notional: `[]` or `[A]` smallest value of an order, currency; `()` for any.
       exits: `Exits`, what closes positions inside a bar; `()` for nothing.
+      own: static; `(quantity, price, bar) -> [A]`, currency >= 0 of slippage beside the rest; `()` for nothing.
     """
 
     commission_rate: jax.Array
@@ -80,6 +81,7 @@ class Costs(struct.PyTreeNode):
     lot_size: Any = ()
     minimum_notional: Any = ()
     exits: Any = ()
+    own: Any = struct.field(pytree_node=False, default=())
 
 
 FourFactors = Annotated[tuple[Factor, ...], Field(min_length=4, max_length=4)]
@@ -278,6 +280,8 @@ def trade_costs(quantity: jax.Array, price: jax.Array, bar: Bar, costs: Costs) -
     if is_charged(costs.impact):
         participation = root(size / bar.average_volume)
         impact = notional * participation * (bar.volatility * costs.impact * (2.0 / 3.0))
+    if not isinstance(costs.own, tuple):
+        slippage = slippage + jnp.where(size > 0, costs.own(quantity, price, bar), 0.0)
     commission = jnp.where(size > 0, jnp.maximum(costs.commission_minimum, commission), 0.0)
     return TradeCosts(commission=commission, spread=spread, slippage=slippage, impact=impact)
 

@@ -243,8 +243,11 @@ def parse_training(
     else:
         parser.error(f"--config is required, {EXAMPLE}")
     from jaxppo.config import load_config  # imports JAX, which --help does not need
+    from jaxppo.run.folder import restore_own_code
 
     try:
+        if known.config is None and known.output and pathlib.Path(path).is_file():  # resumed: its code is where it was
+            restore_own_code(pathlib.Path(known.output))
         return load_config(path, overrides), pathlib.Path(path).stem, known
     except ConfigError as error:
         raise ConfigError(as_given(str(error), known)) from None

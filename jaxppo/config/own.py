@@ -13,9 +13,14 @@ from jaxppo.arguments import OWN_NAME_PATTERN
 from jaxppo.config.features import FunctionConfig
 from jaxppo.config.items import OwnFunction
 from jaxppo.config.risk import ObjectiveConfig
-from jaxppo.config.schema import DataConfig, RegimesConfig
+from jaxppo.config.schema import CostsConfig, DataConfig, RegimesConfig
 
-NAMING: dict[type[BaseModel], str] = {RegimesConfig: "kind", ObjectiveConfig: "kind", DataConfig: "path"}
+NAMING: dict[type[BaseModel], str] = {
+    RegimesConfig: "kind",
+    ObjectiveConfig: "kind",
+    DataConfig: "path",
+    CostsConfig: "function",
+}
 """Section -> key of it that may name a function."""
 
 

@@ -167,6 +167,10 @@ class CostsConfig(Keys):
     margin_volatility: PositiveCoefficient | None = key_of(envs.make_costs, "margin_volatility")
     lot_size: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "lot_size")
     minimum_notional: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "minimum_notional")
+    function: OwnName | None = None
+    """`module:function` of your own: `(quantity, price, bar) -> [A]`, slippage of fills beside the rest, currency."""
+    options: dict[str, Any] | None = None
+    """Its further arguments, by name."""
 
 
 class ExitsConfig(Keys):
@@ -265,6 +269,8 @@ class Config(Keys):
     @model_validator(mode="after")
     def _regimes_are_known(self) -> Config:
         check_masks(self.masks, self.env.name)
+        if self.costs.options is not None and self.costs.function is None:
+            raise ValueError("costs.options are of costs.function, which is absent")
         if self.regimes.options is not None and ":" not in self.regimes.kind:
             raise ValueError(f"regimes.options are of an own function, but regimes.kind is {self.regimes.kind}")
         if self.regimes.kind == "none":

@@ -78,9 +78,10 @@ def _summary(run: SavedRun) -> dict[str, Any]:
 
 def _costs(run: SavedRun) -> str:
     costs = run.setup.config.costs
+    own = "" if costs.function is None else f", and {costs.function}"
     return (
         f"commission {costs.commission_bps:g} bp, {costs.spread_multiplier:g} half-spreads, slippage "
-        f"{costs.slippage:g} and impact {costs.impact:g} times volatility"
+        f"{costs.slippage:g} and impact {costs.impact:g} times volatility{own}"
     )
 
 

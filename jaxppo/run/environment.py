@@ -21,6 +21,7 @@ from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
 from jaxppo.masks import MaskTransform
 from jaxppo.masks.hours import usual_minutes
+from jaxppo.own_code import call_of, find
 from jaxppo.policy.protocol import Policy
 from jaxppo.risk.rewards import RewardTransform
 from jaxppo.risk.sizing import Sizing, SizingTransform
@@ -36,16 +37,20 @@ def costs_of(config: Config, market: MarketData) -> Costs:
       market: whose symbols values by symbol name.
 
     Raises:
-      ConfigError: a value for a symbol that the market has not.
+      ConfigError: a value for a symbol that the market has not, or own code that is not found.
     """
-    symbols = market.info.symbols
-    section = "exits"
+    symbols, section = market.info.symbols, "exits"
     try:
         exits = make_exits(**config.exits.model_dump(), symbols=symbols)
         section = "costs"
-        return make_costs(**config.costs.model_dump(), symbols=symbols).replace(exits=exits)
+        costs = make_costs(**config.costs.model_dump(exclude={"function", "options"}), symbols=symbols)
     except ValueError as error:
         raise ConfigError(f"{section}.{error}") from None
+    costs = costs.replace(exits=exits)
+    if config.costs.function is None:
+        return costs
+    key = "costs.function"
+    return costs.replace(own=call_of(find(config.costs.function, key), key, config.costs.options or {}, first=3))
 
 
 OpenRun = Callable[[RunStrategy, MarketData], Policy]

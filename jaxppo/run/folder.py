@@ -118,7 +118,7 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
             hint = "open its agents with jaxppo.walk_forward.load_fold"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
     files.check_text(folder / "config.yaml")
-    restore(folder, read_own_code(folder))
+    restore_own_code(folder)
     return folder, load_config(folder / "config.yaml", saved=True)
 
 
@@ -249,16 +249,19 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
     keep(folder, _own_names(config))
 
 
-def read_own_code(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Reads what a run says of the own code that it was trained with, see `jaxppo.own_code.record`.
+def restore_own_code(folder: pathlib.Path) -> None:
+    """Finds the own code again that a run or walk-forward was trained with, see `jaxppo.own_code.restore`.
+
+    Args:
+      folder: of the run; nothing where it says of none.
 
     Raises:
-      ConfigError: it is damaged.
+      ConfigError: it is not there as it was, or what the run says of it is damaged.
     """
     found = read_metadata(folder).get("own_code", {})
     if not isinstance(found, dict) or not all(isinstance(about, dict) for about in found.values()):
         raise ConfigError(f"{folder / METADATA}: damaged; own_code is {str(found)[:100]!r}; a mapping is expected")
-    return found
+    restore(folder, found)
 
 
 def _own_names(config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jaxppo.config import Config
 from jaxppo.config.items import OWN
 from jaxppo.config.own import is_own, own_names
+from jaxppo.envs.execution.costs import Costs, pack_bars, unpack_bar
 from jaxppo.envs.execution.limits import Limits
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
 from jaxppo.envs.market.market_data import MarketData, slice_bars
@@ -24,6 +26,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.own_code import find, said
 from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.risk.objectives import EpisodeUtility
+from jaxppo.run.environment import costs_of
 from jaxppo.run.objectives import make_utility
 from jaxppo.run.own import own_policies, part_of
 from jaxppo.run.regimes import find_regimes
@@ -73,6 +76,8 @@ def check_own_code(config: Config, env: TradingEnv, view: MarketView) -> None:
                 kind(f"{key}[{number}] {item.label}", part_of(chain, item))
     if is_own(config.regimes.kind):
         tried.regimes(f"regimes.kind {config.regimes.kind}", config)
+    if config.costs.function is not None:
+        tried.costs(f"costs.function {config.costs.function}", costs_of(config, market))
     if is_own(config.objective.kind):
         tried.objective(f"objective.kind {config.objective.kind}", make_utility(config.objective))
     for label, policy in own_policies(config).items():
@@ -189,6 +194,27 @@ class _Tried:
                 ">= 0 and sum to 1"
             )
         self._causal(label, lambda view: computed(view.market), moves=True)
+
+    def costs(self, label: str, costs: Costs) -> None:
+        """A function of fills: what purchases and sales of a unit of cash cost at every bar."""
+        market = self._view.market
+        table = pack_bars(market, conditions=costs.conditions, regimes=self._view.regimes)[self._first :]
+
+        def paid(row: jax.Array, sign: float) -> jax.Array:
+            bar = unpack_bar(row)
+            return costs.own(sign / bar.open, bar.open, bar)
+
+        for sign in (1.0, -1.0):
+            each = jax.jit(jax.vmap(partial(paid, sign=sign)))
+            found = np.asarray(_called(label, partial(each, table)))
+            self._shaped(f"{label}: what it returns", found)
+            wrong = ~(np.isfinite(found) & (found >= 0))
+            if wrong.any():
+                row, asset = np.argwhere(wrong)[0]
+                raise ConfigError(
+                    f"{label}: at bar {self._first + row} a fill of {sign:g} of asset {asset} costs "
+                    f"{found[row, asset]:g}; it must be >= 0, currency"
+                )
 
     def objective(self, label: str, made: EpisodeUtility) -> None:
         """A utility of the return of an episode."""

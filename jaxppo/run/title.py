@@ -89,7 +89,7 @@ def _changed_prices(costs: Costs) -> list[str]:
         value = getattr(costs, field)
         given, expected = jax.tree.leaves(value), jax.tree.leaves(usual)
         if len(given) != len(expected) or not all(map(np.array_equal, given, expected)):
-            plain = len(given) == 1 and np.size(given[0]) == 1
+            plain = len(given) == 1 and np.size(given[0]) == 1 and field != "own"
             found.append(f"{field} {_shown(float(np.asarray(given[0]).item()))}" if plain else field)
     return found
 

@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp

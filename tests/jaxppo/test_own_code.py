@@ -45,8 +45,9 @@ def test_the_folder_of_the_configuration_comes_before_the_current_one(module, tm
     (here / module.name).write_text("def scaled(market):\n    return 'here'\n")
     monkeypatch.chdir(here)
     assert find(f"{module.stem}:scaled", "key", [module.parent]).file == module.resolve()
+    assert find(f"{module.stem}:scaled", "key").file == module.resolve(), "what is imported stays"
     with pytest.raises(ConfigError, match=f"{here / module.name} has the name of a module that is imported already"):
-        find(f"{module.stem}:scaled", "key")
+        find(f"{module.stem}:scaled", "key", [here])
     sys.modules.pop(module.stem)
     assert find(f"{module.stem}:scaled", "key").function(0) == "here"
 

@@ -35,6 +35,7 @@ YAML_ONLY = {
     "features": {"columns", "functions"},
     "regimes": {"kind", "options", "scope", "model"},
     "env": {"name", "episode_chunks", "units"},
+    "costs": {"function", "options"},
     "objective": {"kind", "options"},
     "book": {"strategies"},
     **{f"strategies.{kind}": {"name"} for kind in StrategyConfig.kinds()},

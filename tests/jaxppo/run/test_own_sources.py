@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from tiny_run import prices, tiny_config
 
-from jaxppo import DataError, own_code, register
+from jaxppo import DataError, own_code, register, rules
+from jaxppo.backtest.agent_account import rules_of
+from jaxppo.backtest.simulate import simulate_account
 from jaxppo.config import ConfigError, validate_config
 from jaxppo.config.own import own_names
 from jaxppo.deploy.streams import check_own_streams
@@ -100,6 +102,38 @@ def test_a_wrong_objective_is_named(names, market, name):
     register(make, name="mine:it")
     with pytest.raises(ConfigError, match=f"^objective.kind mine:it.*{message}"):
         build(tiny_config(features=GROUP, objective={"kind": "mine:it"}), market)
+
+
+def test_own_slippage_is_charged_by_the_accounting_function(market):
+    """Half of the volatility twice: by the key that ships, and by an own function."""
+    none = {"commission_bps": 0.0, "spread_multiplier": 0.0, "impact": 0.0}
+    ships = build(tiny_config(features=GROUP, costs={**none, "slippage": 0.5}), market)
+    own = {"function": "own_parts:of_range", "options": {"share": 0.5}}
+    mine = build(tiny_config(features=GROUP, costs={**none, "slippage": 0.0, **own}), market)
+    ledgers = [
+        simulate_account(rules.equal_weight(), rules_of(setup), setup.params, jnp.int32(100), 200)
+        for setup in (ships, mine)
+    ]
+    assert float(ledgers[0].costs.slippage.sum()) > 100.0
+    np.testing.assert_allclose(ledgers[1].costs.slippage, ledgers[0].costs.slippage, rtol=1e-5)
+    np.testing.assert_allclose(ledgers[1].equity, ledgers[0].equity, rtol=1e-6)
+
+
+COSTS = {
+    "negative": (lambda quantity, price, bar: quantity * price, "a fill of -1 of asset 0 costs -1; it must be >= 0"),
+    "a sum": (lambda quantity, price, bar: price.sum(), r"what it returns is float32\[\]; \[A\] = \[2\] numbers"),
+    "not a number": (lambda quantity, price, bar: price * jnp.nan, "costs nan; it must be >= 0"),
+    "numpy": (lambda quantity, price, bar: np.asarray(price), "it must be written in jax.numpy"),
+    "an option": (lambda quantity, price, bar, more: price, "needs the option more, which has no default"),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_wrong_costs_are_named(names, market, name):
+    function, message = COSTS[name]
+    register(function, name="mine:it")
+    with pytest.raises(ConfigError, match=f"^costs.function mine:it.*{message}"):
+        build(tiny_config(features=GROUP, costs={"function": "mine:it"}), market)
 
 
 def test_prices_may_come_from_an_own_function():

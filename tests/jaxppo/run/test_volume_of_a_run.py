@@ -114,6 +114,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "exits.take_profit": "{AAA: 0.1}",
         "exits.trailing_stop": "0.05",
         "exits.wait": "3",
+        "costs.function": "own_parts:of_range",
         "data.volume": "shares",
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",
@@ -129,7 +130,15 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "policy.start": "feature_portfolios",
         "env.units": "risk",
     }
-    for key in (*keys, "evaluation.shrink", "policy.tilt", "training.learner", "objective.options", "regimes.options"):
+    for key in (
+        *keys,
+        "evaluation.shrink",
+        "policy.tilt",
+        "training.learner",
+        "objective.options",
+        "regimes.options",
+        "costs.options",
+    ):
         section, _, name = key.partition(".")
         tree[section].pop(name)
     del tree["pathwise"], tree["exits"], tree["tracking"]
