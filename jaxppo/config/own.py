@@ -13,7 +13,8 @@ from jaxppo.arguments import OWN_NAME_PATTERN
 from jaxppo.config.features import FunctionConfig
 from jaxppo.config.items import OwnFunction
 from jaxppo.config.risk import ObjectiveConfig
-from jaxppo.config.schema import CostsConfig, DataConfig, RegimesConfig
+from jaxppo.config.schema import DataConfig, RegimesConfig
+from jaxppo.config.trading import CostsConfig
 
 NAMING: dict[type[BaseModel], str] = {
     RegimesConfig: "kind",
