@@ -47,7 +47,7 @@ BARS_PER_BLOCK = 10
 """Bars that a block of the PBO has at least."""
 
 
-def record_evaluation(
+def trial_of(
     setup: Setup,
     folder: pathlib.Path,
     iteration: int,
@@ -58,7 +58,7 @@ def record_evaluation(
     where: Period | None = None,
     **changed: Any,
 ) -> Trial:
-    """Records an evaluation of a checkpoint in the register of trials; says on stderr if it cannot be written.
+    """Describes an evaluation of a checkpoint for the register of trials.
 
     Args:
       setup: of the evaluation.
@@ -69,12 +69,9 @@ def record_evaluation(
       configuration: `configuration_hash(setup)`.
       where: bars of the returns; default: the period of the setup.
       **changed: `run`, `seed` and `fold` of the `Trial`, where they are not those of folder and setup.
-
-    Raises:
-      ConfigError: the register is damaged.
     """
-    register, where = trials.register_of(folder), setup.periods[period] if where is None else where
-    trial = Trial(
+    where = setup.periods[period] if where is None else where
+    return Trial(
         configuration_hash=configuration,
         iteration=iteration,
         period=period,
@@ -87,13 +84,44 @@ def record_evaluation(
         symbols=tuple(setup.market.info.symbols),
         **{"run": folder.resolve().name, "seed": setup.config.seed, "fold": None, **changed},
     )
+
+
+def record_trials(folder: pathlib.Path, evaluations: Sequence[tuple[Trial, np.ndarray]]) -> list[Trial]:
+    """Records evaluations in the register of trials; says on stderr if it cannot be written.
+
+    Args:
+      folder: of the run.
+      evaluations: from `trial_of`, each with its returns `[n]`.
+
+    Returns:
+      The trials as they stand in the register.
+
+    Raises:
+      ConfigError: the register is damaged.
+    """
+    register = trials.register_of(folder)
     try:
-        return trials.record(register, trial, returns)
+        return trials.record_all(register, evaluations)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except OSError as error:
-        print(f"this evaluation could not be recorded in {register}: {error.strerror}", file=sys.stderr)
-        return trial
+        which = "this evaluation" if len(evaluations) == 1 else f"{len(evaluations)} evaluations"
+        print(f"{which} could not be recorded in {register}: {error.strerror}", file=sys.stderr)
+        return [trial for trial, _ in evaluations]
+
+
+def record_evaluation(
+    setup: Setup,
+    folder: pathlib.Path,
+    iteration: int,
+    period: str,
+    returns: np.ndarray,
+    configuration: str,
+    **changed: Any,
+) -> Trial:
+    """Records one evaluation: takes the arguments of `trial_of`, and raises what `record_trials` does."""
+    trial = trial_of(setup, folder, iteration, period, returns, configuration, **changed)
+    return record_trials(folder, [(trial, returns)])[0]
 
 
 def adjust_for_selection(

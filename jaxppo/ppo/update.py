@@ -100,7 +100,7 @@ def policy_loss(distribution: Any, batch: Batch, objective: Objective) -> tuple[
         "entropy": entropy,
         "kl": kl,
         "kl_k3": losses.kl_estimate(fixed).mean(),
-        "clip_fraction": losses.clipped_fraction(fixed, config.clip or RATIO_BOUND).mean(),
+        "clip_fraction": losses.clipped_fraction(fixed, RATIO_BOUND if config.clip is None else config.clip).mean(),
         "ratio_mean": ratio.mean(),
         "ratio_square": jnp.square(ratio).mean(),
         "ratio_max": ratio.max(),

@@ -15,11 +15,13 @@ from jaxppo.config.book import RunStrategy
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.periods import periods_per_year
 from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.types import EnvParams
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
 from jaxppo.ppo.trading_task import action_config
+from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
 from jaxppo.run import folder as run_folder
 from jaxppo.run.base import make_base, moments_of_base
 from jaxppo.run.benchmark import check_baselines
@@ -101,9 +103,8 @@ def build(
         sizing=transform_table("sizing", env.sizing, view),
         regimes=regimes,
     )
-    if env.base is not None:
-        of_base = (configured_base(config, market), env, params, view, next(iter(periods.values())))
-        env.rewards = make_rewards(config.rewards, annual, moments_of_base(config, *of_base))
+    moments = _moments_of_base(config, market, env, params, view, next(iter(periods.values())))
+    env.rewards = make_rewards(config.rewards, annual, moments)
     return Setup(
         config=config,
         market=market,
@@ -117,7 +118,16 @@ def build(
         devices=devices,
         regimes=regimes,
         monitor=make_monitor(config.monitor, annual),
+        moments=moments,
     )
+
+
+def _moments_of_base(
+    config: Config, market: MarketData, env: TradingEnv, params: EnvParams, view: MarketView, period: Period
+) -> BaseMoments:
+    """What is known of the returns of the base in the training period; nothing without a base."""
+    base = configured_base(config, market)
+    return NO_MOMENTS if base is None else moments_of_base(config, base, env, params, view, period)
 
 
 def environment_of(config: Config, market: MarketData, context: int) -> TradingEnv:

@@ -17,6 +17,7 @@ from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.head import ActionConfig
 from jaxppo.ppo.iteration import schedule_left
 from jaxppo.risk.monitor import NO_MONITOR, Monitor
+from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
 from jaxppo.run.periods import Period
 
 TRADING = "trading"
@@ -40,6 +41,7 @@ class Setup:
       devices: devices to train on.
       regimes: `[T, A, 4]` probabilities of the regimes at every close; None without regimes.
       monitor: the monitored limits.
+      moments: of the base in the training period; those of no base without one.
     """
 
     config: Config
@@ -54,6 +56,7 @@ class Setup:
     devices: list[jax.Device]
     regimes: jax.Array | None = None
     monitor: Monitor = NO_MONITOR
+    moments: BaseMoments = NO_MOMENTS
 
     def period_params(self, name: str) -> EnvParams:
         """`params` restricted to a period."""
@@ -90,7 +93,9 @@ def as_started(config: Config, saved: Config) -> Config:
 def dropout_rate(config: Config) -> Callable[[jax.Array], jax.Array] | None:
     """Rate of dropout `[]` after a share `[]` of the budget; None where nothing is ever dropped."""
     policy = config.policy
-    if policy.dropout == 0.0 and (policy.dropout_schedule == "constant" or policy.dropout_final == 0.0):
+    # A traced rate is no number that could be compared here.
+    at_start, at_end = (isinstance(rate, jax.Array) or rate != 0.0 for rate in (policy.dropout, policy.dropout_final))
+    if not at_start and (policy.dropout_schedule == "constant" or not at_end):
         return None
     span = policy.dropout - policy.dropout_final
 

@@ -134,21 +134,49 @@ def record(register: str | pathlib.Path, trial: Trial, returns: np.ndarray) -> T
       ValueError: fewer than 2 returns or one that is not finite.
       OSError: it cannot be written.
     """
-    returns = np.asarray(returns)
-    if returns.shape != (trial.n_bars,) or trial.n_bars < 2 or not np.isfinite(returns).all():
-        raise ValueError(f"returns of shape {returns.shape} cannot be recorded; at least 2 finite numbers are expected")
+    return record_all(register, [(trial, returns)])[0]
+
+
+def record_all(register: str | pathlib.Path, evaluations: Sequence[tuple[Trial, np.ndarray]]) -> list[Trial]:
+    """Adds trials as `record` does, and reads the register once for all of them.
+
+    Args:
+      register: path of `trials.jsonl`; made if it is missing.
+      evaluations: each trial, `attempt` 0, with its returns `[n_bars]`.
+
+    Returns:
+      The trials as they stand in the register.
+
+    Raises:
+      ValueError: fewer than 2 returns of a trial or one that is not finite; nothing is recorded then.
+      OSError: it cannot be written.
+    """
+    for trial, returns in evaluations:
+        if np.shape(returns) != (trial.n_bars,) or trial.n_bars < 2 or not np.isfinite(returns).all():
+            raise ValueError(
+                f"returns of shape {np.shape(returns)} cannot be recorded; at least 2 finite numbers are expected"
+            )
     register = pathlib.Path(register)
     register.parent.mkdir(parents=True, exist_ok=True)
+    found = []
     with open(register, "a+b") as file, _locked(file):
         known = {other.key: other for other in _parse(register, _repaired(file))}
-        while trial.key in known:
-            if _same_returns(_load(register, known[trial.key]), returns):
-                return known[trial.key]
-            trial = dataclasses.replace(trial, attempt=trial.attempt + 1)
-        _save_returns(register, trial, returns)
-        file.write((json.dumps({"key": trial.key, **dataclasses.asdict(trial)}) + "\n").encode())
+        for trial, returns in evaluations:
+            found.append(_added(register, file, known, trial, np.asarray(returns)))
         file.flush()
         os.fsync(file.fileno())
+    return found
+
+
+def _added(register: pathlib.Path, file: BinaryIO, known: dict[str, Trial], trial: Trial, returns: np.ndarray) -> Trial:
+    """Adds a trial to the register that is open, and to those that are known; see `record`."""
+    while trial.key in known:
+        if _same_returns(_load(register, known[trial.key]), returns):
+            return known[trial.key]
+        trial = dataclasses.replace(trial, attempt=trial.attempt + 1)
+    _save_returns(register, trial, returns)
+    file.write((json.dumps({"key": trial.key, **dataclasses.asdict(trial)}) + "\n").encode())
+    known[trial.key] = trial
     return trial
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -78,6 +78,7 @@ class Agent:
       iterations: that it was trained for before it was stopped.
       skipped_updates: updates that were left out, since their loss or gradient was not finite.
       last: metrics of its last iteration, until it is evaluated.
+      values: hyper-parameters of its own, by dotted key; empty where all agents have those of the configuration.
     """
 
     fold: int
@@ -90,6 +91,7 @@ class Agent:
     iterations: int = 0
     skipped_updates: int = 0
     last: dict[str, float] = dataclasses.field(default_factory=dict)
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -109,7 +111,7 @@ class Agent:
             counts = (agent.fold, agent.seed, agent.best_iteration, agent.evaluations, agent.iterations)
             sound = all(type(count) is int and count >= 0 for count in counts) and isinstance(agent.rows, list)
             sound &= agent.best_score is None or math.isfinite(agent.best_score)
-            sound &= isinstance(agent.last, dict)
+            sound &= isinstance(agent.last, dict) and isinstance(agent.values, dict)
             sound &= agent.stopped is None or {"limit", "iteration"} <= agent.stopped.keys()
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"an agent of the last checkpoint is damaged, or of a newer version: {error}") from None
@@ -128,7 +130,9 @@ class Job:
       validation: first decision of the validation of each fold.
       n_validation: decisions of a validation.
       seeds: of the agents of each fold.
-      folder: of the walk-forward; checkpoints are kept in it.
+      folder: of the walk-forward or sweep; checkpoints are kept in it.
+      values: hyper-parameters that agents differ in, by dotted key; each is trained on every fold with every seed.
+      tolerant: whether an agent that diverges before it was ever evaluated is given up, instead of ending the job.
     """
 
     setup: Setup
@@ -137,11 +141,14 @@ class Job:
     n_validation: int
     seeds: tuple[int, ...]
     folder: pathlib.Path
+    values: tuple[Mapping[str, float], ...] = ({},)
+    tolerant: bool = False
 
     @property
     def agents(self) -> list[Agent]:
-        """Untrained agents, fold by fold."""
-        return [Agent(fold, seed) for fold in range(len(self.validation)) for seed in self.seeds]
+        """Untrained agents, fold by fold, and of a fold the seeds of the same values side by side."""
+        folds = range(len(self.validation))
+        return [Agent(fold, seed, values=dict(own)) for fold in folds for own in self.values for seed in self.seeds]
 
     @property
     def steps(self) -> int:

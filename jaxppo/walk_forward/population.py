@@ -24,6 +24,8 @@ from jaxppo.walk_forward.job import Job
 AGENTS = "agents"
 
 Metrics = dict[str, jax.Array]
+Values = dict[str, jax.Array]
+"""Hyper-parameters of an agent by dotted key, `[]` each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Population:
 
     Attributes:
       start: `(nets, seeds, params) -> states`, leading axis agents.
-      iterate: jitted `(states, params, first, count) -> (states, metrics)`: `count` iterations from number `first` on,
-        both `[]` int32; metrics `[agents, most_at_once]`, of which the first `count` of each agent count. Donates
-        `states`.
+      iterate: jitted `(states, params, values, first, count) -> (states, metrics)`: `count` iterations from number
+        `first` on, both `[]` int32, with the hyper-parameters `values`, each `[agents]`; metrics
+        `[agents, most_at_once]`, of which the first `count` of each agent count. Donates `states`.
       equity: `(nets, params, first) -> [agents, n + 1]`: equity of the policies without randomness over `n` decisions
         from bars `first` `[agents]` on.
       sharding: of everything that has agents as its leading axis.
@@ -46,13 +48,15 @@ class Population:
     sharding: NamedSharding
 
 
-def make_population(job: Job, network: ActorCritic, learner: Learner, devices: Sequence[jax.Device]) -> Population:
+def make_population(
+    job: Job, network: ActorCritic, make: Callable[[Values], Learner], devices: Sequence[jax.Device]
+) -> Population:
     """Builds the programs; their number of agents, a multiple of that of the devices, is that of their arguments.
 
     Args:
       job: what is trained; the environment and the rules of evaluation are those of its `setup`.
       network: encoder and head of all agents.
-      learner: of one agent.
+      make: `values -> learner` of one agent.
       devices: to spread the agents over.
     """
     mesh, axes = Mesh(np.asarray(devices), (AGENTS,)), job.params.fill(None, 0)
@@ -64,8 +68,9 @@ def make_population(job: Job, network: ActorCritic, learner: Learner, devices: S
         return jax.shard_map(mapping, mesh=mesh, in_specs=in_specs, out_specs=mapped, check_vma=False)
 
     def iterations(
-        state: TrainState, params: EnvParams, first: jax.Array, count: jax.Array
+        state: TrainState, params: EnvParams, values: Values, first: jax.Array, count: jax.Array
     ) -> tuple[TrainState, Metrics]:
+        learner = make(values)
         shapes = jax.eval_shape(learner.step, state, params, jnp.float32(0.0))[1]
         empty = {name: jnp.zeros((job.most_at_once, *shape.shape), shape.dtype) for name, shape in shapes.items()}
 
@@ -82,8 +87,10 @@ def make_population(job: Job, network: ActorCritic, learner: Learner, devices: S
 
     compiled = functools.partial(jax.jit, compiler_options=batched_options(devices[0]))
     return Population(
-        start=compiled(spread(learner.fresh, (0, 0, axes), (mapped, mapped, specs))),
-        iterate=compiled(spread(iterations, (0, axes, None, None), (mapped, specs, whole, whole)), donate_argnums=0),
+        start=compiled(spread(make({}).fresh, (0, 0, axes), (mapped, mapped, specs))),
+        iterate=compiled(
+            spread(iterations, (0, axes, 0, None, None), (mapped, specs, mapped, whole, whole)), donate_argnums=0
+        ),
         equity=compiled(spread(equity, (0, axes, 0), (mapped, specs, mapped))),
         sharding=NamedSharding(mesh, mapped),
     )

@@ -103,29 +103,31 @@ def check(config: Config) -> None:
         )
 
 
-def restarted(config: Config, saved: Config) -> Config:
-    """Takes over into a configuration what was settled when the walk-forward was started.
+def restarted(config: Config, saved: Config, section: str = "walk_forward") -> Config:
+    """Takes over into a configuration what was settled when a walk-forward, or a sweep, was started.
 
     Args:
       config: of the resumed walk-forward.
       saved: the configuration in its folder, which must be the same up to what may change.
+      section: that says what is trained, with a `batch_size`.
 
     Raises:
       ConfigError: names what differs.
     """
-    batch = {"batch_size": saved.walk_forward.batch_size}  # the checkpoints are of batches of this size
-    keys = config.walk_forward.model_copy(update=batch)
-    config = as_started(config, saved).model_copy(update={"walk_forward": keys})
+    what = section.replace("_", "-")
+    batch = {"batch_size": getattr(saved, section).batch_size}  # the checkpoints are of batches of this size
+    keys = getattr(config, section).model_copy(update=batch)
+    config = as_started(config, saved).model_copy(update={section: keys})
     run_folder.check_same_run(saved, config)
-    shaping = (("walk_forward", None), ("training", ("steps", "episodes", "evaluate_every")))
+    shaping = ((section, None), ("training", ("steps", "episodes", "evaluate_every")))
     if saved.monitor != config.monitor:
-        raise ConfigError("--resume: monitor differs from the one that the walk-forward was started with")
-    for section_name, only in shaping:
-        old, new = getattr(saved, section_name).model_dump(), getattr(config, section_name).model_dump()
+        raise ConfigError(f"--resume: monitor differs from the one that the {what} was started with")
+    for name, only in shaping:
+        old, new = getattr(saved, name).model_dump(), getattr(config, name).model_dump()
         for key in only or old:
             if old[key] != new[key]:
                 raise ConfigError(
-                    f"--resume: {section_name}.{key} is {new[key]!r} but the walk-forward was started with {old[key]!r}"
+                    f"--resume: {name}.{key} is {new[key]!r} but the {what} was started with {old[key]!r}"
                 )
     return config
 

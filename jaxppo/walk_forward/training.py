@@ -16,22 +16,20 @@ from jaxppo.backtest.evaluation import annual_error
 from jaxppo.backtest.ledger import returns_of
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
-from jaxppo.ppo.learner import data_mesh, make_learner
-from jaxppo.ppo.trading_task import trading_task
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.memory import check_fits, memory_needed, memory_usable
-from jaxppo.run.objectives import make_reward_shaping
 from jaxppo.run.progress import Progress
-from jaxppo.run.setup import Setup, dropout_rate, first_policy, pathwise_of
+from jaxppo.run.setup import Setup, first_policy
 from jaxppo.run.start import make_start
 from jaxppo.run.trials import sharpe_of
+from jaxppo.training.hyperparameters import learner_with
 from jaxppo.training.monitor import stop_in, stop_message
 from jaxppo.training.recovery import LostIteration, check_iteration, divergence
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.population import Population, make_population
 
-Record = Callable[[Agent, int, np.ndarray], None]
-"""`(agent, iteration, returns [n])`, called with the returns of a checkpoint on its validation."""
+Record = Callable[[int, Sequence[tuple[Agent, np.ndarray]]], None]
+"""`(iteration, [(agent, returns [n])])`, called with the returns of checkpoints on their validation."""
 
 
 def stopped_text(stopped: dict[str, Any]) -> str:
@@ -60,7 +58,14 @@ class Programs:
     compile_seconds: float
 
 
-def compile_job(job: Job, devices: Sequence[jax.Device], most: int | None, *, exactly: bool = False) -> Programs:
+def compile_job(
+    job: Job,
+    devices: Sequence[jax.Device],
+    most: int | None,
+    *,
+    exactly: bool = False,
+    batch_key: str = "walk_forward.batch_size",
+) -> Programs:
     """Compiles a job for batches of as many agents as fit the memory, all of them if possible.
 
     Args:
@@ -68,6 +73,7 @@ def compile_job(job: Job, devices: Sequence[jax.Device], most: int | None, *, ex
       devices: to spread the agents over.
       most: agents in a batch at most; None leaves it to the memory.
       exactly: batches of `most` agents, whatever the memory, on as many devices as divide them.
+      batch_key: key of the configuration that makes batches smaller, for messages.
     """
     n_agents, began = len(job.agents), time.monotonic()
     if most is None:
@@ -78,23 +84,24 @@ def compile_job(job: Job, devices: Sequence[jax.Device], most: int | None, *, ex
     else:
         devices = devices[:most]
     network, net = first_policy(job.setup)
-    config, ppo = job.setup.config, job.setup.ppo
-    task = trading_task(network, job.setup.env, ppo, dropout_rate(config), job.setup.monitor)
-    shaping = make_reward_shaping(config, job.setup.periods_per_year)
-    learner = make_learner(task, ppo, data_mesh(list(devices[:1])), shaping, pathwise_of(config))
-    population = make_population(job, network, learner, devices)
+    population = make_population(
+        job, network, lambda values: learner_with(job.setup, network, values, devices[0]), devices
+    )
     # What a program needs is known once it is compiled: the batch shrinks until it fits, but never below the devices.
     while True:
         size = most if exactly else batch_size(n_agents, most, len(devices))
         params = job.params[[0] * size]
         nets = jax.tree.map(lambda x, size=size: jnp.broadcast_to(x, (size, *x.shape)), net)
         states = jax.eval_shape(population.start, nets, jnp.zeros(size, jnp.uint32), params)
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=population.sharding), states)
-        compiled = population.iterate.lower(placed, params, jnp.int32(0), jnp.int32(1)).compile()
+        values = {key: jax.ShapeDtypeStruct((size,), jnp.float32) for key in job.values[0]}
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=population.sharding), (states, values)
+        )
+        compiled = population.iterate.lower(placed[0], params, placed[1], jnp.int32(0), jnp.int32(1)).compile()
         needed = memory_needed(compiled)
         share = memory_usable(devices) / needed
         if exactly or share >= 1.0 or size == len(devices):
-            smaller = "walk_forward.batch_size, ppo.micro_batch, ppo.paths, ppo.chunk or policy.width"
+            smaller = f"{batch_key}, ppo.micro_batch, ppo.paths, ppo.chunk or policy.width"
             check_fits(needed, f"an iteration of {size} agents", smaller, devices)
             return Programs(network, population, compiled, size, time.monotonic() - began)
         most = max(int(size * share), len(devices))
@@ -180,6 +187,9 @@ class _Batch:
         every = [*agents, *[agents[-1]] * (programs.size - len(agents))]
         self.params = job.params[[agent.fold for agent in every]]
         self.first = self._placed(np.array([job.validation[agent.fold] for agent in every], np.int32))
+        self.values = self._placed(
+            {key: np.array([agent.values[key] for agent in every], np.float32) for key in job.values[0]}
+        )
         seeds = np.array([agent.seed for agent in every], np.uint32)
         net = self._placed(_first_policies(job, programs.network, every))
         self.state = programs.population.start(net, self._placed(seeds), self.params)
@@ -199,7 +209,8 @@ class _Batch:
         yield self.iteration
         while not self.finished:
             count, began = job.next_pause(self.iteration) - self.iteration, time.monotonic()
-            self.state, metrics = programs.iterate(self.state, self.params, jnp.int32(self.iteration), jnp.int32(count))
+            span = jnp.int32(self.iteration), jnp.int32(count)
+            self.state, metrics = programs.iterate(self.state, self.params, self.values, *span)
             rows = {name: np.asarray(values)[:, :count] for name, values in jax.device_get(metrics).items()}
             self.iteration += count
             for place, agent in enumerate(self.agents):
@@ -212,7 +223,7 @@ class _Batch:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train or to evaluate."""
-        stopped = all(agent.stopped and agent.evaluations for agent in self.agents)
+        stopped = all(agent.stopped and not _to_evaluate(agent) for agent in self.agents)
         return self.iteration >= self.job.n_iterations or stopped
 
     def _follow(self, agent: Agent, rows: dict[str, np.ndarray]) -> None:
@@ -239,19 +250,23 @@ class _Batch:
         """Evaluates the agents on their validations, and keeps the parameters of those that are better than ever."""
         equity = self.programs.population.equity(self.state.params, self.params, self.first)
         better = np.zeros(self.programs.size, bool)
+        evaluated: list[tuple[Agent, np.ndarray]] = []
         for place, (agent, returns) in enumerate(zip(self.agents, returns_of(equity), strict=False)):
-            better[place] = self._evaluate(agent, returns, record)
+            known = agent.evaluations
+            better[place] = self._evaluate(agent, returns)
             agent.last = {}
+            evaluated += [(agent, returns)] if agent.evaluations > known else []
+        if evaluated:
+            record(self.iteration, evaluated)
         self.best = _chosen(self.best, self.state.params, self._placed(better))
 
-    def _evaluate(self, agent: Agent, returns: np.ndarray, record: Record) -> bool:
+    def _evaluate(self, agent: Agent, returns: np.ndarray) -> bool:
         """Whether the agent is better now than ever; one that was stopped is not evaluated any more.
 
         Raises:
           ConfigError: a figure is not finite, and the agent was never evaluated.
         """
-        # An agent that a limit stops before its first evaluation is evaluated once: every fold needs one to trade.
-        if agent.stopped and agent.evaluations:
+        if agent.stopped and not _to_evaluate(agent):
             return False
         row = dict(agent.last)
         finite = np.isfinite(returns).all()
@@ -261,7 +276,6 @@ class _Batch:
         if found:
             agent.stopped = {**found, "iteration": self.iteration}
             return False
-        record(agent, self.iteration, returns)
         known = annual_error(returns, self.job.setup.periods_per_year)
         row |= {f"validation_{name}": value for name, value in known.items()}
         agent.evaluations += 1
@@ -280,7 +294,7 @@ class _Batch:
         try:
             check_iteration(iteration, row, skipped, self.job.setup.ppo)
         except LostIteration as lost:
-            if not agent.evaluations:
+            if not agent.evaluations and not self.job.tolerant:
                 where = f"fold {agent.fold}, seed {agent.seed}, iteration {iteration}"
                 raise divergence(where, lost, self.job.setup.ppo.learning_rate) from None
             return {"limit": lost.figure}
@@ -300,6 +314,12 @@ class _Batch:
             self.checkpoints.save(iteration, {"state": self.state, "best": self.best}, host)
 
 
+def _to_evaluate(agent: Agent) -> bool:
+    """Whether a stopped agent still has to be evaluated."""
+    # One that a limit stops before its first evaluation is evaluated once: every fold needs one to trade.
+    return not agent.evaluations and agent.stopped is not None and "level" in agent.stopped
+
+
 def _restored(host: dict[str, Any], agents: Sequence[Agent], most: int) -> tuple[int, float, list[Agent]]:
     """Iterations, seconds and agents of a checkpoint.
 
@@ -315,9 +335,13 @@ def _restored(host: dict[str, Any], agents: Sequence[Agent], most: int) -> tuple
     found = [Agent.restored(fields) for fields in saved] if isinstance(saved, list) else []
     if not isinstance(iteration, int) or not 0 < iteration <= most or not isinstance(seconds, (int, float)):
         raise ConfigError(f"the last checkpoint is damaged: {str(host)[:200]}")
-    if [(agent.fold, agent.seed) for agent in found] != [(agent.fold, agent.seed) for agent in agents]:
+    if [_who(agent) for agent in found] != [_who(agent) for agent in agents]:
         raise ConfigError(f"the last checkpoint is damaged, or of other agents: {str(host)[:200]}")
     return iteration, seconds, found
+
+
+def _who(agent: Agent) -> tuple[Any, ...]:
+    return agent.fold, agent.seed, agent.values
 
 
 def _first_policies(job: Job, network: ActorCritic, agents: Sequence[Agent]) -> Params:

@@ -18,7 +18,13 @@ import pandas as pd
 from jaxppo.backtest.beside import UNGATED, UNTRAINED
 from jaxppo.backtest.evaluation import Evaluation, ReportExtras, describe, evaluate_ledger, report
 from jaxppo.backtest.ledger import Ledger
-from jaxppo.backtest.selection import adjust_for_selection, configuration_hash, record_evaluation
+from jaxppo.backtest.selection import (
+    adjust_for_selection,
+    configuration_hash,
+    record_evaluation,
+    record_trials,
+    trial_of,
+)
 from jaxppo.backtest.shipping import gated
 from jaxppo.config import Config, digest_tree
 from jaxppo.envs.data.load import format_report
@@ -34,6 +40,7 @@ from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.progress import announce
 from jaxppo.run.setup import Setup
+from jaxppo.run.trials import Trial
 from jaxppo.tracking import Curves, LoggedRun, Logger, Loggers, make_loggers
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward import results
@@ -159,12 +166,12 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, loggers: Loggers, 
     """Trains the agents, unless a signal interrupts it, then trades and writes everything."""
     folder, content = job.folder, _content(job.setup)
 
-    def record(agent: Agent, iteration: int, returns: np.ndarray) -> None:
-        where = plan.folds[agent.fold].validation
-        record_evaluation(
-            job.setup, folder, iteration, "validation", returns, content,
-            where=where, seed=agent.seed, fold=agent.fold,
-        )  # fmt: skip
+    def record(iteration: int, evaluated: Sequence[tuple[Agent, np.ndarray]]) -> None:
+        def one(agent: Agent, returns: np.ndarray) -> Trial:
+            where, own = plan.folds[agent.fold].validation, {"seed": agent.seed, "fold": agent.fold}
+            return trial_of(job.setup, folder, iteration, "validation", returns, content, where=where, **own)
+
+        record_trials(folder, [(one(agent, returns), returns) for agent, returns in evaluated])
 
     with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
         trained = train_agents(job, programs, record, stop, progress)
