@@ -7,6 +7,7 @@ from typing import Any
 from jaxppo.config.learning import PathwiseConfig
 from jaxppo.config.own import own_names
 from jaxppo.config.schema import Config
+from jaxppo.config.sweep import SweepConfig
 from jaxppo.own_code import find
 
 ADDED: dict[str, dict[str, Any]] = {
@@ -38,11 +39,12 @@ ADDED: dict[str, dict[str, Any]] = {
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),
     "walk_forward": {"combine": "best"},
+    "sweep": SweepConfig().model_dump(mode="json"),
     "evaluation": {"baselines": [], "ship": "always", "ship_t": 1.65, "shrink": False},
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 
-NEW_SECTIONS = ("exits", "pathwise")
+NEW_SECTIONS = ("exits", "pathwise", "sweep")
 """Sections that jobs and trials of 0.1.0 did not have at all."""
 
 UNREAD = ("tracking",)

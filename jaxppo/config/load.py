@@ -21,6 +21,7 @@ from jaxppo.config.own import own_names
 from jaxppo.config.renamed import RENAMED, with_present_keys
 from jaxppo.config.schema import BUDGETS, Config
 from jaxppo.config.shipped import find_config
+from jaxppo.config.sweep import RangeConfig, gathered
 from jaxppo.config.types import accepted, all_lists, keys, lists, nested, sections, takes_list, takes_text, takes_texts
 from jaxppo.errors import ConfigError
 from jaxppo.own_code import find
@@ -139,6 +140,7 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
       ConfigError: unknown key, value of the wrong type or out of range, bad combination.
     """
     filled = _without_empty(tree)
+    filled |= {"sweep": gathered(filled["sweep"])} if "sweep" in filled else {}
     filled |= {name: written_out(filled[name]) for name in lists() if name in filled}
     try:
         return Config.model_validate_json(json.dumps(filled))
@@ -275,7 +277,9 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
     key = ".".join(location[: depth + 1])
     where = f"--{key}" if key in options else f"{source}: {key}"
     if key in GROUPS and len(location) > 3 and location[3] != "[key]":
-        return _group_problem(problem, location[2:4], where, tree["features"][location[1]], *GROUPS[key])
+        return _group_problem(problem, location[2:4], where, tree[location[0]][location[1]], *GROUPS[key])
+    if key in GROUPS and len(location) == 3 and problem["type"] == "value_error":
+        return f"{where}.{location[2]}: {problem['msg'].removeprefix('Value error, ')}"
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}; {_nearest(key, '')}"
     value: Any = tree
@@ -291,8 +295,9 @@ def _first_problem(error: pydantic.ValidationError, tree: dict[str, Any], source
 GROUPS: dict[str, tuple[type[Keys], str]] = {
     "features.columns": (ColumnsConfig, "columns"),
     "features.functions": (FunctionConfig, "function"),
+    "sweep.parameters": (RangeConfig, "values"),
 }
-"""Mapping of groups of a user's own -> keys of one, and the key that stands for all."""
+"""Mapping of groups of a user's own, or of the values that a sweep tries -> keys of one, and the key that stands for all."""
 
 
 def _group_problem(

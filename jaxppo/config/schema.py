@@ -29,6 +29,7 @@ from jaxppo.config.rewards import RewardConfig, check_rewards
 from jaxppo.config.risk import ConstraintConfig, ObjectiveConfig, check_risk
 from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order, in_units
+from jaxppo.config.sweep import SweepConfig, check_sweep
 from jaxppo.config.tracking import TrackingConfig, check_tracking
 from jaxppo.config.trading import CostsConfig, EnvConfig, ExitsConfig
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
@@ -143,6 +144,7 @@ class Config(Keys):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     walk_forward: WalkForwardConfig = WalkForwardConfig()
+    sweep: SweepConfig = SweepConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
@@ -245,6 +247,7 @@ class Config(Keys):
     def _rewards_monitor_and_evaluation_fit(self) -> Config:
         check_rewards(self.rewards, self.env.name, self.env.risk_aversion)
         check_monitor(self.monitor, self.env.name)
+        check_sweep(self.sweep, self.rewards, self.env.name, self.ppo.kl_penalty)
         check_evaluation(self.evaluation, self.env.name)
         return self
 

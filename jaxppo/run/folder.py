@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "device",
     "monitor",
     "walk_forward",
+    "sweep",
     "tracking",
     "evaluation.bootstrap_resamples",
     "evaluation.level",
@@ -87,16 +88,17 @@ def make_folder(output: str | pathlib.Path | None, name: str) -> pathlib.Path:
 
 
 METADATA = "metadata.json"
-RUN, WALK_FORWARD = "run", "walk_forward"
-"""Kinds of folders, `kind` in metadata.json; without one it is a run."""
+RUN, WALK_FORWARD, SWEEP = "run", "walk_forward", "sweep"
+"""Kinds of folders, `kind` in metadata.json; without one it is a run, as that of a finished sweep is."""
+KINDS = (RUN, WALK_FORWARD, SWEEP)
 
 
 def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Path, Config]:
-    """Opens the folder of an existing run or walk-forward, and loads its configuration.
+    """Opens the folder of an existing run, walk-forward or unfinished sweep, and loads its configuration.
 
     Args:
       folder: as given.
-      kind: `RUN` or `WALK_FORWARD`.
+      kind: one of `KINDS`.
 
     Raises:
       ConfigError: there is none there, one of the other kind, one of a newer version, a file of it is damaged, or its
@@ -110,12 +112,14 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
     if not there:
         raise ConfigError(f"{folder}: not a run folder (it has no config.yaml)")
     found = read_metadata(folder).get("kind", kind if just_begun(folder) else RUN)
-    if found not in (RUN, WALK_FORWARD):
-        raise ConfigError(f"{folder / METADATA}: damaged; its kind is {str(found)[:100]!r}: {RUN} or {WALK_FORWARD}")
+    if found not in KINDS:
+        raise ConfigError(f"{folder / METADATA}: damaged; its kind is {str(found)[:100]!r}: {' or '.join(KINDS)}")
     if found != kind:
-        hint = "give that of a walk-forward"
-        if found == WALK_FORWARD:
+        hint = f"give that of {'an unfinished sweep' if kind == SWEEP else 'a walk-forward'}"
+        if kind == RUN and found == WALK_FORWARD:
             hint = "open its agents with jaxppo.walk_forward.load_fold"
+        if kind == RUN and found == SWEEP:
+            hint = f"finish it with scripts/sweep.py --resume --output {folder}"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
     files.check_text(folder / "config.yaml")
     restore_own_code(folder)

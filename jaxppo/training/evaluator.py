@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ from jaxppo.tracking import Curves
 from jaxppo.training.experiment import HARDLY_TRAINED, Evaluator
 
 
-def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
+def backtest_evaluator(
+    setup: Setup, network: ActorCritic, sections: Mapping[str, str] = MappingProxyType({})
+) -> Evaluator:
     """Selects by the Sharpe ratio on the validation period, and evaluates the test period once, at the end.
 
     Args:
       setup: market, environment and configuration.
       network: encoder and head.
+      sections: more of the report, title -> HTML.
     """
     content = configuration_hash(setup)
 
@@ -52,7 +56,7 @@ def backtest_evaluator(setup: Setup, network: ActorCritic) -> Evaluator:
         few = (HARDLY_TRAINED.format(done["iterations"]),) if done.get("hardly_trained") else ()
         seen = inspect_policy(setup, network, net)
         constraints = summary.get("constraints", {})
-        extras = ReportExtras(adjusted, constraints, rows, seen, warnings=few, selected=selected)
+        extras = ReportExtras(adjusted, constraints, rows, seen, sections, warnings=few, selected=selected)
         report(setup, result, folder / "report.html", extras)
         equity = {name: np.asarray(ledger.equity) for name, ledger in result.ledgers.items()}
         return {"out_of_sample": result.summary, "selection": adjusted, "curves": Curves(result.times, equity)}

@@ -121,6 +121,8 @@ def train(
         raise ConfigError("--resume needs --output: the folder of the run to continue")
     else:
         resumed, saved = run_folder.open_folder(output)
+        if "sweep" in run_folder.read_metadata(resumed):
+            raise ConfigError(f"--resume: {resumed} is the best agent of a sweep, which is not trained on")
         config = as_started(config, saved)
         run_folder.check_same_run(saved, config)
     told = make_loggers(config, loggers, [TensorBoard()])

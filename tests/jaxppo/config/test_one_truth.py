@@ -123,6 +123,7 @@ def test_every_list_and_every_section_with_a_factory_is_compared():
             "training",
             "evaluation",
             "walk_forward",
+            "sweep",
             "tracking",
         ),  # no factory takes their keys
     }

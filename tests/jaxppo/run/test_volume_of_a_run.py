@@ -141,7 +141,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
     ):
         section, _, name = key.partition(".")
         tree[section].pop(name)
-    del tree["pathwise"], tree["exits"], tree["tracking"]
+    del tree["pathwise"], tree["exits"], tree["sweep"], tree["tracking"]
     assert digest_tree(load_config(overrides=older)) == tree
     for window, kept in ((None, False), (30, True)):
         control = {"limit": 0.1, "move": 0.05} | ({"window": window} if window else {})

@@ -1,0 +1,115 @@
+"""Keys of a sweep: which hyper-parameters are tried, at which values, and how those are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from jaxppo.arguments import BoundedInt
+from jaxppo.config.items import Keys
+from jaxppo.config.rewards import PENALTIES, RewardConfig
+
+OF_PPO = (
+    *("learning_rate", "gamma", "gae_lambda", "target_lambda", "clip", "entropy_coefficient", "entropy_final"),
+    *("value_coefficient", "max_grad_norm", "reward_scale", "kl_target", "kl_stop"),
+)
+TRACED = (*(f"ppo.{name}" for name in OF_PPO), "policy.dropout", *(f"rewards.{kind}.weight" for kind in PENALTIES))
+"""Keys that a program takes as arguments: agents that differ in them are trained in one program."""
+GRID_POINTS = 8
+"""Values of a range in a grid, where it does not say how many."""
+DRAWN_MEMBERS = 16
+"""Drawn combinations of values, where the configuration does not say how many."""
+MOST_MEMBERS = 4096
+"""Agents of a sweep at most."""
+
+Few = Annotated[int, Field(ge=2, le=MOST_MEMBERS)]
+Ends = tuple[float, float]
+
+
+class RangeConfig(Keys):
+    """The values of a key that a sweep tries: a range, or a list."""
+
+    log: Ends | None = None
+    """`[low, high]`, both > 0: values at equal ratios, or drawn log-uniformly."""
+    linear: Ends | None = None
+    """`[low, high]`: values at equal distances, or drawn uniformly."""
+    values: Annotated[tuple[float, ...], Field(min_length=1, max_length=MOST_MEMBERS)] | None = None
+    """The values themselves, or what is drawn from."""
+    n: Few | None = None
+    """Values of a range in a grid; absent: 8."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> RangeConfig:
+        given = [name for name in ("log", "linear", "values") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("exactly one of log: [low, high], linear: [low, high] and values: [...] is needed")
+        ends = self.log or self.linear
+        if ends is not None and not (ends[0] < ends[1] and (self.log is None or ends[0] > 0)):
+            positive = ", low > 0" if self.log else ""
+            raise ValueError(f"{given[0]} is {list(ends)}; allowed: [low, high], low < high{positive}")
+        if self.values is not None and (self.n is not None or len(set(self.values)) < len(self.values)):
+            raise ValueError(f"values are {list(self.values)}; allowed: distinct numbers, without n")
+        return self
+
+
+class SweepConfig(Keys):
+    """Agents that differ in hyper-parameters and seeds, trained in one program (`jaxppo.sweep`).
+
+    A dotted key in the section stands for itself within `parameters`: `{ppo.gamma: {values: [0.9, 0.99]}, seeds: 4}`.
+    """
+
+    parameters: dict[str, RangeConfig] | None = None
+    """Key -> its values, such as `{ppo.learning_rate: {log: [1e-4, 1e-2], n: 8}}`; absent: only seeds differ."""
+    method: Literal["grid", "random"] = "grid"
+    """Every combination of the values, or combinations drawn at random."""
+    members: Few | None = None
+    """Random: combinations that are drawn; absent: 16."""
+    seeds: BoundedInt = 1
+    """Agents for each combination, of seeds `seed`, `seed + 1`, ..."""
+    batch_size: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None = None
+    """Agents that are trained in one program; absent: as many as fit the memory."""
+
+
+def gathered(section: Any) -> Any:
+    """The section as it is written, with dotted keys moved into `parameters`.
+
+    Args:
+      section: as read; what is no mapping is left as it is.
+    """
+    dotted = [key for key in section if "." in str(key)] if isinstance(section, dict) else []
+    named = section.get("parameters", {}) if dotted else None
+    if not isinstance(named, dict):
+        return section
+    rest = {key: value for key, value in section.items() if key not in dotted}
+    return {**rest, "parameters": {**named, **{key: section[key] for key in dotted}}}
+
+
+def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment: str, kl_penalty: str) -> None:
+    """Refuses keys that cannot be swept, and those that nothing reads.
+
+    Args:
+      sweep: the section.
+      rewards: of the configuration.
+      environment: `env.name`.
+      kl_penalty: `ppo.kl_penalty`.
+
+    Raises:
+      ValueError: names the key, its value and what is allowed.
+    """
+    if sweep != SweepConfig() and environment != "trading":
+        raise ValueError(f"sweep is given, but env.name is {environment!r}; the agents of a sweep trade: leave it out")
+    if sweep.members is not None and sweep.method == "grid":
+        raise ValueError(f"sweep.members is {sweep.members}, which sweep.method grid does not read; leave it out")
+    for key, of_key in (sweep.parameters or {}).items():
+        if key not in TRACED:
+            raise ValueError(
+                f"sweep.parameters names {key}; allowed: {', '.join(TRACED)}; give others to one sweep each"
+            )
+        if key.startswith("rewards.") and [item.kind for item in rewards].count(key.split(".")[1]) != 1:
+            raise ValueError(f"sweep.parameters names {key}, but rewards does not name {key.split('.')[1]} once")
+        if key == "ppo.kl_target" and kl_penalty == "none":
+            raise ValueError("sweep.parameters names ppo.kl_target, which ppo.kl_penalty none does not read")
+        if of_key.n is not None and sweep.method != "grid":
+            raise ValueError(f"sweep.parameters.{key}.n is {of_key.n}, which only sweep.method grid reads")

@@ -1,0 +1,110 @@
+"""Which agents a sweep trains: combinations of values, each with every seed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxppo.config import Config, validate_config
+from jaxppo.config.sweep import DRAWN_MEMBERS, GRID_POINTS, MOST_MEMBERS, RangeConfig
+from jaxppo.errors import ConfigError
+from jaxppo.training.hyperparameters import with_values
+
+SEEDS_END = 2**31
+"""Smallest number that is too large for a seed."""
+
+
+def combinations(config: Config) -> tuple[dict[str, float], ...]:
+    """The values that are tried, by dotted key: all combinations of a grid, or those that are drawn from `seed`.
+
+    Example:
+      >>> from jaxppo import load_config
+      >>> config = load_config({"training": {"steps": 1000}, "sweep": {"ppo.gamma": {"linear": [0.8, 1.0], "n": 3}}})
+      >>> combinations(config)
+      ({'ppo.gamma': 0.8}, {'ppo.gamma': 0.9}, {'ppo.gamma': 1.0})
+
+    Args:
+      config: whose section `sweep` says what is tried.
+    """
+    named, keys = config.sweep.parameters or {}, config.sweep
+    if keys.method == "grid":
+        grids = [[(key, value) for value in _points(of_key)] for key, of_key in named.items()]
+        return tuple(map(dict, itertools.product(*grids)))
+    draws = np.random.default_rng(config.seed)
+    n = keys.members or DRAWN_MEMBERS
+    return tuple({key: _draw(of_key, draws) for key, of_key in named.items()} for _ in range(n))
+
+
+def _points(of_key: RangeConfig) -> list[float]:
+    """Values of a grid."""
+    n = of_key.n or GRID_POINTS
+    if of_key.values is not None:
+        return list(of_key.values)
+    if of_key.log is not None:
+        return _rounded(np.geomspace(*of_key.log, n))
+    assert of_key.linear is not None, "`RangeConfig` has one of the three"
+    return _rounded(np.linspace(*of_key.linear, n))
+
+
+def _draw(of_key: RangeConfig, draws: np.random.Generator) -> float:
+    """One value."""
+    if of_key.values is not None:
+        return float(draws.choice(of_key.values))
+    if of_key.log is not None:
+        low, high = map(math.log, of_key.log)
+        return _rounded([math.exp(draws.uniform(low, high))])[0]
+    assert of_key.linear is not None, "`RangeConfig` has one of the three"
+    return _rounded([draws.uniform(*of_key.linear)])[0]
+
+
+def _rounded(values: np.ndarray | list[float]) -> list[float]:
+    """Values in the precision that they are trained with, so that what is written is what was used."""
+    return [float(f"{np.float32(value):.6g}") for value in values]
+
+
+def member_config(config: Config, values: Mapping[str, float], seed: int) -> Config:
+    """The configuration of one agent as a run of its own.
+
+    Args:
+      config: of the sweep.
+      values: by dotted key.
+      seed: of the agent.
+
+    Raises:
+      ConfigError: a value is out of its range, or does not go with the others.
+    """
+    tree = with_values(config, values).model_copy(update={"seed": seed}).model_dump(mode="json")
+    return validate_config(tree, source="sweep")
+
+
+def check(config: Config) -> None:
+    """Refuses what a sweep cannot do, before anything is read.
+
+    Raises:
+      ConfigError: names the key.
+    """
+    if config.env.name != "trading":
+        raise ConfigError(f"env.name is {config.env.name!r}; a sweep trains agents that trade: trading")
+    if config.training.minutes is not None:
+        raise ConfigError(
+            f"training.minutes is {config.training.minutes:g}; agents that are trained together share a budget in "
+            "steps: set training.steps or training.episodes, of each agent"
+        )
+    keys = config.sweep
+    if not keys.parameters and keys.seeds == 1:
+        raise ConfigError("sweep has nothing to try; name keys in sweep.parameters, or set sweep.seeds to 2 or more")
+    if not keys.parameters and keys.method != "grid":
+        raise ConfigError(f"sweep.method is {keys.method}, but sweep.parameters names no key to draw values of")
+    if config.seed + keys.seeds > SEEDS_END:
+        raise ConfigError(f"sweep.seeds is {keys.seeds}; seed {config.seed} leaves room for fewer")
+    sizes = [len(of_key.values or ()) or of_key.n or GRID_POINTS for of_key in (keys.parameters or {}).values()]
+    n = math.prod(sizes) if keys.method == "grid" else keys.members or DRAWN_MEMBERS
+    if n * keys.seeds > MOST_MEMBERS:
+        raise ConfigError(
+            f"sweep has {n} combinations of {keys.seeds} seeds: {n * keys.seeds} agents; at most {MOST_MEMBERS}"
+        )
+    for values in combinations(config):
+        member_config(config, values, config.seed)

@@ -1,0 +1,262 @@
+"""A sweep: agents trained as one program, one of them chosen by validation and tested once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxppo.backtest.selection import configuration_hash, record_trials, trial_of
+from jaxppo.config import Config
+from jaxppo.envs.data.load import format_report
+from jaxppo.envs.market.market_data import MarketData
+from jaxppo.errors import ConfigError
+from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.run import folder as run_folder
+from jaxppo.run.build import build, on_one_device
+from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data, recorded_path
+from jaxppo.run.devices import select_devices
+from jaxppo.run.files import write_json, write_text
+from jaxppo.run.lock import owned
+from jaxppo.run.objectives import constraint_summary
+from jaxppo.run.setup import Setup
+from jaxppo.run.start import check_start
+from jaxppo.run.trials import Trial
+from jaxppo.sweep.members import check, combinations, member_config
+from jaxppo.sweep.results import Chosen, choose, member_table
+from jaxppo.sweep.section import section, sentence
+from jaxppo.tracking import LoggedRun, Logger, Loggers, make_loggers
+from jaxppo.training.evaluator import backtest_evaluator
+from jaxppo.training.experiment import learned_from
+from jaxppo.training.interrupts import stop_requested
+from jaxppo.walk_forward.job import Agent, FoldParams, Job
+from jaxppo.walk_forward.prepare import restarted
+from jaxppo.walk_forward.training import Programs, compile_job, train_agents
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sweep:
+    """Outcome of `sweep`.
+
+    Attributes:
+      folder: of the sweep, which is the run folder of the chosen agent.
+      members: a row for each agent, see `jaxppo.sweep.results.member_table`.
+      summary: content of summary.json; None if it was stopped early by a signal, which leaves the table empty.
+      text: the results in a few lines; empty without a summary.
+      signal: number of the signal that stopped it early; None for a finished one.
+    """
+
+    folder: pathlib.Path
+    members: pd.DataFrame
+    summary: dict[str, Any] | None
+    text: str
+    signal: int | None = None
+
+    def __repr__(self) -> str:
+        """The folder and the headline figures."""
+        return f"Sweep({str(self.folder)!r})\n{self.text or 'stopped early; continue it with resume=True'}"
+
+
+def sweep(
+    config: Config,
+    *,
+    output: str | pathlib.Path | None = None,
+    name: str = "sweep",
+    resume: bool = False,
+    market: MarketData | None = None,
+    progress: bool = True,
+    loggers: Sequence[Logger] = (),
+) -> Sweep:
+    """Trains agents that differ in hyper-parameters and seeds, and tests the one that validation chooses, once.
+
+    `config.sweep` says what is tried. All agents are trained in one compiled program, spread over the devices, or in as
+    few batches as fit the memory, each for the budget of `config.training`. An agent is what `jaxppo.train` makes of
+    its values and its seed, up to rounding. Every evaluation on validation is recorded in the register of trials beside
+    the folder. The values with the best mean score over seeds are chosen, and of their agents the best. The folder then
+    is the run folder of that agent, with a row for every agent in `sweep.csv`.
+
+    Args:
+      config: the run.
+      output: folder; default `runs/NAME`, numbered so that nothing is overwritten.
+      name: NAME of the default folder.
+      resume: go on with the sweep in `output`, to the same numbers as without the interruption.
+      market: prices to use instead of `config.data.path`.
+      progress: report progress on stderr.
+      loggers: where its results are recorded beside its folder, after those that `config.tracking` names.
+
+    Raises:
+      ConfigError: the configuration cannot be run, `output` does not allow it, or every agent diverges.
+      envs.DataError: the prices cannot be used.
+    """
+    if market is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
+    check(config)
+    resumed, begun = None, False
+    if not resume:
+        run_folder.check_output(output)
+    elif output is None:
+        raise ConfigError("--resume needs --output: the folder of the sweep to continue")
+    else:
+        resumed, saved = run_folder.open_folder(output, run_folder.SWEEP)
+        config, begun = restarted(config, saved, "sweep"), not run_folder.just_begun(resumed)
+    told, devices = make_loggers(config, loggers), select_devices(config)
+    with jax.default_device(devices[0]), contextlib.ExitStack() as locks:
+        market = load_data(config, resumed) if market is None else given_data(config, market)
+        if resumed is not None and begun:
+            run_folder.check_same_data(resumed, run_folder.data_report(market))
+        setup = build(on_one_device(config), market)
+        params = setup.period_params("train")
+        check_start(setup, params)
+        if progress and not resume and market.info.report:
+            print(format_report(market.info.report), file=sys.stderr)
+        folder = run_folder.make_folder(output, name) if resumed is None else resumed
+        locks.enter_context(owned(folder, empty=resumed is None))
+        validation = setup.periods["validation"]
+        seeds = tuple(range(config.seed, config.seed + config.sweep.seeds))
+        where = FoldParams.of([params]), (validation.first,), validation.n_bars
+        job = Job(setup, *where, seeds, folder, values=combinations(config), tolerant=True)
+        if progress:
+            print(f"{len(job.values)} combinations x {len(seeds)} seeds are compiled", file=sys.stderr)
+        key = "sweep.batch_size"
+        programs = compile_job(job, devices, config.sweep.batch_size, exactly=resume, batch_key=key)
+        job = dataclasses.replace(job, setup=_settled(setup, config, programs.size))
+        if not begun:
+            data = {**run_folder.data_report(market), "learned_from": learned_from(setup)}
+            data["path"] = recorded_path(config)
+            metadata = {"kind": run_folder.SWEEP, **run_folder.provenance(config, data, devices)}
+            run_folder.write_config(folder, job.setup.config)
+            run_folder.write_metadata(folder, metadata, finished=False)
+        with told.opened(LoggedRun(folder, job.setup.config, run_folder.read_metadata(folder))):
+            return _train_and_test(job, programs, told, progress)
+
+
+def _settled(setup: Setup, config: Config, batch_size: int) -> Setup:
+    """The setup with the given configuration, and with what data and memory have decided in it."""
+    decided = {name: getattr(setup.config, name) for name in ("policy", "regimes")}
+    decided["sweep"] = config.sweep.model_copy(update={"batch_size": batch_size})
+    return dataclasses.replace(setup, config=config.model_copy(update=decided))
+
+
+def _train_and_test(job: Job, programs: Programs, loggers: Loggers, progress: bool) -> Sweep:
+    """Trains the agents, unless a signal interrupts it, then chooses one, tests it and writes everything."""
+    setup, folder, hashes = job.setup, job.folder, _hashes(job)
+
+    def trial(agent: Agent, iteration: int, returns: np.ndarray) -> Trial:
+        content = hashes[_key(agent.values), agent.seed]
+        return trial_of(setup, folder, iteration, "validation", returns, content, seed=agent.seed)
+
+    def record(iteration: int, evaluated: Sequence[tuple[Agent, np.ndarray]]) -> None:
+        record_trials(folder, [(trial(agent, iteration, returns), returns) for agent, returns in evaluated])
+
+    with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
+        trained = train_agents(job, programs, record, stop, progress)
+    if trained is None:
+        print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
+        return Sweep(folder, pd.DataFrame(), None, "", stop[0])
+    agents, nets, _, seconds = trained
+    chosen = choose(agents)
+    net = jax.tree.map(lambda x: x[chosen.place], nets)
+    return _finish(job, programs, agents, chosen, net, seconds, loggers)
+
+
+def _key(values: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(values.items())
+
+
+def _hashes(job: Job) -> dict[tuple[Any, int], str]:
+    """`configuration_hash` of the agents, by their values and seed."""
+    config = job.setup.config
+    return {
+        (_key(agent.values), agent.seed): configuration_hash(
+            dataclasses.replace(job.setup, config=member_config(config, agent.values, agent.seed))
+        )
+        for agent in job.agents
+    }
+
+
+def _finish(
+    job: Job,
+    programs: Programs,
+    agents: Sequence[Agent],
+    chosen: Chosen,
+    net: Params,
+    seconds: float,
+    loggers: Loggers,
+) -> Sweep:
+    """Tests the chosen agent, and makes the folder a run folder of it."""
+    folder, agent = job.folder, agents[chosen.place]
+    config = member_config(job.setup.config, chosen.values, agent.seed)
+    setup = dataclasses.replace(job.setup, config=config)
+    table, found = member_table(agents, chosen), _found(job, agents, chosen)
+    text = section(table, found)
+    evaluator = backtest_evaluator(setup, programs.network, {"Sweep": text})
+    validation = {"best_iteration": agent.best_iteration, "best_sharpe": agent.score, "evaluations": agent.evaluations}
+    summary: dict[str, Any] = {
+        "train": _training(job, programs, agents, agent, seconds),
+        "validation": validation,
+        "sweep": found,
+    }
+    limits = constraint_summary(config, agent.rows)
+    summary |= {"constraints": limits} if limits else {}
+    best = Checkpoints(folder / "checkpoints" / "best", 1)
+    try:
+        best.save(agent.best_iteration, {"params": net}, {"iteration": agent.best_iteration, "sharpe": agent.score})
+    finally:
+        best.close()
+    summary |= evaluator.finish(net, summary, agent.rows, folder)
+    curves = summary.pop("curves", None)
+    table.to_csv(folder / "sweep.csv", index=False)
+    write_text(folder / "sweep.json", json.dumps({**found, "members": _as_json(table)}, indent=2) + "\n")
+    write_json(folder / "summary.json", summary)
+    metadata = run_folder.read_metadata(folder)
+    metadata.pop("kind", None)
+    run_folder.write_config(folder, config)
+    run_folder.write_metadata(folder, {**metadata, "seed": agent.seed, "sweep": found}, finished=True)
+    for left in (folder / "checkpoints").glob("agents-*"):
+        shutil.rmtree(left)
+    loggers.finish(summary, folder / "report.html", curves)
+    return Sweep(folder, table, summary, f"{sentence(found)}\n{evaluator.describe(summary)}")
+
+
+def _found(job: Job, agents: Sequence[Agent], chosen: Chosen) -> dict[str, Any]:
+    """The `sweep` entry of the summary."""
+    return {
+        "method": job.setup.config.sweep.method,
+        "keys": list(job.values[0]),
+        "agents": len(agents),
+        "combinations": len(job.values),
+        "seeds": list(job.seeds),
+        "values": chosen.values,
+        "seed": agents[chosen.place].seed,
+        "member": chosen.place,
+        "mean_validation_sharpe": chosen.mean_score if np.isfinite(chosen.mean_score) else None,
+        "diverged": sum(agent.stopped is not None and "level" not in agent.stopped for agent in agents),
+    }
+
+
+def _training(job: Job, programs: Programs, agents: Sequence[Agent], chosen: Agent, seconds: float) -> dict[str, Any]:
+    """The `train` entry of the summary; `seconds` without compilation, of all agents, over all resumes."""
+    steps = sum(agent.iterations for agent in agents) * job.steps
+    return {
+        "agents": len(agents),
+        "batch_size": programs.size,
+        "iterations": chosen.iterations,
+        "env_steps": steps,
+        "seconds": seconds,
+        "steps_per_second": steps / max(seconds, 1e-9),
+        "compile_seconds": programs.compile_seconds,
+    }
+
+
+def _as_json(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return json.loads(table.to_json(orient="records", double_precision=10))
