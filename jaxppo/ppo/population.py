@@ -1,15 +1,20 @@
-"""Training of several seeds in one compiled program."""
+"""Training of several seeds, and of several values of hyper-parameters, in one compiled program."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import Learner
+
+AGENTS = "agents"
+"""Axis of a mesh that agents are spread over."""
 
 
 def batched_options(device: jax.Device) -> dict[str, str]:
@@ -19,8 +24,21 @@ def batched_options(device: jax.Device) -> dict[str, str]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if device.platform == "cpu" else {}
 
 
+class Varied(NamedTuple):
+    """Learners of agents that differ in hyper-parameters.
+
+    Attributes:
+      make: values of one agent, `[]` each, to its learner on one device: a configuration may hold them in the place of
+        numbers.
+      values: of N agents, `[N]` each, by name.
+    """
+
+    make: Callable[[dict[str, jax.Array]], Learner]
+    values: dict[str, jax.Array]
+
+
 def train_population(
-    learner: Learner,
+    learner: Learner | Varied,
     first_net: Callable[[jax.Array], Params],
     params: Any,
     seeds: Sequence[int],
@@ -30,10 +48,10 @@ def train_population(
     evaluate: Callable[[Params], Any] | None = None,
     every: int = 1,
 ) -> tuple[Params, dict[str, jax.Array], Any]:
-    """Trains one agent per seed: a scan over iterations under a vmap over seeds.
+    """Trains one agent per seed: a scan over iterations under a vmap over agents, on as many devices as divide them.
 
     Args:
-      learner: from `make_learner`, on one device.
+      learner: from `make_learner`, on one device; or learners of agents that differ in hyper-parameters too.
       first_net: key to first parameters; the key is folded from the seed.
       params: parameters of the environment.
       seeds: N integers.
@@ -50,11 +68,36 @@ def train_population(
     Raises:
       ValueError: `n_iterations` is not a multiple of `every`.
     """
+    varied = learner if isinstance(learner, Varied) else Varied(lambda values: learner, {})
+    program = population_program(varied.make, params, n_iterations, refresh=refresh, evaluate=evaluate, every=every)
+    nets = [first_net(jax.random.fold_in(jax.random.key(seed), 1)) for seed in seeds]
+    nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
+    return program(nets, jnp.asarray(seeds), varied.values)
+
+
+def population_program(
+    make: Callable[[dict[str, jax.Array]], Learner],
+    params: Any,
+    n_iterations: int,
+    *,
+    refresh: Callable[[jax.Array], Any] | None = None,
+    evaluate: Callable[[Params], Any] | None = None,
+    every: int = 1,
+) -> Any:
+    """The program of `train_population`, jitted: `(nets, seeds, values) -> (nets, metrics, figures)`, of N agents.
+
+    Args:
+      make: as in `Varied`.
+      params: and all that follow as in `train_population`.
+
+    Raises:
+      ValueError: `n_iterations` is not a multiple of `every`.
+    """
     if n_iterations % every:
         raise ValueError(f"n_iterations is {n_iterations}; it must be a multiple of every = {every}")
 
-    def one_agent(net: Params, seed: jax.Array) -> Any:
-        key_data = jax.random.fold_in(jax.random.key(seed), 2)
+    def one_agent(net: Params, seed: jax.Array, values: dict[str, jax.Array]) -> Any:
+        key_data, learner = jax.random.fold_in(jax.random.key(seed), 2), make(values)
         state = learner.fresh(net, seed, params)
 
         def block(state: Any, start: jax.Array) -> Any:
@@ -72,7 +115,15 @@ def train_population(
         state, (metrics, figures) = jax.lax.scan(block, state, jnp.arange(0, n_iterations, every))
         return state.params, jax.tree.map(lambda x: x.reshape(n_iterations), metrics), figures
 
-    nets = [first_net(jax.random.fold_in(jax.random.key(seed), 1)) for seed in seeds]
-    nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
-    options = batched_options(jax.devices()[0])
-    return jax.jit(jax.vmap(one_agent), compiler_options=options)(nets, jnp.asarray(seeds))
+    def all_agents(nets: Params, seeds: jax.Array, values: dict[str, jax.Array]) -> Any:
+        devices = _dividing(jax.devices(), len(seeds))
+        mesh, spec = Mesh(np.asarray(devices), (AGENTS,)), PartitionSpec(AGENTS)
+        spread = jax.shard_map(jax.vmap(one_agent), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        return spread(nets, seeds, values)
+
+    return jax.jit(all_agents, compiler_options=batched_options(jax.devices()[0]))
+
+
+def _dividing(devices: Sequence[jax.Device], n: int) -> Sequence[jax.Device]:
+    """As many of the devices as divide a number of agents."""
+    return devices[: max(k for k in range(1, len(devices) + 1) if n % k == 0)]
