@@ -297,7 +297,7 @@ GROUPS: dict[str, tuple[type[Keys], str]] = {
     "features.functions": (FunctionConfig, "function"),
     "sweep.parameters": (RangeConfig, "values"),
 }
-"""Mapping of groups of a user's own, or of the values that a sweep tries -> keys of one, and the key that stands for all."""
+"""Mapping by names of the user's own -> keys of one of its values, and the key that stands for all."""
 
 
 def _group_problem(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from jaxppo.arguments import BoundedInt
+from jaxppo.arguments import BoundedInt, OpenFraction
 from jaxppo.config.items import Keys
 from jaxppo.config.rewards import PENALTIES, RewardConfig
 
@@ -21,6 +21,8 @@ GRID_POINTS = 8
 """Values of a range in a grid, where it does not say how many."""
 DRAWN_MEMBERS = 16
 """Drawn combinations of values, where the configuration does not say how many."""
+RUNGS, KEPT = 3, 0.5
+"""Rungs of successive halving, and the share that each leaves, where the configuration does not say."""
 MOST_MEMBERS = 4096
 """Agents of a sweep at most."""
 
@@ -62,10 +64,16 @@ class SweepConfig(Keys):
 
     parameters: dict[str, RangeConfig] | None = None
     """Key -> its values, such as `{ppo.learning_rate: {log: [1e-4, 1e-2], n: 8}}`; absent: only seeds differ."""
-    method: Literal["grid", "random"] = "grid"
-    """Every combination of the values, or combinations drawn at random."""
+    method: Literal["grid", "random", "halving"] = "grid"
+    """Every combination of the values, combinations drawn at random, or drawn ones of which the better part is trained
+    on at every rung."""
     members: Few | None = None
-    """Random: combinations that are drawn; absent: 16."""
+    """Not for grid: combinations that are drawn; absent: 16."""
+    rungs: Annotated[int, Field(ge=2, le=16)] | None = None
+    """Halving: times that agents are compared, the last one after the whole budget; absent: 3."""
+    keep: OpenFraction | None = None
+    """Halving: share of the combinations that goes on after a rung, and of the next rung's budget that has been spent
+    by then; absent: 0.5."""
     seeds: BoundedInt = 1
     """Agents for each combination, of seeds `seed`, `seed + 1`, ..."""
     batch_size: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None = None
@@ -100,8 +108,10 @@ def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment
     """
     if sweep != SweepConfig() and environment != "trading":
         raise ValueError(f"sweep is given, but env.name is {environment!r}; the agents of a sweep trade: leave it out")
-    if sweep.members is not None and sweep.method == "grid":
-        raise ValueError(f"sweep.members is {sweep.members}, which sweep.method grid does not read; leave it out")
+    unread = {"members": sweep.method == "grid", "rungs": sweep.method != "halving", "keep": sweep.method != "halving"}
+    for name in (name for name, left in unread.items() if left and getattr(sweep, name) is not None):
+        value = getattr(sweep, name)
+        raise ValueError(f"sweep.{name} is {value}, which sweep.method {sweep.method} does not read; leave it out")
     for key, of_key in (sweep.parameters or {}).items():
         if key not in TRACED:
             raise ValueError(

@@ -11,6 +11,8 @@ import numpy as np
 from jaxppo.config import Config, validate_config
 from jaxppo.config.sweep import DRAWN_MEMBERS, GRID_POINTS, MOST_MEMBERS, RangeConfig
 from jaxppo.errors import ConfigError
+from jaxppo.run.setup import step_budget
+from jaxppo.sweep.halving import make_rungs
 from jaxppo.training.hyperparameters import with_values
 
 SEEDS_END = 2**31
@@ -106,5 +108,9 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"sweep has {n} combinations of {keys.seeds} seeds: {n * keys.seeds} agents; at most {MOST_MEMBERS}"
         )
+    if keys.method == "halving":
+        steps = config.ppo.paths * config.ppo.portfolios * config.ppo.chunk
+        n_iterations = -(-(step_budget(config) or 0) // steps)
+        make_rungs(keys, n, n_iterations, min(config.training.evaluate_every, n_iterations))
     for values in combinations(config):
         member_config(config, values, config.seed)

@@ -47,18 +47,23 @@ def choose(agents: Sequence[Agent]) -> Chosen:
     groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
     for place, agent in enumerate(agents):
         groups.setdefault(tuple(agent.values.items()), []).append(place)
+    places = max(groups.values(), key=lambda places: mean_score([agents[place] for place in places]))
+    place = max(places, key=lambda place: _score(agents[place]))
+    return Chosen(place, dict(agents[place].values), mean_score([agents[place] for place in places])[0])
 
-    def score(place: int) -> float:
-        found = agents[place].best_score
-        return -math.inf if found is None else found
 
-    def mean(places: list[int]) -> tuple[float, float]:
-        each = [score(place) for place in places]
-        return sum(each) / len(each), max(each)  # of several that lost a seed, the one with the best agent
+def mean_score(agents: Sequence[Agent]) -> tuple[float, float]:
+    """What agents with the same values are ranked by: their mean best score on validation, then the highest of them.
 
-    places = max(groups.values(), key=mean)
-    place = max(places, key=score)
-    return Chosen(place, dict(agents[place].values), mean(places)[0])
+    Args:
+      agents: one of each seed; without a score an agent counts as minus infinity.
+    """
+    each = [_score(agent) for agent in agents]
+    return sum(each) / len(each), max(each)
+
+
+def _score(agent: Agent) -> float:
+    return -math.inf if agent.best_score is None else agent.best_score
 
 
 def member_table(agents: Sequence[Agent], chosen: Chosen) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.setup import Setup
 from jaxppo.run.start import check_start
 from jaxppo.run.trials import Trial
+from jaxppo.sweep.halving import DROPPED, train_by_halving
 from jaxppo.sweep.members import check, combinations, member_config
 from jaxppo.sweep.results import Chosen, choose, member_table
 from jaxppo.sweep.section import section, sentence
@@ -41,7 +43,10 @@ from jaxppo.training.experiment import learned_from
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward.job import Agent, FoldParams, Job
 from jaxppo.walk_forward.prepare import restarted
-from jaxppo.walk_forward.training import Programs, compile_job, train_agents
+from jaxppo.walk_forward.programs import Programs, compile_job
+from jaxppo.walk_forward.training import train_agents
+
+BATCH_KEY = "sweep.batch_size"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -127,8 +132,7 @@ def sweep(
         job = Job(setup, *where, seeds, folder, values=combinations(config), tolerant=True)
         if progress:
             print(f"{len(job.values)} combinations x {len(seeds)} seeds are compiled", file=sys.stderr)
-        key = "sweep.batch_size"
-        programs = compile_job(job, devices, config.sweep.batch_size, exactly=resume, batch_key=key)
+        programs = compile_job(job, devices, config.sweep.batch_size, exactly=resume, batch_key=BATCH_KEY)
         job = dataclasses.replace(job, setup=_settled(setup, config, programs.size))
         if not begun:
             data = {**run_folder.data_report(market), "learned_from": learned_from(setup)}
@@ -159,14 +163,23 @@ def _train_and_test(job: Job, programs: Programs, loggers: Loggers, progress: bo
         record_trials(folder, [(trial(agent, iteration, returns), returns) for agent, returns in evaluated])
 
     with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
-        trained = train_agents(job, programs, record, stop, progress)
+        if setup.config.sweep.method == "halving":
+            trained = train_by_halving(job, programs, partial(_compiled, programs), record, stop, progress)
+        else:
+            trained = train_agents(job, programs, record, stop, progress)
     if trained is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
         return Sweep(folder, pd.DataFrame(), None, "", stop[0])
-    agents, nets, _, seconds = trained
+    agents, nets, _, _, seconds = trained
     chosen = choose(agents)
     net = jax.tree.map(lambda x: x[chosen.place], nets)
     return _finish(job, programs, agents, chosen, net, seconds, loggers)
+
+
+def _compiled(first: Programs, part: Job) -> Programs:
+    """Programs of a part of the agents, on the devices of those of all, at most as many at a time."""
+    devices = list(first.population.sharding.mesh.devices.flat)[: len(part.agents)]
+    return compile_job(part, devices, first.size, batch_key=BATCH_KEY)
 
 
 def _key(values: dict[str, float]) -> tuple[tuple[str, float], ...]:
@@ -222,8 +235,9 @@ def _finish(
     metadata.pop("kind", None)
     run_folder.write_config(folder, config)
     run_folder.write_metadata(folder, {**metadata, "seed": agent.seed, "sweep": found}, finished=True)
-    for left in (folder / "checkpoints").glob("agents-*"):
-        shutil.rmtree(left)
+    for left in (folder / "checkpoints").iterdir():
+        if left.name != "best":
+            shutil.rmtree(left)
     loggers.finish(summary, folder / "report.html", curves)
     return Sweep(folder, table, summary, f"{sentence(found)}\n{evaluator.describe(summary)}")
 
@@ -240,8 +254,12 @@ def _found(job: Job, agents: Sequence[Agent], chosen: Chosen) -> dict[str, Any]:
         "seed": agents[chosen.place].seed,
         "member": chosen.place,
         "mean_validation_sharpe": chosen.mean_score if np.isfinite(chosen.mean_score) else None,
-        "diverged": sum(agent.stopped is not None and "level" not in agent.stopped for agent in agents),
+        "diverged": sum(_diverged(agent) for agent in agents),
     }
+
+
+def _diverged(agent: Agent) -> bool:
+    return agent.stopped is not None and "level" not in agent.stopped and agent.stopped["limit"] != DROPPED
 
 
 def _training(job: Job, programs: Programs, agents: Sequence[Agent], chosen: Agent, seconds: float) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Job:
       folder: of the walk-forward or sweep; checkpoints are kept in it.
       values: hyper-parameters that agents differ in, by dotted key; each is trained on every fold with every seed.
       tolerant: whether an agent that diverges before it was ever evaluated is given up, instead of ending the job.
+      until: iterations after which agents are looked at, evaluated in any case; None for the whole budget.
     """
 
     setup: Setup
@@ -143,6 +144,7 @@ class Job:
     folder: pathlib.Path
     values: tuple[Mapping[str, float], ...] = ({},)
     tolerant: bool = False
+    until: int | None = None
 
     @property
     def agents(self) -> list[Agent]:
@@ -166,7 +168,8 @@ class Job:
     @property
     def n_iterations(self) -> int:
         """Iterations of each agent."""
-        return -(-self.budget // self.steps)
+        whole = -(-self.budget // self.steps)
+        return whole if self.until is None else min(whole, self.until)
 
     @property
     def every(self) -> int:

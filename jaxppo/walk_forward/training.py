@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,16 @@ from jaxppo.backtest.evaluation import annual_error
 from jaxppo.backtest.ledger import returns_of
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
+from jaxppo.ppo.iteration import TrainState
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.run.memory import check_fits, memory_needed, memory_usable
 from jaxppo.run.progress import Progress
 from jaxppo.run.setup import Setup, first_policy
 from jaxppo.run.start import make_start
 from jaxppo.run.trials import sharpe_of
-from jaxppo.training.hyperparameters import learner_with
 from jaxppo.training.monitor import stop_in, stop_message
 from jaxppo.training.recovery import LostIteration, check_iteration, divergence
 from jaxppo.walk_forward.job import Agent, Job
-from jaxppo.walk_forward.population import Population, make_population
+from jaxppo.walk_forward.programs import Programs
 
 Record = Callable[[int, Sequence[tuple[Agent, np.ndarray]]], None]
 """`(iteration, [(agent, returns [n])])`, called with the returns of checkpoints on their validation."""
@@ -39,90 +38,40 @@ def stopped_text(stopped: dict[str, Any]) -> str:
     return f"diverged in iteration {stopped['iteration']}: {stopped['limit']}; what it was before is traded"
 
 
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """A job, compiled.
+class Trained(NamedTuple):
+    """Agents, and what they were trained to; leading axis agents, on the host.
 
     Attributes:
-      network: encoder and head of all agents.
-      population: its programs.
-      iterate: `population.iterate` for `size` agents.
-      size: agents in a batch.
-      compile_seconds: wall time of compiling.
+      agents: in the order of the job.
+      best: parameters that were best on their validation.
+      untrained: parameters before training.
+      states: states of training after the last iteration.
+      seconds: of training and evaluation, over all resumes.
     """
 
-    network: ActorCritic
-    population: Population
-    iterate: Callable[..., Any]
-    size: int
-    compile_seconds: float
+    agents: list[Agent]
+    best: Params
+    untrained: Params
+    states: TrainState
+    seconds: float
 
-
-def compile_job(
-    job: Job,
-    devices: Sequence[jax.Device],
-    most: int | None,
-    *,
-    exactly: bool = False,
-    batch_key: str = "walk_forward.batch_size",
-) -> Programs:
-    """Compiles a job for batches of as many agents as fit the memory, all of them if possible.
-
-    Args:
-      job: what is trained.
-      devices: to spread the agents over.
-      most: agents in a batch at most; None leaves it to the memory.
-      exactly: batches of `most` agents, whatever the memory, on as many devices as divide them.
-      batch_key: key of the configuration that makes batches smaller, for messages.
-    """
-    n_agents, began = len(job.agents), time.monotonic()
-    if most is None:
-        devices = devices[:n_agents]
-        most = n_agents + len(devices) - 1
-    elif exactly:
-        devices = devices[: max(n for n in range(1, len(devices) + 1) if most % n == 0)]
-    else:
-        devices = devices[:most]
-    network, net = first_policy(job.setup)
-    population = make_population(
-        job, network, lambda values: learner_with(job.setup, network, values, devices[0]), devices
-    )
-    # What a program needs is known once it is compiled: the batch shrinks until it fits, but never below the devices.
-    while True:
-        size = most if exactly else batch_size(n_agents, most, len(devices))
-        params = job.params[[0] * size]
-        nets = jax.tree.map(lambda x, size=size: jnp.broadcast_to(x, (size, *x.shape)), net)
-        states = jax.eval_shape(population.start, nets, jnp.zeros(size, jnp.uint32), params)
-        values = {key: jax.ShapeDtypeStruct((size,), jnp.float32) for key in job.values[0]}
-        placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=population.sharding), (states, values)
-        )
-        compiled = population.iterate.lower(placed[0], params, placed[1], jnp.int32(0), jnp.int32(1)).compile()
-        needed = memory_needed(compiled)
-        share = memory_usable(devices) / needed
-        if exactly or share >= 1.0 or size == len(devices):
-            smaller = f"{batch_key}, ppo.micro_batch, ppo.paths, ppo.chunk or policy.width"
-            check_fits(needed, f"an iteration of {size} agents", smaller, devices)
-            return Programs(network, population, compiled, size, time.monotonic() - began)
-        most = max(int(size * share), len(devices))
-
-
-def batch_size(n_agents: int, most: int, n_devices: int) -> int:
-    """Size of a batch where as few as possible, of equal size, hold all agents.
-
-    Args:
-      n_agents: agents of the job.
-      most: agents in a batch at most, >= `n_devices`.
-      n_devices: that the size is a multiple of.
-    """
-    largest = most // n_devices * n_devices
-    n_batches = -(-n_agents // largest)
-    return -(-n_agents // (n_batches * n_devices)) * n_devices
+    def at(self, places: Sequence[int]) -> Trained:
+        """Some of the agents."""
+        chosen = np.asarray(places)
+        best, untrained, states = jax.tree.map(lambda x: x[chosen], (self.best, self.untrained, self.states))
+        return Trained([self.agents[place] for place in places], best, untrained, states, self.seconds)
 
 
 def train_agents(
-    job: Job, programs: Programs, record: Record, stop: Sequence[int], progress: bool
-) -> tuple[list[Agent], Params, Params, float] | None:
+    job: Job,
+    programs: Programs,
+    record: Record,
+    stop: Sequence[int],
+    progress: bool,
+    *,
+    begun: Trained | None = None,
+    name: str = "agents",
+) -> Trained | None:
     """Trains all agents, or goes on after an interruption.
 
     The budget, the schedules and the moments of validation are those of `jaxppo.train`: an agent learns what a single
@@ -130,28 +79,30 @@ def train_agents(
 
     Args:
       job: what is trained.
-      programs: from `compile_job`.
+      programs: from `jaxppo.walk_forward.programs.compile_job`.
       record: called at each evaluation on a validation.
       stop: not empty once training is to be interrupted; what is done is saved.
       progress: report progress on stderr.
+      begun: the agents of the job after some iterations, to be trained on; None for untrained ones.
+      name: of the checkpoints.
 
     Returns:
-      The agents, for each the parameters that were best on its validation and those before training, `[agents, ...]` on
-      the host, and the seconds of training over all resumes; None if interrupted.
+      The agents; None if interrupted.
 
     Raises:
       ConfigError: training of an agent diverges before its first evaluation.
     """
-    everyone, size = job.agents, programs.size
+    everyone, size = job.agents if begun is None else begun.agents, programs.size
     bar = Progress(len(everyone) * job.n_iterations * job.steps, None, progress)
     bar.announce("training")
     trained, seconds = [], 0.0
-    best: list[Params] = []
-    first: list[Params] = []
+    parts: list[Any] = []
     try:
         for start in range(0, len(everyone), size):
-            checkpoints = Checkpoints(job.folder / "checkpoints" / f"agents-{start}", 1)
-            batch = _Batch(job, programs, everyone[start : start + size], checkpoints)
+            checkpoints = Checkpoints(job.folder / "checkpoints" / f"{name}-{start}", 1)
+            agents = everyone[start : start + size]
+            part = None if begun is None else begun.at(range(start, start + len(agents)))
+            batch = _Batch(job, programs, agents, checkpoints, part)
             try:
                 for iteration in batch.train(record):
                     batch.save_if_due(iteration, bool(stop))
@@ -163,12 +114,12 @@ def train_agents(
             trained += batch.agents
             seconds += batch.seconds
             n_real = len(batch.agents)
-            for each, nets in ((best, batch.best), (first, batch.untrained)):
-                each.append(jax.tree.map(lambda x, n=n_real: np.asarray(x)[:n], nets))
+            arrays = jax.device_get((batch.best, batch.untrained, batch.state))
+            parts.append(jax.tree.map(lambda x, n=n_real: x[:n], arrays))
     finally:
         bar.close()
-    joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *each) for each in (best, first)]
-    return trained, joined[0], joined[1], seconds
+    best, untrained, states = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    return Trained(trained, best, untrained, states, seconds)
 
 
 class _Batch:
@@ -181,7 +132,14 @@ class _Batch:
       seconds: of training and evaluation, over all resumes.
     """
 
-    def __init__(self, job: Job, programs: Programs, agents: list[Agent], checkpoints: Checkpoints):
+    def __init__(
+        self,
+        job: Job,
+        programs: Programs,
+        agents: list[Agent],
+        checkpoints: Checkpoints,
+        begun: Trained | None = None,
+    ):
         self.job, self.programs, self.agents, self.checkpoints = job, programs, agents, checkpoints
         # The program is compiled for a fixed number of agents: the last batch is filled with copies of its last agent.
         every = [*agents, *[agents[-1]] * (programs.size - len(agents))]
@@ -195,6 +153,10 @@ class _Batch:
         self.state = programs.population.start(net, self._placed(seeds), self.params)
         self.untrained, self.best = jax.device_get(net), jax.tree.map(jnp.copy, net)
         self.iteration, self.seconds = 0, 0.0
+        if begun is not None:
+            fill = [*range(len(agents)), *[len(agents) - 1] * (programs.size - len(agents))]
+            self.best, self.untrained, self.state = self._placed(begun.at(fill)[1:4])
+            self.iteration = int(np.max(begun.states.iteration))
         if checkpoints.latest is not None:
             saved, host = checkpoints.restore_newest({"state": self.state, "best": self.best})
             self.state, self.best = self._placed(saved["state"]), self._placed(saved["best"])

@@ -49,8 +49,9 @@ from jaxppo.walk_forward.gate import fold_ships, gate_figures
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.plan import Plan
 from jaxppo.walk_forward.prepare import check, prepare, restarted, seeds_of, settled
+from jaxppo.walk_forward.programs import Programs, compile_job
 from jaxppo.walk_forward.section import SCHEMES, gate_line, gate_section, section
-from jaxppo.walk_forward.training import Programs, compile_job, stopped_text, train_agents
+from jaxppo.walk_forward.training import stopped_text, train_agents
 
 MOST_LINES = 20
 """Lines of results that `repr` shows."""
@@ -178,7 +179,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, loggers: Loggers, 
     if trained is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
         return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "", stop[0])
-    agents, nets, untrained, seconds = trained
+    agents, nets, untrained, _, seconds = trained
     for agent in agents:
         if agent.stopped:
             print(f"fold {agent.fold}, seed {agent.seed}: {stopped_text(agent.stopped)}", file=sys.stderr)

@@ -41,21 +41,6 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("sweeps")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Sweeps of as many agents share a program: they differ in their folder alone."""
-    make, known = sweeping.compile_job, {}
-
-    def compile_job(job, *arguments, **options):
-        if len(job.agents) not in known:
-            known[len(job.agents)] = make(job, *arguments, **options)
-        return known[len(job.agents)]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeping, "compile_job", compile_job)
-        yield
-
-
 @pytest.fixture(scope="module")
 def whole(workplace):
     """Two learning rates with two seeds each."""
@@ -268,9 +253,8 @@ def test_a_finished_sweep_is_not_trained_on(whole):
 # Interruptions and the command.
 
 
-def test_an_interrupted_sweep_goes_on_to_the_same_numbers(whole, workplace, monkeypatch):
+def test_an_interrupted_sweep_goes_on_to_the_same_numbers(whole, workplace, stops, monkeypatch):
     folder = workplace / "interrupted" / "sweep"
-    stops = []
 
     class Stopping(training._Batch):
         def save_if_due(self, iteration, stopping):
@@ -278,21 +262,11 @@ def test_an_interrupted_sweep_goes_on_to_the_same_numbers(whole, workplace, monk
                 stops.append(2)
             super().save_if_due(iteration, bool(stops))
 
-    class Given:
-        def __init__(self, saying):
-            pass
-
-        def __enter__(self):
-            return stops
-
-        def __exit__(self, *_):
-            return None
-
     monkeypatch.setattr(training, "_Batch", Stopping)
-    monkeypatch.setattr(sweeping, "stop_requested", Given)
     first = sweep(of(**KEYS), output=folder, market=market_of(), progress=False)
     assert (first.summary, first.signal) == (None, 2)
-    monkeypatch.undo()
+    monkeypatch.setattr(training, "_Batch", Stopping.__base__)
+    stops.clear()
     with pytest.raises(ConfigError, match=r"the folder of a sweep; finish it with scripts/sweep.py --resume --output"):
         load_run(folder, market=market_of())
     with pytest.raises(ConfigError, match=r"sweep.seeds is 3 but the sweep was started with 2"):

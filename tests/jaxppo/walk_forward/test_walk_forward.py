@@ -26,7 +26,7 @@ from jaxppo.run import trials
 from jaxppo.run.saved import load_run
 from jaxppo.run.setup import first_policy
 from jaxppo.statistics import drawdowns
-from jaxppo.walk_forward import load_fold, make_plan, training, walk, walk_forward
+from jaxppo.walk_forward import load_fold, make_plan, programs, training, walk, walk_forward
 from jaxppo.walk_forward.concatenated import Lineup, concatenated_ledgers
 from jaxppo.walk_forward.job import Agent, Job
 from jaxppo.walk_forward.prepare import prepare, restarted
@@ -301,13 +301,13 @@ class _Given:
 @pytest.mark.slow
 def test_batches_shrink_until_they_fit_the_memory(workplace, monkeypatch):
     needs = iter([10.0, 5.0])
-    monkeypatch.setattr(training, "memory_usable", lambda devices: 5.0)
-    monkeypatch.setattr(training, "memory_needed", lambda compiled: next(needs))
+    monkeypatch.setattr(programs, "memory_usable", lambda devices: 5.0)
+    monkeypatch.setattr(programs, "memory_needed", lambda compiled: next(needs))
     plan, setup, params = prepare(wf_config(), market_of())
     first = tuple(fold.validation.first for fold in plan.folds)
     job = Job(setup, params, first, plan.folds[0].validation.n_bars, (7, 8), workplace / "memory")
-    assert training.compile_job(job, jax.devices()[:1], None).size == 3
-    assert [training.batch_size(n, most, d) for n, most, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
+    assert programs.compile_job(job, jax.devices()[:1], None).size == 3
+    assert [programs.batch_size(n, most, d) for n, most, d in ((10, 13, 4), (10, 7, 2), (5, 4, 4))] == [12, 6, 4]
 
 
 @pytest.mark.slow
