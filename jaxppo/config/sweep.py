@@ -23,6 +23,8 @@ DRAWN_MEMBERS = 16
 """Drawn combinations of values, where the configuration does not say how many."""
 RUNGS, KEPT = 3, 0.5
 """Rungs of successive halving, and the share that each leaves, where the configuration does not say."""
+LEFT_ALONE = 0.75
+"""Share of the agents that population based training leaves alone at a rung, where the configuration does not say."""
 MOST_MEMBERS = 4096
 """Agents of a sweep at most."""
 
@@ -64,16 +66,16 @@ class SweepConfig(Keys):
 
     parameters: dict[str, RangeConfig] | None = None
     """Key -> its values, such as `{ppo.learning_rate: {log: [1e-4, 1e-2], n: 8}}`; absent: only seeds differ."""
-    method: Literal["grid", "random", "halving"] = "grid"
-    """Every combination of the values, combinations drawn at random, or drawn ones of which the better part is trained
-    on at every rung."""
+    method: Literal["grid", "random", "halving", "pbt"] = "grid"
+    """Every combination of the values, or combinations drawn at random: with halving the better part of them is trained
+    on at every rung, with pbt the worst go on there from states of the best, with other values."""
     members: Few | None = None
     """Not for grid: combinations that are drawn; absent: 16."""
     rungs: Annotated[int, Field(ge=2, le=16)] | None = None
-    """Halving: times that agents are compared, the last one after the whole budget; absent: 3."""
+    """Halving and pbt: times that agents are compared, the last one after the whole budget; absent: 3."""
     keep: OpenFraction | None = None
     """Halving: share of the combinations that goes on after a rung, and of the next rung's budget that has been spent
-    by then; absent: 0.5."""
+    by then; absent: 0.5. Pbt: share of the agents that is left alone at a rung; absent: 0.75."""
     seeds: BoundedInt = 1
     """Agents for each combination, of seeds `seed`, `seed + 1`, ..."""
     batch_size: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None = None
@@ -108,7 +110,8 @@ def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment
     """
     if sweep != SweepConfig() and environment != "trading":
         raise ValueError(f"sweep is given, but env.name is {environment!r}; the agents of a sweep trade: leave it out")
-    unread = {"members": sweep.method == "grid", "rungs": sweep.method != "halving", "keep": sweep.method != "halving"}
+    in_rungs = sweep.method in ("halving", "pbt")
+    unread = {"members": sweep.method == "grid", "rungs": not in_rungs, "keep": not in_rungs}
     for name in (name for name, left in unread.items() if left and getattr(sweep, name) is not None):
         value = getattr(sweep, name)
         raise ValueError(f"sweep.{name} is {value}, which sweep.method {sweep.method} does not read; leave it out")

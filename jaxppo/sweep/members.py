@@ -13,6 +13,7 @@ from jaxppo.config.sweep import DRAWN_MEMBERS, GRID_POINTS, MOST_MEMBERS, RangeC
 from jaxppo.errors import ConfigError
 from jaxppo.run.setup import step_budget
 from jaxppo.sweep.halving import make_rungs
+from jaxppo.sweep.pbt import even_rungs
 from jaxppo.training.hyperparameters import with_values
 
 SEEDS_END = 2**31
@@ -108,9 +109,14 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"sweep has {n} combinations of {keys.seeds} seeds: {n * keys.seeds} agents; at most {MOST_MEMBERS}"
         )
-    if keys.method == "halving":
+    if keys.method in ("halving", "pbt"):
         steps = config.ppo.paths * config.ppo.portfolios * config.ppo.chunk
         n_iterations = -(-(step_budget(config) or 0) // steps)
-        make_rungs(keys, n, n_iterations, min(config.training.evaluate_every, n_iterations))
-    for values in combinations(config):
+        every = min(config.training.evaluate_every, n_iterations)
+        if keys.method == "pbt":
+            even_rungs(keys, n_iterations, every)
+        else:
+            make_rungs(keys, n, n_iterations, every)
+    ends = [{key: end} for key, of_key in (keys.parameters or {}).items() for end in of_key.log or of_key.linear or ()]
+    for values in (*ends, *combinations(config)):
         member_config(config, values, config.seed)

@@ -26,7 +26,7 @@ class Chosen(NamedTuple):
     mean_score: float
 
 
-def choose(agents: Sequence[Agent]) -> Chosen:
+def choose(agents: Sequence[Agent], *, alone: bool = False) -> Chosen:
     """The best seed of the values whose agents have the best mean score on validation.
 
     A mean over seeds says more of the values than their luckiest seed. Values of which an agent diverged before it was
@@ -34,6 +34,7 @@ def choose(agents: Sequence[Agent]) -> Chosen:
 
     Args:
       agents: all of a sweep.
+      alone: whether every agent stands for itself, as where values change while it is trained.
 
     Raises:
       ConfigError: every agent diverged before it was evaluated.
@@ -44,9 +45,9 @@ def choose(agents: Sequence[Agent]) -> Chosen:
             f"training diverged for every agent of the sweep, the first in iteration {found['iteration']}: "
             f"{found['limit']}; try a smaller ppo.learning_rate"
         )
-    groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for place, agent in enumerate(agents):
-        groups.setdefault(tuple(agent.values.items()), []).append(place)
+        groups.setdefault(place if alone else tuple(agent.values.items()), []).append(place)
     places = max(groups.values(), key=lambda places: mean_score([agents[place] for place in places]))
     place = max(places, key=lambda place: _score(agents[place]))
     return Chosen(place, dict(agents[place].values), mean_score([agents[place] for place in places])[0])

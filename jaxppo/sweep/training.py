@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +21,6 @@ from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
-from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import build, on_one_device
 from jaxppo.run.checkpoints import Checkpoints
@@ -35,6 +34,7 @@ from jaxppo.run.start import check_start
 from jaxppo.run.trials import Trial
 from jaxppo.sweep.halving import DROPPED, train_by_halving
 from jaxppo.sweep.members import check, combinations, member_config
+from jaxppo.sweep.pbt import train_by_exchange
 from jaxppo.sweep.results import Chosen, choose, member_table
 from jaxppo.sweep.section import section, sentence
 from jaxppo.tracking import LoggedRun, Logger, Loggers, make_loggers
@@ -44,7 +44,7 @@ from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward.job import Agent, FoldParams, Job
 from jaxppo.walk_forward.prepare import restarted
 from jaxppo.walk_forward.programs import Programs, compile_job
-from jaxppo.walk_forward.training import train_agents
+from jaxppo.walk_forward.training import Record, Trained, train_agents
 
 BATCH_KEY = "sweep.batch_size"
 
@@ -153,27 +153,40 @@ def _settled(setup: Setup, config: Config, batch_size: int) -> Setup:
 
 def _train_and_test(job: Job, programs: Programs, loggers: Loggers, progress: bool) -> Sweep:
     """Trains the agents, unless a signal interrupts it, then chooses one, tests it and writes everything."""
-    setup, folder, hashes = job.setup, job.folder, _hashes(job)
+    setup, folder = job.setup, job.folder
+
+    @functools.cache
+    def content(values: tuple[tuple[str, float], ...], seed: int) -> str:
+        config = member_config(setup.config, dict(values), seed)
+        return configuration_hash(dataclasses.replace(setup, config=config))
 
     def trial(agent: Agent, iteration: int, returns: np.ndarray) -> Trial:
-        content = hashes[_key(agent.values), agent.seed]
-        return trial_of(setup, folder, iteration, "validation", returns, content, seed=agent.seed)
+        own = content(tuple(agent.values.items()), agent.seed)
+        return trial_of(setup, folder, iteration, "validation", returns, own, seed=agent.seed)
 
     def record(iteration: int, evaluated: Sequence[tuple[Agent, np.ndarray]]) -> None:
         record_trials(folder, [(trial(agent, iteration, returns), returns) for agent, returns in evaluated])
 
     with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
-        if setup.config.sweep.method == "halving":
-            trained = train_by_halving(job, programs, partial(_compiled, programs), record, stop, progress)
-        else:
-            trained = train_agents(job, programs, record, stop, progress)
-    if trained is None:
+        found = _trained(job, programs, record, stop, progress)
+    if found is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
         return Sweep(folder, pd.DataFrame(), None, "", stop[0])
-    agents, nets, _, _, seconds = trained
-    chosen = choose(agents)
-    net = jax.tree.map(lambda x: x[chosen.place], nets)
-    return _finish(job, programs, agents, chosen, net, seconds, loggers)
+    return _finish(job, programs, *found, loggers)
+
+
+def _trained(
+    job: Job, programs: Programs, record: Record, stop: Sequence[int], progress: bool
+) -> tuple[Trained, list[dict[str, Any]]] | None:
+    """All agents by the method of the sweep, and what happened at the rungs of an exchange; None if interrupted."""
+    method = job.setup.config.sweep.method
+    if method == "pbt":
+        return train_by_exchange(job, programs, record, stop, progress)
+    if method == "halving":
+        trained = train_by_halving(job, programs, functools.partial(_compiled, programs), record, stop, progress)
+    else:
+        trained = train_agents(job, programs, record, stop, progress)
+    return None if trained is None else (trained, [])
 
 
 def _compiled(first: Programs, part: Job) -> Programs:
@@ -182,32 +195,17 @@ def _compiled(first: Programs, part: Job) -> Programs:
     return compile_job(part, devices, first.size, batch_key=BATCH_KEY)
 
 
-def _key(values: dict[str, float]) -> tuple[tuple[str, float], ...]:
-    return tuple(values.items())
-
-
-def _hashes(job: Job) -> dict[tuple[Any, int], str]:
-    """`configuration_hash` of the agents, by their values and seed."""
-    config = job.setup.config
-    return {
-        (_key(agent.values), agent.seed): configuration_hash(
-            dataclasses.replace(job.setup, config=member_config(config, agent.values, agent.seed))
-        )
-        for agent in job.agents
-    }
-
-
 def _finish(
     job: Job,
     programs: Programs,
-    agents: Sequence[Agent],
-    chosen: Chosen,
-    net: Params,
-    seconds: float,
+    trained: Trained,
+    rungs: list[dict[str, Any]],
     loggers: Loggers,
 ) -> Sweep:
-    """Tests the chosen agent, and makes the folder a run folder of it."""
-    folder, agent = job.folder, agents[chosen.place]
+    """Chooses an agent, tests it, and makes the folder a run folder of it."""
+    folder, agents = job.folder, trained.agents
+    chosen = choose(agents, alone=job.setup.config.sweep.method == "pbt")
+    agent, net = agents[chosen.place], jax.tree.map(lambda x: x[chosen.place], trained.best)
     config = member_config(job.setup.config, chosen.values, agent.seed)
     setup = dataclasses.replace(job.setup, config=config)
     table, found = member_table(agents, chosen), _found(job, agents, chosen)
@@ -215,7 +213,7 @@ def _finish(
     evaluator = backtest_evaluator(setup, programs.network, {"Sweep": text})
     validation = {"best_iteration": agent.best_iteration, "best_sharpe": agent.score, "evaluations": agent.evaluations}
     summary: dict[str, Any] = {
-        "train": _training(job, programs, agents, agent, seconds),
+        "train": _training(job, programs, agents, agent, trained.seconds),
         "validation": validation,
         "sweep": found,
     }
@@ -229,7 +227,8 @@ def _finish(
     summary |= evaluator.finish(net, summary, agent.rows, folder)
     curves = summary.pop("curves", None)
     table.to_csv(folder / "sweep.csv", index=False)
-    write_text(folder / "sweep.json", json.dumps({**found, "members": _as_json(table)}, indent=2) + "\n")
+    listed = {**found, **({"rungs": rungs} if rungs else {}), "members": _as_json(table)}
+    write_text(folder / "sweep.json", json.dumps(listed, indent=2) + "\n")
     write_json(folder / "summary.json", summary)
     metadata = run_folder.read_metadata(folder)
     metadata.pop("kind", None)
