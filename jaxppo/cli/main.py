@@ -35,6 +35,7 @@ COMMANDS = (
     Command("backtest", "train and validate", "repeat the test of a run, also at other costs or on other prices"),
     Command("monte-carlo", "train and validate", "trade a run on many drawn markets"),
     Command("walk-forward", "train and validate", "train anew for every fold and trade what follows it"),
+    Command("sweep", "train and validate", "try values of hyper-parameters and test the best agent once"),
     Command("trade", "trade", "orders of the last close; paper and live trading"),
     Command("export", "trade", "write what of a run trades as files that need no trainer"),
     Command("models", "trade", "keep versions of models, compare and promote them"),

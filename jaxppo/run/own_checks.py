@@ -13,7 +13,8 @@ import numpy as np
 from jaxppo.config import Config
 from jaxppo.config.items import OWN
 from jaxppo.config.own import is_own, own_names
-from jaxppo.envs.execution.costs import Costs, pack_bars, unpack_bar
+from jaxppo.envs.execution.bars import pack_bars, unpack_bar
+from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.limits import Limits
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
 from jaxppo.envs.market.market_data import MarketData, slice_bars
@@ -198,7 +199,12 @@ class _Tried:
     def costs(self, label: str, costs: Costs) -> None:
         """A function of fills: what purchases and sales of a unit of cash cost at every bar."""
         market = self._view.market
-        table = pack_bars(market, conditions=costs.conditions, regimes=self._view.regimes)[self._first :]
+        table = pack_bars(
+            market,
+            conditions=costs.conditions,
+            regimes=self._view.regimes,
+            ranges=not isinstance(costs.exits, tuple),
+        )[self._first :]
 
         def paid(row: jax.Array, sign: float) -> jax.Array:
             bar = unpack_bar(row)

@@ -12,7 +12,7 @@ from tiny_run import assert_trees_equal, command, prices, snapshot, tiny_config,
 import jaxppo
 from jaxppo import envs
 from jaxppo.cli.command import run
-from jaxppo.cli.sweep import main
+from jaxppo.cli.commands.sweep import main
 from jaxppo.errors import ConfigError
 from jaxppo.run import trials
 from jaxppo.run.saved import load_run
