@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxppo.config import Config
     from jaxppo.envs.market.market_data import MarketData
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 MOST_WARNINGS = 10
 
 
@@ -83,7 +83,6 @@ def check_start(name: str, config: Config, market: MarketData | None) -> Finding
     except UserError as error:
         return Finding("fix", "config", str(error))
     where = f"{len(found.devices)} x {found.devices[0].platform}"
-    text = (
-        f"{name}: {found.n_parameters:,} parameters on {where}; an iteration takes about {found.memory / GIB:.2f} GiB"
-    )
+    size = f"{found.memory / MIB:,.0f} MiB" if found.memory < GIB else f"{found.memory / GIB:,.1f} GiB"
+    text = f"{name}: {found.n_parameters:,} parameters on {where}; an iteration takes about {size} of memory"
     return Finding("ok", "config", text)

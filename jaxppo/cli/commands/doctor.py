@@ -22,6 +22,9 @@ def main(arguments: Sequence[str]) -> None:
     known, overrides = parser.parse_known_args(arguments)
     if overrides and known.config is None:
         parser.error(f"{overrides[0]}: keys need --config")
+    for name in ("data", "output"):
+        if getattr(known, name) == "":  # as of an unset variable of a shell
+            parser.error(f"--{name} is empty")
     fixes = []
     for finding in _findings(known.config, known.data, known.output, overrides):
         print(finding, flush=True)

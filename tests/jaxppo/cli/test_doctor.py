@@ -166,7 +166,7 @@ def test_a_whole_call(workplace, capsys):
     ]
     assert found[-1] == ("ok", "config")
     assert "prices.csv: 2 asset(s) x 420 bars, 2015-01-01 to 2016-08-10" in out
-    assert "tiny.yaml: " in out
+    assert re.search(r"tiny\.yaml: [\d,]+ parameters on \d x cpu; an iteration takes about \d+ MiB of memory", out)
     assert out.endswith("nothing has to be fixed\n")
     assert "error" not in err
     assert sorted(path.name for path in workplace.iterdir()) == ["prices.csv", "tiny.yaml"], "nothing is written"
@@ -193,6 +193,12 @@ def test_what_must_be_fixed(arguments, about, needles, workplace, capsys):
     line = next(line for line in out.splitlines() if line.startswith("fix"))
     assert all(needle in line for needle in needles), line
     assert err.splitlines()[-1] == f"error: 1 to fix: {about}"
+
+
+@pytest.mark.parametrize("option", ["--data", "--output"])
+def test_an_empty_option_is_one_line(option, capsys):
+    assert main(["doctor", option, ""]) == 2
+    assert capsys.readouterr() == ("", f"error: {option} is empty; see jaxppo doctor --help\n")
 
 
 def test_keys_need_a_configuration(capsys):
