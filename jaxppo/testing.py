@@ -48,9 +48,13 @@ def check_causal(
     Example:
       >>> from jaxppo.testing import check_causal
       >>> check_causal(lambda market: market.close / market.open - 1.0)
-      >>> check_causal(lambda market: market.close / market.close.mean(axis=0))
-      Traceback (most recent call last):
-      LooksAhead: jaxppo.testing:<lambda> looks ahead: at bar 0 its value of asset 0 changes from ... later bars do
+      >>> def relative(market):
+      ...     return market.close / market.close.mean(axis=0, keepdims=True)
+      >>> try:
+      ...     check_causal(relative)
+      ... except AssertionError as error:
+      ...     print(str(error).partition(" its value")[0])
+      jaxppo.testing:relative looks ahead: at bar 0
 
     Args:
       own: `module:function`, a function, or what a factory returns. A feature is a function of the market; the function
