@@ -55,8 +55,7 @@ def build(
       market: its prices.
       split: False for an evaluation of the whole market: the only period is then `test`.
       first: earliest decision bar of that evaluation.
-      periods: `train`, `validation` and `test` in place of those of the configuration; what is fitted is fitted on
-        the first of them alone.
+      periods: `train`, `validation` and `test` in place of those configured; what is fitted sees the first alone.
       devices: to train on, or to compile for where they are not there; None leaves them to the configuration.
 
     Raises:

@@ -38,9 +38,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _show(view: View, shown: list[str]) -> list[str]:
     """Prints a view: in the place of the one before on a terminal, else where it is another."""
-    columns = shutil.get_terminal_size().columns
-    lines = [line[: columns - 1] for line in view.lines]
+    lines = list(view.lines)
     if sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        title, *rest = lines  # a folder and its state: the end says more
+        lines = [title[1 - columns :], *(line[: columns - 1] for line in rest)]
         above = f"\x1b[{len(shown)}F\x1b[J" if shown else ""
         print(above + "\n".join(lines), flush=True)
     elif lines != shown:

@@ -51,7 +51,7 @@ def test_its_code_is_found_where_it_was(run):
     assert (folder / "own_code" / "masks_of_mine.py").read_text() == SOURCE
     assert run_folder.open_folder(folder)[1] == config
     _forget()
-    resumed, _, _ = parse_training("x", ["--resume", "--output", str(folder)], {})
+    resumed, _, _ = parse_training("train", "x", ["--resume", "--output", str(folder)], {})
     assert resumed == config
 
 
