@@ -93,6 +93,9 @@ def register(function: Function | None = None, *, name: str | None = None) -> An
 
     Returns:
       The function itself.
+
+    Raises:
+      ConfigError: Python does not know its source, which a run has to remember.
     """
     if function is None:
         return lambda function: register(function, name=name)
@@ -214,15 +217,21 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def _described(name: str, function: Callable[..., Any], module: Any = None) -> OwnCode:
-    """A function with its source."""
+    """A function with its source.
+
+    Raises:
+      ConfigError: Python knows of none, so that nobody could say later whether it is the same.
+    """
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
         source = ""
     module = sys.modules.get(inspect.unwrap(function).__module__) if module is None else module
-    path = getattr(module, "__file__", None)
-    file = None if path is None or getattr(module, "__name__", "") == "__main__" else pathlib.Path(path).resolve()
+    path = getattr(module, "__file__", None) if getattr(module, "__name__", "") != "__main__" else None
+    file = pathlib.Path(path).resolve() if path is not None and pathlib.Path(path).is_file() else None
     content = source.encode() if file is None else file.read_bytes()
+    if not content:
+        raise ConfigError(f"{name}: Python does not know its source; define it in a file or in a cell of a notebook")
     return OwnCode(name, function, source, file, content)
 
 
@@ -331,9 +340,9 @@ def keep(folder: pathlib.Path, names: Iterable[str]) -> None:
 
 def _kept(code: OwnCode) -> str:
     """Path of the source within `FOLDER`."""
-    module, _, function = code.name.partition(":")
+    module = code.name.partition(":")[0]
     if code.file is None:
-        return f"{function}.py"
+        return f"{code.name.replace(':', '.')}.py"
     path = pathlib.PurePath(*module.split("."))
     return str(path / "__init__.py" if code.file.name == "__init__.py" else path.with_suffix(code.file.suffix))
 

@@ -178,13 +178,20 @@ def test_what_no_module_has_is_registered_and_asked_for(tmp_path, monkeypatch):
     recorded = record(["notebook:inner"])
     assert recorded["notebook:inner"]["file"] is None
     keep(tmp_path, ["notebook:inner"])
-    assert (tmp_path / "own_code" / "inner.py").read_text() == source
+    assert (tmp_path / "own_code" / "notebook.inner.py").read_text() == source
     restore(tmp_path, recorded)
     own_code._registered.clear()
-    with pytest.raises(ConfigError, match=r"own_code/inner.py: define it, with @jaxppo.register\(name='notebook:inner"):
+    with pytest.raises(
+        ConfigError, match=r"own_code/notebook.inner.py: define it, with @jaxppo.register\(name='notebook:inner"
+    ):
         restore(tmp_path, recorded)
     register(cell(source.replace("return market", "return 0")))
-    with pytest.raises(ConfigError, match=r"but the one that is registered has \w{12}; .*its source is .*inner.py"):
+    with pytest.raises(
+        ConfigError, match=r"but the one that is registered has \w{12}; .*its source is .*notebook.inner.py"
+    ):
         restore(tmp_path, recorded)
     register(cell(source))
     restore(tmp_path, recorded)
+    linecache.cache.pop("<cell>")
+    with pytest.raises(ConfigError, match="notebook:inner: Python does not know its source; define it in a file"):
+        register(eval("lambda market: market", {"__name__": "nowhere"}), name="notebook:inner")
