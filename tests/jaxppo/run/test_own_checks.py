@@ -90,6 +90,14 @@ def test_an_own_feature_is_the_column_of_its_values(market, setup):
     assert np.isnan(found[:4, :, -3]).all(), "its warm-up and its lag"
 
 
+def test_equal_names_and_options_are_one_group_so_that_it_compiles_once():
+    one, again = (tiny_config(**WHOLE).features.function_groups for _ in range(2))
+    assert one == again
+    assert hash(one) == hash(again)
+    other = {**WHOLE["features"], "functions": {"slope": {"function": "own_parts:slope", "options": {"span": 4}}}}
+    assert tiny_config(**{**WHOLE, "features": other}).features.function_groups[0].function != one[0].function
+
+
 def test_names_and_options_come_back_from_the_file_of_a_run(tmp_path):
     config = tiny_config(**WHOLE, policy={"base": {"own_parts:half_equal": {"gross": 0.3}}})
     path = tmp_path / "config.yaml"
