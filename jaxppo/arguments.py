@@ -69,7 +69,8 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?
 OWN_NAME = "module:function"
 """What stands for the name of a user's own code."""
 OWN_NAME_PATTERN = r"^[^\W\d][\w.]*:[^\W\d]\w*$"
-OwnName = Annotated[str, Field(pattern=OWN_NAME_PATTERN, max_length=200)]
+LONGEST_OWN_NAME = 200
+OwnName = Annotated[str, Field(pattern=OWN_NAME_PATTERN, max_length=LONGEST_OWN_NAME)]
 
 
 class _CodeOnly:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jaxppo.arguments import OWN_NAME_PATTERN
+from jaxppo.arguments import LONGEST_OWN_NAME, OWN_NAME_PATTERN
 from jaxppo.config.features import FunctionConfig
 from jaxppo.config.items import OwnFunction
 from jaxppo.config.risk import ObjectiveConfig
@@ -27,7 +27,8 @@ NAMING: dict[type[BaseModel], str] = {
 
 def is_own(name: str) -> bool:
     """Whether a text is `module:function`, and not the name of a file that is there."""
-    return re.match(OWN_NAME_PATTERN, name) is not None and not pathlib.Path(name).exists()
+    named = len(name) <= LONGEST_OWN_NAME and re.match(OWN_NAME_PATTERN, name) is not None
+    return named and not pathlib.Path(name).exists()
 
 
 def own_names(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
