@@ -1,14 +1,17 @@
 """A sweep as one program against its agents one after the other: python -m benchmarks.sweep [--rates 64 --seeds 4]
 
-Learning rates x seeds on the AR(1) problem with quadratic costs, whose optimum is known. Both ways train with the same
-program, once for all agents and once for one, whose compilation is not counted. Of the agents one after the other
-`--alone` are measured, between two measurements of all together, and the time of one is their median. What single runs
-take that compile their own program, as runs of different learning rates do, stands beside it.
+Learning rates x seeds on the AR(1) problem with quadratic costs, whose optimum is known. Of the agents one after the
+other `--alone` are measured, between two measurements of all together, and the time of one is their median. It is
+counted in two ways: with the compilation of its program, as for runs of different learning rates, each of which has its
+own; and without, as if all could share one. `load_average` says what else the machine was doing.
+
+JAX_NUM_CPU_DEVICES=2 in the environment spreads the agents over two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from typing import Any
@@ -75,6 +78,7 @@ def main() -> None:
     content = {
         "agents": len(seeds),
         "devices": len(jax.devices()),
+        "load_average": os.getloadavg(),
         "iterations": chosen.iterations,
         "width": chosen.width,
         "ppo": config.model_dump(),

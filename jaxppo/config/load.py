@@ -112,6 +112,7 @@ def load_config(
         tree = copy.deepcopy(dict(source))
     else:
         tree = with_present_keys(_read_yaml(source)) if saved else _read_yaml(find_config(source))
+    tree = _with_parameters(tree)  # before the options, which replace them
     if any(key == f"training.{budget}" for key in options for budget in BUDGETS) and isinstance(
         tree.get("training"), dict
     ):
@@ -140,7 +141,7 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
       ConfigError: unknown key, value of the wrong type or out of range, bad combination.
     """
     filled = _without_empty(tree)
-    filled |= {"sweep": gathered(filled["sweep"])} if "sweep" in filled else {}
+    filled = _with_parameters(filled)
     filled |= {name: written_out(filled[name]) for name in lists() if name in filled}
     try:
         return Config.model_validate_json(json.dumps(filled))
@@ -149,6 +150,11 @@ def validate_config(tree: dict[str, Any], *, source: str = "config", options: Se
     except (TypeError, ValueError) as error:
         problem = f"{source}: {error}; only numbers, text, lists and mappings are allowed"
     raise ConfigError(problem)
+
+
+def _with_parameters(tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree in which dotted keys within `sweep` are gathered in `sweep.parameters`."""
+    return {**tree, "sweep": gathered(tree["sweep"])} if "sweep" in tree else tree
 
 
 def _without_empty(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

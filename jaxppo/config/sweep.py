@@ -118,7 +118,7 @@ def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment
     for key, of_key in (sweep.parameters or {}).items():
         if key not in TRACED:
             raise ValueError(
-                f"sweep.parameters names {key}; allowed: {', '.join(TRACED)}; give others to one sweep each"
+                f"sweep.parameters names {key}; allowed: {', '.join(TRACED)}; one sweep for each value of others"
             )
         if key.startswith("rewards.") and [item.kind for item in rewards].count(key.split(".")[1]) != 1:
             raise ValueError(f"sweep.parameters names {key}, but rewards does not name {key.split('.')[1]} once")

@@ -61,6 +61,15 @@ def test_a_grid_has_every_combination():
     ]
 
 
+def test_an_option_replaces_the_keys_of_the_file():
+    written = {"training": {"steps": 1000}, "sweep": {"ppo.gamma": {"values": [0.9]}, "seeds": 2}}
+    config = jaxppo.load_config(written, ["--sweep.parameters", "{ppo.clip: {values: [0.1, 0.2]}}"])
+    assert combinations(config) == ({"ppo.clip": 0.1}, {"ppo.clip": 0.2})
+    assert config.sweep.seeds == 2
+    assert written["sweep"] == {"ppo.gamma": {"values": [0.9]}, "seeds": 2}
+    assert combinations(jaxppo.load_config(written, ["--sweep.seeds", "3"])) == ({"ppo.gamma": 0.9},)
+
+
 def test_drawn_values_are_those_of_the_seed_and_fill_their_range():
     given = {"ppo.learning_rate": {"log": [1e-4, 1e-2]}, "ppo.gamma": {"linear": [0.9, 1.0]}, "method": "random"}
     given |= {"ppo.clip": {"values": [0.1, 0.3]}, "members": 400}
