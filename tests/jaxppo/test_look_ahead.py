@@ -39,7 +39,7 @@ def test_the_random_market_is_one_with_gaps():
         (rules.trend(lookback=20), {}),
         ("own_parts:shrunk", {"kind": "sizing"}),
     ],
-    ids=str,
+    ids=["name", "function", "of volume", "mask", "factory", "transform", "policy", "rule", "sizing"],
 )
 def test_what_is_causal_passes(own, given):
     check_causal(own, **given)

@@ -200,11 +200,11 @@ def test_an_agent_that_diverges_does_not_end_the_sweep(workplace, monkeypatch):
         check(iteration, {**row, "loss": math.nan} if len(seen) == 1 else row, skipped, ppo)
 
     monkeypatch.setattr(training, "check_iteration", lost)
-    monkeypatch.setattr(sweeping, "_finish", lambda job, programs, agents, chosen, *rest: (agents, chosen))
-    agents, chosen = sweep(of(**KEYS), output=workplace / "lost" / "sweep", market=market_of(), progress=False)
+    monkeypatch.setattr(sweeping, "_finish", lambda job, programs, trained, *rest: trained.agents)
+    agents = sweep(of(**KEYS), output=workplace / "lost" / "sweep", market=market_of(), progress=False)
     assert agents[0].stopped == {"limit": "loss is nan", "iteration": 1}
     assert [agent.evaluations for agent in agents] == [0, EVALUATIONS, EVALUATIONS, EVALUATIONS]
-    assert chosen.values == {"ppo.learning_rate": RATES[1]}
+    assert choose(agents).values == {"ppo.learning_rate": RATES[1]}
     known = trials.read(workplace / "lost" / "trials.jsonl")
     assert len(known) == 3 * EVALUATIONS
 
