@@ -70,7 +70,7 @@ def main() -> None:
     (trained, *_), before = timed(together, *everyone)
     alone, seconds = zip(*(timed(single, *given([i])) for i in some), strict=True)
     _, after = timed(together, *everyone)
-    one, everyones = statistics.median(seconds), min(before, after)
+    one, everyones = statistics.mean(seconds), statistics.mean((before, after))
     percents = np.array([score(jax.tree.map(lambda x, i=i: x[i], trained))["percent"] for i in range(len(seeds))])
     singles = [score(jax.tree.map(lambda x: x[0], net))["percent"] for net, *_ in alone]
     by_rate = percents.reshape(chosen.rates, chosen.seeds).mean(axis=1)

@@ -6,8 +6,8 @@ An exit is checked in every bar that a position lives through, the one in which 
 2. inside the bar, at the exit price, if the low or the high reaches it. Which of the two came first is not known, so
    the stop counts first.
 
-What the bar cannot absorb goes on at the next open, whatever the price has done. Orders of an asset that was closed so
-are refused for `wait` bars, at which positions are neither opened nor added to.
+What the bar cannot absorb goes on at the next open, whatever the price has done. An exit cancels what is on order of
+its asset; from the close of the bar in which the last of the position went, nothing of it is ordered at `wait` closes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Exits(struct.PyTreeNode):
       stop_loss: below the entry price of a long position, above that of a short one, in (0, 1).
       take_profit: above it, or below, > 0; a short position needs less than 1.
       trailing_stop: below the highest close since the entry, or above the lowest, in (0, 1); the entry price counts.
-      wait: `[]` bars after an exit at whose close nothing of the asset is ordered.
+      wait: `[]` closes, from that of the bar in which an exit has closed all of a position, at which nothing of the
+        asset is ordered.
     """
 
     stop_loss: Any
@@ -45,7 +46,8 @@ class Guard(struct.PyTreeNode):
     Attributes:
       entry: `[A]` mean price at which the position was built, before costs.
       best: `[A]` best price since: the entry price, or a close.
-      blocked: `[A]` bars at whose close nothing of the asset is ordered; a position that is left is being closed.
+      blocked: `[A]` closes, the present one included, at which nothing of the asset is ordered; a position that is left
+        is being closed.
     """
 
     entry: jax.Array
@@ -83,7 +85,7 @@ def make_exits(
         never).
       take_profit: gain at which it is closed, likewise.
       trailing_stop: fall from the best close since the entry at which it is closed, fraction of that close, likewise.
-      wait: bars after an exit at whose close nothing of the asset is ordered.
+      wait: closes, from that of the bar of an exit on, at which nothing of the asset is ordered.
       symbols: of the market's assets, in order, for values by symbol.
 
     Raises:
@@ -200,6 +202,6 @@ def after_bar(
       exits: the distances.
     """
     best = jnp.where(shares > 0, jnp.maximum(guard.best, close), jnp.minimum(guard.best, close))
-    left = jnp.where(hit, exits.wait, jnp.maximum(guard.blocked - 1.0, 0.0))
-    left = jnp.where((hit | closing) & (shares != 0), jnp.maximum(left, 1.0), left)
+    left = jnp.maximum(guard.blocked - 1.0, 0.0)
+    left = jnp.where(hit | closing, jnp.where(shares != 0, 1.0, exits.wait), left)
     return guard.replace(best=best, blocked=left)

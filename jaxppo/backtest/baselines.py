@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from typing import Any
 
@@ -42,7 +44,7 @@ def baseline_policies(target_volatility: float, max_leverage: float) -> dict[str
 def run_baselines(
     rules: AccountRules, params: EnvParams, first: jax.Array, n_bars: int, target_volatility: float
 ) -> dict[str, Ledger]:
-    """Runs the baselines over a period, under the same costs and fills, without masks.
+    """Runs the baselines over a period, under the same costs and fills, without masks and exits.
 
     Args:
       rules: of the account they are compared with; a baseline that breaches a monitored limit trades on.
@@ -51,7 +53,7 @@ def run_baselines(
       n_bars: number of bars.
       target_volatility: per year, fraction of equity.
     """
-    unlimited = rules._replace(limited=False)
+    unlimited, params = _plain(rules), _without_exits(params)
     rows = baseline_policies(target_volatility, float(params.costs.max_leverage))
     return {name: simulate_account(policy, unlimited, params, first, n_bars) for name, policy in rows.items()}
 
@@ -59,9 +61,9 @@ def run_baselines(
 def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> dict[str, Ledger]:
     """Runs the baselines of a configuration over a period; `run_baselines` where it names none.
 
-    Rules and assets that are held trade under the costs and fills of the run, without its masks and sizing; an agent of
-    another run under those that it was trained with. An index is its returns, without costs. The base of the policy, if
-    it has one, comes first.
+    Rules and assets that are held trade under the costs and fills of the run, without its masks, sizing and exits; an
+    agent of another run under the masks and sizing that it was trained with. An index is its returns, without costs.
+    The base of the policy, if it has one, comes first.
 
     Args:
       setup: of the run.
@@ -72,7 +74,7 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
       ConfigError: a baseline that does not fit the prices.
     """
     chosen, first = setup.config.evaluation, jnp.int32(where.first)
-    found, unlimited = {}, rules._replace(limited=False)
+    found, unlimited, params = {}, _plain(rules), _without_exits(setup.params)
     if setup.env.base is not None:
         found["base"] = simulate_account(base_policy(setup), rules, setup.params, first, where.n_bars)
     if not chosen.baselines:
@@ -85,12 +87,27 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
         if item.kind in (*BASELINE_RULES, OWN):
             policy = rule_of(item, number)
         elif item.run is not None:
-            policy = _precomputed(open_strategy(item.run, setup.market), rules, setup.params)
+            policy = _precomputed(open_strategy(item.run, setup.market), rules, params)
         else:
             assert item.benchmark is not None
             policy = hold_asset(asset_of(item.benchmark, setup.market, number))
-        found[item.title] = simulate_account(policy, unlimited, setup.params, first, where.n_bars)
+        found[item.title] = simulate_account(policy, unlimited, params, first, where.n_bars)
     return found
+
+
+@functools.lru_cache
+def _plain(rules: AccountRules) -> AccountRules:
+    """The rules without masks, sizing, monitored limits that stop, and exits: what is held is not closed by a stop."""
+    env = rules.env
+    if env.fill_rule.exits:
+        env = copy.copy(env)
+        env.fill_rule = dataclasses.replace(env.fill_rule, exits=False)
+    return rules._replace(env=env, limited=False)
+
+
+def _without_exits(params: EnvParams) -> EnvParams:
+    """The market and its costs, for `_plain` rules."""
+    return params.replace(costs=params.costs.replace(exits=()))
 
 
 @functools.lru_cache

@@ -168,8 +168,10 @@ def _traded(
         returns = jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0) - 1.0, 0.0)
         paid = jnp.sum(ledger.paid) + jnp.sum(ledger.financing)
         ordered = jnp.sum(jnp.abs(ledger.ordered) * ledger.price)
-        # Turnover leaves settlements of assets that ended out, which no order asked for.
+        # No order asked for settlements of assets that ended, which turnover leaves out, nor for exits.
         filled = jnp.sum(ledger.turnover * before)
+        if not isinstance(ledger.exited, tuple):
+            filled = filled - jnp.sum(jnp.abs(ledger.exited.quantity) * ledger.exited.price)
         return {
             "returns": returns,
             "sharpe": metrics.sharpe(returns, periods=annual),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,15 +25,25 @@ def ledger_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFrame
       Columns `bar` (in the market), `time` (UTC, if the market has times), `symbol`, `ordered` (shares, at the close
       before), `filled` (shares), `price` (mid, of the fill), `paid` (currency, all costs), `shares`, `weight`
       (fraction of equity; both at the close); where stop-losses, take-profits or trailing stops are set, `exited`
-      (shares among the filled that one closed) and `exit_price` (mid).
+      (shares that one closed, beside the filled) and `exit_price` (mid).
     """
     n, n_assets = np.shape(ledger.quantity)
     symbols = market.info.symbols or tuple(f"asset {number}" for number in range(n_assets))
     columns = {"symbol": np.tile(np.asarray(symbols, dtype=object), n)}
-    parts = {"ordered": ledger.ordered, "filled": ledger.quantity, "price": ledger.price, "paid": ledger.paid}
+    parts: dict[str, Any] = {
+        "ordered": ledger.ordered,
+        "filled": ledger.quantity,
+        "price": ledger.price,
+        "paid": ledger.paid,
+    }
     parts |= {"shares": ledger.shares, "weight": ledger.weights}
     if not isinstance(ledger.exited, tuple):
-        parts |= {"exited": ledger.exited.quantity, "exit_price": ledger.exited.price}
+        exited, price = np.asarray(ledger.exited.quantity), np.asarray(ledger.exited.price)
+        parts |= {
+            "filled": ledger.quantity - exited,
+            "exited": exited,
+            "exit_price": np.where(exited != 0, price, np.nan),
+        }
     columns |= {name: np.asarray(value).ravel() for name, value in parts.items()}
     return pd.DataFrame(_clock(market, np.repeat(first + 1 + np.arange(n), n_assets)) | columns)
 

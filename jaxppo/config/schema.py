@@ -247,7 +247,7 @@ class Config(Keys):
     def _rewards_monitor_and_evaluation_fit(self) -> Config:
         check_rewards(self.rewards, self.env.name, self.env.risk_aversion)
         check_monitor(self.monitor, self.env.name)
-        check_sweep(self.sweep, self.rewards, self.env.name, self.ppo.kl_penalty)
+        check_sweep(self.sweep, self.rewards, self.env.name, self.ppo.kl_penalty, self.ppo.entropy_schedule)
         check_evaluation(self.evaluation, self.env.name)
         return self
 

@@ -86,17 +86,19 @@ def gathered(section: Any) -> Any:
     """The section as it is written, with dotted keys moved into `parameters`.
 
     Args:
-      section: as read; what is no mapping is left as it is.
+      section: as read; left as it is where it is no mapping, or names a key twice.
     """
     dotted = [key for key in section if "." in str(key)] if isinstance(section, dict) else []
-    named = section.get("parameters", {}) if dotted else None
-    if not isinstance(named, dict):
+    named = section.get("parameters") or {} if dotted else None
+    if not isinstance(named, dict) or {*dotted} & {*named}:
         return section
     rest = {key: value for key, value in section.items() if key not in dotted}
     return {**rest, "parameters": {**named, **{key: section[key] for key in dotted}}}
 
 
-def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment: str, kl_penalty: str) -> None:
+def check_sweep(
+    sweep: SweepConfig, rewards: Sequence[RewardConfig], environment: str, kl_penalty: str, entropy_schedule: str
+) -> None:
     """Refuses keys that cannot be swept, and those that nothing reads.
 
     Args:
@@ -104,6 +106,7 @@ def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment
       rewards: of the configuration.
       environment: `env.name`.
       kl_penalty: `ppo.kl_penalty`.
+      entropy_schedule: `ppo.entropy_schedule`.
 
     Raises:
       ValueError: names the key, its value and what is allowed.
@@ -115,6 +118,10 @@ def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment
     for name in (name for name, left in unread.items() if left and getattr(sweep, name) is not None):
         value = getattr(sweep, name)
         raise ValueError(f"sweep.{name} is {value}, which sweep.method {sweep.method} does not read; leave it out")
+    if sweep.method == "pbt" and sweep.keep is not None and sweep.keep < 0.5:
+        raise ValueError(
+            f"sweep.keep is {sweep.keep:g}; of method pbt allowed: number in [0.5, 1), since others take over"
+        )
     for key, of_key in (sweep.parameters or {}).items():
         if key not in TRACED:
             raise ValueError(
@@ -124,5 +131,9 @@ def check_sweep(sweep: SweepConfig, rewards: Sequence[RewardConfig], environment
             raise ValueError(f"sweep.parameters names {key}, but rewards does not name {key.split('.')[1]} once")
         if key == "ppo.kl_target" and kl_penalty == "none":
             raise ValueError("sweep.parameters names ppo.kl_target, which ppo.kl_penalty none does not read")
+        if key == "ppo.entropy_final" and entropy_schedule == "constant":
+            raise ValueError(
+                "sweep.parameters names ppo.entropy_final, which ppo.entropy_schedule constant does not read"
+            )
         if of_key.n is not None and sweep.method != "grid":
             raise ValueError(f"sweep.parameters.{key}.n is {of_key.n}, which only sweep.method grid reads")

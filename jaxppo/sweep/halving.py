@@ -102,11 +102,15 @@ def train_by_halving(
 
 
 def _best(alive: list[int], agents: Sequence[Agent], n_seeds: int, n: int) -> list[int]:
-    """The `n` best of the combinations, in their order; `agents` are theirs, all seeds of one side by side."""
+    """The `n` best of the combinations, in their order; `agents` are theirs, all seeds of one side by side.
+
+    Those with an agent that cannot be trained on come last.
+    """
     if not agents:
         return alive
     scores = [mean_score(agents[i * n_seeds : (i + 1) * n_seeds]) for i in range(len(alive))]
-    ranked = sorted(range(len(alive)), key=lambda i: scores[i], reverse=True)
+    trains = [all(not agent.stopped for agent in agents[i * n_seeds : (i + 1) * n_seeds]) for i in range(len(alive))]
+    ranked = sorted(range(len(alive)), key=lambda i: (trains[i], scores[i]), reverse=True)
     return [alive[i] for i in sorted(ranked[:n])]
 
 

@@ -16,12 +16,14 @@ from jaxppo.sweep.halving import make_rungs
 from jaxppo.sweep.pbt import even_rungs
 from jaxppo.training.hyperparameters import with_values
 
+MOST_DRAWS = 1000
+"""Draws for each combination, until that many different ones are found."""
 SEEDS_END = 2**31
 """Smallest number that is too large for a seed."""
 
 
 def combinations(config: Config) -> tuple[dict[str, float], ...]:
-    """The values that are tried, by dotted key: all combinations of a grid, or those that are drawn from `seed`.
+    """The values that are tried, by dotted key: all combinations of a grid, or different ones drawn from `seed`.
 
     Example:
       >>> from jaxppo import load_config
@@ -36,9 +38,14 @@ def combinations(config: Config) -> tuple[dict[str, float], ...]:
     if keys.method == "grid":
         grids = [[(key, value) for value in _points(of_key)] for key, of_key in named.items()]
         return tuple(map(dict, itertools.product(*grids)))
-    draws = np.random.default_rng(config.seed)
+    draws, found = np.random.default_rng(config.seed), {}
     n = keys.members or DRAWN_MEMBERS
-    return tuple({key: _draw(of_key, draws) for key, of_key in named.items()} for _ in range(n))
+    for _ in range(MOST_DRAWS * n):
+        drawn = {key: _draw(of_key, draws) for key, of_key in named.items()}
+        found[tuple(drawn.values())] = drawn
+        if len(found) == n:
+            break
+    return tuple(found.values())
 
 
 def _points(of_key: RangeConfig) -> list[float]:
@@ -118,5 +125,11 @@ def check(config: Config) -> None:
         else:
             make_rungs(keys, n, n_iterations, every)
     ends = [{key: end} for key, of_key in (keys.parameters or {}).items() for end in of_key.log or of_key.linear or ()]
-    for values in (*ends, *combinations(config)):
+    tried = combinations(config)
+    different = len({tuple(values.values()) for values in tried})
+    if different < n:
+        raise ConfigError(
+            f"sweep has {n} combinations, of which only {different} differ; widen the ranges or try fewer"
+        )
+    for values in (*ends, *tried):
         member_config(config, values, config.seed)

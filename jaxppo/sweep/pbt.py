@@ -73,15 +73,16 @@ def exchange(scores: Sequence[float], keep: float, draws: np.random.Generator) -
 
     Args:
       scores: of all agents, higher is better; minus infinity for one that is lost.
-      keep: share of the agents that is left alone, in (0, 1).
+      keep: share of the agents that is left alone, in [0.5, 1).
       draws: what chooses among the best.
 
     Returns:
       The place of each agent that is replaced -> that of the agent whose state it takes. Replaced are the worst
-      `1 - keep` of the agents, at least one, and all that are lost; taken are states of as many of the best.
+      `1 - keep` of the agents, to the nearest number, at least one, and all that are lost; taken are states of as many
+      of the best.
     """
     ranked = sorted(range(len(scores)), key=lambda place: scores[place])
-    n = max(1, int(len(scores) * (1.0 - keep)))
+    n = min(max(1, round(len(scores) * (1.0 - keep))), len(scores) // 2)
     lost = sum(score == -math.inf for score in scores)
     best = [place for place in ranked[-n:] if scores[place] > -math.inf]
     worst = [place for place in ranked[: max(n, lost)] if place not in best]
@@ -125,7 +126,7 @@ def train_by_exchange(
         rungs.append({"until": until, "values": [dict(agent.values) for agent in trained.agents], "replaced": {}})
         if until == ends[-1]:
             break
-        draws = np.random.default_rng([job.setup.config.seed, number])
+        draws = np.random.default_rng([job.setup.config.seed, number + 1])
         replaced = exchange([_last_score(agent) for agent in trained.agents], keys.keep or LEFT_ALONE, draws)
         rungs[-1]["replaced"] = {str(place): source for place, source in replaced.items()}
         begun = _exchanged(trained, replaced, seeds, keys.parameters or {}, draws)

@@ -190,9 +190,12 @@ def _trained(
 
 
 def _compiled(first: Programs, part: Job) -> Programs:
-    """Programs of a part of the agents, on the devices of those of all, at most as many at a time."""
-    devices = list(first.population.sharding.mesh.devices.flat)[: len(part.agents)]
-    return compile_job(part, devices, first.size, batch_key=BATCH_KEY)
+    """Programs of a part of the agents, on the devices of those of all, at most as many at a time.
+
+    The size of a batch does not depend on devices and memory: what was interrupted can go on elsewhere.
+    """
+    devices = list(first.population.sharding.mesh.devices.flat)
+    return compile_job(part, devices, min(first.size, len(part.agents)), exactly=True, batch_key=BATCH_KEY)
 
 
 def _finish(
@@ -232,8 +235,9 @@ def _finish(
     write_json(folder / "summary.json", summary)
     metadata = run_folder.read_metadata(folder)
     metadata.pop("kind", None)
-    run_folder.write_config(folder, config)
+    # Last the configuration: with both of the sweep it can still be finished, with both of the agent it is a run.
     run_folder.write_metadata(folder, {**metadata, "seed": agent.seed, "sweep": found}, finished=True)
+    run_folder.write_config(folder, config)
     for left in (folder / "checkpoints").iterdir():
         if left.name != "best":
             shutil.rmtree(left)

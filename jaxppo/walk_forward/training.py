@@ -16,7 +16,6 @@ from jaxppo.backtest.evaluation import annual_error
 from jaxppo.backtest.ledger import returns_of
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
-from jaxppo.ppo.iteration import TrainState
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.progress import Progress
 from jaxppo.run.setup import Setup, first_policy
@@ -45,14 +44,14 @@ class Trained(NamedTuple):
       agents: in the order of the job.
       best: parameters that were best on their validation.
       untrained: parameters before training.
-      states: states of training after the last iteration.
+      states: states of training after the last iteration; `()` where they were not asked for.
       seconds: of training and evaluation, over all resumes.
     """
 
     agents: list[Agent]
     best: Params
     untrained: Params
-    states: TrainState
+    states: Any
     seconds: float
 
     def at(self, places: Sequence[int]) -> Trained:
@@ -70,7 +69,7 @@ def train_agents(
     progress: bool,
     *,
     begun: Trained | None = None,
-    name: str = "agents",
+    name: str | None = None,
 ) -> Trained | None:
     """Trains all agents, or goes on after an interruption.
 
@@ -84,7 +83,8 @@ def train_agents(
       stop: not empty once training is to be interrupted; what is done is saved.
       progress: report progress on stderr.
       begun: the agents of the job after some iterations, to be trained on; None for untrained ones.
-      name: of the checkpoints.
+      name: of a rung, after which the agents may be trained on: its checkpoints bear it, and states are kept; None
+        trains to the end.
 
     Returns:
       The agents; None if interrupted.
@@ -99,7 +99,7 @@ def train_agents(
     parts: list[Any] = []
     try:
         for start in range(0, len(everyone), size):
-            checkpoints = Checkpoints(job.folder / "checkpoints" / f"{name}-{start}", 1)
+            checkpoints = Checkpoints(job.folder / "checkpoints" / f"{name or 'agents'}-{start}", 1)
             agents = everyone[start : start + size]
             part = None if begun is None else begun.at(range(start, start + len(agents)))
             batch = _Batch(job, programs, agents, checkpoints, part)
@@ -114,7 +114,7 @@ def train_agents(
             trained += batch.agents
             seconds += batch.seconds
             n_real = len(batch.agents)
-            arrays = jax.device_get((batch.best, batch.untrained, batch.state))
+            arrays = jax.device_get((batch.best, batch.untrained, () if name is None else batch.state))
             parts.append(jax.tree.map(lambda x, n=n_real: x[:n], arrays))
     finally:
         bar.close()

@@ -79,16 +79,15 @@ class Oracle:
             elif abs(self.shares) > abs(before):
                 self.entry = (abs(before) * self.entry + abs(fill) * opened) / abs(self.shares)
         self.refused = max(self.refused - 1, 0)
-        going_on = self.closing and self.shares != 0
+        was_closing, self.closing = self.closing, False
         at = self.exit_price(opened, high, low) if self.shares else None
         if at is not None:
             closed = -math.copysign(min(abs(self.shares), max(left, 0.0)), self.shares)
             self.trade(closed, at)
-            self.refused, going_on = self.wait, self.shares != 0
             self.exits += [at] if closed else []
-        self.closing = going_on
-        if going_on:
-            self.refused = max(self.refused, 1)
+        if at is not None or was_closing:
+            self.closing = self.shares != 0
+            self.refused = 1 if self.closing else self.wait
         if self.shares:
             self.best = max(self.best, close) if self.shares > 0 else min(self.best, close)
         return self.cash + self.shares * close
@@ -199,3 +198,18 @@ def test_equals_backtesting(seed, goal, trailing):
     assert np.sum(found["exited"] != 0) >= 5
     assert len(trades) > 20
     np.testing.assert_allclose(found["equity"], equity[1:], rtol=1e-12)
+
+
+def test_no_dust_is_left_for_an_exit_once_the_volume_is_used():
+    """In float32, whatever the volume: a bar whose limit the fill at the open has used up takes nothing more."""
+    n = 500
+    volume = jnp.asarray(np.random.default_rng(0).uniform(1e3, 1e7, n), jnp.float32)
+    costs = basic_costs(participation_limit=0.1, commission_minimum=1.0, max_leverage=1e3, maintenance_margin=0.0)
+    costs = costs.replace(exits=make_exits(stop_loss=0.02))
+    price, nothing = jnp.full(n, 100.0), jnp.zeros(n)
+    bar = Bar(price, price * 0.9, volume, nothing, nothing, jnp.full(n, jnp.inf), nothing)
+    start = open_portfolio(price, 1e12, RULE)
+    after, fills = step(start, volume, bar.replace(high=price, low=price * 0.9), costs, RULE)
+    assert (np.asarray(fills.quantity) > 0).all()
+    np.testing.assert_array_equal(fills.exited.quantity, 0.0)
+    np.testing.assert_array_equal(after.guard.blocked, 1.0)

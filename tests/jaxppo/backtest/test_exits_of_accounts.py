@@ -9,6 +9,8 @@ from tiny_run import prices, tiny_config
 import jaxppo
 from jaxppo import envs
 from jaxppo.backtest import plain_conditions
+from jaxppo.backtest.agent_account import rules_of
+from jaxppo.backtest.baselines import configured_baselines
 from jaxppo.backtest.frames import ledger_frame
 from jaxppo.backtest.performance import contributions, trip_table
 from jaxppo.backtest.simulate import simulate_account
@@ -108,6 +110,14 @@ def test_the_gradient_through_exits_is_finite(market):
     found = jax.grad(final)(jnp.asarray([0.4, 0.0]))
     assert np.isfinite(found).all()
     assert np.abs(found).sum() > 0
+
+
+def test_what_is_held_as_a_baseline_is_not_closed_by_a_stop():
+    market = envs.load_market(prices())
+    plain, stopped = (build(tiny_config(exits=exits), market) for exits in ({}, {"stop_loss": 0.01}))
+    where = plain.periods["test"]
+    found = [configured_baselines(setup, rules_of(setup), where) for setup in (plain, stopped)]
+    np.testing.assert_array_equal(found[0]["buy_and_hold"].equity, found[1]["buy_and_hold"].equity)
 
 
 def test_keys_reach_the_account_and_mistakes_are_named():
