@@ -1,4 +1,4 @@
-"""A user's own functions, named `module:function`: found, called with checked options, and recorded with a run.
+"""A user's own functions, named `module:function`: found, and called with checked options.
 
 A module is searched in the folder of the configuration file, then in the current folder, then where Python imports
 from. A function that no module has, of a notebook or within another function, gets a name by `register`.
@@ -14,7 +14,6 @@ import importlib
 import inspect
 import json
 import pathlib
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,13 +21,6 @@ from typing import Any, TypeVar
 
 from jaxppo.arguments import check
 from jaxppo.errors import ConfigError
-
-FOLDER = "own_code"
-"""Folder within that of a run, with the sources of its own code."""
-OF_LIBRARY = "jaxppo"
-"""Package whose version a run records anyway."""
-SHOWN = 12
-"""Characters of a hash that messages show."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -138,6 +130,8 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
         return _registered[name]
     module, _, attribute = name.partition(":")
     where, here = f"{key} is {name!r}", pathlib.Path.cwd()
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise ConfigError(f"{where}, of Python itself; a function of your own is expected")
     try:
         found = sys.modules[module] if module in sys.modules and not folders else _module(module, [*folders, here])
     except ModuleNotFoundError as error:
@@ -159,7 +153,7 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
     known = _imported.get(name)
     if known is None or known.function is not function:
         return _remembered(_described(name, function, found))
-    if folders and known.file is not None and _sha256(known.file) != known.sha256:
+    if folders and known.file is not None and sha256_of(known.file) != known.sha256:
         raise ConfigError(f"{where}; {known.file} was changed after it was imported: start Python anew")
     return known
 
@@ -175,10 +169,10 @@ def _module(name: str, folders: Iterable[pathlib.Path]) -> Any:
     Raises:
       ConfigError: another file is imported under that name already.
     """
-    folder = next((folder for folder in folders if _located(name, folder) is not None), None)
+    folder = next((folder for folder in folders if located(name, folder) is not None), None)
     if folder is None:
         return importlib.import_module(name)
-    wanted = _located(name, folder)
+    wanted = located(name, folder)
     assert wanted is not None
     loaded = sys.modules.get(name)
     if loaded is not None:
@@ -203,12 +197,6 @@ def _first_on_path(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before if text in before else [*before, text]
-
-
-def _located(module: str, folder: pathlib.Path) -> pathlib.Path | None:
-    """File of a module in a folder; None where it has none."""
-    base = folder.joinpath(*module.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
@@ -299,101 +287,27 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def record(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What a run says of its own code: name -> hash, file, source, and the file in `FOLDER` that it is kept in.
+def known(name: str) -> OwnCode | None:
+    """The function that was registered, or found, under a name; None for neither."""
+    return _registered.get(name) or _imported.get(name)
+
+
+def is_registered(name: str) -> bool:
+    """Whether a function was given that name by `register`."""
+    return name in _registered
+
+
+def located(module: str, folder: pathlib.Path) -> pathlib.Path | None:
+    """File of a module in a folder; None where it has none.
 
     Args:
-      names: of functions that were found; those of jaxppo itself are left out.
+      module: dotted name.
+      folder: to look into.
     """
-    return {
-        code.name: {
-            "sha256": code.sha256,
-            "file": None if code.file is None else str(code.file),
-            "kept": _kept(code),
-            "source": code.source,
-        }
-        for code in _of_user(names)
-    }
+    base = folder.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _of_user(names: Iterable[str]) -> list[OwnCode]:
-    """What was found under names, in order, without what is jaxppo's own."""
-    found = [_registered.get(name) or _imported.get(name) for name in sorted(set(names))]
-    return [code for code in found if code is not None and code.name.partition(".")[0] != OF_LIBRARY]
-
-
-def keep(folder: pathlib.Path, names: Iterable[str]) -> None:
-    """Copies the sources of own code into the folder of a run.
-
-    Args:
-      folder: of the run.
-      names: see `record`.
-    """
-    for code in _of_user(names):
-        kept = pathlib.PurePath(_kept(code))
-        (folder / FOLDER / kept).parent.mkdir(parents=True, exist_ok=True)
-        for above, package in zip(() if code.file is None else code.file.parents, kept.parents[:-1], strict=False):
-            if (above / "__init__.py").is_file():
-                shutil.copyfile(above / "__init__.py", folder / FOLDER / package / "__init__.py")
-        (folder / FOLDER / kept).write_bytes(code.content)
-
-
-def _kept(code: OwnCode) -> str:
-    """Path of the source within `FOLDER`."""
-    module = code.name.partition(":")[0]
-    if code.file is None:
-        return f"{code.name.replace(':', '.')}.py"
-    path = pathlib.PurePath(*module.split("."))
-    return str(path / "__init__.py" if code.file.name == "__init__.py" else path.with_suffix(code.file.suffix))
-
-
-def restore(folder: pathlib.Path, recorded: Mapping[str, Mapping[str, Any]]) -> None:
-    """Finds the own code of a run again: beside where it was, in the current folder, or where Python imports from.
-
-    Args:
-      folder: of the run.
-      recorded: from `record`.
-
-    Raises:
-      ConfigError: it is not there, or is not what the run was trained with; says where the source is kept.
-    """
-    for name, about in recorded.items():
-        kept = folder / FOLDER / str(about.get("kept"))
-        path = about.get("file")
-        if path is None or name in _registered:
-            found = _registered.get(name)
-            if found is None:
-                raise ConfigError(
-                    f"{folder}: was trained with own code that no module has, {name}; its source is {kept}: define it, "
-                    f"with @jaxppo.register(name={name!r}), and open the run there"
-                )
-            at = f"the one that is registered has {found.sha256[:SHOWN]}"
-            again = f"its source is {kept}"
-        else:
-            module = name.partition(":")[0]
-            root = pathlib.Path(path).parents[len(module.split(".")) - (pathlib.Path(path).name != "__init__.py")]
-            again = f"to run what is kept: PYTHONPATH={(folder / FOLDER).resolve()}"
-            found = _found_again(folder, name, about, [root, pathlib.Path.cwd(), *map(pathlib.Path, sys.path)], again)
-            at = f"{found.file} has {found.sha256[:SHOWN]}"
-        if found.sha256 != about.get("sha256"):
-            raise ConfigError(
-                f"{folder}: was trained with {name} of SHA-256 {str(about.get('sha256'))[:SHOWN]}, but {at}; results "
-                f"would not be those of that agent; {again}"
-            )
-
-
-def _found_again(
-    folder: pathlib.Path, name: str, about: Mapping[str, Any], places: Sequence[pathlib.Path], again: str
-) -> OwnCode:
-    """The function from the first place whose module is that of the run, or else from the first that has one."""
-    module = name.partition(":")[0]
-    there = [place for place in places if _located(module, place) is not None]
-    same = [place for place in there if _sha256(_located(module, place)) == about.get("sha256")]
-    try:
-        return find(name, f"{folder}: its own code", (same or there)[:1])
-    except ConfigError as error:
-        raise ConfigError(f"{error}; {again}") from None
-
-
-def _sha256(file: pathlib.Path | None) -> str:
+def sha256_of(file: pathlib.Path | None) -> str:
+    """SHA-256 of a file in hexadecimal; empty for None."""
     return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()

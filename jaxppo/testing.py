@@ -18,8 +18,8 @@ from jaxppo.own_code import Call, call_of, find, name_of
 from jaxppo.policy.protocol import Policy
 
 Kind = Literal["feature", "mask", "sizing", "policy"]
-REPLACEMENTS = 2
-"""Independent random futures that are tried after every bar."""
+MORE_BARS = 16
+"""Bars at random after which the market is drawn anew, beside its quarters."""
 MISSING = 0.1
 """Share of the bars that assets of a random market miss."""
 LATE = 40
@@ -62,7 +62,8 @@ def check_causal(
       kind: what a function is.
       options: arguments of the function, by name.
       market: `[T, A]` bars; None takes a random one with gaps and a late listing, see `random_market`.
-      bars: after which it is drawn anew, each within `[0, T - 2]`; None takes quarters of it, and the last but one.
+      bars: after which it is drawn anew, each within `[0, T - 2]`; None takes quarters of it, the last but one and
+        16 at random.
       key: of all randomness, consumed; None takes that of seed 0.
 
     Raises:
@@ -116,22 +117,25 @@ def check_table(
       moves: whether a later bar has to change something.
     """
     n_bars = view.market.n_bars
-    bars = sorted({n_bars // 4, n_bars // 2, 3 * n_bars // 4, n_bars - 2}) if bars is None else bars
+    if bars is None:
+        # What reads the next bar on some bars only is seen if the market is drawn anew after one of those.
+        key, key_bars = jax.random.split(key)
+        drawn = jax.random.randint(key_bars, (MORE_BARS,), n_bars // 8, n_bars - 1).tolist()
+        bars = sorted({n_bars // 4, n_bars // 2, 3 * n_bars // 4, n_bars - 2, *drawn})
     expected = jax.tree.map(np.asarray, table(view))
     moved = False
     for bar in bars:
-        for one in jax.random.split(jax.random.fold_in(key, bar), REPLACEMENTS):
-            changed = jax.tree.map(np.asarray, table(_view_after(view, bar, one)))
-            for (path, before), after in zip(
-                jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(changed), strict=True
-            ):
-                where = f"{label}{jax.tree_util.keystr(path)}"
-                if not before.ndim or before.shape[0] != n_bars:
-                    raise LooksAhead(f"{where} has no leading axis of {n_bars} bars: {before.shape}")
-                differs = (before != after) & ~((before != before) & (after != after))
-                if differs[: bar + 1].any():
-                    raise LooksAhead(_found(where, before, after, differs))
-                moved |= bool(differs.any())
+        changed = jax.tree.map(np.asarray, table(_view_after(view, bar, jax.random.fold_in(key, bar))))
+        for (path, before), after in zip(
+            jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(changed), strict=True
+        ):
+            where = f"{label}{jax.tree_util.keystr(path)}"
+            if not before.ndim or before.shape[0] != n_bars:
+                raise LooksAhead(f"{where} has no leading axis of {n_bars} bars: {before.shape}")
+            differs = (before != after) & ~((before != before) & (after != after))
+            if differs[: bar + 1].any():
+                raise LooksAhead(_found(where, before, after, differs))
+            moved |= bool(differs.any())
     if moves and not moved:
         raise LooksAhead(f"{label}: no bar after {min(bars)} changes any value, which shows nothing")
 

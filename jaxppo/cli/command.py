@@ -246,9 +246,11 @@ def parse_training(
     from jaxppo.run.folder import restore_own_code
 
     try:
-        if known.config is None and known.output and pathlib.Path(path).is_file():  # resumed: its code is where it was
-            restore_own_code(pathlib.Path(known.output))
-        return load_config(path, overrides), pathlib.Path(path).stem, known
+        resumed = known.config is None and known.output and pathlib.Path(path).is_file()
+        config = load_config(path, overrides, saved=bool(resumed))
+        if resumed:  # its code is where it was, and not in its folder
+            restore_own_code(pathlib.Path(known.output), config)
+        return config, pathlib.Path(path).stem, known
     except ConfigError as error:
         raise ConfigError(as_given(str(error), known)) from None
 

@@ -16,7 +16,7 @@ from jaxppo.run.lock import NAME as LOCK
 from jaxppo.run.lock import owner_of
 
 METRICS, METADATA, CONFIG, SUMMARY, JOB = "metrics.jsonl", "metadata.json", "config.yaml", "summary.json", "job.json"
-WALK_FORWARD = "walk_forward"
+WALK_FORWARD, SWEEP = "walk_forward", "sweep"
 RECENT = 10
 """Iterations of which the speed is taken."""
 BAR, CURVE = 30, 60
@@ -87,8 +87,10 @@ class Watched:
 
     def _run(self, metadata: dict[str, Any]) -> tuple[str, list[str]]:
         rows = self._metrics()
+        if not rows and metadata.get("finished"):  # a sweep, which has a table of agents instead
+            return "finished", self._outcome()
         if not rows:
-            return ("compiling" if metadata else "starting"), []
+            return ("training" if metadata.get("kind") == SWEEP else "compiling" if metadata else "starting"), []
         share, left, budget = progress_of(rows, _read(self.folder / CONFIG))
         state = "finished" if metadata.get("finished") else "evaluating" if share >= 1.0 else "training"
         newest = rows[-1]

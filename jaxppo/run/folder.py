@@ -21,8 +21,8 @@ from jaxppo.config.types import keys
 from jaxppo.envs.data.report import fingerprint
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
-from jaxppo.own_code import keep, record, restore
 from jaxppo.run import files, lock
+from jaxppo.run.own_record import OF_LIBRARY, keep, record, restore
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
 MAY_CHANGE = (
@@ -119,11 +119,12 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
         if kind == RUN and found == WALK_FORWARD:
             hint = "open its agents with jaxppo.walk_forward.load_fold"
         if kind == RUN and found == SWEEP:
-            hint = f"finish it with scripts/sweep.py --resume --output {folder}"
+            hint = f"finish it with jaxppo sweep --resume --output {folder}"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
     files.check_text(folder / "config.yaml")
-    restore_own_code(folder)
-    return folder, load_config(folder / "config.yaml", saved=True)
+    config = load_config(folder / "config.yaml", saved=True)
+    restore_own_code(folder, config)
+    return folder, config
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
@@ -253,19 +254,31 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
     keep(folder, _own_names(config))
 
 
-def restore_own_code(folder: pathlib.Path) -> None:
-    """Finds the own code again that a run or walk-forward was trained with, see `jaxppo.own_code.restore`.
+def restore_own_code(folder: pathlib.Path, config: Config) -> None:
+    """Finds the own code again that a run or walk-forward was trained with, see `jaxppo.run.own_record.restore`.
 
     Args:
-      folder: of the run; nothing where it says of none.
+      folder: of the run.
+      config: of the run; nothing where it names none.
 
     Raises:
-      ConfigError: it is not there as it was, or what the run says of it is damaged.
+      ConfigError: it is not there as it was, the run does not say what it was, or what it says of it is damaged.
     """
     found = read_metadata(folder).get("own_code", {})
-    if not isinstance(found, dict) or not all(isinstance(about, dict) for about in found.values()):
+    if not isinstance(found, dict) or not all(map(_is_record, found.values())):
         raise ConfigError(f"{folder / METADATA}: damaged; own_code is {str(found)[:100]!r}; a mapping is expected")
-    restore(folder, found)
+    names = [name for name in _own_names(config) if name.partition(".")[0] != OF_LIBRARY]
+    unknown = next((name for name in names if name not in found), None)
+    if unknown is not None:
+        raise ConfigError(f"{folder}: config.yaml names {unknown}, but {METADATA} does not say what that was")
+    restore(folder, {name: found[name] for name in names})
+
+
+def _is_record(about: Any) -> bool:
+    """Whether it may be what `jaxppo.run.own_record.record` says of a function."""
+    if not isinstance(about, dict) or not isinstance(about.get("file"), str | None):
+        return False
+    return all(isinstance(about.get(name), str) for name in ("sha256", "kept"))
 
 
 def _own_names(config: Config) -> list[str]:

@@ -34,7 +34,7 @@ def own_part(values: OwnFunction, key: str, kind: type[Part], **from_run: Any) -
     given = {name: value for name, value in from_run.items() if name in taken}
     try:
         made = call(**given) if given else _made(call)
-    except Exception as error:  # whatever the code of a user raises is a mistake of the user
+    except (Exception, SystemExit) as error:  # whatever the code of a user raises is a mistake of the user
         raise ConfigError(f"{key} {values.path}: {said(error)}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"{key} {values.path} returns a {type(made).__name__}; a {kind.__name__} is expected")

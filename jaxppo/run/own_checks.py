@@ -129,7 +129,7 @@ class _Tried:
             if not np.isfinite(values).any():
                 where = f"{label}{jax.tree_util.keystr(path)}"
                 raise ConfigError(f"{where} has no number in the first {len(values)} bars")
-        self._causal(label, table, moves=True)
+        self._causal(label, table)
 
     def mask(self, label: str, part: Transform) -> None:
         """A mask: its table, the limits of every row, its state."""
@@ -194,7 +194,7 @@ class _Tried:
                 f"{label}: at bar {self._first + row} its probabilities of asset {asset} are {shown}; they must be "
                 ">= 0 and sum to 1"
             )
-        self._causal(label, lambda view: computed(view.market), moves=True)
+        self._causal(label, lambda view: computed(view.market))
 
     def costs(self, label: str, costs: Costs) -> None:
         """A function of fills: what purchases and sales of a unit of cash cost at every bar."""
@@ -272,12 +272,12 @@ class _Tried:
         if before != after:
             raise ConfigError(f"{label}: apply returns a state of {after}, but init one of {before}")
         if table:
-            self._causal(label, part.table, moves=False)
+            self._causal(label, part.table)
         return found[0]
 
-    def _causal(self, label: str, table: Callable[[MarketView], Any], moves: bool) -> None:
+    def _causal(self, label: str, table: Callable[[MarketView], Any]) -> None:
         try:
-            _called(label, lambda: check_table(table, self._view, label, key=jax.random.key(0), moves=moves))
+            _called(label, lambda: check_table(table, self._view, label, key=jax.random.key(0), moves=False))
         except LooksAhead as error:
             raise ConfigError(str(error)) from None
 
@@ -309,5 +309,5 @@ def _called(label: str, function: Callable[[], Any]) -> Any:
         raise
     except jax.errors.JAXTypeError as error:
         raise ConfigError(f"{label} cannot be compiled; it must be written in jax.numpy: {said(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{label}: {said(error)}") from error

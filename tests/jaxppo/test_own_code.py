@@ -10,7 +10,8 @@ import pytest
 from jaxppo import own_code, register
 from jaxppo.arguments import PositiveInt
 from jaxppo.errors import ConfigError
-from jaxppo.own_code import call_of, find, keep, record, restore
+from jaxppo.own_code import call_of, find
+from jaxppo.run.own_record import keep, record, restore
 
 SOURCE = "from my_{0}_other import factor\n\n\ndef scaled(market, *, by: float = factor):\n    return market * by\n"
 
@@ -18,7 +19,7 @@ SOURCE = "from my_{0}_other import factor\n\n\ndef scaled(market, *, by: float =
 @pytest.fixture
 def module(tmp_path, monkeypatch, request):
     """A module of a name of its own, in a folder that Python does not import from, and one that it imports."""
-    name = f"my_{request.node.name.partition('[')[0]}"
+    name = f"my_{''.join(word[0] for word in request.node.name.partition('[')[0].split('_'))}"
     folder = tmp_path / "there"
     folder.mkdir()
     (folder / f"{name}.py").write_text(SOURCE.format(name.removeprefix("my_")))
@@ -130,6 +131,7 @@ def test_a_run_remembers_its_own_code_and_asks_for_it(module, tmp_path, monkeypa
         restore(run, recorded)
     assert f"was trained with {name} of SHA-256 {code.sha256[:12]}, but {module.resolve()} has" in str(raised.value)
     assert f"PYTHONPATH={run / 'own_code'}" in str(raised.value)
+    assert module.stem not in sys.modules, "another module is not imported"
     forget()
     monkeypatch.syspath_prepend(run / "own_code")
     restore(run, recorded)
@@ -195,3 +197,17 @@ def test_what_no_module_has_is_registered_and_asked_for(tmp_path, monkeypatch):
     linecache.cache.pop("<cell>")
     with pytest.raises(ConfigError, match="notebook:inner: Python does not know its source; define it in a file"):
         register(eval("lambda market: market", {"__name__": "nowhere"}), name="notebook:inner")
+
+
+def test_nothing_is_imported_from_the_folder_of_a_run_or_of_python_itself(module, tmp_path):
+    """Whoever wrote the folder wrote the hashes as well."""
+    run = tmp_path / "elsewhere" / "run"
+    run.mkdir(parents=True)
+    evil = run / "evil_of_a_run.py"
+    evil.write_text("raise SystemExit('imported')\n")
+    about = {"sha256": own_code.sha256_of(evil), "file": str(evil), "kept": evil.name, "source": ""}
+    for path in (str(evil), "evil_of_a_run.py", "../evil_of_a_run.py"):
+        with pytest.raises(ConfigError, match="there is no module evil_of_a_run"):
+            restore(run, {"evil_of_a_run:f": {**about, "file": path}})
+    with pytest.raises(ConfigError, match="key is 'os:system', of Python itself"):
+        find("os:system", "key")

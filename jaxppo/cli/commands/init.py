@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> None:
         from jaxppo.envs.data.report import format_report
         from jaxppo.run.data import load_data
 
-        print(format_report(load_data(config).info.report))
+        report = load_data(config).info.report
+        if report:
+            print(format_report(report))
     with path.open("x", encoding="utf-8") as file:
         file.write(as_text(values, path))
     print(f"wrote {path}; next: jaxppo doctor --config {path}, then jaxppo train --config {path}")

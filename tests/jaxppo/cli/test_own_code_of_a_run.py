@@ -8,6 +8,7 @@ from tiny_run import command, merged
 from jaxppo import load_config, own_code
 from jaxppo.cli import parse_training
 from jaxppo.run import folder as run_folder
+from jaxppo.run import own_record
 
 SOURCE = """
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch):
     (place / "mine.yaml").write_text(str(merged(masks=[{"masks_of_mine:never": {"side": 2.0}}])))
     config = load_config(place / "mine.yaml")
     run_folder.write_config(folder, config)
-    content = {"own_code": own_code.record(["masks_of_mine:never"]), "data": {"fingerprint": "x"}}
+    content = {"own_code": own_record.record(["masks_of_mine:never"]), "data": {"fingerprint": "x"}}
     run_folder.write_metadata(folder, content, finished=False)
     _forget()
     yield place, folder, config
@@ -70,6 +71,21 @@ def test_other_code_and_none_are_one_line(run, capsys, script):
     (line,) = capsys.readouterr().err.splitlines()
     assert "there is no module masks_of_mine in" in line
     assert f"PYTHONPATH={folder}/own_code" in line
+
+
+@pytest.mark.parametrize("script", ["backtest", "train"])
+def test_what_the_run_does_not_record_is_not_called(run, capsys, script, monkeypatch):
+    """Its configuration may be somebody's who would like it to be."""
+    place, folder, _ = run
+    monkeypatch.chdir(place)  # where the module is
+    run_folder.write_metadata(folder, {"data": {"fingerprint": "x"}}, finished=False)
+    arguments = ["--resume", "--output", folder] if script == "train" else ["--run", folder]
+    assert command(script, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line == f"error: {folder}: config.yaml names masks_of_mine:never, but metadata.json does not say what that was"
+    )
+    assert "masks_of_mine" not in sys.modules
 
 
 def test_damaged_records_are_one_line(run, capsys):

@@ -172,7 +172,6 @@ FEATURES = {
     "numpy": (lambda market: jnp.asarray(np.asarray(market.close)), "it must be written in jax.numpy"),
     "fails": (lambda market: market.close / (1 // 0), r"ZeroDivisionError: .* \(line \d+ of test_own_checks.py\)"),
     "nothing known": (lambda market: market.close * jnp.nan, "has no number in the first 420 bars"),
-    "constant": (lambda market: jnp.ones(market.close.shape), "changes any value, which shows nothing"),
     "text": (lambda market: "close", "TypeError: .*not a valid JAX array type"),
     "complex": (lambda market: market.close * 1j, "real numbers of shape"),
     "asserts": (lambda market: _false(), "AssertionError: of the user"),
@@ -190,6 +189,11 @@ def test_a_wrong_feature_is_named(names, market, name):
     with pytest.raises(ConfigError, match=f"^features.functions.f mine:it.*{message}") as raised:
         build(tiny_config(features={**GROUP, "functions": {"f": "mine:it"}}), market)
     assert "\n" not in str(raised.value)
+
+
+def test_a_constant_is_no_mistake(names, market):
+    register(lambda market: jnp.ones(market.close.shape), name="mine:constant")
+    assert build(tiny_config(features={**GROUP, "functions": {"f": "mine:constant"}}), market)
 
 
 def _box(table, limits=lambda most: masks.box_limits(-most, most)):

@@ -276,7 +276,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_numbers(whole, workplace, stop
     assert (first.summary, first.signal) == (None, 2)
     monkeypatch.setattr(training, "_Batch", Stopping.__base__)
     stops.clear()
-    with pytest.raises(ConfigError, match=r"the folder of a sweep; finish it with scripts/sweep.py --resume --output"):
+    with pytest.raises(ConfigError, match=r"the folder of a sweep; finish it with jaxppo sweep --resume --output"):
         load_run(folder, market=market_of())
     with pytest.raises(ConfigError, match=r"sweep.seeds is 3 but the sweep was started with 2"):
         sweep(of(**{**KEYS, "seeds": 3}), output=folder, market=market_of(), resume=True, progress=False)
