@@ -150,6 +150,9 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
         raise ConfigError(f"{where}; the module {module} has no function {attribute}; {hint}")
     if not callable(function):
         raise ConfigError(f"{where}, which is a {type(function).__name__}; a function is expected")
+    defined = getattr(inspect.unwrap(function), "__module__", module)
+    if defined != found.__name__:  # its source, which a run remembers, is elsewhere
+        raise ConfigError(f"{where}, which is a function of {defined}; name that: {defined}:{function.__name__}")
     known = _imported.get(name)
     if known is None or known.function is not function:
         return _remembered(_described(name, function, found))

@@ -211,3 +211,12 @@ def test_nothing_is_imported_from_the_folder_of_a_run_or_of_python_itself(module
             restore(run, {"evil_of_a_run:f": {**about, "file": path}})
     with pytest.raises(ConfigError, match="key is 'os:system', of Python itself"):
         find("os:system", "key")
+
+
+def test_a_function_is_named_where_it_is_defined(module):
+    """Its hash is that of the module that is named."""
+    other = module.with_name(f"{module.stem}_other.py")
+    other.write_text("def same(market):\n    return market\n")
+    module.write_text(f"from {other.stem} import same\n")
+    with pytest.raises(ConfigError, match=f"which is a function of {other.stem}; name that: {other.stem}:same"):
+        find(f"{module.stem}:same", "key", [module.parent])
