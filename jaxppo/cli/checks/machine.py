@@ -137,6 +137,8 @@ def check_output(folder: str) -> Finding:
             free = shutil.disk_usage(there).free
     except OSError as error:
         return Finding("fix", "output", f"{there} cannot be written: {error.strerror}; give --output another folder")
+    if (path / "config.yaml").is_file():
+        return Finding("fix", "output", f"{path} is the folder of a run; give another folder, or train with --resume")
     if free < LITTLE_DISK:
         return Finding("warn", "output", f"{path} can be written, but only {free / GIB:.2f} GiB are free: make room")
     return Finding("ok", "output", f"{path} can be written, {free / GIB:,.0f} GiB are free")

@@ -18,8 +18,13 @@ def main(arguments: Sequence[str]) -> None:
     parser = OneLineParser("doctor", __doc__, epilog="With --config keys are options, as of jaxppo train.")
     parser.add_argument("--config", metavar="FILE", help="YAML, or the name of one that ships")
     parser.add_argument("--data", metavar="FILE", help="prices, in place of those of --config")
-    parser.add_argument("--output", default="runs", metavar="DIR", help="folder for runs (default: runs)")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="folder for runs, or of one (default: runs)")
+    for budget in ("steps", "episodes", "minutes"):
+        parser.add_argument(f"--{budget}", metavar="N", help="as of jaxppo train")
     known, overrides = parser.parse_known_args(arguments)
+    for budget in ("steps", "episodes", "minutes"):
+        if getattr(known, budget) is not None:
+            overrides += [f"--training.{budget}", getattr(known, budget)]
     if overrides and known.config is None:
         parser.error(f"{overrides[0]}: keys need --config")
     for name in ("data", "output"):

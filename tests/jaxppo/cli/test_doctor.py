@@ -136,6 +136,9 @@ def test_free_memory():
 
 
 def test_output(tmp_path, monkeypatch):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "config.yaml").write_text("seed: 0")
+    assert "is the folder of a run" in check_output(str(tmp_path / "used")).text
     found = check_output(str(tmp_path / "new" / "runs"))
     assert found.level == "ok"
     assert not (tmp_path / "new").exists(), "checking makes nothing"
