@@ -18,6 +18,8 @@ from jaxppo.own_code import Call, call_of, find, name_of
 from jaxppo.policy.protocol import Policy
 
 Kind = Literal["feature", "mask", "sizing", "policy"]
+REPLACEMENTS = 2
+"""Independent random futures that are tried after every bar that is given."""
 MORE_BARS = 16
 """Bars at random after which the market is drawn anew, beside its quarters."""
 MISSING = 0.1
@@ -116,16 +118,18 @@ def check_table(
       key: consumed.
       moves: whether a later bar has to change something.
     """
-    n_bars = view.market.n_bars
+    n_bars, n_futures = view.market.n_bars, REPLACEMENTS
     if bars is None:
+        n_futures = 1
         # What reads the next bar on some bars only is seen if the market is drawn anew after one of those.
         key, key_bars = jax.random.split(key)
         drawn = jax.random.randint(key_bars, (MORE_BARS,), n_bars // 8, n_bars - 1).tolist()
         bars = sorted({n_bars // 4, n_bars // 2, 3 * n_bars // 4, n_bars - 2, *drawn})
     expected = jax.tree.map(np.asarray, table(view))
     moved = False
-    for bar in bars:
-        changed = jax.tree.map(np.asarray, table(_view_after(view, bar, jax.random.fold_in(key, bar))))
+    tried = ((bar, one) for bar in bars for one in jax.random.split(jax.random.fold_in(key, bar), n_futures))
+    for bar, one in tried:
+        changed = jax.tree.map(np.asarray, table(_view_after(view, bar, one)))
         for (path, before), after in zip(
             jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(changed), strict=True
         ):

@@ -47,13 +47,13 @@ def check_streams(setup: Setup) -> None:
     for key, kind in named:
         if kind == "feature_portfolios":
             raise ConfigError(f"{key} is feature_portfolios, which is fitted on all prices so far; it cannot be live")
+    if config.data.rate_column is not None:
+        raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
     if setup.env.fill_rule.exits:
         raise ConfigError(
             "exits closes positions inside a bar, and a live policy decides at closes; train without them, and leave "
             "such orders with the broker"
         )
-    if config.data.rate_column is not None:
-        raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
 
 
 def check_own_streams(setup: Setup) -> None:

@@ -53,7 +53,7 @@ def test_with_an_output_folder(run, summary, tmp_path, capfd):
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["out_of_sample"] == summary
     assert {path.name for path in (tmp_path / "again").iterdir()} == {"summary.json", "report.html"}
     printed = capfd.readouterr().out
-    assert printed == backtest.describe(summary) + "\n"
+    assert printed == f"{backtest.describe(summary)}\nreport: {tmp_path / 'again' / 'report.html'}\n"
     assert f"{summary['n_bars']} bars, {summary['first_bar']} to {summary['last_bar']}" in printed
     assert all(name in printed for name in ("agent", "buy_and_hold", "flat", "volatility_target"))
 

@@ -110,7 +110,7 @@ def test_running_statistics_keep_the_deepest_drawdown_of_every_account() -> None
         """Nothing but the equity changes."""
         before, after = (types.SimpleNamespace(equity=x) for x in pair)
         fills = types.SimpleNamespace(
-            quantity=none, liquidation=none, costs=TradeCosts(none, none, none, none), financing=nothing
+            quantity=none, liquidation=none, costs=TradeCosts(none, none, none, none), financing=nothing, exited=()
         )
         outcome = types.SimpleNamespace(turnover=nothing, leverage=nothing, net=nothing)
         result = types.SimpleNamespace(before=before, after=after, fills=fills, outcome=outcome)
