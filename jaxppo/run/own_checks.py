@@ -62,7 +62,9 @@ def check_own_code(config: Config, env: TradingEnv, view: MarketView) -> None:
     regimes = None if view.regimes is None else view.regimes[:n_bars]
     market = slice_bars(view.market, 0, n_bars)
     tried = _Tried(env, MarketView(market, view.periods, view.position_limit, regimes))
-    done = (config.model_dump_json(), market.close.shape, *(find(name, key).sha256 for key, name in names.items()))
+    codes = [find(name, key) for key, name in names.items()]
+    # The function too: in a notebook, or by `register`, another one may have the same name and file.
+    done = (config.model_dump_json(), market.close.shape, *((id(code.function), code.sha256) for code in codes))
     if done in _passed:
         return
     for group in config.features.function_groups:

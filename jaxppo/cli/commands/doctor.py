@@ -13,16 +13,19 @@ from jaxppo.cli.checks.training import check_training_of
 from jaxppo.cli.command import OneLineParser
 from jaxppo.errors import ConfigError
 
+BUDGETS = ("steps", "episodes", "minutes")
+"""Options of a training that stand for keys of `training`."""
+
 
 def main(arguments: Sequence[str]) -> None:
     parser = OneLineParser("doctor", __doc__, epilog="With --config keys are options, as of jaxppo train.")
     parser.add_argument("--config", metavar="FILE", help="YAML, or the name of one that ships")
     parser.add_argument("--data", metavar="FILE", help="prices, in place of those of --config")
     parser.add_argument("--output", default="runs", metavar="DIR", help="folder for runs, or of one (default: runs)")
-    for budget in ("steps", "episodes", "minutes"):
+    for budget in BUDGETS:
         parser.add_argument(f"--{budget}", metavar="N", help="as of jaxppo train")
     known, overrides = parser.parse_known_args(arguments)
-    for budget in ("steps", "episodes", "minutes"):
+    for budget in BUDGETS:
         if getattr(known, budget) is not None:
             overrides += [f"--training.{budget}", getattr(known, budget)]
     if overrides and known.config is None:

@@ -207,3 +207,13 @@ def test_without_a_terminal_only_changes_are_printed(folder):
     assert done.stdout.startswith(f"{folder}: interrupted\n")
     assert done.stdout.endswith(f"go on with --resume --output {folder}\n")
     assert "\x1b" not in done.stdout
+
+
+def test_a_sweep_has_no_figures_while_it_trains_and_ends_finished(folder, capsys):
+    (folder / "metadata.json").write_text(json.dumps({"kind": "sweep"}))
+    with owned(folder):
+        assert main(["watch", str(folder), "--once"]) == 0
+    assert ": training" in capsys.readouterr().out
+    (folder / "metadata.json").write_text(json.dumps({"finished": True}))
+    assert main(["watch", str(folder), "--once"]) == 0
+    assert ": finished" in capsys.readouterr().out

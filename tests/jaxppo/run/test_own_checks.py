@@ -191,9 +191,13 @@ def test_a_wrong_feature_is_named(names, market, name):
     assert "\n" not in str(raised.value)
 
 
-def test_a_constant_is_no_mistake(names, market):
+def test_a_constant_is_no_mistake_and_what_replaces_it_is_tried_as_well(names, market):
+    config = tiny_config(features={**GROUP, "functions": {"f": "mine:constant"}})
     register(lambda market: jnp.ones(market.close.shape), name="mine:constant")
-    assert build(tiny_config(features={**GROUP, "functions": {"f": "mine:constant"}}), market)
+    assert build(config, market)
+    register(lambda market: market.close - market.close[-1:], name="mine:constant")
+    with pytest.raises(ConfigError, match="looks ahead: at bar 0"):
+        build(config, market)
 
 
 def _box(table, limits=lambda most: masks.box_limits(-most, most)):
