@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import sys
+import types
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -191,7 +192,13 @@ def announce_report(path: pathlib.Path, show: bool) -> None:
 
 
 def parse_training(
-    command: str, description: str | None, arguments: Sequence[str], budgets: Mapping[str, str], *, older: bool = False
+    command: str,
+    description: str | None,
+    arguments: Sequence[str],
+    budgets: Mapping[str, str],
+    *,
+    flags: Mapping[str, str] = types.MappingProxyType({}),
+    older: bool = False,
 ) -> tuple[Config, str, argparse.Namespace]:
     """Parses what a command that trains was asked for.
 
@@ -200,11 +207,12 @@ def parse_training(
       description: of what it does.
       arguments: of the command.
       budgets: name -> help of the keys of `training` that are options of their own.
+      flags: name -> help of further options without a value.
       older: whether flags of the older style are accepted too, see `jaxppo.cli.older`.
 
     Returns:
-      The configuration, the name of its file (or of the folder that is resumed), and `output`, `resume`, `quiet` and
-      `open`.
+      The configuration, the name of its file (or of the folder that is resumed), and `output`, `resume`, `quiet`,
+      `open` and `flags`.
 
     Raises:
       ConfigError: what `load_config` raises, or neither a configuration nor a folder to resume is given.
@@ -223,6 +231,8 @@ def parse_training(
     where.add_argument("--output", metavar="DIR", help="folder to write (default: one in runs, named after the config)")
     where.add_argument("--resume", action="store_true", help="continue in --output")
     add_progress_options(where)
+    for name, meaning in flags.items():
+        where.add_argument(f"--{name}", action="store_true", help=meaning)
     if older:
         add_older_options(parser)
     known, overrides = parser.parse_known_args(arguments)

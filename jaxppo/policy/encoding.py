@@ -36,6 +36,7 @@ def chunk_of(bars: Bars, bar: jax.Array, context: int, length: int) -> Bars:
     return rows_from(bars, start, n_bars)
 
 
+@jax.named_scope("encoder")
 def encode_paths(
     network: ActorCritic,
     net: Params,

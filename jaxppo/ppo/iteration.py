@@ -77,6 +77,7 @@ class Design(NamedTuple):
     pathwise: PathwiseConfig | None = None
 
 
+@jax.named_scope("rollout")
 def collect(design: Design, state: TrainState, params: Any, progress: jax.Array) -> tuple[Any, Rollout]:
     """Rollout of this device's paths."""
     keys = _keys_of_paths(design, _iteration_keys(state)[0])
@@ -139,6 +140,7 @@ def ascend(
     assert unroll_task is not None, "`make_learner` asks for it"
     assert keys_of is not None, "it is called for this learner alone"
 
+    @jax.named_scope("rollout")
     def unroll(net: Params) -> tuple[Rollout, Any]:
         of_paths = _keys_of_paths(design, keys[0])
         paths, rollout = unroll_task(net, params, state.paths, of_paths, progress, bool(keys_of.explore))
@@ -188,6 +190,7 @@ def _start_of_ppo(design: Design, state: TrainState) -> tuple[Params, float] | N
     return None if design.pathwise is None else (state.start, design.pathwise.then_kl)
 
 
+@jax.named_scope("targets")
 def _with_targets(
     design: Design, state: TrainState, rollout: Rollout
 ) -> tuple[Params, ValueStatistics, Batch, dict[str, jax.Array]]:

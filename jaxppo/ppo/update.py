@@ -190,6 +190,7 @@ def shuffled_minibatches(key: jax.Array, groups: jax.Array, group_size: int, n_m
     return position.reshape(groups.shape[0], n_minibatches, -1).swapaxes(0, 1).reshape(n_minibatches, -1)
 
 
+@jax.named_scope("update")
 def update(
     net: Params,
     opt_state: optax.OptState,
@@ -242,6 +243,7 @@ def update(
     return proposed, moved_state, metrics
 
 
+@jax.named_scope("optimiser")
 def descend(
     params: Params,
     opt_state: optax.OptState,

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import tqdm
 
+from jaxppo.run import profile
+
 HEARTBEAT = 5.0
 """Seconds after which a bar that nothing moved is drawn again."""
 TICK = 1.0
@@ -37,6 +39,7 @@ def announce(phase: str) -> None:
     Args:
       phase: such as "compiling", "training", "evaluating" or "report".
     """
+    profile.enter(phase)
     shown = _shown.get()
     if shown is not None:
         shown.announce(phase)

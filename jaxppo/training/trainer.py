@@ -31,7 +31,8 @@ from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, memory_needed
 from jaxppo.run.objectives import constraint_summary, describe_constraints
-from jaxppo.run.progress import Progress
+from jaxppo.run.profile import profiled
+from jaxppo.run.progress import Progress, announce
 from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
 from jaxppo.training.check import SMALLER, state_shapes, traced_iteration
@@ -259,7 +260,7 @@ def _outcome(
     if done.stopped:
         print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
-    bar.announce("evaluating")
+    announce("evaluating")
     summary = _finish(run, net, done)
     run_folder.write_metadata(folder, metadata, finished=True)
     bar.close()
@@ -304,11 +305,11 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
     experiment, cadence = run.experiment, run.experiment.config.training
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
-    bar.announce("compiling")
-    iterate = _compile(run, done)
+    announce("compiling")
+    iterate = profiled(_compile(run, done), run.folder)
     shown: dict[str, str] = {}
     infeasible: set[str] = set()
-    bar.announce("training")
+    announce("training")
     try:
         while not stop and not run.finished(done):
             spent = run.spent(done) if done.iteration else 0.0
@@ -327,9 +328,9 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
             # A limit may stop the run before the first evaluation is due: without one there is nothing to return.
             due = done.iteration % cadence.evaluate_every == 0 or (found and done.evaluations == 0)
             if finite and (due or run.spent(done) >= 1.0):
-                bar.announce("evaluating")
+                announce("evaluating")
                 row |= _validate(run, state, done)
-                bar.announce("training")
+                announce("training")
                 done.elapsed = run.elapsed
             env_steps = done.iteration * run.learner.steps_per_iteration
             speed = run.learner.steps_per_iteration / max(took, 1e-9)
