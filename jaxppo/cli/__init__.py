@@ -3,8 +3,10 @@
 from jaxppo.cli.command import (
     OneLineParser,
     a_device_for_each_core,
+    add_compilation_cache,
     add_progress_options,
     announce_report,
+    keeping_programs,
     parse_amount,
     parse_shard,
     parse_training,
@@ -15,8 +17,10 @@ from jaxppo.cli.command import (
 __all__ = [
     "OneLineParser",
     "a_device_for_each_core",
+    "add_compilation_cache",
     "add_progress_options",
     "announce_report",
+    "keeping_programs",
     "parse_amount",
     "parse_shard",
     "parse_training",

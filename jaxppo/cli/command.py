@@ -157,13 +157,30 @@ def a_device_for_each_core() -> None:
 
 
 def add_progress_options(parser: argparse._ActionsContainer) -> None:
-    """Adds what a command that takes long says and shows: `--quiet` and `--open`.
+    """Adds what a command that takes long says, shows and keeps: `--quiet`, `--open`, `--compilation-cache`.
 
     Args:
       parser: of the command, or a group of it.
     """
     parser.add_argument("--quiet", action="store_true", help="no data report and no progress on stderr")
     parser.add_argument("--open", action="store_true", help="show the report in the browser when it is written")
+    add_compilation_cache(parser)
+
+
+def add_compilation_cache(parser: argparse._ActionsContainer) -> None:
+    """Adds `--compilation-cache`, the folder of `keeping_programs`.
+
+    Args:
+      parser: of the command, or a group of it.
+    """
+    where = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxppo", "programs")
+    parser.add_argument(
+        "--compilation-cache",
+        metavar="DIR",
+        nargs="?",
+        const=str(where),
+        help=f"keep compiled programs, and take those kept before, in DIR (default: {where})",
+    )
 
 
 @contextlib.contextmanager
@@ -177,6 +194,23 @@ def showing_phases(quiet: bool = False) -> Iterator[None]:
 
     with phases(not quiet):
         yield
+
+
+@contextlib.contextmanager
+def keeping_programs(folder: str | None) -> Iterator[None]:
+    """Keeps compiled programs in a folder, and says on stderr what that saved.
+
+    Args:
+      folder: of `--compilation-cache`; None keeps none.
+    """
+    if folder is None:
+        yield
+        return
+    from jaxppo.run.compilation_cache import cached_programs  # imports JAX, which --help does not need
+
+    with cached_programs(folder) as use:
+        yield
+    print(use.describe(), file=sys.stderr)
 
 
 def announce_report(path: pathlib.Path, show: bool) -> None:
@@ -212,7 +246,7 @@ def parse_training(
 
     Returns:
       The configuration, the name of its file (or of the folder that is resumed), and `output`, `resume`, `quiet`,
-      `open` and `flags`.
+      `open`, `compilation_cache` and `flags`.
 
     Raises:
       ConfigError: what `load_config` raises, or neither a configuration nor a folder to resume is given.

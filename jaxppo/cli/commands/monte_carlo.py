@@ -12,6 +12,7 @@ from jaxppo.cli import (
     a_device_for_each_core,
     add_progress_options,
     announce_report,
+    keeping_programs,
     parse_shard,
     showing_phases,
 )
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--merge takes no {[*(f'--{name}' for name in given), *overrides][0].replace('_', '-')}")
     if known.open and known.merge and known.output is None:
         parser.error("--open needs --output, the folder of the report")
-    with showing_phases(known.quiet):
+    with showing_phases(known.quiet), keeping_programs(known.compilation_cache):
         if known.merge:
             result = jaxppo.monte_carlo.merge(known.merge, known.output)
         else:

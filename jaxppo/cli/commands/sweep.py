@@ -7,7 +7,7 @@ and tests it once. training.steps is the budget of each agent.
 from collections.abc import Sequence
 
 import jaxppo
-from jaxppo.cli import a_device_for_each_core, announce_report, parse_training, showing_phases
+from jaxppo.cli import a_device_for_each_core, announce_report, keeping_programs, parse_training, showing_phases
 
 
 def main(arguments: Sequence[str]) -> int | None:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int | None:
     budgets = {"episodes": "train each agent for N episodes", "steps": "train each agent for N environment steps"}
     config, name, given = parse_training("sweep", __doc__, arguments, budgets)
     name = name if name.endswith("sweep") else f"{name}-sweep"
-    with showing_phases(given.quiet):
+    with showing_phases(given.quiet), keeping_programs(given.compilation_cache):
         result = jaxppo.sweep.sweep(
             config, output=given.output, name=name, resume=given.resume, progress=not given.quiet
         )

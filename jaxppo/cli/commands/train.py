@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import jaxppo
-from jaxppo.cli import announce_report, parse_training, showing_phases
+from jaxppo.cli import announce_report, keeping_programs, parse_training, showing_phases
 
 
 def main(arguments: Sequence[str]) -> int | None:
@@ -13,7 +13,8 @@ def main(arguments: Sequence[str]) -> int | None:
     budgets |= {"steps": "train for N environment steps"}
     flags = {"profile": "trace a few iterations, into the folder profile, and say where the time went"}
     config, name, given = parse_training("train", __doc__, arguments, budgets, flags=flags, older=True)
-    with showing_phases(given.quiet), jaxppo.run.profile.profiling() if given.profile else nullcontext() as profile:
+    profiling = jaxppo.run.profile.profiling() if given.profile else nullcontext()
+    with showing_phases(given.quiet), keeping_programs(given.compilation_cache), profiling as profile:
         result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
     if result.summary is not None:
         print(result.text)

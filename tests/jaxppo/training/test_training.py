@@ -653,6 +653,30 @@ def test_a_signal_saves_first(number, whole, workplace, tmp_path, monkeypatch, c
     assert json.loads((result.folder / "summary.json").read_text())["out_of_sample"] == whole.summary["out_of_sample"]
 
 
+def test_a_profile_says_where_the_time_went_and_changes_no_figure(whole, workplace, tmp_path, capsys):
+    config, folder = workplace / "tiny.yaml", tmp_path / "run"
+    assert command("train", "--config", config, "--output", folder, "--quiet", "--profile") == 0
+    printed = capsys.readouterr().out
+    for part in ("compiling", "training", "evaluating", "report"):
+        assert re.search(rf"\n  {part} +\d+\.\d s +\d+\.\d%\n", printed), part
+    for part in ("rollout: bars", "update: heads and losses, backward", "update: optimiser"):
+        assert re.search(rf"\n  {part} +\d+\.\d%\n", printed), part
+    assert list((folder / "profile").glob("**/*.xplane.pb"))
+    assert [*map(without_times, rows_of(folder))] == [*map(without_times, rows_of(whole.folder))]
+
+
+def test_programs_from_the_disk_train_to_the_same_figures(whole, workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "make_learner", make_learner)  # one for each run, which must be compiled
+    for name in ("compiled", "found"):
+        given = ("--output", tmp_path / name, "--quiet", "--compilation-cache", tmp_path / "programs")
+        assert command("train", "--config", workplace / "tiny.yaml", *given) == 0
+    first, second = re.findall(r"compilation cache \S+: (\d+) programs found, (\d+) added", capsys.readouterr().err)
+    assert int(first[1]) > 0
+    assert int(second[0]) > 0
+    folder = tmp_path / "found"
+    assert [*map(without_times, rows_of(folder))] == [*map(without_times, rows_of(whole.folder))]
+
+
 def test_a_second_signal_stops_at_once(workplace, tmp_path, monkeypatch, capfd):
     def twice():
         for _ in range(2):
