@@ -80,8 +80,8 @@ def cached_programs(folder: str | os.PathLike[str]) -> Iterator[CacheUse]:
         use.found += event == _HITS
         use.added += event == _MISSES
 
-    def add(event: str, seconds: float, **_: Any) -> None:
-        use.seconds += seconds if event == _SAVED else 0.0
+    def add(event: str, duration_secs: float, **_: Any) -> None:
+        use.seconds += duration_secs if event == _SAVED else 0.0
 
     options = {"jax_compilation_cache_dir": str(use.folder), **_OPTIONS}
     before = {name: getattr(jax.config, name) for name in options}

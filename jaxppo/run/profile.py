@@ -62,7 +62,8 @@ class Profile:
           compiled: the iteration.
           folder: of the run; the trace goes to its folder `profile`.
         """
-        number, took = itertools.count(), []
+        number = itertools.count()
+        took: list[float] = []
 
         def iterate(*arguments: Any) -> Any:
             called = next(number)
