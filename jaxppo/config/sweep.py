@@ -30,6 +30,7 @@ MOST_MEMBERS = 4096
 
 Few = Annotated[int, Field(ge=2, le=MOST_MEMBERS)]
 Ends = tuple[float, float]
+Value = float | bool | str
 
 
 class RangeConfig(Keys):
@@ -39,8 +40,8 @@ class RangeConfig(Keys):
     """`[low, high]`, both > 0: values at equal ratios, or drawn log-uniformly."""
     linear: Ends | None = None
     """`[low, high]`: values at equal distances, or drawn uniformly."""
-    values: Annotated[tuple[float, ...], Field(min_length=1, max_length=MOST_MEMBERS)] | None = None
-    """The values themselves, or what is drawn from."""
+    values: Annotated[tuple[Value, ...], Field(min_length=1, max_length=MOST_MEMBERS)] | None = None
+    """The values themselves, or what is drawn from: numbers, with method optuna also words."""
     n: Few | None = None
     """Values of a range in a grid; absent: 8."""
 
@@ -57,6 +58,11 @@ class RangeConfig(Keys):
             raise ValueError(f"values are {list(self.values)}; allowed: distinct numbers, without n")
         return self
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """`values` of a method that tries numbers alone; empty for a range."""
+        return tuple(value for value in self.values or () if not isinstance(value, str))
+
 
 class SweepConfig(Keys):
     """Agents that differ in hyper-parameters and seeds, trained in one program (`jaxppo.sweep`).
@@ -66,9 +72,10 @@ class SweepConfig(Keys):
 
     parameters: dict[str, RangeConfig] | None = None
     """Key -> its values, such as `{ppo.learning_rate: {log: [1e-4, 1e-2], n: 8}}`; absent: only seeds differ."""
-    method: Literal["grid", "random", "halving", "pbt"] = "grid"
+    method: Literal["grid", "random", "halving", "pbt", "optuna"] = "grid"
     """Every combination of the values, or combinations drawn at random: with halving the better part of them is trained
-    on at every rung, with pbt the worst go on there from states of the best, with other values."""
+    on at every rung, with pbt the worst go on there from states of the best, with other values. With optuna they are
+    drawn where those before scored well, and each is a program of its own, so that any key may be swept."""
     members: Few | None = None
     """Not for grid: combinations that are drawn; absent: 16."""
     rungs: Annotated[int, Field(ge=2, le=16)] | None = None
@@ -123,9 +130,14 @@ def check_sweep(
             f"sweep.keep is {sweep.keep:g}; of method pbt allowed: number in [0.5, 1), since others take over"
         )
     for key, of_key in (sweep.parameters or {}).items():
-        if key not in TRACED:
+        if key not in TRACED and sweep.method != "optuna":
             raise ValueError(
-                f"sweep.parameters names {key}; allowed: {', '.join(TRACED)}; one sweep for each value of others"
+                f"sweep.parameters names {key}; allowed: {', '.join(TRACED)}; sweep.method optuna for others"
+            )
+        if sweep.method != "optuna" and any(isinstance(value, (bool, str)) for value in of_key.values or ()):
+            raise ValueError(
+                f"sweep.parameters.{key}.values are {list(of_key.values or ())}; with sweep.method {sweep.method} "
+                "allowed: numbers"
             )
         if key.startswith("rewards.") and [item.kind for item in rewards].count(key.split(".")[1]) != 1:
             raise ValueError(f"sweep.parameters names {key}, but rewards does not name {key.split('.')[1]} once")

@@ -109,6 +109,11 @@ def takes_text(field: FieldInfo) -> bool:
     return any(_bare(option) is str for option in _options(field.annotation))
 
 
+def is_whole_field(field: FieldInfo) -> bool:
+    """Whether whole numbers are the only value beside null."""
+    return {_bare(option) for option in _options(field.annotation)} - {type(None)} == {int}
+
+
 def takes_texts(field: FieldInfo) -> bool:
     """Whether a list of texts is the only value beside null."""
     lists_ = [_bare(option) for option in _options(field.annotation) if option is not type(None)]

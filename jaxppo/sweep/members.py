@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from jaxppo.config import Config, validate_config
-from jaxppo.config.sweep import DRAWN_MEMBERS, GRID_POINTS, MOST_MEMBERS, RangeConfig
+from jaxppo.config.sweep import DRAWN_MEMBERS, GRID_POINTS, MOST_MEMBERS, TRACED, RangeConfig, Value
+from jaxppo.config.types import accepted, is_whole_field
+from jaxppo.config.types import keys as every_key
 from jaxppo.errors import ConfigError
 from jaxppo.run.setup import step_budget
 from jaxppo.sweep.halving import make_rungs
@@ -20,6 +25,8 @@ MOST_DRAWS = 1000
 """Draws for each combination, until that many different ones are found."""
 SEEDS_END = 2**31
 """Smallest number that is too large for a seed."""
+SEARCHED = ("features", "policy", "ppo", "pathwise")
+"""Sections whose keys may differ between agents that are compared by their scores, each in a program of its own."""
 
 
 def combinations(config: Config) -> tuple[dict[str, float], ...]:
@@ -52,7 +59,7 @@ def _points(of_key: RangeConfig) -> list[float]:
     """Values of a grid."""
     n = of_key.n or GRID_POINTS
     if of_key.values is not None:
-        return list(of_key.values)
+        return list(of_key.numbers)
     if of_key.log is not None:
         return _rounded(np.geomspace(*of_key.log, n))
     assert of_key.linear is not None, "`RangeConfig` has one of the three"
@@ -62,7 +69,7 @@ def _points(of_key: RangeConfig) -> list[float]:
 def _draw(of_key: RangeConfig, draws: np.random.Generator) -> float:
     """One value."""
     if of_key.values is not None:
-        return float(draws.choice(of_key.values))
+        return float(draws.choice(of_key.numbers))
     if of_key.log is not None:
         low, high = map(math.log, of_key.log)
         return _rounded([math.exp(draws.uniform(low, high))])[0]
@@ -75,7 +82,17 @@ def _rounded(values: np.ndarray | list[float]) -> list[float]:
     return [float(f"{np.float32(value):.6g}") for value in values]
 
 
-def member_config(config: Config, values: Mapping[str, float], seed: int) -> Config:
+def is_whole(key: str) -> bool:
+    """Whether a key takes whole numbers only.
+
+    Args:
+      key: dotted.
+    """
+    field = dict(every_key()).get(key)
+    return field is not None and is_whole_field(field)
+
+
+def member_config(config: Config, values: Mapping[str, Value], seed: int) -> Config:
     """The configuration of one agent as a run of its own.
 
     Args:
@@ -124,6 +141,9 @@ def check(config: Config) -> None:
             even_rungs(keys, n_iterations, every)
         else:
             make_rungs(keys, n, n_iterations, every)
+    if keys.method == "optuna":
+        _check_searched(keys.parameters or {})
+        return
     ends = [{key: end} for key, of_key in (keys.parameters or {}).items() for end in of_key.log or of_key.linear or ()]
     tried = combinations(config)
     different = len({tuple(values.values()) for values in tried})
@@ -133,3 +153,23 @@ def check(config: Config) -> None:
         )
     for values in (*ends, *tried):
         member_config(config, values, config.seed)
+
+
+def _check_searched(parameters: Mapping[str, RangeConfig]) -> None:
+    """Refuses keys that are none, or not of `SEARCHED`, and values that a key cannot have whatever the others are."""
+    known = {key: field for key, field in every_key() if key.partition(".")[0] in SEARCHED and key.count(".") == 1}
+    for key, of_key in parameters.items():
+        field = known.get(key)
+        if field is None and key not in TRACED:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: keys of {', '.join(SEARCHED)}"
+            raise ConfigError(f"sweep.parameters names {key}; {hint}")
+        if field is None:
+            continue
+        constrained: Any = Annotated[field.annotation, field]
+        accepts: TypeAdapter[Any] = TypeAdapter(constrained)
+        for value in of_key.values or of_key.log or of_key.linear or ():
+            try:
+                accepts.validate_python(int(value) if is_whole(key) and of_key.values is None else value)
+            except ValidationError:
+                raise ConfigError(f"sweep.parameters.{key} has {value!r}; allowed: {accepted(field)}") from None

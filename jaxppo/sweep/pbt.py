@@ -55,7 +55,7 @@ def moved(of_key: RangeConfig, value: float, up: bool) -> float:
       up: whether it grows.
     """
     if of_key.values is not None:
-        known = sorted(of_key.values)
+        known = sorted(of_key.numbers)
         place = min(range(len(known)), key=lambda i: abs(known[i] - value))
         return known[min(max(place + (1 if up else -1), 0), len(known) - 1)]
     if of_key.log is not None:

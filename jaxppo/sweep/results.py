@@ -22,7 +22,7 @@ class Chosen(NamedTuple):
     """
 
     place: int
-    values: dict[str, float]
+    values: dict[str, Any]
     mean_score: float
 
 

@@ -16,13 +16,18 @@ MOST_ROWS = 50
 SCORE = "validation_sharpe"
 
 
+def value_text(value: Any) -> str:
+    """A value of a key: a number in few digits, or a word."""
+    return f"{value}" if isinstance(value, (bool, np.bool_, str)) else f"{value:g}"
+
+
 def sentence(found: Mapping[str, Any]) -> str:
     """Which agent was chosen, in a sentence.
 
     Args:
       found: the `sweep` entry of a summary.
     """
-    values = ", ".join(f"{key} {value:g}" for key, value in found["values"].items())
+    values = ", ".join(f"{key} {value_text(value)}" for key, value in found["values"].items())
     score = found["mean_validation_sharpe"]
     mean = "" if score is None else f" with a mean validation Sharpe ratio of {score:.2f} over seeds"
     lost = f" {found['diverged']} diverged." if found["diverged"] else ""
@@ -59,21 +64,26 @@ def score_figure(table: pd.DataFrame, key: str) -> tuple[go.Figure, str]:
     Returns:
       The figure and its caption.
     """
-    figure, scored = go.Figure(), table[table[SCORE].notna()]
+    numbers, figure = table[key].dtype.kind in "if", go.Figure()
+    scored = table[table[SCORE].notna()]
+    scored = scored if numbers else scored.assign(**{key: scored[key].map(value_text)})
+    shown = "%{x:.4g}" if numbers else "%{x}"
     for name, rows, rank in (("agents", scored[~scored.chosen], 6), ("chosen", scored[scored.chosen], 0)):
         figure.add_trace(
             go.Scatter(
                 x=rows[key], y=rows[SCORE], mode="markers", name=name, marker={"size": 6 if rank else 11},
                 marker_color=figures.COLOURS[rank], text=[f"agent {member}" for member in rows.member],
-                hovertemplate="%{text}: %{x:.4g}, Sharpe %{y:.2f}<extra></extra>",
+                hovertemplate=f"%{{text}}: {shown}, Sharpe %{{y:.2f}}<extra></extra>",
             )
         )  # fmt: skip
     mean = scored.groupby(key)[SCORE].mean()
     if len(mean) < len(scored):
-        line = {"color": figures.COLOURS[1], "width": 1.5}
-        figure.add_trace(go.Scatter(x=mean.index, y=mean, mode="lines", name="mean at the value", line=line))
+        trace = go.Scatter(x=mean.index, y=mean, mode="lines" if numbers else "markers", name="mean at the value")
+        trace.line.color = trace.marker.color = figures.COLOURS[1]
+        trace.line.width, trace.marker.symbol = 1.5, "diamond-open"
+        figure.add_trace(trace)
     figures.finish(figure, np.arange(1), height=340, last_row=1, x_title=key)
-    if (table[key] > 0).all() and table[key].max() > 10 * table[key].min():
+    if numbers and (table[key] > 0).all() and table[key].max() > 10 * table[key].min():
         figure.update_xaxes(type="log")
     figure.update_layout(hovermode="closest")
     figure.update_yaxes(title_text="Sharpe ratio on validation, annual")
@@ -88,7 +98,7 @@ def _table(table: pd.DataFrame, keys: list[str]) -> str:
     best = table.sort_values(SCORE, ascending=False, kind="stable", na_position="last")
     rows = []
     for _, agent in best.head(MOST_ROWS).iterrows():
-        values = [f"{agent[key]:g}" for key in keys]
+        values = [escaped(value_text(agent[key])) for key in keys]
         score = MISSING if pd.isna(agent[SCORE]) else number_text(float(agent[SCORE]), "ratio")
         cells = [*values, f"{agent.seed}", score, f"{agent.best_iteration}", f"{agent.iterations}"]
         mark = " (chosen)" if agent.chosen else f" ({agent.stopped})" if agent.stopped else ""

@@ -9,8 +9,8 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
+from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import build, on_one_device
 from jaxppo.run.checkpoints import Checkpoints
@@ -29,13 +30,14 @@ from jaxppo.run.devices import select_devices
 from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
-from jaxppo.run.setup import Setup
+from jaxppo.run.setup import Setup, first_policy
 from jaxppo.run.start import check_start
 from jaxppo.run.trials import Trial
 from jaxppo.sweep.halving import DROPPED, train_by_halving
 from jaxppo.sweep.members import check, combinations, member_config
 from jaxppo.sweep.pbt import train_by_exchange
 from jaxppo.sweep.results import Chosen, choose, member_table
+from jaxppo.sweep.search import Search, import_optuna
 from jaxppo.sweep.section import section, sentence
 from jaxppo.tracking import LoggedRun, Logger, Loggers, make_loggers
 from jaxppo.training.evaluator import backtest_evaluator
@@ -44,7 +46,7 @@ from jaxppo.training.interrupts import stop_requested
 from jaxppo.walk_forward.job import Agent, FoldParams, Job
 from jaxppo.walk_forward.prepare import restarted
 from jaxppo.walk_forward.programs import Programs, compile_job
-from jaxppo.walk_forward.training import Record, Trained, train_agents
+from jaxppo.walk_forward.training import Record, train_agents
 
 BATCH_KEY = "sweep.batch_size"
 
@@ -85,7 +87,8 @@ def sweep(
     """Trains agents that differ in hyper-parameters and seeds, and tests the one that validation chooses, once.
 
     `config.sweep` says what is tried. All agents are trained in one compiled program, spread over the devices, or in as
-    few batches as fit the memory, each for the budget of `config.training`. An agent is what `jaxppo.train` makes of
+    few batches as fit the memory, each for the budget of `config.training`; with Optuna each combination of values is a
+    program of its own. An agent is what `jaxppo.train` makes of
     its values and its seed, up to rounding. Every evaluation on validation is recorded in the register of trials beside
     the folder. The values with the best mean score over seeds are chosen, and of their agents the best. The folder then
     is the run folder of that agent, with a row for every agent in `sweep.csv`.
@@ -106,6 +109,8 @@ def sweep(
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
     check(config)
+    if config.sweep.method == "optuna":
+        import_optuna()
     resumed, begun = None, False
     if not resume:
         run_folder.check_output(output)
@@ -120,28 +125,43 @@ def sweep(
         if resumed is not None and begun:
             run_folder.check_same_data(resumed, run_folder.data_report(market))
         setup = build(on_one_device(config), market)
-        params = setup.period_params("train")
-        check_start(setup, params)
+        check_start(setup, setup.period_params("train"))
         if progress and not resume and market.info.report:
             print(format_report(market.info.report), file=sys.stderr)
         folder = run_folder.make_folder(output, name) if resumed is None else resumed
         locks.enter_context(owned(folder, empty=resumed is None))
-        validation = setup.periods["validation"]
-        seeds = tuple(range(config.seed, config.seed + config.sweep.seeds))
-        where = FoldParams.of([params]), (validation.first,), validation.n_bars
-        job = Job(setup, *where, seeds, folder, values=combinations(config), tolerant=True)
-        if progress:
-            print(f"{len(job.values)} combinations x {len(seeds)} seeds are compiled", file=sys.stderr)
-        programs = compile_job(job, devices, config.sweep.batch_size, exactly=resume, batch_key=BATCH_KEY)
-        job = dataclasses.replace(job, setup=_settled(setup, config, programs.size))
+
+        def job_of(member: Config) -> Job:
+            return _job(member, market, folder)
+
+        train: Train
+        if config.sweep.method == "optuna":
+            found = Search(config, job_of, folder, devices)
+            train, decided = functools.partial(_searched, found, config, job_of, progress), setup.config
+        else:
+            job = dataclasses.replace(_job(config, market, folder, setup), values=combinations(config))
+            if progress:
+                print(f"{len(job.values)} combinations x {len(job.seeds)} seeds are compiled", file=sys.stderr)
+            programs = compile_job(job, devices, config.sweep.batch_size, exactly=resume, batch_key=BATCH_KEY)
+            job = dataclasses.replace(job, setup=_settled(setup, config, programs.size))
+            train, decided = functools.partial(_trained, job, programs, progress), job.setup.config
         if not begun:
             data = {**run_folder.data_report(market), "learned_from": learned_from(setup)}
             data["path"] = recorded_path(config)
             metadata = {"kind": run_folder.SWEEP, **run_folder.provenance(config, data, devices)}
-            run_folder.write_config(folder, job.setup.config)
+            run_folder.write_config(folder, decided)
             run_folder.write_metadata(folder, metadata, finished=False)
-        with told.opened(LoggedRun(folder, job.setup.config, run_folder.read_metadata(folder))):
-            return _train_and_test(job, programs, told, progress)
+        setup = dataclasses.replace(setup, config=decided)
+        with told.opened(LoggedRun(folder, decided, run_folder.read_metadata(folder))):
+            return _train_and_test(train, setup, folder, told)
+
+
+def _job(config: Config, market: MarketData, folder: pathlib.Path, setup: Setup | None = None) -> Job:
+    """The agents of a configuration, one of each seed, with its values; `setup` where it is built already."""
+    setup = build(on_one_device(config), market) if setup is None else setup
+    params, validation = setup.period_params("train"), setup.periods["validation"]
+    seeds = tuple(range(config.seed, config.seed + config.sweep.seeds))
+    return Job(setup, FoldParams.of([params]), (validation.first,), validation.n_bars, seeds, folder, tolerant=True)
 
 
 def _settled(setup: Setup, config: Config, batch_size: int) -> Setup:
@@ -151,12 +171,37 @@ def _settled(setup: Setup, config: Config, batch_size: int) -> Setup:
     return dataclasses.replace(setup, config=config.model_copy(update=decided))
 
 
-def _train_and_test(job: Job, programs: Programs, loggers: Loggers, progress: bool) -> Sweep:
+class Outcome(NamedTuple):
+    """What was trained, and the agent that validation chooses.
+
+    Attributes:
+      agents: all.
+      chosen: one of them.
+      setup: that it was trained with; its `config` is that of the sweep, with the values that were not swept.
+      net: its best parameters.
+      combinations: of values that were tried.
+      training: the `train` entry of the summary.
+      rungs: what happened at the rungs of an exchange.
+    """
+
+    agents: list[Agent]
+    chosen: Chosen
+    setup: Setup
+    net: Params
+    combinations: int
+    training: dict[str, Any]
+    rungs: list[dict[str, Any]]
+
+
+Train = Callable[[Record, Sequence[int]], Outcome | None]
+"""`(record, stop) -> outcome`, None if it was interrupted."""
+
+
+def _train_and_test(train: Train, setup: Setup, folder: pathlib.Path, loggers: Loggers) -> Sweep:
     """Trains the agents, unless a signal interrupts it, then chooses one, tests it and writes everything."""
-    setup, folder = job.setup, job.folder
 
     @functools.cache
-    def content(values: tuple[tuple[str, float], ...], seed: int) -> str:
+    def content(values: tuple[tuple[str, Any], ...], seed: int) -> str:
         config = member_config(setup.config, dict(values), seed)
         return configuration_hash(dataclasses.replace(setup, config=config))
 
@@ -168,25 +213,56 @@ def _train_and_test(job: Job, programs: Programs, loggers: Loggers, progress: bo
         record_trials(folder, [(trial(agent, iteration, returns), returns) for agent, returns in evaluated])
 
     with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
-        found = _trained(job, programs, record, stop, progress)
+        found = train(record, stop)
     if found is None:
         print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
         return Sweep(folder, pd.DataFrame(), None, "", stop[0])
-    return _finish(job, programs, *found, loggers)
+    return _finish(found, folder, loggers)
 
 
-def _trained(
-    job: Job, programs: Programs, record: Record, stop: Sequence[int], progress: bool
-) -> tuple[Trained, list[dict[str, Any]]] | None:
-    """All agents by the method of the sweep, and what happened at the rungs of an exchange; None if interrupted."""
-    method = job.setup.config.sweep.method
+def _trained(job: Job, programs: Programs, progress: bool, record: Record, stop: Sequence[int]) -> Outcome | None:
+    """Trains all agents in one program, by the method of the sweep."""
+    method, rungs = job.setup.config.sweep.method, []
     if method == "pbt":
-        return train_by_exchange(job, programs, record, stop, progress)
-    if method == "halving":
+        exchanged = train_by_exchange(job, programs, record, stop, progress)
+        trained, rungs = (None, []) if exchanged is None else exchanged
+    elif method == "halving":
         trained = train_by_halving(job, programs, functools.partial(_compiled, programs), record, stop, progress)
     else:
         trained = train_agents(job, programs, record, stop, progress)
-    return None if trained is None else (trained, [])
+    if trained is None:
+        return None
+    chosen = choose(trained.agents, alone=method == "pbt")
+    steps = sum(agent.iterations for agent in trained.agents) * job.steps
+    training = _training(trained.agents, chosen, programs.size, steps, trained.seconds, programs.compile_seconds)
+    net = jax.tree.map(lambda x: x[chosen.place], trained.best)
+    return Outcome(trained.agents, chosen, job.setup, net, len(job.values), training, rungs)
+
+
+def _searched(
+    found: Search,
+    config: Config,
+    job_of: Callable[[Config], Job],
+    progress: bool,
+    record: Record,
+    stop: Sequence[int],
+) -> Outcome | None:
+    """Trains one combination after the other, as Optuna draws them."""
+    if not found.run(record, stop, progress):
+        return None
+    different = {str(one.values): number for number, one in reversed([*enumerate(found.tried)])}
+    places = sorted(different.values())
+    tried = [found.tried[number] for number in places]
+    agents = [agent for one in tried for agent in one.agents]
+    chosen = choose(agents)
+    number = different[str(chosen.values)]
+    setup = job_of(member_config(config, chosen.values, config.seed)).setup
+    place = found.tried[number].agents.index(agents[chosen.place])
+    net = jax.tree.map(lambda x: x[place], found.trained(number).best)
+    steps = sum(agent.iterations * one.steps for one in tried for agent in one.agents)
+    seconds, compiling = (sum(getattr(one, name) for one in tried) for name in ("seconds", "compile_seconds"))
+    training = _training(agents, chosen, config.sweep.seeds, steps, seconds, compiling)
+    return Outcome(agents, chosen, setup, net, len(tried), training, [])
 
 
 def _compiled(first: Programs, part: Job) -> Programs:
@@ -198,40 +274,29 @@ def _compiled(first: Programs, part: Job) -> Programs:
     return compile_job(part, devices, min(first.size, len(part.agents)), exactly=True, batch_key=BATCH_KEY)
 
 
-def _finish(
-    job: Job,
-    programs: Programs,
-    trained: Trained,
-    rungs: list[dict[str, Any]],
-    loggers: Loggers,
-) -> Sweep:
-    """Chooses an agent, tests it, and makes the folder a run folder of it."""
-    folder, agents = job.folder, trained.agents
-    chosen = choose(agents, alone=job.setup.config.sweep.method == "pbt")
-    agent, net = agents[chosen.place], jax.tree.map(lambda x: x[chosen.place], trained.best)
-    config = member_config(job.setup.config, chosen.values, agent.seed)
-    setup = dataclasses.replace(job.setup, config=config)
-    table, found = member_table(agents, chosen), _found(job, agents, chosen)
-    text = section(table, found)
-    evaluator = backtest_evaluator(setup, programs.network, {"Sweep": text})
+def _finish(outcome: Outcome, folder: pathlib.Path, loggers: Loggers) -> Sweep:
+    """Tests the chosen agent, and makes the folder a run folder of it."""
+    agents, chosen = outcome.agents, outcome.chosen
+    agent = agents[chosen.place]
+    config = member_config(outcome.setup.config, chosen.values, agent.seed)
+    setup = dataclasses.replace(outcome.setup, config=config)
+    table, found = member_table(agents, chosen), _found(outcome)
+    evaluator = backtest_evaluator(setup, first_policy(setup)[0], {"Sweep": section(table, found)})
     validation = {"best_iteration": agent.best_iteration, "best_sharpe": agent.score, "evaluations": agent.evaluations}
-    summary: dict[str, Any] = {
-        "train": _training(job, programs, agents, agent, trained.seconds),
-        "validation": validation,
-        "sweep": found,
-    }
+    summary: dict[str, Any] = {"train": outcome.training, "validation": validation, "sweep": found}
     limits = constraint_summary(config, agent.rows)
     summary |= {"constraints": limits} if limits else {}
     best = Checkpoints(folder / "checkpoints" / "best", 1)
     try:
-        best.save(agent.best_iteration, {"params": net}, {"iteration": agent.best_iteration, "sharpe": agent.score})
+        kept = {"iteration": agent.best_iteration, "sharpe": agent.score}
+        best.save(agent.best_iteration, {"params": outcome.net}, kept)
     finally:
         best.close()
-    summary |= evaluator.finish(net, summary, agent.rows, folder)
+    summary |= evaluator.finish(outcome.net, summary, agent.rows, folder)
     curves = summary.pop("curves", None)
     table.to_csv(folder / "sweep.csv", index=False)
-    listed = {**found, **({"rungs": rungs} if rungs else {}), "members": _as_json(table)}
-    write_text(folder / "sweep.json", json.dumps(listed, indent=2) + "\n")
+    rungs = {"rungs": outcome.rungs} if outcome.rungs else {}
+    write_text(folder / "sweep.json", json.dumps({**found, **rungs, "members": _as_json(table)}, indent=2) + "\n")
     write_json(folder / "summary.json", summary)
     metadata = run_folder.read_metadata(folder)
     metadata.pop("kind", None)
@@ -245,14 +310,15 @@ def _finish(
     return Sweep(folder, table, summary, f"{sentence(found)}\n{evaluator.describe(summary)}")
 
 
-def _found(job: Job, agents: Sequence[Agent], chosen: Chosen) -> dict[str, Any]:
+def _found(outcome: Outcome) -> dict[str, Any]:
     """The `sweep` entry of the summary."""
+    config, agents, chosen = outcome.setup.config, outcome.agents, outcome.chosen
     return {
-        "method": job.setup.config.sweep.method,
-        "keys": list(job.values[0]),
+        "method": config.sweep.method,
+        "keys": list(config.sweep.parameters or {}),
         "agents": len(agents),
-        "combinations": len(job.values),
-        "seeds": list(job.seeds),
+        "combinations": outcome.combinations,
+        "seeds": list(range(config.seed, config.seed + config.sweep.seeds)),
         "values": chosen.values,
         "seed": agents[chosen.place].seed,
         "member": chosen.place,
@@ -265,17 +331,18 @@ def _diverged(agent: Agent) -> bool:
     return agent.stopped is not None and "level" not in agent.stopped and agent.stopped["limit"] != DROPPED
 
 
-def _training(job: Job, programs: Programs, agents: Sequence[Agent], chosen: Agent, seconds: float) -> dict[str, Any]:
+def _training(
+    agents: Sequence[Agent], chosen: Chosen, batch_size: int, steps: int, seconds: float, compile_seconds: float
+) -> dict[str, Any]:
     """The `train` entry of the summary; `seconds` without compilation, of all agents, over all resumes."""
-    steps = sum(agent.iterations for agent in agents) * job.steps
     return {
         "agents": len(agents),
-        "batch_size": programs.size,
-        "iterations": chosen.iterations,
+        "batch_size": batch_size,
+        "iterations": agents[chosen.place].iterations,
         "env_steps": steps,
         "seconds": seconds,
         "steps_per_second": steps / max(seconds, 1e-9),
-        "compile_seconds": programs.compile_seconds,
+        "compile_seconds": compile_seconds,
     }
 
 

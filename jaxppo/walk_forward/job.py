@@ -91,7 +91,7 @@ class Agent:
     iterations: int = 0
     skipped_updates: int = 0
     last: dict[str, float] = dataclasses.field(default_factory=dict)
-    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def score(self) -> float:
