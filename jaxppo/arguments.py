@@ -64,7 +64,7 @@ Power = Annotated[float, Field(ge=0.0, le=4.0)]
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?)?$")]
-
+Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 OWN_NAME = "module:function"
 """What stands for the name of a user's own code."""
@@ -172,7 +172,7 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, null: str = "nu
     Raises:
       KeyError: a type that is no number, text or collection of them, such as an array.
     """
-    if annotation == Day:
+    if annotation in (Day, Date):
         return "date such as 2010-12-31"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:

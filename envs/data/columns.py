@@ -15,8 +15,7 @@ from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
 from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.rates import find_rates, rate_columns
-from jaxppo.envs.data.reading import column_key
-from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table, time_text
+from jaxppo.envs.data.rows import DROP_ROWS, PRICES, SYMBOL_SPELLINGS, Rows, Table, column_key, time_text
 from jaxppo.envs.data.times import EARLIEST, LATEST, NOT_A_TIME, AmbiguousDates, parse_times
 from jaxppo.envs.data.volume import choose_volume
 from jaxppo.envs.market.check import check_symbols

@@ -1,8 +1,9 @@
 """Loads price files and data frames into a validated `MarketData`.
 
-Sources: CSV (also .gz, .zip), TSV or Parquet files; a folder or list of them; the name of a shipped data set
-(`"us5_1d"`); a data frame in long form, of one symbol, or price x symbol columns; `{symbol: data frame}`. A file
-without a column of symbols is one symbol, named like the file.
+Sources: CSV (also .gz, .zip), TSV or Parquet files; a folder, list or pattern of them (`"lake/**/*.parquet"`); the name
+of a shipped data set (`"us5_1d"`); a download (`"yfinance:SPY,QQQ"`) or a DuckDB table, see `jaxppo.envs.data.sources`;
+a data frame in long form, of one symbol, or price x symbol columns; `{symbol: data frame}`. A file without a column of
+symbols is one symbol, named like the file.
 
 Adjustment: open, high, low and close are multiplied by adj_close / close (or adj_factor) where given, volume is divided
 by it. A later split or dividend rescales the past by a constant, which returns do not see. No other value of a bar
@@ -38,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from jaxppo.arguments import Date
 from jaxppo.envs.data import checks, history, own_columns, report
 from jaxppo.envs.data.closes import closes_only_line
 from jaxppo.envs.data.columns import canonical_rows, unused_line
@@ -60,6 +62,7 @@ from jaxppo.envs.data.options import (
     Tolerance,
     VolumeKind,
 )
+from jaxppo.envs.data.period import keep_between
 from jaxppo.envs.data.rates import convert, rate_columns
 from jaxppo.envs.data.reading import PriceSource, read_tables
 from jaxppo.envs.data.report import format_report, length_text
@@ -115,11 +118,13 @@ def load_market(
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0,
     futures: bool | Sequence[str] = False,
     columns: Sequence[str] | Mapping[str, str | None] | None = None,
+    start: Date | None = None,
+    end: Date | None = None,
+    refresh: bool = False,
 ) -> MarketData:
     """Loads prices, checks them, and aligns them on one time axis.
 
     Repairs order, exact repeats, empty rows at the ends and rounding errors, and counts that in `market.info.report`.
-    Refuses any other fault in one line that names the row and the option that accepts it.
 
     Args:
       path_or_frame: file, folder, list of files, shipped data set, or data frames; the module says in which forms.
@@ -152,19 +157,25 @@ def load_market(
       multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
       futures: whether all, or which symbols, are futures: no cash is paid for them and none is borrowed.
       columns: names of your own to keep; or name -> column of the times of its publication, None for its own bar.
+      start: first date of the bars that are used, UTC, `YYYY-MM-DD`; None for all. Downloads ask for no earlier ones.
+      end: last date, included; None for all, of a download up to the last finished bar.
+      refresh: whether to download anew what was downloaded before and kept.
 
     Returns:
       Market with arrays `[T, A]`; symbols, times and the data report in `.info`.
 
     Raises:
-      DataError: one line on what is wrong, where, and the remedy.
+      DataError: any other fault: one line that names the row and the option that accepts it.
     """
-    return _load(path_or_frame, LoadOptions(
-        _names(symbols), calendar, timezone, day_first, adjust, volume, rate_column, stablecoins_at_par, on_bad_rows,
-        on_duplicates, on_crossed_quotes, on_off_session, range_tolerance, max_log_jump, max_log_range, max_log_spike,
-        split_tolerance, max_hole_days, zero_volume_tradable, spread, half_spread, tick, min_half_spread,
-        spread_window, multiplier, _names(futures), columns if isinstance(columns, Mapping) else _names(columns),
-    ))  # fmt: skip
+    return _load(path_or_frame, _options(locals()))
+
+
+def _options(given: dict[str, Any]) -> LoadOptions:
+    """The arguments of `load_market` but the prices, with collections of names as tuples."""
+    options = {name: value for name, value in given.items() if name != "path_or_frame"}
+    for name in ("symbols", "futures", "columns"):
+        options[name] = options[name] if isinstance(options[name], Mapping) else _names(options[name])
+    return LoadOptions(**options)
 
 
 def _names(given: Any) -> Any:
@@ -175,9 +186,10 @@ def _names(given: Any) -> Any:
 def _load(source: PriceSource, options: LoadOptions) -> MarketData:
     """Reads, checks, repairs and aligns; the checks of single rows come first, those of the history need clean rows."""
     check_timezone(options.timezone)
-    rows = canonical_rows(read_tables(source), options)
+    rows = canonical_rows(read_tables(source, options), options)
     check_quote_currencies(rows, options)
     daily, schedule = _place_in_time(rows, options)
+    keep_between(rows, options)
     checks.drop_repeats(rows)
     checks.check_rows(rows, options)
     checks.check_duplicates(rows, options)
@@ -334,7 +346,7 @@ def _align(
     market = market.replace(ended=_ended(reports, len(times)), columns=jax.tree.map(jnp.asarray, own) or ())
     per_year = periods_per_year(market)
     summary = {
-        "sources": report.source_report(rows),
+        **report.source_report(rows),
         "rows_read": sum(len(table.rows) for table in rows.tables),
         "rows_kept": len(frame),
         "bars": len(times),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import pandas as pd
 from annotated_types import Ge, Gt, Le, Lt
 
 from jaxppo.arguments import Text
+from jaxppo.envs.data.times import EARLIEST, LATEST
 from jaxppo.errors import DataError
 
 BadRows = Literal["error", "drop"]
@@ -71,6 +74,9 @@ class LoadOptions:
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0
     futures: bool | tuple[str, ...] = False
     columns: tuple[str, ...] | Mapping[str, str | None] | None = None
+    start: str | None = None
+    end: str | None = None
+    refresh: bool = False
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
@@ -85,6 +91,7 @@ class LoadOptions:
             raise DataError("spread='fixed' and a value of half_spread need each other")
         _check_futures(self.futures)
         _check_columns(self.columns)
+        _check_period(self.start, self.end)
         symbols = self.symbols
         if symbols is None:
             return
@@ -141,3 +148,17 @@ def _check_futures(value: Any) -> None:
     named = isinstance(value, tuple) and value and all(isinstance(name, str) for name in value)
     if not (isinstance(value, bool) or named):
         raise DataError(f"futures={value!r} must be True, False or the symbols of futures")
+
+
+def _check_period(start: Any, end: Any) -> None:
+    """Checks for dates, in order."""
+    for name, value in (("start", start), ("end", end)):
+        written = isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)
+        try:
+            plausible = value is None or (written and EARLIEST <= pd.Timestamp(value).value <= LATEST)
+        except ValueError:  # 2020-02-30
+            plausible = False
+        if not plausible:
+            raise DataError(f"{name}={value!r} must be a date such as 2020-01-31, from 1900 on")
+    if start is not None and end is not None and end < start:
+        raise DataError(f"end={end!r} must not lie before start={start!r}")

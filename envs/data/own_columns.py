@@ -10,8 +10,7 @@ import pandas as pd
 
 from jaxppo.envs.data.numbers import has_decimal_comma, is_number_column, parse_numbers
 from jaxppo.envs.data.options import LoadOptions
-from jaxppo.envs.data.reading import column_key
-from jaxppo.envs.data.rows import Table
+from jaxppo.envs.data.rows import Table, column_key
 from jaxppo.envs.data.times import NOT_A_TIME, AmbiguousDates, parse_times
 from jaxppo.errors import DataError
 

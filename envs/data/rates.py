@@ -9,8 +9,7 @@ import pandas as pd
 
 from jaxppo.envs.data.checks import beyond_float32, describe_size
 from jaxppo.envs.data.options import LoadOptions
-from jaxppo.envs.data.reading import column_key
-from jaxppo.envs.data.rows import PRICES, Rows, Table
+from jaxppo.envs.data.rows import PRICES, Rows, Table, column_key
 from jaxppo.errors import DataError
 
 RATES = ("rate", "rate_open")

@@ -19,7 +19,11 @@ import pandas as pd
 import pyarrow
 
 from jaxppo.envs import datasets
-from jaxppo.envs.data.rows import PRICES, SYMBOL_SPELLINGS, Table
+from jaxppo.envs.data.options import LoadOptions
+from jaxppo.envs.data.rows import PRICES, SYMBOL_SPELLINGS, Table, column_key
+from jaxppo.envs.data.sources import databases, lakes
+from jaxppo.envs.data.sources.downloads import download
+from jaxppo.envs.data.sources.request import DATABASE, KINDS, kind_of, request_of
 from jaxppo.errors import DataError
 
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".zip")
@@ -28,8 +32,8 @@ MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", 
 LEAN_PRICE_UNIT = 1e-4
 MOST_BYTES = 8 * 2**30
 """Text that a compressed file may hold, bytes."""
-MOST_NAMED = 5
-"""Files that a warning names."""
+MOST_NAMED, MOST_FOLDERS = 5, 4
+"""Files that a warning names, and parts of a path that a message shows."""
 PriceSource: TypeAlias = str | os.PathLike | pd.DataFrame | Sequence[str | os.PathLike] | Mapping[str, pd.DataFrame]
 _UNREADABLE = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, pyarrow.ArrowException, ValueError,
@@ -37,13 +41,12 @@ _UNREADABLE = (
 _QUOTE_BAR = ["date"] + [s + p for s in ("bid", "ask") for p in ("open", "high", "low", "close", "size")]
 
 
-def column_key(label: object) -> str:
-    """Normalises a column label: no case, spaces, punctuation or byte-order mark."""
-    return re.sub(r"[^a-z0-9]", "", str(label).lower())
+def read_tables(source: PriceSource, options: LoadOptions | None = None) -> list[Table]:
+    """Reads path, folder, pattern, name of a source or shipped data set, data frame, list, or `{symbol: data frame}`.
 
-
-def read_tables(source: PriceSource) -> list[Table]:
-    """Reads path, folder, name of a shipped data set, data frame, list of paths, or `{symbol: data frame}`.
+    Args:
+      source: of the prices.
+      options: `symbols` spares files of others, `start`, `end` and `refresh` apply to downloads; None asks for all.
 
     Returns:
       At least one table.
@@ -58,9 +61,9 @@ def read_tables(source: PriceSource) -> list[Table]:
     elif isinstance(source, (list, tuple)):
         if any(isinstance(path, (list, tuple)) for path in source):
             raise DataError("a list of price files holds a list; give the paths in one list")
-        tables = [table for path in source for table in read_tables(path)]
+        tables = [table for path in source for table in read_tables(path, options)]
     elif isinstance(source, (str, os.PathLike)):
-        tables = _from_path(source)
+        tables = _from_path(source, options)
     else:
         raise DataError(f"prices must be a path, a list of paths or a pandas DataFrame, not {type(source).__name__}")
     if not tables:
@@ -68,9 +71,16 @@ def read_tables(source: PriceSource) -> list[Table]:
     return tables
 
 
-def _from_path(source: str | os.PathLike) -> list[Table]:
+def _from_path(source: str | os.PathLike, options: LoadOptions | None) -> list[Table]:
     if not str(source):
         raise DataError("the path of the price file is empty")
+    kind = kind_of(str(source))
+    if kind == DATABASE:
+        return _from_frame(databases.table_of(str(source)), str(source), "")
+    if kind is not None:
+        return _from_download(str(source), options)
+    if lakes.is_pattern(str(source)):
+        return _from_lake(str(source), options)
     try:
         path = pathlib.Path(source).expanduser()
     except RuntimeError as error:  # ~name of nobody
@@ -78,16 +88,37 @@ def _from_path(source: str | os.PathLike) -> list[Table]:
     if str(source) in datasets.FILES and not path.exists():
         path = datasets.path(str(source))
     if not path.exists():
-        shipped = ", ".join(datasets.FILES)
-        raise DataError(f"{source}: no such file or folder (shipped data sets: {shipped})")
+        shipped, sources = ", ".join(datasets.FILES), ", ".join(f"{kind}:" for kind in KINDS)
+        raise DataError(f"{source}: no such file or folder (shipped data sets: {shipped}; sources: {sources})")
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         files = [file for file in found if file.name.lower().endswith(SUFFIXES)]
         if not files:
-            raise DataError(f"{path}: the folder holds no price files ({', '.join(SUFFIXES)})")
+            below = f"; those of folders below are {path}/**/*.parquet" if any(f.is_dir() for f in found) else ""
+            raise DataError(f"{path}: the folder holds no price files ({', '.join(SUFFIXES)}){below}")
         others = [file.name for file in found if file not in files and file.is_file()]
         return _tables_of([(file.name, functools.partial(_from_file, file)) for file in files], others, path.name)
     return _from_file(path)
+
+
+def _from_download(source: str, options: LoadOptions | None) -> list[Table]:
+    """Reads what a source has, or had when it was asked first."""
+    given = (None, None, False) if options is None else (options.start, options.end, options.refresh)
+    found = download(request_of(source, *given[:2]), refresh=given[2])
+    symbols = found.record["symbols"]
+    [table] = _from_frame(pd.read_parquet(found.file), source, symbols[0] if len(symbols) == 1 else "")
+    table.download = {**found.record, "file": str(found.file)}
+    return [table]
+
+
+def _from_lake(source: str, options: LoadOptions | None) -> list[Table]:
+    """Reads the files that a pattern finds, less those whose folders name other symbols than those asked for."""
+    tables = []
+    for file in lakes.files_of(source, SUFFIXES, None if options is None else options.symbols):
+        for table in _from_file(file):
+            table.name = "/".join(file.parts[-MOST_FOLDERS:])
+            tables.append(table)
+    return tables
 
 
 class _NoPrices(DataError):
@@ -133,12 +164,14 @@ def _from_file(path: pathlib.Path) -> list[Table]:
         raise DataError(f"{path.name}: cannot read this kind of file, only {', '.join(SUFFIXES)}")
     try:
         if name.endswith((".parquet", ".pq")):
-            return _from_frame(pd.read_parquet(path), path.name, _stem(path.name))
+            # Its folders are read here, for all kinds of files alike.
+            tables = _from_frame(pd.read_parquet(path, partitioning=None), path.name, _stem(path.name))
+            return lakes.with_partitions(tables, path)
         data = path.read_bytes()
         if name.endswith(".zip"):
             return _from_archive(data, path.name)
         data = _decompressed(data, path.name) if name.endswith(".gz") else data
-        return _from_text(data, path.name, _stem(path.name))
+        return lakes.with_partitions(_from_text(data, path.name, _stem(path.name)), path)
     except DataError:
         raise
     except pd.errors.ParserWarning:

@@ -235,8 +235,8 @@ def _panel_warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) ->
     return lines
 
 
-def source_report(rows: Rows) -> list[dict[str, Any]]:
-    """Reports on every table: name, rows, and the column used for each field."""
+def source_report(rows: Rows) -> dict[str, Any]:
+    """Reports on every table: name, rows, and the column used for each field; and on downloads, if there are any."""
     listed = []
     for table in rows.tables:
         used = set(table.columns.values())
@@ -249,7 +249,18 @@ def source_report(rows: Rows) -> list[dict[str, Any]]:
         if table.price_scale != 1.0:
             entry["price_scale"] = table.price_scale
         listed.append(entry)
-    return listed
+    downloads = [table.download for table in rows.tables if table.download]
+    return {"sources": listed, **({"downloads": downloads} if downloads else {})}
+
+
+def _download_line(record: dict[str, Any]) -> str:
+    """What was downloaded, when, and where it is kept."""
+    span = f"{record['start'] or 'the beginning'} to {record['end'] or 'its last finished bar'}"
+    bars = f"bars of {record['timeframe']}, {span}" if record["timeframe"] else "all rows"
+    return (
+        f"  downloaded {record['time'][:16].replace('T', ' ')} UTC from {record['source']}: {bars}; "
+        f"{record['adjusted']}; sha256 {record['sha256'][:16]}, kept in {record['file']}"
+    )
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -268,6 +279,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"clock {report['timezone']}, calendar {report['calendar'] or 'none'}, "
         f"adjusted by {report['adjusted_by'] or 'nothing'}"
         + (f", converted by {report['converted_by']}" if "converted_by" in report else ""),
+        *map(_download_line, report.get("downloads", [])),
         *contract_lines(report),
         f"  half-spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,11 @@ from jaxppo.errors import DataError
 PRICES = ("open", "high", "low", "close")
 SYMBOL_SPELLINGS = ("symbol", "ticker", "sym", "tic", "instrument", "asset", "code", "name")
 DROP_ROWS = "pass on_bad_rows='drop' to leave such rows out"
+
+
+def column_key(label: object) -> str:
+    """Normalises a column label: no case, spaces, punctuation or byte-order mark."""
+    return re.sub(r"[^a-z0-9]", "", str(label).lower())
 
 
 @dataclasses.dataclass
@@ -33,6 +40,7 @@ class Table:
       closes_only: whether it has closes without open, high and low.
       notes: warnings on what lay beside the table and was left out.
       unused: labels of columns that nothing reads; filled in while reading.
+      download: record of its download, see `jaxppo.envs.data.sources.downloads`; empty for a file or a frame.
     """
 
     frame: pd.DataFrame
@@ -47,6 +55,7 @@ class Table:
     closes_only: bool = False
     notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    download: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def place(self, row: int) -> str:
         """Names the position of a row in its source."""

@@ -11,8 +11,7 @@ import pandas as pd
 
 from jaxppo.envs.data.checks import beyond_float32, describe_size
 from jaxppo.envs.data.options import LoadOptions
-from jaxppo.envs.data.reading import column_key
-from jaxppo.envs.data.rows import Rows
+from jaxppo.envs.data.rows import Rows, column_key
 
 TICKS = ("tickvolume", "tickvol")
 """Columns whose name says that they count price changes."""

@@ -21,6 +21,9 @@ ADDED: dict[str, dict[str, Any]] = {
         "multiplier": 1.0,
         "futures": False,
         "columns": None,
+        "start": None,
+        "end": None,
+        "refresh": False,
     },
     "costs": {
         "cash_rate": 0.0,

@@ -15,6 +15,7 @@ from jaxppo.config.items import OwnFunction
 from jaxppo.config.risk import ObjectiveConfig
 from jaxppo.config.schema import DataConfig, RegimesConfig
 from jaxppo.config.trading import CostsConfig
+from jaxppo.envs.data.sources.request import kind_of
 
 NAMING: dict[type[BaseModel], str] = {
     RegimesConfig: "kind",
@@ -26,9 +27,9 @@ NAMING: dict[type[BaseModel], str] = {
 
 
 def is_own(name: str) -> bool:
-    """Whether a text is `module:function`, and not the name of a file that is there."""
+    """Whether a text is `module:function`, and neither a source of prices nor the name of a file that is there."""
     named = len(name) <= LONGEST_OWN_NAME and re.match(OWN_NAME_PATTERN, name) is not None
-    return named and not pathlib.Path(name).exists()
+    return named and kind_of(name) is None and not pathlib.Path(name).exists()
 
 
 def own_names(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:

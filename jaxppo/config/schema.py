@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from jaxppo import envs
 from jaxppo.arguments import (
+    Date,
     Day,
     NonNegativeInt,
     Numbers,
@@ -45,9 +46,10 @@ class DataConfig(Keys):
     """Where prices come from, how `envs.load_market` checks them, and the periods of a run."""
 
     path: Text | Annotated[tuple[Text, ...], Field(min_length=1)] = "us5_1d"
-    """Price file, folder, list of files, the name of a shipped data set, `module:function` of your own, which returns
-    what `envs.load_market` takes or a market, or `simulated` for the market of `simulation`; of the other keys only the
-    periods then apply."""
+    """Price file, folder, list or pattern of files (`lake/**/*.parquet`), the name of a shipped data set, a source
+    (`yfinance:SPY,QQQ`, `ccxt:binance:BTC/USDT:1h`, `alpaca:SPY:1Day`, `hf:owner/name`, `duckdb:FILE:TABLE`),
+    `module:function` of your own, which returns what `envs.load_market` takes or a market, or `simulated` for the
+    market of `simulation`; of the other keys only the periods then apply."""
     symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = key_of(envs.load_market, "symbols")
     calendar: Text | None = key_of(envs.load_market, "calendar")
     timezone: Text | None = key_of(envs.load_market, "timezone")
@@ -77,6 +79,9 @@ class DataConfig(Keys):
     columns: Annotated[tuple[Text, ...], Field(min_length=1)] | dict[Text, Text | None] | None = key_of(
         envs.load_market, "columns"
     )
+    start: Date | None = key_of(envs.load_market, "start")
+    end: Date | None = key_of(envs.load_market, "end")
+    refresh: bool = key_of(envs.load_market, "refresh")
     train: OpenFraction | tuple[Day, Day] = 0.6
     """Training period: share of the bars, or [first, last] dates, both included."""
     validation: OpenFraction | tuple[Day, Day] = 0.2

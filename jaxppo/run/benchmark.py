@@ -12,7 +12,8 @@ from jaxppo.config import Config
 from jaxppo.config.evaluation import BASELINE_RULES, BaselineConfig, BenchmarkBaseline
 from jaxppo.config.items import OWN
 from jaxppo.envs.data.load import load_market
-from jaxppo.envs.data.reading import column_key, read_tables
+from jaxppo.envs.data.reading import read_tables
+from jaxppo.envs.data.rows import column_key
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.policy import rules

@@ -11,6 +11,8 @@ from jaxppo import envs
 from jaxppo.config import PERIODS, Config
 from jaxppo.config.items import OwnFunction
 from jaxppo.config.own import is_own
+from jaxppo.envs.data.sources.places import absolute, is_there
+from jaxppo.envs.data.sources.request import is_download
 from jaxppo.envs.execution.fill_time import implausible_volume
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.market_data import MarketData
@@ -31,9 +33,10 @@ def recorded_path(config: Config) -> str | list[str] | None:
     path = config.data.path
     if path in (SIMULATED, GIVEN_IN_PYTHON):
         return None
-    found = [str(pathlib.Path(one).expanduser().absolute()) for one in ([path] if isinstance(path, str) else path)]
-    if not all(pathlib.Path(one).exists() for one in found):  # the name of a shipped data set
+    names = [path] if isinstance(path, str) else path
+    if not all(map(is_there, names)):  # the name of a shipped data set
         return None
+    found = [absolute(one) for one in names]
     return found[0] if isinstance(path, str) else found
 
 
@@ -96,7 +99,7 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
             "data.path: the prices of this run were given in Python; give them again as market= in Python, or evaluate "
             "on a file with --data FILE"
         )
-    path = _found(path, folder)
+    path = _found(path, folder) if folder is None else _as_downloaded(config, _found(path, folder), folder)
     source: Any = list(path) if isinstance(path, tuple) else path
     of = ""
     if isinstance(path, str) and is_own(path):
@@ -121,6 +124,21 @@ def _columns(config: Config) -> dict[str, str | None] | None:
     return {**dict.fromkeys(read), **known} or None
 
 
+def _as_downloaded(config: Config, path: str | tuple[str, ...], folder: pathlib.Path) -> str | tuple[str, ...]:
+    """The path, in which the downloads of a run are those that it was started with, whatever newer ones there are."""
+    names, pins = (path,) if isinstance(path, str) else path, {}
+    if not any(map(is_download, names)):
+        return path
+    data = read_metadata(folder).get("data")
+    recorded = data.get("downloads") if isinstance(data, dict) else None
+    for record in recorded if isinstance(recorded, list) else []:
+        known = isinstance(record, dict) and isinstance(record.get("sha256"), str)
+        if known and (record.get("start"), record.get("end")) == (config.data.start, config.data.end):
+            pins[record.get("source")] = f"{record['source']}#{record['sha256']}"
+    pinned = tuple(pins.get(name, name) for name in names)
+    return pinned[0] if isinstance(path, str) else pinned
+
+
 def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tuple[str, ...]:
     """The path as it is, or as the run recorded it where only that exists.
 
@@ -129,8 +147,8 @@ def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tu
     """
     names = (path,) if isinstance(path, str) else path
     there = (*envs.datasets.FILES, *(name for name in names if is_own(name)))
-    relative = [name for name in names if not pathlib.Path(name).is_absolute() and name not in there]
-    if folder is None or not relative or all(pathlib.Path(name).expanduser().exists() for name in names):
+    relative = [name for name in names if name not in there and absolute(name) != name]
+    if folder is None or not relative or all(map(is_there, names)):
         return path
     try:
         data = read_metadata(folder).get("data")
@@ -138,7 +156,7 @@ def _found(path: str | tuple[str, ...], folder: pathlib.Path | None) -> str | tu
         return path
     recorded = data.get("path") if isinstance(data, dict) else None
     known = [recorded] if isinstance(recorded, str) else recorded if isinstance(recorded, list) else []
-    if len(known) == len(names) and all(isinstance(one, str) and pathlib.Path(one).exists() for one in known):
+    if len(known) == len(names) and all(isinstance(one, str) and is_there(one) for one in known):
         return known[0] if isinstance(path, str) else tuple(known)
     places = f" and at {', '.join(map(str, known))}" if known else ""
     looked = f"it was looked for in {pathlib.Path.cwd()}{places}"

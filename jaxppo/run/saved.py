@@ -27,6 +27,10 @@ from jaxppo.run.title import title_of_run
 
 LEARNED = ("policy", "ppo", "features", "regimes", "rewards", "objective", "constraints", "training")
 """What is settled once a run is trained."""
+FOR_OTHER_PRICES = (
+    "--data.symbols", "null", "--data.start", "null", "--data.end", "null", "--data.refresh", "false"
+)  # fmt: skip
+"""Options that take back which part of its own prices a run used."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -168,7 +172,7 @@ def _opened(
     """`load_run`; with `ahead` other prices get the bar after their last."""
     folder, saved = run_folder.open_folder(folder)
     if data is not None:
-        overrides = ["--data.path", str(data), "--data.symbols", "null", *overrides]
+        overrides = ["--data.path", str(data), *FOR_OTHER_PRICES, *overrides]
     config = load_config(folder / "config.yaml", overrides, saved=True)
     _check_overrides(saved, config)
     config = on_one_device(config)

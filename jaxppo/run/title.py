@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxppo.config import Config
+from jaxppo.envs.data.sources.request import kind_of
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.run.data import GIVEN_IN_PYTHON
@@ -67,7 +68,7 @@ def _prices(config: Config) -> list[str]:
         return [f"simulated prices ({config.simulation.kind})"]
     if path == GIVEN_IN_PYTHON:
         return ["prices given in Python"]
-    return [pathlib.PurePath(one).name for one in ([path] if isinstance(path, str) else path)]
+    return [one if kind_of(one) else pathlib.PurePath(one).name for one in ([path] if isinstance(path, str) else path)]
 
 
 def _changed_keys(config: Config, trained: Config) -> list[str]:

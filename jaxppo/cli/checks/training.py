@@ -37,11 +37,30 @@ def check_training_of(config: str | None, data: str | None, overrides: Sequence[
     if data is not None and not trading:
         yield Finding("fix", "data", f"--data is {data}, but env.name is {loaded.env.name}, which reads no prices")
         return
+    if trading and data is None and (absent := _not_downloaded(loaded)):
+        advice = f"a training downloads it, and so does jaxppo doctor --data {absent}"
+        yield Finding("warn", "data", f"{absent} is not downloaded yet: {advice}")
+        return
     if trading:
         market, found = check_data(loaded)
         yield from found
     if config is not None and (market is not None or not trading):
         yield check_start(config, loaded, market)
+
+
+def _not_downloaded(config: Config) -> str | None:
+    """The first source of the prices that would have to be asked for them now."""
+    from jaxppo.envs.data.sources.downloads import is_kept
+    from jaxppo.envs.data.sources.request import is_download, request_of
+
+    path, given = config.data.path, config.data
+    for source in filter(is_download, (path,) if isinstance(path, str) else path):
+        try:
+            if given.refresh or not is_kept(request_of(source, given.start, given.end)):
+                return source
+        except UserError:  # which loading it says
+            return None
+    return None
 
 
 def check_data(config: Config) -> tuple[MarketData | None, list[Finding]]:

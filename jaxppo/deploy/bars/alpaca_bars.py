@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxppo.deploy.bars.polled import Bars, SourceError
-from jaxppo.deploy.brokers.alpaca_client import alpaca_keys, said, with_timeout
+from jaxppo.envs.data.sources.alpaca_client import alpaca_keys, said, with_timeout
 from jaxppo.errors import ConfigError
 
 FEEDS = ("iex", "sip")

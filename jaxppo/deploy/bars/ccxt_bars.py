@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 from jaxppo.deploy.bars.polled import Bars, SourceError
+from jaxppo.envs.data.sources.exchanges import FIELDS, all_pages
 from jaxppo.errors import ConfigError
-
-FIELDS = ("open", "high", "low", "close", "volume")
 
 
 def ccxt_bars(name: str, symbols: Sequence[str], seconds: float) -> CcxtBars:
@@ -70,16 +69,11 @@ class CcxtBars:
 
     def _rows(self, symbol: str, start: int, end: int) -> list[list[Any]]:
         """Bars of a symbol, page by page: milliseconds, open, high, low, close, volume."""
-        found: dict[int, list[Any]] = {}
-        next_ = 1000 * start
-        while next_ < 1000 * end:
-            page = self._called(partial(self._exchange.fetch_ohlcv, symbol, self._timeframe, since=next_))
-            new = {row[0]: row for row in page if next_ <= row[0] < 1000 * end}
-            if not new:
-                break
-            found |= new
-            next_ = max(new) + round(1000 * self._seconds)
-        return list(found.values())
+
+        def page(since: int) -> list[list[Any]]:
+            return self._called(partial(self._exchange.fetch_ohlcv, symbol, self._timeframe, since=since))
+
+        return all_pages(page, start, end, self._seconds)
 
     def _called(self, function: Callable[[], Any]) -> Any:
         """What a function of ccxt returns."""

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxppo.deploy.brokers.alpaca_client import alpaca_keys, said, with_timeout
 from jaxppo.deploy.brokers.base import BrokerError, Order, State, Status
 from jaxppo.deploy.positions import Positions
+from jaxppo.envs.data.sources.alpaca_client import alpaca_keys, said, with_timeout
 from jaxppo.errors import ConfigError
 
 REAL = "JAXPPO_ALPACA_REAL"

@@ -346,7 +346,9 @@ def test_files_that_cannot_be_read(tmp_path):
         assert expected[name] in message
     (tmp_path / "void").mkdir()
     assert "the folder holds no price files" in refusal(tmp_path / "void")
-    assert "nowhere.csv: no such file or folder (shipped data sets: us5_1d)" in refusal("nowhere.csv")
+    assert "nowhere.csv: no such file or folder (shipped data sets: us5_1d; sources: yfinance:," in refusal(
+        "nowhere.csv"
+    )
     with zipfile.ZipFile(tmp_path / "void.zip", "w") as archive:
         archive.writestr("readme.md", "nothing")
     assert "the archive holds no .csv file" in refusal(tmp_path / "void.zip")

@@ -110,7 +110,7 @@ def test_a_server_that_is_down_is_an_error_and_asked_again(there, monkeypatch):
     with pytest.raises(SourceError, match="down"):
         source.bars(NOW - 600, NOW)
     assert len(source.bars(NOW - 600, NOW)) == 10
-    monkeypatch.setattr("jaxppo.deploy.brokers.alpaca_client.TIMEOUT", 0.1)
+    monkeypatch.setattr("jaxppo.envs.data.sources.alpaca_client.TIMEOUT", 0.1)
     monkeypatch.setattr(getattr(source, "_exchange", source), "timeout", 100, raising=False)  # of ccxt, ms
     server.slow = 1.0
     with pytest.raises(SourceError):

@@ -226,7 +226,7 @@ def test_a_server_that_is_down_is_an_error(there):
 
 def test_an_answer_that_does_not_come_is_an_error(monkeypatch):
     server, broker, _ = alpaca()
-    monkeypatch.setattr("jaxppo.deploy.brokers.alpaca_client.TIMEOUT", 0.1)
+    monkeypatch.setattr("jaxppo.envs.data.sources.alpaca_client.TIMEOUT", 0.1)
     server.slow = 1.0
     with pytest.raises(BrokerError, match="timed out"):
         broker.positions()
