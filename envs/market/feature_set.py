@@ -10,6 +10,7 @@ import jax
 from jaxppo.envs.market import features
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_columns import OwnGroup
+from jaxppo.envs.market.timeframes import BarsOfTimeframes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,22 +22,24 @@ class FeatureSet:
       normalisation_window: span in bars of the causal normalisation.
       normalise: how each group is normalised.
       columns: groups of own columns and functions, behind the others.
+      timeframes: coarser bars, of which groups are computed too -> most bars of the market in one of them.
     """
 
     groups: features.Groups
     normalisation_window: int
     normalise: features.Normalise | None
     columns: tuple[OwnGroup, ...]
+    timeframes: BarsOfTimeframes
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the F features, in order."""
-        return features.feature_names(self.groups, self.columns)
+        return features.feature_names(self.groups, self.columns, tuple(self.timeframes))
 
     @property
     def slices(self) -> dict[str, slice]:
         """Feature group -> its columns among the F features."""
-        return features.group_slices(self.groups, self.columns)
+        return features.group_slices(self.groups, self.columns, tuple(self.timeframes))
 
     @property
     def warmup(self) -> int:
@@ -51,7 +54,8 @@ class FeatureSet:
           unknown: replaces values that are not valid.
           regimes: `[T, A, 4]` probabilities, for the group `regime`.
         """
-        return features.compute_features(market, **self._arguments(), unknown=unknown, regimes=regimes)
+        given = self._arguments() | {"timeframes": tuple(self.timeframes)}
+        return features.compute_features(market, **given, unknown=unknown, regimes=regimes)
 
     def _arguments(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -7,6 +7,8 @@ Conventions:
     to the bar that ends it.
   - A value is valid after `lookback` own bars, then after a quarter of the normalisation window of valid raw values.
     Values that are not valid are 0, or NaN on request.
+  - Coarser bars are own bars too, of a market in which an asset has one when it is over (`timeframes`): windows, spans
+    and waits then count coarse bars.
   - Before an asset's first bar none of its features is valid, and its placeholder price 1.0 is never read.
   - Unbounded features are normalised as their group says: exponential z-scores unless asked otherwise, clipped to +-5;
     bounded ones lie in [-1, 1] or a few units around it, and stay as they are. Trends are bounded: a z-score would
@@ -16,58 +18,69 @@ Conventions:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field
 
 from jaxppo.arguments import AtLeastTwo, CodeOnly, checked
 from jaxppo.envs.market import indicators
+from jaxppo.envs.market.feature_groups import (
+    COARSE,
+    FEATURES,
+    GROUPS,
+    REGIMES,
+    TREND_LOOKBACK,
+    Feature,
+    Group,
+    Groups,
+    Normalisation,
+    Normalise,
+    Unbounded,
+    feature_names,
+    features_of,
+    group_slices,
+    normalisation_of,
+    validated,
+)
 from jaxppo.envs.market.kernels import compiled
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.normalisation import CLIP, minimum_observations, scaled, zscore
-from jaxppo.envs.market.own_bars import own_bars
+from jaxppo.envs.market.own_bars import OwnBars, own_bars
 from jaxppo.envs.market.own_columns import OwnGroup, check_columns, own_group
 from jaxppo.envs.market.raw_features import (
-    AVERAGE_WINDOWS,
-    CARRY_LOOKBACK,
-    CHANNEL_WINDOWS,
     COLUMNS,
-    HIGH_WINDOWS,
-    LIQUIDITY_WINDOW,
-    OTHERS_HORIZONS,
-    RANKED_HORIZONS,
     RAW,
-    RETURN_HORIZONS,
-    TREND_HORIZONS,
-    TREND_SCALES,
-    VOLATILITY_WINDOW,
     calendar,
     carry,
     cross_section,
 )
 from jaxppo.envs.market.rows import row_number
+from jaxppo.envs.market.timeframes import BarsOfTimeframes, Timeframes, coarse_bars
 from jaxppo.envs.market.windows import exponential_average, shift
 
-Group = Literal["price", "trend", "volume", "technical", "volatility", "cross_section", "carry", "calendar", "regime"]
-Groups = Annotated[tuple[Group, ...], Field(min_length=1)]
-GROUPS: tuple[Group, ...] = ("price", "trend", "volume", "technical", "volatility", "cross_section", "calendar")
-"""Default feature groups, in order; `carry` needs a market with carry, `regime` probabilities of regimes beside it."""
-Normalisation = Literal["zscore", "scale", "none"]
-Unbounded = Literal["price", "volume", "technical", "volatility"]
-Normalise = Mapping[Unbounded, Normalisation]
-"""Group -> what is done to its unbounded features: an exponential z-score, the same without subtracting the mean, or
-nothing but the clip."""
-TREND_LOOKBACK = 63
-"""Own bars before trends are valid: longer horizons take the bars there are."""
-
-REGIMES = ("bull", "bear", "sideways", "crisis")
-"""Market regimes, in the order of the last axis of every array of their probabilities."""
+__all__ = [
+    "FEATURES",
+    "GROUPS",
+    "REGIMES",
+    "TREND_LOOKBACK",
+    "BarsOfTimeframes",
+    "Feature",
+    "Group",
+    "Groups",
+    "Normalisation",
+    "Normalise",
+    "Unbounded",
+    "average_volume",
+    "compute_features",
+    "ewma_volatility",
+    "feature_names",
+    "group_slices",
+    "warmup",
+]  # fmt: skip
 
 STALENESS_SCALE = math.log(1 + 63)
 """`log(1 + bars)` of a quarter of daily bars: without a bar for that long, staleness is 1."""
@@ -79,132 +92,12 @@ MINIMUM_VOLATILITY = 1e-6
 MINIMUM_VOLUME = 1e-6
 
 
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """One column of the feature table.
-
-    Attributes:
-      name: name of the column.
-      lookback: own bars before the first valid raw value.
-      normalised: whether the raw value is normalised; otherwise it is bounded by construction and only clipped.
-    """
-
-    name: str
-    lookback: int
-    normalised: bool = True
-
-
-FEATURES: dict[str, tuple[Feature, ...]] = {
-    "price": (
-        *(Feature(f"return_{h}", h) for h in RETURN_HORIZONS),
-        Feature("range", 0),
-        Feature("gap", 1),
-        Feature("close_location", 0, normalised=False),
-        Feature("staleness", 0, normalised=False),
-    ),
-    "trend": (
-        *(Feature(f"trend_{h}", min(h, TREND_LOOKBACK), normalised=False) for h in TREND_HORIZONS),
-        *(Feature(f"macd_{fast}_{slow}", TREND_LOOKBACK, normalised=False) for fast, slow in TREND_SCALES),
-        *(Feature(f"from_high_{w}", TREND_LOOKBACK, normalised=False) for w in HIGH_WINDOWS),
-    ),
-    "volume": (
-        Feature("relative_volume", 0),
-        Feature("dollar_volume", LIQUIDITY_WINDOW - 1),
-        Feature("amihud", LIQUIDITY_WINDOW),
-    ),
-    "technical": (
-        Feature("rsi", 14, normalised=False),
-        Feature("macd", 25),
-        Feature("macd_histogram", 33),
-        Feature("bollinger", 19, normalised=False),
-        Feature("atr", 14),
-        *(Feature(f"average_distance_{w}", w - 1) for w in AVERAGE_WINDOWS),
-        *(Feature(f"channel_{w}", w - 1, normalised=False) for w in CHANNEL_WINDOWS),
-    ),
-    "volatility": (
-        Feature("ewma_volatility", 1),
-        Feature("parkinson", VOLATILITY_WINDOW - 1),
-        Feature("garman_klass", VOLATILITY_WINDOW - 1),
-        Feature("yang_zhang", VOLATILITY_WINDOW),
-        Feature("half_spread", 0),
-    ),
-    "cross_section": (
-        *(Feature(f"rank_{h}", TREND_LOOKBACK, normalised=False) for h in RANKED_HORIZONS),
-        Feature("rank_volatility", TREND_LOOKBACK, normalised=False),
-        *(Feature(f"others_{h}", TREND_LOOKBACK, normalised=False) for h in OTHERS_HORIZONS),
-    ),
-    "carry": (
-        Feature("carry", CARRY_LOOKBACK, normalised=False),
-        Feature("rank_carry", CARRY_LOOKBACK, normalised=False),
-    ),
-    "calendar": (
-        Feature("minute_sin", 0, normalised=False),
-        Feature("minute_cos", 0, normalised=False),
-        Feature("weekday_sin", 0, normalised=False),
-        Feature("weekday_cos", 0, normalised=False),
-        Feature("elapsed", 1),
-        Feature("since_open", 0, normalised=False),
-        Feature("to_close", 1, normalised=False),
-    ),
-    "regime": tuple(Feature(name, 0, normalised=False) for name in REGIMES),
-}
-"""Columns of each group, in order."""
-
-
-def _features(groups: Sequence[str], columns: Sequence[OwnGroup] = ()) -> dict[str, tuple[Feature, ...]]:
-    """The features of each group, in order, groups of a user's own last; ValueError as `_validated`."""
-    found = {group: FEATURES[group] for group in _validated(groups)}
-    for own in columns:
-        if own.name in found:
-            raise ValueError(f"the feature group {own.name!r} of your own has the name of another group")
-        normalised = own.normalise in ("zscore", "scale")
-        found[own.name] = tuple(Feature(name, own.lookback, normalised) for name in own.feature_names)
-    return found
-
-
-def _validated(groups: Sequence[str]) -> tuple[str, ...]:
-    """Returns the groups as a tuple; raises ValueError for an unknown, repeated or missing group."""
-    names = (groups,) if isinstance(groups, str) else tuple(groups)
-    unknown = [name for name in names if name not in FEATURES]
-    if unknown:
-        raise ValueError(f"unknown feature group {unknown[0]!r}; the groups are {', '.join(FEATURES)}")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"feature groups must be a non-empty list without repeats, got {list(names)}")
-    return names
-
-
-def feature_names(groups: Sequence[str] = GROUPS, columns: Sequence[OwnGroup] = ()) -> tuple[str, ...]:
-    """Lists the names of the F columns of `compute_features(market, groups=groups, columns=columns)`, in order.
-
-    Raises:
-      ValueError: unknown, repeated or no group.
-    """
-    return tuple(feature.name for found in _features(groups, columns).values() for feature in found)
-
-
-def group_slices(groups: Sequence[str] = GROUPS, columns: Sequence[OwnGroup] = ()) -> dict[str, slice]:
-    """Maps each group to its columns in `compute_features(market, groups=groups, columns=columns)`.
-
-    Raises:
-      ValueError: unknown, repeated or no group.
-    """
-    slices, start = {}, 0
-    for group, found in _features(groups, columns).items():
-        slices[group] = slice(start, start + len(found))
-        start += len(found)
-    return slices
-
-
-def _normalisation(feature: Feature, group: str, normalise: Mapping[str, str] | None) -> str:
-    """What is done to a raw feature."""
-    return (normalise or {}).get(group, "zscore") if feature.normalised else "none"
-
-
 def warmup(
     groups: Sequence[str] = GROUPS,
     normalisation_window: int = 252,
     normalise: Mapping[str, str] | None = None,
     columns: Sequence[OwnGroup] = (),
+    timeframes: BarsOfTimeframes | None = None,
 ) -> int:
     """Counts the bars before the first row at which all features are valid, of an asset without missing bars.
 
@@ -215,16 +108,19 @@ def warmup(
       normalisation_window: span in bars of the exponential z-scores and scales, >= 2.
       normalise: see `compute_features`.
       columns: groups of own columns and functions, of which every bar is taken to have a value.
+      timeframes: coarser bars -> most bars of the market in one of them, see `timeframes.bars_per_timeframe`.
 
     Raises:
       ValueError: unknown, repeated or no group.
     """
-    wait = minimum_observations(normalisation_window) - 1
-    return max(
-        feature.lookback + (0 if _normalisation(feature, group, normalise) == "none" else wait)
-        for group, found in _features(groups, columns).items()
-        for feature in found
-    )
+    wait, longest = minimum_observations(normalisation_window) - 1, 0
+    for name, found in features_of(groups, columns, tuple(timeframes or ())).items():
+        group, _, coarse = name.partition("@")
+        for feature in found:
+            needed = feature.lookback + (0 if normalisation_of(feature, group, normalise) == "none" else wait)
+            # A coarse bar is seen from the first bar after it on.
+            longest = max(longest, (needed + 1) * timeframes[coarse] if timeframes and coarse in timeframes else needed)
+    return longest
 
 
 @checked
@@ -235,6 +131,7 @@ def compute_features(
     normalisation_window: AtLeastTwo = 252,
     normalise: Normalise | None = None,
     columns: CodeOnly[tuple[OwnGroup, ...]] = (),
+    timeframes: Timeframes = (),
     unknown: float = 0.0,
     regimes: jax.Array | None = None,
 ) -> jax.Array:
@@ -247,19 +144,21 @@ def compute_features(
       normalise: of groups with unbounded features: `zscore` (exponential; if the group is not named), `scale` (the
         same without subtracting a mean) or `none`. Bounded features, such as trends, stay as they are.
       columns: groups of own columns and functions, behind the others.
+      timeframes: coarser bars, whose features follow: those of the groups that are made of prices and volume, as of
+        the last coarse bar that was over before the present bar began.
       unknown: replaces values that are not valid (incomplete windows, no bar so far, volume not reported): 0 or NaN.
       regimes: `[T, A, 4]` probabilities of `REGIMES` known at each close, for the group `regime`.
 
     Returns:
-      `[T, A, F]` float32 within +-5, or `unknown`, with columns `feature_names(groups, columns)`.
+      `[T, A, F]` float32 within +-5, or `unknown`, with columns `feature_names(groups, columns, timeframes)`.
 
     Raises:
       ValueError: unknown, repeated or no group; a window below 2; the group `carry`, `regime` or one of own columns
         without what it needs.
     """
-    _features(groups, columns)
+    features_of(groups, columns, timeframes)
     check_columns(market, columns)
-    chosen = _validated(groups)
+    chosen = validated(groups)
     if "regime" in chosen and regimes is None:
         raise ValueError("the feature group 'regime' needs the probabilities of the regimes")
     if "carry" in chosen and isinstance(market.carry, tuple):
@@ -267,12 +166,14 @@ def compute_features(
     regimes = regimes if "regime" in chosen else None
     asked = cast("Mapping[str, str]", normalise or {})
     how = tuple((group, asked.get(group, "zscore")) for group in chosen)
-    own = tuple(columns)
-    table = _feature_table(market, regimes, groups=how, columns=own, normalisation_window=int(normalisation_window))
+    own, window = tuple(columns), int(normalisation_window)
+    table = _feature_table(
+        market, regimes, groups=how, columns=own, normalisation_window=window, timeframes=tuple(timeframes)
+    )
     return jnp.where(jnp.isnan(table), unknown, table)
 
 
-@partial(compiled, inline=False, static_argnames=("groups", "columns", "normalisation_window"))
+@partial(compiled, inline=False, static_argnames=("groups", "columns", "normalisation_window", "timeframes"))
 def _feature_table(
     market: MarketData,
     regimes: jax.Array | None,
@@ -280,22 +181,11 @@ def _feature_table(
     groups: tuple[tuple[str, str], ...],
     columns: tuple[OwnGroup, ...],
     normalisation_window: int,
+    timeframes: tuple[str, ...],
 ) -> jax.Array:
     """Computes features of validated groups, each with its normalisation; NaN where unknown."""
     bars, normalise = own_bars(market.tradable), dict(groups)
-    asset_groups = tuple(group for group in normalise if group in RAW)
-    tables = {}
-    if asset_groups:
-        prices = {name: getattr(market, name) for name in COLUMNS}
-        of_assets = partial(_asset_table, market, asset_groups, normalise, normalisation_window)
-        found, slices = bars.computed(of_assets, prices), group_slices(asset_groups)
-        tables = {group: found[..., slices[group]] for group in asset_groups}
-    if "price" in tables:
-        stale = jnp.log1p(bars.bars_since.astype(jnp.float32)) / STALENESS_SCALE
-        column = feature_names(("price",)).index("staleness")
-        tables["price"] = tables["price"].at[..., column].set(jnp.clip(stale, 0, CLIP))
-    if "cross_section" in normalise:
-        tables["cross_section"] = cross_section(market, bars, TREND_LOOKBACK)
+    tables = _price_tables(market, bars, bars.bars_since, normalise, normalisation_window)
     if "carry" in normalise:
         tables["carry"] = carry(market, bars)
     if "calendar" in normalise:
@@ -305,7 +195,33 @@ def _feature_table(
         tables["regime"] = regimes
     own = [own_group(market, bars, group, normalisation_window) for group in columns]
     table = jnp.concatenate([*(tables[group] for group in normalise), *own], axis=-1)
-    return jnp.where(bars.listed[..., None], table, jnp.nan)
+    parts = [jnp.where(bars.listed[..., None], table, jnp.nan)]
+    for name in timeframes:
+        coarse = coarse_bars(market, name)
+        tables = _price_tables(coarse.market, coarse.bars, coarse.bars_since, normalise, normalisation_window)
+        table = jnp.concatenate([tables[group] for group in normalise if group in COARSE], axis=-1)
+        parts.append(jnp.where(coarse.bars.listed[..., None], table, jnp.nan))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _price_tables(
+    market: MarketData, bars: OwnBars, bars_since: jax.Array, normalise: Mapping[str, str], window: int
+) -> dict[str, jax.Array]:
+    """Features `[T, A, n]` of the groups `COARSE` among those of `normalise`, where an asset has had a bar."""
+    asset_groups = tuple(group for group in normalise if group in RAW)
+    tables = {}
+    if asset_groups:
+        prices = {name: getattr(market, name) for name in COLUMNS}
+        found = bars.computed(partial(_asset_table, market, asset_groups, normalise, window), prices)
+        slices = group_slices(asset_groups)
+        tables = {group: found[..., slices[group]] for group in asset_groups}
+    if "price" in tables:
+        stale = jnp.log1p(bars_since.astype(jnp.float32)) / STALENESS_SCALE
+        column = feature_names(("price",)).index("staleness")
+        tables["price"] = tables["price"].at[..., column].set(jnp.clip(stale, 0, CLIP))
+    if "cross_section" in normalise:
+        tables["cross_section"] = cross_section(market, bars, bars_since, TREND_LOOKBACK)
+    return tables
 
 
 def _asset_table(
@@ -320,7 +236,9 @@ def _asset_table(
     raw: dict[str, jax.Array] = {}
     for group in groups:
         raw |= RAW[group](own)
-    features = [(feature, _normalisation(feature, group, normalise)) for group in groups for feature in FEATURES[group]]
+    features = [
+        (feature, normalisation_of(feature, group, normalise)) for group in groups for feature in FEATURES[group]
+    ]
     lookback = jnp.asarray([feature.lookback for feature, _ in features])
     values = jnp.stack([raw[feature.name] for feature, _ in features], axis=-1)
     valid = (row_number(values) >= lookback[None, None]) & jnp.isfinite(values)

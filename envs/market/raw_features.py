@@ -151,7 +151,7 @@ def calendar(market: MarketData, window: int) -> jax.Array:
     return jnp.stack([*columns, jnp.minimum(since_open, CLIP), to_close], axis=-1)
 
 
-def cross_section(market: MarketData, bars: OwnBars, lookback: int) -> jax.Array:
+def cross_section(market: MarketData, bars: OwnBars, bars_since: jax.Array, lookback: int) -> jax.Array:
     """Features of the group of that name on the market's time axis, `[T, A, 8]`, in [-1, 1].
 
     Ranks of trends and of volatility, and the mean trend of the other assets. An asset is one of them from `lookback`
@@ -161,10 +161,11 @@ def cross_section(market: MarketData, bars: OwnBars, lookback: int) -> jax.Array
     Args:
       market: `[T, A]` bars.
       bars: own bars of its assets.
+      bars_since: `[T, A]` int32, bars since the last one of the asset.
       lookback: own bars, >= 0.
     """
     known = bars.listed & (bars.latest >= lookback)
-    present = known & (bars.bars_since < STALE)
+    present = known & (bars_since < STALE)
     horizons = sorted({*RANKED_HORIZONS, *OTHERS_HORIZONS})
 
     def of_asset(close: jax.Array) -> tuple[dict[int, jax.Array], jax.Array]:

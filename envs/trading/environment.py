@@ -80,6 +80,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
       normalisation_window: span in bars of the causal normalisation of features.
       normalise: how each feature group is normalised, see `compute_features`.
       columns: groups of own columns and functions, see `compute_features`.
+      timeframes: coarser bars, see `compute_features`, -> bars in one: `timeframes.bars_per_timeframe(market, names)`.
       masks: limits of positions: a transform with `init(n_assets) -> state` and `apply(state, row, portfolio) ->
         (Limits, state)`, such as those of `jaxppo.masks`; `make_params` makes its table. Whoever decides, what is
         executed is the nearest decision within the limits.
@@ -111,6 +112,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         normalisation_window: AtLeastTwo = 252,
         normalise: features.Normalise | None = None,
         columns: CodeOnly[tuple[OwnGroup, ...]] = (),
+        timeframes: CodeOnly[features.BarsOfTimeframes | None] = None,
         masks: Any = None,
         sizing: Any = None,
         rewards: Any = None,
@@ -122,7 +124,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         self.fill_rule = fill_rule
         self.start = start
         self.groups = tuple(groups)
-        self.features = FeatureSet(self.groups, normalisation_window, normalise, tuple(columns))
+        self.features = FeatureSet(self.groups, normalisation_window, normalise, tuple(columns), timeframes or {})
         self.unknown = math.nan if observation == "index" else 0.0
         self.masks = masks
         self.sizing = sizing
@@ -194,7 +196,6 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             periods = periods_per_year(market)
         costs = make_costs() if costs is None else costs
         check_agree(costs, self.fill_rule)
-        table = self.features.table(market, self.unknown, regimes)
         view = MarketView(market, 1.0 if periods is None else periods, self.position_limit, regimes)
         masks, sizing = (
             given if given is not None else () if transform is None else transform.table(view)
@@ -204,7 +205,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
             market=market,
             table=pack_bars(market, conditions=costs.conditions, regimes=regimes, ranges=self.fill_rule.exits),
-            features=table.astype(feature_dtype),
+            features=self.features.table(market, self.unknown, regimes).astype(feature_dtype),
             listed=running_count(market.tradable) > 0,
             costs=costs,
             initial_cash=jnp.asarray(initial_cash, jnp.float32),
@@ -234,8 +235,6 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         drawn = jnp.minimum((jax.random.uniform(key) * below[-1]).astype(jnp.int32), below[-1] - 1)
         period = jnp.searchsorted(below, drawn, side="right")
         return params.first_bar[period] + drawn - (below - choices)[period]
-
-    # The gymnax interface.
 
     @partial(jax.jit, static_argnames=("self",))
     def step(

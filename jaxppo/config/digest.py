@@ -35,7 +35,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "exits": {"stop_loss": None, "take_profit": None, "trailing_stop": None, "wait": 0},
     "env": {"delisting": "freeze", "units": "weight"},
-    "features": {"normalise": None, "columns": None, "functions": None},
+    "features": {"timeframes": [], "normalise": None, "columns": None, "functions": None},
     "regimes": {"options": None},
     "objective": {"options": None},
     "policy": {"base": None, "start": None, "tilt": "add"},

@@ -10,8 +10,10 @@ from jaxppo.arguments import OwnName, Text
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
 from jaxppo.envs import features
+from jaxppo.envs.market.feature_groups import COARSE
 from jaxppo.envs.market.own_columns import ColumnGroup, Columns, OwnNormalisation
 from jaxppo.envs.market.own_functions import FunctionGroup
+from jaxppo.envs.market.timeframes import Timeframes
 from jaxppo.own_code import call_of, find
 
 
@@ -57,6 +59,7 @@ class FeaturesConfig(Keys):
 
     groups: features.Groups = key_of(features.compute_features, "groups")
     normalisation_window: int = key_of(features.compute_features, "normalisation_window")
+    timeframes: Timeframes = key_of(features.compute_features, "timeframes")
     normalise: dict[features.Unbounded, features.Normalisation] | None = key_of(features.compute_features, "normalise")
     columns: dict[Text, ColumnsConfig] | None = None
     """Group of your own -> columns of the prices that it reads, such as `news: [sentiment]` or
@@ -102,6 +105,10 @@ def check_features(config: FeaturesConfig) -> None:
     """
     if len(set(config.groups)) != len(config.groups):
         raise ValueError(f"features.groups {list(config.groups)} must name each group once")
+    if len(set(config.timeframes)) != len(config.timeframes):
+        raise ValueError(f"features.timeframes {list(config.timeframes)} must name each length once")
+    if config.timeframes and not set(config.groups) & {*COARSE}:
+        raise ValueError(f"features.timeframes has the groups {', '.join(COARSE)}, none of which features.groups names")
     for name, group in (config.columns or {}).items():
         if len(set(group.columns)) < len(group.columns):
             raise ValueError(f"features.columns.{name} {list(group.columns)} must name each column once")

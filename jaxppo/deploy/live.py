@@ -101,7 +101,8 @@ def history_of(setup: Setup, policy: Policy) -> int:
       policy: who trades.
     """
     config, env = setup.config, setup.env
-    spans = [config.features.normalisation_window, regimes_warmup(config.regimes), policy.warmup - env.window]
+    longest = max(env.features.timeframes.values(), default=1)
+    spans = [config.features.normalisation_window * longest, regimes_warmup(config.regimes), policy.warmup - env.window]
     spans += [part.warmup for part in (env.masks, env.sizing) if part is not None]
     return env.first_decision + math.ceil(-math.log(FORGOTTEN) / 2.0 * max(spans))
 

@@ -40,7 +40,8 @@ def model_card(run: SavedRun, identity: str) -> str:
         "## What decides",
         "",
         f"- Policy: {config.policy.kind}, actions {config.env.actions}, identity {identity[:16]}",
-        f"- Features: {', '.join(config.features.groups)}",
+        f"- Features: {', '.join(config.features.groups)}"
+        + (f"; of bars of {', '.join(config.features.timeframes)} too" if config.features.timeframes else ""),
         f"- Masks: {', '.join(item.label for item in config.masks) or 'none'}",
         f"- Sizing: {', '.join(item.label for item in config.sizing) or 'none'}",
         f"- Monitored limits: {', '.join(item.kind for item in config.monitor) or 'none'}",

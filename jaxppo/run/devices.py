@@ -97,7 +97,8 @@ def encoder_config(config: Config, device: jax.Device) -> EncoderConfig:
     precision = config.precision
     if precision == "auto":
         precision = "float32" if device.platform == "cpu" else "bfloat16"
-    slices = features.group_slices(config.features.groups, config.features.own_groups)
+    asked = config.features
+    slices = features.group_slices(asked.groups, asked.own_groups, asked.timeframes)
     encoder = EncoderConfig(
         groups=tuple(s.stop - s.start for s in slices.values()),
         dtype=jnp.dtype(precision),

@@ -16,6 +16,7 @@ from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_columns import check_columns
 from jaxppo.envs.market.periods import periods_per_year
+from jaxppo.envs.market.timeframes import bars_per_timeframe
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
@@ -107,11 +108,24 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
         normalisation_window=config.features.normalisation_window,
         normalise=config.features.normalise,
         columns=config.features.own_groups,
+        timeframes=_timeframes(config, market),
         masks=_masks(config, market),
         rewards=_rewards(config, market),
     )
     env.sizing = _sizing(config, market, copy.copy(env), costs, open_run)
     return env
+
+
+def _timeframes(config: Config, market: MarketData) -> dict[str, int]:
+    """The configured coarser bars, and most bars of the market in one of them.
+
+    Raises:
+      ConfigError: they cannot be made of its bars.
+    """
+    try:
+        return bars_per_timeframe(market, config.features.timeframes)
+    except ValueError as error:
+        raise ConfigError(f"features.timeframes: {error}") from None
 
 
 def _masks(config: Config, market: MarketData) -> MaskTransform | None:

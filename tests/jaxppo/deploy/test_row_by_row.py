@@ -163,6 +163,27 @@ def test_what_is_precomputed_of_prices(seed):
     same(row_by_row(of_market, market), jax.jit(of_market)(market), SAME)
 
 
+def of_coarse_bars(market: MarketData):
+    """Features of coarser bars."""
+    return features.compute_features(
+        market,
+        groups=("price", "cross_section"),
+        normalisation_window=8,
+        normalise={"price": "scale"},
+        timeframes=("2h", "1w"),
+        unknown=jnp.nan,
+    )
+
+
+def test_features_of_coarser_bars():
+    market = market_of(0)
+    whole = np.asarray(of_coarse_bars(market))
+    same(row_by_row(of_coarse_bars, market), whole, SAME)
+    names = features.feature_names(("price", "cross_section"), (), ("2h", "1w"))
+    for timeframe in ("2h", "1w"):
+        assert np.isfinite(whole[-1, 2, names.index(f"return_1@{timeframe}")])
+
+
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_tables_of_masks_sizing_and_rules(seed):
     market = market_of(seed)

@@ -122,6 +122,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.rate_column": "fx",
         "data.stablecoins_at_par": "true",
         "features.normalise": "{price: scale}",
+        "features.timeframes": "[1w]",
         "features.columns": "{news: [sentiment]}",
         "features.functions": "{pair: own_parts:pair}",
         "data.columns": "[sentiment]",
