@@ -51,7 +51,7 @@ def test_what_was_drawn_is_trained_and_the_best_mean_is_chosen(whole):
     assert set(table["policy.width"]) == {8}
     assert table["ppo.learning_rate"].between(0.003, 0.03).all()
     drawn = list(KEYS)[3:]
-    assert (table.groupby(drawn).seed.agg(list).map(sorted) == (of().seed + np.arange(2)).tolist()).all()
+    assert all(sorted(rows.seed) == [of().seed, of().seed + 1] for _, rows in table.groupby(drawn))
     mean = table.groupby(drawn).validation_sharpe.mean()
     best = table[table.chosen].iloc[0]
     assert mean.loc[tuple(best[key] for key in drawn)] == pytest.approx(mean.max())
@@ -65,7 +65,6 @@ def test_the_folder_is_the_run_of_the_chosen_agent_and_every_evaluation_a_trial(
     assert run.setup.config.ppo.value_loss == values["ppo.value_loss"]
     recorded = trials.read(whole.folder.parent / "trials.jsonl")
     assert len(recorded) == 2 * len(whole.members) + 1
-    assert whole.summary["selection"]["trials"] >= 2 * len(whole.members)
     page = (whole.folder / "report.html").read_text()
     assert "sweep_ppo_value_loss" in page
     assert {path.name for path in (whole.folder / "checkpoints").iterdir()} == {"best"}
