@@ -129,7 +129,10 @@ def _as_downloaded(config: Config, path: str | tuple[str, ...], folder: pathlib.
     names, pins = (path,) if isinstance(path, str) else path, {}
     if not any(map(is_download, names)):
         return path
-    data = read_metadata(folder).get("data")
+    try:
+        data = read_metadata(folder).get("data")
+    except ConfigError:  # of a run that had only begun
+        return path
     recorded = data.get("downloads") if isinstance(data, dict) else None
     for record in recorded if isinstance(recorded, list) else []:
         known = isinstance(record, dict) and isinstance(record.get("sha256"), str)

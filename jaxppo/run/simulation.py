@@ -25,7 +25,7 @@ def simulated_market(config: Config) -> MarketData:
     """Simulates the market of `config.simulation`.
 
     Raises:
-      ConfigError: the Sharpe ratio cannot be reached at these costs, or `data.symbols` is given.
+      ConfigError: the Sharpe ratio cannot be reached at these costs, or `data.symbols`, `start` or `end` is given.
     """
     simulation = config.simulation
     if config.data.symbols is not None:
@@ -33,6 +33,12 @@ def simulated_market(config: Config) -> MarketData:
             f"data.symbols is {list(config.data.symbols)}; leave it out where data.path is {SIMULATED}: the market of "
             f"simulation has SIM1 to SIM{simulation.n_assets}"
         )
+    for key in ("start", "end"):
+        if getattr(config.data, key) is not None:
+            raise ConfigError(
+                f"data.{key} is {getattr(config.data, key)}; leave it out where data.path is {SIMULATED}: "
+                "simulation.n_bars says how many bars there are"
+            )
     options = {"half_spread": simulation.half_spread}
     if simulation.kind == "costly_factor":
         options |= {

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from jaxppo.envs.data.sources.alpaca_client import alpaca_keys, said, with_timeout
-from jaxppo.envs.data.sources.asking import Unavailable, asked, extra
+from jaxppo.envs.data.sources.asking import UNREADABLE, Unavailable, asked, extra
 from jaxppo.envs.data.sources.request import Request
 from jaxppo.envs.data.sources.series import Series, day_after, seconds_of
 from jaxppo.envs.data.sources.timeframes import Timeframe
@@ -75,7 +75,7 @@ def downloaded(client: Any, request: Request) -> list[Series]:
             if error.status_code in PASSING:
                 raise Unavailable(said(error), limited=error.status_code == 429) from None
             raise DataError(f"{request.source}: {said(error)}") from None
-        except (OSError, ValueError, AttributeError) as error:  # no answer, or none of that form
+        except UNREADABLE as error:
             raise Unavailable(said(error)) from None
 
     answer = asked(ask, request.source)

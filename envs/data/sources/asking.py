@@ -13,6 +13,8 @@ from jaxppo.errors import DataError
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What clients raise where there is no answer, or none in the form that they know."""
 PAUSES, LIMITED_PAUSES = (1.0, 2.0, 4.0), (2.0, 5.0, 15.0, 30.0)
 """Seconds before a source is asked again that does not answer, or that says it was asked too often."""
 UNRESOLVED = ("resolve", "getaddrinfo", "name or service", "nodename nor servname")
@@ -55,7 +57,7 @@ def asked(ask: Callable[[], Answer], source: str, sleep: Callable[[float], None]
                 raise DataError(f"{source}: cannot be reached; is this machine offline? ({text})") from None
             pauses = LIMITED_PAUSES if error.limited else PAUSES
             if tries > len(pauses):
-                what = "was asked too often" if error.limited else "cannot be reached"
+                what = "was asked too often" if error.limited else "gives no usable answer"
                 raise DataError(f"{source}: {what} ({text}), {tries} times; try again later") from None
             logger.info("%s: %s; asked again in %g s", source, text, pauses[tries - 1])
             (sleep or time.sleep)(pauses[tries - 1])

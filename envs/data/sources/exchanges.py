@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxppo.envs.data.sources.asking import Unavailable, asked, extra
+from jaxppo.envs.data.sources.asking import UNREADABLE, Unavailable, asked, extra
 from jaxppo.envs.data.sources.request import Request
 from jaxppo.envs.data.sources.series import Series, day_after, seconds_of
 from jaxppo.errors import DataError
@@ -61,8 +61,8 @@ def downloaded(exchange: Any, ccxt: Any, request: Request) -> dict[str, pd.DataF
                 raise Unavailable(str(error), limited=True) from None
             except (ccxt.AuthenticationError, ccxt.BadRequest, ccxt.NotSupported, ccxt.OperationRejected) as error:
                 raise DataError(f"{request.source}: {' '.join(str(error).split())[:200]}") from None
-            except ccxt.BaseError as error:
-                raise Unavailable(str(error)) from None
+            except (*UNREADABLE, ccxt.BaseError) as error:
+                raise Unavailable(str(error) or type(error).__name__) from None
 
         return asked(ask, request.source)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from jaxppo.envs.data.sources.asking import Unavailable, asked, extra
+from jaxppo.envs.data.sources.asking import UNREADABLE, Unavailable, asked, extra
 from jaxppo.envs.data.sources.request import Request
 from jaxppo.envs.data.sources.series import Series, day_after
 from jaxppo.errors import DataError
@@ -49,7 +49,7 @@ def _series(yfinance: Any, request: Request, symbol: str, interval: str, span: d
         except yfinance.exceptions.YFTickerMissingError as error:
             reason = str(getattr(error, "yahoo_reason", None) or error.rationale)
             raise DataError(f"{request.source}: Yahoo has no prices of {symbol}: {reason}") from None
-        except (OSError, ValueError, yfinance.exceptions.YFException) as error:  # no answer, or none in its form
+        except (*UNREADABLE, yfinance.exceptions.YFException) as error:
             code = getattr(getattr(error, "response", None), "status_code", None)
             if code == 404:
                 raise DataError(f"{request.source}: Yahoo has no prices of {symbol}: no such symbol") from None

@@ -201,7 +201,7 @@ def test_a_source_is_asked_again_after_growing_pauses():
 @pytest.mark.parametrize(
     ("error", "words", "waited"),
     [
-        (asking.Unavailable("503"), r"x:y: cannot be reached \(503\), 4 times", asking.PAUSES),
+        (asking.Unavailable("503"), r"x:y: gives no usable answer \(503\), 4 times", asking.PAUSES),
         (asking.Unavailable("429", limited=True), r"was asked too often \(429\), 5 times", asking.LIMITED_PAUSES),
         (asking.Unavailable("Could not resolve host: a"), "is this machine offline", ()),
     ],

@@ -381,6 +381,10 @@ VALUES = {
         {"data": {"path": "simulated", "symbols": ["SIM1"]}, "simulation": {"kind": "gbm"}},
         ["data.symbols is ['SIM1']", "leave it out", "SIM1 to SIM4"],
     ),
+    "dates of a simulated market": (
+        {"data": {"path": "simulated", "start": "2020-01-01"}, "simulation": {"kind": "gbm"}},
+        ["data.start is 2020-01-01", "leave it out", "simulation.n_bars"],
+    ),
     "an unknown market": ({"simulation": {"kind": "lognormal"}}, ['simulation.kind is "lognormal"', "costly_factor"]),
     "more bars than nanoseconds": ({"simulation": {"n_bars": 100000}}, ["simulation.n_bars is 100000", "65536]"]),
     "too few simulated bars": (
