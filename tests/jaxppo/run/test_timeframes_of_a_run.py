@@ -15,11 +15,6 @@ from jaxppo.envs import load_market
 from jaxppo.errors import ConfigError
 from jaxppo.run.build import build
 
-SECTIONS = {
-    "data": {"path": "hours.csv", "timezone": "America/New_York", "validation": 0.15},
-    "features": {"groups": ["price", "calendar"], "normalisation_window": 12, "timeframes": ["2h"]},
-}
-
 
 def prices() -> pd.DataFrame:
     """Hours of two stocks, from half past nine on in New York; Wednesdays close early."""
@@ -79,7 +74,9 @@ def test_keys_that_mean_nothing_are_refused(overrides, words):
 
 @pytest.mark.slow
 def test_a_live_policy_decides_as_the_backtest(tmp_path):
-    config = write_config(tmp_path, **SECTIONS)
+    features = {"groups": ["price", "calendar"], "normalisation_window": 12, "timeframes": ["2h"]}
+    data = {"path": str(tmp_path / "hours.csv"), "timezone": "America/New_York", "validation": 0.15}
+    config = write_config(tmp_path, data=data, features=features)
     frame = prices()
     frame.to_csv(tmp_path / "hours.csv", index=False)
     assert command("train", "--config", config, "--output", tmp_path / "run") == 0
