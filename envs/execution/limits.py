@@ -316,21 +316,26 @@ def allowed_range(constraint: Constraint, weights: jax.Array, asset: jax.Array) 
       weights: `[A]` of all assets, fractions of equity.
       asset: `[]` int32, which.
     """
-    own = weights[asset]
     low, high = constraint.limits.low[asset], constraint.limits.high[asset]
     for budget in constraint.limits.budgets:
         least, most = budget.room(weights, asset)
         low, high = jnp.maximum(low, least), jnp.minimum(high, most)
-    low = jnp.minimum(jnp.minimum(low, own), 0.0)
-    high = jnp.maximum(jnp.maximum(high, own), 0.0)
-    fixed = ~constraint.tradable[asset]
-    return jnp.where(fixed, own, low), jnp.where(fixed, own, high)
+    return _with_own(low, high, weights[asset], constraint.tradable[asset])
 
 
 def allowed_box(constraint: Constraint) -> tuple[jax.Array, jax.Array]:
     """`allowed_range` of every asset while the others hold, `[A]` each."""
-    assets = jnp.arange(constraint.feasible_hold.shape[0])
-    return jax.vmap(lambda asset: allowed_range(constraint, constraint.feasible_hold, asset))(assets)
+    limits, hold = constraint.limits, constraint.feasible_hold
+    if not limits.budgets:
+        return _with_own(limits.low, limits.high, hold, constraint.tradable)
+    return jax.vmap(lambda asset: allowed_range(constraint, hold, asset))(jnp.arange(hold.shape[0]))
+
+
+def _with_own(low: jax.Array, high: jax.Array, own: jax.Array, tradable: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ranges widened to 0 and to an asset's own weight; without a bar that weight alone."""
+    low = jnp.minimum(jnp.minimum(low, own), 0.0)
+    high = jnp.maximum(jnp.maximum(high, own), 0.0)
+    return jnp.where(tradable, low, own), jnp.where(tradable, high, own)
 
 
 Pick = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -354,7 +359,7 @@ def sequential_allocation(constraint: Constraint, pick: Pick) -> tuple[jax.Array
     n_assets = constraint.feasible_hold.shape[0]
     assets = jnp.arange(n_assets)
     if not constraint.limits.budgets:
-        return jax.vmap(lambda asset: pick(asset, *allowed_range(constraint, constraint.feasible_hold, asset)))(assets)
+        return jax.vmap(pick)(assets, *allowed_box(constraint))
 
     def turn(weights: jax.Array, asset: jax.Array) -> tuple[jax.Array, Any]:
         chosen, other = pick(asset, *allowed_range(constraint, weights, asset))
@@ -373,6 +378,9 @@ def project(constraint: Constraint, target: jax.Array, hold: jax.Array) -> jax.A
       target: `[A]` wanted weights.
       hold: `[A]` bool; the asset is to be held, whatever its target.
     """
+
+    if not constraint.limits.budgets:
+        return jnp.where(hold, constraint.feasible_hold, jnp.clip(target, *allowed_box(constraint)))
 
     def pick(asset: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array, None]:
         return jnp.where(hold[asset], constraint.feasible_hold[asset], jnp.clip(target[asset], low, high)), None

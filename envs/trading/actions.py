@@ -93,7 +93,8 @@ class TargetActions:
             return target, target == present
         weights = jnp.asarray((0.0, *self.levels), jnp.float32) * self.position_limit
         action = jnp.reshape(action, (self.n_assets,))
-        return weights[action], action == HOLD
+        chosen = jnp.arange(self.num_actions)[None] == action[:, None]
+        return jnp.where(chosen, weights[None], 0.0).sum(axis=-1), action == HOLD
 
     def bucket_targets(self, feasible_hold: jax.Array | float) -> jax.Array:
         """Target weights `[num_buckets, num_actions]` of the hierarchical actions of one asset.

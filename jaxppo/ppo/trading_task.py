@@ -14,6 +14,7 @@ from flax import struct
 from jaxppo.config import PPOConfig
 from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
+from jaxppo.envs.market.packing import packed_scan
 from jaxppo.envs.market.rows import rows_from
 from jaxppo.envs.trading.account import Account, BarRow, Decide
 from jaxppo.envs.trading.environment import TradingEnv
@@ -280,7 +281,7 @@ def collect_path(
 
     rows = BarRow(jnp.arange(chunk), rows, tradable[:-1], mask_rows, sizing_rows, (prepared[:-1], uniform))
     start = (Account(state.portfolio, state.masks, state.sizing, state.rewards), state.monitor)
-    (account, monitored), (seen, out) = jax.lax.scan(one_bar, start, rows)
+    (account, monitored), (seen, out) = packed_scan(one_bar, start, rows)
     # Of the last bar only the value is read, and masks do not reach it.
     origin = None if env.base is None else jax.vmap(env.base.weights)(account.sizing, account.portfolio)
     see = jax.vmap(lambda one, origin: env.observe_portfolio(state.bar + chunk, one, tradable[-1], None, origin))

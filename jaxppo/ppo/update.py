@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from jaxppo.config import PPOConfig
+from jaxppo.envs.market.packing import Packed, pack, pack_parts, unpack, unpack_parts
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo import losses
@@ -147,8 +148,8 @@ def ppo_loss(
 
 
 def loss_and_gradient(
-    net: Params, batch: Batch, objective: Objective, with_policy: bool = True
-) -> tuple[Params, dict[str, jax.Array], dict[str, jax.Array]]:
+    net: Packed, batch: Batch, objective: Objective, with_policy: bool = True
+) -> tuple[Packed, dict[str, jax.Array], dict[str, jax.Array]]:
     """Gradient of the mean of `ppo_loss` over all devices, of `config.micro_batch` paths at a time, and metrics.
 
     Args:
@@ -162,8 +163,9 @@ def loss_and_gradient(
     """
     own = varying(net)
 
-    def gradient(piece: Batch) -> tuple[Params, dict[str, jax.Array]]:
-        return jax.grad(ppo_loss, has_aux=True)(own, piece, objective, with_policy)
+    def gradient(piece: Batch) -> tuple[Packed, dict[str, jax.Array]]:
+        found, metrics = jax.grad(ppo_loss, has_aux=True)(unpack(own), piece, objective, with_policy)
+        return pack(found), metrics
 
     found, metrics = accumulate(gradient, batch, objective.config.micro_batch)
     found, decisive = jax.lax.pmean((found, {name: metrics.pop(name) for name in DECISIVE}), DATA_AXIS)
@@ -239,7 +241,7 @@ def update(
         proposed = accepted.net
     elif config.kl_penalty != "none":
         metrics["kl_after"] = evaluate(proposed)[1]
-    metrics["update_norm"] = optax.tree.norm(jax.tree.map(jnp.subtract, proposed, net))
+    metrics["update_norm"] = optax.tree.norm(pack(jax.tree.map(jnp.subtract, proposed, net)))
     return proposed, moved_state, metrics
 
 
@@ -285,14 +287,15 @@ def _epochs(
     """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them; one that is not finite changes nothing."""
     config, learning_rate = objective.config, objective.coefficients.learning_rate
 
-    def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+    def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[Packed, Packed]]:
         net, opt_state, _ = carry
         piece = jax.tree.map(lambda x: x[index], batch)
         gradient, metrics, own = loss_and_gradient(net, piece, objective, with_policy)
         stop = jnp.zeros((), bool) if config.kl_stop is None else metrics["kl"] > config.kl_stop
         net, opt_state, finite = descend(net, opt_state, optimiser, gradient, learning_rate, metrics["loss"], stop)
         counts = {"evaluated": 1.0 * finite, "taken": 1.0 * (finite & ~stop), "skipped": 1.0 - finite}
-        return (net, opt_state, stop), (metrics | {"gradient_norm": optax.tree.norm(gradient), **counts}, own)
+        metrics |= {"gradient_norm": optax.tree.norm(gradient), **counts}
+        return (net, opt_state, stop), (pack(metrics), pack(own))
 
     def step_unless_stopped(carry: Any, index: jax.Array) -> tuple[Any, Any]:
         shapes = jax.eval_shape(lambda: step(carry, index)[1])
@@ -304,10 +307,10 @@ def _epochs(
     group_size = batch.rollout.log_prob.shape[0] // groups.shape[0]
     order = jax.vmap(lambda k: shuffled_minibatches(k, groups, group_size, config.minibatches))(keys)
     order = order.reshape(-1, order.shape[-1])
-    start = (net, opt_state, jnp.zeros((), bool))
+    start = (pack(net), pack_parts(opt_state, net), jnp.zeros((), bool))
     every = step if config.kl_stop is None else step_unless_stopped
-    (net, opt_state, _), (rows, own) = jax.lax.scan(every, start, order)
-    rows |= over_devices(own)
+    (net, opt_state, _), (of_all, own) = jax.lax.scan(every, start, order)
+    net, opt_state, rows = unpack(net), unpack_parts(opt_state), unpack(of_all) | over_devices(unpack(own))
     evaluated, taken, skipped = rows.pop("evaluated"), rows.pop("taken").sum(), rows.pop("skipped").sum()
     metrics = {**_summarise(rows, evaluated, config), "skipped_updates": skipped}
     return net, opt_state, metrics if config.kl_stop is None else {**metrics, "minibatch_steps": taken}

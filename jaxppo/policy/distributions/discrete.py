@@ -28,7 +28,7 @@ class MaskedCategorical(struct.PyTreeNode):
     @property
     def allowed(self) -> jax.Array:
         """`[..., A, n]` bool, at least one True in every row."""
-        return self.mask.at[..., 0].set(self.mask[..., 0] | ~self.mask.any(axis=-1))
+        return self.mask | ((_places(self.mask) == 0) & ~self.mask.any(axis=-1, keepdims=True))
 
     def log_probabilities(self) -> jax.Array:
         """Log-probabilities `[..., A, n]`; the smallest finite number where masked."""
@@ -65,8 +65,9 @@ class MaskedCategorical(struct.PyTreeNode):
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Joint log-probability `[...]` of int32 actions `[..., A]`."""
-        chosen = jnp.take_along_axis(self.log_probabilities(), action[..., None], axis=-1)
-        return chosen[..., 0].sum(axis=-1)
+        # Selected rather than gathered: neither that nor its derivative, a scatter, can be part of a larger kernel.
+        log_p = self.log_probabilities()
+        return jnp.where(_places(log_p) == action[..., None], log_p, 0.0).sum(axis=-1).sum(axis=-1)
 
     def entropy(self) -> jax.Array:
         """Joint entropy `[...]`, nats."""
@@ -143,6 +144,11 @@ class DirectionAndSize(MaskedCategorical):
         sizes = [_log_softmax(values, allowed) for values, allowed in zip(logits, masks, strict=True)]
         any_allowed = jnp.stack([allowed.any(axis=-1) for allowed in masks], axis=-1)
         return _log_softmax(self.logits[..., :n_directions], any_allowed), sizes
+
+
+def _places(x: jax.Array) -> jax.Array:
+    """Place of each number on the last axis, int32 `[..., n]` of the same shape."""
+    return jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
 
 
 def _log_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.envs.market.kernels import platform
+
 Kernel = Literal["xla", "cudnn"]
 """Implementations of `jax.nn.dot_product_attention`."""
+FEW_ASSETS = 8
+"""Most assets whose attention to each other is no matrix product on a GPU."""
 
 
 class Attended(NamedTuple):
@@ -205,7 +209,16 @@ def attention_over_assets(query: jax.Array, key: jax.Array, value: jax.Array, pr
     Returns:
       `[B, S, H, A, D]`.
     """
-    return masked_attention(query, key, value, present_or_itself(present)).out
+    mask = present_or_itself(present)
+    if platform() != "gpu" or query.shape[-2] > FEW_ASSETS:
+        return masked_attention(query, key, value, mask).out
+    # Sums of products, which are part of larger kernels: matrix products as small as these are padded and launched one
+    # by one, forward and backward.
+    wide = [x.astype(jnp.float32) for x in (query * query.shape[-1] ** -0.5, key, value)]
+    logits = jnp.sum(wide[0][..., :, None, :] * wide[1][..., None, :, :], axis=-1)
+    weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1).astype(value.dtype)
+    mixed = jnp.sum(weights.astype(jnp.float32)[..., None] * wide[2][..., None, :, :], axis=-2)
+    return mixed.astype(value.dtype)
 
 
 def present_or_itself(present: jax.Array) -> jax.Array:

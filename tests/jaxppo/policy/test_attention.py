@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxppo.policy.networks import attention
 from jaxppo.policy.networks.attention import (
     attention_over_assets,
     dilated_attention,
@@ -177,6 +178,25 @@ def test_attention_across_assets_equals_a_softmax_over_those_present():
         score = np.asarray(key)[b, s, h, others].astype(np.float64) @ np.asarray(query)[b, s, h, a] / 2
         weight = np.exp(score) / np.exp(score).sum()
         np.testing.assert_allclose(out[b, s, h, a], weight @ np.asarray(value)[b, s, h, others], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_few_assets_attend_to_each_other_the_same_on_a_gpu(dtype, monkeypatch):
+    """Values and derivatives of sums of products against those of matrix products."""
+    given = [jnp.asarray(normals(i, 2, 3, 2, 5, 4), dtype) for i in range(3)]
+    present, pull = jnp.asarray(normals(3, 2, 3, 5) > 0), normals(4, 2, 3, 2, 5, 4)
+
+    def run(*given):
+        out, back = jax.vjp(lambda *x: attention_over_assets(*x, present), *given)
+        return out, *back(jnp.asarray(pull, dtype))
+
+    expected = jax.jit(run)(*given)
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    traced = jax.jit(lambda *x: run(*x)).trace(*given)
+    assert "dot_general" not in str(traced.jaxpr)
+    for found, value in zip(traced.lower().compile()(*given), expected, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(*(np.float32(x) for x in (found, value)), atol=0.03 if dtype == "bfloat16" else 1e-5)
 
 
 def test_attention_across_assets_follows_a_permutation():

@@ -13,6 +13,7 @@ import tiny
 from jax.sharding import PartitionSpec
 
 from jaxppo.envs.market.market_data import MarketInfo
+from jaxppo.envs.market.packing import pack, unpack
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.policy.encoding import encode_paths
 from jaxppo.policy.networks import Bars
@@ -61,8 +62,8 @@ def gradient_on(n_devices: int, micro_batch: int | None):
 
     def found(net, params, batch):
         objective = Objective(tiny.task(), params, COEFFICIENTS, config)
-        gradient, metrics, own = loss_and_gradient(net, batch, objective)
-        return gradient, metrics | over_devices(own)
+        gradient, metrics, own = loss_and_gradient(pack(net), batch, objective)
+        return unpack(gradient), metrics | over_devices(own)
 
     compute = jax.shard_map(
         found,
