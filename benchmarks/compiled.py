@@ -44,8 +44,17 @@ TINY = [
     QUICK, "--policy.width", "16", "--policy.layers", "1", "--policy.heads", "2", "--policy.window", "8",
     "--ppo.paths", "8", "--ppo.portfolios", "2", "--ppo.chunk", "12", "--ppo.epochs", "1", "--ppo.minibatches", "2",
 ]  # fmt: skip
-NAMED = {"quick": [QUICK], "wide": WIDE, "tiny": TINY}
-"""Configurations by name: the quick start; with 4 layers of width 256 on 256 paths of 32 portfolios; the smallest."""
+NAMED = {
+    "quick": [QUICK],
+    "quick64": [QUICK, "--ppo.paths", "64"],
+    "wide": WIDE,
+    "wide_float32": [*WIDE, "--precision", "float32"],
+    "wide_lean": [*WIDE, "--policy.rematerialise", "full", "--ppo.micro_batch", "16"],
+    "tiny": TINY,
+    "tiny32": [*TINY, "--ppo.paths", "32"],
+}
+"""Configurations by name: the quick start; on 64 paths, which 16 devices share; with 4 layers of width 256 on 256 paths
+of 32 portfolios, in float32, and with less stored and 16 paths at a time; the smallest; on 32 paths."""
 MONTE_CARLO_BARS = 252
 BUDGET = HERE / "compiled_budget.json"
 

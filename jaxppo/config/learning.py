@@ -104,7 +104,8 @@ class PPOConfig(Keys):
     minibatches: PositiveInt = 4
     """Minibatches a pass; must divide `paths`."""
     micro_batch: PositiveInt | None = None
-    """Paths that one encoder pass takes at a time; absent: chosen for the device. Changes memory and speed only."""
+    """Paths that one encoder pass takes at a time; absent: two on a CPU, on accelerators as many as fit. Changes memory
+    and speed only."""
     learning_rate: LearningRate = 3e-4
     """Adam step size at the start."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -150,7 +150,9 @@ def _cudnn_error(encoder: EncoderConfig, chunk: int, device: jax.Device) -> str:
 
 
 def ppo_for_devices(config: Config, devices: list[jax.Device]) -> PPOConfig:
-    """Fills in `micro_batch`: at most two paths on a CPU, to keep the working set in cache, all on accelerators.
+    """Fills in `micro_batch`: at most two paths on a CPU, to keep the working set in cache.
+
+    On accelerators None stays, for all at once; training takes fewer where they do not fit.
 
     Args:
       config: of the run.

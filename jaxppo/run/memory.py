@@ -82,7 +82,7 @@ def estimated_memory(jaxpr: core.Jaxpr) -> float:
     """Estimates the bytes that a program needs before it is compiled.
 
     Its arguments, and the results of its operations from where they are computed to where they are last read, over
-    `OVERESTIMATE`. What lies in loops counts once.
+    `OVERESTIMATE`. What lies in loops counts once, what runs on each device as often as there are devices.
 
     Args:
       jaxpr: of the program, such as `jax.make_jaxpr(f)(x).jaxpr`.
@@ -101,6 +101,8 @@ def _most_alive(jaxpr: core.Jaxpr) -> int:
     held = most = 0
     for number, equation in enumerate(jaxpr.eqns):
         inner = max(map(_most_alive, _inner(equation)), default=0)
+        if equation.primitive.name == "shard_map":  # its shapes are those of one device
+            inner *= equation.params["mesh"].size
         written = () if equation.primitive.name in FUSED else equation.outvars
         sizes = {var: _bytes(var) for var in written if last.get(var, -1) > number}
         most = max(most, held + max(inner, sum(sizes.values())))

@@ -5,23 +5,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxppo.config import Config
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.ppo.learner import Learner, data_mesh, make_learner
 from jaxppo.run.build import build
 from jaxppo.run.devices import select_devices
-from jaxppo.run.memory import check_fits, estimated_memory, size_of
-from jaxppo.run.progress import announce
+from jaxppo.run.memory import check_fits, size_of
 from jaxppo.run.setup import pathwise_of
 from jaxppo.tracking import TensorBoard, make_loggers
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import Experiment, trading_experiment
+from jaxppo.training.fitting import SMALLER, fitting_iteration
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
-
-SMALLER = "ppo.micro_batch, ppo.paths, ppo.chunk, ppo.portfolios or policy.width"
-"""Keys that make an iteration smaller."""
 
 
 class Checked(NamedTuple):
@@ -54,12 +50,15 @@ def check_training(config: Config, market: MarketData | None) -> Checked:
             experiment = gymnax_experiment(config, episode_evaluator)
         else:
             experiment = trading_experiment(build(config, market), backtest_evaluator)
-        mesh = data_mesh(experiment.devices)
-        learner = make_learner(experiment.task, experiment.ppo, mesh, experiment.risk, pathwise_of(experiment.config))
-        shapes = state_shapes(experiment, learner)
-        memory = estimated_memory(traced_iteration(experiment, learner, shapes).jaxpr.jaxpr) / len(experiment.devices)
+        mesh, pathwise = data_mesh(experiment.devices), pathwise_of(experiment.config)
+
+        def learner_of(experiment: Experiment) -> Learner:
+            return make_learner(experiment.task, experiment.ppo, mesh, experiment.risk, pathwise)
+
+        learner = learner_of(experiment)
+        found = fitting_iteration(experiment, learner, state_shapes(experiment, learner), learner_of)
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.net))
-    return Checked(experiment.devices, n_parameters, memory)
+    return Checked(experiment.devices, n_parameters, found.memory)
 
 
 def state_shapes(experiment: Experiment, learner: Learner) -> Any:
@@ -76,22 +75,3 @@ def state_shapes(experiment: Experiment, learner: Learner) -> Any:
     each = size_of((shapes, experiment.params)) / len(experiment.devices)  # at least, as paths are spread over them
     check_fits(each, "the state of training", SMALLER, experiment.devices)
     return shapes
-
-
-def traced_iteration(experiment: Experiment, learner: Learner, state: Any) -> Any:
-    """The program of an iteration, which is not compiled yet.
-
-    Args:
-      experiment: what is trained.
-      learner: that trains it.
-      state: of training, or its shapes.
-
-    Raises:
-      ConfigError: it cannot fit the devices, with the estimate.
-    """
-    announce("tracing an iteration")
-    iterate: Any = learner.iterate
-    traced = iterate.trace(state, learner.replicate(experiment.params), jnp.float32(0.0))
-    each = estimated_memory(traced.jaxpr.jaxpr) / len(experiment.devices)
-    check_fits(each, "an iteration", SMALLER, experiment.devices)
-    return traced

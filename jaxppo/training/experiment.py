@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxppo.config import Config, PPOConfig
-from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.risk.monitor import NO_MONITOR, Monitor
@@ -68,6 +68,7 @@ class Experiment:
       show: `row -> texts`, figures beside the progress bar; an empty text hides one.
       monitor: limits on monitored metrics of the training accounts.
       risk: objective and constraints; None for the expected sum of rewards.
+      smaller: `(micro-batch, rematerialise) -> experiment`, the same in less memory; None where nothing is encoded.
     """
 
     config: Config
@@ -82,6 +83,7 @@ class Experiment:
     show: Callable[[dict[str, float]], dict[str, str]]
     monitor: Monitor = NO_MONITOR
     risk: RewardShaping | None = None
+    smaller: Callable[[int, str], Experiment] | None = None
 
 
 def learned_from(setup: Setup) -> dict[str, Any]:
@@ -113,11 +115,20 @@ def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experimen
             shown["validation"] = f"{row[validated]:+.2f}"
         return shown | {"breached": breached_in(setup.monitor, row)}
 
-    return Experiment(
+    def task_of(network: ActorCritic, ppo: PPOConfig) -> Task:
+        return trading_task(network, setup.env, ppo, dropout_rate(setup.config), setup.monitor)
+
+    def smaller(micro_batch: int, rematerialise: str) -> Experiment:
+        ppo = setup.ppo.model_copy(update={"micro_batch": micro_batch})
+        encoder = dataclasses.replace(setup.encoder, rematerialise=rematerialise)
+        task = task_of(first_policy(dataclasses.replace(setup, encoder=encoder))[0], ppo)
+        return dataclasses.replace(experiment, ppo=ppo, task=task)
+
+    experiment = Experiment(
         config=setup.config,
         ppo=setup.ppo,
         devices=setup.devices,
-        task=trading_task(network, setup.env, setup.ppo, dropout_rate(setup.config), setup.monitor),
+        task=task_of(network, setup.ppo),
         net=net,
         params=setup.period_params("train"),
         data={
@@ -130,4 +141,6 @@ def trading_experiment(setup: Setup, make_evaluator: MakeEvaluator) -> Experimen
         show=show,
         monitor=setup.monitor,
         risk=make_reward_shaping(setup.config, annual),
+        smaller=smaller,
     )
+    return experiment

@@ -35,9 +35,10 @@ from jaxppo.run.profile import profiled
 from jaxppo.run.progress import Progress, announce
 from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
-from jaxppo.training.check import SMALLER, state_shapes, traced_iteration
+from jaxppo.training.check import state_shapes
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
+from jaxppo.training.fitting import SMALLER, fitting_iteration
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, check_metrics
@@ -172,7 +173,8 @@ def _with_program(run: Run, state: TrainState, done: Done) -> Run:
     """
     if run.finished(done):
         return run
-    return dataclasses.replace(run, traced=traced_iteration(run.experiment, run.learner, state))
+    found = fitting_iteration(run.experiment, run.learner, state, lambda smaller: _learner(smaller, done.halvings))
+    return dataclasses.replace(run, experiment=found.experiment, learner=found.learner, traced=found.traced)
 
 
 def _newest(experiment: Experiment, folder: pathlib.Path, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:

@@ -35,6 +35,18 @@ def test_the_estimate_is_near_what_the_compiler_needs(function, rows):
     assert 0.5 * needed < estimate < 1.5 * needed
 
 
+def test_what_runs_on_each_of_four_devices_counts_on_each():
+    mesh, split = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)), jax.P("data")
+
+    def gradient(weights, x):
+        return jax.lax.psum(jax.grad(loss)(weights, x), "data")
+
+    spread = jax.shard_map(gradient, mesh=mesh, in_specs=(jax.P(), split), out_specs=jax.P(), check_vma=False)
+    traced = jax.jit(spread).trace(jnp.ones((6, 64, 64)), jnp.ones((16384, 64)))
+    needed = memory.memory_needed(traced.lower().compile())
+    assert 0.5 * needed < memory.estimated_memory(traced.jaxpr.jaxpr) / 4 < 1.5 * needed
+
+
 def test_what_does_not_fit_is_refused_with_the_estimate():
     memory.check_fits(99 * 2**30, "an iteration", "ppo.paths", [GPU])
     with pytest.raises(
