@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 import types
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +81,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
 
     Returns:
       0; 2 for a `ConfigError` or `DataError`; 74 for a full disk or missing rights; 130 and 143 when SIGINT and SIGTERM
-      stopped it.
+      stopped it. A process that ends since one of several is gone does so by itself, with 75.
     """
     with _signals(alone=arguments is None) as received:
         try:
@@ -90,7 +91,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
             pass
         except Exception as error:
             if not received:  # a library may turn an interrupted import into an error of its own
-                return _one_line(error)
+                return _ended(error)
         print(INTERRUPTED, file=sys.stderr)
         return SIGNALLED + (received[-1] if received else signal.SIGINT)
 
@@ -134,6 +135,21 @@ def _end(number: int) -> NoReturn:
         sys.stdout.flush()
     os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(SIGNALLED + number)
+
+
+def _ended(error: Exception) -> int:
+    """Exit code after an error; ends the process here if others were told so, since they will not wait for it."""
+    processes = sys.modules.get("jaxppo.run.processes")  # not there before a training has begun
+    if processes is None or not processes.failed():
+        return _one_line(error)
+    code = 1
+    try:
+        code = _one_line(error)
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _one_line(error: Exception) -> int:
@@ -181,6 +197,20 @@ def add_compilation_cache(parser: argparse._ActionsContainer) -> None:
         const=str(where),
         help=f"keep compiled programs, and take those kept before, in DIR (default: {where})",
     )
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how several processes find each other: `--coordinator`, `--processes` and `--process`.
+
+    Args:
+      parser: of the command.
+    """
+    group = parser.add_argument_group("several processes", "one of each host, or of each GPU, train one run together")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument(
+        "--processes", metavar="N", help="how many there are; auto finds all three in SLURM, Cloud TPU or Open MPI"
+    )
+    group.add_argument("--process", metavar="I", help="number of this one, from 0 on; only 0 writes anything")
 
 
 @contextlib.contextmanager
@@ -233,6 +263,7 @@ def parse_training(
     *,
     flags: Mapping[str, str] = types.MappingProxyType({}),
     older: bool = False,
+    several: bool = False,
 ) -> tuple[Config, str, argparse.Namespace]:
     """Parses what a command that trains was asked for.
 
@@ -243,10 +274,11 @@ def parse_training(
       budgets: name -> help of the keys of `training` that are options of their own.
       flags: name -> help of further options without a value.
       older: whether flags of the older style are accepted too, see `jaxppo.cli.older`.
+      several: whether several processes may train together: they are joined here.
 
     Returns:
       The configuration, the name of its file (or of the folder that is resumed), and `output`, `resume`, `quiet`,
-      `open`, `compilation_cache` and `flags`.
+      `open`, `compilation_cache` and `flags`; of several processes all but the first are quiet.
 
     Raises:
       ConfigError: what `load_config` raises, or neither a configuration nor a folder to resume is given.
@@ -267,6 +299,8 @@ def parse_training(
     add_progress_options(where)
     for name, meaning in flags.items():
         where.add_argument(f"--{name}", action="store_true", help=meaning)
+    if several:
+        add_process_options(parser)
     if older:
         add_older_options(parser)
     known, overrides = parser.parse_known_args(arguments)
@@ -288,6 +322,10 @@ def parse_training(
         parser.error(f"--config is required, {EXAMPLE}")
     from jaxppo.config import load_config  # imports JAX, which --help does not need
     from jaxppo.run.folder import restore_own_code
+    from jaxppo.run.rendezvous import join
+
+    if several:
+        known.quiet |= join(known.coordinator, known.processes, known.process)[0] > 0
 
     try:
         resumed = known.config is None and known.output and pathlib.Path(path).is_file()

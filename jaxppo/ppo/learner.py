@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,15 @@ def data_mesh(devices: list[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (DATA_AXIS,))
 
 
+def own_device(devices: Sequence[jax.Device]) -> jax.Device:
+    """The first of some devices that belongs to this process; the first of all where none does.
+
+    Args:
+      devices: at least one, of any processes.
+    """
+    return next((device for device in devices if device.process_index == jax.process_index()), devices[0])
+
+
 def shuffle_groups(config: PPOConfig, n_devices: int) -> int:
     """Number of shuffle groups of a minibatch: the same for every number of devices that divides it.
 
@@ -104,7 +113,7 @@ def make_learner(
     names = [field.name for field in dataclasses.fields(TrainState)]
     on_mesh: dict[str, Any] = {name: sharded if name in on_paths else replicated for name in names}
     specs = TrainState(**on_mesh)
-    begin, device = jax.jit(task.start), mesh.devices.flat[0]
+    begin, device = jax.jit(task.start), own_device(list(mesh.devices.flat))
 
     def fresh(net: Params, seed: int | jax.Array, params: Any) -> TrainState:
         keys = iteration.path_keys(iteration.iteration_key(seed, 2**31 - 1), jnp.arange(config.paths))
@@ -127,9 +136,7 @@ def make_learner(
         return place(fresh(jax.tree.map(jnp.copy, net), seed, params))
 
     def place(state: TrainState) -> TrainState:
-        return TrainState(
-            **{name: jax.device_put(getattr(state, name), NamedSharding(mesh, on_mesh[name])) for name in names}
-        )
+        return TrainState(**{name: _put(getattr(state, name), NamedSharding(mesh, on_mesh[name])) for name in names})
 
     def restart(state: TrainState, params: Any, key: jax.Array) -> TrainState:
         paths = task.start(params, jax.random.split(key, config.paths))
@@ -141,11 +148,23 @@ def make_learner(
         fresh=fresh,
         iterate=jax.jit(traced_for(device, _on_mesh(design, mesh, specs)), donate_argnums=0),
         step=traced_for(device, _on_one_device(design)),
-        replicate=lambda tree: jax.device_put(tree, NamedSharding(mesh, replicated)),
+        replicate=lambda tree: _put(tree, NamedSharding(mesh, replicated)),
         place=place,
         restart=restart,
         steps_per_iteration=config.paths * config.portfolios * config.chunk,
     )
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    """Puts arrays on the devices of a mesh; several processes, which all have them, put a part each on their own."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(x: Any) -> jax.Array:
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+    return jax.tree.map(put, tree)
 
 
 def _design(task: Task, config: PPOConfig, n_devices: int, risk: RewardShaping | None) -> Design:

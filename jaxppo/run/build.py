@@ -20,6 +20,7 @@ from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.protocol import Policy
+from jaxppo.ppo.learner import own_device
 from jaxppo.ppo.trading_task import action_config
 from jaxppo.risk.rewards import NO_MOMENTS, BaseMoments
 from jaxppo.run import folder as run_folder
@@ -63,7 +64,7 @@ def build(
     """
     announce("building features and tables")
     devices = training_devices(config) if devices is None else list(devices)
-    encoder, annual = encoder_config(config, devices[0]), periods_per_year(market)
+    encoder, annual = encoder_config(config, own_device(devices)), periods_per_year(market)
     costs, env = costs_of(config, market), environment_of(config, market, encoder.context)
     if split:
         check_reachable(config, env)

@@ -49,7 +49,12 @@ class Checkpoints:
             _refuse_link(path)
             if path.exists() and not path.is_dir() and path in (folder.parent, folder):
                 raise ConfigError(f"{path}: is a file; a folder of checkpoints is expected")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=False)
+        # Of several processes, one saves what it has gathered, and any may read alone: Orbax must wait for no other.
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(own, {own}, f"process-{own}")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+        )
         self._folder = folder.absolute()
         with _quietly():
             self._manager = ocp.CheckpointManager(self._folder, options=options)

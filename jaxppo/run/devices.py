@@ -26,21 +26,51 @@ _SHAPE = {
 
 
 def select_devices(config: Config) -> list[jax.Device]:
-    """Selects the devices to train on.
+    """Selects the devices to train on, of this process.
 
     Raises:
       ConfigError: the platform is absent, or has fewer devices than asked for.
     """
-    try:
-        devices = jax.devices() if config.device == "auto" else jax.devices(config.device)
-    except RuntimeError as error:
-        raise ConfigError(f"device is {config.device!r}; {_present(error)}") from None
+    devices = [device for device in _of_kind(config) if device.process_index == jax.process_index()]
     wanted = config.training.devices
     if wanted is not None and wanted > len(devices):
         raise ConfigError(
             f"training.devices is {wanted}; this machine has {len(devices)} of kind {devices[0].platform}"
         )
     return list(devices[:wanted])
+
+
+def shared_devices(config: Config) -> list[jax.Device]:
+    """Selects the devices that several processes spread the paths of a training over: of each process as many.
+
+    Raises:
+      ConfigError: the platform is absent, or `training.devices` or the paths cannot be divided among the processes.
+    """
+    found: dict[int, list[jax.Device]] = {}
+    for device in _of_kind(config):
+        found.setdefault(device.process_index, []).append(device)
+    n, most, wanted = len(found), min(map(len, found.values())), config.training.devices
+    if wanted is not None and (wanted % n or wanted > n * most):
+        raise ConfigError(f"training.devices is {wanted}; {n} processes need a multiple of {n} up to {n * most}")
+    each = [wanted // n] if wanted is not None else [k for k in range(1, most + 1) if _divide(config.ppo, n * k)]
+    if not each:
+        raise ConfigError(
+            f"ppo.paths / ppo.minibatches = {config.ppo.paths // config.ppo.minibatches} cannot be split evenly over "
+            f"{n} processes"
+        )
+    return [device for _, devices in sorted(found.items()) for device in devices[: max(each)]]
+
+
+def _of_kind(config: Config) -> list[jax.Device]:
+    """All devices of the platform, of all processes.
+
+    Raises:
+      ConfigError: it is absent.
+    """
+    try:
+        return list(jax.devices() if config.device == "auto" else jax.devices(config.device))
+    except RuntimeError as error:
+        raise ConfigError(f"device is {config.device!r}; {_present(error)}") from None
 
 
 def training_devices(config: Config) -> list[jax.Device]:

@@ -33,10 +33,11 @@ def memory_needed(compiled: Any) -> int:
 
 def memory_of(devices: Sequence[jax.Device]) -> float:
     """Bytes of memory of each device; infinite where that is unknown."""
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    own = [device for device in devices if device.process_index == jax.process_index()] or devices
+    limit = (own[0].memory_stats() or {}).get("bytes_limit")
     # A CPU has no limit of its own: the machine is divided among its devices.
-    if limit is None and devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-        limit = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _limit_of_container()) / len(devices)
+    if limit is None and own[0].platform == "cpu" and hasattr(os, "sysconf"):
+        limit = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _limit_of_container()) / len(own)
     return float("inf") if limit is None else limit
 
 

@@ -40,18 +40,21 @@ class GymnaxSetup(NamedTuple):
     params: Any
 
 
-def gymnax_experiment(config: Config, make_evaluator: MakeEvaluator) -> Experiment:
+def gymnax_experiment(
+    config: Config, make_evaluator: MakeEvaluator, *, devices: Sequence[jax.Device] | None = None
+) -> Experiment:
     """Trains a network on the environment `config.env.name`.
 
     Args:
       config: the configuration.
       make_evaluator: makes the evaluator of the `GymnaxSetup` and the network.
+      devices: to train on; None leaves them to the configuration.
 
     Raises:
       ConfigError: there is no such environment, or the policy cannot learn from it.
     """
     env, params = _make(config)
-    devices, ppo = training_devices(config), config.ppo
+    ppo, devices = config.ppo, training_devices(config) if devices is None else list(devices)
     try:
         shuffle_groups(ppo, len(devices))
         action = action_config(env, params, config.policy.action_std)

@@ -11,6 +11,7 @@ from typing import Any
 from jaxppo.errors import ConfigError
 from jaxppo.ppo.learner import Learner
 from jaxppo.run.checkpoints import Checkpoints
+from jaxppo.run.processes import Group
 from jaxppo.run.setup import step_budget
 from jaxppo.tracking import Loggers
 from jaxppo.training.experiment import Experiment
@@ -83,6 +84,7 @@ class Run:
       started: clock at the start of the run, as if it had never been interrupted, seconds.
       traced: program of the iteration, to be compiled; None where nothing is left to train.
       loggers: where it is recorded beside its folder.
+      group: the processes that train it.
     """
 
     experiment: Experiment
@@ -93,6 +95,7 @@ class Run:
     started: float
     traced: Any = None
     loggers: Loggers = dataclasses.field(default_factory=Loggers)
+    group: Group = dataclasses.field(default_factory=Group)
 
     @property
     def elapsed(self) -> float:

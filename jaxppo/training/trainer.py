@@ -12,40 +12,42 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
 from jaxppo.envs.market.market_data import MarketData
-from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.iteration import TrainState
-from jaxppo.ppo.learner import Learner, data_mesh, make_learner
+from jaxppo.ppo.learner import Learner, data_mesh, make_learner, own_device
 from jaxppo.run import folder as run_folder
 from jaxppo.run.build import build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data
-from jaxppo.run.devices import select_devices
+from jaxppo.run.devices import select_devices, shared_devices
 from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.memory import check_fits, memory_needed
 from jaxppo.run.objectives import constraint_summary, describe_constraints
+from jaxppo.run.processes import Group
 from jaxppo.run.profile import profiled
 from jaxppo.run.progress import Progress, announce
-from jaxppo.run.setup import TRADING, as_started, pathwise_of, step_budget
+from jaxppo.run.setup import TRADING, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
 from jaxppo.training.check import state_shapes
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
 from jaxppo.training.fitting import SMALLER, fitting_iteration
+from jaxppo.training.following import follow
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
 from jaxppo.training.loggers import MetricsLog, check_metrics
 from jaxppo.training.monitor import still_stops, stop_in, stop_message
+from jaxppo.training.opened import opened
 from jaxppo.training.own import TrainParts, with_parts
 from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
 from jaxppo.training.run_state import Done, Run
+from jaxppo.training.validation import report_infeasible, validate
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -116,50 +118,48 @@ def train(
     config, loggers = with_parts(config, loggers, parts)
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
-    resumed = None
-    if not resume:
-        run_folder.check_output(output)
-    elif output is None:
-        raise ConfigError("--resume needs --output: the folder of the run to continue")
-    else:
-        resumed, saved = run_folder.open_folder(output)
-        if "sweep" in run_folder.read_metadata(resumed):
-            raise ConfigError(f"--resume: {resumed} is the best agent of a sweep, which is not trained on")
-        config = as_started(config, saved)
-        run_folder.check_same_run(saved, config)
-    told = make_loggers(config, loggers, [TensorBoard()])
-    with jax.default_device(select_devices(config)[0]):
-        if config.env.name == TRADING:
-            market = load_data(config, resumed) if market is None else given_data(config, market)
-            experiment = trading_experiment(build(config, market), evaluator or backtest_evaluator)
-        else:
-            market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator)
-        if resumed is not None and not run_folder.just_begun(resumed):
-            run_folder.check_same_data(resumed, experiment.data)
-        folder = run_folder.make_folder(output, name) if resumed is None else resumed
-        with owned(folder, empty=resumed is None):
-            run, state, done = _start(experiment, folder, told, resumed is not None, began)
-            try:
-                return _train(run, state, done, market, progress)
-            finally:
-                run.last.close()
-                run.best.close()
+    group = Group()
+    with group.together():
+        config, resumed = opened(config, output, resume, group)
+        told = make_loggers(config, loggers, [TensorBoard()]) if group.leads else Loggers()
+        devices = select_devices(config) if group.count == 1 else shared_devices(config)
+        with jax.default_device(own_device(devices)):
+            spread: Any = {} if group.count == 1 else {"devices": devices}
+            if config.env.name == TRADING:
+                market = load_data(config, resumed) if market is None else given_data(config, market)
+                experiment = trading_experiment(build(config, market, **spread), evaluator or backtest_evaluator)
+            else:
+                market, experiment = None, gymnax_experiment(config, evaluator or episode_evaluator, **spread)
+            group.agree("data", {"fingerprint": experiment.data["fingerprint"]})
+            if not group.leads:
+                end = follow(experiment, group, _learner)
+                return TrainResult(pathlib.Path(end.folder), end.params, end.last_params, None, "", end.signal)
+            if resumed is not None and not run_folder.just_begun(resumed):
+                run_folder.check_same_data(resumed, experiment.data)
+            folder = run_folder.make_folder(output, name) if resumed is None else resumed
+            with owned(folder, empty=resumed is None):
+                run, state, done = _start(experiment, folder, told, resumed is not None, began, group)
+                try:
+                    return _train(run, state, done, market, progress)
+                finally:
+                    run.last.close()
+                    run.best.close()
 
 
 def _start(
-    experiment: Experiment, folder: pathlib.Path, loggers: Loggers, resumed: bool, began: float
+    experiment: Experiment, folder: pathlib.Path, loggers: Loggers, resumed: bool, began: float, group: Group
 ) -> tuple[Run, TrainState, Done]:
     """Builds the state, or restores that of the folder, which is not touched before that has worked."""
     last, best = Checkpoints(folder / "checkpoints" / "last", 2), Checkpoints(folder / "checkpoints" / "best", 2)
     run_folder.read_metrics(folder)
-    learner, state, done = _newest(experiment, folder, last if resumed else None)
+    learner, state, done = _newest(experiment, folder, last if resumed else None, group)
     if best.holds(done.best_iteration):
         best.restore({"params": experiment.net}, done.best_iteration)
     if done.stopped and not still_stops(experiment.monitor, done.stopped):
         done.stopped = None
     # What was saved as best after the last checkpoint belongs to iterations that are done again.
     best.discard_after(done.best_iteration)
-    run = Run(experiment, learner, folder, last, best, began - done.elapsed, loggers=loggers)
+    run = Run(experiment, learner, folder, last, best, began - done.elapsed, loggers=loggers, group=group)
     run = _with_program(run, state, done)
     run_folder.write_config(folder, experiment.config)
     return run, state, done
@@ -177,16 +177,21 @@ def _with_program(run: Run, state: TrainState, done: Done) -> Run:
     return dataclasses.replace(run, experiment=found.experiment, learner=found.learner, traced=found.traced)
 
 
-def _newest(experiment: Experiment, folder: pathlib.Path, last: Checkpoints | None) -> tuple[Learner, TrainState, Done]:
+def _newest(
+    experiment: Experiment, folder: pathlib.Path, last: Checkpoints | None, group: Group
+) -> tuple[Learner, TrainState, Done]:
     """Learner and state of the newest checkpoint, or the first ones."""
+    group.tell("begin")
     learner, done = _learner(experiment, 0), Done()
     state_shapes(experiment, learner)
     state = learner.init(experiment.net, experiment.config.seed, experiment.params)
     if last is not None and last.latest is not None:
         arrays, host = last.restore_newest(state)
         digest = host.pop("metrics", None)
-        state, done = learner.place(arrays), Done.restored(host)
+        done = Done.restored(host)
         check_metrics(folder, done.iteration, digest)
+        group.tell("restore")
+        state = learner.place(group.share(arrays))
     return _learner(experiment, done.halvings) if done.halvings else learner, state, done
 
 
@@ -207,7 +212,7 @@ def _go_back(run: Run, done: Done, lost: LostIteration) -> tuple[Run, TrainState
     halvings = done.halvings + 1
     if lost.by_environment or halvings > MOST_HALVINGS:
         raise divergence(f"iteration {lost.iteration}", lost, rate, done.halvings)
-    _, state, before = _newest(run.experiment, run.folder, run.last)
+    _, state, before = _newest(run.experiment, run.folder, run.last, run.group)
     learner = _learner(run.experiment, halvings)
     run = _with_program(dataclasses.replace(run, learner=learner), state, dataclasses.replace(before, stopped=None))
     run.best.discard_after(before.best_iteration)
@@ -239,13 +244,16 @@ def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, p
     bar = Progress(budget, experiment.config.training.minutes, progress, spent)
     with contextlib.closing(bar), logged:
         with stop_requested() as stop:
+            run.group.stop_with(stop, str(folder))
             while True:
                 try:
                     state, done = _loop(run, state, done, stop, bar)
                     break
                 except LostIteration as lost:
                     run, state, done = _go_back(run, done, lost)
-        return _outcome(run, state, done, stop, metadata, bar)
+        result = _outcome(run, state, done, stop, metadata, bar)
+        run.group.tell("end", folder=str(folder), signal=result.signal)
+        return dataclasses.replace(result, params=run.group.share(result.params))
 
 
 def _outcome(
@@ -308,6 +316,8 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
     params = run.learner.replicate(experiment.params)
     log = MetricsLog(run.folder, done.iteration)
     announce("compiling")
+    if run.traced is not None:
+        run.group.tell("compile", halvings=done.halvings)
     iterate = profiled(_compile(run, done), run.folder)
     shown: dict[str, str] = {}
     infeasible: set[str] = set()
@@ -316,7 +326,8 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
         while not stop and not run.finished(done):
             spent = run.spent(done) if done.iteration else 0.0
             started = time.monotonic()
-            state, metrics = iterate(state, params, jnp.float32(spent))
+            run.group.tell("iterate", spent=spent)
+            state, metrics = iterate(state, params, np.float32(spent))
             row = {name: float(value) for name, value in jax.device_get(metrics).items()}
             took = time.monotonic() - started
             done.iteration, done.seconds, done.elapsed = done.iteration + 1, done.seconds + took, run.elapsed
@@ -331,7 +342,7 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
             due = done.iteration % cadence.evaluate_every == 0 or (found and done.evaluations == 0)
             if finite and (due or run.spent(done) >= 1.0):
                 announce("evaluating")
-                row |= _validate(run, state, done)
+                row |= validate(run, state, done)
                 announce("training")
                 done.elapsed = run.elapsed
             env_steps = done.iteration * run.learner.steps_per_iteration
@@ -341,21 +352,22 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
             run.loggers.write(entry)
             check_iteration(done.iteration, row, skipped, experiment.ppo)
             if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
-                run.last.save(done.iteration, state, _host(done, log))
-            _report_infeasible(row, infeasible)
+                _save(run, state, done, log)
+            report_infeasible(row, infeasible)
             shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
             bar.update(env_steps, done.seconds, **{name: text for name, text in shown.items() if text})
         if done.iteration and run.last.latest != done.iteration:
-            run.last.save(done.iteration, state, _host(done, log))
+            _save(run, state, done, log)
     finally:
         log.close()
     done.elapsed = run.elapsed
     return state, done
 
 
-def _host(done: Done, log: MetricsLog) -> dict[str, Any]:
-    """What a checkpoint keeps beside the arrays; the rows of the log up to it are on the disk before it is."""
-    return {**dataclasses.asdict(done), "metrics": log.sync()}
+def _save(run: Run, state: TrainState, done: Done, log: MetricsLog) -> None:
+    """Saves a checkpoint of the whole state; the rows of the log up to it are on the disk before it is."""
+    run.group.tell("save")
+    run.last.save(done.iteration, run.group.gather(state), {**dataclasses.asdict(done), "metrics": log.sync()})
 
 
 def _compile(run: Run, done: Done) -> Any:
@@ -367,31 +379,3 @@ def _compile(run: Run, done: Done) -> Any:
     check_fits(memory_needed(compiled), "an iteration", SMALLER, run.experiment.devices)
     done.compile_seconds += time.monotonic() - started
     return compiled
-
-
-def _validate(run: Run, state: TrainState, done: Done) -> dict[str, float]:
-    """Scores the current policy on validation and keeps it if it is the best so far."""
-    evaluator, net = run.experiment.evaluator, jax.device_get(state.params)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net)):
-        return {f"validation_{evaluator.criterion}": math.nan}
-    score = evaluator.score(net, run.folder, done.iteration)
-    reached = score[evaluator.criterion]
-    done.evaluations += 1
-    # A tie goes to the later network: it has trained longer, and accounts that never trade all score 0.
-    if done.best_score is None or reached >= done.best_score:
-        done.best_score, done.best_iteration = reached, done.iteration
-        run.best.save(done.iteration, {"params": net}, {"iteration": done.iteration, **score})
-    return {f"validation_{name}": value for name, value in score.items()}
-
-
-def _report_infeasible(row: dict[str, float], known: set[str]) -> None:
-    """Reports on stderr every constraint that has become infeasible, once: `known` holds those that were reported."""
-    found = {name for name, value in row.items() if name.endswith("_infeasible") and value}
-    for name in sorted(found - known):
-        constraint = name.removesuffix("_infeasible")
-        print(
-            f"{constraint.replace('_', ' ', 1)} is infeasible so far: {row[constraint]:.4g}, above its limit with the "
-            "multiplier at its maximum",
-            file=sys.stderr,
-        )
-    known |= found
