@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
@@ -14,6 +15,7 @@ from jaxppo.backtest.shipping import decided, ship_notes, shipped_of
 from jaxppo.errors import ConfigError
 from jaxppo.monte_carlo.engine import MOST_ELEMENTS, NUMBERS, Paths, history_of
 from jaxppo.monte_carlo.job import MonteCarlo, monte_carlo
+from jaxppo.monte_carlo.on_ray import PathsOnRay
 from jaxppo.monte_carlo.sources import draws_of
 from jaxppo.monte_carlo.stress import UNSTRESSED, Stress
 from jaxppo.run.build import unfinished_note
@@ -23,19 +25,21 @@ GENERATOR = "stationary_bootstrap"
 
 
 class PathOptions(TypedDict, total=False):
-    """Options of `run_paths` that `run_monte_carlo` takes too.
+    """What `run_monte_carlo` takes beside its own options: those of `run_paths`, and who computes them.
 
     Attributes:
       generator: see `run_paths`.
       n_bars: see `run_paths`.
       seed: see `run_paths`.
       stress: fields of `Stress`.
+      ray: "local", or the address of the Ray cluster whose workers compute the paths; see `PathsOnRay`.
     """
 
     generator: str
     n_bars: int | None
     seed: int | None
     stress: Mapping[str, Any] | None
+    ray: str | None
 
 
 def run_paths(
@@ -93,6 +97,29 @@ def run_paths(
         raise ConfigError(f"{run.folder}: cannot be run on drawn markets: {error}") from None
 
 
+def paths_of(folder: str | pathlib.Path, overrides: Sequence[str], options: PathOptions) -> Paths:
+    """Opens a run and puts it on random markets.
+
+    Args:
+      folder: the run.
+      overrides: dotted keys.
+      options: see `PathOptions`; `ray` is not read.
+
+    Raises:
+      ConfigError: not a run, or a setting that does not fit it.
+    """
+    try:
+        stress = Stress(**(options.get("stress") or {}))
+    except ValueError as error:
+        raise ConfigError(f"--{str(error).replace('_', '-')}") from None
+    latency = [] if stress.latency is None else ["--env.latency_bars", str(stress.latency[1])]
+    run = load_run(folder, overrides=[*overrides, *latency])
+    if latency:  # a stress of the paths, with which the gate has nothing to do
+        run = dataclasses.replace(run, ship=decided(load_run(folder, overrides=overrides)).ship)
+    generator, n_bars, seed = options.get("generator", GENERATOR), options.get("n_bars"), options.get("seed")
+    return run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stress)
+
+
 def run_monte_carlo(
     folder: str | pathlib.Path,
     n_paths: int,
@@ -114,7 +141,7 @@ def run_monte_carlo(
       output: folder of the job; default: `monte_carlo`, with the number of the shard, in that of the run.
       overrides: dotted keys, for example other costs.
       progress: whether to show a bar.
-      options: `generator`, `n_bars`, `seed` and `stress`, see `PathOptions`.
+      options: `generator`, `n_bars`, `seed`, `stress` and `ray`, see `PathOptions`.
 
     Raises:
       ConfigError: not a run, a setting that does not fit it, or the folder of another job.
@@ -126,22 +153,18 @@ def run_monte_carlo(
     index, n_shards = shard
     if not 0 <= index < n_shards:
         raise ConfigError(f"--shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
-    try:
-        stress = Stress(**(options.get("stress") or {}))
-    except ValueError as error:
-        raise ConfigError(f"--{str(error).replace('_', '-')}") from None
-    latency = [] if stress.latency is None else ["--env.latency_bars", str(stress.latency[1])]
-    run = load_run(folder, overrides=[*overrides, *latency])
-    if latency:  # a stress of the paths, with which the gate has nothing to do
-        run = dataclasses.replace(run, ship=decided(load_run(folder, overrides=overrides)).ship)
-    generator, n_bars, seed = options.get("generator", GENERATOR), options.get("n_bars"), options.get("seed")
-    paths = run_paths(run, generator=generator, n_bars=n_bars, seed=seed, stress=stress)
+    paths: Paths | PathsOnRay
+    address = options.pop("ray", None)
+    if address is None:
+        paths = paths_of(folder, overrides, options)
+    else:
+        paths = PathsOnRay(functools.partial(paths_of, pathlib.Path(folder).absolute(), overrides, options), address)
     if output is None:
         name = "monte_carlo" if n_shards == 1 else f"monte_carlo-{index}-of-{n_shards}"
         output = pathlib.Path(folder) / name
         if output.is_symlink():
             raise ConfigError(f"{output}: is a link to another place; give --output")
-    note = unfinished_note(run.folder)
+    note = unfinished_note(pathlib.Path(folder))
     warnings = [note] if note else []
     try:
         return monte_carlo(

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from jaxppo.errors import ConfigError
-from jaxppo.monte_carlo.engine import NUMBERS, Paths
-from jaxppo.monte_carlo.identity import digest, function_name, identity_of
+from jaxppo.monte_carlo.compute import compute_here, settings_of
+from jaxppo.monte_carlo.engine import Paths
+from jaxppo.monte_carlo.on_ray import PathsOnRay
 from jaxppo.monte_carlo.parts import (
     PARTS,
     SETTINGS,
     Table,
-    as_table,
     check_part,
     copy_parts,
     holds,
@@ -29,15 +29,11 @@ from jaxppo.monte_carlo.parts import (
     write_part,
 )
 from jaxppo.monte_carlo.report import write_paths_report
-from jaxppo.monte_carlo.stress import stress_of
 from jaxppo.monte_carlo.summary import distribution, summarise_paths, wilson_interval
 from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
 from jaxppo.run.progress import Progress, announce
 
-MOST_IN_A_BATCH = 65536
-PARTS_OF_A_JOB = 64
-"""Parts that a job has where its batches are not given, unless they would be too large."""
 SAME_MARKETS = (
     "seed",
     "generator",
@@ -98,7 +94,7 @@ def describe_paths(job: MonteCarlo) -> str:
 
 
 def monte_carlo(
-    paths: Paths,
+    paths: Paths | PathsOnRay,
     n_paths: int,
     *,
     output: str | pathlib.Path | None = None,
@@ -113,7 +109,7 @@ def monte_carlo(
     The numbers of a path are those of `paths.replay(path)`, whatever the batch, the shard and the number of devices.
 
     Args:
-      paths: what is traded on what.
+      paths: what is traded on what, here or on the workers of a Ray cluster.
       n_paths: number of paths of all shards together, in [1, 2^32].
       output: folder for `job.json`, `parts/*.parquet` (a row a path), `summary.json` and `report.html`. An interrupted
         job goes on from the parts that are there. None keeps the table in memory.
@@ -127,7 +123,7 @@ def monte_carlo(
     Raises:
       ValueError: an argument outside its range.
       ConfigError: the folder is that of another job or of merged shards, is written by another process, or cannot be
-        used.
+        used; or Ray cannot be used, or has lost too many workers.
     """
     folder = None if output is None else pathlib.Path(output)
     if folder is not None and (folder / SETTINGS).exists():
@@ -135,7 +131,7 @@ def monte_carlo(
         if saved is None:
             raise ConfigError(f"{folder} holds the merged shards of a finished job; give another --output")
         batch = saved if batch is None else batch
-    settings = _settings(paths, n_paths, batch, shard)
+    settings = settings_of(paths.here if isinstance(paths, PathsOnRay) else paths, n_paths, batch, shard)
     with _job_folder(folder, settings):
         table = _table(paths, settings, folder, progress)
         return _finish(table, folder, level, warnings)
@@ -153,30 +149,33 @@ def _job_folder(folder: pathlib.Path | None, settings: dict[str, Any]) -> Iterat
         yield
 
 
-def _table(paths: Paths, settings: dict[str, Any], folder: pathlib.Path | None, progress: bool) -> Table:
+def _table(paths: Paths | PathsOnRay, settings: dict[str, Any], folder: pathlib.Path | None, progress: bool) -> Table:
     """Computes the parts of a job that are not there yet."""
     n_paths, (index, n_shards) = settings["n_paths"], settings["shard"]
-    n_batches, per_part = -(-n_paths // paths.batch_size), settings["part_size"] // paths.batch_size
+    here, size = paths.here if isinstance(paths, PathsOnRay) else paths, settings["batch_size"]
+    n_batches, per_part = -(-n_paths // size), settings["part_size"] // size
     batches = range(index, n_batches, n_shards)
-    files, tables = [], []
-    done = 0
-    with contextlib.closing(Progress(_number(batches, paths, n_paths), None, progress, unit="path")) as bar:
+    parts = {number: batches[start : start + per_part] for number, start in enumerate(range(0, len(batches), per_part))}
+    files = [] if folder is None else [folder / PARTS / part_name(number) for number in parts]
+    numbers = {number: here.numbers(part, n_paths) for number, part in parts.items()}
+    there = {number for number, file in enumerate(files) if holds(file, numbers[number])}
+    missing = {number: part for number, part in parts.items() if number not in there}
+    tables = {}
+    with contextlib.closing(Progress(sum(map(len, numbers.values())), None, progress, unit="path")) as bar:
         bar.announce("compiling")
-        for number, start in enumerate(range(0, len(batches), per_part)):
-            of_part = batches[start : start + per_part]
-            expected = paths.numbers(of_part, n_paths)
-            if folder is not None and holds(folder / PARTS / part_name(number), expected):
-                files.append(folder / PARTS / part_name(number))
-                done += len(expected)
-                bar.update(done, 0.0)
-                continue
-            table = _compute(paths, of_part, n_paths, bar, done)
-            done += len(table)
+        done = sum(len(numbers[number]) for number in there)
+        bar.update(done, 0.0)
+        computed = (
+            paths.compute(missing, settings, bar, done)
+            if isinstance(paths, PathsOnRay)
+            else (compute_here(paths, missing, n_paths, bar, done))
+        )
+        for number, table in computed:
             if folder is None:
-                tables.append(table)
+                tables[number] = table
             else:
-                files.append(write_part(folder, part_name(number), table))
-    return Table(settings, tuple(files), None if folder is not None else pa.concat_tables(tables))
+                write_part(folder, part_name(number), table)
+    return Table(settings, tuple(files), None if folder is not None else pa.concat_tables(tables.values()))
 
 
 def merge(
@@ -249,70 +248,6 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
             "higher": None if n == 0 else {"estimate": hits / n, "ci": list(wilson_interval(hits, n, level))},
         }
     return found
-
-
-def _settings(paths: Paths, n_paths: int, batch: int | None, shard: tuple[int, int]) -> dict[str, Any]:
-    """Settings in which two jobs must agree to be the same."""
-    index, n_shards = shard
-    if not 1 <= n_paths <= NUMBERS or (batch is not None and batch < 1):
-        raise ValueError(f"n_paths ({n_paths}) must be from 1 to {NUMBERS}, and batch ({batch}) >= 1")
-    if not 0 <= index < n_shards:
-        raise ValueError(f"shard is {index}/{n_shards}; the first number must be from 0 to {max(n_shards - 1, 0)}")
-    n_batches = -(-n_paths // paths.batch_size)
-    if n_shards > n_batches:
-        raise ValueError(
-            f"shard is {index}/{n_shards}; {n_paths} paths in batches of {paths.batch_size} make at most {n_batches} "
-            "shards"
-        )
-    # Parts hold whole batches; by default as many as there are devices, or a multiple, so that none of them waits.
-    unit = paths.batch_size * (len(paths.devices) if batch is None else 1)
-    wanted = min(-(-n_paths // PARTS_OF_A_JOB), MOST_IN_A_BATCH) if batch is None else batch
-    policy, conditions, generator = paths.policy, paths.conditions, paths.generator
-    noted = {"notes": list(paths.notes)} if paths.notes else {}
-    return noted | {
-        "policy": policy.name,
-        "policy_identity": identity_of(policy, conditions),
-        "policy_digest": digest({"costs": conditions.costs, "policy": policy.params}),
-        "generator": generator.name,
-        "generator_digest": digest(generator.data),
-        "perturbation": function_name(paths.perturb),
-        "stress": stress_of(paths.perturb),
-        "n_paths": n_paths,
-        "n_bars": paths.n_bars,
-        "seed": paths.seed,
-        "shard": [index, n_shards],
-        "part_size": -(-wanted // unit) * unit,
-        "batch_size": paths.batch_size,
-        "points": [int(point) for point in paths.points],
-        "history": paths.history,
-        "spare": paths.spare,
-        "ruin": paths.ruin,
-        "periods_per_year": conditions.rules.periods,
-    }
-
-
-def _compute(paths: Paths, batches: Sequence[int], n_paths: int, bar: Progress, done: int) -> pa.Table:
-    """Computes batches after `done` paths; while the host writes what is there, the devices compute the next."""
-    n_devices = len(paths.devices)
-    groups = [batches[start : start + n_devices] for start in range(0, len(batches), n_devices)]
-    found, waiting = [], None
-    for group in [*groups, None]:
-        started = None if group is None else (group, paths.compute(group))
-        if waiting is not None:
-            numbers, figures, curves = paths.fetch(waiting[1], waiting[0])
-            wanted = numbers < n_paths
-            figures = {name: x[wanted] for name, x in figures.items()}
-            found.append(as_table(numbers[wanted], figures, curves[wanted], [int(point) for point in paths.points]))
-            done += int(wanted.sum())
-            bar.announce("trading")
-            bar.update(done, 0.0)
-        waiting = started
-    return pa.concat_tables(found).combine_chunks()
-
-
-def _number(batches: Sequence[int], paths: Paths, n_paths: int) -> int:
-    """Counts the paths of batches that are numbered below `n_paths`."""
-    return sum(min(paths.batch_size, n_paths - batch * paths.batch_size) for batch in batches)
 
 
 def _finish(table: Table, folder: pathlib.Path | None, level: float, warnings: Sequence[str] = ()) -> MonteCarlo:

@@ -84,7 +84,10 @@ class Group:
             yield
             return
         global _failed
-        threading.Thread(target=self._watch, daemon=True, name="processes").start()
+        watching = [self._watch] if self.leads else [self._watch, self._hold_line]
+        threads = [threading.Thread(target=watch, daemon=True) for watch in watching]
+        for thread in threads:
+            thread.start()
         try:
             yield
         except BaseException as error:
@@ -101,6 +104,11 @@ class Group:
                 self._show(0)
         finally:
             self._left.set()
+            with contextlib.suppress(Exception):
+                self._client.key_value_set(f"{self._name}/left/{self.index}", "true")
+            # A thread that is within the service when Python ends would abort the process.
+            for thread in threads:
+                thread.join(GRACE)
 
     def tell(self, do: str, **content: Any) -> None:
         """Has the other processes do something; the leader's.
@@ -122,14 +130,7 @@ class Group:
         Args:
           expected: what it may be; all without any.
         """
-        key = f"{self._name}/order/{self._heard}"
-        while True:
-            try:
-                order = json.loads(self._client.blocking_key_value_get(key, LONGEST_WAIT_MS))
-                break
-            except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise
+        order = self._get(f"order/{self._heard}")
         self._heard += 1
         if expected and order["do"] not in expected:
             raise RuntimeError(f"process 0 says {order['do']}, where {' or '.join(expected)} is expected")
@@ -180,22 +181,36 @@ class Group:
           content: key -> value, JSON-serialisable.
 
         Raises:
-          ConfigError: names the first key that differs from the leader's.
+          ConfigError: on all of them; names the first key of one that differs from the leader's.
         """
         if self.count == 1:
             return
-        content = json.loads(json.dumps(content))
+        problem = ""
         if self.leads:
-            self.tell("agree", content=content)
-            return
-        of_leader = self.hear("agree")["content"]
-        different = next((key for key in {**of_leader, **content} if content.get(key) != of_leader.get(key)), None)
-        if different is not None:
-            values = (str(given.get(different))[:80] for given in (content, of_leader))
-            raise ConfigError(
-                f"{what} differs between processes: {different} is {next(values)} on process {self.index} and "
-                f"{next(values)} on process 0; give all the same"
-            )
+            here = json.loads(json.dumps(content))
+            for index in range(1, self.count):
+                there = self._get(f"agree/{what}/{index}")
+                different = next((key for key in {**here, **there} if there.get(key) != here.get(key)), None)
+                if different is not None and not problem:
+                    problem = (
+                        f"{what} differs between processes: {different} is {str(there.get(different))[:80]} on process "
+                        f"{index} and {str(here.get(different))[:80]} on process 0; give all the same"
+                    )
+            self.tell("agree", problem=problem)
+        else:
+            self._client.key_value_set(f"{self._name}/agree/{what}/{self.index}", json.dumps(content))
+            problem = self.hear("agree")["problem"]
+        if problem:
+            raise ConfigError(problem)
+
+    def _get(self, key: str) -> Any:
+        """Waits for what another process says under a key."""
+        while True:
+            try:
+                return json.loads(self._client.blocking_key_value_get(f"{self._name}/{key}", LONGEST_WAIT_MS))
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
 
     def stop_with(self, stop: list[int], where: str) -> None:
         """Has signals of any process reach the list of the leader.
@@ -216,15 +231,32 @@ class Group:
                 self._show(beat)
                 shown = self._client.key_value_dir_get(f"{self._name}/sign/")
             except Exception:  # whatever the service says, it is not there any more
-                if not self._left.wait(GRACE):
-                    self._end(LOST, f"process 0 of {self.count} is gone; {GO_ON}", leave=True)
-                return
+                return self._without_leader()
             now = time.monotonic()
             for key, text in shown:
                 index, content = int(key.rpartition("/")[2]), json.loads(text)
                 if index not in signs or signs[index].content != content:
                     signs[index] = _Sign(content, now)
             self._look_at(signs, now)
+
+    def _hold_line(self) -> None:
+        """Waits within the service until the end, which fails at once when process 0, and the service with it, is gone.
+
+        JAX would end this process as well, with a stack trace; this is sometimes faster.
+        """
+        while True:
+            try:
+                self._client.blocking_key_value_get(f"{self._name}/left/{self.index}", LONGEST_WAIT_MS)
+                return
+            except Exception as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    return self._without_leader()
+
+    def _without_leader(self) -> None:
+        """Ends this process, unless it was about to end anyway."""
+        if not self._left.is_set():
+            os.write(2, f"\nerror: process 0 of {self.count} is gone; {GO_ON}\n".encode())
+            os._exit(LOST)
 
     def _look_at(self, signs: dict[int, _Sign], now: float) -> None:
         """Acts on what the others show."""

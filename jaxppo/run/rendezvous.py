@@ -86,7 +86,8 @@ def _gather(port: int, n: int, patience: float) -> None:
       ConfigError: the port is taken, or a process is missing, is there twice, or was given something else.
     """
     here = {"processes": n, **_versions()}
-    came: dict[int, socket.socket] = {}
+    came: set[int] = set()
+    guests: list[socket.socket] = []
     problem, deadline = "", time.monotonic() + patience
     try:
         server = socket.create_server(("", port), backlog=n)
@@ -111,8 +112,9 @@ def _gather(port: int, n: int, patience: float) -> None:
                 problem = f"{different} is {given} on process {index} and {here[different]} on process 0"
             elif index in came:
                 problem = f"--process {index} was given to two processes"
-            came[index] = guest
-        for guest in came.values():
+            came.add(index)
+            guests.append(guest)
+        for guest in guests:
             _write(guest, {"problem": problem})
     if problem:
         raise ConfigError(problem)

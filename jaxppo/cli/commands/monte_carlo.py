@@ -19,7 +19,7 @@ from jaxppo.cli import (
 
 N_PATHS = 10000
 STRESS = ("scale_costs", "missed_fills", "delay", "latency")
-OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard", *STRESS)
+OF_A_RUN = ("paths", "generator", "bars", "seed", "batch", "shard", "ray", *STRESS)
 """Options that a job of a run takes and a merge does not."""
 
 
@@ -74,5 +74,8 @@ def _parser() -> OneLineParser:
     where.add_argument("--output", metavar="DIR", help="folder of the job (default: monte_carlo in that of the run)")
     where.add_argument("--batch", type=int, metavar="N", help="paths in a part that is saved at once")
     where.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the job, from 0 on")
+    where.add_argument(
+        "--ray", metavar="ADDRESS", help="compute on a Ray cluster; local starts one with the cores of this machine"
+    )
     add_progress_options(where)
     return parser
