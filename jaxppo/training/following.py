@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import Learner
 from jaxppo.run.processes import Group
-from jaxppo.training.check import traced_iteration
 from jaxppo.training.experiment import Experiment
 from jaxppo.training.interrupts import stop_requested
 
@@ -42,6 +42,7 @@ def follow(experiment: Experiment, group: Group, make_learner: Callable[[Experim
     """
     learner = make_learner(experiment, 0)
     state: Any = None
+    program: Any = None
     iterate: Any = None
     params: Any = None
     with stop_requested() as stop:
@@ -54,9 +55,12 @@ def follow(experiment: Experiment, group: Group, make_learner: Callable[[Experim
                 case "restore":
                     state = learner.place(group.share(state))
                 case "compile":
+                    if order["micro_batch"] != experiment.ppo.micro_batch:
+                        assert experiment.smaller is not None, "process 0 has made the same experiment smaller"
+                        experiment = experiment.smaller(order["micro_batch"], experiment.config.policy.rematerialise)
                     learner = make_learner(experiment, order["halvings"])
-                    params = learner.replicate(experiment.params)
-                    iterate = traced_iteration(experiment, learner, state).lower().compile()
+                    params, program = learner.replicate(experiment.params), learner.iterate
+                    iterate = program.trace(state, params, jnp.float32(0.0)).lower().compile()
                 case "iterate":
                     state, _ = jax.block_until_ready(iterate(state, params, np.float32(order["spent"])))
                 case "save":

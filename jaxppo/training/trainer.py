@@ -317,7 +317,7 @@ def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progres
     log = MetricsLog(run.folder, done.iteration)
     announce("compiling")
     if run.traced is not None:
-        run.group.tell("compile", halvings=done.halvings)
+        run.group.tell("compile", halvings=done.halvings, micro_batch=run.experiment.ppo.micro_batch)
     iterate = profiled(_compile(run, done), run.folder)
     shown: dict[str, str] = {}
     infeasible: set[str] = set()
