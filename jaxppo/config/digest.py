@@ -39,6 +39,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "regimes": {"options": None},
     "objective": {"options": None},
     "policy": {"base": None, "start": None, "tilt": "add"},
+    "ppo": {"encoder_epochs": None},
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),
     "walk_forward": {"combine": "best"},

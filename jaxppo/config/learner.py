@@ -43,6 +43,34 @@ def check_pathwise(pathwise: PathwiseConfig, ppo: PPOConfig, environment: str) -
                 raise ValueError(f"pathwise.{name} is {getattr(pathwise, name):g}, which only pathwise.then ppo reads")
 
 
+def check_encoder_epochs(ppo: PPOConfig, policy: PolicyConfig, environment: str, learner: str) -> None:
+    """Refuses epochs of the head alone where there is no encoder to leave alone, or nothing that would read it.
+
+    Args:
+      ppo: hyper-parameters.
+      policy: its section.
+      environment: `env.name`.
+      learner: `training.learner`.
+
+    Raises:
+      ValueError: names the key, its value and what is allowed.
+    """
+    given = ppo.encoder_epochs
+    if given is None:
+        return
+    if given > ppo.epochs:
+        raise ValueError(f"ppo.encoder_epochs is {given}; allowed: 1 to ppo.epochs, which is {ppo.epochs}")
+    reason = ""
+    if environment != "trading":
+        reason = f"env.name is {environment!r}, whose network has no encoder"
+    elif policy.kind == "linear":
+        reason = "policy.kind is linear, which has no encoder"
+    elif learner != "ppo":
+        reason = f"training.learner is {learner}, which needs the encoder in every pass"
+    if reason:
+        raise ValueError(f"ppo.encoder_epochs is {given}, but {reason}; leave it out")
+
+
 def check_base(
     policy: PolicyConfig, environment: str, actions: str, levels: Sequence[float], sizing: list[str]
 ) -> None:

@@ -101,6 +101,9 @@ class PPOConfig(Keys):
     """Bars S of a rollout."""
     epochs: PositiveInt = 4
     """Passes over a rollout."""
+    encoder_epochs: PositiveInt | None = None
+    """Passes, the first ones, that train the whole network; the others train its head alone, on what the encoder then
+    says, which is computed once. Absent: all."""
     minibatches: PositiveInt = 4
     """Minibatches a pass; must divide `paths`."""
     micro_batch: PositiveInt | None = None

@@ -22,7 +22,7 @@ from jaxppo.config.evaluation import EvaluationConfig, check_evaluation
 from jaxppo.config.features import FeaturesConfig, check_features
 from jaxppo.config.from_signature import key_of
 from jaxppo.config.items import Keys
-from jaxppo.config.learner import check_base, check_pathwise
+from jaxppo.config.learner import check_base, check_encoder_epochs, check_pathwise
 from jaxppo.config.learning import PathwiseConfig, PolicyConfig, PPOConfig, TrainingConfig
 from jaxppo.config.masks import MaskConfig, check_masks
 from jaxppo.config.monitor import MonitorConfig, check_monitor
@@ -168,6 +168,7 @@ class Config(Keys):
         if self.ppo.direction == "natural" and self.ppo.kl_limit is None:
             raise ValueError("ppo.direction natural needs ppo.kl_limit, the length of its steps (0.01 is usual)")
         check_critic(self.policy.quantiles, self.ppo)
+        check_encoder_epochs(self.ppo, self.policy, self.env.name, self.training.learner)
         if self.training.learner == "pathwise":
             check_pathwise(self.pathwise, self.ppo, self.env.name)
         elif self.pathwise != PathwiseConfig():

@@ -13,7 +13,7 @@ from flax import struct
 from jaxppo.config import PathwiseConfig, PPOConfig
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
-from jaxppo.ppo import losses, pathwise
+from jaxppo.ppo import losses, pathwise, phasic
 from jaxppo.ppo.targets import ValueStatistics, make_targets, preserve_outputs
 from jaxppo.ppo.task import Task
 from jaxppo.ppo.update import Batch, Coefficients, Objective, update
@@ -179,7 +179,7 @@ def ascend(
 def first_moments(design: Design, net: Params) -> Any:
     """State of the optimiser before the first iteration; of the optimisers, for the pathwise learner."""
     if design.pathwise is None:
-        return design.optimiser.init(net)
+        return phasic.first_moments(design.optimiser, net, design.config)
     critic = pathwise.parts_of(net, design.task.critic_layers)
     of_all = {"actor": net, "critic": critic} | ({"ppo": net} if design.pathwise.then == "ppo" else {})
     return {name: design.optimiser.init(part) for name, part in of_all.items()}

@@ -20,6 +20,7 @@ from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS
 from jaxppo.ppo import iteration
 from jaxppo.ppo.iteration import Design, Iteration, TrainState
+from jaxppo.ppo.phasic import check_phasic
 from jaxppo.ppo.targets import no_statistics
 from jaxppo.ppo.task import Task
 from jaxppo.risk.shaping import RewardShaping
@@ -168,7 +169,8 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _design(task: Task, config: PPOConfig, n_devices: int, risk: RewardShaping | None) -> Design:
-    """Raises ValueError where the batch cannot be split over the devices."""
+    """Raises ValueError where the batch cannot be split over the devices, or the epochs of the encoder do not fit."""
+    check_phasic(task, config)
     n_groups = shuffle_groups(config, n_devices) // n_devices
     local = config.paths // config.minibatches // n_devices
     for n_paths, of in ((local, "of a minibatch on a device"), (config.paths // n_devices, "of a device")):

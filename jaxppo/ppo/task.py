@@ -27,6 +27,9 @@ class Task(NamedTuple):
         parameters of the values count as constants; `explore` says whether actions are drawn. None where the problem
         has no such gradient.
       critic_layers: paths in `net` of the layers that only the critic reads.
+      encode: `(net, env_params, rollout, micro_batch) -> [P, ...]`, all that the head reads of the exogenous inputs, of
+        `micro_batch` paths at a time; None where the network has no encoder.
+      act: `(net, encoded, rollout) -> ...`, the rest of `predict`, which reads the part `HEAD` of `net` alone.
     """
 
     start: Callable[[Any, jax.Array], Any]
@@ -37,3 +40,5 @@ class Task(NamedTuple):
     chunk: int
     unroll: Callable[[Params, Any, Any, jax.Array, jax.Array, bool], tuple[Any, Rollout]] | None = None
     critic_layers: tuple[tuple[str, ...], ...] = ()
+    encode: Callable[[Params, Any, Rollout, int | None], jax.Array] | None = None
+    act: Callable[[Params, jax.Array, Rollout], tuple[Any, jax.Array]] | None = None

@@ -133,17 +133,23 @@ def trading_task(
         )
         return states, rollout
 
-    def predict(net: Params, params: EnvParams, rollout: Rollout) -> tuple[Any, jax.Array]:
+    def encode(net: Params, params: EnvParams, rollout: Rollout, micro_batch: int | None) -> jax.Array:
         seen = rollout.inputs
-        prepared = encode_paths(policy, net, params, seen.bar, config.chunk, None, seen.masks)
-        return policy.act(net, prepared[:, :, None], seen.portfolio, rollout.hindsight)
+        return encode_paths(policy, net, params, seen.bar, config.chunk, micro_batch, seen.masks)
+
+    def act(net: Params, prepared: jax.Array, rollout: Rollout) -> tuple[Any, jax.Array]:
+        return policy.act(net, prepared[:, :, None], rollout.inputs.portfolio, rollout.hindsight)
+
+    def predict(net: Params, params: EnvParams, rollout: Rollout) -> tuple[Any, jax.Array]:
+        return act(net, encode(net, params, rollout, None), rollout)
 
     def metrics(rollout: Rollout) -> dict[str, jax.Array]:
         shaped = {} if env.rewards is None else {"shaped_reward": jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)}
         return _metrics(rollout) | shaped | _beyond(monitor, rollout)
 
     unroll = partial(rolled, through=True)
-    return Task(start, rolled, predict, metrics, policy.value_layer, config.chunk, unroll, policy.critic_layers)
+    layers = (policy.value_layer, config.chunk, unroll, policy.critic_layers)
+    return Task(start, rolled, predict, metrics, *layers, encode, act)
 
 
 def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gaussian") -> ActionConfig:

@@ -15,6 +15,7 @@ from jaxppo.envs.market.packing import Packed, pack, pack_parts, unpack, unpack_
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.policy.rollout import DATA_AXIS, Rollout
 from jaxppo.ppo import losses
+from jaxppo.ppo.phasic import HEAD, head_alone, is_phasic
 from jaxppo.ppo.reduction import EXTREMES, EXTREMES_OF_NOTHING, accumulate, over_devices, varying
 from jaxppo.ppo.targets import Targets
 from jaxppo.ppo.task import Task
@@ -284,7 +285,38 @@ def _epochs(
     groups: jax.Array,
     with_policy: bool,
 ) -> tuple[Params, optax.OptState, dict[str, jax.Array]]:
-    """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them; one that is not finite changes nothing."""
+    """`epochs * minibatches` steps, fewer where `config.kl_stop` ends them; those of the head alone come last."""
+    config, none = objective.config, jnp.zeros((), bool)
+    keys = jax.random.split(key, config.epochs)
+    group_size = batch.rollout.log_prob.shape[0] // groups.shape[0]
+    order = jax.vmap(lambda k: shuffled_minibatches(k, groups, group_size, config.minibatches))(keys)
+    order = order.reshape(-1, order.shape[-1])
+    step = _minibatch_step(optimiser, batch, objective, with_policy)
+    if is_phasic(config):
+        n_whole = (config.encoder_epochs or 0) * config.minibatches
+        start = (net, opt_state["whole"], none)
+        (net, whole, stop), first = _scanned(step, start, order[:n_whole])
+        task, rollout = head_alone(net, objective.task, objective.params, batch.rollout, config.micro_batch)
+        of_head = (optimiser, batch.replace(rollout=rollout), objective._replace(task=task), with_policy)
+        start = (net[HEAD], opt_state[HEAD], stop)
+        (head, moments, _), last = _scanned(_minibatch_step(*of_head), start, order[n_whole:])
+        net, opt_state = {**net, HEAD: head}, {"whole": whole, HEAD: moments}
+        rows, own = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
+    else:
+        (net, opt_state, _), (rows, own) = _scanned(step, (net, opt_state, none), order)
+    rows |= over_devices(own)
+    evaluated, taken, skipped = rows.pop("evaluated"), rows.pop("taken").sum(), rows.pop("skipped").sum()
+    metrics = {**_summarise(rows, evaluated, config), "skipped_updates": skipped}
+    return net, opt_state, metrics if config.kl_stop is None else {**metrics, "minibatch_steps": taken}
+
+
+def _minibatch_step(
+    optimiser: optax.GradientTransformation, batch: Batch, objective: Objective, with_policy: bool
+) -> Callable[[Any, jax.Array], tuple[Any, Any]]:
+    """`((parameters, optimiser state, stop), paths of a minibatch) -> (the same after it, metrics)`, for `_scanned`.
+
+    All are packed. A step that is not finite changes nothing; after `stop` none is taken.
+    """
     config, learning_rate = objective.config, objective.coefficients.learning_rate
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, tuple[Packed, Packed]]:
@@ -303,17 +335,17 @@ def _epochs(
         nothing = (metrics, varying(own))
         return jax.lax.cond(carry[-1], lambda: (carry, nothing), lambda: step(carry, index))
 
-    keys = jax.random.split(key, config.epochs)
-    group_size = batch.rollout.log_prob.shape[0] // groups.shape[0]
-    order = jax.vmap(lambda k: shuffled_minibatches(k, groups, group_size, config.minibatches))(keys)
-    order = order.reshape(-1, order.shape[-1])
-    start = (pack(net), pack_parts(opt_state, net), jnp.zeros((), bool))
-    every = step if config.kl_stop is None else step_unless_stopped
-    (net, opt_state, _), (of_all, own) = jax.lax.scan(every, start, order)
-    net, opt_state, rows = unpack(net), unpack_parts(opt_state), unpack(of_all) | over_devices(unpack(own))
-    evaluated, taken, skipped = rows.pop("evaluated"), rows.pop("taken").sum(), rows.pop("skipped").sum()
-    metrics = {**_summarise(rows, evaluated, config), "skipped_updates": skipped}
-    return net, opt_state, metrics if config.kl_stop is None else {**metrics, "minibatch_steps": taken}
+    return step if config.kl_stop is None else step_unless_stopped
+
+
+def _scanned(
+    step: Callable[[Any, jax.Array], tuple[Any, Any]], start: tuple[Any, Any, jax.Array], order: jax.Array
+) -> tuple[Any, Any]:
+    """A scan of minibatch steps, with parameters, moments and metrics in one vector each."""
+    net, opt_state, stop = start
+    packed = pack(net), pack_parts(opt_state, net), stop
+    (net, opt_state, stop), (of_all, own) = jax.lax.scan(step, packed, order)
+    return (unpack(net), unpack_parts(opt_state), stop), (unpack(of_all), unpack(own))
 
 
 def _summarise(rows: dict[str, jax.Array], done: jax.Array, config: PPOConfig) -> dict[str, jax.Array]:

@@ -133,6 +133,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "policy.base": "buy_and_hold",
         "policy.start": "feature_portfolios",
         "env.units": "risk",
+        "ppo.encoder_epochs": "2",
     }
     for key in (
         *keys,
