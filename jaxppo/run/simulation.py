@@ -33,10 +33,10 @@ def simulated_market(config: Config) -> MarketData:
             f"data.symbols is {list(config.data.symbols)}; leave it out where data.path is {SIMULATED}: the market of "
             f"simulation has SIM1 to SIM{simulation.n_assets}"
         )
-    for key in ("start", "end"):
-        if getattr(config.data, key) is not None:
+    for end in ("start", "end"):
+        if getattr(config.data, end) is not None:
             raise ConfigError(
-                f"data.{key} is {getattr(config.data, key)}; leave it out where data.path is {SIMULATED}: "
+                f"data.{end} is {getattr(config.data, end)}; leave it out where data.path is {SIMULATED}: "
                 "simulation.n_bars says how many bars there are"
             )
     options = {"half_spread": simulation.half_spread}

@@ -12,9 +12,7 @@ def main(arguments: Sequence[str]) -> int | None:
     budgets |= {"episodes": "train for N episodes"}
     budgets |= {"steps": "train for N environment steps"}
     flags = {"profile": "trace a few iterations, into the folder profile, and say where the time went"}
-    config, name, given = parse_training(
-        "train", __doc__, arguments, budgets, flags=flags, older=True, several=True
-    )
+    config, name, given = parse_training("train", __doc__, arguments, budgets, flags=flags, older=True, several=True)
     profiling = jaxppo.run.profile.profiling() if given.profile else nullcontext()
     with showing_phases(given.quiet), keeping_programs(given.compilation_cache), profiling as profile:
         result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
