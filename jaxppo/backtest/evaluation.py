@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxppo.backtest.agent_account import agent_of, effects_of, rules_of, trade
+from jaxppo.backtest.attainable import attainable_figures, attainable_sentence
 from jaxppo.backtest.baselines import configured_baselines
 from jaxppo.backtest.beside import (
     UNGATED,
@@ -218,7 +219,10 @@ def evaluate_ledger(
     notes = volume_sentences(setup.market, position, setup.config.costs.participation_limit)
     notes += estimated_spread_sentences(ledgers["agent"], setup.market)
     notes += (*unlearned_sentences(ledgers), *strategy_sentences(setup.config))
-    noted = {"notes": list(notes)} if notes else {}
+    attainable = attainable_figures(setup.config, figures["agent"])
+    noted = {"attainable": attainable} if attainable else {}
+    notes += (attainable_sentence(attainable),) if attainable else ()
+    noted |= {"notes": list(notes)} if notes else {}
     performance = performance_of(
         ledgers["agent"], symbols_of(setup), times, periods=setup.periods_per_year, level=chosen.level
     )

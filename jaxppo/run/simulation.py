@@ -17,6 +17,11 @@ SIMULATED = "simulated"
 """`data.path` of a run on a simulated market."""
 FIRST_BAR = np.datetime64("2000-01-03", "ns")
 """A Monday."""
+UNPAID = (
+    *("commission_per_share", "commission_minimum", "slippage", "slippage_volatility", "slippage_volume"),
+    *("slippage_spread", "impact", "transient_impact", "permanent_impact", "borrow_rate", "cash_rate"),
+)
+"""Costs that the best Sharpe ratio of a simulated market is solved without."""
 STREAM = 0x5EED
 """Keeps the market's randomness apart from that of learning under one seed."""
 
@@ -74,6 +79,27 @@ def factor_strength(simulation: SimulationConfig) -> float:
             f"simulation.sharpe is {simulation.sharpe:g}, with simulation.n_assets {simulation.n_assets}, half_spread "
             f"{simulation.half_spread:g} and commission_bps {simulation.commission_bps:g}: {error}"
         ) from None
+
+
+def best_sharpe(config: Config) -> float | None:
+    """The best Sharpe ratio a year that anybody can reach on the market of a configuration, at its costs.
+
+    None where it is not known: prices that are not simulated, or without anything to predict, and costs or fills other
+    than those that it is solved for.
+    """
+    simulation, costs = config.simulation, config.costs
+    if config.data.path != SIMULATED or simulation.kind != "costly_factor":
+        return None
+    solved_for = dict.fromkeys(UNPAID, 0.0) | {
+        "commission_bps": simulation.commission_bps,
+        "spread_multiplier": 1.0,
+        "slippage_regimes": None,
+        "participation_limit": None,
+        "function": None,
+    }
+    usual = config.env.fill_price == "next_open" and config.env.latency_bars == 1
+    same = all(getattr(costs, name) == value for name, value in solved_for.items())
+    return simulation.sharpe if usual and same else None
 
 
 def weekdays(n_bars: int) -> np.ndarray:
