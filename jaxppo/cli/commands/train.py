@@ -13,8 +13,10 @@ def main(arguments: Sequence[str]) -> int | None:
     budgets |= {"steps": "train for N environment steps"}
     flags = {"profile": "trace a few iterations, into the folder profile, and say where the time went"}
     config, name, given = parse_training("train", __doc__, arguments, budgets, flags=flags, older=True, several=True)
-    profiling = jaxppo.run.profile.profiling() if given.profile else nullcontext()
-    with showing_phases(given.quiet), keeping_programs(given.compilation_cache), profiling as profile:
+    from jaxppo.run.profile import profiling  # imports JAX, which --help does not need
+
+    profiled = profiling() if given.profile else nullcontext()
+    with showing_phases(given.quiet), keeping_programs(given.compilation_cache), profiled as profile:
         result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
     if result.summary is not None:
         print(result.text)
