@@ -130,7 +130,7 @@ def _bars(request: Request) -> pd.DataFrame:
     """Finished bars of all symbols, in long form."""
     now = _now()
     assert request.timeframe is not None
-    frames = []
+    frames, currencies = [], dict[str, str]()
     for series in SOURCES[request.kind].bars_of(request):
         part = finished(series, request.timeframe, now) if len(series.frame) else series.frame
         if part.empty:
@@ -138,6 +138,10 @@ def _bars(request: Request) -> pd.DataFrame:
             raise DataError(f"{request.source}: no finished bar of {series.symbol} {span}: another symbol or period?")
         part.insert(1, "symbol", series.symbol)
         frames.append(part)
+        currencies.setdefault(series.currency, series.symbol)
+    if len(currencies) > 1:
+        each = " and ".join(f"{symbol} in {currency or 'none'}" for currency, symbol in currencies.items())
+        raise DataError(f"{request.source}: {each}: an account has one currency; load them apart")
     return pd.concat(frames, ignore_index=True)
 
 

@@ -103,7 +103,7 @@ def request_of(source: str, start: str | None = None, end: str | None = None) ->
     listed = before if timeframe else rest
     symbols = tuple(symbol.strip() for symbol in listed.split(","))
     symbols = symbols if kind == "ccxt" else tuple(symbol.upper() for symbol in symbols)
-    if not all(symbols) or (kind == "ccxt") != bool(place) or any(" " in symbol for symbol in symbols):
+    if not all(symbols) or (kind == "ccxt") != bool(place) or any({*" #"} & {*symbol} for symbol in symbols):
         raise _not_written(source, kind)
     if kind != "ccxt" and ":" in listed:
         raise DataError(f"{source[:80]}: {after[:20]!r} is no length of bars, such as 1d, 1h or 15m")

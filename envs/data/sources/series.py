@@ -18,11 +18,13 @@ class Series(NamedTuple):
       frame: columns time (dates for bars of a day or longer, else UTC), open, high, low, close, volume, perhaps
         adj_close.
       zone: IANA zone of the exchange, on whose clock a day ends.
+      currency: of the prices, as the source says; empty where it does not.
     """
 
     symbol: str
     frame: pd.DataFrame
     zone: str = "UTC"
+    currency: str = ""
 
 
 def finished(series: Series, timeframe: Timeframe, now: pd.Timestamp) -> pd.DataFrame:

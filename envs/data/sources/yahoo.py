@@ -41,7 +41,7 @@ def bars_of(request: Request) -> list[Series]:
 
 
 def _series(yfinance: Any, request: Request, symbol: str, interval: str, span: dict[str, Any]) -> Series:
-    def ask() -> pd.DataFrame:
+    def ask() -> tuple[pd.DataFrame, str]:
         try:
             return _history(yfinance, symbol, interval, span)
         except yfinance.exceptions.YFRateLimitError as error:
@@ -55,7 +55,7 @@ def _series(yfinance: Any, request: Request, symbol: str, interval: str, span: d
                 raise DataError(f"{request.source}: Yahoo has no prices of {symbol}: no such symbol") from None
             raise Unavailable(str(error) or type(error).__name__, limited=code == 429) from None
 
-    found = asked(ask, request.source)
+    found, currency = asked(ask, request.source)
     daily = request.timeframe is not None and request.timeframe.daily
     if found.empty:
         return Series(symbol, pd.DataFrame(columns=["time", *COLUMNS.values()]))
@@ -64,11 +64,11 @@ def _series(yfinance: Any, request: Request, symbol: str, interval: str, span: d
     frame = found[list(COLUMNS)].rename(columns=COLUMNS).reset_index(drop=True)
     frame.insert(0, "time", times.tz_localize(None) if daily else times.tz_convert("UTC"))
     # Yahoo has rows of nothing, of holidays.
-    return Series(symbol, frame.dropna(subset=["open", "high", "low", "close"], how="all"), zone)
+    return Series(symbol, frame.dropna(subset=["open", "high", "low", "close"], how="all"), zone, currency)
 
 
-def _history(yfinance: Any, symbol: str, interval: str, span: dict[str, Any]) -> pd.DataFrame:
-    """Bars of a symbol, its errors raised instead of logged."""
+def _history(yfinance: Any, symbol: str, interval: str, span: dict[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Bars of a symbol, and their currency; errors are raised instead of logged."""
     log = logging.getLogger("yfinance")
     level, debug = log.level, getattr(getattr(yfinance, "config", None), "debug", None)
     hidden = getattr(debug, "hide_exceptions", None)
@@ -79,7 +79,10 @@ def _history(yfinance: Any, symbol: str, interval: str, span: dict[str, Any]) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ticker = yfinance.Ticker(symbol)
-            return ticker.history(interval=interval, auto_adjust=False, actions=False, raise_errors=True, **span)
+            found = ticker.history(interval=interval, auto_adjust=False, actions=False, raise_errors=True, **span)
+        # What came with the bars; the public way to it asks Yahoo once more.
+        about = getattr(getattr(ticker, "_price_history", None), "_history_metadata", None) or {}
+        return found, str(about.get("currency") or "")
     finally:
         log.setLevel(level)
         if debug is not None:

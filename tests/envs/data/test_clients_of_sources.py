@@ -124,6 +124,15 @@ def test_an_end_alone_does_not_mean_the_month_before_it(yahoo_says):
     assert history["period2"] == int(pd.Timestamp("2021-03-02", tz=EASTERN).timestamp())
 
 
+def test_prices_in_several_currencies_are_refused(yahoo_says):
+    opens = [pd.Timestamp(f"{day:%Y-%m-%d} 09:30", tz=EASTERN) for day in DAYS]
+    american, german = chart(opens), chart(opens)
+    german["chart"]["result"][0]["meta"]["currency"] = "EUR"
+    yahoo_says(lambda request: german if request["symbol"] == "SAP.DE" else american)
+    assert "SPY in USD and SAP.DE in EUR: an account has one currency" in refusal("yfinance:SPY,SAP.DE")
+    assert load_market("yfinance:SPY,QQQ").n_assets == 2
+
+
 def test_errors_of_yahoo_are_said_in_a_line(yahoo_says, capfd):
     from yfinance.exceptions import YFRateLimitError
 

@@ -172,6 +172,7 @@ def test_what_is_no_length(text):
         ("yfinance:", "a source of yfinance is written yfinance:SYMBOL"),
         ("yfinance:SPY,", "a source of yfinance is written"),
         ("yfinance:SPY QQQ", "a source of yfinance is written"),
+        ("yfinance:SPY#newest", "a source of yfinance is written"),
         ("yfinance:SPY,spy", "names SPY more than once"),
         ("yfinance:SPY:2x", "'2x' is no length of bars"),
         ("ccxt:BTC/USDT", "a source of ccxt is written ccxt:EXCHANGE:BASE/QUOTE"),
