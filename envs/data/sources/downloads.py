@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
+import uuid
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -136,8 +136,7 @@ def _bars(request: Request) -> pd.DataFrame:
         if part.empty:
             span = f"from {request.start or 'the beginning'} to {request.end or 'now'}"
             raise DataError(f"{request.source}: no finished bar of {series.symbol} {span}: another symbol or period?")
-        part.insert(1, "symbol", series.symbol)
-        frames.append(part)
+        frames.append(part.assign(symbol=series.symbol))
         currencies.setdefault(series.currency, series.symbol)
     if len(currencies) > 1:
         each = " and ".join(f"{symbol} in {currency or 'none'}" for currency, symbol in currencies.items())
@@ -153,9 +152,7 @@ def _keep(folder: pathlib.Path, frame: pd.DataFrame, about: dict[str, Any]) -> D
     """Writes a download and its records, each in one move."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-            pass
-        unfinished = pathlib.Path(part.name)
+        unfinished = folder / f"{uuid.uuid4().hex}.part"
         try:
             frame.to_parquet(unfinished, index=False)
             sha256 = hashlib.sha256(unfinished.read_bytes()).hexdigest()

@@ -65,14 +65,12 @@ def kind_of(source: object) -> str | None:
 
 
 def is_download(source: object) -> bool:
-    """Whether a text names a source that is downloaded from."""
+    """Whether a text names a source that is downloaded from.
+
+    Args:
+      source: such as `yfinance:SPY`; anything else is no name.
+    """
     return kind_of(source) in FORMS
-
-
-def unpinned(source: str) -> str:
-    """The name of a source without the hash of a download."""
-    found = _PIN.fullmatch(source)
-    return found[1] if found else source
 
 
 def request_of(source: str, start: str | None = None, end: str | None = None) -> Request:
