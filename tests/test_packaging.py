@@ -82,7 +82,8 @@ def test_the_wheel_holds_the_market_side_once(built):
     assert "jaxppo/report/report.css" in names
     assert "jaxppo/__init__.pyi" in names
     assert "jaxppo/config/reference.md" in names
-    configs = {f"jaxppo/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
+    found = (ROOT / "configs").rglob("*")
+    configs = {f"jaxppo/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in found if path.is_file()}
     assert configs == {name for name in names if name.startswith("jaxppo/configs/")}
     assert not any(name.startswith("envs/") for name in names)
     assert len(names) == len(set(names))

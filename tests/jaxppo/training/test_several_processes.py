@@ -22,7 +22,7 @@ CARTPOLE = {
     "seed": 1,
     "env": {"name": "CartPole-v1"},
     "policy": {"kind": "mlp", "width": 16, "layers": 1},
-    "ppo": {"paths": 8, "portfolios": 1, "chunk": 8, "epochs": 1, "minibatches": 2, "learning_rate": 0.01},
+    "ppo": {"paths": 8, "portfolios": 1, "chunk": 8, "epochs": 1, "minibatches": 2, "schedule": "constant"},
     "training": {"steps": 6 * 64, "evaluate_every": 2, "checkpoint_every": 2},
 }
 
