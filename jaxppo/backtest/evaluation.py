@@ -220,7 +220,7 @@ def evaluate_ledger(
     notes += estimated_spread_sentences(ledgers["agent"], setup.market)
     notes += (*unlearned_sentences(ledgers), *strategy_sentences(setup.config))
     attainable = attainable_figures(setup.config, figures["agent"])
-    noted = {"attainable": attainable} if attainable else {}
+    noted: dict[str, Any] = {"attainable": attainable} if attainable else {}
     notes += (attainable_sentence(attainable),) if attainable else ()
     noted |= {"notes": list(notes)} if notes else {}
     performance = performance_of(
