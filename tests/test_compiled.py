@@ -1,4 +1,4 @@
-"""What programs are counted to consist of; and training for an H100, where its compiler is installed."""
+"""What programs are counted to consist of; and programs for accelerators, where their compilers are installed."""
 
 import importlib.util
 import json
@@ -12,9 +12,13 @@ import pytest
 from folders import ROOT
 
 from benchmarks import hlo
-from benchmarks.compiled import NAMED, budget_of, over_budget
+from benchmarks.compiled import BUDGET, NAMED, PROGRAMS, TARGETS, budget_of, over_budget
 
-PLUGIN = importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda13")
+COMPILERS = {"cuda": ("jax_plugins", "jax_plugins.xla_cuda13"), "tpu": ("libtpu",)}
+BUDGETS = {of: json.loads(BUDGET.read_text())[name] for of, name in TARGETS.items()}
+QUICKEST = "tiny training 1"
+"""The one program that is no slow test."""
+LIMITED = ("attention", "kernels", "kernels_a_bar", "kernels_a_minibatch", "temporary_bytes", "collectives_a_minibatch")
 FOUND = {"attention": "cudnn", "kernels": 10, "float64": 0, "host_transfers": 0, "collectives_a_minibatch": None}
 
 
@@ -59,27 +63,33 @@ def test_what_is_beyond_a_budget_is_named():
     ]
 
 
-@pytest.mark.skipif(not PLUGIN, reason="needs the compiler of the extra aot")
-@pytest.mark.parametrize(
-    ("name", "program", "n_devices"),
-    [
-        ("tiny", "training", 1),
-        *(
-            pytest.param(*one, marks=pytest.mark.slow)
-            for one in (("quick", "training", 1), ("quick", "training", 4), ("quick", "monte_carlo", 1))
-        ),
-    ],
-)
-def test_programs_for_an_h100_stay_within_their_budget(name, program, n_devices):
-    """No float64, nothing that waits for the host, gradients in float32, cuDNN's attention, and the budget."""
-    command = [sys.executable, "-m", "benchmarks.compiled", "cuda", name, "--programs", program, "--print"]
+def budgeted():
+    """Target, configuration, program and devices of every budget."""
+    for target, programs in BUDGETS.items():
+        for key in programs:
+            name, program, n_devices = key.split()
+            marks = () if (target, key) == ("cuda", QUICKEST) else pytest.mark.slow
+            yield pytest.param(target, name, program, int(n_devices), marks=marks)
+
+
+def test_budgets_are_of_programs_that_there_are():
+    for programs in BUDGETS.values():
+        assert {key.split()[0] for key in programs} <= set(NAMED)
+        assert {key.split()[1] for key in programs} <= set(PROGRAMS)
+        assert {key.split()[2] for key in programs} <= {"1", "4", "16"}
+        assert {name for budget in programs.values() for name in budget} <= set(LIMITED)
+
+
+@pytest.mark.parametrize(("target", "name", "program", "n_devices"), list(budgeted()))
+def test_programs_for_accelerators_stay_within_their_budget(target, name, program, n_devices):
+    """No float64, nothing that waits for the host, gradients in float32, the kernel of attention, and the budget."""
+    if not all(importlib.util.find_spec(module) for module in COMPILERS[target]):
+        pytest.skip("needs the compiler of the extra aot or tpu")
+    command = [sys.executable, "-m", "benchmarks.compiled", target, name, "--programs", program, "--print"]
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "--devices", str(n_devices)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    budget = budget_of("cuda", name, program, n_devices)
-    assert name in NAMED
-    assert budget
-    assert not over_budget(json.loads(done.stdout.splitlines()[-1]), budget)
+    assert not over_budget(json.loads(done.stdout.splitlines()[-1]), budget_of(target, name, program, n_devices))
