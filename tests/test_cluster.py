@@ -197,8 +197,10 @@ def test_slurm_starts_ray_and_computes_on_it(stubs, parsed, capsys, tmp_path):
     _, calls, err = stubs(str(FOLDER / "monte-carlo-ray.sbatch"), **SLURM, RUN=str(tmp_path))
     found = parsed(ours(calls), capsys)
     assert found["ray"] == "node0:6379", err
-    ray = sorted(call[1:] for call in calls if call[0] == "ray")
-    assert ["start", "--head", "--port=6379", "--num-cpus=16", "--block"] in ray or len(ray) >= 1
+    assert sorted(call for call in calls if call[0] == "ray") == [
+        ["ray", "start", "--address=node0:6379", "--num-cpus=16", "--block"],
+        ["ray", "start", "--head", "--port=6379", "--num-cpus=16", "--block"],
+    ]
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

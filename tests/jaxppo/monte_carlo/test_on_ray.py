@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import pickle
 import signal
 import sys
@@ -29,6 +30,12 @@ def make(volatility=0.02):
     conditions = plain_conditions(1, periods=252.0, costs=envs.basic_costs(commission_bps=2.0))
     policy = equal_weight()._replace(warmup=WARMUP)
     return Paths(policy, conditions, generator, N_BARS, batch_size=4, points=2)
+
+
+def make_compiled(quickly):
+    """Cheap paths on a worker, which does not know how tests are compiled."""
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    return make()
 
 
 @pytest.fixture(scope="module")
@@ -202,4 +209,5 @@ def test_ray_itself(whole):
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know the tests
-    assert_same(monte_carlo(PathsOnRay(make), N_PATHS, batch=4, progress=False), whole)
+    compiled = functools.partial(make_compiled, os.environ.get("JAXPPO_TEST_AS_USERS") != "1")
+    assert_same(monte_carlo(PathsOnRay(compiled), N_PATHS, batch=4, progress=False), whole)
