@@ -32,8 +32,11 @@ from jaxppo.monte_carlo.report import write_paths_report
 from jaxppo.monte_carlo.summary import distribution, summarise_paths, wilson_interval
 from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
+from jaxppo.run.mirror import Mirror, is_url
 from jaxppo.run.progress import Progress, announce
 
+FILES = (SETTINGS, f"{PARTS}/part_*.parquet")
+"""Files that a job goes on from."""
 SAME_MARKETS = (
     "seed",
     "generator",
@@ -55,12 +58,14 @@ class MonteCarlo:
     Attributes:
       table: figures of every path.
       summary: see `summarise_paths`.
-      folder: where it is; None for a job in memory.
+      folder: where it is; None for a job in memory. Of a job with a URL its local copy, which ends with the process.
+      url: where it is, if that is no local folder.
     """
 
     table: Table
     summary: dict[str, Any]
     folder: pathlib.Path | None = None
+    url: str | None = None
 
     def __repr__(self) -> str:
         """The folder and the headline figures."""
@@ -111,8 +116,9 @@ def monte_carlo(
     Args:
       paths: what is traded on what, here or on the workers of a Ray cluster.
       n_paths: number of paths of all shards together, in [1, 2^32].
-      output: folder for `job.json`, `parts/*.parquet` (a row a path), `summary.json` and `report.html`. An interrupted
-        job goes on from the parts that are there. None keeps the table in memory.
+      output: folder for `job.json`, `parts/*.parquet` (a row a path), `summary.json` and `report.html`, or a URL that
+        fsspec knows, such as `s3://bucket/job`. An interrupted job goes on from the parts that are there. None keeps
+        the table in memory.
       batch: paths in a part, rounded up to whole batches of `paths.batch_size`; default: a 64th of the job, 65,536 at
         most.
       shard: `(i, n)`: only the i-th of n interleaved sets of batches, 0 <= i < n; see `merge`.
@@ -125,56 +131,60 @@ def monte_carlo(
       ConfigError: the folder is that of another job or of merged shards, is written by another process, or cannot be
         used; or Ray cannot be used, or has lost too many workers.
     """
-    folder = None if output is None else pathlib.Path(output)
+    mirror = Mirror(output, "--output", FILES)
+    folder = mirror.local
     if folder is not None and (folder / SETTINGS).exists():
         saved = read_settings(folder)["part_size"]
         if saved is None:
             raise ConfigError(f"{folder} holds the merged shards of a finished job; give another --output")
         batch = saved if batch is None else batch
     settings = settings_of(paths.here if isinstance(paths, PathsOnRay) else paths, n_paths, batch, shard)
-    with _job_folder(folder, settings):
-        table = _table(paths, settings, folder, progress)
-        return _finish(table, folder, level, warnings)
+    with _job_folder(mirror, settings):
+        table = _table(paths, settings, mirror, progress)
+        return _finish(table, mirror, level, warnings)
 
 
 @contextlib.contextmanager
-def _job_folder(folder: pathlib.Path | None, settings: dict[str, Any]) -> Iterator[None]:
+def _job_folder(mirror: Mirror, settings: dict[str, Any]) -> Iterator[None]:
     """Owns the folder of a job until the block ends, which it starts or goes on with; nothing for a job in memory."""
+    folder = mirror.local
     if folder is None:
         yield
         return
     make_job(folder)
     with owned(folder):
         open_job(folder, settings)
+        mirror.send(folder / SETTINGS)
         yield
 
 
-def _table(paths: Paths | PathsOnRay, settings: dict[str, Any], folder: pathlib.Path | None, progress: bool) -> Table:
+def _table(paths: Paths | PathsOnRay, settings: dict[str, Any], mirror: Mirror, progress: bool) -> Table:
     """Computes the parts of a job that are not there yet."""
+    folder = mirror.local
     n_paths, (index, n_shards) = settings["n_paths"], settings["shard"]
     here, size = paths.here if isinstance(paths, PathsOnRay) else paths, settings["batch_size"]
     n_batches, per_part = -(-n_paths // size), settings["part_size"] // size
     batches = range(index, n_batches, n_shards)
     parts = {number: batches[start : start + per_part] for number, start in enumerate(range(0, len(batches), per_part))}
     files = [] if folder is None else [folder / PARTS / part_name(number) for number in parts]
-    numbers = {number: here.numbers(part, n_paths) for number, part in parts.items()}
-    there = {number for number, file in enumerate(files) if holds(file, numbers[number])}
+    counts = {number: len(here.numbers(part, n_paths)) for number, part in parts.items()}
+    there = {number for number, file in enumerate(files) if holds(file, here.numbers(parts[number], n_paths))}
     missing = {number: part for number, part in parts.items() if number not in there}
     tables = {}
-    with contextlib.closing(Progress(sum(map(len, numbers.values())), None, progress, unit="path")) as bar:
+    with contextlib.closing(Progress(sum(counts.values()), None, progress, unit="path")) as bar:
         bar.announce("compiling")
-        done = sum(len(numbers[number]) for number in there)
+        done = sum(counts[number] for number in there)
         bar.update(done, 0.0)
         computed = (
             paths.compute(missing, settings, bar, done)
             if isinstance(paths, PathsOnRay)
-            else (compute_here(paths, missing, n_paths, bar, done))
+            else compute_here(paths, missing, n_paths, bar, done)
         )
         for number, table in computed:
             if folder is None:
                 tables[number] = table
             else:
-                write_part(folder, part_name(number), table)
+                mirror.send(write_part(folder, part_name(number), table))
     return Table(settings, tuple(files), None if folder is not None else pa.concat_tables(tables.values()))
 
 
@@ -184,8 +194,8 @@ def merge(
     """Puts the shards of a job together, to the numbers of the job in one piece, bit for bit.
 
     Args:
-      folders: of all shards, finished, in any order.
-      output: folder for the whole job; None writes nothing.
+      folders: of all shards, finished, in any order; or their URLs.
+      output: folder or URL for the whole job; None writes nothing.
       level: of the intervals in the summary.
 
     Raises:
@@ -193,7 +203,8 @@ def merge(
     """
     if not folders:
         raise ConfigError("nothing to merge; give the folders of all shards")
-    found = [(pathlib.Path(folder), read_settings(pathlib.Path(folder))) for folder in folders]
+    opened = [local for folder in folders if (local := Mirror(folder, "--merge", FILES).local) is not None]
+    found = [(folder, read_settings(folder)) for folder in opened]
     first, reference = found[0]
     for folder, settings in found[1:]:
         for key in {**reference, **settings}:
@@ -214,9 +225,13 @@ def merge(
     there = np.sort(table.column("path")) if files else np.empty(0, np.int64)
     if len(there) != settings["n_paths"] or (there != np.arange(len(there))).any():
         raise ConfigError(f"{len(there)} of {settings['n_paths']} paths are there; finish every shard first")
-    whole = None if output is None else pathlib.Path(output)
-    with _job_folder(whole, settings):
-        return _finish(table if whole is None else Table(settings, copy_parts(whole, files)), whole, level)
+    mirror = Mirror(output, "--output", FILES)
+    with _job_folder(mirror, settings):
+        if mirror.local is not None:
+            copies = copy_parts(mirror.local, files)
+            mirror.send(*copies)
+            table = Table(settings, copies)
+        return _finish(table, mirror, level)
 
 
 def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[str, Any]:
@@ -250,11 +265,13 @@ def compare(one: MonteCarlo, other: MonteCarlo, *, level: float = 0.95) -> dict[
     return found
 
 
-def _finish(table: Table, folder: pathlib.Path | None, level: float, warnings: Sequence[str] = ()) -> MonteCarlo:
+def _finish(table: Table, mirror: Mirror, level: float, warnings: Sequence[str] = ()) -> MonteCarlo:
     announce("figures and report")
     summary = summarise_paths(table, level=level)
     summary |= {"warnings": list(warnings)} if warnings else {}
+    folder = mirror.local
     if folder is not None:
         write_json(folder / "summary.json", summary)
         write_paths_report(folder / "report.html", table, summary)
-    return MonteCarlo(table, summary, folder)
+        mirror.send(folder / "summary.json", folder / "report.html")
+    return MonteCarlo(table, summary, folder, str(mirror.place) if is_url(mirror.place) else None)

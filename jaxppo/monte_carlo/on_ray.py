@@ -8,7 +8,9 @@ import importlib
 import os
 import pathlib
 import pickle
+import re
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -29,6 +31,8 @@ AHEAD = 2
 """Parts that are handed out for each worker: one that it computes, and one that waits."""
 POLL = 1.0
 """Seconds after which the driver looks for more workers, and signals reach it."""
+PATIENCE = 10.0
+"""Seconds in which a cluster must answer."""
 OF_A_WORKER = ("part_size", "shard")
 """Settings of a job that a worker does not have."""
 
@@ -41,7 +45,8 @@ class PathsOnRay:
 
     Args:
       make: makes the `Paths`, here and on each worker, where it comes pickled; the same on all.
-      address: "local" for workers on this machine; else that of a cluster, as `ray.init` takes it.
+      address: "local" for workers on this machine, "auto" for the cluster that it belongs to, `HOST:PORT`, or
+        `ray://HOST:PORT` from outside of a cluster.
 
     Attributes:
       here: those of this process.
@@ -171,6 +176,23 @@ def _ray() -> Any:
         raise ConfigError(f"--ray needs the package ray ({error}): pip install 'jaxppo[ray]'") from None
 
 
+def _check_address(address: str) -> None:
+    """Refuses an address with a host where nothing listens, which Ray would try for minutes.
+
+    Raises:
+      ConfigError: nobody answers there, or it is none that Ray takes.
+    """
+    if address in (LOCAL, "auto"):
+        return
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise ConfigError(f"--ray is {address!r}; it must be local, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(f"--ray is {address!r}, where nobody answers: {error.strerror or error}") from None
+
+
 def _connect(ray: Any, address: str) -> bool:
     """Connects to a cluster, or starts one on this machine; False where the caller has done so before.
 
@@ -179,6 +201,7 @@ def _connect(ray: Any, address: str) -> bool:
     """
     if ray.is_initialized():
         return False
+    _check_address(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # A worker is a device: each task takes a core of its own.
     environment = {"env_vars": {"JAX_NUM_CPU_DEVICES": "1", "RAY_USAGE_STATS_ENABLED": "0"}}

@@ -22,6 +22,7 @@ from jaxppo.envs.data.report import fingerprint
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.errors import ConfigError
 from jaxppo.run import files, lock
+from jaxppo.run.mirror import refuse_url
 from jaxppo.run.own_record import OF_LIBRARY, keep, record, restore
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
@@ -44,12 +45,13 @@ def check_output(output: str | pathlib.Path | None) -> None:
     """Refuses an output folder that cannot be used, before there is anything to write; touches nothing.
 
     Raises:
-      ConfigError: `output` is not empty, is not a folder, or cannot be made.
+      ConfigError: `output` is not empty, is not a local folder, or cannot be made.
     """
     if output is None:
         return
     if not str(output):
         raise ConfigError("--output is empty; give a folder such as runs/first")
+    refuse_url(output, "--output")
     folder = pathlib.Path(output)
     try:
         if folder.is_dir() and not lock.is_unused(folder):

@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> None:
                 **given,
             )
     print(jaxppo.monte_carlo.describe_paths(result))
-    if result.folder is not None:
+    if result.url is not None:
+        print(f"paths, summary and report: {result.url}", flush=True)
+    elif result.folder is not None:
         print(f"paths and summary: {result.folder}")
         announce_report(result.folder / "report.html", known.open)
 
@@ -71,7 +73,11 @@ def _parser() -> OneLineParser:
     stress.add_argument("--delay", type=int, metavar="N", help="most bars by which a path begins later, >= 0")
     stress.add_argument("--latency", type=int, nargs=2, metavar=("LOW", "HIGH"), help="bars from order to fill")
     where = parser.add_argument_group("where it goes")
-    where.add_argument("--output", metavar="DIR", help="folder of the job (default: monte_carlo in that of the run)")
+    where.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of the job, or a URL: s3://bucket/job (default: monte_carlo in the run)",
+    )
     where.add_argument("--batch", type=int, metavar="N", help="paths in a part that is saved at once")
     where.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the job, from 0 on")
     where.add_argument(

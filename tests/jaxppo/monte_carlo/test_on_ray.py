@@ -5,37 +5,17 @@ import importlib.util
 import os
 import pickle
 import signal
+import socket
 import sys
 import types
 
-import jax
+import cheap_paths
 import pytest
+from cheap_paths import N_PATHS, make, make_compiled
 
-from jaxppo import envs
-from jaxppo.backtest import plain_conditions
 from jaxppo.cli.main import main
-from jaxppo.envs import simulators
-from jaxppo.envs.simulators.generators import stationary_bootstrap
 from jaxppo.errors import ConfigError
-from jaxppo.monte_carlo import Paths, PathsOnRay, monte_carlo, on_ray
-from jaxppo.policy.rules import equal_weight
-
-N_PATHS, N_BARS, WARMUP = 22, 10, 3
-
-
-def make(volatility=0.02):
-    """Cheap paths."""
-    market = simulators.gbm(jax.random.key(0), 60, 1, volatility=volatility)
-    generator = stationary_bootstrap(market, WARMUP + N_BARS + 1, mean_block=5.0)
-    conditions = plain_conditions(1, periods=252.0, costs=envs.basic_costs(commission_bps=2.0))
-    policy = equal_weight()._replace(warmup=WARMUP)
-    return Paths(policy, conditions, generator, N_BARS, batch_size=4, points=2)
-
-
-def make_compiled(quickly):
-    """Cheap paths on a worker, which does not know how tests are compiled."""
-    jax.config.update("jax_disable_most_optimizations", quickly)
-    return make()
+from jaxppo.monte_carlo import PathsOnRay, monte_carlo, on_ray
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +110,9 @@ def assert_same(one, other):
 def test_the_numbers_are_those_of_one_process(ray, whole, tmp_path):
     used = ray()
     before = signal.getsignal(signal.SIGTERM)
-    found = monte_carlo(PathsOnRay(make, "10.0.0.1:6379"), N_PATHS, output=tmp_path / "job", batch=4, progress=False)
+    found = monte_carlo(PathsOnRay(make, "auto"), N_PATHS, output=tmp_path / "job", batch=4, progress=False)
     assert_same(found, whole)
-    assert used.started == ["10.0.0.1:6379", "ended"]
+    assert used.started == ["auto", "ended"]
     assert used.options == {"max_retries": 0, "num_cpus": 1, "num_gpus": 0}
     assert used.tasks == 6
     assert used.most == 4, "two parts for each of two workers"
@@ -192,8 +172,16 @@ def test_a_cluster_that_cannot_be_reached_is_named(ray):
         raise ConnectionError("Could not find any running\nRay instance")
 
     used.init = refuse
-    with pytest.raises(ConfigError, match="--ray is 'nowhere:1', where no cluster can be reached: Could not find any"):
-        monte_carlo(PathsOnRay(make, "nowhere:1"), N_PATHS, progress=False)
+    with pytest.raises(ConfigError, match="--ray is 'auto', where no cluster can be reached: Could not find any"):
+        monte_carlo(PathsOnRay(make, "auto"), N_PATHS, progress=False)
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    for address in (f"localhost:{port}", f"ray://localhost:{port}"):
+        with pytest.raises(ConfigError, match=f"--ray is '{address}', where nobody answers: Connection refused"):
+            monte_carlo(PathsOnRay(make, address), N_PATHS, progress=False)
+    for address in ("", "here", "host:", "host:99999", "http://host:1"):
+        with pytest.raises(ConfigError, match=f"--ray is '{address}'; it must be local, auto, HOST:PORT or ray://"):
+            monte_carlo(PathsOnRay(make, address), N_PATHS, progress=False)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, capsys, tmp_path):
@@ -208,6 +196,6 @@ def test_without_ray_the_extra_is_named(monkeypatch, capsys, tmp_path):
 def test_ray_itself(whole):
     import ray
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know the tests
+    ray.cloudpickle.register_pickle_by_value(cheap_paths)  # workers do not know the tests
     compiled = functools.partial(make_compiled, os.environ.get("JAXPPO_TEST_AS_USERS") != "1")
     assert_same(monte_carlo(PathsOnRay(compiled), N_PATHS, batch=4, progress=False), whole)

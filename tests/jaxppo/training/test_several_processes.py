@@ -109,7 +109,7 @@ def test_two_processes_are_one_with_as_many_devices(tmp_path):
 def test_one_process_begins_and_two_go_on(tmp_path):
     config, longer = tmp_path / "short.yaml", tmp_path / "long.yaml"
     longer.write_text(json.dumps(CARTPOLE))
-    config.write_text(json.dumps({**CARTPOLE, "training": {**CARTPOLE["training"], "steps": 3 * 64}}))
+    config.write_text(json.dumps({**CARTPOLE, "training": {**CARTPOLE["training"], "steps": 4 * 64}}))
     folder = tmp_path / "run"
     jaxppo.train(load_config(config), output=folder, progress=False)
     ended = both(longer, "--output", folder, "--resume")
