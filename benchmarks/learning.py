@@ -1,11 +1,12 @@
 """Does it learn, and does the chunk pass learn as well as a window per step?
 
-    python -m benchmarks.learning factor|flat|designs [--seeds 3]
+    python -m benchmarks.learning factor|flat|designs|phasic [--seeds 3]
 
 `factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets
 in % of the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with
 costs; the agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk
-against window. The first seed of a design includes its compilation in `seconds`.
+against window. `phasic`: the factor market with an encoder that is trained in the first epoch only, in as many
+minibatches and in four times as many. The first seed of a design includes its compilation in `seconds`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ FACTOR_PPO = PPOConfig(
     gae_lambda=0.9,
     reward_scale=10.0,
 )
+PHASIC = {
+    "all epochs": {},
+    "first epoch": {"encoder_epochs": 1},
+    "first epoch, 16 minibatches": {"encoder_epochs": 1, "minibatches": 16},
+}
+"""Changes to `FACTOR_PPO`, which has 4 epochs of 4 minibatches."""
 LIMIT = 15.0
 TRAIN_BARS, TEST_BARS, TEST_MARKETS = 200_000, 3_000, 8
 LEVELS = tuple(float(level) for level in np.linspace(-1.0, 1.0, 7))
@@ -135,7 +142,7 @@ def flat_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("factor", "flat", "designs"))
+    parser.add_argument("experiment", choices=("factor", "flat", "designs", "phasic"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2_000_000)
     chosen = parser.parse_args()
@@ -144,8 +151,10 @@ def main() -> None:
     if chosen.experiment == "flat":  # what a position costs without trades is small beside a bonus on entropy
         one_run, limit, config = flat_score, 1.0, config.model_copy(update={"entropy_coefficient": 0.0})
     rows: dict[str, list[dict[str, float]]] = {}
-    for name in ("chunk", "window") if chosen.experiment == "designs" else ("chunk",):
-        design = build(name, limit, config)
+    names = {"designs": ("chunk", "window"), "phasic": tuple(PHASIC)}.get(chosen.experiment, ("chunk",))
+    for name in names:
+        changed = config.model_copy(update=PHASIC.get(name, {}))
+        design = build("chunk" if name in PHASIC else name, limit, changed)
         rows[name] = [one_run(design, seed, chosen.steps, config.chunk) for seed in range(chosen.seeds)]
     key = "turnover_per_bar" if chosen.experiment == "flat" else "score"
     summary = {}

@@ -4,8 +4,9 @@ peers.
     python -m benchmarks.throughput [--window 64] [--width 64] [--skip-peers]
 
 End to end means rollout, advantages and 4 epochs x 4 minibatches of updates by the same learner, 128 bars, one asset,
-all costs on; every design takes the micro-batch that suits it best. The chunk pass runs 64 paths, the window designs
-16: they take one or two paths at a time, so that changes nothing but the wait. Run it alone on the machine.
+all costs on; rows d and e train the encoder in the first epoch only, with 16 minibatches. Every design takes the
+micro-batch that suits it best. The chunk pass runs 64 paths, the window designs 16: they take one or two paths at a
+time, so that changes nothing but the wait. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from jaxppo.ppo.trading_task import action_config
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 PATHS, WINDOW_PATHS, CHUNK, LAYERS, HEADS = 64, 16, 128, 2, 8
+PHASIC = {"encoder_epochs": 1, "minibatches": 16}
+"""With it an agent learns as well, see `benchmarks.learning phasic`."""
 
 
 def all_costs() -> Costs:
@@ -86,16 +89,17 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
 def trading_learner(
     design: str, window: int, width: int, portfolios: int, micro: int, paths: int
 ) -> tuple[Learner, TrainState, Any]:
-    """Learner, first state and market; `design` is "chunk", "window" or "window, last query"."""
+    """Learner, first state and market; `design` is "chunk", "chunk, phasic", "window" or "window, last query"."""
     sizes = tuple(s.stop - s.start for s in features.group_slices(features.GROUPS).values())
     encoder = EncoderConfig("transformer", sizes, width, LAYERS, HEADS, window, 2, True, jnp.dtype("float32"))
     env = TradingEnv(levels=LEVELS, observation="index", window=encoder.context, start="random")
     action = action_config(env, 0.6)
-    if design == "chunk":
+    if design.startswith("chunk"):
         policy, net = make_actor_critic(encoder, action, jax.random.key(0))
     else:
         policy, net = make_window_policy(encoder, action, jax.random.key(0), last_query=design != "window")
-    config = PPOConfig(paths=paths, portfolios=portfolios, chunk=CHUNK, micro_batch=micro)
+    phasic = PHASIC if design == "chunk, phasic" else {}
+    config = PPOConfig(paths=paths, portfolios=portfolios, chunk=CHUNK, micro_batch=micro, **phasic)
     learner = make_learner(trading_task(policy, env, config), config, data_mesh(jax.devices()[:1]))
     market = simulators.gbm(jax.random.key(1), 4000, 1)
     params = learner.replicate(env.make_params(market, all_costs(), episode_bars=2 * CHUNK))
@@ -116,17 +120,18 @@ def end_to_end(design: str, window: int, width: int, portfolios: int, micro: int
 
 def best_micro_batch(design: str, window: int, width: int, portfolios: int, repeats: int) -> dict[str, float]:
     """Steps per second of a design at the micro-batch that suits it best."""
-    micro_batches, paths = ((4, 8), PATHS) if design == "chunk" else ((1, 2), WINDOW_PATHS)
+    micro_batches = {"chunk": (4, 8), "chunk, phasic": (2, 4)}.get(design, (1, 2))
+    paths = PATHS if design.startswith("chunk") else WINDOW_PATHS
     rates = {m: end_to_end(design, window, width, portfolios, m, repeats, paths) for m in micro_batches}
     micro = max(rates, key=rates.get)
     return {"steps_per_second": rates[micro], "micro_batch": micro, "paths": paths, "portfolios": portfolios}
 
 
 def environment_only(n_assets: int, n_envs: int, n_steps: int, repeats: int) -> float:
-    """Steps per second of `TradingEnv.step` with automatic resets, random actions drawn inside, all costs on.
+    """Steps per second of `TradingEnv.step` with automatic resets, all costs on.
 
-    The observation is an array of the bar's technical indicators and the account, as the peers' are; it is part of
-    the scan's carry, so every step has to build it.
+    Random actions are drawn beforehand, as the peers' are. So is the observation like theirs, an array of the bar's
+    technical indicators and the account; it is part of the scan's carry, so every step has to build it.
     """
     env = TradingEnv(
         start="flat",
@@ -138,27 +143,26 @@ def environment_only(n_assets: int, n_envs: int, n_steps: int, repeats: int) -> 
     )
     market = simulators.gbm(jax.random.key(1), 4000, n_assets)
     params = env.make_params(market, all_costs(), episode_bars=256)
-    shape = (n_envs,) if n_assets == 1 else (n_envs, n_assets)
+    shape = (n_steps, n_envs) if n_assets == 1 else (n_steps, n_envs, n_assets)
+    actions = jax.random.randint(jax.random.key(1), shape, 0, env.num_actions)
 
     @jax.jit
-    def run(key: jax.Array, action_key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def one(carry, keys):
+    def run(key: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(carry, xs):
             states, total, _ = carry
-            uniform = jax.random.uniform(keys[1], shape)
-            actions = (uniform * env.num_actions).astype(jnp.int32)
-            step_keys = jax.random.split(keys[0], n_envs)
+            step_key, actions = xs
+            step_keys = jax.random.split(step_key, n_envs)
             step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
             observation, states, reward, _, _, _ = step(step_keys, states, actions, params)
             return (states, total + reward, observation), None
 
         key_reset, key_steps = jax.random.split(key)
         seen, states = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(key_reset, n_envs), params)
-        keys = (jax.random.split(key_steps, n_steps), jax.random.split(action_key, n_steps))
-        (_, total, seen), _ = jax.lax.scan(one, (states, jnp.zeros(n_envs), seen), keys)
+        keys = jax.random.split(key_steps, n_steps)
+        (_, total, seen), _ = jax.lax.scan(one, (states, jnp.zeros(n_envs), seen), (keys, actions))
         return total, seen
 
-    keys = jax.random.key(0), jax.random.key(1, impl="rbg")
-    seconds = median_seconds(lambda: run(*keys), repeats)
+    seconds = median_seconds(lambda: run(jax.random.key(0), actions), repeats)
     return n_envs * n_steps / seconds
 
 
@@ -174,12 +178,18 @@ def main() -> None:
         "a: window, last query only": best_micro_batch("window, last query", chosen.window, chosen.width, 1, 1),
         "b: chunk, K=1": best_micro_batch("chunk", chosen.window, chosen.width, 1, chosen.repeats),
         "c: chunk, K=8": best_micro_batch("chunk", chosen.window, chosen.width, 8, chosen.repeats),
+        "d: chunk, K=1, encoder in 1 epoch of 4": best_micro_batch(
+            "chunk, phasic", chosen.window, chosen.width, 1, chosen.repeats
+        ),
+        "e: chunk, K=8, encoder in 1 epoch of 4": best_micro_batch(
+            "chunk, phasic", chosen.window, chosen.width, 8, chosen.repeats
+        ),
     }
     for name, row in rows.items():
         row["times_window"] = row["steps_per_second"] / rows["a: window, every step"]["steps_per_second"]
         row["times_best_window"] = row["steps_per_second"] / rows["a: window, last query only"]["steps_per_second"]
         print(
-            f"{name:30}{row['steps_per_second']:>12,.0f}/s{row['times_window']:>8.1f}x{row['times_best_window']:>8.1f}x"
+            f"{name:40}{row['steps_per_second']:>12,.0f}/s{row['times_window']:>8.1f}x{row['times_best_window']:>8.1f}x"
         )
     env_rows = {
         "jaxppo, 1 asset": environment_only(1, 16384, 256, chosen.repeats),
@@ -188,7 +198,7 @@ def main() -> None:
     if not chosen.skip_peers:
         env_rows |= peers.measure(seconds=3.0)
     for name, value in env_rows.items():
-        print(f"{name:30}{value:>12,.0f}/s")
+        print(f"{name:40}{value:>12,.0f}/s")
     content = {"window": chosen.window, "width": chosen.width, "chunk": CHUNK, "layers": LAYERS}
     name = "throughput" if chosen.window == 64 else f"throughput_window{chosen.window}"
     path = record(name, {**content, "heads": HEADS, "end_to_end": rows, "environment_only": env_rows})
