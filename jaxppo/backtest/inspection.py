@@ -28,6 +28,8 @@ REGIMES = ("calm", "usual", "turbulent")
 """Names of the thirds of the volatility."""
 BATCH_SIZE = 16
 """Decisions that are inspected together."""
+RUN = 16
+"""Consecutive decisions that share an encoder pass where the importance of features is measured."""
 
 
 def inspect_policy(
@@ -46,7 +48,7 @@ def inspect_policy(
       network: encoder and head.
       net: their parameters.
       period: of `setup.periods`.
-      n_decisions: decisions to inspect, at most.
+      n_decisions: decisions to inspect, at most; the importance of features is that in runs of `RUN` of them.
       n_gradients: decisions whose integrated gradients are computed, at most.
     """
     announce("what the policy looks at")
@@ -55,7 +57,8 @@ def inspect_policy(
     params, env = setup.params, setup.env
     groups = env.features.slices
     means = jnp.asarray(feature_means(params, where.first - network.context + 1, where.last))
-    importance = _importance(network, env, net, params, jnp.asarray(chosen), means)
+    runs, length = _in_runs(where.first, where.last - 1, n_decisions)
+    importance = _importance(network, env, length, net, params, jnp.asarray(runs), means)
     few = _spread_out(where.first, where.last - 1, n_gradients)
     # [n, N, F], earliest bar first.
     gradients = np.asarray(_gradients(network, env, net, params, jnp.asarray(few), means))
@@ -142,6 +145,12 @@ def _spread_out(first: int, last: int, n: int) -> np.ndarray:
     return np.linspace(first, last, n if n < BATCH_SIZE else n - n % BATCH_SIZE).round().astype(np.int32)
 
 
+def _in_runs(first: int, last: int, n: int) -> tuple[np.ndarray, int]:
+    """First bars of runs of consecutive bars from `first` to `last`, `n` bars in all at most, and length of a run."""
+    length = min(RUN, n, last - first + 1)
+    return _spread_out(first, last - length + 1, n // length), length
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-x))
 
@@ -154,12 +163,27 @@ def _mean(x: np.ndarray) -> np.ndarray:
 
 
 def _at_each(
-    measure: Callable[[Bars, jax.Array], Any], network: ActorCritic, params: EnvParams, bars: jax.Array
+    measure: Callable[[Bars, jax.Array], Any],
+    network: ActorCritic,
+    params: EnvParams,
+    bars: jax.Array,
+    length: int = 1,
 ) -> Any:
-    """Applies `measure` at each decision bar to the window that its memory depends on, P = 1: `[n, ...]`."""
+    """Applies `measure` at each bar to the window that the memories of it and the bars after depend on, P = 1.
+
+    Args:
+      measure: `(window, first bar []) -> ...`.
+      network: encoder and head.
+      params: the market.
+      bars: `[n]` first of `length` bars with a memory.
+      length: static.
+
+    Returns:
+      `[n, ...]`.
+    """
 
     def one(bar: jax.Array) -> Any:
-        window = chunk_of(market_bars(params), bar, network.context, 1)
+        window = chunk_of(market_bars(params), bar, network.context, length)
         return measure(jax.tree.map(lambda x: x[None], window), bar)
 
     return jax.lax.map(one, bars, batch_size=BATCH_SIZE)
@@ -214,17 +238,24 @@ def _entropy_and_redundancy(
     return _at_each(measure, network, params, bars)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _importance(
-    network: ActorCritic, env: TradingEnv, net: Params, params: EnvParams, bars: jax.Array, means: jax.Array
+    network: ActorCritic,
+    env: TradingEnv,
+    length: int,
+    net: Params,
+    params: EnvParams,
+    bars: jax.Array,
+    means: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Importance `[n]` of each feature group, against `means [F]`."""
+    """Importance `[n]` of each feature group in runs of `length` decisions from `bars` on, against `means [F]`."""
 
     def measure(window: Bars, bar: jax.Array) -> dict[str, jax.Array]:
-        seen = jax.tree.map(lambda x: x[None, None], _account(env, params, bar)[1])
+        seen = jax.vmap(lambda bar: _account(env, params, bar)[1])(bar + jnp.arange(length))
+        seen = jax.tree.map(lambda x: x[None], seen)
         return inspect.group_importance(network, net, window, seen, env.features.slices, means)
 
-    return _at_each(measure, network, params, bars)
+    return _at_each(measure, network, params, bars, length)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -33,7 +33,12 @@ def expected_maximum_sharpe(n_trials: jax.Array | float, spread: jax.Array | flo
     for name, value, least in (("n_trials", n_trials, 1.0), ("spread", spread, 0.0)):
         if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) >= least):
             raise ValueError(f"{name} is {value}; it must be at least {least:g}")
-    n = jnp.asarray(n_trials, jnp.result_type(float))
+    return _expected_maximum(jnp.asarray(n_trials, jnp.result_type(float)), spread)
+
+
+@jax.jit
+def _expected_maximum(n: jax.Array, spread: jax.Array | float) -> jax.Array:
+    """See `expected_maximum_sharpe`."""
     maximum = -(1.0 - np.euler_gamma) * norm.ppf(1.0 / n) - np.euler_gamma * norm.ppf(1.0 / (n * math.e))
     return spread * jnp.where(n > 1.0, jnp.maximum(maximum, 0.0), 0.0)
 
@@ -58,7 +63,12 @@ def effective_trials(trial_returns: jax.Array | np.ndarray) -> jax.Array:
 
     Reference: Galwey, "A new measure of the effective number of tests", Genetic Epidemiology 33(7), 2009, eq. 14.
     """
-    returns = check_panel(trial_returns, name="trial_returns", at_least=3)
+    return _effective(check_panel(trial_returns, name="trial_returns", at_least=3))
+
+
+@jax.jit
+def _effective(returns: jax.Array) -> jax.Array:
+    """See `effective_trials`."""
     centred = returns - jnp.mean(returns, axis=0, keepdims=True)
     unit = centred / jnp.sqrt(jnp.sum(centred**2, axis=0, keepdims=True))
     root = jnp.linalg.svd(unit, compute_uv=False)  # square roots of the eigenvalues of the correlation matrix

@@ -18,6 +18,7 @@ from jaxppo.risk import metrics
 from jaxppo.statistics.checks import check_returns
 
 
+@jax.jit
 def probabilistic_sharpe_of(
     sharpe: jax.Array,
     n_bars: jax.Array | int,
@@ -165,6 +166,7 @@ def _rolling_sharpe(returns: jax.Array, window: int, ends: jax.Array) -> Rolling
     return jax.lax.map(one, ends)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _moments(returns: jax.Array, axis: int, bias: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sharpe ratio per bar, skewness and raw kurtosis, `[...]` each."""
     skew = metrics.skewness(returns, axis=axis, bias=bias)
@@ -172,6 +174,7 @@ def _moments(returns: jax.Array, axis: int, bias: bool) -> tuple[jax.Array, jax.
     return metrics.sharpe(returns, axis=axis, periods=1.0), skew, kurtosis
 
 
+@jax.jit
 def _shape(sharpe: jax.Array, skewness: jax.Array, kurtosis: jax.Array) -> jax.Array:
     """Variance of the Sharpe ratio times T - 1; NaN where it would not be positive."""
     variance = 1.0 - skewness * sharpe + (kurtosis - 1.0) / 4.0 * sharpe**2

@@ -183,15 +183,23 @@ def group_importance(
     Returns:
       `[]` for each group.
     """
-    full = network.distribution(params, network.encode(params, bars), observation)
+    average = jnp.where(jnp.isnan(bars.features), bars.features, means.astype(bars.features.dtype))
+    blind = np.zeros((1 + len(groups), bars.features.shape[-1]), bool)  # the first sees everything
+    for row, columns in zip(blind[1:], groups.values(), strict=True):
+        row[columns] = True
 
-    def without(columns: slice) -> jax.Array:
-        seen = bars.features[..., columns]
-        average = jnp.where(jnp.isnan(seen), seen, means[columns].astype(seen.dtype))
-        blind = bars.replace(features=bars.features.at[..., columns].set(average))
-        return full.kl(network.distribution(params, network.encode(params, blind), observation)).mean()
+    def seeing(blind: jax.Array) -> Any:
+        features = jnp.where(blind, average, bars.features)
+        return network.distribution(params, network.encode(params, bars.replace(features=features)), observation)
 
-    return {name: without(columns) for name, columns in groups.items()}
+    # One after the other: side by side they would be as many networks to compile.
+    full, *others = _rows_of(jax.lax.map(seeing, jnp.asarray(blind)), len(blind))
+    return {name: full.kl(other).mean() for name, other in zip(groups, others, strict=True)}
+
+
+def _rows_of(tree: Any, n: int) -> list[Any]:
+    """The `n` rows of a pytree with that leading axis."""
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n)]
 
 
 def integrated_gradients(

@@ -146,6 +146,30 @@ def test_a_perceptron_has_no_attention_but_depends_on_features():
     assert list(inspection_figures(found, ("A", "B"))) == ["importance", "features"]
 
 
+@pytest.mark.slow
+def test_importance_in_a_run_is_the_mean_over_its_decisions():
+    setup, policy, net = built()
+    first, length = setup.periods["test"].first, 5
+    means = jnp.asarray(inspection.feature_means(setup.params, first, first + length))
+
+    def importance(length, bars):
+        bars = jnp.asarray(bars, jnp.int32)
+        return inspection._importance(policy, setup.env, length, net, setup.params, bars, means)
+
+    together, single = importance(length, [first]), importance(1, np.arange(first, first + length))
+    for name in GROUPS:
+        assert np.ptp(single[name]) > 1e-5
+        np.testing.assert_allclose(together[name], [np.mean(single[name])], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n_bars", "n", "runs", "length"), [(40, 37, [100, 124], 16), (9, 37, [100], 9), (9, 4, [100], 4)]
+)
+def test_runs_lie_in_the_period(n_bars, n, runs, length):
+    found, found_length = inspection._in_runs(100, 100 + n_bars - 1, n)
+    assert (found.tolist(), found_length) == (runs, length)
+
+
 def test_a_constant_input_has_no_importance():
     setup, policy, net = built("mlp")
     columns = group_slices(GROUPS)["calendar"]
