@@ -84,10 +84,7 @@ def trading_task(
     Raises:
       ValueError: the environment keeps too little history, or the policy's critic and `config.hindsight_critic` differ.
     """
-    if env.window < policy.context:
-        raise ValueError(f"env.window {env.window} is shorter than the policy's context of {policy.context} bars")
-    if policy.hindsight != config.hindsight_critic:
-        raise ValueError(f"ppo.hindsight_critic is {config.hindsight_critic}, the policy was built with the opposite")
+    _check(policy, env, config)
     size = config.micro_batch or max(config.paths // config.minibatches, 1)
 
     def start(params: EnvParams, keys: jax.Array) -> PathState:
@@ -147,9 +144,16 @@ def trading_task(
         shaped = {} if env.rewards is None else {"shaped_reward": jax.lax.pmean(rollout.reward.mean(), DATA_AXIS)}
         return _metrics(rollout) | shaped | _beyond(monitor, rollout)
 
-    unroll = partial(rolled, through=True)
-    layers = (policy.value_layer, config.chunk, unroll, policy.critic_layers)
+    layers = policy.value_layer, config.chunk, partial(rolled, through=True), policy.critic_layers
     return Task(start, rolled, predict, metrics, *layers, encode, act)
+
+
+def _check(policy: ActorCritic, env: TradingEnv, config: PPOConfig) -> None:
+    """Raises ValueError where they do not fit each other."""
+    if env.window < policy.context:
+        raise ValueError(f"env.window {env.window} is shorter than the policy's context of {policy.context} bars")
+    if policy.hindsight != config.hindsight_critic:
+        raise ValueError(f"ppo.hindsight_critic is {config.hindsight_critic}, the policy was built with the opposite")
 
 
 def action_config(env: TradingEnv, std: float, distribution: str = "squashed_gaussian") -> ActionConfig:
