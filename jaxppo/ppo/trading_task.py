@@ -101,9 +101,8 @@ def trading_task(
     ) -> tuple[PathState, Rollout]:
         """A rollout; `through` makes it differentiable in `net`, but for the parameters of the values."""
         key_act, key_start, key_drop = jax.vmap(lambda key: tuple(jax.random.split(key, 3)))(keys)
-        masks = None
-        if dropout is not None:
-            masks = jax.vmap(policy.draw_masks, in_axes=(0, None))(key_drop, dropout(progress))
+        drawn = jax.vmap(policy.draw_masks, in_axes=(0, None))
+        masks = None if dropout is None else drawn(key_drop, dropout(progress))
         prepared = encode_paths(policy, net, params, states.bar, config.chunk + 1, config.micro_batch, masks)
         decide = decision(policy, net, env, explore=explore, expected=through)
         moved, seen, out = jax.vmap(
