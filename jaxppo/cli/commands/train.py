@@ -1,10 +1,22 @@
 """Trains an agent: jaxppo train --config quickstart [--ppo.learning-rate 1e-4 ...]"""
 
+import pathlib
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 
 import jaxppo
 from jaxppo.cli import announce_report, keeping_programs, parse_training, showing_phases
+
+
+def next_commands(folder: pathlib.Path) -> list[str]:
+    """What to do with a finished run, as commands of a shell: other costs, other markets, and what can be shipped."""
+    run, policy = shlex.quote(str(folder)), shlex.quote(f"policies/{folder.name}")
+    return [
+        f"jaxppo backtest --run {run} --costs.commission-bps 10",
+        f"jaxppo monte-carlo --run {run} --paths 1000",
+        f"jaxppo export --run {run} --output {policy}",
+    ]
 
 
 def main(arguments: Sequence[str]) -> int | None:
@@ -21,6 +33,8 @@ def main(arguments: Sequence[str]) -> int | None:
     if result.summary is not None:
         print(result.text)
         announce_report(result.folder / "report.html", given.open)
+        if config.env.name == "trading":
+            print("next:", *next_commands(result.folder), sep="\n  ")
     if profile is not None:
         print(profile.describe())
     return result.signal

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -36,6 +38,8 @@ import jaxppo
 from benchmarks.damage import resumed
 from benchmarks.mutations import flip_bit, outcome_of
 from jaxppo.backtest.evaluation import quick_score
+from jaxppo.cli.commands.train import next_commands
+from jaxppo.cli.main import main
 from jaxppo.config import load_config
 from jaxppo.envs import simulators
 from jaxppo.errors import ConfigError
@@ -663,6 +667,16 @@ def test_a_profile_says_where_the_time_went_and_changes_no_figure(whole, workpla
         assert re.search(rf"\n  {part} +\d+\.\d%\n", printed), part
     assert list((folder / "profile").glob("**/*.xplane.pb"))
     assert [*map(without_times, rows_of(folder))] == [*map(without_times, rows_of(whole.folder))]
+
+
+def test_the_next_commands_work_as_written(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole.folder, tmp_path / "my runs" / "first one")
+    for line in next_commands(pathlib.Path("my runs/first one")):
+        program, *arguments = shlex.split(line)
+        assert program == "jaxppo"
+        assert main(arguments) == 0, capsys.readouterr().err
+    assert (tmp_path / "policies" / "first one" / "manifest.json").exists()
 
 
 def test_programs_from_the_disk_train_to_the_same_figures(whole, workplace, tmp_path, monkeypatch, capsys):
