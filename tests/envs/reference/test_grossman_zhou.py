@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from lognormal_episodes import differences, estimate, run
+from slowly import slow_after
 
 from jaxppo.envs.execution.portfolio import drawdown, open_portfolio, weights_of
 from jaxppo.envs.reference.grossman_zhou import FloorEnv, GrossmanZhou, cushion_share
@@ -71,7 +72,7 @@ def test_with_its_tail_an_episode_grows_at_the_long_run_rate(name):
     assert error < 0.02 * growth
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_after(1, MODELS))
 def test_no_policy_breaches_the_floor(name):
     assert not episodes(name).terminated.any()
 

@@ -14,6 +14,7 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lognormal_episodes import differences, estimate, run
+from slowly import slow_after
 
 from jaxppo.envs.reference.merton import Merton, sparse_hermite
 
@@ -65,7 +66,7 @@ def test_the_simulated_value_is_the_computed_one(name):
     assert not outcome.terminated.any()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_after(1, MODELS))
 def test_other_weights_are_worse(name):
     for mean, error in differences(episodes(name)):
         assert mean < -4 * error

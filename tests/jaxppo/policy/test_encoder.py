@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from slowly import slow_after
 
 from jaxppo.policy.distributions import SquashedGaussian
 from jaxppo.policy.networks.actor_critic import ActorCritic, Params, make_actor_critic
@@ -111,7 +112,7 @@ def shaken(index: int) -> tuple[ActorCritic, Params]:
     return policy, tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
 
 
-@pytest.mark.parametrize("index", range(len(DESIGNS)))
+@pytest.mark.parametrize("index", slow_after(6, (0, 2, 6, 7, 8, 9, 1, 3, 4, 5)))
 def test_chunk_window_and_stream_give_one_memory(index):
     policy = shaken(index)
     bars = bars_of(*table(3, policy[0].context - 1 + LENGTH))

@@ -86,6 +86,7 @@ def test_agents_are_those_of_a_sweep_of_seeds_with_their_values(whole, workplace
     assert_trees_equal(*(load_run(one.folder, market=market).params for one in (found, whole)))
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_to_the_same_values(whole, workplace, market, stops, monkeypatch):
     folder = workplace / "interrupted" / "sweep"
 
