@@ -138,15 +138,19 @@ def _end(number: int) -> NoReturn:
 
 
 def _ended(error: Exception) -> int:
-    """Exit code after an error; ends the process here if others were told so, since they will not wait for it."""
-    processes = sys.modules.get("jaxppo.run.processes")  # not there before a training has begun
-    if processes is None or not processes.failed():
+    """Exit code after an error; one of several processes tells the others, and ends here: JAX would wait for them."""
+    distributed = sys.modules.get("jax.distributed")
+    if distributed is None or not distributed.is_initialized():
         return _one_line(error)
+    from jaxppo.run import processes
+
     code = 1
     try:
         code = _one_line(error)
     except Exception:
         traceback.print_exc()
+    if not processes.failed():
+        processes.give_up(code, str(error))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -26,8 +26,8 @@ from jax.experimental import multihost_utils
 from jaxppo.errors import ConfigError, UserError
 from jaxppo.run import lock
 
-USER_ERROR, LOST = 2, 75
-"""Exit codes of a process that ends since another one has: by a user's mistake, or else (`EX_TEMPFAIL`: try again)."""
+USER_ERROR, INPUT_OUTPUT_ERROR, LOST = 2, 74, 75
+"""Exit codes of a process that ends since another one has: a user's mistake, a full disk, or else (`EX_TEMPFAIL`)."""
 BEAT, LOST_AFTER = 1.0, 30.0
 """Seconds between two signs of life of a process, and after which one without is gone."""
 GRACE = 3.0
@@ -42,6 +42,18 @@ _failed = False
 def failed() -> bool:
     """Whether a group of this process has ended before its time, so that the others will not wait for it."""
     return _failed
+
+
+def give_up(code: int, line: str) -> None:
+    """Tells the others that this process ends before it has begun to train with them.
+
+    Args:
+      code: exit code.
+      line: the reason.
+    """
+    group = Group()
+    if group.count > 1:
+        group.end(code, line)
 
 
 @dataclasses.dataclass
@@ -70,7 +82,7 @@ class Group:
         self._stop: list[int] = []
         self._ended: dict[str, Any] | None = None
         self._left = threading.Event()
-        self._where = "the run"
+        self._where = ""
         if self.count > 1:
             # JAX offers no public way to the service that `jax.distributed.initialize` connects to.
             from jax._src import distributed
@@ -92,11 +104,12 @@ class Group:
             yield
         except BaseException as error:
             _failed = True
-            if not isinstance(error, UserError | KeyboardInterrupt):
+            codes = {UserError: USER_ERROR, OSError: INPUT_OUTPUT_ERROR, KeyboardInterrupt: LOST}
+            code = next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+            if code is None:
                 # Collectives fail when a process is gone: then the thread ends this one too, and says which it was.
                 time.sleep(LOST_AFTER + 3 * BEAT)
-            code = USER_ERROR if isinstance(error, UserError) else LOST
-            self._end(code, str(error) or type(error).__name__)
+            self.end(LOST if code is None else code, str(error) or type(error).__name__)
             raise
         else:
             self._ended = {"code": 0, "line": "", "leads": self.leads}
@@ -203,6 +216,30 @@ class Group:
         if problem:
             raise ConfigError(problem)
 
+    def end(self, code: int, line: str, *, leave: bool = False) -> None:
+        """Tells the others that this process ends; the leader, whose service they talk to, waits until they have ended.
+
+        Args:
+          code: exit code.
+          line: the reason.
+          leave: whether to end the process here, with the reason on stderr.
+        """
+        self._ended = {"code": code, "line": line, "leads": self.leads}
+        with contextlib.suppress(Exception):
+            self._show(0)
+            deadline = time.monotonic() + 3 * GRACE
+            while self.leads and time.monotonic() < deadline:
+                shown = self._client.key_value_dir_get(f"{self._name}/sign/")
+                if sum(json.loads(text)["ended"] is not None for _, text in shown) == self.count:
+                    break
+                time.sleep(BEAT / 4)
+        if leave:
+            lock.release()
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            os.write(2, f"\nerror: {line}\n".encode())
+            os._exit(code)
+
     def _get(self, key: str) -> Any:
         """Waits for what another process says under a key."""
         while True:
@@ -212,12 +249,12 @@ class Group:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
 
-    def stop_with(self, stop: list[int], where: str) -> None:
+    def stop_with(self, stop: list[int], where: str = "") -> None:
         """Has signals of any process reach the list of the leader.
 
         Args:
           stop: numbers of the signals of this process.
-          where: the run is, for the message that ends a process.
+          where: folder of the run, as far as it is known, for the message that ends a process.
         """
         self._stop, self._where = stop, where
 
@@ -266,11 +303,10 @@ class Group:
                 continue
             if ended and ended["code"] and silent > GRACE:
                 line = ended["line"] if ended["leads"] else f"process {index} of {self.count} ended: {ended['line']}"
-                self._end(ended["code"], line, leave=True)
+                self.end(ended["code"], line, leave=True)
             elif not ended and silent > LOST_AFTER:
-                host = sign.content["host"]
-                line = f"process {index} of {self.count} on {host} is gone; {GO_ON} --output {self._where}"
-                self._end(LOST, line, leave=True)
+                line = f"process {index} of {self.count} on {sign.content['host']} is gone; {GO_ON}"
+                self.end(LOST, line + (f" --output {self._where}" if self._where else ""), leave=True)
             if self.leads and sign.content["signal"] and not self._stop:
                 self._stop.append(sign.content["signal"])
 
@@ -280,27 +316,3 @@ class Group:
         sign = {"host": socket.gethostname(), "signal": signal, "ended": self._ended}
         sign |= {} if self._ended else {"beat": beat}
         self._client.key_value_set(f"{self._name}/sign/{self.index}", json.dumps(sign), allow_overwrite=True)
-
-    def _end(self, code: int, line: str, *, leave: bool = False) -> None:
-        """Tells the others that this process ends; the leader, whose service they talk to, waits until they have ended.
-
-        Args:
-          code: exit code.
-          line: the reason.
-          leave: whether to end the process here, with the reason on stderr.
-        """
-        self._ended = {"code": code, "line": line, "leads": self.leads}
-        with contextlib.suppress(Exception):
-            self._show(0)
-            deadline = time.monotonic() + 3 * GRACE
-            while self.leads and time.monotonic() < deadline:
-                shown = self._client.key_value_dir_get(f"{self._name}/sign/")
-                if sum(json.loads(text)["ended"] is not None for _, text in shown) == self.count:
-                    break
-                time.sleep(BEAT / 4)
-        if leave:
-            lock.release()
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-            os.write(2, f"\nerror: {line}\n".encode())
-            os._exit(code)

@@ -46,7 +46,7 @@ def follow(experiment: Experiment, group: Group, make_learner: Callable[[Experim
     iterate: Any = None
     params: Any = None
     with stop_requested() as stop:
-        group.stop_with(stop, "its folder")
+        group.stop_with(stop)
         while True:
             order = group.hear()
             match order["do"]:

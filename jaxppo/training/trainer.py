@@ -58,7 +58,7 @@ class TrainResult:
       folder: the run folder.
       params: network parameters of the checkpoint that was best on validation.
       last_params: network parameters after the last iteration.
-      summary: content of summary.json; None if training was stopped early by a signal.
+      summary: content of summary.json; None if training was stopped early by a signal, or another process has it.
       text: the summary's results in a few lines; empty without a summary.
       signal: number of the signal that stopped training early; None for a finished run.
     """
@@ -91,7 +91,8 @@ def train(
 
     At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one. A
     monitored limit that says `stop` ends training after the iteration in which an account breached it; the best policy
-    so far is then evaluated.
+    so far is then evaluated. Of several processes (`jax.distributed`) the first alone writes, evaluates and logs; the
+    result of the others has no summary.
 
     Args:
       config: the run.

@@ -133,7 +133,7 @@ def test_a_process_without_a_sign_of_life_ends_the_others(group, capfd, lost):
         wait_for(lambda: group.exits)
     assert group.exits == [75]
     host = socket.gethostname()
-    expected = f"error: process {lost} of 3 on {host} is gone; go on from its last checkpoint with --resume --output"
+    expected = f"error: process {lost} of 3 on {host} is gone; go on from its last checkpoint with --resume"
     assert expected in capfd.readouterr().err
     sign = json.loads(group.service.content[f"jaxppo/0/sign/{watching}"])
     assert sign["ended"]["code"] in (0, 75)
@@ -160,24 +160,37 @@ def test_without_process_0_the_others_end(group, capfd):
     assert "error: process 0 of 3 is gone; go on from its last checkpoint with --resume" in capfd.readouterr().err
 
 
-def test_a_mistake_on_one_process_ends_the_others_with_its_line_and_its_code(group, capfd):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("data.path is 'x.csv'"), 2), (OSError("No space left"), 74), (MemoryError("all"), 75)],
+)
+def test_an_error_on_one_process_ends_the_others_with_its_line_and_its_code(group, capfd, error, code):
     def mistaken():
         with group(2).together():
-            raise ConfigError("data.path is 'x.csv', which cannot be read")
+            raise error
 
     with group(0).together():
-        with ThreadPoolExecutor(1) as thread, pytest.raises(ConfigError):
+        with ThreadPoolExecutor(1) as thread, pytest.raises(type(error)):
             thread.submit(mistaken).result()
         wait_for(lambda: group.exits)
-    assert group.exits == [2]
+    assert group.exits == [code]
     assert processes.failed()
-    assert "error: process 2 of 3 ended: data.path is 'x.csv', which cannot be read" in capfd.readouterr().err
+    assert f"error: process 2 of 3 ended: {error}" in capfd.readouterr().err
+
+
+def test_a_process_that_gives_up_before_it_trains_ends_the_others(group, monkeypatch, capfd):
+    monkeypatch.setattr(processes, "Group", lambda: group(1))
+    with group(0).together():
+        processes.give_up(2, "x.yaml: no such config file")
+        wait_for(lambda: group.exits)
+    assert group.exits == [2]
+    assert "error: process 1 of 3 ended: x.yaml: no such config file" in capfd.readouterr().err
 
 
 def test_a_signal_of_any_process_reaches_the_leader(group):
     leader, other, stop = group(0), group(1), []
     leader.stop_with(stop, "runs/x")
-    other.stop_with([15], "its folder")
+    other.stop_with([15])
     with leader.together(), other.together():
         wait_for(lambda: stop)
     assert stop == [15]
