@@ -32,6 +32,8 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--merge takes no {[*(f'--{name}' for name in given), *overrides][0].replace('_', '-')}")
     if known.open and known.merge and known.output is None:
         parser.error("--open needs --output, the folder of the report")
+    if known.open and known.output and "://" in known.output:
+        parser.error("--open needs a local --output; open the report from there")
     with showing_phases(known.quiet), keeping_programs(known.compilation_cache):
         if known.merge:
             result = jaxppo.monte_carlo.merge(known.merge, known.output)

@@ -77,6 +77,11 @@ def test_what_cannot_be_used_is_named(paths, url, monkeypatch):
         monte_carlo(paths, N_PATHS, output="memory://other/job", progress=False)
 
 
+def test_a_report_behind_a_url_is_not_opened(capsys):
+    assert main(["monte-carlo", "--run", "runs/x", "--output", "s3://bucket/job", "--open"]) == 2
+    assert "--open needs a local --output" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["train", "walk-forward", "sweep"])
 def test_a_run_takes_no_url(command, capsys):
     name = "sweep" if command == "sweep" else "quickstart"
