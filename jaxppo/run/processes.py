@@ -44,6 +44,21 @@ def failed() -> bool:
     return _failed
 
 
+def check_alone(what: str) -> None:
+    """Refuses a job that runs in one process.
+
+    Args:
+      what: the job.
+
+    Raises:
+      ConfigError: `jax.distributed` has joined several.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"{what} runs in one process, and {jax.process_count()} are joined; only training takes several"
+        )
+
+
 def give_up(code: int, line: str) -> None:
     """Tells the others that this process ends before it has begun to train with them.
 

@@ -30,6 +30,7 @@ from jaxppo.run.devices import select_devices
 from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
+from jaxppo.run.processes import check_alone
 from jaxppo.run.setup import Setup, first_policy
 from jaxppo.run.start import check_start
 from jaxppo.run.trials import Trial
@@ -108,6 +109,7 @@ def sweep(
     """
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
+    check_alone("a sweep")
     check(config)
     if config.sweep.method == "optuna":
         import_optuna()

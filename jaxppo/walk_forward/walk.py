@@ -38,6 +38,7 @@ from jaxppo.run.devices import select_devices
 from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
+from jaxppo.run.processes import check_alone
 from jaxppo.run.progress import announce
 from jaxppo.run.setup import Setup
 from jaxppo.run.trials import Trial
@@ -126,6 +127,7 @@ def walk_forward(
     """
     if market is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": GIVEN_IN_PYTHON})})
+    check_alone("a walk-forward")
     check(config)
     resumed, begun = None, False
     if not resume:

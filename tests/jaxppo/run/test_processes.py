@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
+import jaxppo
+from jaxppo.config import load_config
 from jaxppo.errors import ConfigError
 from jaxppo.run import processes, rendezvous
 from jaxppo.run.processes import Group
@@ -90,6 +92,15 @@ def test_one_process_alone_waits_for_nobody():
         assert alone.gather(tree) is tree
     assert alone.leads
     assert not processes.failed()
+
+
+@pytest.mark.parametrize(
+    ("job", "name"), [(jaxppo.sweep.sweep, "a sweep"), (jaxppo.walk_forward.walk_forward, "a walk-forward")]
+)
+def test_other_jobs_run_in_one_process(job, name, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match=f"{name} runs in one process, and 2 are joined; only training takes several"):
+        job(load_config("quickstart"))
 
 
 def test_orders_are_heard_in_order_by_all_and_old_ones_are_deleted(group):
