@@ -33,7 +33,9 @@ def memory_needed(compiled: Any) -> int:
 
 def memory_of(devices: Sequence[jax.Device]) -> float:
     """Bytes of memory of each device; infinite where that is unknown."""
-    own = [device for device in devices if device.process_index == jax.process_index()] or devices
+    own = devices
+    if jax.process_count() > 1:  # each divides its own machine
+        own = [device for device in devices if device.process_index == jax.process_index()]
     limit = (own[0].memory_stats() or {}).get("bytes_limit")
     # A CPU has no limit of its own: the machine is divided among its devices.
     if limit is None and own[0].platform == "cpu" and hasattr(os, "sysconf"):
