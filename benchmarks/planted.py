@@ -26,6 +26,7 @@ from jaxppo.envs import simulators
 from jaxppo.run.simulation import simulated_market
 
 CONFIG = ROOT / "configs" / "planted.yaml"
+FIRST_DAY = "1960-01-04"
 COLUMN: dict[str, Any] = {"groups": ["price"], "columns": {"mine": ["score"]}}
 
 
@@ -39,7 +40,7 @@ def with_column(config: jaxppo.Config, folder: pathlib.Path) -> jaxppo.Config:
     market = simulated_market(config)
     factor = np.asarray(simulators.revealed_factor(market))
     columns = {name: np.asarray(getattr(market, name)) for name in ("open", "high", "low", "close")}
-    days = pd.DatetimeIndex(market.info.timestamps)
+    days = pd.bdate_range(FIRST_DAY, periods=market.n_bars)  # the market goes on into the future, a file must not
     parts = [
         pd.DataFrame(
             {"date": days, "symbol": symbol, **{name: x[:, i] for name, x in columns.items()}, "volume": 1e6}
