@@ -12,10 +12,11 @@ from folders import ROOT
 from jaxppo.config import load_config
 from jaxppo.envs.market.kernels import platform, traced_for
 from jaxppo.envs.market.windows import linear_recurrence
+from jaxppo.errors import ConfigError
 from jaxppo.policy.agent import paths_side_by_side
 from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.run import devices
-from jaxppo.run.devices import training_devices
+from jaxppo.run.devices import shared_devices, training_devices
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,30 @@ def test_a_number_of_devices_that_is_asked_for_is_taken_or_refused(monkeypatch):
     monkeypatch.setattr(devices, "select_devices", lambda config: list(range(config.training.devices)))
     config = load_config(ROOT / "configs" / "quickstart.yaml", ["--training.devices", "3"])
     assert training_devices(config) == [0, 1, 2]
+
+
+def test_several_processes_take_as_many_devices_each(monkeypatch):
+    def taken(n_processes, each, *options):
+        # Process 1 has a device more, and JAX may list the processes in any order.
+        there = [
+            types.SimpleNamespace(process_index=process, number=number)
+            for process in reversed(range(n_processes))
+            for number in range(each + (process == 1))
+        ]
+        monkeypatch.setattr(devices, "_of_kind", lambda config: there)
+        found = shared_devices(load_config(ROOT / "configs" / "quickstart.yaml", options))
+        return [(device.process_index, device.number) for device in found]
+
+    assert taken(2, 3) == [(0, 0), (0, 1), (1, 0), (1, 1)], "six do not divide its paths"
+    assert taken(2, 3, "--ppo.paths", "48") == [(process, number) for process in range(2) for number in range(3)]
+    assert taken(2, 3, "--training.devices", "2") == [(0, 0), (1, 0)]
+    for wanted in ("3", "8"):
+        with pytest.raises(
+            ConfigError, match=f"training.devices is {wanted}; 2 processes need a multiple of 2 up to 6"
+        ):
+            taken(2, 3, "--training.devices", wanted)
+    with pytest.raises(ConfigError, match=r"ppo.paths / ppo.minibatches = 8 cannot be split evenly over 16 processes"):
+        taken(16, 1)
 
 
 def test_programs_are_those_of_the_chosen_device(monkeypatch):
