@@ -332,9 +332,9 @@ def main() -> None:
             for file in ("compiled.py", "hlo.py", "h100.txtpb"):
                 shutil.copy(HERE / file, other / "benchmarks" / file)
             measure(other, "before")
-    name = (
-        f"compiled_{TARGETS[chosen.target]}_x{chosen.devices}_{'_'.join(pathlib.Path(c).stem for c in chosen.configs)}"
-    )
+    said = [pathlib.Path(config).stem for config in chosen.configs]
+    said += chosen.programs if "training" not in chosen.programs else []
+    name = "_".join(["compiled", TARGETS[chosen.target], f"x{chosen.devices}", *said])
     content = {"compiled_for": TARGETS[chosen.target], "n_devices": chosen.devices, "commits": commits}
     print(f"wrote {record(name, {**content, 'programs': found, 'beyond_budget': beyond})}")
     if beyond:
