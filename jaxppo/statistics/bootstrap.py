@@ -17,7 +17,7 @@ import numpy as np
 from jaxppo.statistics.block_length import block_length_or
 from jaxppo.statistics.calibration import widened_level, widening
 from jaxppo.statistics.checks import check_count, check_level
-from jaxppo.statistics.resampling import BATCH_ELEMENTS, stationary_bootstrap_indices
+from jaxppo.statistics.resampling import batch_size, stationary_bootstrap_indices
 
 Metric = Callable[[jax.Array], jax.Array]
 
@@ -128,8 +128,8 @@ def resampled_metric(
     def one(resample_key: jax.Array) -> jax.Array:
         return metric(returns[stationary_bootstrap_indices(resample_key, returns.shape[0], mean_block)])
 
-    batch = max(1, min(n_resamples, BATCH_ELEMENTS // returns.size))
-    return jax.lax.map(one, jax.random.split(key, n_resamples), batch_size=batch)
+    together = batch_size(n_resamples, returns.size)
+    return jax.lax.map(one, jax.random.split(key, n_resamples), batch_size=together)
 
 
 @functools.lru_cache(maxsize=64)

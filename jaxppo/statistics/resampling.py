@@ -13,6 +13,19 @@ BATCH_ELEMENTS = 2**20
 """Random numbers drawn together, which bounds the memory of a bootstrap whatever the length of the series."""
 
 
+def batch_size(n_resamples: int, elements: int) -> int:
+    """Resamples that are computed together, see `BATCH_ELEMENTS`; a divisor of their number, if one is near.
+
+    What `jax.lax.map` does with a remainder is compiled as a program of its own.
+
+    Args:
+      n_resamples: in all, >= 1.
+      elements: random numbers, or values, of each.
+    """
+    most = max(1, min(n_resamples, BATCH_ELEMENTS // elements))
+    return next((size for size in range(most, most // 2, -1) if n_resamples % size == 0), most)
+
+
 def stationary_bootstrap_indices(key: jax.Array, n: int, mean_block: jax.Array | float) -> jax.Array:
     """Draws one resample of `n` bars by the stationary bootstrap (unbatched; `vmap` over keys).
 
@@ -51,4 +64,4 @@ def resampled_means(key: jax.Array, series: jax.Array, mean_block: jax.Array | f
         return jnp.matmul(counts.astype(series.dtype), series, precision=jax.lax.Precision.HIGHEST) / n
 
     keys = jax.random.split(key, n_resamples)
-    return jax.lax.map(one, keys, batch_size=max(1, min(n_resamples, BATCH_ELEMENTS // n)))
+    return jax.lax.map(one, keys, batch_size=batch_size(n_resamples, n))

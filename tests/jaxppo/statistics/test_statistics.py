@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hypothesis_numpy
 from jaxppo import statistics
 from jaxppo.envs.simulators.bootstrap import stationary_indices
 from jaxppo.risk import metrics
-from jaxppo.statistics import bootstrap
+from jaxppo.statistics import bootstrap, resampling
 from jaxppo.statistics.calibration import _student_quantile
 
 
@@ -54,6 +54,15 @@ def test_indices_follow_the_recursion(start: np.ndarray, uniform: np.ndarray, pr
     np.testing.assert_array_equal(indices, expected)
     # The same from the sampler of arch, which overwrites its argument.
     np.testing.assert_array_equal(indices, stationary_bootstrap_sample_python(start.copy(), uniform, probability))
+
+
+@pytest.mark.parametrize(
+    ("n_resamples", "elements", "together"), [(2000, 648, 1000), (2000, 100, 2000), (7, 2**18, 4), (1, 2**30, 1)]
+)
+def test_resamples_that_are_computed_together(n_resamples, elements, together):
+    """As many as memory allows; a few less where nothing is then left over."""
+    assert resampling.batch_size(n_resamples, elements) == together
+    assert together == 1 or together * elements <= resampling.BATCH_ELEMENTS
 
 
 def test_blocks_have_the_mean_length_and_bars_are_equally_likely() -> None:
@@ -166,7 +175,7 @@ def test_metric_of_any_shape_in_batches_that_bound_memory(monkeypatch: pytest.Mo
     compiled = bootstrap.resampled_metric._cache_size()
     statistics.bootstrap_interval(jax.random.key(5), 2 * returns, per_column, n_resamples=50, mean_block=2.0)
     assert bootstrap.resampled_metric._cache_size() == compiled, "same shapes, same metric: nothing recompiles"
-    monkeypatch.setattr(bootstrap, "BATCH_ELEMENTS", 7 * returns.size)
+    monkeypatch.setattr(resampling, "BATCH_ELEMENTS", 7 * returns.size)
     bootstrap.resampled_metric.clear_cache()
     again = statistics.bootstrap_interval(jax.random.key(4), returns, per_column, n_resamples=50)
     np.testing.assert_allclose(again, (low, high), rtol=1e-6)
