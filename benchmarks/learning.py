@@ -5,8 +5,8 @@
 `factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets
 in % of the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with
 costs; the agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk
-against window. `phasic`: the factor market with an encoder that is trained in the first epoch only, in as many
-minibatches and in four times as many. The first seed of a design includes its compilation in `seconds`.
+against window. `phasic`: the factor market with an encoder that is trained in all epochs or in the first one only, in 4
+and in 16 minibatches. The first seed of a design includes its compilation in `seconds`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ FACTOR_PPO = PPOConfig(
 )
 PHASIC = {
     "all epochs": {},
+    "all epochs, 16 minibatches": {"minibatches": 16},
     "first epoch": {"encoder_epochs": 1},
     "first epoch, 16 minibatches": {"encoder_epochs": 1, "minibatches": 16},
 }

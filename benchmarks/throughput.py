@@ -39,7 +39,7 @@ LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 PATHS, WINDOW_PATHS, CHUNK, LAYERS, HEADS = 64, 16, 128, 2, 8
 PHASIC = {"encoder_epochs": 1, "minibatches": 16}
-"""With it an agent learns as well, see `benchmarks.learning phasic`."""
+"""As many steps of the encoder as 4 epochs of 4 minibatches; agents learn as well, see `benchmarks.learning phasic`."""
 
 
 def all_costs() -> Costs:
