@@ -133,9 +133,7 @@ def sweep(
         folder = run_folder.make_folder(output, name) if resumed is None else resumed
         locks.enter_context(owned(folder, empty=resumed is None))
 
-        def job_of(member: Config) -> Job:
-            return _job(member, market, folder)
-
+        job_of = functools.partial(_job, market=market, folder=folder)
         train: Train
         if config.sweep.method == "optuna":
             found = Search(config, job_of, folder, devices)
