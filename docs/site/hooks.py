@@ -1,0 +1,68 @@
+"""Hooks of the site: what lies in the repository outside of `docs/`, and a page for each package in the navigation.
+
+A link of a page to a file outside of `docs/` works on the site as it does in the repository: what it leads to is
+copied into the site, under `repository/`. That holds for the links of copied pages as well.
+"""
+
+import pathlib
+import posixpath
+import re
+
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS, COPIES, PACKAGES = "docs", "repository", "reference/python"
+FENCE = re.compile(r"^([ \t]*)```([^\n]*)\n.*?^\1```", re.M | re.S)
+LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+
+
+def on_files(files, config):
+    """Adds what pages link to outside of `docs/`, and what those link to; and the pages of packages."""
+    waiting = [_place(file) for file in files.documentation_pages()]
+    known = set(waiting)
+    while waiting:
+        place = waiting.pop()
+        for target in _targets(place):
+            if target not in known and not target.startswith(f"{DOCS}/"):
+                known.add(target)
+                files.append(File.generated(config, f"{COPIES}/{target}", abs_src_path=str(ROOT / target)))
+                waiting += [target] if target.endswith(".md") else []
+    for page in _pages(config["nav"]):
+        if page.startswith(f"{PACKAGES}/"):
+            package = page.removeprefix(f"{PACKAGES}/").removesuffix(".md")
+            files.append(File.generated(config, page, content=f"# {package}\n\n::: {package}\n"))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Points links at the copies, and leaves out words behind the language of a block, which GitHub ignores."""
+
+    def lead(match):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(place), match[2]))
+        there = target.removeprefix(f"{DOCS}/") if target.startswith(f"{DOCS}/") else f"{COPIES}/{target}"
+        return f"{match[1]}{posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or '.')}{match[3]}"
+
+    place, parts, end = _place(page.file), [], 0
+    for block in FENCE.finditer(markdown):
+        parts += [LINK.sub(lead, markdown[end : block.start()]), block[0].replace("```python fragment", "```python", 1)]
+        end = block.end()
+    return "".join([*parts, LINK.sub(lead, markdown[end:])])
+
+
+def _pages(nav):
+    """All pages of a navigation, in order."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in _pages(part)]
+
+
+def _place(file):
+    """Where the source of a page lies in the repository."""
+    copied = file.src_uri.startswith(f"{COPIES}/")
+    return file.src_uri.removeprefix(f"{COPIES}/") if copied else f"{DOCS}/{file.src_uri}"
+
+
+def _targets(place):
+    """What a page links to, from the root of the repository."""
+    text = FENCE.sub("", (ROOT / place).read_text(encoding="utf-8"))
+    return [posixpath.normpath(posixpath.join(posixpath.dirname(place), match[2])) for match in LINK.finditer(text)]
