@@ -1,6 +1,7 @@
 """Tests of the documentation: links exist, Python blocks compile, commands are understood, and the site is built."""
 
 import argparse
+import itertools
 import json
 import pathlib
 import re
@@ -63,17 +64,22 @@ def command_lines():
                 continue
             first = text[: match.start(3)].count("\n") + 1
             for start, line in joined(match[3]):
-                words = shlex.split(line, comments=True)
-                for i, (word, after) in enumerate(zip(words, [*words[1:], ""], strict=True)):
-                    script = re.fullmatch(r"scripts/(\w+)\.py", word)
-                    if script and words[i - 1] == "python":
-                        found = [script[1].replace("_", "-"), *words[i + 1 :]]
-                    elif word == "jaxppo" and (after in names or after.startswith("-")):
-                        found = words[i + 1 :]
-                    else:
-                        continue
-                    yield pytest.param(found, id=f"{page}:{first + start}")
-                    break
+                for words in one_by_one(shlex.split(line, comments=True)):
+                    for i, (word, after) in enumerate(zip(words, [*words[1:], ""], strict=True)):
+                        script = re.fullmatch(r"scripts/(\w+)\.py", word)
+                        if script and words[i - 1] == "python":
+                            found = [script[1].replace("_", "-"), *words[i + 1 :]]
+                        elif word == "jaxppo" and (after in names or after.startswith("-")):
+                            found = words[i + 1 :]
+                        else:
+                            continue
+                        yield pytest.param(found, id=f"{page}:{first + start}")
+                        break
+
+
+def one_by_one(words):
+    """The commands of a line, which `&&` stands between."""
+    return [list(part) for between, part in itertools.groupby(words, "&&".__eq__) if not between]
 
 
 def joined(block):
