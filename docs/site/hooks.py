@@ -12,6 +12,7 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS, COPIES, PACKAGES = "docs", "repository", "reference/python"
+INDEX = "index.md"
 FENCE = re.compile(r"^([ \t]*)```([^\n]*)\n.*?^\1```", re.M | re.S)
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
@@ -25,8 +26,8 @@ def on_files(files, config):
         for target in _targets(place):
             if target not in known and not target.startswith(f"{DOCS}/"):
                 known.add(target)
-                files.append(File.generated(config, f"{COPIES}/{target}", abs_src_path=str(ROOT / target)))
-                waiting += [target] if target.endswith(".md") else []
+                files.append(_copy(config, target))
+                waiting += [target] if target.endswith(".md") or (ROOT / target).is_dir() else []
     for page in _pages(config["nav"]):
         if page.startswith(f"{PACKAGES}/"):
             package = page.removeprefix(f"{PACKAGES}/").removesuffix(".md")
@@ -40,6 +41,7 @@ def on_page_markdown(markdown, page, config, files):
     def lead(match):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(place), match[2]))
         there = target.removeprefix(f"{DOCS}/") if target.startswith(f"{DOCS}/") else f"{COPIES}/{target}"
+        there += f"/{INDEX}" if (ROOT / target).is_dir() else ""
         return f"{match[1]}{posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or '.')}{match[3]}"
 
     place, parts, end = _place(page.file), [], 0
@@ -47,6 +49,19 @@ def on_page_markdown(markdown, page, config, files):
         parts += [LINK.sub(lead, markdown[end : block.start()]), block[0].replace("```python fragment", "```python", 1)]
         end = block.end()
     return "".join([*parts, LINK.sub(lead, markdown[end:])])
+
+
+def _copy(config, place):
+    """What lies there, as a file of the site; of a folder, a page that lists its files."""
+    if not (ROOT / place).is_dir():
+        return File.generated(config, f"{COPIES}/{place}", abs_src_path=str(ROOT / place))
+    listed = "\n".join(f"- [{name}]({name})" for name in _names(place))
+    return File.generated(config, f"{COPIES}/{place}/{INDEX}", content=f"# {place}\n\n{listed}\n")
+
+
+def _names(folder):
+    """Names of the files of a folder, in order."""
+    return sorted(path.name for path in (ROOT / folder).iterdir() if path.is_file())
 
 
 def _pages(nav):
@@ -63,6 +78,8 @@ def _place(file):
 
 
 def _targets(place):
-    """What a page links to, from the root of the repository."""
+    """What a page links to, or the files of a folder, from the root of the repository."""
+    if (ROOT / place).is_dir():
+        return [f"{place}/{name}" for name in _names(place)]
     text = FENCE.sub("", (ROOT / place).read_text(encoding="utf-8"))
     return [posixpath.normpath(posixpath.join(posixpath.dirname(place), match[2])) for match in LINK.finditer(text)]
