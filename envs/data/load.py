@@ -127,7 +127,7 @@ def load_market(
     Repairs order, exact repeats, empty rows at the ends and rounding errors, and counts that in `market.info.report`.
 
     Args:
-      path_or_frame: file, folder, list of files, shipped data set, or data frames; the module says in which forms.
+      path_or_frame: file, folder, list of files, shipped data set, or data frames (pandas, Polars, Arrow), see above.
       symbols: symbols to use, in this order; None uses all, sorted by name.
       calendar: exchange calendar (`XNYS`, `24/5`, ...) for sessions, the exchange's clock and missing sessions.
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.

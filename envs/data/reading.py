@@ -12,7 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,17 @@ MOST_BYTES = 8 * 2**30
 """Text that a compressed file may hold, bytes."""
 MOST_NAMED, MOST_FOLDERS = 5, 4
 """Files that a warning names, and parts of a path that a message shows."""
-PriceSource: TypeAlias = str | os.PathLike | pd.DataFrame | Sequence[str | os.PathLike] | Mapping[str, pd.DataFrame]
+
+
+@runtime_checkable
+class ArrowTable(Protocol):
+    """A table of another library, handed over as a stream of Arrow: Polars, PyArrow, DuckDB, pandas too."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+
+Frame: TypeAlias = pd.DataFrame | ArrowTable
+PriceSource: TypeAlias = str | os.PathLike | Frame | Sequence[str | os.PathLike] | Mapping[str, Frame]
 _UNREADABLE = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, pyarrow.ArrowException, ValueError,
 )  # fmt: skip
@@ -54,7 +64,7 @@ def read_tables(source: PriceSource, options: LoadOptions | None = None) -> list
     Raises:
       DataError: missing, empty, unreadable or unsupported file; folder without price files; source of another type.
     """
-    if isinstance(source, pd.DataFrame):
+    if isinstance(source, ArrowTable):
         return _from_frame(source, "data frame", "")
     if isinstance(source, Mapping):
         tables = [table for symbol, frame in source.items() for table in _from_frame(frame, f"{symbol}", str(symbol))]
@@ -65,7 +75,7 @@ def read_tables(source: PriceSource, options: LoadOptions | None = None) -> list
     elif isinstance(source, (str, os.PathLike)):
         tables = _from_path(source, options)
     else:
-        raise DataError(f"prices must be a path, a list of paths or a pandas DataFrame, not {type(source).__name__}")
+        raise DataError(f"prices must be a path, a list of paths or a data frame, not {type(source).__name__}")
     if not tables:
         raise DataError("an empty list of price files")
     return tables
@@ -214,11 +224,10 @@ def _stem(name: str) -> str:
 
 
 def _from_frame(
-    frame: pd.DataFrame, name: str, symbol: str, rows: np.ndarray | None = None, lines: bool = False
+    given: Frame, name: str, symbol: str, rows: np.ndarray | None = None, lines: bool = False
 ) -> list[Table]:
     """Makes one table of a data frame, or one per symbol of two-level columns (price x symbol, either order)."""
-    if not isinstance(frame, pd.DataFrame):
-        raise DataError(f"{name}: expected a pandas DataFrame, not {type(frame).__name__}")
+    frame = _as_pandas(given, name)
     rows = np.arange(len(frame)) if rows is None else rows
     if not len(frame):
         raise DataError(f"{name}: the table has no rows")
@@ -239,6 +248,15 @@ def _from_frame(
         if (unnamed or has_names) and not set(frame.index.names) & set(frame.columns):
             frame = frame.reset_index(names=unnamed) if unnamed else frame.reset_index()
     return [Table(frame.reset_index(drop=True), name, rows, symbol, unnamed, lines)]
+
+
+def _as_pandas(frame: Frame, name: str) -> pd.DataFrame:
+    if isinstance(frame, pd.DataFrame):
+        return frame
+    try:
+        return pyarrow.table(frame).to_pandas(date_as_object=False)
+    except (TypeError, ValueError, pyarrow.ArrowException):  # no table, such as a column of one
+        raise DataError(f"{name}: expected a data frame (pandas, Polars, Arrow), not {type(frame).__name__}") from None
 
 
 def _n_prices(labels: pd.Index) -> int:

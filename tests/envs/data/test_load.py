@@ -235,7 +235,7 @@ REFUSALS = {
     "symbol twice": (panel(), {"symbols": ["AAA", "AAA"]}, "symbols names 'AAA' more than once"),
     "floor": (single(), {"min_half_spread": 1.0}, "min_half_spread=1.0 must be at most 0.5"),
     "no rows": (single().iloc[:0], {}, "data frame: the table has no rows"),
-    "type": (42, {}, "prices must be a path, a list of paths or a pandas DataFrame, not int"),
+    "type": (42, {}, "prices must be a path, a list of paths or a data frame, not int"),
     "no files": ([], {}, "an empty list of price files"),
     "clock change": (
         single(Date=[f"2024-03-10 0{h}:30" for h in range(6)]),

@@ -158,7 +158,7 @@ def test_a_file_of_that_name_is_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: 3, "data.path mine:it: prices must be a path, a list of paths or a pandas DataFrame, not int"),
+        (lambda: 3, "data.path mine:it: prices must be a path, a list of paths or a data frame, not int"),
         (lambda: pd.DataFrame({"a": [1.0]}), "data.path mine:it: .*column"),
         (
             lambda: own_parts.drawn_walks().replace(high=jnp.zeros((420, 2))),
