@@ -193,7 +193,8 @@ def add_compilation_cache(parser: argparse._ActionsContainer) -> None:
     Args:
       parser: of the command, or a group of it.
     """
-    where = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxppo", "programs")
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxppo")
+    where = pathlib.Path(os.environ.get("JAXPPO_CACHE") or home, "programs")
     parser.add_argument(
         "--compilation-cache",
         metavar="DIR",
