@@ -13,6 +13,9 @@ from mkdocs.structure.files import File
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS, COPIES, PACKAGES = "docs", "repository", "reference/python"
 INDEX = "index.md"
+GENERATED_BOOST, ASKED_BOOST = 0.2, 10.0
+"""Weights in the search, others have 1: of what is copied or generated, and of the pages that answer what is asked
+most by the table of the start page."""
 FENCE = re.compile(r"^([ \t]*)```([^\n]*)\n.*?^\1```", re.M | re.S)
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
@@ -36,7 +39,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Points links at the copies, and leaves out words behind the language of a block, which GitHub ignores."""
+    """Points links at the copies, leaves out words behind the language of a block, and weighs pages for the search."""
+    page.meta["search"] = {"boost": _boost(page.file.src_uri)}
 
     def lead(match):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(place), match[2]))
@@ -69,6 +73,15 @@ def _pages(nav):
     if isinstance(nav, str):
         return [nav]
     return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in _pages(part)]
+
+
+def _boost(uri):
+    """Weight of a page in the search."""
+    if uri.startswith((f"{PACKAGES}/", f"{COPIES}/")):
+        return GENERATED_BOOST
+    start = (ROOT / DOCS / "index.md").read_text(encoding="utf-8")
+    asked = LINK.findall(start.partition("## Asked most")[2].partition("\n## ")[0])
+    return ASKED_BOOST if uri in [target for _, target, _ in asked] else 1.0
 
 
 def _place(file):

@@ -2,8 +2,8 @@
 
 Sources: CSV (also .gz, .zip), TSV or Parquet files; a folder, list or pattern of them (`"lake/**/*.parquet"`); the name
 of a shipped data set (`"us5_1d"`); a download (`"yfinance:SPY,QQQ"`) or a DuckDB table, see `jaxppo.envs.data.sources`;
-a data frame in long form, of one symbol, or price x symbol columns; `{symbol: data frame}`. A file without a column of
-symbols is one symbol, named like the file.
+a data frame (pandas, Polars, Arrow) in long form, of one symbol, or price x symbol columns; `{symbol: data frame}`. A
+file without a column of symbols is one symbol, named like the file.
 
 Adjustment: open, high, low and close are multiplied by adj_close / close (or adj_factor) where given, volume is divided
 by it. A later split or dividend rescales the past by a constant, which returns do not see. No other value of a bar
@@ -127,7 +127,7 @@ def load_market(
     Repairs order, exact repeats, empty rows at the ends and rounding errors, and counts that in `market.info.report`.
 
     Args:
-      path_or_frame: file, folder, list of files, shipped data set, or data frames (pandas, Polars, Arrow), see above.
+      path_or_frame: file, folder, list of files, shipped data set, or data frames; the module says in which forms.
       symbols: symbols to use, in this order; None uses all, sorted by name.
       calendar: exchange calendar (`XNYS`, `24/5`, ...) for sessions, the exchange's clock and missing sessions.
       timezone: IANA zone of times without an offset, and the exchange's clock if no calendar is named; None is UTC.
