@@ -56,6 +56,7 @@ CHIP = {
 }
 """Data sheets of NVIDIA (SXM, dense) and Google. A v5e computes float32 products in six passes of bfloat16."""
 CHIPS_OF = {"cuda": ("H100", "H200"), "tpu": ("v5e",)}
+CONFIGS = {"cuda": ("quick", "wide"), "tpu": ("quick",)}
 
 
 def counted(target: str, name: str, n_devices: int) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=list(CHIPS_OF), help="cuda, tpu")
-    parser.add_argument("--configs", nargs="+", default=["quick", "wide"], choices=tuple(compiled.NAMED))
+    parser.add_argument("--configs", nargs="+", choices=tuple(compiled.NAMED), help="quick and wide; on TPUs quick")
     parser.add_argument("--print", nargs=2, metavar=("CONFIG", "N"), help="count one program here and record nothing")
     chosen = parser.parse_args(arguments)
     if chosen.print:
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     found: dict[str, Any] = {}
     for target in chosen.targets:
-        for name in chosen.configs:
+        for name in chosen.configs or CONFIGS[target]:
             one, many = (child(target, name, n) for n in (1, N_DEVICES))
             rows = {
                 which: {"bounds": bounds(one, CHIP[which]), "plan": plan(many, CHIP[which])}
