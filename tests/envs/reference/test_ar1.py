@@ -92,7 +92,7 @@ def test_frequent_trading_tends_to_the_continuous_optimum():
     assert errors[2] < errors[1] / 5 < errors[0] / 25
 
 
-@pytest.mark.parametrize(("kind", "case"), slow_after(3, ALL))
+@pytest.mark.parametrize(("kind", "case"), slow_after(2, ALL))
 def test_simulation_gives_the_value(kind, case):
     problem = kind(**case)
     error, standard_error = value_error(problem, jax.random.key(11), 50_000)

@@ -125,14 +125,14 @@ def test_the_stationary_covariance_is_scipy_s():
     np.testing.assert_allclose(stationary_covariance(transition, mixing @ mixing.T), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", slow_after(2, CASES))
+@pytest.mark.parametrize("case", slow_after(1, CASES))
 def test_simulation_gives_the_value(case):
     error, standard_error = value_error(GarleanuPedersen(**case), jax.random.key(3), 25_000)
     assert standard_error < 0.01
     assert abs(error) < 3.5 * standard_error
 
 
-@pytest.mark.parametrize("case", slow_after(2, CASES))
+@pytest.mark.parametrize("case", slow_after(1, CASES))
 def test_no_perturbed_policy_beats_the_optimum(case):
     problem = GarleanuPedersen(**case)
     params = problem.params

@@ -91,7 +91,7 @@ def test_the_law_of_a_step_survives_a_reversion_near_zero():
     np.testing.assert_allclose(slow.return_variance, none, rtol=1e-9)
 
 
-@pytest.mark.parametrize("index", slow_after(2, range(len(SETS))), ids=IDS)
+@pytest.mark.parametrize("index", slow_after(1, range(len(SETS))), ids=IDS)
 def test_simulated_value_is_the_optimal_value(index):
     problem = build(index)
     n_paths = N_STEPS // problem.horizon
@@ -203,7 +203,7 @@ def test_hedging_demand():
     assert float(total) == pytest.approx(float(action), rel=1e-5)
 
 
-@pytest.mark.parametrize("index", slow_after(2, range(len(SETS))), ids=IDS)
+@pytest.mark.parametrize("index", slow_after(1, range(len(SETS))), ids=IDS)
 def test_no_perturbed_policy_is_better(index):
     problem = build(index)
     scales, shifts = [1.0, 0.6, 0.9, 1.1, 1.4, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.15, -0.15]

@@ -83,6 +83,7 @@ def test_live_bars_are_counted_as_those_of_the_table(policy, setup, records):
     np.testing.assert_allclose(volatility, np.sqrt(history.squared_return.mean(axis=0)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_market_that_turns_wild_is_told_when_it_begins(policy, records):
     quiet = [note for decision in fed(policy, records[:FED]) for note in decision.notes]
     wild = []
@@ -177,6 +178,7 @@ def test_a_broker_that_fills_badly_moves_realised_against_modelled_costs(policy,
     assert sum("fills cost" in alarm for alarm in policy.drift.alarms) == alarms
 
 
+@pytest.mark.slow
 def test_a_restart_changes_no_figure(policy, records, tmp_path):
     fed(policy, records[:120])
     policy.save(tmp_path / "state")
@@ -202,6 +204,7 @@ def test_other_prices_have_no_reference(setup):
         training_reference(dataclasses.replace(setup, periods={"test": setup.periods["test"]}))
 
 
+@pytest.mark.slow
 def test_the_orders_of_the_morning_tell_of_drift(folder, tmp_path):
     frame = (folder.parent / "prices.csv").read_text().splitlines()
     names = frame[0].split(",")

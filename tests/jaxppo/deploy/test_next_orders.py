@@ -26,7 +26,7 @@ def until(folder, bar, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.slow), 30])
+@pytest.mark.parametrize("after", [1, *(pytest.param(after, marks=pytest.mark.slow) for after in (2, 30))])
 def test_they_are_those_of_the_backtest(folder, result, after, tmp_path):
     bar = result.first + after
     decision = next_orders(folder, data=until(folder, bar, tmp_path))
@@ -36,6 +36,7 @@ def test_they_are_those_of_the_backtest(folder, result, after, tmp_path):
     assert decision.time[:10] == str(result.market.info.timestamps[bar])[:10]
 
 
+@pytest.mark.slow
 def test_the_last_bar_of_the_runs_own_prices_takes_a_decision(folder, result):
     decision = next_orders(folder)
     assert decision.equity == pytest.approx(float(result.ledger.equity[-1]), rel=1e-6)
@@ -76,6 +77,7 @@ def test_the_script_writes_what_it_shows(folder, tmp_path, capsys):
     assert content["equity"] == pytest.approx(1e6)
 
 
+@pytest.mark.slow
 def test_lots_and_least_amounts_are_those_of_each_symbol(folder, tmp_path):
     """Of the orders that the script writes as well: multiples of the lot, none below the least amount."""
     held = tmp_path / "positions.csv"

@@ -48,6 +48,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_paper_trading_is_the_backtest(shipped):
     result, first = backtest(shipped)
     folder = shipped / "paper"

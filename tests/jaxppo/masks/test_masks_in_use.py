@@ -149,7 +149,7 @@ def _allowed(env, mask, action, taken):
         ("volatility and trades", "continuous"),
         pytest.param("everything", "discrete", marks=pytest.mark.slow),
         ("everything", "continuous"),
-        ("everything", "hierarchical"),
+        pytest.param("everything", "hierarchical", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_forbidden_is_ever_done(name, actions):

@@ -121,6 +121,7 @@ def test_settings_of_a_run_make_another_job(run, folder):
     assert identity_of(same.agent(), conditions_of(same)) == one
 
 
+@pytest.mark.slow
 def test_the_script_runs_resumes_and_merges(folder, tmp_path, capsys):
     given = ("--run", folder, "--paths", 70, "--bars", 12, "--seed", 1, "--latency", 1, 2)
     for i in range(2):

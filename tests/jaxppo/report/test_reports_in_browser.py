@@ -9,6 +9,7 @@ import pytest
 from browser import WIDTHS, faults
 from monte_carlo_tables import made_up
 from report_pages import CAPACITY, earned, example
+from slowly import slow_after
 
 from jaxppo.backtest.by_regime import Account, figures_by_regime
 from jaxppo.monte_carlo import summarise_paths
@@ -134,8 +135,7 @@ def write_walk_forward(path: pathlib.Path) -> None:
     report.write_report(path, example(90, sections={"Walk-forward": html}))
 
 
-MANY_ASSETS = pytest.param(write_run_of_many_assets, marks=pytest.mark.slow)
-REPORTS = (write_run, MANY_ASSETS, write_training, write_monte_carlo, write_walk_forward)
+REPORTS = slow_after(2, (write_run, write_monte_carlo, write_training, write_walk_forward, write_run_of_many_assets))
 
 
 @pytest.mark.parametrize("write", REPORTS, ids=lambda write: write.__name__)

@@ -65,6 +65,7 @@ def test_the_better_half_of_the_first_rung_is_trained_to_the_end(halved):
     assert sorted(np.argsort(first)[-2:]) == table.index[table.iterations == 6].tolist()
 
 
+@pytest.mark.slow
 def test_what_is_trained_to_the_end_is_the_sweep_without_rungs(halved, tmp_path, market):
     """The states of the first rung go on: the scores are those of agents that were never compared."""
     values = [combinations(config_of())[place] for place in halved.members.index[halved.members.iterations == 6]]

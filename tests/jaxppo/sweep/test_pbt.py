@@ -112,6 +112,7 @@ def test_the_chosen_agent_is_a_run_with_the_values_of_its_best_checkpoint(traine
     assert load_run(trained.folder, market=market).setup.config.ppo.learning_rate == row["ppo.learning_rate"]
 
 
+@pytest.mark.slow
 def test_it_is_the_same_again_and_after_an_interruption(trained, tmp_path, market, stops, monkeypatch):
     train = pbt.train_agents
 

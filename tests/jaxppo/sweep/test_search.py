@@ -43,6 +43,7 @@ def whole(workplace, market):
     return sweep(of(), output=workplace / "whole" / "sweep", market=market, progress=False)
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_trained_and_the_best_mean_is_chosen(whole):
     table = whole.members
     assert whole.summary["sweep"]["method"] == "optuna"
@@ -57,6 +58,7 @@ def test_what_was_drawn_is_trained_and_the_best_mean_is_chosen(whole):
     assert whole.summary["sweep"]["values"] == {key: best[key] for key in drawn}
 
 
+@pytest.mark.slow
 def test_the_folder_is_the_run_of_the_chosen_agent_and_every_evaluation_a_trial(whole, market):
     run = load_run(whole.folder, market=market)
     values = whole.summary["sweep"]["values"]
@@ -69,6 +71,7 @@ def test_the_folder_is_the_run_of_the_chosen_agent_and_every_evaluation_a_trial(
     assert {path.name for path in (whole.folder / "checkpoints").iterdir()} == {"best"}
 
 
+@pytest.mark.slow
 def test_values_that_cannot_be_run_are_passed_over(whole):
     kept = [json.loads(path.read_text()) for path in sorted(whole.folder.glob("search/*.json"))]
     assert len(kept) == KEYS["members"]
@@ -106,6 +109,7 @@ def test_an_interrupted_search_goes_on_to_the_same_values(whole, workplace, mark
     assert_trees_equal(*(load_run(one.folder, market=market).params for one in (again, whole)))
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_a_search_is_checked(whole, tmp_path):
     place = tmp_path / "0.json"
     content = json.loads((whole.folder / "search" / "0.json").read_text())

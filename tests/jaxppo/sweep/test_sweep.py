@@ -92,7 +92,7 @@ def test_drawn_values_are_those_of_the_seed_and_fill_their_range():
         ({"ppo.gamma": {"values": [0.5, 0.5]}}, r"values are \[0.5, 0.5\]; allowed: distinct numbers"),
         ({"ppo.gamma": {}}, "exactly one of log: .* is needed"),
         ({"ppo.gamma": {"linear": [0.5, 1.0], "valuess": [1]}}, "unknown key 'valuess'; allowed: log, linear"),
-        ({"ppo.gamma": {"values": ["a"]}}, r"parameters.ppo.gamma.values is \[\"a\"\]; allowed: non-empty"),
+        ({"ppo.gamma": {"values": ["a"]}}, r"ppo.gamma.values are \['a'\]; with sweep.method grid allowed: numbers"),
         ({"ppo.gamma": 0.9}, r"sweep.parameters is \{\"ppo.gamma\": 0.9\}; allowed: mapping of names"),
         ({"rewards.turnover_penalty.weight": {"values": [1.0]}}, "but rewards does not name turnover_penalty once"),
         ({"ppo.kl_target": {"values": [1.0]}}, "names ppo.kl_target, which ppo.kl_penalty none does not read"),
@@ -200,7 +200,7 @@ def test_an_agent_that_diverges_does_not_end_the_sweep(workplace, monkeypatch):
         check(iteration, {**row, "loss": math.nan} if len(seen) == 1 else row, skipped, ppo)
 
     monkeypatch.setattr(training, "check_iteration", lost)
-    monkeypatch.setattr(sweeping, "_finish", lambda job, programs, trained, *rest: trained.agents)
+    monkeypatch.setattr(sweeping, "_finish", lambda outcome, *rest: outcome.agents)
     agents = sweep(of(**KEYS), output=workplace / "lost" / "sweep", market=market_of(), progress=False)
     assert agents[0].stopped == {"limit": "loss is nan", "iteration": 1}
     assert [agent.evaluations for agent in agents] == [0, EVALUATIONS, EVALUATIONS, EVALUATIONS]

@@ -65,11 +65,13 @@ def fitted(experiment, there, monkeypatch):
     return fitting.fitting_iteration(experiment, learner_of(experiment), state_shapes_of(experiment), learner_of)
 
 
+@pytest.mark.slow
 def test_less_at_a_time_and_stored_is_less_memory(needed):
     assert needed[4, "none"] > 1.3 * needed[2, "none"] > 1.5 * needed[1, "none"]
     assert needed[1, "none"] > 1.1 * needed[1, "full"]
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_that_fits_is_chosen(whole, needed, monkeypatch, caplog):
     found = fitted(whole, needed[4, "none"], monkeypatch)
     assert (found.experiment, caplog.text) == (whole, "")
@@ -80,6 +82,7 @@ def test_the_largest_micro_batch_that_fits_is_chosen(whole, needed, monkeypatch,
         assert f"ppo.micro_batch {micro_batch}: all paths" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_would_fit_is_named(whole, needed, monkeypatch):
     asked = whole.config.model_copy(update={"ppo": whole.config.ppo.model_copy(update={"micro_batch": 4})})
     with pytest.raises(ConfigError, match=r"H100 has 0\.0; it would fit with ppo.micro_batch 2$"):

@@ -95,6 +95,7 @@ def _differs(one, other):
     return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+@pytest.mark.slow
 def test_what_is_swept_leaves_the_setup_as_it_is(setup, iterate):
     rewards = setup.env.rewards
     iterate(OTHERS)

@@ -67,6 +67,7 @@ def assert_same_parameters(one, other):
         np.testing.assert_allclose(np.asarray(left), np.asarray(right), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path):
     config = tmp_path / "cartpole.yaml"
     config.write_text(json.dumps(CARTPOLE))

@@ -211,6 +211,7 @@ def alone(whole, workplace):
     return jaxppo.train(config, output=workplace / "alone" / "run", market=market_of(), progress=False)
 
 
+@pytest.mark.slow
 def test_an_agent_of_a_fold_is_the_run_on_its_bars(whole, alone):
     market, fold = market_of(), 1
     agent = load_fold(whole.folder, fold, seed=8, market=market)
@@ -261,6 +262,7 @@ def test_batches_and_devices_do_not_matter(whole, workplace, changes):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_goes_on_to_the_same_numbers(whole, workplace, monkeypatch):
     folder = workplace / "interrupted" / "whole"
     stops = []
