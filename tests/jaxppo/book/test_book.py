@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from causality import assert_causal, randomise_after
+from slowly import slow_after
 
 from jaxppo import envs
 from jaxppo.backtest import run_book
@@ -72,7 +73,7 @@ def whole(**keys):
     return run_book(strategies(), environment(), tables(), FIRST, LENGTH, AllocationRule(**keys), periods=PERIODS)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", slow_after(2, range(4)))
 def test_strategies_do_not_look_ahead(number):
     strategy = strategies()[number]
     for t in (20, 150):
@@ -130,7 +131,7 @@ def test_inverse_volatility_is_that_and_gross_is_kept():
     np.testing.assert_allclose(loud.table((), MarketView(market, PERIODS, 1.0))["weights"], 0.5, rtol=1e-6)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", slow_after(2, range(4)))
 def test_a_shadow_account_is_a_backtest(number):
     """Whether its strategy has allocation, is cut, or neither."""
     expected = own_backtest(strategies()[number])

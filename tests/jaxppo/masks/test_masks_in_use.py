@@ -208,7 +208,7 @@ def test_nothing_forbidden_is_ever_done(name, actions):
         pytest.param(1, "hierarchical", marks=pytest.mark.slow),
         pytest.param(88, "continuous", marks=pytest.mark.slow),
         pytest.param(88, "hierarchical", marks=pytest.mark.slow),
-        (5, "hierarchical"),
+        pytest.param(5, "hierarchical", marks=pytest.mark.slow),
     ],
 )
 def test_one_asset_and_many(n_assets, actions):

@@ -15,6 +15,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
+from slowly import slow_after
 
 from jaxppo.policy.distributions import Beta, DirectionAndSize, Hierarchical, MaskedCategorical, SquashedGaussian
 
@@ -469,7 +470,7 @@ def walked(distribution):
     return found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", slow_after(2, range(6)))
 def test_hierarchical_choices_by_enumeration(seed):
     """Joint probability, entropy, divergence, marginals and frequencies against a walk through all 108 actions."""
     one = hierarchical(seed, share=(0.2, 0.6, 1.0)[seed % 3])

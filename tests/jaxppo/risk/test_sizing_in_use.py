@@ -307,7 +307,10 @@ def random_actions(env, key, n_bars):
 
 
 @pytest.mark.parametrize("actions", ["discrete", "continuous", "band", "hierarchical"])
-@pytest.mark.parametrize("limits", [None, masks.chain(masks.no_short(), masks.risk_budget(gross=0.7))])
+@pytest.mark.parametrize(
+    "limits",
+    [pytest.param(None, marks=pytest.mark.slow), masks.chain(masks.no_short(), masks.risk_budget(gross=0.7))],
+)
 def test_a_backtest_and_the_environment_trade_the_same(actions, limits):
     env, params = build(*CHAIN, actions=actions, masks=limits)
     n_bars, first = 60, env.first_decision

@@ -63,6 +63,7 @@ def names(monkeypatch):
     monkeypatch.setattr(own_code, "_registered", {})
 
 
+@pytest.mark.slow
 def test_own_parts_are_built_with_their_options(setup):
     env = setup.env
     assert [part.name for part in env.masks.parts] == ["no_short", "own_parts.calm_only"]

@@ -679,6 +679,7 @@ def test_the_next_commands_work_as_written(whole, tmp_path, monkeypatch, capsys)
     assert (tmp_path / "policies" / "first one" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_programs_from_the_disk_train_to_the_same_figures(whole, workplace, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trainer, "make_learner", make_learner)  # one for each run, which must be compiled
     for name in ("compiled", "found"):
