@@ -30,6 +30,9 @@ SETS = [DEFAULT, SMALL, NEUTRAL, LARGE]
 IDS = ["default", "small", "neutral", "large"]
 
 
+pytestmark = pytest.mark.slow
+
+
 @functools.cache
 def build(index):
     return AlmgrenChriss(**SETS[index])

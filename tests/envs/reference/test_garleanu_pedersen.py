@@ -12,6 +12,8 @@ from stationary_problem import check_environment, gains, value_error
 
 from jaxppo.envs.reference.garleanu_pedersen import FactorState, GarleanuPedersen, stationary_covariance
 
+pytestmark = pytest.mark.slow
+
 
 def random_parameters(seed):
     """A draw of every parameter, in units far from the defaults."""

@@ -27,6 +27,9 @@ MODELS = {
 VARIANTS = {"0.7": (0.7, 0, 0), "0.9": (0.9, 0, 0), "1.1": (1.1, 0, 0), "1.3": (1.3, 0, 0), "late": (1, 0, 1)}
 
 
+pytestmark = pytest.mark.slow
+
+
 @functools.cache
 def problem(name: str) -> GrossmanZhou:
     return GrossmanZhou(**{"horizon": N_BARS - 3, **MODELS[name]}, n_bars=N_BARS)

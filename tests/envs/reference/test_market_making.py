@@ -50,6 +50,9 @@ EACH = pytest.mark.parametrize("index", range(6), ids=IDS)
 SOME = pytest.mark.parametrize("index", slow_after(2, range(6)), ids=IDS)
 
 
+pytestmark = pytest.mark.slow
+
+
 @functools.cache
 def build(index):
     problem, chosen = SETS[index]

@@ -35,6 +35,9 @@ SETS = [DEFAULT, LOGARITHMIC, CAUTIOUS, BOLD]
 IDS = ["default", "logarithmic", "cautious", "bold"]
 
 
+pytestmark = pytest.mark.slow
+
+
 @functools.cache
 def build(index):
     return KimOmberg(**SETS[index])

@@ -22,6 +22,9 @@ from jaxppo.run.periods import Period
 FED = 160
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def setup(folder):
     return load_run(folder).setup

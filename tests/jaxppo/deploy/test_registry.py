@@ -32,6 +32,9 @@ MARKET = np.random.default_rng(0).normal(0.0003, 0.01, 2 * N)
 """What all models below share, bar by bar."""
 
 
+pytestmark = pytest.mark.slow
+
+
 def earned(edge, seed=1, n=N):
     """Returns `[n]` of the market, and an edge of so many noisy basis points a bar."""
     return MARKET[:n] + np.random.default_rng(seed).normal(edge * 1e-4, 0.002, n)
