@@ -84,7 +84,6 @@ def zero(tree):
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-@pytest.mark.slow
 def test_the_last_epochs_move_the_head_alone():
     net, metrics = updated(4, PHASIC)
     expected = by_hand()
