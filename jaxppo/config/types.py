@@ -114,6 +114,11 @@ def is_whole_field(field: FieldInfo) -> bool:
     return {_bare(option) for option in _options(field.annotation)} - {type(None)} == {int}
 
 
+def is_number(field: FieldInfo) -> bool:
+    """Whether numbers are the only values beside null."""
+    return {_bare(option) for option in _options(field.annotation)} - {type(None)} <= {int, float}
+
+
 def takes_texts(field: FieldInfo) -> bool:
     """Whether a list of texts is the only value beside null."""
     lists_ = [_bare(option) for option in _options(field.annotation) if option is not type(None)]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jaxppo.config import Config, validate_config
 from jaxppo.config.sweep import DRAWN_MEMBERS, GRID_POINTS, MOST_MEMBERS, TRACED, RangeConfig, Value
-from jaxppo.config.types import accepted, is_whole_field
+from jaxppo.config.types import accepted, is_number, is_whole_field
 from jaxppo.config.types import keys as every_key
 from jaxppo.errors import ConfigError
 from jaxppo.run.setup import step_budget
@@ -168,6 +168,13 @@ def _check_searched(parameters: Mapping[str, RangeConfig]) -> None:
             continue
         constrained: Any = Annotated[field.annotation, field]
         accepts: TypeAdapter[Any] = TypeAdapter(constrained)
+        ends = of_key.log or of_key.linear
+        if ends is not None and is_whole(key) and math.ceil(ends[0]) >= math.floor(ends[1]):
+            raise ConfigError(
+                f"sweep.parameters.{key} is {list(ends)}; allowed: a range with two whole numbers or more"
+            )
+        if ends is not None and not is_number(field):
+            raise ConfigError(f"sweep.parameters.{key} is a range; allowed: values, each {accepted(field)}")
         for value in of_key.values or of_key.log or of_key.linear or ():
             try:
                 accepts.validate_python(int(value) if is_whole(key) and of_key.values is None else value)

@@ -38,7 +38,7 @@ from jaxppo.sweep.halving import DROPPED, train_by_halving
 from jaxppo.sweep.members import check, combinations, member_config
 from jaxppo.sweep.pbt import train_by_exchange
 from jaxppo.sweep.results import Chosen, choose, member_table
-from jaxppo.sweep.search import Search, import_optuna
+from jaxppo.sweep.search import BATCH_KEY, Search, import_optuna
 from jaxppo.sweep.section import section, sentence
 from jaxppo.tracking import LoggedRun, Logger, Loggers, make_loggers
 from jaxppo.training.evaluator import backtest_evaluator
@@ -48,8 +48,6 @@ from jaxppo.walk_forward.job import Agent, FoldParams, Job
 from jaxppo.walk_forward.prepare import restarted
 from jaxppo.walk_forward.programs import Programs, compile_job
 from jaxppo.walk_forward.training import Record, train_agents
-
-BATCH_KEY = "sweep.batch_size"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
