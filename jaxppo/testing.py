@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -202,12 +203,18 @@ def _view_after(view: MarketView, bar: int, key: jax.Array) -> MarketView:
     key_market, key_regimes = jax.random.split(key)
     regimes = view.regimes
     if regimes is not None:
-        fresh = _random_regimes(key_regimes, view.market)
-        regimes = jnp.concatenate([regimes[: bar + 1], fresh[bar + 1 :].astype(regimes.dtype)])
+        regimes = _until(bar, regimes, _random_regimes(key_regimes, view.market))
     return MarketView(randomise_after(view.market, bar, key_market), view.periods, view.position_limit, regimes)
 
 
-def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
+def _until(t: jax.Array | int, old: jax.Array, new: jax.Array) -> jax.Array:
+    """The old array up to bar t, and the new one after it: `[T, ...]`."""
+    kept = jnp.arange(old.shape[0]) <= t
+    return jnp.where(kept.reshape(-1, *(1,) * (old.ndim - 1)), old, new.astype(old.dtype))
+
+
+@jax.jit
+def randomise_after(market: MarketData, t: jax.Array | int, key: jax.Array) -> MarketData:
     """The market with every field of every bar after t drawn anew, unrelated to what was there; bars <= t untouched.
 
     Args:
@@ -240,11 +247,7 @@ def randomise_after(market: MarketData, t: int, key: jax.Array) -> MarketData:
         of_columns = zip(sorted(market.columns), jax.random.split(keys["columns"], len(market.columns)), strict=True)
         fresh["columns"] = {name: jax.random.normal(one, shape) for name, one in of_columns}
     replaced = {
-        name: jax.tree.map(
-            lambda old, new: jnp.concatenate([old[: t + 1], new[t + 1 :].astype(old.dtype)]),
-            getattr(market, name),
-            values,
-        )
+        name: jax.tree.map(functools.partial(_until, t), getattr(market, name), values)
         for name, values in fresh.items()
     }
     return market.replace(**replaced)

@@ -30,7 +30,8 @@ import jax  # noqa: E402
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
-jax.config.update("jax_debug_key_reuse", True)
+# Every operation outside a program takes longer with it; `watched_keys` turns it on for the files that draw most.
+jax.config.update("jax_debug_key_reuse", AS_USERS)
 # Tests compile much and compute little.
 jax.config.update("jax_disable_most_optimizations", not AS_USERS)
 # Programs carry no stack of the lines that they come from, which no test reads.
@@ -38,6 +39,7 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 def pytest_collection_finish() -> None:
-    """Garbage is collected again, among what the tests make."""
+    """Garbage is collected again, among what the tests make; seldom, since tracing makes much that stays."""
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     gc.enable()

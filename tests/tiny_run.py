@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import types
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -106,6 +109,20 @@ def load(path: str) -> types.ModuleType:
 def command(script: str, *arguments: str | pathlib.Path) -> int:
     """Exit code of a script, run in this process."""
     return run(load(f"scripts/{script}.py").main, [str(argument) for argument in arguments])
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], Any]) -> pathlib.Path:
+    """A folder of the whole session that one of its processes fills and all read; no test may write into it."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = base / name, base / f"{name}.made"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 def merged(**sections: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Repeating an evaluation: the same numbers, other costs, other prices."""
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -29,12 +30,9 @@ from jaxppo.run.lock import owned
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run of three iterations."""
-    folder = tmp_path_factory.mktemp("run")
-    config = write_config(folder, training={"steps": 3 * STEPS_PER_ITERATION})
-    assert command("train", "--config", config, "--output", folder / "run") == 0
-    return folder / "run"
+def run(finished, tmp_path_factory):
+    """The finished run, in a folder of its own."""
+    return pathlib.Path(shutil.copytree(finished / "run", tmp_path_factory.mktemp("backtest") / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 
 import pytest
 from shipped_run import make_run, records_of
+from tiny_run import made_once
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("limited"))
+    return made_once(tmp_path_factory, "limited", make_run) / "run"
 
 
 @pytest.fixture(scope="session")
