@@ -19,8 +19,8 @@ from jaxppo.cli.checks.installation import installed_plugins
 GIB = 2**30
 LITTLE_MEMORY, LITTLE_DISK = 2 * GIB, 1 * GIB
 """Bytes under which a check warns: a quick start takes about one of memory, a run folder with its report megabytes."""
-OLDEST_DRIVER = 580
-"""Of NVIDIA, for CUDA 13."""
+OLDEST_DRIVERS = {"cuda13": 580, "cuda12": 525}
+"""Of NVIDIA, by the extra that needs it, the newest CUDA first."""
 INSTALL = "pip install 'jaxppo[{0}]' (in a checkout: pip install -e '.[{0}]')"
 TPUS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 """PCI devices of Google, vendor 0x1ae0, that are TPUs."""
@@ -92,10 +92,12 @@ def _remedy(hardware: Hardware, plugins: Mapping[str, str], environment: Mapping
     if visible is not None and visible.strip() in ("", "-1"):
         return f"CUDA_VISIBLE_DEVICES is {visible!r}; unset it"
     number = re.match(r"\d+", hardware.driver or "")
-    if number and int(number[0]) < OLDEST_DRIVER:
-        return f"its driver is {hardware.driver}; CUDA 13 needs {OLDEST_DRIVER} or newer, install that first"
-    if not any("cuda" in name for name in plugins):
-        return INSTALL.format("cuda13")
+    runs = [extra for extra, oldest in OLDEST_DRIVERS.items() if number is None or int(number[0]) >= oldest]
+    if not runs:
+        return f"its driver is {hardware.driver}; CUDA 12 needs {OLDEST_DRIVERS['cuda12']} or newer, install that first"
+    if not any(extra in name for name in plugins for extra in runs):
+        older = f"its driver is {hardware.driver}; CUDA 13 needs {OLDEST_DRIVERS['cuda13']}: "
+        return (older if "cuda13" not in runs else "") + INSTALL.format(runs[0])
     given = ", ".join(f"{name} {version}" for name, version in plugins.items())
     return f"{given} does not start; JAX_PLATFORMS=cuda python -c 'import jax; jax.devices()' says why"
 

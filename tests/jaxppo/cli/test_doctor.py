@@ -17,6 +17,7 @@ from jaxppo.run.data import load_data
 from jaxppo.training.check import check_training
 
 CPU, GPU = [("cpu", "cpu")], [("gpu", "NVIDIA H200")] * 2
+CUDA12 = {"jax-cuda12-plugin": "0.10.2", "jax-cuda12-pjrt": "0.10.2"}
 CUDA = {"jax-cuda13-plugin": "0.10.2", "jax-cuda13-pjrt": "0.10.2"}
 H200 = Hardware(gpus=("NVIDIA H200",), driver="580.65.06")
 
@@ -98,7 +99,10 @@ def test_the_ranges_are_those_of_the_package():
         (CPU, Hardware(tpus=4), {}, {}, "warn", ["4 TPU chips", "jaxppo[tpu]"]),
         (CPU, H200, CUDA, {"JAX_PLATFORMS": "cpu"}, "warn", ["JAX_PLATFORMS is cpu; unset it"]),
         (CPU, H200, CUDA, {"CUDA_VISIBLE_DEVICES": ""}, "warn", ["CUDA_VISIBLE_DEVICES is ''; unset it"]),
-        (CPU, Hardware(("NVIDIA A100",), "550.54.15"), {}, {}, "warn", ["550.54.15", "CUDA 13 needs 580"]),
+        (CPU, Hardware(("NVIDIA A100",), "550.54.15"), {}, {}, "warn", ["550.54.15", "needs 580", "jaxppo[cuda12]"]),
+        (CPU, Hardware(("NVIDIA A100",), "550.54.15"), CUDA, {}, "warn", ["needs 580", "jaxppo[cuda12]"]),
+        (CPU, Hardware(("NVIDIA A100",), "550.54.15"), CUDA12, {}, "warn", ["jax-cuda12-plugin", "does not start"]),
+        (CPU, Hardware(("NVIDIA A100",), "470.82.01"), {}, {}, "warn", ["470.82.01", "CUDA 12 needs 525"]),
         (CPU, H200, CUDA, {"JAX_PLATFORMS": "cuda,cpu"}, "warn", ["jax-cuda13-plugin 0.10.2", "does not start"]),
     ],
 )
