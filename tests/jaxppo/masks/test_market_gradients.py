@@ -17,8 +17,8 @@ SIZES = {
 }
 
 
-def gradients(env, params, actions):
-    """Of the sum of rewards, with respect to the actions `[T, ...]`."""
+def gradients(env, params):
+    """Of the sum of rewards: function of the actions `[T, ...]`."""
 
     def earned(actions):
         def step(state, action):
@@ -28,7 +28,7 @@ def gradients(env, params, actions):
         _, state = env.reset_env(jax.random.key(1), params)
         return jnp.sum(jax.lax.scan(step, state, actions)[1])
 
-    return jax.jit(jax.value_and_grad(earned))(actions)
+    return jax.jit(jax.value_and_grad(earned))
 
 
 OTHERS = (None, *(name for name in CHAINS if name != "everything"))
@@ -38,8 +38,9 @@ OTHERS = (None, *(name for name in CHAINS if name != "everything"))
 def test_through_masks(limits):
     env, params = build(None if limits is None else CHAINS[limits], actions="continuous")
     drawn = jax.random.uniform(jax.random.key(2), (12, env.n_assets), minval=-1.0, maxval=1.0)
+    of = gradients(env, params)
     for actions in (drawn, jnp.zeros_like(drawn), 3.0 * drawn):
-        value, found = gradients(env, params, actions)
+        value, found = of(actions)
         assert np.isfinite(value)
         assert np.isfinite(found).all()
 
@@ -48,7 +49,8 @@ def test_through_masks(limits):
 def test_through_sizing(kind):
     env, params = build(masks.no_short(), actions="continuous", sizing=SIZES[kind])
     drawn = jax.random.uniform(jax.random.key(2), (12, env.n_assets), minval=0.0, maxval=1.0)
+    of = gradients(env, params)
     for actions in (drawn, jnp.zeros_like(drawn)):
-        value, found = gradients(env, params, actions)
+        value, found = of(actions)
         assert np.isfinite(value)
         assert np.isfinite(found).all()
