@@ -223,7 +223,7 @@ def randomise_after(market: MarketData, t: jax.Array | int, key: jax.Array) -> M
       key: consumed.
     """
     names = ("open", "high", "low", "spread", "volume", "tradable", "minute", "session", "weekday", "seconds", "level",
-             "carry", "columns")  # fmt: skip
+             "carry", "columns", "funding", "dividends")  # fmt: skip
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     shape, bars = market.close.shape, market.close.shape[:1]
     level = 3 * jax.random.normal(keys["level"], shape)
@@ -243,6 +243,11 @@ def randomise_after(market: MarketData, t: jax.Array | int, key: jax.Array) -> M
     }
     if not isinstance(market.carry, tuple):
         fresh["carry"] = jax.random.normal(keys["carry"], shape)
+    if not isinstance(market.funding, tuple):
+        fresh["funding"] = 0.01 * jax.random.normal(keys["funding"], shape)
+    if not isinstance(market.dividends, tuple):
+        paid = jax.random.exponential(keys["dividends"], (2, *shape))
+        fresh["dividends"] = market.dividends.replace(amount=paid[0], factor=1.0 + paid[1])
     if not isinstance(market.columns, tuple):
         of_columns = zip(sorted(market.columns), jax.random.split(keys["columns"], len(market.columns)), strict=True)
         fresh["columns"] = {name: jax.random.normal(one, shape) for name, one in of_columns}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 import numpy as np
 import pandas as pd
 
-from jaxppo.envs.data import own_columns
+from jaxppo.envs.data import own_columns, payments
 from jaxppo.envs.data.closes import check_spacing
 from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
@@ -177,9 +177,10 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     for name in (*NUMBERS, *rates):
         part[name] = numbers.get(name, np.nan) if name not in PRICES else numbers[name] * table.price_scale
     part["crossed"] = numbers.get("crossed", False)
-    own = own_columns.read_columns(raw, part, table, options)
+    own = own_columns.read_columns(raw, part, table, options) | payments.read_payments(raw, part, table, options)
     part = pd.concat([part, pd.DataFrame(own, part.index)], axis=1)
     used = {*map(str, found.values()), *(name for pair in own_columns.named(options).items() for name in pair)}
+    used |= set(payments.named(options).values())
     left = [label for label in raw.columns if str(label) not in used and column_key(label) not in _KNOWN]
     table.unused = tuple(map(str, left))
     unread = part["utc"].to_numpy() == NOT_A_TIME

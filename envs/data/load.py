@@ -39,8 +39,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxppo.arguments import Date
-from jaxppo.envs.data import checks, history, own_columns, report
+from jaxppo.arguments import Date, Text
+from jaxppo.envs.data import checks, history, own_columns, payments, report
 from jaxppo.envs.data.closes import closes_only_line
 from jaxppo.envs.data.columns import canonical_rows, unused_line
 from jaxppo.envs.data.contracts import contract_report, futures_of, multiply
@@ -103,12 +103,8 @@ def load_market(
     on_duplicates: DuplicateRows = "error",
     on_crossed_quotes: CrossedQuotes = "error",
     on_off_session: OffSessionBars = "keep",
-    range_tolerance: Tolerance = 1e-4,
-    max_log_jump: LogDistance = 1.25,
-    max_log_range: LogDistance = 3.5,
-    max_log_spike: LogDistance = 1.1,
-    split_tolerance: Tolerance = 0.04,
-    max_hole_days: Days = 120.0,
+    range_tolerance: Tolerance = 1e-4, max_log_jump: LogDistance = 1.25, max_log_range: LogDistance = 3.5,
+    max_log_spike: LogDistance = 1.1, split_tolerance: Tolerance = 0.04, max_hole_days: Days = 120.0,
     zero_volume_tradable: bool = False,
     spread: SpreadKind | None = None,
     half_spread: HalfSpread | Mapping[str, HalfSpread] | None = None,
@@ -118,10 +114,9 @@ def load_market(
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0,
     futures: bool | Sequence[str] = False,
     columns: Sequence[str] | Mapping[str, str | None] | None = None,
-    start: Date | None = None,
-    end: Date | None = None,
-    refresh: bool = False,
-) -> MarketData:
+    funding: Text | None = None, dividends: Text | None = None, splits: Text | None = None,
+    start: Date | None = None, end: Date | None = None, refresh: bool = False,
+) -> MarketData:  # fmt: skip
     """Loads prices, checks them, and aligns them on one time axis.
 
     Repairs order, exact repeats, empty rows at the ends and rounding errors, and counts that in `market.info.report`.
@@ -157,6 +152,9 @@ def load_market(
       multiplier: value of a contract over its price, of all symbols or each (others 1); volume then counts contracts.
       futures: whether all, or which symbols, are futures: no cash is paid for them and none is borrowed.
       columns: names of your own to keep; or name -> column of the times of its publication, None for its own bar.
+      funding: column of the rate that longs pay to shorts at the open of its bar, fraction of notional; None for none.
+      dividends: column of the dividend a share of prices as traded, at the ex-date, paid in cash; None for none.
+      splits: column of new shares per old one of prices as traded, at the ex-date; None for none.
       start: first date of the bars that are used, UTC, `YYYY-MM-DD`; None for all. Downloads ask for no earlier ones.
       end: last date, included; None for all, of a download up to the last finished bar.
       refresh: whether to download anew what was downloaded before and kept.
@@ -196,6 +194,7 @@ def _load(source: PriceSource, options: LoadOptions) -> MarketData:
     checks.check_quotes(rows, options)
     in_units(rows, options)
     adjusted_by = history.adjust_prices(rows, options)
+    payments.prepare(rows, adjusted_by, options)
     convert(rows, options)
     length = _bar_length(rows)
     if schedule is not None:
@@ -285,6 +284,7 @@ def _apply_calendar(rows: Rows, daily: bool, bar_length: int, schedule: Schedule
         finding = f"the bar lies outside every session of {schedule.name}"
         rows.raise_at_first(outside, lambda _: (finding, "pass on_off_session='keep' or 'drop'"))
     rows.count("bars outside sessions dropped", outside.sum())
+    rows.warnings += payments.dropped_lines(rows.frame[outside], options)
     rows.frame = rows.frame[~outside].reset_index(drop=True)
 
 
@@ -305,8 +305,7 @@ def _align(
     fields = {name: np.ones((len(times), len(names))) for name in PRICES}
     fields |= {name: np.zeros((len(times), len(names))) for name in ("volume", "half_spread")}
     carry = np.full((len(times), len(names)), np.nan)
-    tradable = np.zeros((len(times), len(names)), bool)
-    volume_known = np.zeros(len(names), bool)
+    tradable, volume_known = np.zeros((len(times), len(names)), bool), np.zeros(len(names), bool)
     check_symbols(names, options)
     reports = {}
     for a, (name, part) in enumerate(frame.groupby("symbol", observed=True, sort=True)):
@@ -338,12 +337,12 @@ def _align(
         **({"carry": carry.astype(np.float32)} if np.isfinite(carry).any() else {}),
         **({"futures": futures_of(names, options)} if options.futures else {}),
     }
-    asked = None if len(times) < 2 else schedule
-    known = None if asked is None else calendar_periods_per_year(times, daily, length, asked)
+    known = calendar_periods_per_year(times, daily, length, schedule) if schedule and len(times) > 1 else None
     info = MarketInfo(names, times.astype("datetime64[ns]"), periods_per_year=known)
     market = MarketData(**{name: jnp.asarray(values) for name, values in arrays.items()}, info=info)
     own = own_columns.on_axis(frame, times, daily, length, options)
     market = market.replace(ended=_ended(reports, len(times)), columns=jax.tree.map(jnp.asarray, own) or ())
+    market, paid = payments.with_payments(market, rows, times, options)
     per_year = periods_per_year(market)
     summary = {
         **report.source_report(rows),
@@ -362,6 +361,7 @@ def _align(
         "volume": options.volume,
         **({"converted_by": ", ".join(rate_columns(options).values())} if options.rate_column else {}),
         **contract_report(names, options),
+        **payments.payment_report(frame, options),
         "repairs": dict(rows.repairs),
         "symbols": reports,
         "warnings": [
@@ -372,7 +372,7 @@ def _align(
             *report.warnings(reports, options.calendar, len(times)),
             *report.span_warnings(times, daily, per_year, known, options.calendar),
         ],
-        "fingerprint": report.fingerprint(names, times, arrays | {f"column {name}": x for name, x in own.items()}),
+        "fingerprint": report.fingerprint(names, times, arrays | paid | {f"column {x}": own[x] for x in own}),
     }
     return market.replace(info=dataclasses.replace(info, report=summary))
 

@@ -74,6 +74,9 @@ class LoadOptions:
     multiplier: Multiplier | Mapping[str, Multiplier] = 1.0
     futures: bool | tuple[str, ...] = False
     columns: tuple[str, ...] | Mapping[str, str | None] | None = None
+    funding: Text | None = None
+    dividends: Text | None = None
+    splits: Text | None = None
     start: str | None = None
     end: str | None = None
     refresh: bool = False
@@ -91,6 +94,9 @@ class LoadOptions:
             raise DataError("spread='fixed' and a value of half_spread need each other")
         _check_futures(self.futures)
         _check_columns(self.columns)
+        for name in ("funding", "dividends", "splits"):
+            if not (getattr(self, name) is None or (isinstance(getattr(self, name), str) and getattr(self, name))):
+                raise DataError(f"{name}={getattr(self, name)!r} must be the name of a column")
         _check_period(self.start, self.end)
         symbols = self.symbols
         if symbols is None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxppo.envs.data.options import LoadOptions
+from jaxppo.envs.data.payments import payment_lines
 from jaxppo.envs.data.rows import Rows, time_text
 from jaxppo.envs.data.sessions import Schedule, off_session, session_numbers
 from jaxppo.envs.data.spreads import HalfSpreads
@@ -281,6 +282,7 @@ def format_report(report: dict[str, Any]) -> str:
         + (f", converted by {report['converted_by']}" if "converted_by" in report else ""),
         *map(_download_line, report.get("downloads", [])),
         *contract_lines(report),
+        *payment_lines(report),
         f"  half-spread {', '.join(f'{name} for {n}' for name, n in spreads.items())}; median {1e4 * median:.2g} bp",
     ]
     lines += [f"  repaired: {what}: {n}" for what, n in report["repairs"].items()]

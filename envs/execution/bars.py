@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxppo.envs.execution.payments import as_traded, payment_rows
 from jaxppo.envs.execution.slippage import slippage_scale
 from jaxppo.envs.market.features import MINIMUM_VOLUME, average_volume, ewma_volatility
 from jaxppo.envs.market.market_data import SECONDS_PER_YEAR, MarketData
@@ -30,6 +31,8 @@ class Bar(struct.PyTreeNode):
       futures: `[A]` 1 for a future, else 0; `()` in a market without any.
       high: `[A]` highest price of the bar; `()` where nothing depends on it.
       low: `[A]` lowest price, likewise.
+      funding: `[A]` rate that longs pay to shorts at the open, fraction of notional; `()` in a market without payments.
+      dividend: `[A]` currency per share held at the close before; `()` in a market without any.
     """
 
     open: jax.Array
@@ -44,12 +47,16 @@ class Bar(struct.PyTreeNode):
     futures: Any = ()
     high: Any = ()
     low: Any = ()
+    funding: Any = ()
+    dividend: Any = ()
 
 
 BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
 """Rows of a packed bar; then, as far as the market needs them, `slippage_scale` where slippage depends on conditions,
-`ended` where an asset ends, `futures` where there are some, and `high` and `low` where there are exits."""
-EXTRA_FIELDS = (("slippage_scale", 1.0), ("ended", 0.0), ("futures", 0.0), ("high", 0.0), ("low", 0.0))
+`ended` where an asset ends, `futures` where there are some, `high` and `low` where there are exits, and `funding` and
+`dividend` where positions are paid."""
+EXTRA_FIELDS = (("slippage_scale", 1.0), ("ended", 0.0), ("futures", 0.0), ("high", 0.0), ("low", 0.0),
+                ("funding", 0.0), ("dividend", 0.0))  # fmt: skip
 """These rows and what stands in one that is not needed, if a later one is."""
 
 
@@ -86,7 +93,7 @@ def pack_bars(
     def before(x: jax.Array) -> jax.Array:
         return x if ahead else shift(x, 1)
 
-    known = market.volume_known[None, :]
+    traded, known = as_traded(market), market.volume_known[None, :]
     available = jnp.where(market.tradable, jnp.where(known, market.volume, jnp.inf), 0.0)
     volume = average_volume(market, volume_span)
     volatility = ewma_volatility(market, volatility_span)
@@ -95,8 +102,8 @@ def pack_bars(
     normal_volume = jnp.where(known, jnp.where(expected > MINIMUM_VOLUME, expected, own), jnp.inf)
     years = market.seconds_since_previous[:, None] / SECONDS_PER_YEAR
     columns = [
-        market.open,
-        market.close,
+        traded.open,
+        traded.close,
         available,
         before(market.half_spread),
         before(volatility),
@@ -111,13 +118,14 @@ def pack_bars(
     if not isinstance(market.futures, tuple):
         extra["futures"] = jnp.broadcast_to(market.futures, market.close.shape)
     if ranges:
-        extra |= {"high": market.high, "low": market.low}
+        extra |= {"high": traded.high, "low": traded.low}
+    extra |= payment_rows(market, ahead)
     needed = max((place for place, (name, _) in enumerate(EXTRA_FIELDS) if name in extra), default=-1) + 1
     columns += [extra.get(name, jnp.full_like(market.close, neutral)) for name, neutral in EXTRA_FIELDS[:needed]]
     return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=1)
 
 
 def unpack_bar(row: jax.Array) -> Bar:
-    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or up to five more."""
+    """`Bar` of one packed row `[len(BAR_FIELDS), A]`, or up to seven more."""
     fields = (*BAR_FIELDS, *(name for name, _ in EXTRA_FIELDS))[: row.shape[0]]
     return Bar(**{name: row[i] for i, name in enumerate(fields)})

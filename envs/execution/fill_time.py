@@ -33,7 +33,7 @@ def bars_to_fill(market: MarketData, position: float, participation: float) -> n
     Returns:
       `[A]` bars, > 0; 0 where volume is not reported.
     """
-    volume, close = (np.asarray(x, np.float64) for x in (market.volume, market.close))
+    volume, close = (np.asarray(x, np.float64) for x in (market.volume, market.mark(slice(None))))
     bars = np.zeros(market.n_assets)
     for asset in np.flatnonzero(np.asarray(market.volume_known)):
         traded = volume[:, asset] > 0

@@ -50,6 +50,20 @@ def margin_share(bar: Bar, costs: Costs) -> jax.Array | float:
     return jnp.where(bar.futures > 0, costs.margin_volatility * bar.volatility, 1.0)
 
 
+def least_equity(shares: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
+    """Equity `[]` below which an account is liquidated at the close of a bar, currency.
+
+    `maintenance_margin sum_a |n_a| p_a`, of futures with a margin by volatility that share of their margin.
+
+    Args:
+      shares: `[A]` positions, signed.
+      bar: whose close marks them.
+      costs: cost parameters.
+    """
+    gross = jnp.sum(jnp.abs(shares) * bar.close * margin_share(bar, costs))
+    return costs.maintenance_margin * gross
+
+
 def paid_for(value: jax.Array, futures: Any) -> jax.Array:
     """What cash has been paid for, `[A]` currency: the value of positions; 0 of futures, which are settled every bar.
 

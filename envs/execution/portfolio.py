@@ -1,6 +1,7 @@
 """The accounting function: one portfolio, one bar. Training, backtest and live trading all step through it.
 
-In order: financing accrues on what was held since the previous fill; due orders fill at the open as far as halts,
+In order: financing accrues on what was held since the previous fill, and dividends and funding are paid on it, see
+`jaxppo.envs.execution.payments`; due orders fill at the open as far as halts,
 volume and the leverage limit allow, at a cost; positions in assets that have ended are settled, without cost; exits
 close positions at their prices, see `jaxppo.envs.execution.exits`; the book is marked at the close; equity below the
 maintenance margin is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
@@ -28,7 +29,8 @@ from jaxppo.envs.execution.fill_rule import FillRule, check_agree, check_latency
 from jaxppo.envs.execution.financing import financing
 from jaxppo.envs.execution.impact import displace, relax, undisplaced
 from jaxppo.envs.execution.lots import whole_fills, whole_orders
-from jaxppo.envs.execution.margin import leverage_use, margin_share
+from jaxppo.envs.execution.margin import least_equity, leverage_use
+from jaxppo.envs.execution.payments import after_dividends, booked, payments
 from jaxppo.envs.market.kernels import once
 from jaxppo.envs.market.safe import ratio
 
@@ -70,12 +72,13 @@ class Fills(struct.PyTreeNode):
       price: `[A]` mid price of the fills, before costs and displacement; of a settlement what it pays.
       costs: currency per asset, by kind; includes the costs of exits and of a liquidation.
       financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar, less that on
-        positive cash; negative for an income.
+        positive cash, and funding; negative for an income.
       liquidated: `[]` bool: equity fell below the maintenance margin at the close; every position was closed there.
         Stays true while equity is negative.
       liquidation: `[A]` shares closed by a liquidation, signed.
       settled: `[A]` shares of `quantity` that settle positions; `()` where no asset ends.
       exited: `Exited`, what exits closed after that; `()` without exits.
+      payments: `Payments`, what positions were paid at the open; `()` in a market without dividends and funding.
     """
 
     quantity: jax.Array
@@ -86,6 +89,7 @@ class Fills(struct.PyTreeNode):
     liquidation: jax.Array
     settled: Any = ()
     exited: Any = ()
+    payments: Any = ()
 
 
 def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) -> Portfolio:
@@ -172,7 +176,7 @@ def target_scale(
 def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: FillRule) -> tuple[Portfolio, Fills]:
     """Takes one portfolio from one close to the next, in the order in which the module says.
 
-    `equity' = equity + shares (p - mark) + shares' (close - p) - costs - financing`, `p` the fill price.
+    `equity' = equity + shares (p - mark + dividend) + shares' (close - p) - costs - financing`, `p` the fill price.
 
     Args:
       portfolio: at the previous close.
@@ -200,8 +204,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     shares, charged = jnp.where(quantity == wanted, goal, portfolio.shares + quantity), quantity
     settled: Any = ()
     if rule.delisting != "freeze" and not isinstance(bar.ended, tuple):
-        ended = bar.ended > 0
-        earned = 0.0 if rule.delisting == "last_close" else rule.delisting
+        ended, earned = bar.ended > 0, 0.0 if rule.delisting == "last_close" else rule.delisting
         quantity, charged = jnp.where(ended, -portfolio.shares, quantity), jnp.where(ended, 0.0, quantity)
         settled = quantity - charged
         price = jnp.where(ended, portfolio.price * (1.0 + earned), price)
@@ -210,6 +213,8 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     paid, displaced = _pay(displaced, charged, price, bar, costs)
     financed = financing(portfolio.shares * portfolio.price, portfolio.equity, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
+    received = payments(portfolio.shares, portfolio.price, bar.funding, bar.dividend, rule.fill_price)
+    profit, financed = booked(received, profit, financed)
     guard, exited = (), ()
     if rule.exits:
         found = _exit(portfolio, shares, price, quantity, displaced, bar, costs)
@@ -219,8 +224,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         goal, *in_flight = (jnp.where(found.hit, 0.0, x) for x in (goal, *in_flight))
     equity, error = _add(portfolio.equity, portfolio.equity_error, jnp.sum(profit - paid.total()) - financed)
 
-    gross = jnp.sum(jnp.abs(shares) * bar.close * margin_share(bar, costs))
-    liquidated = equity < costs.maintenance_margin * gross
+    liquidated = equity < least_equity(shares, bar, costs)
     liquidation = jnp.where(liquidated, -shares, 0.0)
     forced, displaced = _pay(displaced, liquidation, bar.close, bar, costs)
     equity, error = _add(equity, error, -jnp.sum(forced.total()))
@@ -246,6 +250,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         liquidation=liquidation,
         settled=settled,
         exited=exited,
+        payments=received,
     )
     return new, fills
 
@@ -280,8 +285,10 @@ def _exit(
       bar: with high and low.
       costs: with exits.
     """
-    closing = (portfolio.guard.blocked > 0) & (portfolio.shares != 0)
-    guard = exits.followed(portfolio.guard, portfolio.shares, shares, price)
+    guard = portfolio.guard
+    closing = (guard.blocked > 0) & (portfolio.shares != 0)
+    entry, best = (after_dividends(x, portfolio.price, bar.dividend) for x in (guard.entry, guard.best))
+    guard = exits.followed(guard.replace(entry=entry, best=best), portfolio.shares, shares, price)
     hit, at = exits.touched(guard, shares, bar, costs.exits)
     wanted = jnp.where(hit, -shares, 0.0)
     room = jnp.where(bar.available_volume > 0, costs.participation_limit * bar.available_volume, 0.0)

@@ -26,7 +26,7 @@ def check_market(market: MarketData) -> MarketData:
     Raises:
       DataError: symbols that cannot be printed, arrays of different shapes, a price that is not finite and positive, a
         bar whose range does not hold its open and close, a volume or half-spread that is negative or not finite, times
-        that do not increase, an asset that trades after its end.
+        that do not increase, an asset that trades after its end, funding or dividends that are not finite.
     """
     check_symbols(market.info.symbols)
     arrays = {name: np.asarray(getattr(market, name)) for name in (*PRICES, "volume", "half_spread", "tradable")}
@@ -56,6 +56,7 @@ def check_market(market: MarketData) -> MarketData:
         if carry.shape != shape:
             raise DataError(f"the market's carry has shape {carry.shape}; {shape} is expected, or ()")
         _refuse(market, np.isinf(carry), "carry", carry, "finite, or NaN if unknown")
+    _check_payments(market)
     for name, values in () if isinstance(market.columns, tuple) else market.columns.items():
         column = np.asarray(values)
         if column.shape != shape:
@@ -68,6 +69,23 @@ def check_market(market: MarketData) -> MarketData:
                 f"the market's futures is {futures.dtype} {futures.shape}; bool {shape[1:]} is expected, or ()"
             )
     return market
+
+
+def _check_payments(market: MarketData) -> None:
+    """Refuses funding that is not finite, and dividends that the prices do not contain."""
+    arrays = {} if isinstance(market.funding, tuple) else {"funding": market.funding}
+    if not isinstance(market.dividends, tuple):
+        arrays |= {"dividends": market.dividends.amount, "factor of dividends": market.dividends.factor}
+    for name, values in arrays.items():
+        array = np.asarray(values)
+        if array.shape != market.close.shape:
+            raise DataError(f"the market's {name} has shape {array.shape}; {market.close.shape} is expected, or ()")
+        _refuse(market, ~np.isfinite(array), name, array, "finite")
+        if name == "dividends":
+            _refuse(market, array < 0, name, array, "at least 0; see with_dividends")
+        if name == "factor of dividends":
+            falls = (array < 1) | (np.diff(array, axis=0, prepend=array[:1]) < 0)
+            _refuse(market, falls, name, array, "at least 1 and never fall; see with_dividends")
 
 
 def check_symbols(symbols: Sequence[str]) -> None:

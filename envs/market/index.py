@@ -48,6 +48,8 @@ def market_index(market: MarketData) -> MarketData:
         ended=(),
         carry=(),
         columns=(),
+        funding=(),
+        dividends=(),
     )
 
 

@@ -47,6 +47,18 @@ class MarketInfo:
         return f"MarketInfo({', '.join(filter(None, (_shortened(self.symbols), _period(self.timestamps))))})"
 
 
+class Dividends(struct.PyTreeNode):
+    """Dividends that accounts are paid in cash, see `jaxppo.envs.market.dividends`.
+
+    Attributes:
+      amount: `[T, A]` currency per share at the bar of the ex-date, >= 0; 0 for none.
+      factor: `[T, A]` >= 1, non-decreasing: the prices of the market over those as traded.
+    """
+
+    amount: jax.Array
+    factor: jax.Array
+
+
 class MarketData(struct.PyTreeNode):
     """Bars of `A` assets on one time axis of `T` bars; leading batch axes are allowed.
 
@@ -58,7 +70,7 @@ class MarketData(struct.PyTreeNode):
       open: `[T, A]` price, currency per share.
       high: `[T, A]` price.
       low: `[T, A]` price.
-      close: `[T, A]` price; also the price at which positions are marked.
+      close: `[T, A]` price; also the price at which positions are marked, unless there are `dividends`: see `mark`.
       volume: `[T, A]` shares traded in the bar; 0 where unknown.
       half_spread: `[T, A]` half of the bid-ask spread, fraction of the mid price, >= 0, known at the close of bar t.
       tradable: `[T, A]` bool, the asset has a bar and somebody traded.
@@ -76,6 +88,9 @@ class MarketData(struct.PyTreeNode):
       futures: `[A]` bool, the asset is a future: a position in it costs no cash, and its profit is settled every bar;
         `()` in a market without any.
       columns: name -> `[T, A]` float32, columns of a user's own, known at the close of t, NaN where unknown; or `()`.
+      funding: `[T, A]` rate that longs pay to shorts at the open of bar t, fraction of notional, 0 for none; `()` in a
+        market without it.
+      dividends: `Dividends` that accounts are paid; `()` where prices, and nothing else, contain them.
     """
 
     open: jax.Array
@@ -95,6 +110,8 @@ class MarketData(struct.PyTreeNode):
     carry: Any = ()
     futures: Any = ()
     columns: Any = ()
+    funding: Any = ()
+    dividends: Any = ()
 
     @property
     def n_bars(self) -> int:
@@ -105,6 +122,11 @@ class MarketData(struct.PyTreeNode):
     def n_assets(self) -> int:
         """Number of assets A."""
         return self.close.shape[-1]
+
+    def mark(self, bar: Any) -> jax.Array:
+        """Prices `[A]` at which positions are marked at the close of a bar, currency per share, as traded."""
+        close = self.close[bar]
+        return close if isinstance(self.dividends, tuple) else close / self.dividends.factor[bar]
 
     def __repr__(self) -> str:
         # Transformations put tracers, shardings or axis numbers into the fields, and print them in their errors.
@@ -173,8 +195,11 @@ def with_next_bar(market: MarketData) -> MarketData:
     stamps = np.append(times, times[-1:] + usual) if len(times) else times
     seconds = np.full(1, usual / np.timedelta64(1, "s"), np.float32)
     bar = last.replace(
-        open=last.close, high=last.close, low=last.close, volume=0 * last.volume, seconds_since_previous=seconds
-    )
+        open=last.close, high=last.close, low=last.close, volume=0 * last.volume, seconds_since_previous=seconds,
+        funding=jax.tree.map(jax.numpy.zeros_like, last.funding),
+    )  # fmt: skip
+    if not isinstance(last.dividends, tuple):
+        bar = bar.replace(dividends=last.dividends.replace(amount=0 * last.dividends.amount))
     per_bar, after = ({name: x for name, x in vars(one).items() if name not in PER_ASSET} for one in (market, bar))
     joined = jax.tree.map(lambda x, y: np.concatenate([np.asarray(x), np.asarray(y)]), per_bar, after)
     return market.replace(

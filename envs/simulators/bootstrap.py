@@ -90,9 +90,10 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
     """Builds a market from the given bars of another one, in their order, with prices compounded anew.
 
     A bar keeps its open, high, low and close relative to the asset's previous close, its volume, half-spread, carry,
-    `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars. Bar 0 of
-    the source has no previous close and must not be drawn; an asset's first bar has no known gap and is taken to open
-    at the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
+    funding, `tradable` and calendar fields. Prices start from each asset's first close and compound the drawn bars.
+    Those of a market with dividends are prices of total returns: the result contains them, and pays none. Bar 0 of the
+    source has no previous close and must not be drawn; an asset's first bar has no known gap and is taken to open at
+    the previous close. `session` is renumbered: it counts up where the drawn bars change session or block.
 
     Args:
       market: `[T, A]` bars.
@@ -139,4 +140,5 @@ def resample(market: MarketData, row: jax.Array, fresh: jax.Array) -> MarketData
         carry=() if isinstance(market.carry, tuple) else market.carry[row],
         columns=jax.tree.map(lambda x: x[row], market.columns),
         futures=market.futures,
+        funding=() if isinstance(market.funding, tuple) else market.funding[row],
     )

@@ -286,7 +286,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         """The first state of an episode. Consumes `key`."""
         key_start, key_portfolio = (key, None) if self.start == "flat" else jax.random.split(key)
         bar = self.draw_start(key_start, params)
-        price, tradable = params.market.close[bar], params.market.tradable[bar]
+        price, tradable = params.market.mark(bar), params.market.tradable[bar]
         portfolio = self.start_portfolio(key_portfolio, price, tradable, params, params.table[bar + 1])
         return EnvState(
             time=jnp.zeros((), jnp.int32),

@@ -73,7 +73,7 @@ def open_account(policy: Policy, rules: AccountRules, params: EnvParams, first: 
       first: `[]` int32.
     """
     env, no = rules.env, jnp.zeros((), bool)
-    portfolio = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
+    portfolio = open_portfolio(params.market.mark(first), params.initial_cash, env.fill_rule)
     account = env.open_account(portfolio).replace(rewards=(), liquidated=no, stopped=no)
     return AccountState(account, rules.monitor.init(), policy.init(env.n_assets))
 

@@ -58,11 +58,15 @@ def account_frame(ledger: Ledger, market: MarketData, first: int) -> pd.DataFram
 
     Returns:
       Columns `bar`, `time`, `equity` (currency, at the close), `commission`, `spread`, `slippage`, `impact`,
-      `financing` (currency), `turnover` (fraction of the equity before the bar).
+      `financing` (currency), `turnover` (fraction of the equity before the bar); in a market with payments `funding`,
+      which is part of the financing, and `dividends`, which are no cost (currency).
     """
     columns = {"equity": np.asarray(ledger.equity)[1:]}
     columns |= {kind: np.asarray(getattr(ledger.costs, kind)) for kind in KINDS}
     columns |= {"financing": np.asarray(ledger.financing), "turnover": np.asarray(ledger.turnover)}
+    if not isinstance(ledger.payments, tuple):
+        paid = {kind: getattr(ledger.payments, kind) for kind in ("funding", "dividends")}
+        columns |= {kind: np.asarray(x).sum(axis=-1) for kind, x in paid.items()}
     return pd.DataFrame(_clock(market, first + 1 + np.arange(len(columns["equity"]))) | columns)
 
 

@@ -191,7 +191,7 @@ def _at_each(
 
 def _account(env: TradingEnv, params: EnvParams, bar: jax.Array) -> tuple[Portfolio, Observation, Constraint | None]:
     """An account without positions, what the policy sees of it, and what the masks allow it in their first state."""
-    portfolio = open_portfolio(params.market.close[bar], params.initial_cash, env.fill_rule)
+    portfolio = open_portfolio(params.market.mark(bar), params.initial_cash, env.fill_rule)
     row, tradable = jax.tree.map(lambda x: x[bar], params.masks), params.market.tradable[bar]
     constraint, _ = env.limit(env.mask_start(), row, bar, portfolio, tradable, env.sizing_start())
     return portfolio, env.observe_portfolio(bar, portfolio, tradable, constraint), constraint

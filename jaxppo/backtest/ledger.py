@@ -27,11 +27,12 @@ class Ledger(struct.PyTreeNode):
         by shares.
       costs: `[n]` currency by kind.
       paid: `[n, A]` currency, costs of all kinds by asset.
-      financing: `[n]` currency, borrow fee and margin interest less interest on cash.
+      financing: `[n]` currency, borrow fee, margin interest and funding less interest on cash.
       turnover: `[n]` traded notional as a fraction of the equity before the bar.
       liquidated: `[]` bool: the account was liquidated; it stays out of the market from then on.
       monitored: monitored limit -> `[n]` level after each bar.
       exited: `[n, A]` `Exited`, what stop-losses, take-profits and trailing stops closed; `()` without them.
+      payments: `[n, A]` `Payments`, dividends received and funding paid; `()` in a market without them.
       recorded: `[n]` pytree: what `record` kept of each bar, see `simulate_account`.
     """
 
@@ -48,6 +49,7 @@ class Ledger(struct.PyTreeNode):
     liquidated: jax.Array
     monitored: dict[str, jax.Array] = struct.field(default_factory=dict)
     exited: Any = ()
+    payments: Any = ()
     recorded: Any = ()
 
     @property
@@ -112,6 +114,7 @@ def ledger_line(step: AccountStep, recorded: Any = ()) -> Ledger:
         liquidated=step.liquidated,
         monitored=step.monitored,
         exited=exited,
+        payments=fills.payments,
         recorded=recorded,
     )
 

@@ -44,6 +44,7 @@ def performance_of(
         financing=financing,
         other=other,
         trips=trip_table(ledger, symbols),
+        **paid_in_all(ledger),
     )
 
 
@@ -56,16 +57,29 @@ def performance_figures(found: Performance, capital: float) -> dict[str, Any]:
 
     Returns:
       `monthly`, if the market has times, and `contribution`: `assets`, `financing` and `other`, as fractions of the
-      capital, which add up to the total return.
+      capital, which add up to the total return; `payments`, if there were any: `funding` paid and `dividends` received,
+      likewise.
     """
     assets = {str(name): float(profit) / capital for name, profit in found.contribution["profit"].items()}
     contribution = {"assets": assets, "financing": -found.financing / capital, "other": found.other / capital}
     months = {"monthly": dict(found.monthly)} if found.monthly else {}
-    return {**months, "contribution": contribution}
+    paid = {"funding": found.funding / capital, "dividends": found.dividends / capital}
+    return {**months, "contribution": contribution, **({"payments": paid} if any(paid.values()) else {})}
+
+
+def paid_in_all(ledger: Ledger) -> dict[str, float]:
+    """Sums of the `funding` that an account paid, and of the `dividends` that it received, currency.
+
+    Args:
+      ledger: of n bars; NumPy arrays.
+    """
+    if isinstance(ledger.payments, tuple):
+        return {}
+    return {kind: float(np.sum(getattr(ledger.payments, kind), dtype=np.float64)) for kind in ("funding", "dividends")}
 
 
 def contributions(ledger: Ledger, symbols: Sequence[str]) -> tuple[pd.DataFrame, float, float]:
-    """Splits the profit of an account by asset: what fills brought in, less costs, and what the position is worth.
+    """Splits the profit of an account by asset: what fills and dividends brought in, less costs, and what is held.
 
     Args:
       ledger: of n bars; NumPy arrays.
@@ -82,6 +96,8 @@ def contributions(ledger: Ledger, symbols: Sequence[str]) -> tuple[pd.DataFrame,
     spent = np.where(quantity != 0, quantity * price, 0.0).sum(axis=0)
     costs = paid.sum(axis=0)
     profit = weights * equity[-1] - spent - costs
+    if not isinstance(ledger.payments, tuple):
+        profit = profit + np.asarray(ledger.payments.dividends, np.float64).sum(axis=0)
     financing = float(np.sum(ledger.financing, dtype=np.float64))
     other = float(equity[-1] - equity[0] - profit.sum() + financing)
     return pd.DataFrame({"profit": profit, "costs": costs}, index=list(symbols)), financing, other

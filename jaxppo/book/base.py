@@ -248,6 +248,6 @@ def base_returns(
         account, result, after = env.step_bar(decide, account, row, params.costs, limited=False)
         return (account, after), jnp.expm1(result.outcome.log_growth)
 
-    portfolio = open_portfolio(params.market.close[first], params.initial_cash, env.fill_rule)
+    portfolio = open_portfolio(params.market.mark(first), params.initial_cash, env.fill_rule)
     start = (Account(portfolio, liquidated=jnp.zeros((), bool)), policy.init(env.n_assets))
     return jax.jit(lambda start, rows: jax.lax.scan(one_bar, start, rows)[1])(start, rows)

@@ -79,6 +79,9 @@ class DataConfig(Keys):
     columns: Annotated[tuple[Text, ...], Field(min_length=1)] | dict[Text, Text | None] | None = key_of(
         envs.load_market, "columns"
     )
+    funding: Text | None = key_of(envs.load_market, "funding")
+    dividends: Text | None = key_of(envs.load_market, "dividends")
+    splits: Text | None = key_of(envs.load_market, "splits")
     start: Date | None = key_of(envs.load_market, "start")
     end: Date | None = key_of(envs.load_market, "end")
     refresh: bool = key_of(envs.load_market, "refresh")

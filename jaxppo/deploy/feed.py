@@ -25,7 +25,7 @@ PRICES = ("open", "high", "low", "close")
 SECOND, DAY = 10**9, 86_400 * 10**9
 EARLIEST, LATEST = -2_208_988_800 * SECOND, 7_258_118_400 * SECOND
 """Times of bars lie between these, ns since 1970: 1900 to 2200."""
-SMALLEST, LARGEST, LARGEST_OWN = 1e-9, 1e15, 1e30
+SMALLEST, LARGEST, LARGEST_OWN, LARGEST_FUNDING = 1e-9, 1e15, 1e30, 0.2
 WIDEST = 0.5
 SPLIT_RATIOS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
 
@@ -63,8 +63,8 @@ class FeedRules:
       max_log_range: of log prices.
       split_tolerance: of log prices.
       max_hole_days: longest time without a record, days.
-      optional: fields that there are beside prices and volume: `ended`, `carry`.
-      columns: own columns of the user, see `data.columns`.
+      optional: fields that there are beside prices and volume: `ended`, `carry`, `funding`.
+      columns: own columns of the user, see `data.columns`; `funding` likewise, the name of its rate, or empty.
     """
 
     symbols: tuple[str, ...]
@@ -89,6 +89,7 @@ class FeedRules:
     max_hole_days: float
     optional: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    funding: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +149,7 @@ class Feed:
         time = self._checked_time(record.get("time"))
         calendar = self._calendar(time)  # the last that can refuse a record
         rules, n = self.rules, len(self.rules.symbols)
+        self.funding = np.zeros(n)
         bars = np.stack([self.close] * 4, axis=1)
         volume, tradable, refused = np.zeros(n), np.zeros(n, bool), {}
         for place, symbol in enumerate(rules.symbols):
@@ -165,8 +167,7 @@ class Feed:
         unknown = tuple(str(name)[:40] for name in record["bars"] if name not in rules.symbols)
         fields = {name: bars[:, i] for i, name in enumerate(PRICES)}
         fields |= {"volume": volume, "half_spread": self.half_spread.copy(), "tradable": tradable}
-        fields |= {"ended": self.ended.copy()} if "ended" in rules.optional else {}
-        fields |= {"carry": self.carry.copy()} if "carry" in rules.optional else {}
+        fields |= {name: getattr(self, name).copy() for name in rules.optional}
         fields |= {f"columns.{name}": row.copy() for name, row in zip(rules.columns, self.columns, strict=True)}
         return Reading(time, fields | calendar, refused, unknown)
 
@@ -241,9 +242,9 @@ class Feed:
             raise RefusedError(f"bid {bid:g} and ask {ask:g} are no quote")
         if rules.spread[place] == "quoted" and not quoted:
             raise RefusedError("no bid and ask, and data.spread is quoted")
-        carry = _optional(bar, "carry")
-        if carry is not None and abs(carry) > 100.0:
-            raise RefusedError(f"carry is {carry:g} a year")
+        carry, funding = _optional(bar, "carry"), _optional(bar, rules.funding) or 0.0
+        if abs(carry or 0.0) > 100.0 or abs(funding) > LARGEST_FUNDING:
+            raise RefusedError(f"carry is {carry or 0.0:g} a year, funding {funding:g}")
         own = [_optional(bar, name if name in bar else name.lower()) for name in rules.columns]
         if any(value is not None and abs(value) > LARGEST_OWN for value in own):
             raise RefusedError(f"a column of your own is beyond {LARGEST_OWN:g}")
@@ -253,6 +254,7 @@ class Feed:
             "quote": (ask - bid) / (ask + bid) if quoted else None,  # type: ignore[operator]
             "raw_close": close,
             "carry": carry,
+            "funding": funding,
             "columns": own,
             "ended": bar.get("ended") is True,
         }
@@ -285,8 +287,8 @@ class Feed:
         self.recent[place] = np.roll(self.recent[place], -1, axis=0)
         self.recent[place, -1] = (*prices, found["volume"])
         self.half_spread[place] = self._half_spread(place, found["quote"], found["raw_close"])
-        if found["carry"] is not None:
-            self.carry[place] = found["carry"]
+        self.funding[place] = found["funding"]
+        self.carry[place] = self.carry[place] if found["carry"] is None else found["carry"]
         for number, value in enumerate(found["columns"]):
             if value is not None:
                 self.columns[number, place] = value

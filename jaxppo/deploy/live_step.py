@@ -32,7 +32,9 @@ from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup
 from jaxppo.run.strategy import row_params
 
-PER_ASSET = ("open", "high", "low", "close", "volume", "half_spread", "tradable", "ended", "carry", "columns")
+PER_ASSET = (
+    "open", "high", "low", "close", "volume", "half_spread", "tradable", "ended", "carry", "columns", "funding",
+)  # fmt: skip
 PER_BAR = ("minute_of_day", "session", "day_of_week", "seconds_since_previous")
 HOST_MASKS = ("session",)
 """Masks whose rows need the calendar of an exchange: the host makes them, bar by bar."""

@@ -23,7 +23,7 @@ from jaxppo.deploy.positions import Positions
 from jaxppo.envs.execution.portfolio import Portfolio
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.types import EnvParams
-from jaxppo.errors import UserError
+from jaxppo.errors import ConfigError, UserError
 from jaxppo.policy.protocol import Policy
 from jaxppo.run.build import unfinished_note
 from jaxppo.run.periods import time_of
@@ -55,6 +55,11 @@ def next_orders(
       DataError: the prices or the positions cannot be used.
     """
     run = load_run_for_next_bar(folder, data=data, overrides=overrides, market=market)
+    if run.setup.config.data.splits is not None:
+        raise ConfigError(
+            f"data.splits is {run.setup.config.data.splits!r}: orders would count the shares of the first bar, not of "
+            "today; trade a run on prices that are adjusted for splits"
+        )
     with jax.default_device(run.setup.devices[0]):
         run = decided(run)
         decision = decide_at_last_bar(run, positions)
@@ -102,7 +107,7 @@ def decide_at_last_bar(run: SavedRun, positions: Positions | None = None) -> Dec
     return Decision(
         time=str(time_of(market, last)),
         symbols=symbols,
-        price=np.asarray(market.close[last]),
+        price=np.asarray(market.mark(last)),
         shares=np.asarray(state.account.portfolio.shares),
         values=values._asdict(),
         masks=mask_names(rules),

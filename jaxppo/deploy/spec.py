@@ -27,7 +27,7 @@ def feed_rules(setup: Setup) -> FeedRules:
     def each(value: Any, otherwise: Any = None) -> tuple[Any, ...]:
         return tuple(value.get(s, otherwise) if isinstance(value, Mapping) else value for s in symbols)
 
-    optional = tuple(name for name in ("ended", "carry") if not isinstance(getattr(market, name), tuple))
+    optional = tuple(name for name in ("ended", "carry", "funding") if not isinstance(getattr(market, name), tuple))
     seconds = setup.config.policy.bar_seconds or 1.0
     return FeedRules(
         symbols=symbols,
@@ -52,4 +52,5 @@ def feed_rules(setup: Setup) -> FeedRules:
         max_hole_days=data.max_hole_days,
         optional=optional,
         columns=tuple(market.columns),
+        funding=data.funding or "",
     )

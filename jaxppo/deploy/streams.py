@@ -36,7 +36,8 @@ def check_streams(setup: Setup) -> None:
       setup: of the run.
 
     Raises:
-      ConfigError: a part that learns from all prices so far, or prices converted by a column of rates.
+      ConfigError: a part that learns from all prices so far, prices converted by a column of rates, dividends or
+        splits.
     """
     config = setup.config
     base = config.policy.base
@@ -49,6 +50,11 @@ def check_streams(setup: Setup) -> None:
             raise ConfigError(f"{key} is feature_portfolios, which is fitted on all prices so far; it cannot be live")
     if config.data.rate_column is not None:
         raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
+    for key, name in (("dividends", config.data.dividends), ("splits", config.data.splits)):
+        if name is not None:
+            raise ConfigError(
+                f"data.{key} is {name!r}, and a live policy knows no ex-dates; train on adjusted prices to export"
+            )
     if setup.env.fill_rule.exits:
         raise ConfigError(
             "exits closes positions inside a bar, and a live policy decides at closes; train without them, and leave "

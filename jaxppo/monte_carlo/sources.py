@@ -44,8 +44,8 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
       n_bars: bars of a market.
 
     Raises:
-      ConfigError: an unknown name, regimes of a run that has none, a run that reads carry, which it does not draw, or
-        own code that fails or draws something else.
+      ConfigError: an unknown name, regimes of a run that has none, a run that reads carry or pays funding, which it
+        does not draw, or own code that fails or draws something else.
       ValueError: the period cannot be drawn from.
     """
     if ":" in name:
@@ -62,6 +62,11 @@ def draws_of(run: SavedRun, name: str, n_bars: int) -> Generator:
         raise ConfigError(
             f"--generator is {name!r}, which draws no columns of your own, and features.columns of the run reads some; "
             f"choose one of {', '.join(OF_WHOLE_BARS)}"
+        )
+    if not isinstance(run.setup.market.funding, tuple) and name not in OF_WHOLE_BARS:
+        raise ConfigError(
+            f"--generator is {name!r}, which draws no funding, and the run pays some (data.funding); choose one of "
+            f"{', '.join(OF_WHOLE_BARS)}"
         )
     source = source_market(run)
     options: dict[str, Any] = {}

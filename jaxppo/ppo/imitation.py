@@ -40,7 +40,7 @@ def flat_decisions(
     prepared = encode_paths(policy, net, params, first, n_bars, None)
 
     def at(bar: jax.Array, ready: jax.Array) -> jax.Array:
-        portfolio = open_portfolio(params.market.close[bar], params.initial_cash, env.fill_rule)
+        portfolio = open_portfolio(params.market.mark(bar), params.initial_cash, env.fill_rule)
         # One account of a bar, as a batch of one; nothing is drawn.
         account = jax.tree.map(lambda x: x[None], env.open_account(portfolio))
         row = BarRow(bar, params.table[bar + 1], params.market.tradable[bar])

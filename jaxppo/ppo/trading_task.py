@@ -190,7 +190,7 @@ def start_path(
     """
     key_start, key_portfolio = jax.random.split(key)
     bar = env.draw_start(key_start, params)
-    price, tradable = params.market.close[bar], params.market.tradable[bar]
+    price, tradable = params.market.mark(bar), params.market.tradable[bar]
     keys = jax.random.split(key_portfolio, n_portfolios)
     start = jax.vmap(env.start_portfolio, in_axes=(0, None, None, None, None))
     portfolio = start(keys, price, tradable, params, params.table[bar + 1])

@@ -100,7 +100,7 @@ def contribution(found: Performance, capital: float) -> str:
         rest = assets.iloc[half:-half]
         lines[half:-half] = [(f"{len(rest)} others", float(rest["profit"].sum()), float(rest["costs"].sum()))]
     if found.financing:
-        paid = "borrow fees and margin interest"
+        paid = "borrow fees, margin interest and funding" if found.funding else "borrow fees and margin interest"
         name = paid if found.financing > 0 else f"interest on cash less {paid}"
         lines.append((name, -found.financing, None))
     if abs(found.other) > ROUNDING * capital:
@@ -112,6 +112,10 @@ def contribution(found: Performance, capital: float) -> str:
         for name, profit, costs in lines
     ]
     note = "Profit of each asset over the period, after its costs of trading; positions still open at their last close."
+    if found.dividends:
+        note += (
+            f" Dividends are part of it: {number_text(found.dividends, 'money')} in all. Round trips leave them out."
+        )
     return table(("", "Profit", "Of starting equity", "Costs paid"), rows) + caption(note)
 
 

@@ -69,11 +69,13 @@ class Performance:
       rolling: `[m]` annual Sharpe ratio of the window that ends there; NaN where it is undefined.
       rolling_ci: `[2, m]` ends of its interval.
       contribution: a row for each asset: `profit`, net of its costs, and `costs`, both currency.
-      financing: borrow fees and margin interest less interest on cash, currency.
+      financing: borrow fees, margin interest and funding less interest on cash, currency.
       other: profit that neither fills nor financing explain, currency: rounding, or a position that was opened and
         liquidated within a bar.
       trips: a row for each round trip, in order: `symbol`, `side` (long or short), `opened` and `closed` (points of the
         equity; -1 for one that is still open), `bars` and `profit` (currency, after costs; so far).
+      funding: part of the financing that is funding of perpetuals, currency.
+      dividends: received less paid, currency; part of the profits of `contribution`, not of those of `trips`.
     """
 
     monthly: Mapping[str, float]
@@ -85,6 +87,8 @@ class Performance:
     financing: float
     other: float
     trips: pd.DataFrame
+    funding: float = 0.0
+    dividends: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

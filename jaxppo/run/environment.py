@@ -54,6 +54,23 @@ def costs_of(config: Config, market: MarketData) -> Costs:
     return costs.replace(own=call_of(find(config.costs.function, key), key, config.costs.options or {}, first=3))
 
 
+def _check_payments(config: Config, market: MarketData) -> None:
+    """Refuses what funding, dividends and splits do not go with."""
+    paid = not (isinstance(market.funding, tuple) and isinstance(market.dividends, tuple))
+    if paid and config.env.fill_price == "decision_close":
+        raise ConfigError(
+            "env.fill_price is decision_close, but funding and dividends are paid on what was held before the bar; use "
+            "next_open"
+        )
+    by_share = {"commission_per_share": config.costs.commission_per_share, "lot_size": config.costs.lot_size}
+    named = next((name for name, value in by_share.items() if value), None)
+    if config.data.splits is not None and named is not None:
+        raise ConfigError(
+            f"costs.{named} counts shares of today, and data.splits counts those of the first bar; use "
+            "costs.commission_bps, or prices that are adjusted for splits"
+        )
+
+
 OpenRun = Callable[[RunStrategy, MarketData], Policy]
 """Opens an agent that was trained before, as a strategy of a book on these prices."""
 
@@ -81,6 +98,7 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
             f"costs.margin_volatility is {config.costs.margin_volatility:g}, but no asset is a future; name them in "
             "data.futures"
         )
+    _check_payments(config, market)
     costs = costs_of(config, market)
     displacement = config.costs.transient_impact > 0 or config.costs.permanent_impact > 0
     try:

@@ -113,7 +113,7 @@ class _Tried:
         self._env, self._view = env, view
         market = view.market
         self._first = min(env.first_decision, market.n_bars - 1)
-        self._portfolio: Portfolio = open_portfolio(market.close[self._first], 1e6, env.fill_rule)
+        self._portfolio: Portfolio = open_portfolio(market.mark(self._first), 1e6, env.fill_rule)
 
     def feature(self, label: str, group: FunctionGroup) -> None:
         """A function of the market."""

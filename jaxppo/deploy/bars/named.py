@@ -26,10 +26,15 @@ def named_source(name: str, rules: FeedRules) -> Source:
       rules: of the policy.
 
     Raises:
-      ConfigError: no such source, its package is missing, or it has no such bars.
+      ConfigError: no such source, its package is missing, or it has no such bars, or no funding.
       SourceError: it cannot be reached.
     """
     kind, _, rest = name.partition(":")
+    if rules.funding:
+        raise ConfigError(
+            f"--feed is {name[:80]!r}, whose bars have no funding; the policy pays {rules.funding!r}: use a file or a "
+            "socket whose bars have it"
+        )
     if kind == "ccxt" and rest:
         from jaxppo.deploy.bars.ccxt_bars import ccxt_bars
 

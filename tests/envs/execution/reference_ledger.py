@@ -92,6 +92,11 @@ class Ledger:
                 continue
             financing += max(-self.shares[i], 0.0) * self.close[i] * self.costs["borrow_rate"] * years[i]
         financing -= max(self.cash, 0.0) * self.costs.get("cash_rate", 0.0) * years[0]
+        for i in assets:  # from a holder's own bank statement: funding goes out, dividends come in
+            if len(more) > 5:
+                owed = self.shares[i] * self.close[i] * more[5][i]
+                financing += owed
+                self.cash += self.shares[i] * more[6][i] if len(more) > 6 else 0.0
         self.cash -= financing
         held_futures = [self.shares[i] if self.is_future(i) else 0.0 for i in assets]
         if "transient" in self.moved:
@@ -199,7 +204,7 @@ def run_ledger(
     """Runs a flat account through `bars`: decide at the close of bar t, then live through bar t + 1.
 
     Args:
-      bars: `[T, 7, 9 or 10, A]`, rows of `jaxppo.envs.execution.bars.pack_bars`.
+      bars: `[T, 7, 9, 10, 13 or 14, A]`, rows of `jaxppo.envs.execution.bars.pack_bars`.
       weights: `[T - 1, A]` target weights decided at the close of bars 0 to T - 2.
       hold: `[T - 1, A]` bool, leave the asset alone.
       costs: by the names of `jaxppo.envs.execution.costs.Costs`.

@@ -86,6 +86,13 @@ def test_mistakes_are_named():
     [
         (("--data.volume", "lots"), '--data.volume is "lots"; allowed: one of shares, notional, ticks, none or null'),
         (("--data.rate_column", "fx"), "EURUSD.csv: --data.rate_column fx is no column of it; found date, open"),
+        (("--data.funding", "rate"), "EURUSD.csv: --data.funding rate is no column of it; found date, open"),
+        (("--data.dividends", "high"), "EURUSD.csv: EURUSD, line 3 (2021-01-05): --data.dividends high is 1.11, and"),
+        (
+            ("--data.dividends", "low", "--env.fill_price", "decision_close"),
+            "env.fill_price is decision_close, but funding",
+        ),
+        (("--data.splits", "open", "--costs.lot_size", "1"), "costs.lot_size counts shares of today, and data.splits"),
     ],
 )
 def test_the_command_ends_in_one_line(prices, capsys, given, line):
@@ -106,6 +113,9 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.tick": "0.01",
         "data.multiplier": "{ES: 50}",
         "data.futures": "[ES]",
+        "data.funding": "rate",
+        "data.dividends": "paid",
+        "data.splits": "ratio",
         "data.start": "2020-01-01",
         "data.end": "2021-01-01",
         "data.refresh": "true",
