@@ -7,12 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxppo.arguments import OpenFraction, PositiveFloat
+from jaxppo.arguments import OpenFraction, PositiveFloat, PositiveFraction
 
 PerSymbol = PositiveFloat | Mapping[str, PositiveFloat]
 """A number for all symbols, or one for each that is named."""
 PerSymbolFraction = OpenFraction | Mapping[str, OpenFraction]
 """Likewise, of fractions in (0, 1)."""
+PerSymbolShare = PositiveFraction | Mapping[str, PositiveFraction]
+"""Likewise, of fractions in (0, 1]."""
 
 
 def given(value: float | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -27,7 +27,7 @@ from jaxppo.arguments import (
     checked,
 )
 from jaxppo.envs.execution.bars import Bar
-from jaxppo.envs.execution.by_symbol import PerSymbol, given, of_symbols
+from jaxppo.envs.execution.by_symbol import PerSymbol, PerSymbolShare, given, of_symbols
 from jaxppo.envs.execution.impact import Impact
 from jaxppo.envs.execution.slippage import SlippageConditions
 from jaxppo.envs.market.safe import root, size_of
@@ -56,6 +56,10 @@ class Costs(struct.PyTreeNode):
       cash_rate: `[]` interest per year that positive cash earns, fraction; `()` for none.
       margin_volatility: `[]` margin of a future, in forecast deviations of the profit of a bar; `()` for margins by
         notional.
+      initial_margins: `[]` or `[A]` equity that a position needs, fraction of its value; 0 for that of `max_leverage`
+        or `margin_volatility`, `()` for no others.
+      maintenance_margins: `[]` or `[A]` in place of `maintenance_margin`, fraction of the value; 0 for that one, `()`
+        for no others.
       lot_size: `[]` or `[A]` shares that orders are multiples of; `()` for any fraction.
       minimum_notional: `[]` or `[A]` smallest value of an order, currency; `()` for any.
       exits: `Exits`, what closes positions inside a bar; `()` for nothing.
@@ -78,6 +82,8 @@ class Costs(struct.PyTreeNode):
     latency: Any = ()
     cash_rate: Any = ()
     margin_volatility: Any = ()
+    initial_margins: Any = ()
+    maintenance_margins: Any = ()
     lot_size: Any = ()
     minimum_notional: Any = ()
     exits: Any = ()
@@ -118,27 +124,21 @@ def make_costs(
     commission_minimum: Charge = 0.0,
     spread_multiplier: CostFactor = 1.0,
     slippage: CostFactor = 0.02,
-    slippage_open: Factor = 1.0,
-    slippage_close: Factor = 1.0,
-    slippage_volatility: Power = 0.0,
-    slippage_volume: Power = 0.0,
-    slippage_spread: Power = 0.0,
+    slippage_open: Factor = 1.0, slippage_close: Factor = 1.0,
+    slippage_volatility: Power = 0.0, slippage_volume: Power = 0.0, slippage_spread: Power = 0.0,
     slippage_regimes: FourFactors | None = None,
     impact: CostFactor = 0.6,
-    transient_impact: CostFactor = 0.0,
-    transient_half_life: NonNegativeRatio = 1.0,
-    permanent_impact: CostFactor = 0.0,
+    transient_impact: CostFactor = 0.0, transient_half_life: NonNegativeRatio = 1.0, permanent_impact: CostFactor = 0.0,
     participation_limit: PositiveFraction | None = 0.1,
-    borrow_rate: YearlyRate = 0.01,
-    margin_rate: YearlyRate = 0.05,
-    max_leverage: Leverage = 1.0,
-    maintenance_margin: ProperFraction = 0.25,
+    borrow_rate: YearlyRate = 0.01, margin_rate: YearlyRate = 0.05,
+    max_leverage: Leverage = 1.0, maintenance_margin: ProperFraction = 0.25,
     cash_rate: YearlyRate = 0.0,
     margin_volatility: PositiveCoefficient | None = None,
+    initial_margins: PerSymbolShare | None = None, maintenance_margins: PerSymbolShare | None = None,
     lot_size: PerSymbol | None = None,
     minimum_notional: PerSymbol | None = None,
     symbols: CodeOnly[tuple[str, ...]] = (),
-) -> Costs:
+) -> Costs:  # fmt: skip
     """Builds costs of trading and holding from plain numbers; impact that lasts needs `FillRule(displacement=True)`.
 
     Args:
@@ -167,6 +167,9 @@ def make_costs(
       cash_rate: interest that positive cash earns, per year; of futures all equity is cash.
       margin_volatility: margin of a future, standard deviations of a bar's profit, in place of max_leverage;
         maintenance_margin is then a share of it. None for notional.
+      initial_margins: equity that a position needs, fraction of its value, of all symbols or each; others need that of
+        max_leverage, or of margin_volatility.
+      maintenance_margins: fraction of the value of a position that counts in place of maintenance_margin, likewise.
       lot_size: shares that orders are multiples of, of all symbols or each (others any), but to close a position.
       minimum_notional: smallest value of an order, currency, of all symbols or each; smaller ones are not sent.
       symbols: of the market's assets, in order, for values by symbol.
@@ -175,6 +178,7 @@ def make_costs(
       ValueError: a value outside its range, a symbol that is not there, or margins that liquidate what is held.
     """
     _check_margins(maintenance_margin, max_leverage)
+    _check_by_symbol(initial_margins, maintenance_margins, maintenance_margin, max_leverage)
     powers = {"volatility": slippage_volatility, "volume": slippage_volume, "spread": slippage_spread}
     limit = NO_PARTICIPATION_LIMIT if participation_limit is None else participation_limit
     return Costs(
@@ -187,6 +191,8 @@ def make_costs(
         displacement=_displacement(transient_impact, transient_half_life, permanent_impact),
         cash_rate=given(cash_rate if cash_rate > 0 else None),
         margin_volatility=given(margin_volatility),
+        initial_margins=of_symbols("initial_margins", initial_margins, symbols),
+        maintenance_margins=of_symbols("maintenance_margins", maintenance_margins, symbols),
         lot_size=of_symbols("lot_size", lot_size, symbols),
         minimum_notional=of_symbols("minimum_notional", minimum_notional, symbols),
         conditions=_conditions({"open": slippage_open, "close": slippage_close}, powers, slippage_regimes),
@@ -200,6 +206,23 @@ def _check_margins(maintenance_margin: float, max_leverage: float) -> None:
             f"maintenance_margin {maintenance_margin} with max_leverage {max_leverage} liquidates a portfolio that is "
             "fully invested: their product must be < 1"
         )
+
+
+def _check_by_symbol(initial: Any, maintenance: Any, maintenance_margin: float, max_leverage: float) -> None:
+    """Refuses a symbol whose maintenance margin is not below what its position needs at first."""
+
+    def of(given: Any, symbol: str | None, otherwise: float) -> float:
+        return given.get(symbol, otherwise) if isinstance(given, Mapping) else otherwise if given is None else given
+
+    named = {symbol for given in (initial, maintenance) if isinstance(given, Mapping) for symbol in given}
+    for symbol in (None, *sorted(named)):
+        first, least = of(initial, symbol, 1 / max_leverage), of(maintenance, symbol, maintenance_margin)
+        if not least < first:
+            whose = f" of {symbol}" if symbol else ""
+            raise ValueError(
+                f"maintenance_margins{whose} is {least:g} and initial_margins{whose} {first:g} (without a value, "
+                "maintenance_margin and 1 / max_leverage); the first must be less, or a position is liquidated at once"
+            )
 
 
 def _displacement(transient: float, half_life: float, permanent: float) -> Any:

@@ -31,6 +31,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "costs": {
         "cash_rate": 0.0,
         "margin_volatility": None,
+        "initial_margins": None,
+        "maintenance_margins": None,
         "lot_size": None,
         "minimum_notional": None,
         "function": None,

@@ -71,6 +71,10 @@ class CostsConfig(Keys):
     maintenance_margin: float = key_of(envs.make_costs, "maintenance_margin")
     cash_rate: float = key_of(envs.make_costs, "cash_rate")
     margin_volatility: PositiveCoefficient | None = key_of(envs.make_costs, "margin_volatility")
+    initial_margins: PositiveFraction | dict[str, PositiveFraction] | None = key_of(envs.make_costs, "initial_margins")
+    maintenance_margins: PositiveFraction | dict[str, PositiveFraction] | None = key_of(
+        envs.make_costs, "maintenance_margins"
+    )
     lot_size: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "lot_size")
     minimum_notional: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_costs, "minimum_notional")
     function: OwnName | None = None

@@ -61,8 +61,9 @@ def full_position(config: Config, n_assets: int) -> float:
       n_assets: A.
     """
     limit = 1.0 / n_assets if config.env.position_limit is None else config.env.position_limit
-    by_volatility = config.costs.margin_volatility is not None  # whose limit in money changes from bar to bar
-    return config.env.initial_cash * (limit if by_volatility else min(limit, config.costs.max_leverage))
+    # Margins by volatility change from bar to bar, others from asset to asset.
+    own = not (config.costs.margin_volatility is None and config.costs.initial_margins is None)
+    return config.env.initial_cash * (limit if own else min(limit, config.costs.max_leverage))
 
 
 def _with_size_warnings(config: Config, market: MarketData) -> MarketData:

@@ -97,7 +97,7 @@ def run_account(
 
 def costs_as_floats(costs: Costs) -> dict[str, float]:
     """The float32 cost parameters as Python floats, by name, those of displacement among them."""
-    others = ("displacement", "conditions", "latency")
+    others = ("displacement", "conditions", "latency", "initial_margins", "maintenance_margins")
     given = [field.name for field in dataclasses.fields(costs) if field.name not in others]
     names = [name for name in given if not isinstance(getattr(costs, name), tuple)]
     values = {name: float(getattr(costs, name)) for name in names}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Ledger:
       futures: whether each asset is a future: nothing is paid for it, and its profit is settled in cash every bar.
     """
 
-    costs: dict[str, float]
+    costs: dict[str, Any]
     cash: float
     shares: list[float]
     close: list[float]
@@ -62,9 +63,15 @@ class Ledger:
 
     def margin(self, i: int, volatility: float) -> float:
         """Equity that a position of one currency in asset i needs."""
+        if self.own("initial_margins", i):
+            return self.own("initial_margins", i)
         if self.is_future(i) and "margin_volatility" in self.costs:
             return self.costs["margin_volatility"] * volatility
         return 1 / self.costs["max_leverage"]
+
+    def own(self, kind: str, i: int) -> float:
+        """Margin that was agreed for asset i alone; 0 for none."""
+        return self.costs[kind][i] if kind in self.costs else 0.0
 
     def decide(self, weights: list[float], hold: list[bool], volatility: list[float]) -> None:
         """Sends the orders that lead to the target weights once everything on its way has filled.
@@ -146,8 +153,8 @@ class Ledger:
         needed = [self.margin(i, volatility[i]) if self.is_future(i) else 1.0 for i in assets]
         if "margin_volatility" not in self.costs:
             needed = [1.0 for _ in assets]
-        gross = sum(abs(self.shares[i]) * close[i] * needed[i] for i in assets)
-        liquidated = self.equity() < self.costs["maintenance_margin"] * gross
+        rates = [self.own("maintenance_margins", i) or self.costs["maintenance_margin"] * needed[i] for i in assets]
+        liquidated = self.equity() < sum(abs(self.shares[i]) * close[i] * rates[i] for i in assets)
         if liquidated:
             for i in assets:
                 rest = -self.shares[i]
@@ -194,7 +201,7 @@ def run_ledger(
     weights: np.ndarray,
     hold: np.ndarray,
     *,
-    costs: dict[str, float],
+    costs: dict[str, Any],
     cash: float,
     latency_bars: int = 1,
     carry: bool = True,

@@ -121,6 +121,8 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "data.refresh": "true",
         "costs.cash_rate": "0.02",
         "costs.margin_volatility": "5",
+        "costs.initial_margins": "{ES: 0.1}",
+        "costs.maintenance_margins": "0.05",
         "costs.lot_size": "1",
         "costs.minimum_notional": "100",
         "exits.stop_loss": "0.05",
