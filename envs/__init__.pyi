@@ -5,6 +5,7 @@ from .execution.exits import make_exits
 from .execution.fill_rule import FillRule
 from .execution.portfolio import Fills, Portfolio
 from .market import features, indicators, regimes
+from .market.dividends import with_dividends
 from .market.market_data import MarketData, MarketInfo, slice_bars
 from .market.periods import periods_per_year
 from .trading.adapters import to_gymnasium, to_sb3
@@ -38,4 +39,5 @@ __all__ = [
     "slice_bars",
     "to_gymnasium",
     "to_sb3",
+    "with_dividends",
 ]

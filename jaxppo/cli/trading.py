@@ -193,7 +193,8 @@ def _feed(known: argparse.Namespace, policy: LivePolicy, quiet: float | None) ->
         )
     symbol = policy.symbols[0] if len(policy.symbols) == 1 else None
     zone = zoneinfo.ZoneInfo(policy.rules.feed.timezone)
-    return feeds.csv_tail(source, symbol=symbol, zone=zone, quiet=quiet, follow=not known.stop_at_end)
+    follow, funding = not known.stop_at_end, policy.rules.feed.funding
+    return feeds.csv_tail(source, symbol=symbol, zone=zone, quiet=quiet, follow=follow, funding=funding)
 
 
 def _port(text: str) -> int:

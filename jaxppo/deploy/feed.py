@@ -126,8 +126,7 @@ class Feed:
         self.half_spread = np.full(n, rules.min_half_spread)
         self.carry = np.full(n, np.nan)
         self.columns = np.full((len(rules.columns), n), np.nan)
-        self.ended = np.zeros(n, bool)
-        self.listed = np.zeros(n, bool)
+        self.ended, self.listed = np.zeros(n, bool), np.zeros(n, bool)
         self.recent = np.full((n, kept, 5), np.nan)
         self._zone = zoneinfo.ZoneInfo(rules.timezone)
         self._schedule: Any = None
@@ -242,7 +241,8 @@ class Feed:
             raise RefusedError(f"bid {bid:g} and ask {ask:g} are no quote")
         if rules.spread[place] == "quoted" and not quoted:
             raise RefusedError("no bid and ask, and data.spread is quoted")
-        carry, funding = _optional(bar, "carry"), _optional(bar, rules.funding) or 0.0
+        named = rules.funding if rules.funding in bar else rules.funding.lower()
+        carry, funding = _optional(bar, "carry"), _optional(bar, named) or 0.0
         if abs(carry or 0.0) > 100.0 or abs(funding) > LARGEST_FUNDING:
             raise RefusedError(f"carry is {carry or 0.0:g} a year, funding {funding:g}")
         own = [_optional(bar, name if name in bar else name.lower()) for name in rules.columns]

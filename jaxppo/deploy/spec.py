@@ -52,5 +52,5 @@ def feed_rules(setup: Setup) -> FeedRules:
         max_hole_days=data.max_hole_days,
         optional=optional,
         columns=tuple(market.columns),
-        funding=data.funding or "",
+        funding="" if isinstance(market.funding, tuple) else data.funding or "funding",
     )

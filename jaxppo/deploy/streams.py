@@ -50,11 +50,9 @@ def check_streams(setup: Setup) -> None:
             raise ConfigError(f"{key} is feature_portfolios, which is fitted on all prices so far; it cannot be live")
     if config.data.rate_column is not None:
         raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
-    for key, name in (("dividends", config.data.dividends), ("splits", config.data.splits)):
-        if name is not None:
-            raise ConfigError(
-                f"data.{key} is {name!r}, and a live policy knows no ex-dates; train on adjusted prices to export"
-            )
+    paid = {"splits": config.data.splits is not None, "dividends": not isinstance(setup.market.dividends, tuple)}
+    for key in (key for key, there in paid.items() if there):
+        raise ConfigError(f"data.{key} are paid, and a live policy knows no ex-dates; export a run on adjusted prices")
     if setup.env.fill_rule.exits:
         raise ConfigError(
             "exits closes positions inside a bar, and a live policy decides at closes; train without them, and leave "

@@ -104,6 +104,7 @@ def csv_tail(
     zone: datetime.tzinfo = datetime.UTC,
     quiet: float | None = None,
     follow: bool = True,
+    funding: str = "",
 ) -> Iterator[Fed]:
     """Records of a CSV file in long form (time, symbol, open, high, low, close, volume) that lines are appended to.
 
@@ -115,11 +116,12 @@ def csv_tail(
       zone: of times without an offset.
       quiet: seconds after which the last time is complete; None waits for a later one.
       follow: whether to wait for more at the end of the file; otherwise its last time is complete.
+      funding: column that has to be there as well, see `FeedRules`; empty for none.
 
     Raises:
       DataError: no such file, or a column is missing.
     """
-    tail = _Tail(pathlib.Path(path), symbol, zone)
+    tail = _Tail(pathlib.Path(path), symbol, zone, funding.lower())
     last = clock.monotonic()
     while True:
         lines = tail.lines()
@@ -139,8 +141,8 @@ def csv_tail(
 class _Tail:
     """What is read of a CSV file so far, and the bars whose time is not complete."""
 
-    def __init__(self, path: pathlib.Path, symbol: str | None, zone: datetime.tzinfo):
-        self._path, self._symbol, self._zone = path, symbol, zone
+    def __init__(self, path: pathlib.Path, symbol: str | None, zone: datetime.tzinfo, funding: str):
+        self._path, self._symbol, self._zone, self._funding = path, symbol, zone, funding
         self._offset, self._rest = 0, b""
         self._names: list[str] = []
         self._open: dict[int, dict[str, Any]] = {}
@@ -194,6 +196,8 @@ class _Tail:
         if missing or len(set(names)) < len(names):
             what = f"no column {missing[0]}" if missing else "two columns of one name"
             raise DataError(f"{self._path}: {what}; a feed has time, symbol, open, high, low, close, volume")
+        if self._funding and self._funding not in names:
+            raise DataError(f"{self._path}: no column {self._funding}, the funding that the policy pays (data.funding)")
         return names
 
     def _keep(self, row: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from tiny_run import STEPS_PER_ITERATION, command, write_config
 
 SYMBOLS = ("AAA", "BBB")
 LIMITED = {
+    "data": {"funding": "rate"},
     "features": {
         "columns": {"news": {"columns": ["sentiment"], "lag": 1}},
         "functions": {"slope": {"function": "own_parts:slope", "options": {"span": 7}, "warmup": 7}},
@@ -34,16 +35,18 @@ def make_run(folder: pathlib.Path, **sections: Any) -> pathlib.Path:
     """A run of two iterations in a folder, beside `prices.csv`."""
     training = {"steps": 2 * STEPS_PER_ITERATION, "evaluate_every": 1, "checkpoint_every": 1}
     config = write_config(folder, **{**LIMITED, "training": training, **sections})
-    add_sentiment(folder / "prices.csv")
+    add_columns(folder / "prices.csv")
     assert command("train", "--config", config, "--output", folder / "run") == 0
     return folder / "run"
 
 
-def add_sentiment(path: pathlib.Path) -> None:
-    """Adds a column of one's own to a price file in long form; a third of its values are unknown."""
+def add_columns(path: pathlib.Path) -> None:
+    """Adds a column of one's own and one of funding to a price file in long form; a third of the cells are empty."""
     frame, rng = pd.read_csv(path), np.random.default_rng(5)
     score = rng.normal(size=len(frame))
-    frame.assign(sentiment=np.where(rng.random(len(frame)) < 0.66, score, np.nan)).to_csv(path, index=False)
+    score[rng.random(len(frame)) >= 0.66] = np.nan
+    rate = np.where(rng.random(len(frame)) < 0.66, rng.normal(0, 1e-3, len(frame)), np.nan)
+    frame.assign(sentiment=score, rate=rate).to_csv(path, index=False)
 
 
 def records_of(path: pathlib.Path) -> list[dict[str, Any]]:

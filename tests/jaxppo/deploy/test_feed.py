@@ -34,6 +34,7 @@ def ragged(daily, seed=0):
     frame["bid"] = np.where(quoted, frame["close"] - half, np.nan)
     frame["ask"] = np.where(quoted, frame["close"] + half, np.nan)
     frame["carry"] = np.where(draws.random(len(frame)) > 0.5, draws.normal(0, 0.05, len(frame)), np.nan)
+    frame["rate"] = np.where(draws.random(len(frame)) > 0.5, draws.normal(0, 1e-3, len(frame)), np.nan)
     return frame
 
 
@@ -47,6 +48,7 @@ MARKETS = {
     "volume of no use": ({"volume": "none"}, True),
     "counted ticks": ({"volume": "ticks"}, True),
     "zero volume can be traded": ({"zero_volume_tradable": True}, True),
+    "funding": ({"funding": "rate"}, True),
 }
 
 
@@ -64,7 +66,7 @@ def test_fields_are_those_of_the_loader(keys, daily, tmp_path):
         if bar == 70:  # as after a restart
             state, feed = feed.state(), Feed(feed.rules)
             feed.restore(state)
-        bars = part.set_index("symbol")[[*NAMES, "bid", "ask", "carry"]].to_dict(orient="index")
+        bars = part.set_index("symbol")[[*NAMES, "bid", "ask", "carry", "rate"]].to_dict(orient="index")
         reading = feed.read({"time": str(stamp), "bars": bars})
         assert not reading.refused
         assert reading.time == market.info.timestamps[bar].astype("datetime64[ns]").astype(np.int64)

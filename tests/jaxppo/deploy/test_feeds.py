@@ -1,14 +1,18 @@
 """Feeds: what is complete, what is refused, and that nothing raises."""
 
+import dataclasses
 import io
 import json
 import threading
 
 import numpy as np
 import pytest
+from cheap_policy import RULES
 
+from jaxppo.deploy.bars.named import named_source
+from jaxppo.deploy.feed import Feed
 from jaxppo.deploy.trading.feeds import LONGEST_LINE, BadRecord, csv_tail, json_lines, json_record, json_stream
-from jaxppo.errors import DataError
+from jaxppo.errors import ConfigError, DataError
 
 HEADER = "time,symbol,open,high,low,close,volume\n"
 
@@ -67,6 +71,26 @@ def test_a_file_that_cannot_be_a_feed_is_a_mistake(tmp_path):
     (tmp_path / "prices.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no column time"):
         next(csv_tail(tmp_path / "prices.csv"))
+
+
+def test_a_feed_without_the_funding_that_a_policy_pays_is_refused(tmp_path):
+    (tmp_path / "prices.csv").write_text(
+        HEADER.replace("volume", "volume,Rate") + row(0, "AAA").replace("\n", ",0.001\n")
+    )
+    assert len(told(csv_tail(tmp_path / "prices.csv", follow=False, funding="Rate"))) == 1
+    with pytest.raises(DataError, match="no column premium, the funding that the policy pays"):
+        next(csv_tail(tmp_path / "prices.csv", funding="premium"))
+    with pytest.raises(ConfigError, match="whose bars have no funding; the policy pays 'Rate'"):
+        named_source("ccxt:binance", dataclasses.replace(RULES, funding="Rate"))
+
+
+def test_funding_is_paid_in_its_bar_alone():
+    feed = Feed(dataclasses.replace(RULES, optional=("funding",), funding="Rate"))
+    bar = {"close": 10.0, "volume": 1.0}
+    cells = ({"Rate": 1e-4}, {}, {"rate": -1e-4}, {"Rate": 0.5})
+    read = [feed.read({"time": 60 * place, "bars": {"AAA": bar | cell}}) for place, cell in enumerate(cells, start=1)]
+    assert [one.fields["funding"].tolist() for one in read] == [[1e-4, 0.0], [0.0, 0.0], [-1e-4, 0.0], [0.0, 0.0]]
+    assert read[-1].refused == {"AAA": "carry is 0 a year, funding 0.5"}
 
 
 def test_hostile_lines_are_refused():
