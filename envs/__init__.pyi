@@ -3,6 +3,7 @@ from .data.load import DataError, format_report, load_market
 from .execution.costs import Costs, basic_costs, make_costs
 from .execution.exits import make_exits
 from .execution.fill_rule import FillRule
+from .execution.limit_orders import make_limit_orders
 from .execution.portfolio import Fills, Portfolio
 from .market import features, indicators, regimes
 from .market.dividends import with_dividends
@@ -32,6 +33,7 @@ __all__ = [
     "load_market",
     "make_costs",
     "make_exits",
+    "make_limit_orders",
     "periods_per_year",
     "reference",
     "regimes",

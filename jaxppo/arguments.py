@@ -38,6 +38,7 @@ EpisodeLength = Annotated[int, Field(ge=1, le=2**30)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PriceOffset = Annotated[float, Field(ge=-0.5, le=0.5)]
 DelistingReturn = Annotated[float, Field(ge=-1.0, le=10.0)]
 OpenFraction = Annotated[float, Field(ge=1e-6, le=0.999999)]
 PositiveFraction = Annotated[float, Field(ge=1e-6, le=1.0)]

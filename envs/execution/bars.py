@@ -53,8 +53,8 @@ class Bar(struct.PyTreeNode):
 
 BAR_FIELDS = ("open", "close", "available_volume", "half_spread", "volatility", "average_volume", "year_fraction")
 """Rows of a packed bar; then, as far as the market needs them, `slippage_scale` where slippage depends on conditions,
-`ended` where an asset ends, `futures` where there are some, `high` and `low` where there are exits, and `funding` and
-`dividend` where positions are paid."""
+`ended` where an asset ends, `futures` where there are some, `high` and `low` for exits and limit orders, and `funding`
+and `dividend` where positions are paid."""
 EXTRA_FIELDS = (("slippage_scale", 1.0), ("ended", 0.0), ("futures", 0.0), ("high", 0.0), ("low", 0.0),
                 ("funding", 0.0), ("dividend", 0.0))  # fmt: skip
 """These rows and what stands in one that is not needed, if a later one is."""
@@ -80,7 +80,7 @@ def pack_bars(
       regimes: `[T, A, 4]` probabilities of the regimes at each close, for conditions on them.
       ahead: the bar after each instead, as far as it is known at the close before: its forecasts. Prices and volume are
         those of the bar before, and nothing ends.
-      ranges: with `high` and `low`, which exits need.
+      ranges: with `high` and `low`, which exits and limit orders need.
 
     Returns:
       The table; row 0 uses its own bar for the forecasts (nothing ever fills there), and an asset that has not traded

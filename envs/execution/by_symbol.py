@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxppo.arguments import OpenFraction, PositiveFloat, PositiveFraction
+from jaxppo.arguments import OpenFraction, PositiveFloat, PositiveFraction, PriceOffset
 
 PerSymbol = PositiveFloat | Mapping[str, PositiveFloat]
 """A number for all symbols, or one for each that is named."""
@@ -15,6 +15,8 @@ PerSymbolFraction = OpenFraction | Mapping[str, OpenFraction]
 """Likewise, of fractions in (0, 1)."""
 PerSymbolShare = PositiveFraction | Mapping[str, PositiveFraction]
 """Likewise, of fractions in (0, 1]."""
+PerSymbolOffset = PriceOffset | Mapping[str, PriceOffset]
+"""Likewise, of distances from a price, of either sign."""
 
 
 def given(value: float | None) -> Any:

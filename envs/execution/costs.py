@@ -63,6 +63,7 @@ class Costs(struct.PyTreeNode):
       lot_size: `[]` or `[A]` shares that orders are multiples of; `()` for any fraction.
       minimum_notional: `[]` or `[A]` smallest value of an order, currency; `()` for any.
       exits: `Exits`, what closes positions inside a bar; `()` for nothing.
+      limit_orders: `LimitOrders`, where orders rest; `()` for orders at the market.
       own: static; `(quantity, price, bar) -> [A]`, currency >= 0 of slippage beside the rest; `()` for nothing.
     """
 
@@ -87,6 +88,7 @@ class Costs(struct.PyTreeNode):
     lot_size: Any = ()
     minimum_notional: Any = ()
     exits: Any = ()
+    limit_orders: Any = ()
     own: Any = struct.field(pytree_node=False, default=())
 
 

@@ -1,10 +1,11 @@
 """The accounting function: one portfolio, one bar. Training, backtest and live trading all step through it.
 
 In order: financing accrues on what was held since the previous fill, and dividends and funding are paid on it, see
-`jaxppo.envs.execution.payments`; due orders fill at the open as far as halts,
-volume and the leverage limit allow, at a cost; positions in assets that have ended are settled, without cost; exits
-close positions at their prices, see `jaxppo.envs.execution.exits`; the book is marked at the close; equity below the
-maintenance margin is liquidated there, halted or not and whatever the volume, so that the account ends with the bar.
+`jaxppo.envs.execution.payments`; due orders fill at the open, or at their limits (see
+`jaxppo.envs.execution.limit_orders`), as far as halts, volume and the leverage limit allow, at a cost; positions in
+assets that have ended are settled, without cost; exits close positions at their prices, see
+`jaxppo.envs.execution.exits`; the book is marked at the close; equity below the maintenance margin is liquidated there,
+halted or not and whatever the volume, so that the account ends with the bar.
 
 With displacement, fills pay, or earn, what the account's earlier trades have left of it, as a cost of impact. The book
 is marked at the market's own closes, so that no trade raises the equity by moving a mark.
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxppo.envs.execution import exits
+from jaxppo.envs.execution import exits, limit_orders
 from jaxppo.envs.execution.bars import Bar
 from jaxppo.envs.execution.costs import Costs, TradeCosts, fillable, trade_costs
 from jaxppo.envs.execution.fill_rule import FillRule, check_agree, check_latency
@@ -51,6 +52,7 @@ class Portfolio(struct.PyTreeNode):
       in_flight: `latency_bars - 1` arrays `[A]`, shares ordered and not yet due, oldest first.
       displaced: `Displaced`, what the account's trades have left in the market; `()` without displacement.
       guard: `Guard`, what exits remember of the positions; `()` without exits.
+      resting: `Resting`, what limit orders remember; `()` without them.
     """
 
     shares: jax.Array
@@ -62,13 +64,14 @@ class Portfolio(struct.PyTreeNode):
     in_flight: tuple[jax.Array, ...]
     displaced: Any = ()
     guard: Any = ()
+    resting: Any = ()
 
 
 class Fills(struct.PyTreeNode):
     """What happened to a portfolio in one bar.
 
     Attributes:
-      quantity: `[A]` shares filled at the open, signed; positions in assets that have ended are settled by it as well.
+      quantity: `[A]` shares of orders that filled, signed; positions in assets that have ended are settled by it too.
       price: `[A]` mid price of the fills, before costs and displacement; of a settlement what it pays.
       costs: currency per asset, by kind; includes the costs of exits and of a liquidation.
       financing: `[]` currency: borrow fee on shorts and interest on negative cash since the previous bar, less that on
@@ -112,6 +115,7 @@ def open_portfolio(price: jax.Array, cash: jax.Array | float, rule: FillRule) ->
         in_flight=(zeros,) * (rule.latency_bars - 1),
         displaced=undisplaced(price) if rule.displacement else (),
         guard=exits.unguarded(price) if rule.exits else (),
+        resting=limit_orders.nothing_rests(price, rule.latency_bars) if rule.limit_orders else (),
     )
 
 
@@ -189,7 +193,7 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
       The portfolio at the close of `bar`, and what happened. An equity below zero is a debt and is kept.
 
     Raises:
-      ValueError: costs and rule disagree on displacement, exits or latency.
+      ValueError: costs and rule disagree on displacement, exits, limit orders or latency.
     """
     check_agree(costs, rule)
     check_latency(costs, rule)
@@ -199,8 +203,9 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
     if rule.exits:
         wanted = exits.resumed(portfolio.guard, portfolio.shares, wanted)
     goal = _snap(portfolio.shares + wanted, rounding)
-    quantity = once(_filled, portfolio, wanted, bar, costs)
     price = bar.open if rule.fill_price == "next_open" else portfolio.price
+    met = limit_orders.met(portfolio, due, wanted, price, bar, costs)
+    quantity, price = once(_filled, portfolio, met.wanted, bar, costs, met.at_open), met.price
     shares, charged = jnp.where(quantity == wanted, goal, portfolio.shares + quantity), quantity
     settled: Any = ()
     if rule.delisting != "freeze" and not isinstance(bar.ended, tuple):
@@ -211,13 +216,15 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         shares, goal, *in_flight = (jnp.where(ended, 0.0, x) for x in (shares, goal, *in_flight))
     displaced = relax(portfolio.displaced, costs.displacement) if rule.displacement else ()
     paid, displaced = _pay(displaced, charged, price, bar, costs)
+    paid = limit_orders.capped(paid, charged, met.room)
     financed = financing(portfolio.shares * portfolio.price, portfolio.equity, bar, costs)
     profit = portfolio.shares * (price - portfolio.price) + shares * (bar.close - price)
     received = payments(portfolio.shares, portfolio.price, bar.funding, bar.dividend, rule.fill_price)
     profit, financed = booked(received, profit, financed)
     guard, exited = (), ()
     if rule.exits:
-        found = _exit(portfolio, shares, price, quantity, displaced, bar, costs)
+        lived = limit_orders.lived(bar, met, portfolio.shares, shares)
+        found = _exit(portfolio, shares, price, quantity, displaced, bar, lived, costs)
         guard, exited, displaced = found.guard, found.exited, found.displaced
         profit = profit + exited.quantity * (bar.close - exited.price)
         paid, shares = jax.tree.map(jnp.add, paid, found.costs), shares + exited.quantity
@@ -240,19 +247,10 @@ def step(portfolio: Portfolio, order: jax.Array, bar: Bar, costs: Costs, rule: F
         in_flight=tuple(jnp.where(liquidated, 0.0, later) for later in in_flight),
         displaced=displaced,
         guard=guard,
+        resting=met.resting,
     )
-    fills = Fills(
-        quantity=quantity,
-        price=price,
-        costs=jax.tree.map(jnp.add, paid, forced),
-        financing=financed,
-        liquidated=liquidated,
-        liquidation=liquidation,
-        settled=settled,
-        exited=exited,
-        payments=received,
-    )
-    return new, fills
+    charged_for = jax.tree.map(jnp.add, paid, forced)
+    return new, Fills(quantity, price, charged_for, financed, liquidated, liquidation, settled, exited, received)
 
 
 class _Exit(NamedTuple):
@@ -272,24 +270,26 @@ def _exit(
     quantity: jax.Array,
     displaced: Any,
     bar: Bar,
+    lived: Bar,
     costs: Costs,
 ) -> _Exit:
     """Closes positions at the prices of exits, as far as what is left of the bar's volume allows.
 
     Args:
       portfolio: at the close before.
-      shares: `[A]` positions after the fills at the open.
+      shares: `[A]` positions after the fills of orders.
       price: `[A]` of these fills.
       quantity: `[A]` shares that filled, signed.
       displaced: after these fills.
-      bar: with high and low.
+      bar: in which they filled.
+      lived: that bar from the fills on, with high and low.
       costs: with exits.
     """
     guard = portfolio.guard
     closing = (guard.blocked > 0) & (portfolio.shares != 0)
     entry, best = (after_dividends(x, portfolio.price, bar.dividend) for x in (guard.entry, guard.best))
     guard = exits.followed(guard.replace(entry=entry, best=best), portfolio.shares, shares, price)
-    hit, at = exits.touched(guard, shares, bar, costs.exits)
+    hit, at = exits.touched(guard, shares, lived, costs.exits)
     wanted = jnp.where(hit, -shares, 0.0)
     room = jnp.where(bar.available_volume > 0, costs.participation_limit * bar.available_volume, 0.0)
     left = _snap(jnp.maximum(room - jnp.abs(quantity), 0.0), _rounding(quantity))
@@ -317,13 +317,15 @@ def _pay(displaced: Any, quantity: jax.Array, price: jax.Array, bar: Bar, costs:
     return paid.replace(impact=paid.impact + own), displaced
 
 
-def _filled(portfolio: Portfolio, wanted: jax.Array, bar: Bar, costs: Costs) -> jax.Array:
-    """Shares `[A]` of an order that fill: as far as halts, volume and the leverage limit allow."""
-    filled = _within_leverage(portfolio, fillable(wanted, bar, costs), costs, leverage_use(bar, costs))
+def _filled(portfolio: Portfolio, wanted: jax.Array, bar: Bar, costs: Costs, at_open: Any) -> jax.Array:
+    """Shares `[A]` of an order that fill: as far as halts, volume and the leverage limit allow; `at_open` of `Met`."""
+    filled = _within_leverage(portfolio, fillable(wanted, bar, costs), costs, leverage_use(bar, costs), at_open)
     return whole_fills(filled, wanted, costs)
 
 
-def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs, use: jax.Array | float) -> jax.Array:
+def _within_leverage(
+    portfolio: Portfolio, quantity: jax.Array, costs: Costs, use: jax.Array | float, at_open: Any
+) -> jax.Array:
     """Scales fills that add exposure to what `max_leverage` leaves after those that reduce it, `[A]`.
 
     Measured at the last marks, at which orders are sized: it binds where a reduction that was to pay for an addition
@@ -333,7 +335,8 @@ def _within_leverage(portfolio: Portfolio, quantity: jax.Array, costs: Costs, us
     closing = jnp.minimum(jnp.abs(quantity), jnp.abs(portfolio.shares))
     reducing = jnp.where(opposite, jnp.sign(quantity) * closing, 0.0)
     adding = quantity - reducing
-    kept = jnp.sum(jnp.abs(portfolio.shares + reducing) * portfolio.price * use)
+    held = limit_orders.committed(jnp.abs(portfolio.shares + reducing), portfolio.shares, adding, at_open)
+    kept = jnp.sum(held * portfolio.price * use)
     added = jnp.sum(jnp.abs(adding) * portfolio.price * use)
     limit = costs.max_leverage * jnp.maximum(portfolio.equity, 0.0)
     room = jnp.where(limit - kept > LEVERAGE_ROUNDING * limit, limit - kept, 0.0)

@@ -34,6 +34,7 @@ from jaxppo.envs.trading.account import Account, BarRow, Decide, Decision, Place
 from jaxppo.envs.trading.actions import TargetActions
 from jaxppo.envs.trading.outcome import outcome_of
 from jaxppo.envs.trading.types import EnvParams, Observation, Outcome
+from jaxppo.envs.trading.urgent import with_urgent_orders
 
 LARGEST_LOSS = 0.999
 
@@ -89,8 +90,7 @@ class OneBar(TargetActions):
         def execute(account: Account, view: View, decided: Decision) -> tuple[Account, StepResult]:
             before = account.portfolio
             account, placed = self.place(account, view, row, decided, costs, limited=limited, in_shares=in_shares)
-            settled = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
-            account, fills, outcome, reward = settled
+            account, fills, outcome, reward = self.settle(account, placed.ordered, row.next_bar, costs, risk_aversion)
             after = account.portfolio
             return account, StepResult(before, placed.targets, placed.ordered, after, fills, outcome, reward)
 
@@ -144,6 +144,7 @@ class OneBar(TargetActions):
         """
         portfolio, sizing, (weights, hold) = account.portfolio, account.sizing, decided
         chosen, tradable = hold, orderable(row.tradable, portfolio.guard)
+        allowed = view.constraint if view.executed is None else view.executed
         if limited:
             weights, hold, sizing = self.size(sizing, row.sizing, portfolio, weights, hold)
         if account.stopped is not None:
@@ -156,7 +157,6 @@ class OneBar(TargetActions):
             ordered = whole_orders(ordered, portfolio.shares + outstanding(portfolio), portfolio.price, costs)
             targets = weights
         else:
-            allowed = view.constraint if view.executed is None else view.executed
             targets, hold = self.feasible(portfolio, weights, hold, allowed)
             hold = hold | ~tradable
             ordered = orders_to_target(portfolio, targets, hold, costs, leverage_use_at(row.next_bar, costs))
@@ -164,7 +164,8 @@ class OneBar(TargetActions):
             at_target = hold & ~chosen & tradable & (weights == targets)
             wanted = weights * portfolio.equity / portfolio.price - portfolio.shares - outstanding(portfolio)
             ordered = with_derivative(ordered, jnp.where(at_target, wanted, ordered))
-        return account.replace(masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
+        portfolio = with_urgent_orders(portfolio, allowed, account.stopped)
+        return account.replace(portfolio=portfolio, masks=view.masks, sizing=sizing), Placed(targets, hold, ordered)
 
     def settle(
         self,

@@ -204,7 +204,7 @@ class TradingEnv(OneBar, environment.Environment[EnvState, EnvParams]):
         return EnvParams(
             max_steps_in_episode=jnp.asarray(episode_bars, jnp.int32),
             market=market,
-            table=pack_bars(market, conditions=costs.conditions, regimes=regimes, ranges=self.fill_rule.exits),
+            table=pack_bars(market, conditions=costs.conditions, regimes=regimes, ranges=self.fill_rule.ranges),
             features=self.features.table(market, self.unknown, regimes).astype(feature_dtype),
             listed=running_count(market.tradable) > 0,
             costs=costs,

@@ -44,7 +44,7 @@ def baseline_policies(target_volatility: float, max_leverage: float) -> dict[str
 def run_baselines(
     rules: AccountRules, params: EnvParams, first: jax.Array, n_bars: int, target_volatility: float
 ) -> dict[str, Ledger]:
-    """Runs the baselines over a period, under the same costs and fills, without masks and exits.
+    """Runs the baselines over a period, under the same costs and fills, without masks, exits and limit orders.
 
     Args:
       rules: of the account they are compared with; a baseline that breaches a monitored limit trades on.
@@ -53,7 +53,7 @@ def run_baselines(
       n_bars: number of bars.
       target_volatility: per year, fraction of equity.
     """
-    unlimited, params = _plain(rules), _without_exits(params)
+    unlimited, params = _plain(rules), _at_the_market(params)
     rows = baseline_policies(target_volatility, float(params.costs.max_leverage))
     return {name: simulate_account(policy, unlimited, params, first, n_bars) for name, policy in rows.items()}
 
@@ -61,9 +61,9 @@ def run_baselines(
 def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> dict[str, Ledger]:
     """Runs the baselines of a configuration over a period; `run_baselines` where it names none.
 
-    Rules and assets that are held trade under the costs and fills of the run, without its masks, sizing and exits; an
-    agent of another run under the masks and sizing that it was trained with. An index is its returns, without costs.
-    The base of the policy, if it has one, comes first.
+    Rules and assets that are held trade under the costs and fills of the run, without its masks, sizing, exits and
+    limit orders; an agent of another run under the masks and sizing that it was trained with. An index is its returns,
+    without costs. The base of the policy, if it has one, comes first.
 
     Args:
       setup: of the run.
@@ -74,7 +74,7 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
       ConfigError: a baseline that does not fit the prices.
     """
     chosen, first = setup.config.evaluation, jnp.int32(where.first)
-    found, unlimited, params = {}, _plain(rules), _without_exits(setup.params)
+    found, unlimited, params = {}, _plain(rules), _at_the_market(setup.params)
     if setup.env.base is not None:
         found["base"] = simulate_account(base_policy(setup), rules, setup.params, first, where.n_bars)
     if not chosen.baselines:
@@ -97,17 +97,17 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
 
 @functools.lru_cache
 def _plain(rules: AccountRules) -> AccountRules:
-    """The rules without masks, sizing, monitored limits that stop, and exits: what is held is not closed by a stop."""
+    """The rules without masks, sizing, monitored limits that stop, exits and limit orders: what is held is held."""
     env = rules.env
-    if env.fill_rule.exits:
+    if env.fill_rule.ranges:
         env = copy.copy(env)
-        env.fill_rule = dataclasses.replace(env.fill_rule, exits=False)
+        env.fill_rule = dataclasses.replace(env.fill_rule, exits=False, limit_orders=False)
     return rules._replace(env=env, limited=False)
 
 
-def _without_exits(params: EnvParams) -> EnvParams:
+def _at_the_market(params: EnvParams) -> EnvParams:
     """The market and its costs, for `_plain` rules."""
-    return params.replace(costs=params.costs.replace(exits=()))
+    return params.replace(costs=params.costs.replace(exits=(), limit_orders=()))
 
 
 @functools.lru_cache

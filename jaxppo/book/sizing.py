@@ -155,7 +155,7 @@ class _Book(NamedTuple):
         market, n_bars = view.market, view.market.n_bars
         every_bar = jax.tree.map(lambda x: jnp.broadcast_to(x, (n_bars, *x.shape)), self.costs.replace(conditions=()))
         bars = pack_bars(
-            market, conditions=self.costs.conditions, regimes=view.regimes, ranges=self.env.fill_rule.exits
+            market, conditions=self.costs.conditions, regimes=view.regimes, ranges=self.env.fill_rule.ranges
         )
         return BookRow(
             number=row_number(market.session),

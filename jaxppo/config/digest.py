@@ -39,6 +39,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "options": None,
     },
     "exits": {"stop_loss": None, "take_profit": None, "trailing_stop": None, "wait": 0},
+    "limit_orders": {"offset": None, "touch": False},
     "env": {"delisting": "freeze", "units": "weight"},
     "features": {"timeframes": [], "normalise": None, "columns": None, "functions": None},
     "regimes": {"options": None},
@@ -53,7 +54,7 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Section -> key that jobs and trials of 0.1.0 did not have -> the value with which it changes nothing."""
 
-NEW_SECTIONS = ("exits", "pathwise", "sweep")
+NEW_SECTIONS = ("exits", "limit_orders", "pathwise", "sweep")
 """Sections that jobs and trials of 0.1.0 did not have at all."""
 
 UNREAD = ("tracking",)

@@ -32,7 +32,7 @@ from jaxppo.config.simulation import SimulationConfig
 from jaxppo.config.sizing import SizingConfig, check_order, in_units
 from jaxppo.config.sweep import SweepConfig, check_sweep
 from jaxppo.config.tracking import TrackingConfig, check_tracking
-from jaxppo.config.trading import CostsConfig, EnvConfig, ExitsConfig
+from jaxppo.config.trading import CostsConfig, EnvConfig, ExitsConfig, LimitOrdersConfig
 from jaxppo.config.walk_forward import WalkForwardConfig, check_walk_forward
 from jaxppo.envs import regimes
 from jaxppo.envs.data.options import HalfSpread, Multiplier, RateColumn, SpreadKind, Tick, VolumeKind
@@ -135,6 +135,7 @@ class Config(Keys):
     env: EnvConfig = EnvConfig()
     costs: CostsConfig = CostsConfig()
     exits: ExitsConfig = ExitsConfig()
+    limit_orders: LimitOrdersConfig = LimitOrdersConfig()
     masks: tuple[MaskConfig, ...] = ()
     """Limits of positions, such as `[{volatility_cap: {target: 0.15}}, no_short]`; they hold together."""
     sizing: tuple[SizingConfig, ...] = ()
@@ -247,6 +248,11 @@ class Config(Keys):
                 raise ValueError(
                     f"env.fill_price is {self.env.fill_price}; sizing[{number}].drawdown_control needs env.fill_price "
                     "next_open"
+                )
+            if item.kind == "drawdown_control" and self.limit_orders.offset is not None:
+                raise ValueError(
+                    f"limit_orders.offset is {self.limit_orders.offset}; sizing[{number}].drawdown_control needs "
+                    "orders that fill at the next open, without limit_orders"
                 )
         # After the checks, which name places in the list as it was given.
         object.__setattr__(self, "sizing", in_units(self.sizing, self.env.units, self.env.name, self.policy.tilt))

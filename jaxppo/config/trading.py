@@ -1,4 +1,4 @@
-"""Keys of the environment, of the costs of trading, and of what closes positions inside a bar."""
+"""Keys of the environment, of the costs of trading, and of what fills or closes inside a bar."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jaxppo.arguments import (
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
+    PriceOffset,
     Text,
 )
 from jaxppo.config.from_signature import key_of
@@ -90,3 +91,10 @@ class ExitsConfig(Keys):
     take_profit: PositiveFloat | dict[str, PositiveFloat] | None = key_of(envs.make_exits, "take_profit")
     trailing_stop: OpenFraction | dict[str, OpenFraction] | None = key_of(envs.make_exits, "trailing_stop")
     wait: int = key_of(envs.make_exits, "wait")
+
+
+class LimitOrdersConfig(Keys):
+    """Where orders rest until a bar goes through their limit (`envs.make_limit_orders`)."""
+
+    offset: PriceOffset | dict[str, PriceOffset] | None = key_of(envs.make_limit_orders, "offset")
+    touch: bool = key_of(envs.make_limit_orders, "touch")

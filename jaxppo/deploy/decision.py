@@ -57,7 +57,7 @@ class Decision:
     def table(self) -> pd.DataFrame:
         """A row for each asset: position, what was decided, what became of it, the order and its expected cost."""
         values, ordered = self.values, self.values["ordered"].astype(np.float64)
-        return pd.DataFrame(
+        found = pd.DataFrame(
             {
                 "symbol": self.symbols,
                 "side": np.where(ordered > 0, "buy", np.where(ordered < 0, "sell", "")),
@@ -73,12 +73,21 @@ class Decision:
                 "reasons": ["; ".join(self.reasons(number)) for number in range(len(self.symbols))],
             }
         )
+        if self.has_limits:
+            found.insert(found.columns.get_loc("price") + 1, "limit", values["limit"].astype(np.float64))
+        return found
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether orders have limits; the table then has their prices, NaN of orders at the market."""
+        return not isinstance(self.values.get("limit", ()), tuple)
 
     @property
     def orders(self) -> pd.DataFrame:
         """A row for each order: symbol, side, quantity in shares, price, notional, position and so on."""
         table = self.table
-        return table[table["quantity"] > 0][list(ORDER_COLUMNS)].reset_index(drop=True)
+        columns = [name for name in table.columns if name in (*ORDER_COLUMNS, "limit")]
+        return table[table["quantity"] > 0][columns].reset_index(drop=True)
 
     def reasons(self, number: int) -> list[str]:
         """What changed the decision for an asset, in order.
@@ -140,6 +149,8 @@ class Decision:
         rows = [("symbol", "order", "price", "weight", "target", "cost", "why")]
         for row in table.itertuples():
             order = f"{row.side} {row.quantity:,.6g}" if row.quantity > 0 else "-"
+            if self.has_limits and row.quantity > 0:
+                order += f" at {row.limit:,.6g}" if math.isfinite(row.limit) else " at the market"
             rows.append(
                 (row.symbol, order, f"{row.price:,.6g}", f"{row.weight:+.2%}", f"{row.target:+.2%}", f"{row.cost:,.2f}",
                  row.reasons)

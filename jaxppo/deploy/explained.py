@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxppo.backtest.account import AccountRules, AccountState, Ordered, place_o
 from jaxppo.backtest.mask_attribution import SAME, LeftOut, with_one_left_out
 from jaxppo.envs.execution.bars import unpack_bar
 from jaxppo.envs.execution.costs import Costs, trade_costs
+from jaxppo.envs.execution.limit_orders import as_ordered
 from jaxppo.envs.execution.margin import leverage_use_at
 from jaxppo.envs.execution.portfolio import expected_weights, orders_to_target, target_scale, weights_of
 from jaxppo.envs.trading.account import BarRow
@@ -34,6 +35,7 @@ class Explained(NamedTuple):
       equity: `[]` currency at that close.
       stopped: `[]` bool, a monitored limit has closed the account down.
       liquidated: `[]` bool, the account was liquidated and trades no more.
+      limit: `[A]` limits of the orders, currency per share, NaN of orders at the market; `()` without limit orders.
     """
 
     weights: jax.Array
@@ -49,6 +51,7 @@ class Explained(NamedTuple):
     equity: jax.Array
     stopped: jax.Array
     liquidated: jax.Array
+    limit: Any = ()
 
 
 def explained_orders(
@@ -78,13 +81,15 @@ def explained_orders(
     levered = ~placed.hold & (target_scale(portfolio, placed.targets, placed.hold, costs, use) < 1.0 - SAME)
     any_size = costs.replace(lot_size=(), minimum_notional=())
     cut = placed.ordered != orders_to_target(portfolio, placed.targets, placed.hold, any_size, use)
+    cost = trade_costs(placed.ordered, portfolio.price, unpack_bar(row.next_bar), costs)
+    cost, limit = as_ordered(placed.ordered, after.account.portfolio, cost, costs.limit_orders)
     why = Explained(
         weights=weights_of(portfolio),
         decided=decided,
         sized=sized,
         targets=placed.targets,
         ordered=placed.ordered,
-        cost=trade_costs(placed.ordered, portfolio.price, unpack_bar(row.next_bar), costs).total(),
+        cost=cost.total(),
         bound=_bound(policy, rules, costs, state, row, placed.targets),
         levered=levered,
         cut=cut,
@@ -92,6 +97,7 @@ def explained_orders(
         equity=portfolio.equity,
         stopped=never if account.stopped is None else account.stopped,
         liquidated=never if account.liquidated is None else account.liquidated,
+        limit=limit,
     )
     return after, ordered, why
 

@@ -58,6 +58,11 @@ def check_streams(setup: Setup) -> None:
             "exits closes positions inside a bar, and a live policy decides at closes; train without them, and leave "
             "such orders with the broker"
         )
+    if setup.env.fill_rule.limit_orders:
+        raise ConfigError(
+            f"limit_orders.offset is {config.limit_orders.offset}, and a live policy sends orders at the market alone; "
+            "train without limit_orders"
+        )
 
 
 def check_own_streams(setup: Setup) -> None:

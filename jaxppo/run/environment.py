@@ -13,6 +13,7 @@ from jaxppo.config.book import RunStrategy
 from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.exits import make_exits
 from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.limit_orders import make_limit_orders
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.own_columns import check_columns
 from jaxppo.envs.market.periods import periods_per_year
@@ -43,11 +44,13 @@ def costs_of(config: Config, market: MarketData) -> Costs:
     symbols, section = market.info.symbols, "exits"
     try:
         exits = make_exits(**config.exits.model_dump(), symbols=symbols)
+        section = "limit_orders"
+        limits = make_limit_orders(**config.limit_orders.model_dump(), symbols=symbols)
         section = "costs"
         costs = make_costs(**config.costs.model_dump(exclude={"function", "options"}), symbols=symbols)
     except ValueError as error:
         raise ConfigError(f"{section}.{error}") from None
-    costs = costs.replace(exits=exits)
+    costs = costs.replace(exits=exits, limit_orders=limits)
     if config.costs.function is None:
         return costs
     key = "costs.function"
@@ -109,6 +112,7 @@ def make_env(config: Config, market: MarketData, context: int, open_run: OpenRun
             displacement=displacement,
             exits=not isinstance(costs.exits, tuple),
             delisting=config.env.delisting,
+            limit_orders=not isinstance(costs.limit_orders, tuple),
         )
     except ValueError as error:
         raise ConfigError(f"env: {error}") from None

@@ -205,7 +205,7 @@ class _Tried:
             market,
             conditions=costs.conditions,
             regimes=self._view.regimes,
-            ranges=not isinstance(costs.exits, tuple),
+            ranges=self._env.fill_rule.ranges,
         )[self._first :]
 
         def paid(row: jax.Array, sign: float) -> jax.Array:

@@ -98,6 +98,7 @@ def best_sharpe(config: Config) -> float | None:
         "function": None,
     }
     usual = config.env.fill_price == "next_open" and config.env.latency_bars == 1
+    usual = usual and config.limit_orders.offset is None
     same = all(getattr(costs, name) == value for name, value in solved_for.items())
     return simulation.sharpe if usual and same else None
 

@@ -98,7 +98,7 @@ def strategy_of(setup: Setup, network: ActorCritic, net: Params, *, name: str, s
             sizing=() if env.sizing is None else env.sizing.table(of_env),
             packed=()
             if env.base is None
-            else pack_bars(market, conditions=conditions, regimes=regimes, ranges=env.fill_rule.exits),
+            else pack_bars(market, conditions=conditions, regimes=regimes, ranges=env.fill_rule.ranges),
         )
 
     def init(n_assets: int) -> AgentState:
@@ -131,7 +131,7 @@ def row_params(setup: Setup, market: MarketData, regimes: jax.Array | None) -> E
     conditions = setup.params.costs.conditions
     return setup.params.replace(
         market=market,
-        table=pack_bars(market, conditions=conditions, regimes=regimes, ranges=setup.env.fill_rule.exits),
+        table=pack_bars(market, conditions=conditions, regimes=regimes, ranges=setup.env.fill_rule.ranges),
         features=setup.env.features.table(market, setup.env.unknown, regimes).astype(setup.encoder.dtype),
         listed=running_count(market.tradable) > 0,
         masks=(),

@@ -150,8 +150,8 @@ def drawdown_control(
         return {"move": moves, "before": before, "open": opened / market.close, "there": market.tradable}
 
     def apply(state: Any, row: dict[str, jax.Array], portfolio: Portfolio, targets: jax.Array) -> tuple[jax.Array, Any]:
-        if portfolio.in_flight:
-            raise ValueError("drawdown_control needs orders that fill in the next bar (latency_bars 1)")
+        if portfolio.in_flight or not isinstance(portfolio.resting, tuple):
+            raise ValueError("drawdown_control needs orders that fill at the next open (latency_bars 1, no limits)")
         present, expected = weights_of(portfolio), expected_weights(portfolio)
         if window is None:
             last, left = state, 1.0 - drawdown(portfolio)

@@ -14,7 +14,7 @@ from jaxppo.config import Config, dump_config, load_config, validate_config
 from jaxppo.config import reference as config_reference
 from jaxppo.config.risk import UTILITIES
 from jaxppo.config.types import accepted, keys
-from jaxppo.envs import load_market, make_costs, make_exits
+from jaxppo.envs import load_market, make_costs, make_exits, make_limit_orders
 from jaxppo.envs.market.regimes import rule_regimes
 from jaxppo.errors import ConfigError
 
@@ -151,6 +151,7 @@ def test_every_key_is_read_by_something():
         "data": set(inspect.signature(load_market).parameters),
         "costs": set(inspect.signature(make_costs).parameters),
         "exits": set(inspect.signature(make_exits).parameters),
+        "limit_orders": set(inspect.signature(make_limit_orders).parameters),
         "env": {"units"},  # becomes a transform of sizing
         "regimes": set(inspect.signature(rule_regimes).parameters),
         "objective": {name for utility in UTILITIES.values() for name in inspect.signature(utility).parameters},

@@ -49,7 +49,7 @@ PYTHON_ONLY = {
     "regimes": {"market", "key"},
     "env": {"n_assets", "observation", "window", "fill_rule", "groups", "normalisation_window", "normalise", "masks",
             "sizing", "rewards", "self", "market", "costs", "episode_bars", "first_bar", "last_bar", "feature_dtype",
-            "regimes", "displacement", "exits", "periods"},
+            "regimes", "displacement", "exits", "limit_orders", "periods"},
     "features": {"market", "unknown", "regimes"},
     "objective": {"utility", "constraints"},
     **{f"constraints.{kind}": {"constraint", "gains"} for kind in lists()["constraints"].kinds()},
@@ -78,6 +78,7 @@ def sources():
     found["env"] = SECTIONS["env"], (TradingEnv, make_params, envs.FillRule)
     found["costs"] = SECTIONS["costs"], (envs.make_costs,)
     found["exits"] = SECTIONS["exits"], (envs.make_exits,)
+    found["limit_orders"] = SECTIONS["limit_orders"], (envs.make_limit_orders,)
     found["book"] = BOOK, (AllocationRule,)
     for kind, model in StrategyConfig.kinds().items():
         if kind not in ("agent", "run", OWN):
@@ -114,7 +115,7 @@ def test_the_names_are_the_same(place):
 
 def test_every_list_and_every_section_with_a_factory_is_compared():
     assert {name for name, model in SECTIONS.items() if isinstance(model, type) and issubclass(model, BaseModel)} == {
-        *("data", "features", "regimes", "env", "costs", "exits", "objective"),
+        *("data", "features", "regimes", "env", "costs", "exits", "limit_orders", "objective"),
         *(
             "simulation",
             "policy",

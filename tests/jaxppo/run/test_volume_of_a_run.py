@@ -129,6 +129,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "exits.take_profit": "{AAA: 0.1}",
         "exits.trailing_stop": "0.05",
         "exits.wait": "3",
+        "limit_orders.offset": "0.003",
         "costs.function": "own_parts:of_range",
         "data.volume": "shares",
         "data.rate_column": "fx",
@@ -155,10 +156,11 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "objective.options",
         "regimes.options",
         "costs.options",
+        "limit_orders.touch",
     ):
         section, _, name = key.partition(".")
         tree[section].pop(name)
-    del tree["pathwise"], tree["exits"], tree["sweep"], tree["tracking"]
+    del tree["pathwise"], tree["exits"], tree["limit_orders"], tree["sweep"], tree["tracking"]
     assert digest_tree(load_config(overrides=older)) == tree
     for window, kept in ((None, False), (30, True)):
         control = {"limit": 0.1, "move": 0.05} | ({"window": window} if window else {})
