@@ -102,6 +102,7 @@ def _plain(rules: AccountRules) -> AccountRules:
     if env.fill_rule.ranges:
         env = copy.copy(env)
         env.fill_rule = dataclasses.replace(env.fill_rule, exits=False, limit_orders=False)
+        env.sizing = None  # whose base, or book, would go on with exits and limit orders
     return rules._replace(env=env, limited=False)
 
 

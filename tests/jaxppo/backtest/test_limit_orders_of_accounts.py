@@ -208,11 +208,14 @@ def test_drawn_markets_know_them(folder, tmp_path):
 
 
 def test_baselines_are_bought_at_the_open():
-    market = envs.load_market(prices())
-    plain, limited = (build(tiny_config(limit_orders=limits), market) for limits in ({}, {"offset": 0.05}))
+    """Also where a policy has a base, which trades by limits of its own."""
+    market, env = envs.load_market(prices()), {"actions": "continuous", "levels": [-1.0, 1.0]}
+    of_base = {"limit_orders": {"offset": 0.05}, "exits": {"stop_loss": 0.01}, "policy": {"base": "buy_and_hold"}}
+    plain, limited = (build(tiny_config(env=env, **sections), market) for sections in ({}, of_base))
     where = plain.periods["test"]
     found = [configured_baselines(setup, rules_of(setup), where) for setup in (plain, limited)]
     np.testing.assert_array_equal(found[0]["buy_and_hold"].equity, found[1]["buy_and_hold"].equity)
+    assert not np.array_equal(found[1]["base"].equity, found[1]["buy_and_hold"].equity)
 
 
 @pytest.mark.parametrize(
