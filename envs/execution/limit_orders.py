@@ -44,7 +44,7 @@ from jaxppo.envs.market.safe import size_of
 
 AT_THE_MARKET = 0.0
 """Stands in `Resting` for the close of an order that has no limit."""
-NO_BOUND = 1e30
+NO_BOUND = 1e20
 """Currency per share that an order without a limit may cost beside its price."""
 
 
@@ -170,8 +170,7 @@ def met(portfolio: Any, due: jax.Array, wanted: jax.Array, price: jax.Array, bar
     limits, resting = costs.limit_orders, portfolio.resting
     if isinstance(limits, tuple):
         return Met(wanted, price)
-    decided = jnp.where(resting.urgent, AT_THE_MARKET, portfolio.price)
-    new, *in_flight = _queue(resting.in_flight, decided, costs.latency)
+    new, *in_flight = _queue(resting, portfolio.price, costs.latency)
     reference = jnp.where((due != 0) | (new == AT_THE_MARKET), new, resting.reference)
     reference, *in_flight = (after_dividends(x, portfolio.price, bar.dividend) for x in (reference, *in_flight))
     side, limit = jnp.sign(wanted), limit_price(reference, wanted, limits)
@@ -195,12 +194,12 @@ def met(portfolio: Any, due: jax.Array, wanted: jax.Array, price: jax.Array, bar
     )
 
 
-def _queue(in_flight: tuple[jax.Array, ...], decided: jax.Array, latency: Any) -> tuple[jax.Array, ...]:
+def _queue(resting: Resting, close: jax.Array, latency: Any) -> tuple[jax.Array, ...]:
     """Closes `[A]` of the orders that are due in each of the next bars, with the newest; `latency` as in `Costs`."""
-    later = (*in_flight, decided)
+    decided = jnp.where(resting.urgent, AT_THE_MARKET, close)
     if isinstance(latency, tuple):
-        return later
-    return tuple(jnp.where(latency[bar], decided, close) for bar, close in enumerate(later))
+        return (*resting.in_flight, decided)
+    return tuple(jnp.where(latency[bar], decided, before) for bar, before in enumerate((*resting.in_flight, close)))
 
 
 def _beyond(side: jax.Array, price: jax.Array, limit: jax.Array, limits: LimitOrders) -> jax.Array:

@@ -353,6 +353,18 @@ def test_what_an_urgent_order_finds_resting_goes_at_the_market_with_it():
     assert float(fills.price[0]) == 100
 
 
+@pytest.mark.parametrize(("drawn", "urgent_at"), [((True, False), 1), ((False, True), 2)])
+def test_an_urgent_order_is_as_late_as_others_and_is_one_order_alone(drawn, urgent_at):
+    """What is ordered after it has a limit again."""
+    rule, quiet = FillRule(latency_bars=2, limit_orders=True), bar_of(100.0, 100.5, 99.5, 100.0)
+    costs, account = costs_of(offset=0.01).replace(latency=jnp.asarray(drawn)), at_100(rule)
+    account = account.replace(resting=account.resting.replace(urgent=jnp.ones(1, bool)))
+    for bar, order in enumerate((10.0, 5.0, 0.0, 0.0), start=1):
+        account, fills = stepped(account, jnp.full(1, order), quiet, costs, rule)
+        assert float(fills.quantity[0]) == (10.0 if bar == urgent_at else 0.0)
+    assert float(account.unfilled[0]) == 5
+
+
 def test_what_an_exit_has_left_is_closed_at_the_open_whatever_the_limit():
     rule, costs = FillRule(limit_orders=True, exits=True), costs_of({"stop_loss": 0.05}, offset=0.01)
     account = at_100(rule).replace(shares=jnp.full(1, 10.0))
