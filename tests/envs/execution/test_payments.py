@@ -17,6 +17,7 @@ from jaxppo.envs.execution.bars import BAR_FIELDS, EXTRA_FIELDS, Bar, pack_bars
 from jaxppo.envs.execution.costs import basic_costs
 from jaxppo.envs.execution.exits import make_exits
 from jaxppo.envs.execution.fill_rule import FillRule
+from jaxppo.envs.execution.limit_orders import make_limit_orders
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio, step
 from jaxppo.envs.market.check import check_market
 from jaxppo.envs.market.dividends import with_dividends
@@ -210,6 +211,20 @@ def test_a_stop_is_not_met_by_the_dividend():
     for dividend, left in ((2.5, 100.0), (0.0, 0.0)):
         bar = bar_of([47.5], [47.5], **fields, dividend=dividend)
         assert float(step(held, jnp.zeros(1), bar, costs, rule)[0].shares[0]) == left
+
+
+def test_a_limit_is_not_met_by_the_dividend():
+    """Decided at 50 with a limit at 48, which is 45.6 after a dividend of 2.5; the next bar knows no dividend."""
+    rule, costs = FillRule(limit_orders=True), FREE.replace(limit_orders=make_limit_orders(offset=0.04))
+    account = open_portfolio(jnp.full(1, 50.0), CASH, rule)
+    for dividend, filled in ((2.5, 0.0), (0.0, 100.0)):
+        bar = bar_of([47.5], [47.5], high=47.5, low=47.4, funding=0.0, dividend=dividend)
+        after, _ = step(account, jnp.full(1, 100.0), bar, costs, rule)
+        assert float(after.shares[0]) == filled
+    after, _ = step(account, jnp.full(1, 100.0), bar.replace(dividend=jnp.full(1, 2.5)), costs, rule)
+    for low, filled in ((45.7, 0.0), (45.5, 100.0)):
+        bar = bar_of([47.5], [47.5], high=47.5, low=low, funding=0.0, dividend=0.0)
+        assert float(step(after, jnp.zeros(1), bar, costs, rule)[0].shares[0]) == filled
 
 
 def test_a_market_without_payments_is_as_wide_as_before():
