@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from jaxppo.envs.data.identity import told_apart_by
 from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.rows import PRICES, Rows
 from jaxppo.envs.data.times import DAY, states_zone
@@ -127,15 +128,20 @@ def check_duplicates(rows: Rows, options: LoadOptions) -> None:
             f"the time is already at {other}{rows.tables[before['table']].place(before['row'])} with other values "
             f"(close {before['close']:g} and {row['close']:g})"
         )
-        remedy = "pass on_duplicates='first' or 'last' (order of the file) to keep one of them"
+        one = "pass on_duplicates='first' or on_duplicates='last' (order of the file) to keep one of them"
+        remedy = told_apart_by(int(repeated.sum()), len(frame)) + one
         if options.timezone is None and _clocks_set_back(frame["utc"].to_numpy()[repeated]) and _is_naive(rows, row):
             finding = f"{finding}, as when clocks are set back"
             remedy = (
                 "pass on_bad_rows='drop' and the zone that the times are written in (timezone='America/New_York', for "
-                f"example) to leave the repeated hour out, or {remedy}"
+                f"example) to leave the repeated hour out, or {one}"
             )
         raise rows.error(at, finding, remedy, int(repeated.sum()))
     rows.count("conflicting duplicate rows dropped", repeated.sum())
+    rows.warnings.append(
+        f"{repeated.sum()} of {len(frame)} rows were dropped: their time was there already (on_duplicates "
+        f"{options.on_duplicates})"
+    )
     rows.frame = frame[~repeated].reset_index(drop=True)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxppo.envs.data import own_columns, payments
 from jaxppo.envs.data.closes import check_spacing
 from jaxppo.envs.data.digits import DAY, FIRST_YEAR, clock_times
+from jaxppo.envs.data.identity import check_identity
 from jaxppo.envs.data.numbers import dots_may_group_thousands, has_decimal_comma, is_number_column, parse_numbers
 from jaxppo.envs.data.options import LoadOptions
 from jaxppo.envs.data.rates import find_rates, rate_columns
@@ -184,6 +185,7 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     left = [label for label in raw.columns if str(label) not in used and column_key(label) not in _KNOWN]
     table.unused = tuple(map(str, left))
     unread = part["utc"].to_numpy() == NOT_A_TIME
+    check_identity(part[~unread], raw[~unread], used, table)
     if table.closes_only:
         check_spacing(part[~unread], table)
     rows.count("dropped: unreadable time", unread.sum())

@@ -271,13 +271,33 @@ def test_duplicates_are_refused_or_chosen():
     frame = pd.concat([single(), single(Volume=7.0).iloc[[2]]], ignore_index=True)
     message = refusal(frame)
     assert "asset, row 6 (2024-01-04): the time is already at row 2 with other values" in message
-    assert "on_duplicates='first' or 'last'" in message
+    assert "on_duplicates='first' or on_duplicates='last'" in message
     assert float(load_market(frame, on_duplicates="first").volume[2, 0]) == 100
     market = load_market(frame, on_duplicates="last")
     assert float(market.volume[2, 0]) == 7
     assert market.info.report["repairs"] == {
         "rows out of order sorted": 1, "conflicting duplicate rows dropped": 1,
     }  # fmt: skip
+    assert any("1 of 7 rows were dropped" in line for line in market.info.report["warnings"])
+
+
+def test_rows_of_several_assets_are_not_thrown_away():
+    """Where a column that nothing reads tells rows of one time apart, no option keeps one of them."""
+    frame = panel(n=30, symbols=("AAA", "BBB", "CCC"), freq="B").rename(columns={"symbol": "Company"})
+    for options in ({}, {"on_duplicates": "first"}, {"on_duplicates": "last"}):
+        for prices in (frame, frame.drop(columns=["open", "high", "low"]), pd.concat([frame, frame])):
+            message = refusal(prices, **options)
+            assert "no symbol column was found; 'Company' tells these rows apart; rename it to symbol" in message
+    by_number = frame.assign(Company=frame["Company"].map({"AAA": 10107, "BBB": 14593, "CCC": 90319}))
+    assert "'Company' tells these rows apart" in refusal(by_number)
+    assert "'Company' tells these rows apart, not 'code'" in refusal(frame.assign(code="US"))
+    hours = frame.iloc[:20].assign(timestamp=["2024-01-02", "2024-01-03"] * 10)
+    hours["Company"] = [f"{9 + i // 2:02}:30" for i in range(20)]
+    assert "rename it to time if it is the time of day" in refusal(hours)
+    message = refusal(frame.drop(columns="Company"))
+    assert "if these rows are of several assets, add a column symbol" in message
+    market = load_market(frame.drop(columns="Company"), on_duplicates="first")
+    assert any(f"of {len(frame)} rows were dropped" in line for line in market.info.report["warnings"])
 
 
 def test_dropped_rows_are_counted():
