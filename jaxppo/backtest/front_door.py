@@ -27,6 +27,7 @@ from jaxppo.envs.trading.account import BarRow
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.policy.arrays import from_array
 from jaxppo.policy.protocol import Policy
+from jaxppo.run.given_code import check_given
 from jaxppo.run.saved import SavedRun
 
 
@@ -40,6 +41,7 @@ def simulate(
     first: int | None = None,
     n_bars: int | None = None,
     conditions: Conditions | None = None,
+    check: bool = True,
 ) -> BacktestResult:
     """Runs a policy over a market from a flat start, through the one accounting function.
 
@@ -63,12 +65,15 @@ def simulate(
       first: bar of the first decision; None takes the earliest possible, or that of the run's test period.
       n_bars: number of decisions; None goes on to the last bar but one of the market or of the test period.
       conditions: in place of costs, fill rule and cash; see `conditions_of`.
+      check: whether a policy of your own is tried for look-ahead before it trades, once, as `jaxppo.testing` does.
 
     Raises:
+      ConfigError: a policy of your own that looks ahead.
       DataError: prices that cannot be right, see `check_market`.
       ValueError: the period does not lie in the market, or the assets are not as many as the policy's.
     """
     said: list[str] = []
+    given, limits = policy, conditions is not None
     run = market if isinstance(market, SavedRun) else policy if market is None else None
     if isinstance(policy, np.ndarray | jax.Array):
         policy = from_array(jnp.asarray(policy))
@@ -92,6 +97,8 @@ def simulate(
     else:
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
+    if check and isinstance(given, Policy):
+        check_given(given, conditions.rules.env, prices, conditions.rules.periods, limits=limits)
     position = float(params.initial_cash) * conditions.rules.env.position_limit
     participation = float(conditions.costs.participation_limit)
     for line in implausible_volume(prices, position, participation):
@@ -104,7 +111,13 @@ def simulate(
 
 
 def simulate_streaming(
-    policy: Policy, market: MarketData, conditions: Conditions, *, first: int | None = None, n_bars: int | None = None
+    policy: Policy,
+    market: MarketData,
+    conditions: Conditions,
+    *,
+    first: int | None = None,
+    n_bars: int | None = None,
+    check: bool = True,
 ) -> RunningStatistics:
     """The figures of a policy over a market, without a series of anything: in memory that no bar adds to.
 
@@ -114,10 +127,14 @@ def simulate_streaming(
       conditions: what it trades under.
       first: bar of the first decision; None takes the earliest possible.
       n_bars: number of decisions; None goes on to the last bar but one.
+      check: see `simulate`.
 
     Raises:
+      ConfigError: a policy of your own that looks ahead.
       ValueError: see `simulate`.
     """
+    if check:
+        check_given(policy, conditions.rules.env, market, conditions.rules.periods, limits=True)
     first, n_bars = _period(policy, conditions, market, first, n_bars)
     params = conditions.prepare(conditions.costs, market)
     return _streaming(policy.without_params(), policy.params, conditions.rules, params, jnp.int32(first), n_bars)

@@ -30,6 +30,7 @@ from jaxppo.envs.simulators.generators import Generator
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.monte_carlo.trade import PreparedMarket, prepare_batch, prepare_market, trade
 from jaxppo.policy.protocol import Policy
+from jaxppo.run.given_code import check_given, is_own
 
 MARKET_STREAM, PERTURBATION_STREAM = 0, 1
 """What is folded into the key of a path: its market, and what the perturbation draws."""
@@ -87,8 +88,10 @@ class Paths:
       symbols: A names of the assets, for replays: what a generator draws has none. Default: numbers.
       devices: default: all.
       notes: what a reader of the figures must know of the policy, a sentence each.
+      check: whether a policy of your own is tried for look-ahead on a drawn market, once.
 
     Raises:
+      ConfigError: a policy of your own that looks ahead.
       ValueError: the generator does not fit the policy, or an argument is outside its range.
     """
 
@@ -108,6 +111,7 @@ class Paths:
         symbols: Sequence[str] | None = None,
         devices: Sequence[jax.Device] | None = None,
         notes: Sequence[str] = (),
+        check: bool = True,
     ):
         if n_bars < 1 or points < 1 or spare < 0 or not 0 <= seed < NUMBERS or not 0 <= ruin < 1:
             raise ValueError(
@@ -127,6 +131,9 @@ class Paths:
         names = [f"asset {number}" for number in range(drawn.n_assets)] if symbols is None else symbols
         if len(names) != drawn.n_assets:
             raise ValueError(f"symbols are {list(names)}; {drawn.n_assets} assets need one each")
+        if check and is_own(policy.table):
+            market = jax.jit(generator.draw)(generator.data, jax.random.key(seed))
+            check_given(policy, conditions.rules.env, market, conditions.rules.periods)
         self.symbols, self.notes = tuple(names), tuple(notes)
         self.policy, self.conditions, self.history = policy, conditions, history
         self.generator, self.n_bars, self.seed = generator, n_bars, seed

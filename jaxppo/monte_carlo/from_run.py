@@ -89,7 +89,7 @@ def run_paths(
         return Paths(
             policy, conditions, draws, n_bars,
             seed=seed, perturb=stress.perturbation(), spare=stress.delay, symbols=symbols, devices=devices,
-            notes=ship_notes(run),
+            notes=ship_notes(run), check=False,
         )  # fmt: skip
     except ConfigError:
         raise

@@ -116,6 +116,46 @@ def test_a_policy_of_three_lines(market):
     np.testing.assert_allclose(found.positions.iloc[-1], 0.25, atol=0.02)
 
 
+traced: list[int] = []
+
+
+def ahead(bars: int):
+    """A factory of rules: holds what rises over the bars to come, none, one or two."""
+
+    def targets(view):
+        traced.append(view.market.n_bars)
+        return jnp.where(jnp.roll(view.market.close, -bars, axis=0) > view.market.open, 0.5, 0.0)
+
+    return rules.rule("rises tomorrow", targets, warmup=2)
+
+
+def test_a_policy_that_looks_ahead_is_refused(market):
+    traced.clear()
+    with pytest.raises(jaxppo.ConfigError, match=r"rises tomorrow.* looks ahead: at bar .* check=False trades it"):
+        simulate(ahead(1), market)
+    assert len(traced) == 1, "refused before it is compiled to be traded"
+    knowing = simulate(ahead(1), market, check=False).equity["equity"].iloc[-1]
+    assert knowing > simulate(ahead(0), market).equity["equity"].iloc[-1]
+    n_traced = len(traced)
+    simulate(ahead(0), market)
+    assert len(traced) == n_traced + 1, "traded, and not tried again: the same code with the same options"
+    with pytest.raises(jaxppo.ConfigError, match=r"rises tomorrow.* looks ahead"):
+        simulate(ahead(2), market)
+
+
+def test_a_table_of_one_market_is_tried_on_it(market):
+    """Rows that were computed elsewhere fit no part of the market."""
+    known = jnp.zeros((2000, 2)).at[::2].set(0.5)
+    longer = simulators.gbm(jax.random.key(1), 2000, 2)
+    for future, refused in ((0.0, False), (1.0, True)):
+        own = rules.rule("rows", lambda view, f=future: known + f * jnp.where(view.market.close[-1:] > 1, 0.1, 0.2))
+        if refused:
+            with pytest.raises(jaxppo.ConfigError, match=r"rows.* looks ahead: at bar 0"):
+                simulate(own, longer, n_bars=5)
+        else:
+            assert simulate(own, longer, n_bars=5).name == "rows"
+
+
 def test_what_cannot_be_done_is_a_line(market):
     with pytest.raises(ValueError, match="array decides from bar 0 on, and the market has 160 bars"):
         simulate(from_array(np.zeros((160, 2))), market, n_bars=160)

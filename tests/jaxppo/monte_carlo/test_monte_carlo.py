@@ -28,6 +28,7 @@ from jaxppo.monte_carlo.identity import function_name, identity_of
 from jaxppo.monte_carlo.parts import PARTS
 from jaxppo.monte_carlo.trade import PreparedMarket, RowLayout, trade
 from jaxppo.policy import from_array
+from jaxppo.policy import rules as policy_rules
 from jaxppo.policy.rules import buy_and_hold, equal_weight, trend, volatility_target
 from jaxppo.risk import metrics
 from jaxppo.run.lock import owned
@@ -187,6 +188,12 @@ def test_the_folder_of_another_job_is_refused(tmp_path, paths, generator):
         monte_carlo(paths, 2**32 + 1)
     with pytest.raises(ValueError, match="path is 4294967296; paths are numbered from 0"):
         paths.replay(2**32)
+    ahead = policy_rules.rule(
+        "ahead", lambda view: jnp.where(jnp.roll(view.market.close, -1, 0) > view.market.close, 0.5, 0.0)
+    )
+    with pytest.raises(ConfigError, match=r"ahead.* looks ahead: at bar .* as later bars do"):
+        Paths(*rule(ahead), generator, N_BARS)
+    assert Paths(*rule(ahead), generator, N_BARS, check=False).n_bars == N_BARS
     with pytest.raises(ValueError, match="2 assets need one each"):
         Paths(*rule(), generator, N_BARS, symbols=["AAA"])
     with pytest.raises(ValueError, match="shard is 2/2"):
