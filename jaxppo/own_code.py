@@ -66,6 +66,22 @@ class Call:
         return self.function(*arguments, **_frozen(json.loads(self.options)), **more)
 
 
+KINDS = {
+    "features.functions": "a feature is a function of (market, **options)",
+    "masks": "a mask is a function of options that returns a jaxppo.masks.MaskTransform",
+    "rewards": "a reward is a function of options that returns a jaxppo.risk.rewards.RewardTransform",
+    "strategies": "a strategy is a function of options that returns a jaxppo.Policy",
+    "sizing": "a sizing transform is a function of options that returns a jaxppo.risk.sizing.SizingTransform",
+    "policy.base": "a base is a function of options that returns a jaxppo.Policy",
+    "evaluation.baselines": "a baseline is a function of options that returns a jaxppo.Policy",
+    "regimes": "regimes are a function of (market, **options)",
+    "objective": "an objective is a function of options that returns a jaxppo.risk.objectives.EpisodeUtility",
+    "costs.function": "slippage is a function of (quantity, price, bar, **options)",
+    "--generator": "a generator is a function of (market, n_bars)",
+}
+"""Key, or a part of one -> what it names; `book.strategies` of sizing are strategies."""
+GUIDE = "docs/how-to/own-code.md"
+
 _registered: dict[str, OwnCode] = {}
 _imported: dict[str, OwnCode] = {}
 
@@ -254,7 +270,7 @@ def call_of(code: OwnCode, key: str, options: Mapping[str, Any], given: Iterable
             raise ConfigError(f"{where} has no option {option!r}; {hint}")
     missing = next((p.name for p in known if p.name in has and p.default is p.empty and p.name not in options), None)
     if missing is not None:
-        raise ConfigError(f"{where} needs the option {missing}, which has no default")
+        raise ConfigError(f"{where} needs the option {missing}, which has no default{meant_by(key)}")
     try:
         check(code.function, _frozen(dict(options)))
     except ValueError as error:
@@ -262,6 +278,28 @@ def call_of(code: OwnCode, key: str, options: Mapping[str, Any], given: Iterable
     except Exception:  # annotations that Python cannot evaluate say nothing of ranges
         pass
     return Call(code.function, json.dumps(dict(options), sort_keys=True))
+
+
+def meant_by(key: str) -> str:
+    """What a key names, for the end of a message; empty for one that is not in `KINDS`.
+
+    Args:
+      key: such as `rewards[1]` or `sizing[0].book.strategies[2]`.
+    """
+    named = "strategies" if ".strategies" in key else key
+    found = next((kind for name, kind in KINDS.items() if named.startswith(name)), None)
+    return "" if found is None else f"; {found}, see {GUIDE}"
+
+
+def type_shown(value: Any) -> str:
+    """What a value is, with an article: `a Policy`, `an array`.
+
+    Args:
+      value: of whatever type.
+    """
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return "an array"
+    return f"a{'n' if type(value).__name__[0] in 'aeiouAEIOU' else ''} {type(value).__name__}"
 
 
 def said(error: BaseException) -> str:

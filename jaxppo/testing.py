@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.regimes import NAMES
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.own_code import Call, call_of, find, name_of
+from jaxppo.own_code import Call, call_of, find, name_of, type_shown
 from jaxppo.policy.protocol import Policy
 
 Kind = Literal["feature", "mask", "sizing", "policy"]
@@ -36,7 +37,7 @@ class LooksAhead(AssertionError):
 def check_causal(
     own: str | Callable[..., Any] | Transform | Policy,
     *,
-    kind: Kind = "feature",
+    kind: Kind | None = None,
     options: Mapping[str, Any] | None = None,
     market: MarketData | None = None,
     bars: Sequence[int] | None = None,
@@ -62,7 +63,8 @@ def check_causal(
     Args:
       own: `module:function`, a function, or what a factory returns. A feature is a function of the market; the function
         of any other kind is a factory, whose table is tested. Rewards read the outcome of one bar: they have no table.
-      kind: what a function is.
+      kind: what a function is: `"feature"`, `"mask"`, `"sizing"` or `"policy"`. None takes a function with an argument
+        that has no default for a feature, and another for a factory of what it returns.
       options: arguments of the function, by name.
       market: `[T, A]` bars; None takes a random one with gaps and a late listing, see `random_market`.
       bars: after which it is drawn anew, each within `[0, T - 2]`; None takes quarters of it, the last but one and
@@ -73,7 +75,12 @@ def check_causal(
       LooksAhead: names the function, the first bar and asset that change, and by how much; or a feature that no
         later bar changes at all, which shows nothing.
       ConfigError: a function that is not found, or does not take its options.
+      ValueError: an unknown kind.
+      TypeError: a factory of something else.
     """
+    if kind is not None and kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}; allowed: {', '.join(map(repr, get_args(Kind)))}")
+    kind = _kind_of(own, options or {}) if kind is None else kind
     key_market, key_regimes, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
     market = random_market(key_market) if market is None else market
     view = MarketView(market, 252.0, 1.0, _random_regimes(key_regimes, market))
@@ -81,7 +88,21 @@ def check_causal(
     check_table(table, view, label, bars=bars, key=key, moves=kind == "feature")
 
 
-def _table_of(own: Any, kind: Kind, options: Mapping[str, Any]) -> tuple[str, Callable[[MarketView], Any]]:
+def _kind_of(own: Any, options: Mapping[str, Any]) -> Kind | None:
+    """`"feature"` for a function that needs more than its options; None leaves it to what is returned."""
+    if isinstance(own, Transform | Policy):
+        return None
+    function = find(own, "own").function if isinstance(own, str) else own
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind not in variadic and p.default is p.empty and p.name not in options
+    ]
+    return "feature" if needed else None
+
+
+def _table_of(own: Any, kind: Kind | None, options: Mapping[str, Any]) -> tuple[str, Callable[[MarketView], Any]]:
     """Name of what is tested, and the function of a view that it is."""
     if isinstance(own, Transform):
         return own.name, own.table
@@ -95,8 +116,10 @@ def _table_of(own: Any, kind: Kind, options: Mapping[str, Any]) -> tuple[str, Ca
     if kind == "feature":
         return label, lambda view: call(view.market, **options)
     made = call(**options)
-    if not isinstance(made, Policy if kind == "policy" else Transform):
-        raise TypeError(f"{label} returns a {type(made).__name__}, which is no {kind}")
+    expected = {None: (Policy, Transform), "policy": (Policy,)}.get(kind, (Transform,))
+    if not isinstance(made, expected):
+        wanted = "no mask, sizing or policy; a feature is a function of the market" if kind is None else f"no {kind}"
+        raise TypeError(f"{label} returns {type_shown(made)}, which is {wanted}")
     return label, _table_of(made, kind, {})[1]
 
 

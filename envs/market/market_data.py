@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from flax import struct
 
+from jaxppo.errors import DataError
+
 SECONDS_PER_YEAR = 365.25 * 24 * 3600
 SYMBOLS_SHOWN = 6
 """Symbols that the `repr` of a market names."""
@@ -88,6 +90,7 @@ class MarketData(struct.PyTreeNode):
       futures: `[A]` bool, the asset is a future: a position in it costs no cash, and its profit is settled every bar;
         `()` in a market without any.
       columns: name -> `[T, A]` float32, columns of a user's own, known at the close of t, NaN where unknown; or `()`.
+        `column` reads one.
       funding: `[T, A]` rate that longs pay to shorts at the open of bar t, fraction of notional, 0 for none; `()` in a
         market without it.
       dividends: `Dividends` that accounts are paid; `()` where prices, and nothing else, contain them.
@@ -123,6 +126,19 @@ class MarketData(struct.PyTreeNode):
         """Number of assets A."""
         return self.close.shape[-1]
 
+    def column(self, name: str) -> jax.Array:
+        """A column of a user's own, `[T, A]`, NaN where unknown.
+
+        Args:
+          name: as it was loaded.
+
+        Raises:
+          DataError: the market was loaded without it; says which columns it has.
+        """
+        if isinstance(self.columns, tuple) or name not in self.columns:
+            raise DataError(no_column(name, self))
+        return self.columns[name]
+
     def mark(self, bar: Any) -> jax.Array:
         """Prices `[A]` at which positions are marked at the close of a bar, currency per share, as traded."""
         close = self.close[bar]
@@ -136,6 +152,22 @@ class MarketData(struct.PyTreeNode):
         batch = f"batch {shape[:-2]} of " if len(shape) > 2 else ""
         described = (_shortened(self.info.symbols), _period(self.info.timestamps))
         return f"MarketData({', '.join(filter(None, (f'{batch}{shape[-2]} bars x {shape[-1]} assets', *described)))})"
+
+
+def no_column(name: str | None, market: MarketData) -> str:
+    """Says that a market lacks a column of a user's own, which it has, and how others are loaded.
+
+    Args:
+      name: of the column; None where it is not known.
+      market: that lacks it.
+    """
+    which = "a column of your own" if name is None else f"the column {name!r}"
+    has = "none" if isinstance(market.columns, tuple) else ", ".join(market.columns)
+    loaded = [name or "NAME"] if isinstance(market.columns, tuple) else [*market.columns, name]
+    return (
+        f"{which} is read, and the market has {has}; name it in data.columns, or in "
+        f"load_market(..., columns={loaded})"
+    )
 
 
 def _shortened(symbols: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from jaxppo.envs.market.own_columns import check_columns
 from jaxppo.envs.market.regimes import market_regime
 from jaxppo.envs.simulators.generators import GENERATORS, Generator
 from jaxppo.errors import ConfigError
-from jaxppo.own_code import call_of, find, said
+from jaxppo.own_code import call_of, find, said, type_shown
 from jaxppo.run.saved import SavedRun
 from jaxppo.statistics import optimal_block_length
 
@@ -92,7 +92,7 @@ def _own_generator(run: SavedRun, name: str, n_bars: int) -> Generator:
     except Exception as error:  # whatever the code of a user raises is a mistake of the user
         raise ConfigError(f"{key} {name}: {said(error)}") from error
     if drawn is None:
-        raise ConfigError(f"{key} {name} returns a {type(made).__name__}; a Generator is expected")
+        raise ConfigError(f"{key} {name} returns {type_shown(made)}; a Generator is expected")
     shape = (n_bars, source.n_assets)
     if not isinstance(drawn, MarketData) or drawn.close.shape != shape:
         what = list(drawn.close.shape) if isinstance(drawn, MarketData) else type(drawn).__name__

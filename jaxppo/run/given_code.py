@@ -16,7 +16,7 @@ from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
 from jaxppo.policy.protocol import Policy
-from jaxppo.run.own_checks import AFTER, TRIED
+from jaxppo.run.own_checks import AFTER, TRIED, column_not_there
 from jaxppo.testing import LooksAhead, check_table
 
 FEWEST = 4
@@ -81,8 +81,11 @@ def _check(label: str, table: Table, market: MarketData, n_bars: int, periods: f
     computed = jax.jit(lambda market: table(MarketView(market, periods, position_limit)))
     try:
         leaves = jax.tree.leaves(computed(market))
-    except Exception:  # whatever it is, trading says it
-        return False
+    except Exception as error:
+        absent = column_not_there(error, market)
+        if absent is not None:
+            raise ConfigError(f"{label}: {absent}") from error
+        return False  # whatever it is, trading says it
     if any(np.shape(leaf)[:1] != (n_bars,) for leaf in leaves):
         return False
     try:

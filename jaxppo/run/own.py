@@ -10,7 +10,7 @@ from jaxppo.config import Config
 from jaxppo.config.items import OWN, Item, OwnFunction
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.errors import ConfigError
-from jaxppo.own_code import Call, call_of, find, said
+from jaxppo.own_code import Call, call_of, find, meant_by, said, type_shown
 from jaxppo.policy.protocol import Policy
 
 Part = TypeVar("Part")
@@ -37,7 +37,10 @@ def own_part(values: OwnFunction, key: str, kind: type[Part], **from_run: Any) -
     except (Exception, SystemExit) as error:  # whatever the code of a user raises is a mistake of the user
         raise ConfigError(f"{key} {values.path}: {said(error)}") from error
     if not isinstance(made, kind):
-        raise ConfigError(f"{key} {values.path} returns a {type(made).__name__}; a {kind.__name__} is expected")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ConfigError(
+            f"{key} {values.path} returns {type_shown(made)}; {article} {kind.__name__} is expected{meant_by(key)}"
+        )
     return made
 
 

@@ -17,14 +17,14 @@ from jaxppo.envs.execution.bars import pack_bars, unpack_bar
 from jaxppo.envs.execution.costs import Costs
 from jaxppo.envs.execution.limits import Limits
 from jaxppo.envs.execution.portfolio import Portfolio, open_portfolio
-from jaxppo.envs.market.market_data import MarketData, slice_bars
+from jaxppo.envs.market.market_data import MarketData, no_column, slice_bars
 from jaxppo.envs.market.own_functions import FunctionGroup
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.types import Outcome
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
-from jaxppo.own_code import find, said
+from jaxppo.own_code import find, said, type_shown
 from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.risk.objectives import EpisodeUtility
 from jaxppo.run.environment import costs_of
@@ -126,7 +126,7 @@ class _Tried:
         def table(view: MarketView) -> Any:
             return computed(view.market)
 
-        found = _called(label, lambda: table(self._view))
+        found = _called(label, lambda: table(self._view), self._view.market)
         for path, values in jax.tree_util.tree_leaves_with_path(found):
             if not np.isfinite(values).any():
                 where = f"{label}{jax.tree_util.keystr(path)}"
@@ -142,7 +142,7 @@ class _Tried:
 
         found = self._rows(label, part, limits)
         if not isinstance(found, Limits):
-            raise ConfigError(f"{label}: apply returns a {type(found).__name__}; jaxppo.masks.Limits are expected")
+            raise ConfigError(f"{label}: apply returns {type_shown(found)}; jaxppo.masks.Limits are expected")
         sides = {name: np.asarray(getattr(found, name)) for name in ("low", "high", "forced_low", "forced_high")}
         for name, side in sides.items():
             self._shaped(f"{label}: {name} of its limits", side)
@@ -187,7 +187,8 @@ class _Tried:
             assert found is not None
             return found
 
-        found = np.asarray(_called(label, lambda: computed(self._view.market)))[self._first :]
+        market = self._view.market
+        found = np.asarray(_called(label, lambda: computed(market), market))[self._first :]
         wrong = ~((found >= 0).all(axis=-1) & (np.abs(found.sum(axis=-1) - 1) < ROUNDING))
         if wrong.any():
             row, asset = np.argwhere(wrong)[0]
@@ -246,7 +247,7 @@ class _Tried:
 
         found = self._rows(label, Transform(policy.name, policy.apply, policy.init, table), targets)
         if not isinstance(found, Targets):
-            raise ConfigError(f"{label}: apply returns a {type(found).__name__}; jaxppo.Targets are expected")
+            raise ConfigError(f"{label}: apply returns {type_shown(found)}; jaxppo.Targets are expected")
         weights, hold = np.asarray(found.weights), np.asarray(found.hold)
         self._shaped(f"{label}: weights of its targets", weights)
         self._shaped(f"{label}: hold of its targets", hold, "b")
@@ -255,7 +256,8 @@ class _Tried:
     def _rows(self, label: str, part: Transform, apply: Callable[[Any], Any], table: bool = True) -> Any:
         """What `apply` makes of every row from the first decision on, from the first state; checks table and state."""
         n_bars = self._view.market.n_bars
-        rows = _called(label, lambda: jax.tree.map(jnp.asarray, part.table(self._view))) if table else ()
+        market = self._view.market
+        rows = _called(label, lambda: jax.tree.map(jnp.asarray, part.table(self._view)), market) if table else ()
         for leaf in jax.tree.leaves(rows):
             if leaf.ndim == 0 or len(leaf) != n_bars:
                 raise ConfigError(
@@ -268,7 +270,7 @@ class _Tried:
             known, jnp.zeros(n_bars - self._first if table else 1)
         ))  # fmt: skip
         if not isinstance(found, tuple) or len(found) != 2:
-            raise ConfigError(f"{label}: apply returns a {type(found).__name__}; a pair of value and state is expected")
+            raise ConfigError(f"{label}: apply returns {type_shown(found)}; a pair of value and state is expected")
         init, next_ = part.init(self._env.n_assets) if table else part.init(), jax.tree.map(lambda x: x[0], found[1])
         before, after = (f"{_shapes(state)} in {jax.tree.structure(state)}" for state in (init, next_))
         if before != after:
@@ -303,7 +305,22 @@ def _shapes(tree: Any) -> str:
     return ", ".join(f"{x.dtype}{list(x.shape)}" for x in leaves) or "nothing"
 
 
-def _called(label: str, function: Callable[[], Any]) -> Any:
+def column_not_there(error: BaseException, market: MarketData) -> str | None:
+    """What to say of an error that reading a column raised which the market does not have; None of any other.
+
+    Args:
+      error: as it was caught.
+      market: that was read.
+    """
+    has = {} if isinstance(market.columns, tuple) else market.columns
+    if isinstance(error, KeyError) and error.args and error.args[0] not in has and has:
+        return no_column(str(error.args[0]), market)
+    if isinstance(error, TypeError) and not has and "tuple indices must be integers or slices, not str" in str(error):
+        return no_column(None, market)
+    return None
+
+
+def _called(label: str, function: Callable[[], Any], market: MarketData | None = None) -> Any:
     """Calls own code; a ConfigError for whatever it raises, but for what is one and what `check_table` found."""
     try:
         return function()
@@ -312,4 +329,5 @@ def _called(label: str, function: Callable[[], Any]) -> Any:
     except jax.errors.JAXTypeError as error:
         raise ConfigError(f"{label} cannot be compiled; it must be written in jax.numpy: {said(error)}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{label}: {said(error)}") from error
+        absent = None if market is None else column_not_there(error, market)
+        raise ConfigError(f"{label}: {absent or said(error)}") from error

@@ -36,10 +36,11 @@ def test_the_random_market_is_one_with_gaps():
         (masks.no_short, {"kind": "mask"}),
         (masks.regime({"crisis": (0.0, 0.5)}), {}),
         ("own_parts:half_equal", {"kind": "policy"}),
+        ("own_parts:calm_only", {"options": {"level": 0.03}}),
         (rules.trend(lookback=20), {}),
         ("own_parts:shrunk", {"kind": "sizing"}),
     ],
-    ids=["name", "function", "of volume", "mask", "factory", "transform", "policy", "rule", "sizing"],
+    ids=["name", "function", "of volume", "mask", "factory", "transform", "policy", "guessed", "rule", "sizing"],
 )
 def test_what_is_causal_passes(own, given):
     check_causal(own, **given)
@@ -95,3 +96,11 @@ def test_a_leak_of_one_bar_is_found_after_the_bar_that_is_given():
 def test_a_factory_of_another_kind_is_a_mistake_of_the_call():
     with pytest.raises(TypeError, match="own_parts:half_equal returns a Policy, which is no mask"):
         check_causal("own_parts:half_equal", kind="mask")
+    with pytest.raises(ValueError, match="kind is 'base'; allowed: 'feature', 'mask', 'sizing', 'policy'"):
+        check_causal("own_parts:half_equal", kind="base")
+    with pytest.raises(
+        TypeError, match="own_parts:cubed returns an EpisodeUtility, which is no mask, sizing or policy"
+    ):
+        check_causal("own_parts:cubed")
+    with pytest.raises(LooksAhead, match="<lambda> looks ahead: at bar 0"):
+        check_causal(lambda: Policy("ahead", masks.no_short().apply, table=lambda _, view: view.market.close[::-1]))

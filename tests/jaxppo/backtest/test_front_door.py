@@ -143,6 +143,18 @@ def test_a_policy_that_looks_ahead_is_refused(market):
         simulate(ahead(2), market)
 
 
+def test_a_column_that_was_not_loaded_is_named(market):
+    with_mood = market.replace(columns={"mood": market.close})
+    for name, prices, has in (("mood", market, "none"), ("news", with_mood, "mood")):
+        by_key = rules.rule("news", lambda view, name=name: view.market.columns[name])
+        with pytest.raises(jaxppo.ConfigError, match=f"news: .* is read, and the market has {has}; name it in data.co"):
+            simulate(by_key, prices)
+        by_name = rules.rule("news", lambda view, name=name: view.market.column(name))
+        with pytest.raises(jaxppo.DataError, match=f"the column '{name}' is read, and the market has {has}; name it"):
+            simulate(by_name, prices)
+    np.testing.assert_array_equal(with_mood.column("mood"), market.close)
+
+
 def test_a_table_of_one_market_is_tried_on_it(market):
     """Rows that were computed elsewhere fit no part of the market."""
     known = jnp.zeros((2000, 2)).at[::2].set(0.5)

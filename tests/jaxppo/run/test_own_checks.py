@@ -219,23 +219,34 @@ def _targets(weights):
 
 TRANSFORMS = {
     "masks": {
-        "a number": (lambda: 3, "returns a int; a Transform is expected"),
+        "a number": (lambda: 3, "returns an int; a Transform is expected"),
         "leaks": (_box(lambda view: jnp.abs(view.market.close[::-1])), "looks ahead: at bar 0"),
         "not a number": (_box(lambda view: view.market.close * jnp.nan), r"it limits asset 0 to \[nan, nan\]"),
         "forces": (_box(lambda view: view.market.close, lambda x: masks.box_limits(x, x)), "range must contain 0"),
         "one asset": (_box(lambda view: view.market.close[:, :1]), r"low of its limits is float32\[1\]; \[A\] = \[2\]"),
         "one bar": (_box(lambda view: view.market.close[0]), r"table has the shape \[2\]; a leading axis of T bars"),
-        "no limits": (_box(lambda view: view.market.close, lambda x: x), "returns a .*; jaxppo.masks.Limits are"),
+        "no limits": (_box(lambda view: view.market.close, lambda x: x), "returns an array; jaxppo.masks.Limits are"),
         "state": (_counting, "a state of int32.*, but init one of nothing"),
+        "no column": (
+            _box(lambda view: view.market.columns["news"]),
+            "a column of your own is read, and the market has none; name it in data.columns",
+        ),
         "raises": (lambda: [][1], r"IndexError: list index out of range \(line"),
     },
     "sizing": {
         "a sum": (lambda: SizingTransform("x", lambda s, r, p, x: (x.sum(), s)), r"float32\[\]; \[A\] = \[2\] numbers"),
         "not a number": (lambda: SizingTransform("x", lambda s, r, p, x: (x * jnp.nan, s)), "size of asset 0 is nan"),
-        "no pair": (lambda: SizingTransform("x", lambda s, r, p, x: x), "a pair of value and state is expected"),
+        "no pair": (
+            lambda: SizingTransform("x", lambda s, r, p, x: x),
+            "returns an array; a pair of value and state",
+        ),
         "a mask": (masks.no_short, "TypeError: .* takes 3 positional arguments but 4 were given"),
     },
     "rewards": {
+        "plain": (
+            lambda reward, outcome: reward,
+            "needs the option reward, .*; a reward is a function of options that returns a jaxppo.risk.rewards.Reward",
+        ),
         "two": (lambda: RewardTransform("x", lambda s, x, o: (jnp.ones(2), s)), r"float32\[2\]; a number is expected"),
         "infinite": (lambda: RewardTransform("x", lambda s, x, o: (jnp.log(x), s)), "nothing happened is -inf"),
         "replaces": (

@@ -87,7 +87,7 @@ def test_an_own_objective_is_the_utility_that_is_learned(market):
 
 
 OBJECTIVES = {
-    "a number": (lambda: 3, "returns a int; a EpisodeUtility is expected"),
+    "a number": (lambda: 3, "returns an int; an EpisodeUtility is expected"),
     "a sum": (lambda: EpisodeUtility("x", None, lambda x, _: x.sum()), r"of \[11\] returns within .* are float32\[\]"),
     "a logarithm": (
         lambda: EpisodeUtility("x", None, lambda x, _: jnp.log(x)),

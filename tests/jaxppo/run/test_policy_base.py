@@ -122,7 +122,7 @@ def test_a_base_of_ones_own_is_found_by_its_name():
     ("base", "message"),
     [
         ("nowhere:policy", "policy.base is 'nowhere:policy'; there is no module nowhere in"),
-        (f"{__name__}:no_policy", "no_policy returns a int; a Policy is expected"),
+        (f"{__name__}:no_policy", "no_policy returns an int; a Policy is expected"),
         (f"{__name__}:nothing", "has no function nothing"),
     ],
 )
