@@ -24,6 +24,8 @@ from jaxppo.errors import DataError
 
 MOST_BAD_SHARE, MOST_BAD_ROWS = 0.05, 5
 """More unreadable times than these are no bad rows: the column is misread."""
+SHORTEST_WITHIN = 3
+"""Letters of a spelling that is looked for within other names."""
 EXAMPLE = "2021-01-04 09:30"
 NO_TIME = ("", "nan", "NaT", "<NA>", "None")
 NUMBERS = (*PRICES, "volume", "bid", "ask", "adj_close", "adj_factor", "split", "dividend", "carry")
@@ -273,14 +275,27 @@ def _drop_or_raise(
 def _require_columns(found: Labels, table: Table) -> None:
     listed = ", ".join(map(str, table.frame.columns[:12]))
     if "time" not in found:
-        raise DataError(f"{table.name}: no column of times (timestamp, datetime, date, time, ...); found {listed}")
+        raise DataError(f"{table.name}: no column of times; found {listed}; {_renamed(['time'], found, table)}")
     quoted = all(name in found for name in _QUOTE_BARS)
     missing = [name for name in PRICES if name not in found]
     if missing and not quoted:
         if missing != [name for name in PRICES if name != "close"]:
-            raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}")
+            hint = _renamed(missing, found, table)
+            raise DataError(f"{table.name}: no column for {', '.join(missing)}; found {listed}; {hint}")
         table.closes_only = True
         found |= dict.fromkeys(missing, found["close"])
+
+
+def _renamed(missing: list[str], found: Labels, table: Table) -> str:
+    """Says which column to rename where its name has a spelling of what is missing within it, else all spellings."""
+    hints = []
+    for name in missing:
+        spellings = [spelling for spelling in SPELLINGS[name] if len(spelling) >= SHORTEST_WITHIN]
+        labels = [label for label in table.frame.columns if label not in found.values()]
+        near = next((label for label in labels if any(one in column_key(label) for one in spellings)), None)
+        read = ", ".join(SPELLINGS[name])
+        hints.append(f"names of {name}: {read}" if near is None else f"rename {near} to {name} if it is that")
+    return "; ".join(hints)
 
 
 def _times(

@@ -93,6 +93,11 @@ def volume_warnings(symbols: dict[str, dict[str, Any]], rows: Rows, options: Loa
     """
     unknown = [name for name, counts in symbols.items() if not counts["volume_known"]]
     lines = [no_volume_line(unknown, len(symbols))] if unknown else []
+    for table in rows.tables if unknown and options.volume not in UNUSABLE else []:
+        keys = {label: column_key(label) for label in table.unused}
+        named_so = [label for label, key in keys.items() if "vol" in key and "volatil" not in key]
+        if named_so and "volume" not in table.columns:
+            lines.append(f"{table.name}: the column {named_so[0]} is not read; rename it to volume if it is that")
     named = {table.columns.get("volume", "") for table in rows.tables}
     counts = sorted(column for column in named if column_key(column) in TICKS)
     if counts and options.volume is None and len(unknown) < len(symbols):

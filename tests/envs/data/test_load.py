@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import typing
 import zipfile
 
@@ -9,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
+from folders import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from price_tables import panel, refusal, same, single
 
 from jaxppo.envs import datasets
+from jaxppo.envs.data.columns import SPELLINGS
 from jaxppo.envs.data.load import format_report, load_market
+from jaxppo.envs.data.rows import column_key
 
 FIELDS = (
     "open",
@@ -194,6 +198,13 @@ REFUSALS = {
     "time": (single(Date=["2024-01-02", "soon", *"3456"]), {}, "'soon' is not a time"),
     "no times": (single().drop(columns="Date"), {}, "no column of times"),
     "no close": (single().drop(columns="Close"), {}, "no column for close; found Date, Open"),
+    "a close by another name": (
+        single().rename(columns={"Close": "PX_LAST"}),
+        {},
+        "no column for close; found Date, Open, High, Low, PX_LAST, Volume; rename PX_LAST to close if it is that",
+    ),
+    "no low": (single().drop(columns="Low"), {}, "names of low: low, lowprice, pricelow, 3low, l, min"),
+    "times by another name": (single().rename(columns={"Date": "AsOfDate"}), {}, "rename AsOfDate to time if it is"),
     "ticks": (
         pd.DataFrame({"Date": pd.to_datetime(np.cumsum([0, 1, 90, 2, 700, 1, 1, 60]), unit="s"), "Price": 10.0}),
         {},
@@ -298,6 +309,20 @@ def test_rows_of_several_assets_are_not_thrown_away():
     assert "if these rows are of several assets, add a column symbol" in message
     market = load_market(frame.drop(columns="Company"), on_duplicates="first")
     assert any(f"of {len(frame)} rows were dropped" in line for line in market.info.report["warnings"])
+
+
+def test_a_volume_by_another_name_is_pointed_at():
+    market = load_market(single().rename(columns={"Volume": "Volume (shares)"}))
+    line = "data frame: the column Volume (shares) is not read; rename it to volume if it is that"
+    assert line in market.info.report["warnings"]
+    assert not any("is not read" in line for line in load_market(single(Vol_20d=1.0)).info.report["warnings"])
+
+
+def test_the_page_lists_all_names_of_columns():
+    page = (ROOT / "docs" / "how-to" / "own-prices.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.M))
+    for name, spellings in SPELLINGS.items():
+        assert {column_key(found) for found in re.findall("`(.*?)`", rows[name])} == set(spellings), name
 
 
 def test_dropped_rows_are_counted():
