@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 MIB, GIB = 2**20, 2**30
 MOST_WARNINGS = 10
+DEFAULT = "quickstart"
+"""Configuration that prices are checked with where none is given."""
 
 
 def check_training_of(config: str | None, data: str | None, overrides: Sequence[str] = ()) -> Iterator[Finding]:
     """Checks a configuration, its prices, and that a training of it would begin.
 
     Args:
-      config: file, or name of one that ships; None checks the prices alone.
+      config: file, or name of one that ships; None takes `DEFAULT`.
       data: prices in place of those of the configuration.
       overrides: dotted keys, as options.
     """
@@ -28,7 +30,7 @@ def check_training_of(config: str | None, data: str | None, overrides: Sequence[
 
     overrides = [*overrides, *(() if data is None else ("--data.path", data))]
     try:
-        loaded = load_config(config, overrides)
+        loaded = load_config(DEFAULT if config is None else config, overrides)
     except UserError as error:
         yield Finding("fix", "config", str(error))
         return
@@ -44,8 +46,8 @@ def check_training_of(config: str | None, data: str | None, overrides: Sequence[
     if trading:
         market, found = check_data(loaded)
         yield from found
-    if config is not None and (market is not None or not trading):
-        yield check_start(config, loaded, market)
+    if market is not None or not trading:
+        yield check_start(f"with --config {DEFAULT}" if config is None else config, loaded, market)
 
 
 def _not_downloaded(config: Config) -> str | None:
@@ -100,7 +102,7 @@ def check_start(name: str, config: Config, market: MarketData | None) -> Finding
     try:
         found = check_training(config, market)
     except UserError as error:
-        return Finding("fix", "config", str(error))
+        return Finding("fix", "config", f"{name}: {error}")
     where = f"{len(found.devices)} x {found.devices[0].platform}"
     size = f"{found.memory / MIB:,.0f} MiB" if found.memory < GIB else f"{found.memory / GIB:,.1f} GiB"
     text = f"{name}: {found.n_parameters:,} parameters on {where}; an iteration takes about {size} of memory"

@@ -18,9 +18,9 @@ BUDGETS = ("steps", "episodes", "minutes")
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = OneLineParser("doctor", __doc__, epilog="With --config keys are options, as of jaxppo train.")
+    parser = OneLineParser("doctor", __doc__, epilog="With --config or --data keys are options, as of jaxppo train.")
     parser.add_argument("--config", metavar="FILE", help="YAML, or the name of one that ships")
-    parser.add_argument("--data", metavar="FILE", help="prices, in place of those of --config")
+    parser.add_argument("--data", metavar="FILE", help="prices, in place of those of --config (default: quickstart)")
     parser.add_argument("--output", default="runs", metavar="DIR", help="folder for runs, or of one (default: runs)")
     for budget in BUDGETS:
         parser.add_argument(f"--{budget}", metavar="N", help="as of jaxppo train")
@@ -28,8 +28,10 @@ def main(arguments: Sequence[str]) -> None:
     for budget in BUDGETS:
         if getattr(known, budget) is not None:
             overrides += [f"--training.{budget}", getattr(known, budget)]
-    if overrides and known.config is None:
-        parser.error(f"{overrides[0]}: keys need --config")
+    if any(one.partition("=")[0] == "--run" for one in overrides):
+        parser.error("doctor has no --run: it checks what a training needs; jaxppo watch RUN says how far a run is")
+    if overrides and known.config is None and known.data is None:
+        parser.error(f"{overrides[0]}: keys need --config or --data")
     for name in ("data", "output"):
         if getattr(known, name) == "":  # as of an unset variable of a shell
             parser.error(f"--{name} is empty")

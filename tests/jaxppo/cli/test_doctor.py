@@ -186,6 +186,8 @@ def test_a_whole_call(workplace, capsys):
         (["--config", "tiny.yaml", "--ppo.clip", "0"], "config", ["--ppo.clip is 0"]),
         (["--config", "tiny.yaml", "--data", "nowhere.csv"], "data", ["nowhere.csv"]),
         (["--data", "bad.csv"], "data", ["bad.csv", "close"]),
+        (["--data", "few.csv"], "config", ["with --config quickstart: ", "data.train is 0.6", "120 bars"]),
+        (["--data", "prices.csv", "--data.train", "7"], "config", ["--data.train"]),
         (["--config", "tiny.yaml", "--ppo.chunk", "400"], "config", ["data.train is 0.6", "420 bars"]),
         (["--config", "cartpole", "--data", "prices.csv"], "data", ["CartPole-v1", "no prices"]),
         (["--output", "tiny.yaml/runs"], "output", ["is a file"]),
@@ -194,6 +196,7 @@ def test_a_whole_call(workplace, capsys):
 def test_what_must_be_fixed(arguments, about, needles, workplace, capsys):
     text = (workplace / "prices.csv").read_text()
     (workplace / "bad.csv").write_text(text.replace(",close,", ",klose,"))
+    write_prices(workplace / "few.csv", n_bars=120)
     assert main(["doctor", *arguments]) == 2
     found, out, err = lines_of(capsys)
     assert [about for level, about in found if level == "fix"] == [about]
@@ -208,9 +211,12 @@ def test_an_empty_option_is_one_line(option, capsys):
     assert capsys.readouterr() == ("", f"error: {option} is empty; see jaxppo doctor --help\n")
 
 
-def test_keys_need_a_configuration(capsys):
+def test_keys_need_a_configuration_or_prices(capsys):
     assert main(["doctor", "--ppo.clip", "0.1"]) == 2
-    assert capsys.readouterr().err == "error: --ppo.clip: keys need --config; see jaxppo doctor --help\n"
+    assert capsys.readouterr().err == "error: --ppo.clip: keys need --config or --data; see jaxppo doctor --help\n"
+    for run in (["--run", "runs/my"], ["--run=runs/my"]):
+        assert main(["doctor", *run]) == 2
+        assert capsys.readouterr().err.startswith("error: doctor has no --run: it checks what a training needs")
 
 
 def test_warnings_of_the_data_are_lines(workplace):
