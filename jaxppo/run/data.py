@@ -110,7 +110,7 @@ def load_data(config: Config, folder: pathlib.Path | None = None) -> MarketData:
             return given_data(config, source)
         market = envs.load_market(source, **options)
     except envs.DataError as error:
-        raise envs.DataError(of + _with_keys(str(error), tuple(options))) from None
+        raise envs.DataError(of + _with_keys(_with_column_key(str(error), config), tuple(options))) from None
     except OSError as error:
         shown = repr(path) if len(repr(path)) <= LONGEST_SHOWN else repr(path)[:LONGEST_SHOWN] + " ..."
         raise ConfigError(f"data.path is {shown}, which cannot be read: {error.strerror}") from None
@@ -123,6 +123,18 @@ def _columns(config: Config) -> dict[str, str | None] | None:
     known = dict(given) if isinstance(given, dict) else dict.fromkeys(given)
     read = (column for group in config.features.column_groups for column in group.columns)
     return {**dict.fromkeys(read), **known} or None
+
+
+def _with_column_key(message: str, config: Config) -> str:
+    """`message` with the key that names a column which the prices do not have, in place of the argument."""
+
+    def named(found: re.Match) -> str:
+        groups = (f"features.columns.{group.name}" for group in config.features.column_groups)
+        names = (group.columns for group in config.features.column_groups)
+        key = next((key for key, columns in zip(groups, names, strict=True) if found[1] in columns), "data.columns")
+        return f"no column {found[1]!r}, which {key} names"
+
+    return re.sub(r"no column '([^']*)', which columns names", named, message)
 
 
 def _as_downloaded(config: Config, path: str | tuple[str, ...], folder: pathlib.Path) -> str | tuple[str, ...]:

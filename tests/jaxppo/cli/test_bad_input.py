@@ -504,6 +504,11 @@ def test_data_files(case, workplace, capfd, nothing_compiles):
 
 
 DATA_OPTIONS = {
+    "a column of features that is not there": (
+        ["--features.columns", "{news: [sentiment]}"],
+        ["no column 'sentiment', which features.columns.news names; found date"],
+    ),
+    "a column that is not there": (["--data.columns", "[mood]"], ["no column 'mood', which data.columns names"]),
     "carry that is not there": (
         ["--features.groups", "price,carry"],
         ["features.groups names carry", "no column carry"],
