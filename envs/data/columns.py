@@ -187,7 +187,7 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     left = [label for label in raw.columns if str(label) not in used and column_key(label) not in _KNOWN]
     table.unused = tuple(map(str, left))
     unread = part["utc"].to_numpy() == NOT_A_TIME
-    check_identity(part[~unread], raw[~unread], used, table)
+    check_identity(part[~unread], raw[~unread], set(map(str, used)), table)
     if table.closes_only:
         check_spacing(part[~unread], table)
     rows.count("dropped: unreadable time", unread.sum())

@@ -165,8 +165,7 @@ def no_column(name: str | None, market: MarketData) -> str:
     has = "none" if isinstance(market.columns, tuple) else ", ".join(market.columns)
     loaded = [name or "NAME"] if isinstance(market.columns, tuple) else [*market.columns, name]
     return (
-        f"{which} is read, and the market has {has}; name it in data.columns, or in "
-        f"load_market(..., columns={loaded})"
+        f"{which} is read, and the market has {has}; name it in data.columns, or in load_market(..., columns={loaded})"
     )
 
 

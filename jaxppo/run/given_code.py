@@ -105,7 +105,8 @@ class _Code:
     """
 
     def __init__(self) -> None:
-        self.is_own, self.pinned = False, []
+        self.is_own = False
+        self.pinned: list[Any] = []
 
     def of(self, thing: Any) -> Hashable:
         """Equal for functions of one code that enclose equal values."""
