@@ -182,8 +182,8 @@ def _read_table(index: int, table: Table, rows: Rows, options: LoadOptions) -> t
     part["crossed"] = numbers.get("crossed", False)
     own = own_columns.read_columns(raw, part, table, options) | payments.read_payments(raw, part, table, options)
     part = pd.concat([part, pd.DataFrame(own, part.index)], axis=1)
-    used = {*map(str, found.values()), *(name for pair in own_columns.named(options).items() for name in pair)}
-    used |= set(payments.named(options).values())
+    table.own = own_columns.labels(raw, table, options)
+    used = {*map(str, found.values()), *table.own, *payments.named(options).values()}
     left = [label for label in raw.columns if str(label) not in used and column_key(label) not in _KNOWN]
     table.unused = tuple(map(str, left))
     unread = part["utc"].to_numpy() == NOT_A_TIME

@@ -31,6 +31,21 @@ def named(options: LoadOptions) -> dict[str, str | None]:
     return dict.fromkeys(options.columns) if isinstance(options.columns, tuple) else dict(options.columns or {})
 
 
+def labels(raw: pd.DataFrame, table: Table, options: LoadOptions) -> tuple[str, ...]:
+    """Labels of the own columns of a table, as it spells them, and of those of their times of publication.
+
+    Args:
+      raw: cells of the table.
+      table: they come from.
+      options: `columns` applies.
+
+    Raises:
+      DataError: a column that is not there.
+    """
+    names = (name for pair in named(options).items() for name in pair if name is not None)
+    return tuple(dict.fromkeys(str(_label(name, raw, table)) for name in names))
+
+
 def read_columns(raw: pd.DataFrame, part: pd.DataFrame, table: Table, options: LoadOptions) -> dict[str, np.ndarray]:
     """Values of the own columns of a table, and their times of publication, as columns of its rows.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ FEWEST_BARS_AFTER, MOST_NAMED = 10, 5
 
 FEWEST_DAYS, FEWEST_INTRADAY_DAYS = 90, 7
 """Days of daily and of shorter bars from which they say themselves how many there are in a year."""
+
+MOST_OWN = 8
+"""Own columns that the report names."""
 
 OFF_SESSION_FRACTION = 0.05
 """Fraction of an asset's bars outside the sessions of the calendar from which the report warns."""
@@ -237,16 +241,18 @@ def _panel_warnings(symbols: dict[str, dict[str, Any]], calendar: str | None) ->
 
 
 def source_report(rows: Rows) -> dict[str, Any]:
-    """Reports on every table: name, rows, and the column used for each field; and on downloads, if there are any."""
+    """Reports on every table: name, rows, the column used for each field, and the own columns; and on downloads."""
     listed = []
     for table in rows.tables:
-        used = set(table.columns.values())
+        used = {*table.columns.values(), *table.own}
         entry = {
             "name": table.name,
             "rows": len(table.rows),
             "columns": dict(table.columns),
             "ignored_columns": [str(column) for column in table.frame.columns if str(column) not in used],
         }
+        if table.own:
+            entry["own_columns"] = list(table.own)
         if table.price_scale != 1.0:
             entry["price_scale"] = table.price_scale
         listed.append(entry)
@@ -262,6 +268,13 @@ def _download_line(record: dict[str, Any]) -> str:
         f"  downloaded {record['time'][:16].replace('T', ' ')} UTC from {record['source']}: {bars}; "
         f"{record['adjusted']}; sha256 {record['sha256'][:16]}, kept in {record['file']}"
     )
+
+
+def _own_line(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names the own columns that were read, in a line; nothing without any."""
+    own = dict.fromkeys(name for source in sources for name in source.get("own_columns", ()))
+    shown = ", ".join(list(own)[:MOST_OWN]) + (f" and {len(own) - MOST_OWN} more" if len(own) > MOST_OWN else "")
+    return [f"  own columns read: {shown}"] if own else []
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -280,6 +293,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"clock {report['timezone']}, calendar {report['calendar'] or 'none'}, "
         f"adjusted by {report['adjusted_by'] or 'nothing'}"
         + (f", converted by {report['converted_by']}" if "converted_by" in report else ""),
+        *_own_line(report["sources"]),
         *map(_download_line, report.get("downloads", [])),
         *contract_lines(report),
         *payment_lines(report),

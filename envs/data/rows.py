@@ -39,6 +39,7 @@ class Table:
       columns: label of the column used for each field; filled in while reading.
       closes_only: whether it has closes without open, high and low.
       notes: warnings on what lay beside the table and was left out.
+      own: labels of the own columns, and of those of their times of publication; filled in while reading.
       unused: labels of columns that nothing reads; filled in while reading.
       download: record of its download, see `jaxppo.envs.data.sources.downloads`; empty for a file or a frame.
     """
@@ -54,6 +55,7 @@ class Table:
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     closes_only: bool = False
     notes: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     download: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -43,6 +43,16 @@ def test_unused_columns_are_named_in_the_report():
     assert not any("nothing reads" in line for line in load_market(prices()).info.report["warnings"])
 
 
+def test_what_is_read_is_no_ignored_column_whatever_its_case():
+    frame = prices(Mood=sparse, note=lambda times, rng: ["x"] * len(times), seen=lambda times, rng: times)
+    report = load_market(frame, columns={"mood": "seen"}).info.report
+    source = report["sources"][0]
+    assert (source["own_columns"], source["ignored_columns"]) == (["Mood", "seen"], ["note"])
+    assert "own columns read: Mood, seen\n" in format_report(report)
+    assert any("nothing reads: note;" in line for line in report["warnings"])
+    assert "own columns" not in format_report(load_market(frame).info.report)
+
+
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(["h", "B"]))
 def test_a_value_is_known_at_the_first_close_after_its_publication(seed, freq):
