@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 ORDER_COLUMNS = ("symbol", "side", "quantity", "price", "notional", "position", "weight", "target", "cost", "reasons")
+BASE = "base"
+"""Name of the sizing transform that adds what the policy decides to its base."""
 SAME = 1e-5
 """Weights that differ by less are the same."""
 
@@ -50,7 +52,7 @@ class Decision:
 
     @property
     def targets(self) -> dict[str, float]:
-        """Symbol -> weight that is aimed at, fraction of equity."""
+        """Symbol -> weight that the order leads to, after all limits, fraction of equity."""
         return dict(zip(self.symbols, self.values["targets"].tolist(), strict=True))
 
     @property
@@ -100,7 +102,7 @@ class Decision:
         if bool(values["liquidated"]):
             return [*found, "the account was liquidated"]
         if abs(float(values["sized"][number] - values["decided"][number])) > SAME:
-            found.append(f"sized by {', '.join(self.sizing)}" if self.sizing else "sized")
+            found += self._sized()
         found += [
             f"limited by {name}" for name, bound in zip(self.masks, values["bound"], strict=True) if bound[number]
         ]
@@ -111,6 +113,12 @@ class Decision:
         if values["cut"][number]:
             found.append("cut to whole lots, or too small")
         return found
+
+    def _sized(self) -> list[str]:
+        """What sizing has done, in the order in which it comes; a base is named as what the agent tilts."""
+        others = [name for name in self.sizing if name != BASE]
+        sized = [f"sized by {', '.join(others)}"] if others else [] if self.sizing else ["sized"]
+        return [*(["the base with the agent's tilt"] if BASE in self.sizing else []), *sized]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and text: what one line of JSON holds."""

@@ -25,7 +25,7 @@ class Explained(NamedTuple):
       weights: `[A]` of the positions at that close, fractions of equity.
       decided: `[A]` weights that the policy wants; of assets that it leaves alone, what they are expected to have.
       sized: `[A]` weights after sizing.
-      targets: `[A]` weights after masks and monitored limits.
+      targets: `[A]` weights that the orders lead to: after masks, monitored limits and the leverage limit.
       ordered: `[A]` shares, signed.
       cost: `[A]` currency that these orders are expected to cost, at the last price.
       bound: `[M, A]` bool, the mask changed the target.
@@ -78,7 +78,8 @@ def explained_orders(
     if rules.limited and env.sizing is not None:
         sized, _, _ = env.size(account.sizing, row.sizing, portfolio, weights, hold)
     use, never = leverage_use_at(row.next_bar, costs), jnp.zeros((), bool)
-    levered = ~placed.hold & (target_scale(portfolio, placed.targets, placed.hold, costs, use) < 1.0 - SAME)
+    scale = target_scale(portfolio, placed.targets, placed.hold, costs, use)
+    levered = ~placed.hold & (scale < 1.0 - SAME)
     any_size = costs.replace(lot_size=(), minimum_notional=())
     cut = placed.ordered != orders_to_target(portfolio, placed.targets, placed.hold, any_size, use)
     cost = trade_costs(placed.ordered, portfolio.price, unpack_bar(row.next_bar), costs)
@@ -87,7 +88,7 @@ def explained_orders(
         weights=weights_of(portfolio),
         decided=decided,
         sized=sized,
-        targets=placed.targets,
+        targets=jnp.where(placed.hold, 1.0, scale) * placed.targets,
         ordered=placed.ordered,
         cost=cost.total(),
         bound=_bound(policy, rules, costs, state, row, placed.targets),

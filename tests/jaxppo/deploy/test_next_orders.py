@@ -1,5 +1,6 @@
 """The orders of the last bar are those that the backtest decides there once later bars are known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from tiny_run import command
 
 from jaxppo.backtest import load_run, simulate
 from jaxppo.deploy import Positions, next_orders, read_positions
+from jaxppo.deploy.decision import Decision
 from jaxppo.errors import ConfigError, DataError
 
 
@@ -60,6 +62,25 @@ def test_orders_lead_from_the_real_positions_to_the_target(folder):
     np.testing.assert_allclose(after, table["target"], atol=2 * float(decision.price.max()) / equity)
     assert np.all(table["quantity"] == table["quantity"].round())
     assert (table["cost"][table["quantity"] > 0] > 0).all()
+
+
+def test_targets_are_those_that_the_leverage_limit_leaves(folder):
+    """Whoever holds more than that sells, and the table says what the order leads to."""
+    held = Positions({"AAA": 1000.0, "BBB": 1000.0}, 1e5)
+    table = next_orders(folder, positions=held, overrides=("--costs.max_leverage", "0.1", "--masks", "[]")).table
+    scaled = table[table["reasons"].str.contains("scaled to the leverage limit")]
+    assert len(scaled)
+    assert scaled["target"].abs().sum() == pytest.approx(0.1, abs=1e-5)
+    sells = table["side"] == "sell"
+    assert sells.any()
+    assert (table["target"] < table["weight"])[sells].all()
+
+
+def test_what_sizing_did_is_said_in_words():
+    named = Decision("", ("AAA",), np.ones(1), np.zeros(1), {}, sizing=("kelly", "base"))
+    no, differs = np.zeros(1, bool), {"decided": np.zeros(1), "sized": np.ones(1), "bound": np.zeros((0, 1), bool)}
+    values = differs | {"tradable": ~no, "levered": no, "cut": no, "liquidated": no[0], "stopped": no[0]}
+    assert dataclasses.replace(named, values=values).reasons(0) == ["the base with the agent's tilt", "sized by kelly"]
 
 
 def test_the_script_writes_what_it_shows(folder, tmp_path, capsys):
