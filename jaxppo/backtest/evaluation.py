@@ -313,6 +313,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
             by_regime={who: row["by_regime"] for who, row in figures.items()},
             regimes=result.regimes,
             selected=extras.selected,
+            unlearned=bool(unlearned_sentences(result.ledgers)),
         ),
     )
 

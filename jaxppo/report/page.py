@@ -93,6 +93,8 @@ def render(data: ReportData) -> str:
     return page(data.title, _header(data), sections)
 
 
+REFERENCES = ("base", "buy_and_hold", "untrained")
+"""Baselines that an agent has to beat before any other, the first that is there."""
 LEVEL = 0.95
 """Of the intervals of a run that is not about trading, which has no other."""
 
@@ -162,14 +164,14 @@ def verdict(data: ReportData) -> tuple[str, ...]:
       data: of the report.
 
     Returns:
-      Sentences; the first is about the Sharpe ratio of the agent and its interval.
+      Sentences; the first compares with what the agent has to beat, the next is about its own Sharpe ratio. Without a
+      baseline to compare with, or without a Sharpe ratio, the latter comes first.
     """
-    sentences = [_sharpe_verdict(data)]
-    sides: dict[str, list[str]] = {"above": [], "below": [], "open": []}
-    for baseline, ends in data.sharpe_differences.items():
-        low, high = map(number, ends)
-        if not math.isnan(low + high):
-            sides["above" if low > 0 else "below" if high < 0 else "open"].append(baseline)
+    lead, sides = _lead(data), _sides(data)
+    reference = _reference(data)
+    sentences = [*([lead] if lead else []), _sharpe_verdict(data)]
+    if lead and not data.unlearned:
+        sides = {side: [name for name in names if name != reference] for side, names in sides.items()}
     for side in ("above", "below"):
         if sides[side]:
             names = " and ".join(sides[side])
@@ -185,6 +187,46 @@ def verdict(data: ReportData) -> tuple[str, ...]:
         share = sum(data.total_costs.values()) / data.starting_equity
         sentences.append(f"Costs took {percent(share)} of the starting equity.")
     return tuple(sentences)
+
+
+def _sides(data: ReportData) -> dict[str, list[str]]:
+    """Baselines that the agent's Sharpe ratio is above, below, or neither ("open"); without those that have no interval."""
+    sides: dict[str, list[str]] = {"above": [], "below": [], "open": []}
+    for baseline, ends in data.sharpe_differences.items():
+        low, high = map(number, ends)
+        if not math.isnan(low + high):
+            sides["above" if low > 0 else "below" if high < 0 else "open"].append(baseline)
+    return sides
+
+
+def _reference(data: ReportData) -> str | None:
+    """The baseline that the agent has to beat before anything else; None where nothing stands beside it."""
+    known = [name for names in _sides(data).values() for name in names]
+    usual = [name for name in REFERENCES if name in known]
+    return next(iter([*usual, *(name for name in data.sharpe_differences if name in known)]), None)
+
+
+def _lead(data: ReportData) -> str:
+    """What the agent adds to what it has to beat, in a sentence; empty where that is not known."""
+    if data.unlearned:
+        return "The agent has learned nothing that shows: what it earned it would have earned with its first parameters."
+    reference = _reference(data)
+    if reference is None or not math.isfinite(number(data.metrics.get(data.agent, {}).get("sharpe"))):
+        return ""
+    side = next(side for side, names in _sides(data).items() if reference in names)
+    if side == "open":
+        return f"Whether the agent is better or worse than {reference} cannot be told from this period."
+    return f"The agent's Sharpe ratio is {side} that of {reference} by more than luck explains."
+
+
+def _tone(data: ReportData) -> str:
+    """Colour of the verdict: good where the agent has beaten what it has to, and earned more than luck explains."""
+    low, high = _sharpe_interval(data)
+    alone = "good" if low > 0 else "bad" if high < 0 else "open"
+    if not _lead(data):
+        return alone
+    side = "open" if data.unlearned else next(s for s, names in _sides(data).items() if _reference(data) in names)
+    return "bad" if "bad" in (alone, {"below": "bad"}.get(side)) else alone if side == "above" else "open"
 
 
 def _sharpe_interval(data: ReportData) -> tuple[float, float]:
@@ -215,9 +257,8 @@ def _header(data: ReportData) -> str:
         start, end = (np.datetime_as_string(data.timestamps[i], unit="D") for i in (0, -1))
         period = f"{start} to {end} · "
     assets = ", ".join(data.symbols[:6]) + (f" and {n_assets - 6} more" if n_assets > 6 else "")
-    low, high = _sharpe_interval(data)
     first, *rest = map(escaped, verdict(data))
-    box = markup.verdict_box(first, " ".join(rest), "good" if low > 0 else "bad" if high < 0 else "open")
+    box = markup.verdict_box(first, " ".join(rest), _tone(data))
     names = ("sharpe", "total_return", "max_drawdown", "calmar", "win_rate")
     known = data.metrics.get(data.agent, {})
     cards = [(metric_label(name), _cell(data, data.agent, name)) for name in names if name in known]

@@ -168,6 +168,7 @@ class ReportData:
       regimes: `[n + 1]` int, the regime known at each point of the equity, position in
         `jaxppo.envs.market.features.REGIMES`; -1 where none is. None: it is not known anywhere.
       selected: what selected the checkpoint, which is drawn first of the training curves.
+      unlearned: whether the agent trades as it did before any training.
 
     Raises:
       ValueError: if lengths do not fit together, or a Sharpe ratio comes without its interval.
@@ -200,6 +201,7 @@ class ReportData:
     by_regime: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     regimes: np.ndarray | None = None
     selected: Selected = dataclasses.field(default_factory=Selected)
+    unlearned: bool = False
 
     def __post_init__(self) -> None:
         n, n_assets = np.shape(self.weights)

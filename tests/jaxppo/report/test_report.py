@@ -103,6 +103,30 @@ def test_verdict_compares_and_counts_costs() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("difference", "own", "says", "tone"),
+    [
+        ((-1.0, 1.0), (0.2, 3.0), "better or worse than base cannot be told", "open"),
+        ((0.1, 1.0), (0.2, 3.0), "is above that of base by more than luck", "good"),
+        ((0.1, 1.0), (-0.2, 3.0), "is above that of base by more than luck", "open"),
+        ((-1.0, -0.1), (0.2, 3.0), "is below that of base by more than luck", "bad"),
+        (None, (0.2, 3.0), "learned nothing that shows", "open"),
+    ],
+)
+def test_the_verdict_leads_with_what_the_agent_has_to_beat(difference, own, says, tone) -> None:
+    """A gain that buy and hold makes as well is no green headline."""
+    data = example(
+        metrics={"agent": {"sharpe": 1.0}},
+        intervals={"agent": {"sharpe": own}},
+        sharpe_differences={"buy_and_hold": (0.5, 1.0), "base": difference or (-0.1, 0.1)},
+        unlearned=difference is None,
+    )
+    first, second, *_ = report.verdict(data)
+    assert says in first
+    assert second.startswith("The interval of the Sharpe ratio")
+    assert {"good", "bad", "open"} & set(page_of(data).classes) == {tone}
+
+
 def test_what_a_user_wrote_is_shown_not_run() -> None:
     harmless = example(warnings=("w",))
     hostile = dataclasses.replace(
