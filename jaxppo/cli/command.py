@@ -323,6 +323,8 @@ def parse_training(
         path = pathlib.Path(known.output, "config.yaml")
     elif stands_for:
         path = CONFIG
+    elif known.resume:
+        parser.error("--resume needs --output, the folder to continue in")
     else:
         parser.error(f"--config is required, {EXAMPLE}")
     from jaxppo.config import load_config  # imports JAX, which --help does not need

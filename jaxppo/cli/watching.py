@@ -14,6 +14,7 @@ import yaml
 from jaxppo.errors import ConfigError
 from jaxppo.run.lock import NAME as LOCK
 from jaxppo.run.lock import owner_of
+from jaxppo.run.resuming import resume_command
 
 METRICS, METADATA, CONFIG, SUMMARY, JOB = "metrics.jsonl", "metadata.json", "config.yaml", "summary.json", "job.json"
 WALK_FORWARD, SWEEP = "walk_forward", "sweep"
@@ -70,6 +71,13 @@ class Watched:
             raise ConfigError(f"{self.folder}: damaged: {type(error).__name__} {error}") from None
         lines = ["".join(letter if letter.isprintable() else "?" for letter in line) for line in view.lines]
         return view._replace(lines=lines)
+
+    @property
+    def remedy(self) -> str:
+        """How an interrupted job goes on, in a line."""
+        if (self.folder / JOB).exists():
+            return "the same command goes on with the job"
+        return f"continue with {resume_command(self.folder, str(_read(self.folder / METADATA).get('kind')))}"
 
     def _look(self) -> View:
         metadata = _read(self.folder / METADATA)

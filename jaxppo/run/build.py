@@ -34,6 +34,7 @@ from jaxppo.run.own_checks import check_own_code
 from jaxppo.run.periods import Period, split_periods
 from jaxppo.run.progress import announce
 from jaxppo.run.regimes import find_regimes
+from jaxppo.run.resuming import resume_command
 from jaxppo.run.setup import Setup, first_policy, with_bar_seconds
 from jaxppo.run.ship import gate_of
 from jaxppo.run.strategy import strategy_of
@@ -235,6 +236,10 @@ def best_policy(folder: pathlib.Path, setup: Setup) -> tuple[ActorCritic, Params
     policy, net = first_policy(setup)
     best = Checkpoints(folder / "checkpoints" / "best", 1)
     try:
+        if best.latest is None and not run_folder.is_finished(folder):
+            raise ConfigError(
+                f"{folder}: not trained far enough to be evaluated; continue with {resume_command(folder)}"
+            )
         params = best.restore({"params": net})[0]["params"]
     finally:
         best.close()
@@ -252,10 +257,8 @@ def unfinished_note(folder: pathlib.Path) -> str:
     """
     if run_folder.is_finished(folder):
         return ""
-    return (
-        f"{folder}: is not finished; its policy is the best on validation so far; finish it with --resume --output "
-        f"{folder}"
-    )
+    command = resume_command(folder, run_folder.read_metadata(folder).get("kind", run_folder.RUN))
+    return f"{folder}: is not finished; its policy is the best on validation so far; finish it with {command}"
 
 
 def first_unseen(folder: pathlib.Path, market: MarketData) -> int:

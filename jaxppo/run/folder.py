@@ -24,6 +24,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.run import files, lock
 from jaxppo.run.mirror import refuse_url
 from jaxppo.run.own_record import OF_LIBRARY, keep, record, restore
+from jaxppo.run.resuming import resume_command
 
 LIBRARIES = ("jaxppo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gymnax", "numpy", "pandas")
 MAY_CHANGE = (
@@ -121,7 +122,7 @@ def open_folder(folder: str | pathlib.Path, kind: str = RUN) -> tuple[pathlib.Pa
         if kind == RUN and found == WALK_FORWARD:
             hint = "open its agents with jaxppo.walk_forward.load_fold"
         if kind == RUN and found == SWEEP:
-            hint = f"finish it with jaxppo sweep --resume --output {folder}"
+            hint = f"finish it with {resume_command(folder, SWEEP)}"
         raise ConfigError(f"{folder}: the folder of a {found.replace('_', '-')}; {hint}")
     files.check_text(folder / "config.yaml")
     config = load_config(folder / "config.yaml", saved=True)

@@ -31,6 +31,7 @@ from jaxppo.run.files import write_json, write_text
 from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.processes import check_alone
+from jaxppo.run.resuming import resume_command
 from jaxppo.run.setup import Setup, first_policy
 from jaxppo.run.start import check_start
 from jaxppo.run.trials import Trial
@@ -213,7 +214,7 @@ def _train_and_test(train: Train, setup: Setup, folder: pathlib.Path, loggers: L
     with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
         found = train(record, stop)
     if found is None:
-        print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
+        print(f"stopped; continue with {resume_command(folder, run_folder.SWEEP)}", file=sys.stderr)
         return Sweep(folder, pd.DataFrame(), None, "", stop[0])
     return _finish(found, folder, loggers)
 

@@ -32,6 +32,7 @@ from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.processes import Group
 from jaxppo.run.profile import profiled
 from jaxppo.run.progress import Progress, announce
+from jaxppo.run.resuming import resume_command
 from jaxppo.run.setup import TRADING, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
 from jaxppo.training.check import state_shapes
@@ -266,7 +267,7 @@ def _outcome(
     run_folder.write_metadata(folder, metadata, finished=False)
     if stop:
         bar.close()
-        print(f"stopped after iteration {done.iteration}; continue with --resume --output {folder}", file=sys.stderr)
+        print(f"stopped after iteration {done.iteration}; continue with {resume_command(folder)}", file=sys.stderr)
         return TrainResult(folder, state.params, state.params, None, "", stop[0])
     if done.stopped:
         print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)

@@ -40,6 +40,7 @@ from jaxppo.run.lock import owned
 from jaxppo.run.objectives import constraint_summary
 from jaxppo.run.processes import check_alone
 from jaxppo.run.progress import announce
+from jaxppo.run.resuming import resume_command
 from jaxppo.run.setup import Setup
 from jaxppo.run.trials import Trial
 from jaxppo.tracking import Curves, LoggedRun, Logger, Loggers, make_loggers
@@ -179,7 +180,7 @@ def _train_and_test(job: Job, programs: Programs, plan: Plan, loggers: Loggers, 
     with stop_requested(b"stopping at the next checkpoint or evaluation on validation") as stop:
         trained = train_agents(job, programs, record, stop, progress)
     if trained is None:
-        print(f"stopped; continue with --resume --output {folder}", file=sys.stderr)
+        print(f"stopped; continue with {resume_command(folder, run_folder.WALK_FORWARD)}", file=sys.stderr)
         return WalkForward(folder, plan, pd.DataFrame(), pd.DataFrame(), None, "", stop[0])
     agents, nets, untrained, _, seconds = trained
     for agent in agents:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
             break
         time.sleep(every)
     if view.state == "interrupted":
-        print(f"nothing writes there; train and walk-forward go on with --resume --output {known.run}")
+        print(f"nothing writes there; {watched.remedy}")
 
 
 def _show(view: View, shown: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from tiny_run import (
 
 from jaxppo.cli.watching import Watched
 from jaxppo.envs.market import features
+from jaxppo.run import folder as run_folder
 from jaxppo.run import setup
 from jaxppo.training import trainer
 
@@ -617,6 +618,12 @@ def lose_checkpoints(run):
     shutil.rmtree(run / "checkpoints")
 
 
+def stop_before_validation(run):
+    shutil.rmtree(run / "checkpoints" / "best")
+    metadata = run_folder.read_metadata(run)
+    run_folder.write_metadata(run, {key: metadata[key] for key in metadata if key != "finished"}, finished=False)
+
+
 def damage_checkpoints(run):
     shutil.rmtree(run / "checkpoints" / "last" / "2")  # of two damaged ones a line each would be written
     for path in run.glob("checkpoints/*/*/state/manifest.ocdbt"):
@@ -632,6 +639,7 @@ DAMAGES = {
     "metadata": (damage_metadata, ["metadata.json", "damaged"], "both"),
     "prices": (damage_prices, ["prices are not those", "fingerprint"], "both"),
     "lost checkpoints": (lose_checkpoints, ["checkpoints/best", "no checkpoint found"], "backtest"),
+    "stopped early": (stop_before_validation, ["not trained far enough", "jaxppo train --resume --output"], "backtest"),
     "damaged checkpoints": (damage_checkpoints, ["checkpoints/", "damaged"], "both"),
     "metrics": (damage_metrics, ["metrics.jsonl", "damaged"], "train"),
 }

@@ -54,6 +54,7 @@ def test_every_command_has_a_module_and_help(name, capsys):
         (["help", "qqqqqq"], ["'qqqqqq'", "jaxppo help all"]),
         (["help", "a", "b"], ["one name", "a b", "jaxppo help --help"]),
         (["train"], ["--config is required", "quickstart"]),
+        (["train", "--resume"], ["--resume needs --output"]),
         (["backtest", "--run", "r", "--open"], ["--open needs --output"]),
         (["monte-carlo", "--merge", "a", "--open"], ["--open needs --output"]),
         (["models", "ad"], ["'ad'", "add"]),

@@ -205,7 +205,7 @@ def test_without_a_terminal_only_changes_are_printed(folder):
     call = [sys.executable, "-m", "jaxppo", "watch", str(folder)]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{folder}: interrupted\n")
-    assert done.stdout.endswith(f"go on with --resume --output {folder}\n")
+    assert done.stdout.endswith(f"continue with jaxppo train --resume --output {folder}\n")
     assert "\x1b" not in done.stdout
 
 

@@ -137,7 +137,7 @@ def test_a_signal_to_any_process_stops_both_after_an_iteration(tmp_path):
     running[1].terminate()
     outputs = [process.communicate(timeout=100) for process in running]
     assert [process.returncode for process in running] == [128 + signal.SIGTERM] * 2
-    assert f"continue with --resume --output {folder}" in outputs[0][1]
+    assert f"continue with jaxppo train --resume --output {folder}" in outputs[0][1]
     assert (folder / "checkpoints" / "last" / str(len(rows_of(folder)))).is_dir()
 
 

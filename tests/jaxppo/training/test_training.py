@@ -643,7 +643,7 @@ def test_a_signal_saves_first(number, whole, workplace, tmp_path, monkeypatch, c
     with monkeypatch.context() as patch:
         stop_in(patch, 4, lambda: os.kill(os.getpid(), number))
         assert command(*arguments) == 128 + number
-    assert "stopped after iteration 4; continue with --resume --output" in capfd.readouterr().err
+    assert "stopped after iteration 4; continue with jaxppo train --resume --output" in capfd.readouterr().err
     assert signal.getsignal(number) == before
     assert not (tmp_path / "run" / "summary.json").exists()
     saved = load_config(tmp_path / "run" / "config.yaml")
