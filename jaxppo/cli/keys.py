@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import functools
 import pathlib
+import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxppo.errors import ConfigError
@@ -33,6 +34,8 @@ TOP = "Top level"
 WIDEST = 100
 """Columns of the widest text."""
 EVERYTHING = "all"
+MOST_LISTED = 20
+"""Keys that a search lists."""
 
 
 class Key(NamedTuple):
@@ -94,27 +97,78 @@ def all_keys() -> dict[str, Key]:
 
 
 def explain(name: str) -> str:
-    """Explains a key, a section, the items of a list, everything of that last name, or all.
+    """Explains a key, a section, the items of a list, or all; else everything of that last name, and lists what else
+    has the word in its name or its meaning.
 
     Args:
-      name: `costs`, `costs.commission_bps`, `--costs.commission-bps`, `masks`, `commission_bps`, `no_short`, or `all`.
+      name: `costs`, `costs.commission_bps`, `--costs.commission-bps`, `masks`, `commission_bps`, `no_short`, `all`, or
+        a word such as `stop`.
 
     Raises:
-      ConfigError: there is none; names the nearest.
+      ConfigError: the word is nowhere; names the nearest.
     """
     asked = name.removeprefix("--").replace("-", "_")
     if asked == EVERYTHING:
         return "\n\n".join(map(_section_text, sections().values()))
     inside = [one for one in sections().values() if one.name == asked or one.name.startswith(f"{asked}.")]
     named = [key for key in all_keys().values() if key.name == asked]
+    listed: list[str] = []
     if not named and not inside:
         named = [key for key in all_keys().values() if key.name.endswith(f".{asked}")]
         inside = [one for one in sections().values() if one.name.endswith(f".{asked}")]
-    if named or inside:
-        return "\n\n".join([*map(_key_text, named), *map(_section_text, inside)])
+        listed = _listing(asked, {*named, *inside, *(key for section in inside for key in section.keys)})
+    if named or inside or listed:
+        return "\n\n".join([*map(_key_text, named), *map(_section_text, inside), *listed])
     near = difflib.get_close_matches(asked, [*all_keys(), *sections()], 1)
     guess = f"did you mean {near[0]}?" if near else "jaxppo help all lists every key"
     raise ConfigError(f"no key, section or command {name!r}; {guess}")
+
+
+def search(word: str) -> list[Key | Section]:
+    """Keys and sections with a word in their name or their meaning; the nearest first, in the order of the page.
+
+    Of keys that mean the same in several lists, such as those of a baseline that is a base too, the first alone.
+
+    Args:
+      word: in any case; an underscore or a dash stands for a space in a meaning.
+    """
+    word = word.replace("-", "_").lower()
+    found: dict[tuple[str, str], tuple[int, Key | Section]] = {}
+    for section in sections().values():
+        for entry in (section, *section.keys) if section.name != TOP else section.keys:
+            distance = _distance(word, entry)
+            if distance is not None:
+                same = (entry.name.rpartition(".")[2], entry.meaning)
+                found.setdefault(same, (distance, entry))
+    return [entry for _, entry in sorted(found.values(), key=lambda pair: pair[0])]
+
+
+def _distance(word: str, entry: Key | Section) -> int | None:
+    """How far from an entry a word is, 0 for a word of its last name; None where it is not in it."""
+    own = re.split(r"[._]", entry.name.rpartition(".")[2].lower())
+    if word in own or entry.name.lower().endswith(word):
+        return 0
+    if any(part.startswith(word) for part in own) or word in entry.name.rpartition(".")[2].lower():
+        return 1
+    spoken = word.replace("_", " ")
+    if re.search(rf"\b{re.escape(spoken)}", entry.meaning.lower()):
+        return 2
+    return 3 if spoken in entry.meaning.lower() else None
+
+
+def _listing(word: str, explained: Collection[Key | Section]) -> list[str]:
+    """What else a word is found in, a line each under a heading; nothing where there is nothing."""
+    entries = [entry for entry in search(word) if entry not in explained]
+    if not entries:
+        return []
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    lines = [
+        textwrap.shorten(f"{entry.name}: {entry.meaning}", max(width - 2, 40), placeholder=" ...")
+        for entry in entries[:MOST_LISTED]
+    ]
+    more = [f"  and {len(entries) - MOST_LISTED} more"] if len(entries) > MOST_LISTED else []
+    heading = f"{'also ' if explained else ''}in names and meanings (jaxppo help NAME explains one):"
+    return ["\n".join([heading, *(f"  {line}" for line in lines), *more])]
 
 
 def as_options(names: Sequence[str] = MATTER) -> str:

@@ -1,6 +1,7 @@
 """Explains a key, a section or a command: jaxppo help costs, jaxppo help costs.commission_bps, jaxppo help train
 
-`jaxppo help all` explains every key of the configuration.
+A word such as stop or Sharpe finds the keys that have it in their name or meaning. `jaxppo help all` explains every
+key of the configuration.
 """
 
 import os

@@ -119,6 +119,21 @@ def test_help_explains_keys_sections_and_items(capsys):
     assert all(name in everything for name in keys.all_keys())
 
 
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("stop", ["exits.stop_loss:", "exits.trailing_stop:", "ppo.kl_stop:"]),
+        ("cost", ["costs:", "simulation.commission_bps:"]),
+        ("Sharpe", ["simulation.sharpe:", "rewards.differential_sharpe:", "pathwise.objective:"]),
+    ],
+)
+def test_a_word_is_searched_in_names_and_meanings(word, found):
+    text = keys.explain(word)
+    places = [text.index(f"  {name}") for name in found]
+    assert places == sorted(places), "names before meanings"
+    assert "in names and meanings" not in keys.explain("exits"), "what is named in full is explained alone"
+
+
 def test_lines_of_help_fit(monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     unbroken = 60  # such as a list in quotes
