@@ -179,6 +179,15 @@ def test_lines_are_short(page):
         assert len(line) <= WIDTH or unbroken, f"{page}: a line of {len(line)} characters: {line[:60]}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_commands_and_code_work_from_a_wheel(page):
+    """It has neither scripts/ nor configs/; the two commands of the README that CI runs are those of a checkout."""
+    for match in FENCE.finditer((ROOT / page).read_text(encoding="utf-8")):
+        if match[2].strip() in ("bash", "python"):
+            lines = [line for line in match[3].splitlines() if not line.endswith("# command")]
+            assert not re.search(r"python scripts/|load_config\(\"configs/", "\n".join(lines)), page
+
+
 def test_the_readme_fits_two_screens():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
 

@@ -50,9 +50,11 @@ Train, validate and ship PPO trading agents in JAX.
 """
 FIRST_STEPS = """\
 first steps:
-  jaxppo train --config quickstart        on prices that ship; 2 minutes on two cores
+  jaxppo train --config quickstart        on prices that ship
   jaxppo init --data my_prices.csv        a configuration for your own prices: my.yaml
   jaxppo doctor --config my.yaml          what is missing, and how to mend it
+
+documentation: docs/ of the checkout, begin with docs/index.md; jaxppo help all explains every key
 """
 
 
