@@ -17,6 +17,8 @@ UNTRAINED = "untrained"
 """The network of the agent with its first parameters."""
 UNGATED = "ungated"
 """The agent where the base was traded instead."""
+UNLEARNED = "The agent has learned nothing that shows"
+"""How the sentence on such an agent begins."""
 ALIKE = 0.999
 """Correlation of returns above which two accounts are the same."""
 SMALL = 0.01
@@ -80,8 +82,8 @@ def unlearned_sentences(ledgers: Mapping[str, Ledger]) -> tuple[str, ...]:
     idle = not np.any(agent.returns) and not np.any(first.returns)
     if not (apart < SMALL and (idle or (alike is not None and alike > ALIKE))):
         return ()
-    what = "never trades" if idle else f"holds the same, up to {apart:.2%} of equity per asset"
-    return (f"The agent has learned nothing that shows: with its first parameters it {what}.",)
+    what = "never trades" if idle else f"holds the same positions ({apart:.2%} of equity apart per asset, on average)"
+    return (f"{UNLEARNED}: with its first parameters it {what}.",)
 
 
 def detectable_sentence(summary: Mapping[str, Any]) -> str:

@@ -1,12 +1,23 @@
 """Trains an agent: jaxppo train --config quickstart [--ppo.learning-rate 1e-4 ...]"""
 
+from __future__ import annotations
+
 import pathlib
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import jaxppo
 from jaxppo.cli import announce_report, keeping_programs, parse_training, showing_phases
+from jaxppo.run.resuming import resume_command
+
+if TYPE_CHECKING:
+    from jaxppo.config import Config
+
+RATES = "{ppo.learning_rate: {log: [1e-4, 1e-2], n: 4}}"
+"""What is swept after a run that has learned nothing."""
+LARGEST_LIMIT = 1000
 
 
 def next_commands(folder: pathlib.Path) -> list[str]:
@@ -19,12 +30,31 @@ def next_commands(folder: pathlib.Path) -> list[str]:
     ]
 
 
+def next_attempts(folder: pathlib.Path, config: Config, steps: int) -> list[str]:
+    """What to try after a run that has learned nothing, as commands of a shell: longer, otherwise, on more.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      steps: environment steps that it was trained for.
+    """
+    saved, output = shlex.quote(str(folder / "config.yaml")), shlex.quote(f"{folder}-sweep")
+    limit = config.env.position_limit
+    wider = "" if limit is None else f" --env.position_limit {min(2 * limit, LARGEST_LIMIT):g}"
+    return [
+        f"{resume_command(folder)} --steps {4 * steps}",
+        f"jaxppo sweep --config {saved} --output {output} --steps {steps} --sweep.parameters '{RATES}'{wider}",
+        "jaxppo help features.columns",
+    ]
+
+
 def main(arguments: Sequence[str]) -> int | None:
     budgets = {"minutes": "train for N minutes of wall time; with --episodes, for what is spent first"}
     budgets |= {"episodes": "train for N episodes"}
     budgets |= {"steps": "train for N environment steps"}
     flags = {"profile": "trace a few iterations, into the folder profile, and say where the time went"}
     config, name, given = parse_training("train", __doc__, arguments, budgets, flags=flags, older=True, several=True)
+    from jaxppo.backtest.beside import UNLEARNED
     from jaxppo.run.profile import profiling  # imports JAX, which --help does not need
 
     profiled = profiling() if given.profile else nullcontext()
@@ -34,7 +64,12 @@ def main(arguments: Sequence[str]) -> int | None:
         print(result.text)
         announce_report(result.folder / "report.html", given.open)
         if config.env.name == "trading":
-            print("next:", *next_commands(result.folder), sep="\n  ")
+            tested, trained = result.summary.get("out_of_sample", {}), result.summary["train"]
+            if any(note.startswith(UNLEARNED) for note in tested.get("notes", ())):
+                attempts = next_attempts(result.folder, config, trained["env_steps"])
+                print("next: train for longer, sweep at a wider limit, or add a signal", *attempts, sep="\n  ")
+            else:
+                print("next:", *next_commands(result.folder), sep="\n  ")
     if profile is not None:
         print(profile.describe())
     return result.signal

@@ -38,7 +38,7 @@ import jaxppo
 from benchmarks.damage import resumed
 from benchmarks.mutations import flip_bit, outcome_of
 from jaxppo.backtest.evaluation import quick_score
-from jaxppo.cli.commands.train import next_commands
+from jaxppo.cli.commands.train import next_attempts, next_commands
 from jaxppo.cli.main import main
 from jaxppo.config import load_config
 from jaxppo.envs import simulators
@@ -47,12 +47,14 @@ from jaxppo.policy.networks.actor_critic import make_actor_critic
 from jaxppo.ppo.learner import data_mesh, make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.report.inspection import TITLES
+from jaxppo.run import folder as run_folder
 from jaxppo.run import memory, progress
 from jaxppo.run.build import best_policy, build
 from jaxppo.run.checkpoints import Checkpoints
 from jaxppo.run.data import load_data
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import as_started
+from jaxppo.sweep import members as sweep_members
 from jaxppo.training import Evaluator, check, run_state, trainer
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.loggers import MetricsLog
@@ -677,6 +679,36 @@ def test_the_next_commands_work_as_written(whole, tmp_path, monkeypatch, capsys)
         assert program == "jaxppo"
         assert main(arguments) == 0, capsys.readouterr().err
     assert (tmp_path / "policies" / "first one" / "manifest.json").exists()
+
+
+def test_what_to_try_after_nothing_was_learned_works_as_written(config, whole, tmp_path, monkeypatch, capsys):
+    """Longer, with other rates in a sweep, or help on columns; the trainings themselves are left out."""
+    monkeypatch.chdir(tmp_path)
+    folder = pathlib.Path("my runs/first one")
+    shutil.copytree(whole.folder, folder)
+    wide = config.model_copy(update={"env": config.env.model_copy(update={"position_limit": 0.3})})
+    lines, given = next_attempts(folder, wide, 768), {}
+    assert len(lines) == 3
+
+    def left_out(name):
+        def start(config, **options):
+            if options["resume"]:
+                run_folder.check_same_run(run_folder.open_folder(folder)[1], config)
+            given[name] = config
+            return types.SimpleNamespace(summary=None, signal=None)
+
+        return start
+
+    monkeypatch.setattr(jaxppo, "train", left_out("train"))
+    monkeypatch.setattr(jaxppo.sweep, "sweep", left_out("sweep"))
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert (program, main(arguments)) == ("jaxppo", 0), capsys.readouterr().err
+    assert given["train"].training.steps == 4 * 768
+    assert given["sweep"].env.position_limit == 0.6
+    assert list(given["sweep"].sweep.parameters) == ["ppo.learning_rate"]
+    sweep_members.check(given["sweep"])
+    assert "features.columns" in capsys.readouterr().out
 
 
 @pytest.mark.slow
