@@ -190,7 +190,7 @@ def verdict(data: ReportData) -> tuple[str, ...]:
 
 
 def _sides(data: ReportData) -> dict[str, list[str]]:
-    """Baselines that the agent's Sharpe ratio is above, below, or neither ("open"); without those that have no interval."""
+    """Baselines that the agent's Sharpe ratio is above, below, or neither ("open"), where the interval is known."""
     sides: dict[str, list[str]] = {"above": [], "below": [], "open": []}
     for baseline, ends in data.sharpe_differences.items():
         low, high = map(number, ends)
@@ -209,7 +209,9 @@ def _reference(data: ReportData) -> str | None:
 def _lead(data: ReportData) -> str:
     """What the agent adds to what it has to beat, in a sentence; empty where that is not known."""
     if data.unlearned:
-        return "The agent has learned nothing that shows: what it earned it would have earned with its first parameters."
+        return (
+            "The agent has learned nothing that shows: what it earned it would have earned with its first parameters."
+        )
     reference = _reference(data)
     if reference is None or not math.isfinite(number(data.metrics.get(data.agent, {}).get("sharpe"))):
         return ""
@@ -282,7 +284,8 @@ def _metric_table(data: ReportData) -> str:
         cells = ("" if value is None else number_text(value, "ratio") for value in least)
         rows.append(markup.row(cells, "Smallest difference that shows, one-sided 5 %, power 80 %"))
     note = (
-        f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. "
+        f"In brackets, {100 * data.level:g} % bootstrap intervals, resampled in blocks of bars. Those under 'Could it "
+        "be luck?' and of the rolling Sharpe ratio are from its standard error, and differ. "
         f"Everything net of costs. A loss is a positive number; {MISSING} is undefined."
     )
     return markup.table(["", *map(escaped, strategies)], rows, style="metrics") + markup.caption(note)
@@ -294,7 +297,7 @@ def _costs(data: ReportData) -> str:
         return ""
     totals = data.total_costs
     rows = [
-        markup.row([f"{amount:,.2f}", percent(amount / data.starting_equity)], escaped(kind))
+        markup.row([number_text(amount, "money"), percent(amount / data.starting_equity)], escaped(kind))
         for kind, amount in {**totals, "total": sum(totals.values())}.items()
     ]
     table = markup.table(("", "Paid", "Of starting equity"), rows)

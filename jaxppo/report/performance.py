@@ -102,16 +102,19 @@ def contribution(found: Performance, capital: float) -> str:
     if found.financing:
         paid = "borrow fees, margin interest and funding" if found.funding else "borrow fees and margin interest"
         name = paid if found.financing > 0 else f"interest on cash less {paid}"
-        lines.append((name, -found.financing, None))
+        lines.append((name, -found.financing, found.financing))
     if abs(found.other) > ROUNDING * capital:
         lines.append(("not explained by fills", found.other, None))
     total = assets["profit"].sum() - found.financing + found.other
-    lines.append(("total", total, assets["costs"].sum()))
+    lines.append(("total", total, assets["costs"].sum() + found.financing))
     rows = [
         row([number_text(profit, "money"), _signed(profit / capital), number_text(costs, "money")], name)
         for name, profit, costs in lines
     ]
-    note = "Profit of each asset over the period, after its costs of trading; positions still open at their last close."
+    note = (
+        "Profit of each asset over the period, after its costs of trading; positions still open at their last close. "
+        "Financing has a row of its own, so that the costs add up to those of the section Costs."
+    )
     if found.dividends:
         note += (
             f" Dividends are part of it: {number_text(found.dividends, 'money')} in all. Round trips leave them out."

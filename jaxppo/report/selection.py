@@ -47,7 +47,8 @@ def section(figures: Figures, level: float) -> str:
         "From the register trials.jsonl beside the run folder: every run, seed and checkpoint whose returns were seen. "
         "Those on this market count: of the same prices, or of a symbol among these over some of these dates. Test "
         "figures are deflated by all evaluations on test periods, validation figures by all on validation. Sharpe "
-        "ratios are taken as those of independent bars, but for the one that is adjusted."
+        "ratios are taken as those of independent bars, but for the one that is adjusted. Their intervals are from the "
+        "standard error of the ratio; those under Results are from the bootstrap, and differ."
     )
     tests = superiority.section(figures["superiority"], level) if "superiority" in figures else ""
     return table(("", *(_TITLES[name] for name in columns)), rows) + caption(note) + tests
@@ -81,7 +82,11 @@ def one_line(figures: Figures) -> str:
     test = figures["out_of_sample"]
     dsr, psr = ("undefined" if test[name] is None else f"{test[name]:.1%}" for name in ("dsr", "psr"))
     runs = f"{test['trials']} evaluation{'s' if test['trials'] != 1 else ''} on tests of this market"
-    return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} (best by luck: Sharpe {test['hurdle']:.2f})"
+    if test["trials"] == 1:
+        return f"could it be luck: PSR {psr}, DSR {dsr} after {runs}"
+    alike = f"as good as {test['effective_trials']:.1f} independent ones"
+    hurdle = f"the best of those without skill has a Sharpe ratio of {test['hurdle']:.2f}"
+    return f"could it be luck: PSR {psr}, DSR {dsr} after {runs} ({alike}; {hurdle})"
 
 
 def _cell(name: str, column: Figures) -> str:

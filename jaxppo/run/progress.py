@@ -66,6 +66,7 @@ class Progress:
             total=total, unit=unit, unit_scale=self._by_steps, disable=not enabled, dynamic_ncols=True
         )
         self._bar.n = min(done, total)
+        self._phase, self._since, self._ended = "", time.monotonic(), False
         self._closed = threading.Event()
         _shown.set(self)
         if enabled:
@@ -73,11 +74,28 @@ class Progress:
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT):
-            self._bar.refresh()
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._ended:
+            seconds = time.monotonic() - self._since
+            self._bar.set_description_str(f"{self._phase}: {seconds:.0f} s" if self._phase else "", refresh=False)
+        self._bar.refresh()
 
     def announce(self, phase: str) -> None:
         """Names what is being done now; see `announce`."""
-        self._bar.set_description(phase)
+        self._phase, self._since = phase, time.monotonic()
+        if self._ended:
+            self._draw()
+        else:
+            self._bar.set_description(phase)
+
+    def end(self) -> None:
+        """Leaves the bar as it is: what follows is shown below it with the time that it takes, not with a rate."""
+        if not self._bar.disable and not self._ended:
+            self._bar.refresh()
+            self._bar.fp.write("\n")
+        self._phase, self._ended, self._bar.bar_format = "", True, "{desc}"
 
     def hide(self) -> None:
         """Leaves the bar: another one comes below it."""

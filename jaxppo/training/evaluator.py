@@ -18,7 +18,7 @@ from jaxppo.report.results import selected_of
 from jaxppo.report.selection import one_line
 from jaxppo.run.setup import Setup
 from jaxppo.tracking import Curves
-from jaxppo.training.experiment import HARDLY_TRAINED, Evaluator
+from jaxppo.training.experiment import Evaluator, hardly_trained
 
 
 def backtest_evaluator(
@@ -53,7 +53,7 @@ def backtest_evaluator(
         test = record_evaluation(setup, folder, iteration, "test", returns, content)
         adjusted = adjust_for_selection(setup, folder, test, returns, result.baselines)
         done, selected = summary["train"], selected_of(summary["validation"])
-        few = (HARDLY_TRAINED.format(done["iterations"]),) if done.get("hardly_trained") else ()
+        few = (hardly_trained(done["iterations"]),) if done.get("hardly_trained") else ()
         seen = inspect_policy(setup, network, net)
         constraints = summary.get("constraints", {})
         extras = ReportExtras(adjusted, constraints, rows, seen, sections, warnings=few, selected=selected)

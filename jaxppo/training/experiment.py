@@ -25,6 +25,12 @@ from jaxppo.run.start import check_start, started_policy
 from jaxppo.training.monitor import breached_in
 
 
+def hardly_trained(iterations: int) -> str:
+    """Sentence on a run of too few iterations."""
+    counted = f"{iterations:,} iteration{'' if iterations == 1 else 's'}"
+    return f"Hardly trained ({counted}): the figures say nothing of what training would reach."
+
+
 class Evaluator(NamedTuple):
     """Pure functions that score a network while it is trained, and evaluate it at the end.
 
@@ -45,8 +51,6 @@ class Evaluator(NamedTuple):
 
 WITH_OPTIMISER = 4
 """Size of parameters, gradient and both moments of Adam, multiples of the parameters."""
-HARDLY_TRAINED = "Hardly trained ({:,} iterations): the figures say nothing of what training would reach."
-"""Sentence on a run of too few iterations."""
 MakeEvaluator = Callable[[Any, Any], Evaluator]
 """`(setup, network) -> evaluator`; `jaxppo.training.evaluator.backtest_evaluator` is that of a trading run."""
 

@@ -37,7 +37,7 @@ from jaxppo.run.setup import TRADING, pathwise_of, step_budget
 from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_loggers
 from jaxppo.training.check import state_shapes
 from jaxppo.training.evaluator import backtest_evaluator
-from jaxppo.training.experiment import HARDLY_TRAINED, Experiment, MakeEvaluator, trading_experiment
+from jaxppo.training.experiment import Experiment, MakeEvaluator, hardly_trained, trading_experiment
 from jaxppo.training.fitting import SMALLER, fitting_iteration
 from jaxppo.training.following import follow
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
@@ -240,6 +240,8 @@ def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, p
         print(format_report(market.info.report), file=sys.stderr)
     budget, steps = step_budget(experiment.config), done.iteration * run.learner.steps_per_iteration
     spent = done.seconds if budget is None else steps
+    if progress and budget is not None and budget % run.learner.steps_per_iteration:
+        print(_rounded_up(budget, run.learner.steps_per_iteration), file=sys.stderr)
     (folder / "tensorboard").mkdir(exist_ok=True)  # a file in its place is refused, not reported
     written = len(run_folder.read_metrics(folder))
     logged = run.loggers.opened(LoggedRun(folder, experiment.config, metadata, done.iteration, written))
@@ -258,6 +260,12 @@ def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, p
         return dataclasses.replace(result, params=run.group.share(result.params))
 
 
+def _rounded_up(budget: int, of_iteration: int) -> str:
+    """Says how many steps a budget is that ends within an iteration."""
+    n = -(-budget // of_iteration)
+    return f"{budget:,} steps are rounded up to {n * of_iteration:,}, whole iterations of {of_iteration:,} each"
+
+
 def _outcome(
     run: Run, state: TrainState, done: Done, stop: list[int], metadata: dict[str, Any], bar: Progress
 ) -> TrainResult:
@@ -272,12 +280,13 @@ def _outcome(
     if done.stopped:
         print(f"{stop_message(done.stopped)}; evaluating iteration {done.best_iteration}", file=sys.stderr)
     net = run.best.restore({"params": experiment.net}, done.best_iteration)[0]["params"]
+    bar.end()
     announce("evaluating")
     summary = _finish(run, net, done)
     run_folder.write_metadata(folder, metadata, finished=True)
     bar.close()
     limits = describe_constraints(summary.get("constraints", {}))
-    few = HARDLY_TRAINED.format(done.iteration) if run.hardly_trained(done) else ""
+    few = hardly_trained(done.iteration) if run.hardly_trained(done) else ""
     text = "\n".join(part for part in (experiment.evaluator.describe(summary), limits, few) if part)
     return TrainResult(folder, net, state.params, summary, text)
 

@@ -33,6 +33,13 @@ def main(arguments: Sequence[str]) -> None:
         report = load_data(config).info.report
         if report:
             print(format_report(report))
-    with path.open("x", encoding="utf-8") as file:
+    try:
+        file = path.open("x", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--output is {path}, but {path.parent.absolute()} cannot be written: {error.strerror}; give --output "
+            "another folder"
+        ) from None
+    with file:
         file.write(as_text(values, path))
     print(f"wrote {path}; next: jaxppo doctor --config {path}, then jaxppo train --config {path}")

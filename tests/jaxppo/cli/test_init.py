@@ -1,5 +1,6 @@
 """`jaxppo init`: the file that it writes says what the schema says, loads, and trains; nothing is overwritten."""
 
+import errno
 import pathlib
 import re
 
@@ -34,6 +35,21 @@ def test_the_file_has_the_ten_keys_with_what_the_schema_says(workplace, capsys):
     written = re.findall(r"^ *([a-z_]+): ?\S", text, re.M)
     assert written == [name.rpartition(".")[2] for name in keys.MATTER]
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(workplace, monkeypatch, capsys):
+    opened = pathlib.Path.open
+
+    def refused(self, mode="r", *arguments, **options):
+        if mode == "x":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", refused)
+    assert main(["init"]) == 2
+    said = capsys.readouterr().err
+    assert f"{workplace} cannot be written: Permission denied; give --output another folder" in said
+    assert "intact" not in said
 
 
 def test_the_file_is_the_quick_start_where_that_says_so(workplace):

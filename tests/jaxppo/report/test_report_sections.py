@@ -30,7 +30,8 @@ def test_when_and_with_what_the_agent_earned() -> None:
     assert row(page, "borrow fees and margin interest", 2) == ["-25.00", "-0.03 %"]
     assert "not explained by fills" not in page.cells
     total = sum(np.linspace(900.0, -300.0, 41)) - 25.0
-    assert row(page, "total") == [f"{total:,.0f}", f"{100 * total / 1e5:.2f} %", "410.00"]
+    assert row(page, "total") == [f"{total:,.0f}", f"{100 * total / 1e5:.2f} %", "435.00"]
+    assert row(page, "borrow fees and margin interest")[2] == "25.00", "as the section Costs counts it"
     assert "29 round trips closed, 1 still open." in page.visible
     assert page.cells.count("open") == 1
     begin = page.cells.index("Of starting equity", page.cells.index("Side")) + 1

@@ -27,4 +27,9 @@ def test_the_section_shows_what_is_known_of_each_period() -> None:
     assert row(page, "Bars needed to exceed luck", 1) == ["801"]
     assert row(page, "Probability of backtest overfitting (PBO)", 2) == ["-", "70.00 %"]
     assert selection.section({}, 0.95) == ""
-    assert "PSR 90.0%, DSR undefined after 12 evaluations on test" in selection.one_line({"out_of_sample": test})
+    line = selection.one_line({"out_of_sample": test})
+    assert "PSR 90.0%, DSR undefined after 12 evaluations on test" in line
+    assert line.endswith(
+        "(as good as 3.5 independent ones; the best of those without skill has a Sharpe ratio of 0.90)"
+    )
+    assert "without skill" not in selection.one_line({"out_of_sample": test | {"trials": 1}})

@@ -327,11 +327,17 @@ def test_minutes_count_training(config, tmp_path, monkeypatch):
 
 def test_the_bar_names_its_phase_and_a_short_run_is_called_hardly_trained(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "HEARTBEAT", 0.05)
-    result = jaxppo.train(with_steps(config, 1), output=tmp_path / "run", progress=True)
+    short = config.training.model_copy(update={"steps": STEPS_PER_ITERATION - 1})
+    result = jaxppo.train(config.model_copy(update={"training": short}), output=tmp_path / "run", progress=True)
     said = capsys.readouterr().err
+    assert "127 steps are rounded up to 128, whole iterations of 128 each" in said
     places = [said.index(f"{phase}:") for phase in ("compiling", "training", "evaluating", "report")]
     assert places == sorted(places)
     assert said.count("report:") > 2, "drawn again while nothing moves it"
+    after = said[said.index("report: ") :]
+    assert re.search(r"evaluating[a-z :]*: \d+ s", said)
+    assert "step" not in after, "no rate of steps once there are none"
+    assert "Hardly trained (1 iteration):" in result.text
     assert result.summary["train"]["hardly_trained"]
     assert "Hardly trained" in result.text
     assert "Hardly trained" in (result.folder / "report.html").read_text()
