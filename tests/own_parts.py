@@ -104,6 +104,11 @@ def drawn_bars(market: MarketData, n_bars: int) -> Generator:
     return Generator("drawn", market.replace(info=MarketInfo()), draw)
 
 
+def named_rule(*, name: str = "news rule") -> Policy:
+    """Equal weights under a name of their own."""
+    return rules.equal_weight()._replace(name=name)
+
+
 def half_equal(*, gross: PositiveRatio = 0.5) -> Policy:
     """Equal weights of half of the equity."""
     return rules.equal_weight(gross=gross)

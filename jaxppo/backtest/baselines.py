@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jaxppo.backtest.account import AccountRules
 from jaxppo.backtest.ledger import Ledger
 from jaxppo.backtest.simulate import simulate_account, view_of
-from jaxppo.config.evaluation import BASELINE_RULES
+from jaxppo.config.evaluation import BASELINE_RULES, RESERVED, BaselineConfig
 from jaxppo.config.items import OWN
 from jaxppo.envs.execution.portfolio import outstanding
 from jaxppo.envs.trading.types import EnvParams
@@ -23,6 +24,7 @@ from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.run.base import base_policy
 from jaxppo.run.benchmark import asset_of, benchmark_prices, rule_of
 from jaxppo.run.build import open_strategy
+from jaxppo.run.own import own_part
 from jaxppo.run.periods import Period
 from jaxppo.run.setup import Setup
 
@@ -79,10 +81,11 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
         found["base"] = simulate_account(base_policy(setup), rules, setup.params, first, where.n_bars)
     if not chosen.baselines:
         return found | run_baselines(rules, setup.params, first, where.n_bars, chosen.target_volatility)
+    titles = _titles(chosen.baselines)
     for number, item in enumerate(chosen.baselines):
         if item.benchmark is not None and item.benchmark.path is not None:
             prices = benchmark_prices(item.benchmark, setup.config, setup.market, where)
-            found[item.title] = _costless(setup, rules, prices)
+            found[titles[number]] = _costless(setup, rules, prices)
             continue
         if item.kind in (*BASELINE_RULES, OWN):
             policy = rule_of(item, number)
@@ -91,8 +94,19 @@ def configured_baselines(setup: Setup, rules: AccountRules, where: Period) -> di
         else:
             assert item.benchmark is not None
             policy = hold_asset(asset_of(item.benchmark, setup.market, number))
-        found[item.title] = simulate_account(policy, unlimited, params, first, where.n_bars)
+        found[titles[number]] = simulate_account(policy, unlimited, params, first, where.n_bars)
     return found
+
+
+def _titles(baselines: Sequence[BaselineConfig]) -> list[str]:
+    """Names of configured baselines: a rule of a user's own has the one that its policy has, where no other has it."""
+    titles = [item.title for item in baselines]
+    for number, item in enumerate(baselines):
+        if item.kind == OWN:
+            name = own_part(item.values, f"evaluation.baselines[{number}]", Policy).name
+            taken = name in (*titles, *RESERVED, "base") or hasattr(policies, name)
+            titles[number] = titles[number] if taken else name
+    return titles
 
 
 @functools.lru_cache

@@ -10,8 +10,9 @@ import pytest
 from tiny_run import STEPS_PER_ITERATION, command, prices, write_config
 
 from jaxppo import backtest
-from jaxppo.backtest import evaluation
+from jaxppo.backtest import baselines, evaluation
 from jaxppo.backtest.beside import UNTRAINED, unlearned_sentences
+from jaxppo.config import validate_config
 from jaxppo.run.setup import first_policy
 from jaxppo.statistics.detectable import correlation, detectable_difference
 
@@ -50,7 +51,7 @@ def other(folder):
 @pytest.fixture(scope="module")
 def run(folder, index, other):
     """A run beside everything that can be named."""
-    baselines = [
+    named = [
         "trend",
         {"volatility_target": {"target": 0.2, "name": "louder"}},
         "equal_weight",
@@ -59,7 +60,7 @@ def run(folder, index, other):
         {"benchmark": {"path": str(folder / "index.csv")}},
         {"benchmark": {"path": str(folder / "index.csv"), "column": "total", "name": "total"}},
     ]
-    config = write_config(folder, training=SHORT, evaluation={"baselines": baselines})
+    config = write_config(folder, training=SHORT, evaluation={"baselines": named})
     assert command("train", "--config", config, "--output", folder / "run") == 0
     return folder / "run"
 
@@ -90,6 +91,13 @@ def test_all_stand_beside_the_agent_in_summary_console_and_report(run, result):
         assert {"sharpe_difference_ci", "detectable", "by_regime"} <= rows[name].keys()
     assert "Smallest difference that shows" in page
     assert f"{rows['trend']['detectable']:.2f} (trend)" in printed
+
+
+def test_a_rule_of_ones_own_bears_the_name_of_its_policy_where_no_other_does():
+    plain, other = "own_parts:named_rule", {"own_parts:named_rule": {"name": "trend"}}
+    for own, name in ((plain, "news rule"), (other, plain)):
+        tree = {"training": {"steps": 1}, "evaluation": {"baselines": [{"trend": {}}, own]}}
+        assert baselines._titles(validate_config(tree).evaluation.baselines) == ["trend", name]
 
 
 def test_an_index_is_its_returns_at_the_marks(result, index):
