@@ -49,7 +49,8 @@ class DataConfig(Keys):
     """Price file, folder, list or pattern of files (`lake/**/*.parquet`), the name of a shipped data set, a source
     (`yfinance:SPY,QQQ`, `ccxt:binance:BTC/USDT:1h`, `alpaca:SPY:1Day`, `hf:owner/name`, `duckdb:FILE:TABLE`),
     `module:function` of your own, which returns what `envs.load_market` takes or a market, or `simulated` for the
-    market of `simulation`; of the other keys only the periods then apply."""
+    market of `simulation`. To `simulated`, and to a market that a function returns, only the periods apply of the
+    other keys of `data`."""
     symbols: Annotated[tuple[Text, ...], Field(min_length=1)] | None = key_of(envs.load_market, "symbols")
     calendar: Text | None = key_of(envs.load_market, "calendar")
     timezone: Text | None = key_of(envs.load_market, "timezone")
