@@ -38,6 +38,7 @@ KEYS = """\
 keys of the configuration, each an option as well:
   the ten to know first; jaxppo help all explains every key, jaxppo help ppo a section
 """
+NO_OUTPUT = "--resume needs --output, the folder to continue in"
 EXAMPLE = "for example --config quickstart, which ships, or --config my.yaml"
 
 
@@ -323,10 +324,8 @@ def parse_training(
         path = pathlib.Path(known.output, "config.yaml")
     elif stands_for:
         path = CONFIG
-    elif known.resume:
-        parser.error("--resume needs --output, the folder to continue in")
     else:
-        parser.error(f"--config is required, {EXAMPLE}")
+        parser.error(NO_OUTPUT if known.resume else f"--config is required, {EXAMPLE}")
     from jaxppo.config import load_config  # imports JAX, which --help does not need
     from jaxppo.run.folder import restore_own_code
     from jaxppo.run.rendezvous import join

@@ -135,7 +135,8 @@ def search(word: str) -> list[Key | Section]:
     word = word.replace("-", "_").lower()
     found: dict[tuple[str, str], tuple[int, Key | Section]] = {}
     for section in sections().values():
-        for entry in (section, *section.keys) if section.name != TOP else section.keys:
+        entries: list[Key | Section] = [*([] if section.name == TOP else [section]), *section.keys]
+        for entry in entries:
             distance = _distance(word, entry)
             if distance is not None:
                 same = (entry.name.rpartition(".")[2], entry.meaning)
