@@ -26,7 +26,7 @@ RUNS = {
     "planted": "train --config planted",
     "quickstart": "train --config quickstart",
     "paths": "monte-carlo --run {planted} --paths 1000 --scale-costs 0.5 2",
-    "walk-forward": "walk-forward --config futures --walk_forward.seeds 2 --training.steps 50000",
+    "walk-forward": "walk-forward --config quickstart --walk_forward.seeds 2 --training.steps 20000",
     "sweep": "sweep --config sweep",
 }
 """Name of a folder -> the command that fills it."""

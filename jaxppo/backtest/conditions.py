@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,7 +15,9 @@ from jaxppo.envs.execution.costs import Costs, make_costs
 from jaxppo.envs.execution.fill_rule import FillRule
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.risk.sizing.transform import chain
 from jaxppo.run.regimes import find_regimes, regimes_warmup
 from jaxppo.run.saved import SavedRun
 
@@ -111,6 +115,33 @@ def conditions_of(run: SavedRun) -> Conditions:
         history=max(env.first_decision, env.window + max(formed)),
         identity=_config_identity(config),
     )
+
+
+def without_base(conditions: Conditions, params: EnvParams) -> tuple[Conditions, EnvParams]:
+    """What a rule trades under where the agent's decisions are tilts around a base, or a strategy of a book.
+
+    The weights of a rule are those that its account shall hold: there is no base and no book, and what sizes the
+    account stays.
+
+    Args:
+      conditions: of the agent.
+      params: market and tables for these.
+    """
+    n_before, rules = _without_base(conditions.rules)
+    kept = () if rules.env.sizing is None else params.sizing[n_before:]
+    return conditions._replace(rules=rules), params.replace(sizing=kept)
+
+
+@functools.lru_cache
+def _without_base(rules: AccountRules) -> tuple[int, AccountRules]:
+    """How many of the parts of a sizing are left out, and rules with the others: those after the base or the book."""
+    parts = () if rules.env.sizing is None else rules.env.sizing.parts
+    combines = [number for number, part in enumerate(parts) if not isinstance(part, Transform)]
+    if not combines:
+        return 0, rules
+    env, kept = copy.copy(rules.env), parts[combines[-1] + 1 :]
+    env.sizing = chain(*kept) if kept else None
+    return combines[-1] + 1, rules._replace(env=env)
 
 
 def _config_identity(config: Config) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
-from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions
+from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions, without_base
 from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
@@ -57,8 +57,8 @@ def simulate(
     Args:
       policy: a rule, an agent, anything that is a `Policy`; target weights at each close, `[T, A]`, NaN to hold; or an
         opened run, for its agent, or with `evaluation.ship` base_unless for what its gate lets trade.
-      market: prices; or an opened run, for its test period, masks, sizing, costs and monitored limits. None takes the
-        run that is the policy.
+      market: prices; or an opened run, for its test period, masks, sizing, costs and monitored limits, but without its
+        base or book for a rule. None takes the run that is the policy.
       costs: on a market; None takes the defaults of the configuration, which charge all costs.
       fill_rule: on a market: latency, partial fills and fill price.
       initial_cash: on a market: currency, > 0.
@@ -83,8 +83,11 @@ def simulate(
         said = ship_notes(shipping)
         policy = shipped_of(shipping)._replace(name=policy.folder.resolve().name)
     if isinstance(run, SavedRun):
-        conditions = conditions_of(run) if conditions is None else conditions
         prices, params, period = run.setup.market, run.setup.params, run.setup.periods["test"]
+        if conditions is None:
+            conditions = conditions_of(run)
+            if given is policy and policy.encoding is None:  # no agent, whose decisions may be tilts
+                conditions, params = without_base(conditions, params)
         first = period.first if first is None else first
         n_bars = period.last - first if n_bars is None else n_bars
     elif isinstance(market, MarketData):

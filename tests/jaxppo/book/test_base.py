@@ -10,6 +10,7 @@ import pytest
 
 from jaxppo import masks
 from jaxppo.backtest.account import AccountRules
+from jaxppo.backtest.conditions import Conditions, without_base
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book.base import tilted
 from jaxppo.envs import simulators
@@ -88,6 +89,22 @@ def test_a_tilt_comes_on_top_of_the_base_and_a_scale_multiplies_it():
     np.testing.assert_allclose(of_sum.weights[1:], traded + action / N_ASSETS, atol=0.01)
     np.testing.assert_allclose(of_product.weights[1:], traded * (1.0 + action), atol=0.01)
     assert np.abs(traded).max() > 0.05
+
+
+@pytest.mark.parametrize("after", [(), (sizing.projection(weight=0.2),)], ids=["", "and sized"])
+def test_a_rule_beside_the_agent_is_no_tilt(after):
+    """Its weights are its own, under what sizes the whole account; an agent's are tilts still."""
+    rule, tilts = rules.equal_weight(), env(rules.trend(lookback=60))
+    tilts.sizing = tilted(rules.trend(lookback=60), copy.copy(tilts), COSTS, after=after)
+    plain = copy.copy(tilts)
+    plain.sizing = sizing.chain(*after) if after else None
+    conditions = Conditions(AccountRules(tilts, 252.0), COSTS, None, 0, 0, "")
+    alone, params = without_base(conditions, tilts.make_params(market(), COSTS, periods=252.0))
+    found = jax.device_get(simulate_account(rule, alone.rules, params, jnp.int32(FIRST), N_BARS))
+    expected = ledger_of(rule, plain)
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    assert np.abs(ledger_of(rule, tilts).weights - expected.weights).max() > 0.05
+    assert without_base(alone, params) == (alone, params)
 
 
 def test_tilts_are_sized_and_masks_limit_positions():
