@@ -301,6 +301,7 @@ def report(setup: Setup, result: Evaluation, path: pathlib.Path, extras: ReportE
             data_report=setup.market.info.report,
             config_yaml=dump_config(setup.config),
             warnings=(*extras.warnings, *_warnings(setup, result, extras.selection)),
+            told=_told(result),
             performance=result.performance,
             inspection=extras.inspection,
             masks=result.masks,
@@ -344,6 +345,12 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
 
 
+def _told(result: Evaluation) -> tuple[str, ...]:
+    """What follows the verdict, and warns of nothing."""
+    known = result.summary.get("attainable")
+    return (attainable_sentence(known),) if known else ()
+
+
 def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a reader must know before believing the figures."""
     found = []
@@ -352,7 +359,7 @@ def _warnings(setup: Setup, result: Evaluation, selection: Mapping[str, Any] | N
             "Fills use the close that the decision has already seen (env.fill_price: decision_close). No market offers "
             "that price: these results are not attainable."
         )
-    found += result.summary.get("notes", ())
+    found += [note for note in result.summary.get("notes", ()) if note not in _told(result)]
     if result.ledgers["agent"].liquidated:
         found.append("The agent's account was liquidated; it stays out of the market from then on.")
     found += ended_sentences(result.summary.get("ended_positions", ()))

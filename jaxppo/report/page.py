@@ -186,7 +186,7 @@ def verdict(data: ReportData) -> tuple[str, ...]:
     if data.costs:
         share = sum(data.total_costs.values()) / data.starting_equity
         sentences.append(f"Costs took {percent(share)} of the starting equity.")
-    return tuple(sentences)
+    return (*sentences, *data.told)
 
 
 def _sides(data: ReportData) -> dict[str, list[str]]:

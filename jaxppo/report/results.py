@@ -150,6 +150,7 @@ class ReportData:
       data_report: what the loader counted and repaired.
       config_yaml: the resolved configuration.
       warnings: what the reader must know before believing the rest; shown in red.
+      told: sentences that end the verdict.
       sharpe_differences: baseline -> (low, high) of the agent's Sharpe ratio less that of the baseline, from paired
         resampling; may be empty.
       detectable: baseline -> smallest difference of Sharpe ratios that the period can show; None where it has none.
@@ -186,6 +187,7 @@ class ReportData:
     data_report: Mapping[str, Any]
     config_yaml: str
     warnings: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     sharpe_differences: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
     detectable: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     level: float = 0.95

@@ -156,6 +156,12 @@ def test_warnings_are_an_alert() -> None:
     assert "Fills use the close." in page.visible
 
 
+def test_what_is_told_ends_the_verdict_and_warns_of_nothing() -> None:
+    data = example(told=("The best Sharpe ratio is 3.",))
+    assert report.verdict(data)[-1] == "The best Sharpe ratio is 3."
+    assert "warnings" not in page_of(data).classes
+
+
 def test_smallest_run() -> None:
     """One bar, simulated, no training, no costs, nothing defined."""
     nothing = {"sharpe": math.nan, "calmar": None}
