@@ -41,5 +41,5 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 def pytest_collection_finish() -> None:
     """Garbage is collected again, among what the tests make; seldom, since tracing makes much that stays."""
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(10_000, 10, 10)
     gc.enable()

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from causality import assert_causal
+from slowly import slow_after
 
 from jaxppo.envs import load_market
 from jaxppo.envs.market import features
@@ -114,6 +115,7 @@ def test_coarse_bars_are_those_of_pandas(name, timeframe):
             np.testing.assert_allclose(held[seen], expected[field][seen], rtol=1e-5, err_msg=f"{field} of {asset}")
 
 
+@pytest.mark.slow
 def test_an_accelerator_makes_the_same_bars(monkeypatch):
     market = market_of("stocks over a change of clocks")
     expected = coarse_bars(market, "1d")
@@ -125,7 +127,7 @@ def test_an_accelerator_makes_the_same_bars(monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=field)
 
 
-@pytest.mark.parametrize(("name", "timeframe", "groups"), [(*CASES[1], GROUPS), (*CASES[3], FEW)])
+@pytest.mark.parametrize(("name", "timeframe", "groups"), slow_after(1, [(*CASES[3], FEW), (*CASES[1], GROUPS)]))
 def test_their_features_are_those_of_a_market_of_coarse_bars(name, timeframe, groups):
     """The features of a market that pandas resampled, each row as of the time from which it is seen."""
     market, zone = market_of(name), MARKETS[name][1]

@@ -175,6 +175,7 @@ def of_coarse_bars(market: MarketData):
     )
 
 
+@pytest.mark.slow
 def test_features_of_coarser_bars():
     market = market_of(0)
     whole = np.asarray(of_coarse_bars(market))

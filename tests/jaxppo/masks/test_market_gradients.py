@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slowly import slow_after
 from test_masks_in_use import CHAINS, build
 
 from jaxppo import masks
@@ -45,7 +46,7 @@ def test_through_masks(limits):
         assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", slow_after(2, SIZES))
 def test_through_sizing(kind):
     env, params = build(masks.no_short(), actions="continuous", sizing=SIZES[kind])
     drawn = jax.random.uniform(jax.random.key(2), (12, env.n_assets), minval=0.0, maxval=1.0)

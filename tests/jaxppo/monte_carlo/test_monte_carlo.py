@@ -422,6 +422,7 @@ def test_orders_of_a_rule_are_the_rule(market):
     np.testing.assert_array_equal(ledger_of(half, conditions, market).equity, equal.equity)
 
 
+@pytest.mark.slow
 def test_a_path_in_vectorbt(paths, market):
     vectorbt = pytest.importorskip("vectorbt")
     replay = paths.replay(2)

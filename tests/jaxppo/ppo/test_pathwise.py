@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from jax.sharding import PartitionSpec
+from slowly import slow_after
 
 from jaxppo.book.base import tilted
 from jaxppo.config import ConfigError, PathwiseConfig, PPOConfig, validate_config
@@ -83,7 +84,7 @@ def test_the_gradient_is_that_of_finite_differences(actions, sharpe):
     assert expected > 1e-4
 
 
-@pytest.mark.parametrize("base", [None, rules.buy_and_hold()])
+@pytest.mark.parametrize("base", slow_after(1, [None, (rules.buy_and_hold(),)]))
 def test_a_policy_that_takes_no_position_yet_is_led_to_one(base):
     """A flat account, or one that holds what its base holds, trades nothing; the way out of that has a gradient."""
     one = copy.copy(env())

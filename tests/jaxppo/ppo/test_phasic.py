@@ -93,6 +93,7 @@ def test_the_last_epochs_move_the_head_alone():
     assert all(np.all(np.isfinite(row)) for row in metrics.values())
 
 
+@pytest.mark.slow
 def test_what_stops_the_first_epochs_stops_the_last_ones():
     net, metrics = updated(1, PHASIC.model_copy(update={"kl_stop": 1e-12}))
     assert metrics["minibatch_steps"] == 1

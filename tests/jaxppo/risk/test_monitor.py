@@ -390,6 +390,7 @@ def test_resuming_a_stopped_run_evaluates_again_unless_the_limit_no_longer_stops
         assert [row[name] for row in rows] == [row[name] for row in expected], "the run that was never stopped"
 
 
+@pytest.mark.slow
 def test_the_best_policy_so_far_is_evaluated(folder, monkeypatch):
     """A breach in the third iteration, one after a look at validation."""
     calls = []

@@ -77,11 +77,13 @@ def test_a_text_knows_whether_it_was_changed(tmp_path):
 def test_prices_given_in_python_have_the_fingerprint_that_they_had():
     """A field that says nothing does not count: runs of versions that had not got it go on."""
     market = simulators.gbm(jax.random.key(0), 40, 2)
-    known = {field.name for field in dataclasses.fields(market)} - {"info", "ended", "carry", "futures", "columns"}
+    later = {"info", "ended", "carry", "futures", "columns", "funding", "dividends"}
+    known = {field.name for field in dataclasses.fields(market)} - later
     arrays = {name: np.asarray(getattr(market, name)) for name in known}
     times = market.info.timestamps.astype("datetime64[ns]").astype(np.int64)
     assert data_report(market)["fingerprint"] == fingerprint(market.info.symbols, times, arrays)
     ended = np.arange(40)[:, None] > np.asarray([30, 99])
     zeros = np.zeros((40, 2))
-    for field in ({"ended": ended}, {"carry": zeros}, {"futures": np.ones(2, bool)}, {"columns": {"mood": zeros}}):
+    fields = ({"ended": ended}, {"carry": zeros}, {"futures": np.ones(2, bool)}, {"columns": {"mood": zeros}})
+    for field in (*fields, {"funding": zeros}):
         assert data_report(market.replace(**field))["fingerprint"] != data_report(market)["fingerprint"]

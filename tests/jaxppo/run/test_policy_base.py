@@ -98,6 +98,7 @@ def test_no_share_of_an_agent_is_the_base_and_all_of_it_the_agent():
     assert np.abs(base.weights).sum() > 0.5
 
 
+@pytest.mark.slow
 def test_a_base_of_futures_keeps_the_margin_of_its_account():
     """The base would hold more than the margin allows: its account, and the one that copies it, are the rule's."""
     costs = {"margin_volatility": 200.0, "max_leverage": 1.0, "maintenance_margin": 0.0}

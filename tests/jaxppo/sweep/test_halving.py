@@ -51,6 +51,7 @@ def test_too_few_evaluations_are_named():
         config_of(method="grid", members=None, rungs=3)
 
 
+@pytest.mark.slow
 def test_the_better_half_of_the_first_rung_is_trained_to_the_end(halved):
     table = halved.members
     assert table.iterations.tolist().count(3) == 2
@@ -79,6 +80,7 @@ def test_what_is_trained_to_the_end_is_the_sweep_without_rungs(halved, tmp_path,
     pd.testing.assert_frame_equal(survived[shared], whole.members[shared], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interruption_in_the_second_rung_changes_nothing(halved, tmp_path, market, stops, monkeypatch):
     train = halving.train_agents
 

@@ -75,6 +75,7 @@ def test_the_worst_are_replaced_by_the_best_and_the_lost_by_anybody_good():
     assert list(exchange([2.0, 1.0], 0.9, np.random.default_rng(0)).items()) == [(1, 0)]
 
 
+@pytest.mark.slow
 def test_a_replaced_agent_goes_on_from_the_state_of_another(trained):
     listed = json.loads((trained.folder / "sweep.json").read_text())
     first, second = listed["rungs"]
@@ -103,6 +104,7 @@ def _hashes(result):
     return list(dict.fromkeys(t.configuration_hash for t in _validations(result) if t.iteration <= 3))
 
 
+@pytest.mark.slow
 def test_the_chosen_agent_is_a_run_with_the_values_of_its_best_checkpoint(trained, market):
     row = trained.members[trained.members.chosen].iloc[0]
     assert row.validation_sharpe == trained.members.validation_sharpe.max()

@@ -397,6 +397,7 @@ def test_many_agents_in_one_program(workplace):
     assert result.summary["train"]["batch_size"] == len(result.folds) == 12
 
 
+@pytest.mark.slow
 def test_a_fitted_model_of_regimes_is_that_of_the_bars_of_the_fold():
     regimes = {"kind": "hmm", "states": 2, "restarts": 1, "usual_volatility_span": 20}
     config = wf_config(regimes=regimes, features={"groups": ["price", "regime"]})
