@@ -26,6 +26,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -43,3 +44,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
     gc.enable()
+
+
+_files: list[None] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back():
+    """What was compiled for hundreds of files would fill a machine's memory: every tenth file lets go of it."""
+    yield
+    _files.append(None)
+    if len(_files) % 10 == 0:
+        jax.clear_caches()
+        gc.collect()

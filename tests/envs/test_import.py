@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from folders import ROOT
 
 IMPORTED = """
@@ -31,6 +32,7 @@ assert "CartPole-v1" in gymnax.registered_envs
 ONE = "MarketData(3270 bars x 5 assets, AAPL FB GOOG IBM MSFT, 2000-03-01 to 2013-03-01, 1 d a bar)\n"
 
 
+@pytest.mark.slow
 def test_a_process_can_be_forked_after_the_import():
     done = subprocess.run([sys.executable, "-c", IMPORTED], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, ONE), done.stderr[-2000:]

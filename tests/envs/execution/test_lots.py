@@ -92,6 +92,7 @@ def test_no_order_is_smaller_than_the_least():
     assert value[:, 1][value[:, 1] > 0].min() < 500.0
 
 
+@pytest.mark.slow
 def test_whole_shares_are_those_of_vectorbt():
     """The same orders in shares, cut by vectorbt instead: equity and fills are equal."""
     vectorbt = pytest.importorskip("vectorbt")

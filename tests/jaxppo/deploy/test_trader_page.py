@@ -39,6 +39,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_page_is_drawn_in_a_browser_and_loads_itself_again(folder):
     program, faults = executable(), []
     server = serve_page(folder / PAGE, 0)

@@ -203,6 +203,7 @@ def test_ppo_goes_on_from_the_pathwise_policy_and_stays_near_it():
     assert 0 < apart[100.0] < 0.5 * apart[0.0]
 
 
+@pytest.mark.slow
 def test_it_finds_the_optimum_of_quadratic_costs_in_few_steps():
     exact = reference.QuadraticCostAR1()
     shared = {"paths": 16, "portfolios": 1, "chunk": 32, "epochs": 4, "minibatches": 4, "learning_rate": 1e-2}

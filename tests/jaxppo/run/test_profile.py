@@ -49,6 +49,7 @@ def profile_of(tmp_path, n_calls):
     return profile
 
 
+@pytest.mark.slow
 def test_operations_count_with_their_trips_and_shares_add_up(tmp_path):
     profile = profile_of(tmp_path, SKIPPED + TRACED + 2)
     assert set(profile.phases) == {"setting up", "training", "evaluating"}

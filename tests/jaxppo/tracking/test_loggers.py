@@ -136,6 +136,7 @@ def test_a_logger_that_always_fails_changes_nothing_and_is_reported_once(run, co
     assert failing[3].methods[-1] == "close", "those that come after it are told all the same"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_says_so(config, tmp_path, monkeypatch):
     write = MetricsLog.write
 

@@ -75,6 +75,7 @@ class Killed(Exception):
     """Stands for the process dying."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits_and_is_tracked_as_one(workplace, database, tmp_path, monkeypatch, capfd):
     """Everything at once: dies in iteration 5, after the checkpoint of 3; goes on as the same run at every tracker."""
     write = MetricsLog.write
