@@ -247,7 +247,7 @@ def test_the_site_is_built_without_a_warning_and_answers_what_is_asked_most(tmp_
         for page in json.loads((tmp_path / "search/search_index.json").read_text())["docs"]
     }
     start = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert len(asked()) == 10
+    assert len(asked()) >= 10
     for question, page in asked().items():
         place = page.removesuffix(".md") + "/"
         assert f'href="{place}"' in start, question

@@ -84,16 +84,19 @@ def plain_conditions(
     return Conditions(AccountRules(env, periods, limited=False), costs, prepare, 0, 0, identity)
 
 
-def conditions_of(run: SavedRun) -> Conditions:
+def conditions_of(run: SavedRun, *, base: bool = True) -> Conditions:
     """What the agent of a run trades under on any market: its masks, sizing, costs and monitored limits.
 
     On another market it sees what it would have seen there: features, and regimes by the model fitted in training.
 
     Args:
       run: from `jaxppo.backtest.load_run`.
+      base: False for a rule, where the decisions of the agent are tilts around a base, or those of one strategy of a
+        book. The weights of a rule are those that its account shall hold; what sizes the account after base and book
+        stays.
     """
     setup = run.setup
-    env, config = setup.env, setup.config
+    env, config = setup.env if base else _without_base(setup.env)[1], setup.config
 
     def prepare(costs: Costs, market: MarketData) -> EnvParams:
         regimes, _ = find_regimes(config.regimes, market, market.n_bars - 1, config.seed)
@@ -113,35 +116,31 @@ def conditions_of(run: SavedRun) -> Conditions:
         prepare=prepare,
         warmup=env.first_decision,
         history=max(env.first_decision, env.window + max(formed)),
-        identity=_config_identity(config),
+        identity=_config_identity(config) if env is setup.env else _hashed([_config_identity(config), "without base"]),
     )
 
 
-def without_base(conditions: Conditions, params: EnvParams) -> tuple[Conditions, EnvParams]:
-    """What a rule trades under where the agent's decisions are tilts around a base, or a strategy of a book.
-
-    The weights of a rule are those that its account shall hold: there is no base and no book, and what sizes the
-    account stays.
+def tables_without_base(env: TradingEnv, params: EnvParams) -> EnvParams:
+    """The tables of a market for `conditions_of(run, base=False)`, from those for the agent.
 
     Args:
-      conditions: of the agent.
-      params: market and tables for these.
+      env: of the agent.
+      params: with its tables.
     """
-    n_before, rules = _without_base(conditions.rules)
-    kept = () if rules.env.sizing is None else params.sizing[n_before:]
-    return conditions._replace(rules=rules), params.replace(sizing=kept)
+    n_before, without = _without_base(env)
+    return params.replace(sizing=() if without.sizing is None else params.sizing[n_before:])
 
 
 @functools.lru_cache
-def _without_base(rules: AccountRules) -> tuple[int, AccountRules]:
-    """How many of the parts of a sizing are left out, and rules with the others: those after the base or the book."""
-    parts = () if rules.env.sizing is None else rules.env.sizing.parts
+def _without_base(env: TradingEnv) -> tuple[int, TradingEnv]:
+    """How many parts of a sizing are left out, and the environment with the others: those after base or book."""
+    parts = () if env.sizing is None else env.sizing.parts
     combines = [number for number, part in enumerate(parts) if not isinstance(part, Transform)]
     if not combines:
-        return 0, rules
-    env, kept = copy.copy(rules.env), parts[combines[-1] + 1 :]
+        return 0, env
+    env, kept = copy.copy(env), parts[combines[-1] + 1 :]
     env.sizing = chain(*kept) if kept else None
-    return combines[-1] + 1, rules._replace(env=env)
+    return combines[-1] + 1, env
 
 
 def _config_identity(config: Config) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
-from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions, without_base
+from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions, tables_without_base
 from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
@@ -85,9 +85,9 @@ def simulate(
     if isinstance(run, SavedRun):
         prices, params, period = run.setup.market, run.setup.params, run.setup.periods["test"]
         if conditions is None:
-            conditions = conditions_of(run)
-            if given is policy and policy.encoding is None:  # no agent, whose decisions may be tilts
-                conditions, params = without_base(conditions, params)
+            rule = given is policy and policy.encoding is None  # no agent, whose decisions may be tilts
+            conditions = conditions_of(run, base=not rule)
+            params = tables_without_base(run.setup.env, params) if rule else params
         first = period.first if first is None else first
         n_bars = period.last - first if n_bars is None else n_bars
     elif isinstance(market, MarketData):

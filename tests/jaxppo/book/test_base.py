@@ -10,7 +10,7 @@ import pytest
 
 from jaxppo import masks
 from jaxppo.backtest.account import AccountRules
-from jaxppo.backtest.conditions import Conditions, without_base
+from jaxppo.backtest.conditions import _without_base, tables_without_base
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book.base import tilted
 from jaxppo.envs import simulators
@@ -98,13 +98,13 @@ def test_a_rule_beside_the_agent_is_no_tilt(after):
     tilts.sizing = tilted(rules.trend(lookback=60), copy.copy(tilts), COSTS, after=after)
     plain = copy.copy(tilts)
     plain.sizing = sizing.chain(*after) if after else None
-    conditions = Conditions(AccountRules(tilts, 252.0), COSTS, None, 0, 0, "")
-    alone, params = without_base(conditions, tilts.make_params(market(), COSTS, periods=252.0))
-    found = jax.device_get(simulate_account(rule, alone.rules, params, jnp.int32(FIRST), N_BARS))
+    _, alone = _without_base(tilts)
+    params = tables_without_base(tilts, tilts.make_params(market(), COSTS, periods=252.0))
+    found = jax.device_get(simulate_account(rule, AccountRules(alone, 252.0), params, jnp.int32(FIRST), N_BARS))
     expected = ledger_of(rule, plain)
     np.testing.assert_array_equal(found.weights, expected.weights)
     assert np.abs(ledger_of(rule, tilts).weights - expected.weights).max() > 0.05
-    assert without_base(alone, params) == (alone, params)
+    assert _without_base(alone) == (0, alone)
 
 
 def test_tilts_are_sized_and_masks_limit_positions():
