@@ -249,7 +249,8 @@ def test_the_site_is_built_without_a_warning_and_answers_what_is_asked_most(tmp_
     start = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert len(asked()) >= 10
     for question, page in asked().items():
-        place = page.removesuffix(".md") + "/"
+        file, _, anchor = page.partition("#")
+        place = file.removesuffix(".md") + "/" + (f"#{anchor}" if anchor else "")
         assert f'href="{place}"' in start, question
         assert place in found, question
     for page in tmp_path.rglob("*.html"):
