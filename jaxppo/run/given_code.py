@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxppo.envs.market.market_data import MarketData, slice_bars
 from jaxppo.envs.trading.environment import TradingEnv
+from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.view import MarketView
 from jaxppo.errors import ConfigError
 from jaxppo.policy.protocol import Policy
@@ -51,8 +52,9 @@ def check_given(policy: Policy, env: TradingEnv, market: MarketData, periods: fl
         (policy.name, policy.table, lambda view: policy.table(policy.params, view), policy.warmup)
     ]
     chains = [chain for chain in (env.masks, env.sizing) if chain is not None] if limits else []
-    for part in (part for chain in chains for part in chain.parts or (chain,)):
-        tables.append((part.name, part.table, part.table, part.warmup))
+    # A base or a book among the parts comes from a configuration, whose code is tried as the run is built.
+    parts = [part for chain in chains for part in chain.parts or (chain,) if isinstance(part, Transform)]
+    tables += [(part.name, part.table, part.table, part.warmup) for part in parts]
     for label, code, table, warmup in tables:
         found = _Code()
         which = found.of(code)

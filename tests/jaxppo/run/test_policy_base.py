@@ -1,11 +1,15 @@
 """The base of a run: the untrained agent is the base exactly, whatever its actions; its keys; its utility."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxppo import simulate
 from jaxppo.backtest.agent_account import agent_of, ensemble_of, rules_of
+from jaxppo.backtest.conditions import conditions_of
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book.base import base_returns
 from jaxppo.config import ConfigError, validate_config
@@ -15,6 +19,7 @@ from jaxppo.envs.trading.view import MarketView
 from jaxppo.policy import rules
 from jaxppo.run.base import base_policy
 from jaxppo.run.build import build, configured_base
+from jaxppo.run.saved import SavedRun
 from jaxppo.run.setup import first_policy
 from jaxppo.training.trainer import train
 
@@ -96,6 +101,22 @@ def test_no_share_of_an_agent_is_the_base_and_all_of_it_the_agent():
     assert np.abs(agent.equity / base.equity - 1.0).max() > 1e-3
     assert min(np.min(agent.weights), np.min(base.weights)) >= 0.0
     assert np.abs(base.weights).sum() > 0.5
+
+
+def test_a_rule_on_a_run_with_a_base_holds_its_own_weights():
+    """By both ways to its conditions; the agent beside it is a tilt around the base still."""
+    setup = build(config("trend"), market())
+    run = SavedRun(pathlib.Path("untrained"), setup, *first_policy(setup))
+    rule, where = rules.buy_and_hold(), setup.periods["test"]
+    expected = account(setup, rule, limited=False).weights
+    np.testing.assert_array_equal(simulate(rule, run).ledger.weights, expected)
+    other = simulate(rule, market(), conditions=conditions_of(run, base=False), first=where.first, n_bars=where.n_bars)
+    np.testing.assert_array_equal(other.ledger.weights, expected)
+    tilts = simulate(rule, run, conditions=conditions_of(run)).ledger.weights
+    assert np.abs(tilts - expected).max() > 0.05
+    agent = simulate(run.agent(), run).ledger.weights
+    np.testing.assert_allclose(agent, account(setup, base_policy(setup)).weights, atol=1e-6)
+    assert conditions_of(run).identity != conditions_of(run, base=False).identity
 
 
 @pytest.mark.slow
