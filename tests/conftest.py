@@ -13,6 +13,8 @@ import tempfile
 # Half of the time of importing everything is the collector's, which finds nothing: modules stay.
 gc.disable()
 
+DRAWING = ("ppo", "simulators")
+"""Folders of tests in which keys are watched; elsewhere every operation outside a program would take longer."""
 AS_USERS = os.environ.get("JAXPPO_TEST_AS_USERS") == "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 if not AS_USERS and importlib.metadata.version("jaxlib").startswith("0.10."):
@@ -31,8 +33,6 @@ import pytest  # noqa: E402
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
-# Every operation outside a program takes longer with it; `watched_keys` turns it on for the files that draw most.
-jax.config.update("jax_debug_key_reuse", AS_USERS)
 # Tests compile much and compute little.
 jax.config.update("jax_disable_most_optimizations", not AS_USERS)
 # Programs carry no stack of the lines that they come from, which no test reads.
@@ -44,6 +44,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def watched_keys(request):
+    """In the files that draw most, each key of random numbers is used once."""
+    with jax.debug_key_reuse(AS_USERS or request.path.parent.name in DRAWING):
+        yield
 
 
 _files: list[None] = []

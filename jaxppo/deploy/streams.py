@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxppo.config import Config
 from jaxppo.config.items import OWN
 from jaxppo.config.own import is_own
 from jaxppo.envs.market.market_data import PER_ASSET, MarketData, slice_bars
@@ -23,6 +24,7 @@ from jaxppo.run.own import own_policies, part_of
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import Setup
 
+_PAID = "data.{} are paid, and a live policy knows no ex-dates; export a run on adjusted prices"
 COMPARED = 256
 """Bars, after the first decision, over which tables of a user's own code are compared."""
 TOLERANCE = 1e-3
@@ -30,16 +32,29 @@ TOLERANCE = 1e-3
 
 
 def check_streams(setup: Setup) -> None:
-    """Refuses what cannot be known from a memory of constant size.
+    """Refuses what cannot be known from a memory of constant size, or at the close of a bar.
 
     Args:
       setup: of the run.
 
     Raises:
-      ConfigError: a part that learns from all prices so far, prices converted by a column of rates, dividends or
-        splits.
+      ConfigError: see `check_configured`, or a market that was given with dividends.
     """
-    config = setup.config
+    check_configured(setup.config)
+    if not isinstance(setup.market.dividends, tuple):
+        raise ConfigError(_PAID.format("dividends"))
+
+
+def check_configured(config: Config) -> None:
+    """`check_streams` of what a configuration alone says.
+
+    Args:
+      config: of the run.
+
+    Raises:
+      ConfigError: a part that learns from all prices so far, prices converted by a column of rates, dividends, splits,
+        exits or limit orders.
+    """
     base = config.policy.base
     named = [("policy.base", None if base is None else base.kind)]
     for number, item in enumerate(config.sizing):
@@ -50,15 +65,16 @@ def check_streams(setup: Setup) -> None:
             raise ConfigError(f"{key} is feature_portfolios, which is fitted on all prices so far; it cannot be live")
     if config.data.rate_column is not None:
         raise ConfigError("data.rate_column converts prices; a live policy needs prices in the currency of the account")
-    paid = {"splits": config.data.splits is not None, "dividends": not isinstance(setup.market.dividends, tuple)}
-    for key in (key for key, there in paid.items() if there):
-        raise ConfigError(f"data.{key} are paid, and a live policy knows no ex-dates; export a run on adjusted prices")
-    if setup.env.fill_rule.exits:
+    for name in ("splits", "dividends"):
+        if getattr(config.data, name) is not None:
+            raise ConfigError(_PAID.format(name))
+    exits = config.exits
+    if not exits.stop_loss is exits.take_profit is exits.trailing_stop is None:
         raise ConfigError(
             "exits closes positions inside a bar, and a live policy decides at closes; train without them, and leave "
             "such orders with the broker"
         )
-    if setup.env.fill_rule.limit_orders:
+    if config.limit_orders.offset is not None:
         raise ConfigError(
             f"limit_orders.offset is {config.limit_orders.offset}, and a live policy sends orders at the market alone; "
             "train without limit_orders"

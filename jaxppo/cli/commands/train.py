@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import jaxppo
 from jaxppo.cli import announce_report, keeping_programs, parse_training, showing_phases
+from jaxppo.errors import ConfigError
 from jaxppo.run.resuming import resume_command
 
 if TYPE_CHECKING:
@@ -20,14 +21,25 @@ RATES = "{ppo.learning_rate: {log: [1e-4, 1e-2], n: 4}}"
 LARGEST_LIMIT = 1000
 
 
-def next_commands(folder: pathlib.Path) -> list[str]:
-    """What to do with a finished run, as commands of a shell: other costs, other markets, and what can be shipped."""
+def next_commands(folder: pathlib.Path, config: Config) -> list[str]:
+    """What to do with a finished run, as commands of a shell: other costs, other markets, and what can be shipped.
+
+    Args:
+      folder: of the run.
+      config: of the run; what cannot be live is not exported.
+    """
+    from jaxppo.deploy.streams import check_configured  # imports JAX, which --help does not need
+
     run, policy = shlex.quote(str(folder)), shlex.quote(f"policies/{folder.name}")
-    return [
+    commands = [
         f"jaxppo backtest --run {run} --costs.commission-bps 10",
         f"jaxppo monte-carlo --run {run} --paths 1000",
-        f"jaxppo export --run {run} --output {policy}",
     ]
+    try:
+        check_configured(config)
+    except ConfigError:
+        return commands
+    return [*commands, f"jaxppo export --run {run} --output {policy}"]
 
 
 def next_attempts(folder: pathlib.Path, config: Config, steps: int) -> list[str]:
@@ -69,7 +81,7 @@ def main(arguments: Sequence[str]) -> int | None:
                 attempts = next_attempts(result.folder, config, trained["env_steps"])
                 print("next: train for longer, sweep at a wider limit, or add a signal", *attempts, sep="\n  ")
             else:
-                print("next:", *next_commands(result.folder), sep="\n  ")
+                print("next:", *next_commands(result.folder, config), sep="\n  ")
     if profile is not None:
         print(profile.describe())
     return result.signal

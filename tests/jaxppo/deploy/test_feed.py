@@ -9,8 +9,10 @@ import pytest
 from cheap_policy import RULES as CHEAP
 from tiny_run import prices, tiny_config
 
+from jaxppo.deploy import feed
 from jaxppo.deploy.feed import Feed, RefusedError, parse_time
 from jaxppo.deploy.spec import feed_rules
+from jaxppo.envs.data import payments
 from jaxppo.run.data import load_data
 
 NAMES = ["open", "high", "low", "close", "volume"]
@@ -113,3 +115,8 @@ def test_own_columns_stand_until_the_next_value_and_absurd_ones_are_refused():
         reading = read(minute, Mood=absurd)
         assert CHEAP.symbols[0] in reading.refused
         assert reading.fields["columns.Mood"][0] == 0.5
+
+
+def test_rates_of_funding_are_as_large_as_in_tables():
+    """The feed of an exported policy reads no tables, and so has a bound of its own."""
+    assert feed.LARGEST_FUNDING == payments.LARGEST_FUNDING

@@ -677,14 +677,24 @@ def test_a_profile_says_where_the_time_went_and_changes_no_figure(whole, workpla
     assert [*map(without_times, rows_of(folder))] == [*map(without_times, rows_of(whole.folder))]
 
 
-def test_the_next_commands_work_as_written(whole, tmp_path, monkeypatch, capsys):
+def test_the_next_commands_work_as_written(config, whole, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(whole.folder, tmp_path / "my runs" / "first one")
-    for line in next_commands(pathlib.Path("my runs/first one")):
+    for line in next_commands(pathlib.Path("my runs/first one"), config):
         program, *arguments = shlex.split(line)
         assert program == "jaxppo"
         assert main(arguments) == 0, capsys.readouterr().err
     assert (tmp_path / "policies" / "first one" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"exits": {"take_profit": 0.1}}, {"limit_orders": {"offset": 0.0}}, {"data": {"dividends": "paid"}}],
+    ids=str,
+)
+def test_what_cannot_be_live_is_not_exported_next(section):
+    lines = next_commands(pathlib.Path("run"), tiny_config(**section))
+    assert [line.split()[1] for line in lines] == ["backtest", "monte-carlo"]
 
 
 def test_what_to_try_after_nothing_was_learned_works_as_written(config, whole, tmp_path, monkeypatch, capsys):
