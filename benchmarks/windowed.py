@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxppo.policy.networks.actor_critic import Params
+from jaxppo.policy.networks.actor_critic import ActorCritic, Params
 from jaxppo.policy.networks.blocks import FeedForward
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.embedding import GroupEmbedding
@@ -89,7 +89,8 @@ class WindowPolicy:
     context: int
     last_query: bool
     hindsight: bool = False
-    value_layer: tuple[str, ...] = ("head", "value")
+    value_layer: tuple[str, ...] = ActorCritic.value_layer
+    critic_layers: tuple[tuple[str, ...], ...] = ActorCritic.critic_layers
 
     def encode(self, params: Params, bars: Bars, masks: jax.Array | None = None) -> jax.Array:
         """Bars `[P, W - 1 + S]` of one asset to `[P, S, 1, 2 D]`, every window on its own, without dropout."""
@@ -102,6 +103,11 @@ class WindowPolicy:
         windows = features[:, index, 0].reshape(n_paths * n_steps, self.context, -1)
         memory = model.encoder(windows, self.last_query).reshape(n_paths, n_steps, 1, -1)
         return model.head.prepare(memory, bars.listed[:, -n_steps:])
+
+    def draw_masks(self, key: jax.Array, rate: jax.Array) -> jax.Array:
+        """Nothing, since there is no dropout."""
+        del key, rate
+        return jnp.zeros(0)
 
     def act(self, params: Params, prepared: jax.Array, seen, hindsight: jax.Array | None = None):
         """See `jaxppo.policy.networks.ActorCritic.act`."""
