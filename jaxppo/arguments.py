@@ -150,7 +150,14 @@ def argument_types(factory: Callable[..., Any]) -> dict[str, Any]:
     if isinstance(typed, type) and not (hasattr(typed, "_fields") or dataclasses.is_dataclass(typed)):
         typed = inspect.unwrap(typed.__init__)  # type: ignore[misc]
     hints = typing.get_type_hints(typed, include_extras=True)
-    return {name: hints[name] for name in inspect.signature(factory).parameters if name in hints}
+    return {name: hints[name] for name in parameters_of(factory) if name in hints}
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Name -> parameter of a function or class; of a `flax.nnx.Module`, whose calls go through its metaclass, too."""
+    if isinstance(factory, type) and type(factory).__call__ is not type.__call__:
+        return dict(list(inspect.signature(factory.__init__).parameters.items())[1:])  # type: ignore[misc]
+    return inspect.signature(factory).parameters
 
 
 SCALARS: dict[Any, str] = {

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxppo.arguments import check
+from jaxppo.arguments import check, parameters_of
 from jaxppo.errors import ConfigError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -72,6 +72,7 @@ KINDS = {
     "rewards": "a reward is a function of options that returns a jaxppo.risk.rewards.RewardTransform",
     "strategies": "a strategy is a function of options that returns a jaxppo.Policy",
     "sizing": "a sizing transform is a function of options that returns a jaxppo.risk.sizing.SizingTransform",
+    "policy.kind": "a network is a function of (rngs, **options) that returns a flax.nnx.Module",
     "policy.base": "a base is a function of options that returns a jaxppo.Policy",
     "evaluation.baselines": "a baseline is a function of options that returns a jaxppo.Policy",
     "regimes": "regimes are a function of (market, **options)",
@@ -107,7 +108,7 @@ def register(function: Function | None = None, *, name: str | None = None) -> An
     """
     if function is None:
         return lambda function: register(function, name=name)
-    found = _described(name_of(function) if name is None else name, function)
+    found = described(name_of(function) if name is None else name, function)
     _registered[found.name] = found
     return function
 
@@ -171,7 +172,7 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
         raise ConfigError(f"{where}, which is a function of {defined}; name that: {defined}:{function.__name__}")
     known = _imported.get(name)
     if known is None or known.function is not function:
-        return _remembered(_described(name, function, found))
+        return _remembered(described(name, function, found))
     if folders and known.file is not None and sha256_of(known.file) != known.sha256:
         raise ConfigError(f"{where}; {known.file} was changed after it was imported: start Python anew")
     return known
@@ -223,7 +224,7 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
     return one.resolve() == other.resolve() or (one.is_file() and one.read_bytes() == other.read_bytes())
 
 
-def _described(name: str, function: Callable[..., Any], module: Any = None) -> OwnCode:
+def described(name: str, function: Callable[..., Any], module: Any = None) -> OwnCode:
     """A function with its source.
 
     Raises:
@@ -257,7 +258,7 @@ def call_of(code: OwnCode, key: str, options: Mapping[str, Any], given: Iterable
     """
     where = f"{key} {code.name}"
     try:
-        known = list(inspect.signature(code.function).parameters.values())[first:]
+        known = list(parameters_of(code.function).values())[first:]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: its arguments are not known: {error}") from None
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -10,20 +10,28 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from jaxppo.envs import simulators
 from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.regimes import NAMES
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.own_code import Call, call_of, find, name_of, type_shown
+from jaxppo.own_code import Call, call_of, described, find, name_of, type_shown
+from jaxppo.policy.networks.own import OwnNetwork, own_network
 from jaxppo.policy.protocol import Policy
 
-Kind = Literal["feature", "mask", "sizing", "policy"]
+Kind = Literal["feature", "mask", "sizing", "policy", "network"]
 REPLACEMENTS = 2
 """Independent random futures that are tried after every bar that is given."""
 MORE_BARS = 16
 """Bars at random after which the market is drawn anew, beside its quarters."""
+SHAPE_TRIED: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "window": 8, "expansion": 2, "dtype": "float32"}
+"""What an own network gets of `policy` where no configuration says so."""
+STEPS = 9
+"""Memories of a chunk that own networks are tried on."""
+SAME = 1e-3
+"""Difference of two memories, in units of the largest one, that rounding explains."""
 MISSING = 0.1
 """Share of the bars that assets of a random market miss."""
 LATE = 40
@@ -63,7 +71,8 @@ def check_causal(
     Args:
       own: `module:function`, a function, or what a factory returns. A feature is a function of the market; the function
         of any other kind is a factory, whose table is tested. Rewards read the outcome of one bar: they have no table.
-      kind: what a function is: `"feature"`, `"mask"`, `"sizing"` or `"policy"`. None takes a function with an argument
+      kind: what a function is: `"feature"`, `"mask"`, `"sizing"`, `"policy"` or `"network"`, of `policy.kind`, which is
+        tested on tokens instead of a market (`check_network`). None takes a function with an argument
         that has no default for a feature, and another for a factory of what it returns.
       options: arguments of the function, by name.
       market: `[T, A]` bars; None takes a random one with gaps and a late listing, see `random_market`.
@@ -81,7 +90,11 @@ def check_causal(
     if kind is not None and kind not in get_args(Kind):
         raise ValueError(f"kind is {kind!r}; allowed: {', '.join(map(repr, get_args(Kind)))}")
     kind = _kind_of(own, options or {}) if kind is None else kind
-    key_market, key_regimes, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    key = jax.random.key(0) if key is None else key
+    if kind == "network":
+        _check_causal_network(own, options or {}, key)
+        return
+    key_market, key_regimes, key = jax.random.split(key, 3)
     market = random_market(key_market) if market is None else market
     view = MarketView(market, 252.0, 1.0, _random_regimes(key_regimes, market))
     label, table = _table_of(own, kind, options or {})
@@ -166,6 +179,67 @@ def check_table(
             moved |= bool(differs.any())
     if moves and not moved:
         raise LooksAhead(f"{label}: no bar after {min(bars)} changes any value, which shows nothing")
+
+
+def _check_causal_network(own: Any, options: Mapping[str, Any], key: jax.Array) -> None:
+    """`check_causal` of a function that makes a network."""
+    label = own if isinstance(own, str) else name_of(own)
+    code = find(own, "own") if isinstance(own, str) else described(label, own)
+    check_network(own_network(code, "own", options, SHAPE_TRIED), SHAPE_TRIED["width"], label, key)
+
+
+def check_network(network: OwnNetwork, width: int, label: str, key: jax.Array) -> None:
+    """Raises `LooksAhead` unless each memory depends on the bars of its context alone, wherever in a chunk it stands.
+
+    Parameters, tokens and listings are drawn at random. What comes after a bar is drawn anew, and the memories up to it
+    are compared bit by bit; then each with what the network makes of its context alone, up to rounding.
+
+    Args:
+      network: with float32 parameters and results.
+      width: D.
+      label: name of what is tested.
+      key: consumed.
+    """
+    graph, params = nnx.split(network.make(rngs=nnx.Rngs(0)), nnx.Param)
+    leaves, tree = jax.tree.flatten(nnx.to_pure_dict(params))
+    key, *keys = jax.random.split(key, 1 + len(leaves))  # where layers start at 0, their inputs would not be seen
+    drawn = [x + 0.3 * jax.random.normal(one, x.shape, x.dtype) for x, one in zip(leaves, keys, strict=True)]
+
+    def bars(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key_tokens, key_listed = jax.random.split(key)
+        tokens = jax.random.normal(key_tokens, (2, network.context - 1 + STEPS, 3, width))
+        return tokens, jax.random.bernoulli(key_listed, 0.8, tokens.shape[:-1])
+
+    @jax.jit
+    def with_params(params: Any, tokens: jax.Array, listed: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return nnx.merge(graph, params)(tokens, listed)
+
+    remembered = functools.partial(with_params, jax.tree.unflatten(tree, drawn))
+
+    key_old, *keys = jax.random.split(key, 1 + STEPS)
+    given = bars(key_old)
+    expected = np.asarray(remembered(*given))
+    if not np.isfinite(expected).all():
+        raise LooksAhead(f"{label}: of tokens that are all numbers it makes memories that are none")
+    for step, one in enumerate(keys):
+        last = network.context - 1 + step
+        kept = np.arange(given[0].shape[1]) <= last
+        mixed = [jnp.where(kept.reshape(1, -1, *(1,) * (old.ndim - 2)), old, new)
+                 for old, new in zip(given, bars(one), strict=True)]  # fmt: skip
+        differs = (np.asarray(remembered(*mixed)) != expected)[:, : step + 1]
+        if differs.any():
+            at = step - int(np.argwhere(differs)[:, 1].min())
+            raise LooksAhead(f"{label} looks ahead: a memory changes as the bar {at + 1} bars after it does")
+        alone = np.asarray(remembered(*(x[:, step : last + 1] for x in given)))[:, 0]
+        apart = np.abs(alone - expected[:, step]).max() / max(np.abs(expected).max(), 1e-6)
+        if apart > SAME:
+            raise LooksAhead(
+                f"{label}: memory {step} of a chunk differs by {apart:.2g} of the largest one from that of its context "
+                f"of {network.context} bars alone; it may not depend on earlier bars, nor on where in the chunk it is"
+            )
+    if (np.asarray(remembered(*bars(keys[0]))) == expected).all():
+        raise LooksAhead(f"{label}: no token changes any memory, which shows nothing")
 
 
 def _found(where: str, before: np.ndarray, after: np.ndarray, differs: np.ndarray) -> str:

@@ -44,7 +44,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "features": {"timeframes": [], "normalise": None, "columns": None, "functions": None},
     "regimes": {"options": None},
     "objective": {"options": None},
-    "policy": {"base": None, "start": None, "tilt": "add"},
+    "policy": {"options": None, "base": None, "start": None, "tilt": "add"},
     "ppo": {"encoder_epochs": None},
     "training": {"learner": "ppo"},
     "pathwise": PathwiseConfig().model_dump(mode="json"),

@@ -24,6 +24,7 @@ class OwnParts(TypedDict, total=False):
       rewards: likewise.
       sizing: likewise.
       base: in the place of `policy.base`.
+      policy: in the place of `policy.kind`, with `policy.options`.
     """
 
     features: Mapping[str, Part]
@@ -31,6 +32,7 @@ class OwnParts(TypedDict, total=False):
     rewards: Sequence[Part]
     sizing: Sequence[Part]
     base: Part
+    policy: Part
 
 
 def with_own(config: Config, **own: Unpack[OwnParts]) -> Config:
@@ -63,6 +65,12 @@ def with_own(config: Config, **own: Unpack[OwnParts]) -> Config:
         tree[key] = [*tree[key], *(named.part(one, f"{key}[{number}]") for number, one in enumerate(given))]
     if "base" in own:
         tree["policy"]["base"] = named.part(own["base"], "base")
+    if "policy" in own:
+        network = named.part(own["policy"], "policy")
+        if isinstance(network, Mapping) and len(network) != 1:
+            raise ConfigError(f"policy is {own['policy']!r}; one function, or one with its options, is expected")
+        kind, options = next(iter(network.items())) if isinstance(network, Mapping) else (network, None)
+        tree["policy"] |= {"kind": kind, "options": options}
     features = own.get("features", {})
     if not isinstance(features, Mapping):
         raise ConfigError(f"features is {features!r}; a mapping of names to functions is expected")
@@ -92,7 +100,7 @@ class _Named:
         """`module:function` of a function; a text as it is."""
         if isinstance(given, str):
             return given
-        if not inspect.isfunction(given) or given.__name__ == "<lambda>":
+        if not (inspect.isfunction(given) or inspect.isclass(given)) or given.__name__ == "<lambda>":
             raise ConfigError(f"{key} is {given!r}; a function with a name (def) is expected")
         name = registered_name(given)
         if self._seen.setdefault(name, given) is not given:

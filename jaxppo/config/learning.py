@@ -13,6 +13,7 @@ from jaxppo.arguments import (
     Fraction,
     NonNegativeRatio,
     OpenFraction,
+    OwnName,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
@@ -39,8 +40,12 @@ Budget = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**15)]
 class PolicyConfig(Keys):
     """The network of the policy (`jaxppo.policy.networks`)."""
 
-    kind: Literal["transformer", "mlp", "linear"] = "transformer"
-    """Transformer over bars and assets, a perceptron on the current bar, or targets that are linear in its features."""
+    kind: Literal["transformer", "mlp", "linear"] | OwnName = "transformer"
+    """Transformer over bars and assets, a perceptron on the current bar, targets that are linear in its features, or
+    `module:function` of your own, which makes the network between the embedded features and the head."""
+    options: dict[str, Any] | None = None
+    """Own function: its arguments, by name, beside those of this section that it takes: `width`, `layers`, `heads`,
+    `window` and `expansion`."""
     base: Annotated[BaseConfig | None, BeforeValidator(base_written_out)] = None
     """What the policy tilts around, such as `trend`, `{volatility_target: {target: 0.1}}`, `{run: runs/NAME}` or
     `module:function`: untrained, it is the base. Absent: decisions are targets."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from jaxppo.arguments import LONGEST_OWN_NAME, OWN_NAME_PATTERN
 from jaxppo.config.features import FunctionConfig
 from jaxppo.config.items import OwnFunction
+from jaxppo.config.learning import PolicyConfig
 from jaxppo.config.risk import ObjectiveConfig
 from jaxppo.config.schema import DataConfig, RegimesConfig
 from jaxppo.config.trading import CostsConfig
@@ -22,6 +23,7 @@ NAMING: dict[type[BaseModel], str] = {
     ObjectiveConfig: "kind",
     DataConfig: "path",
     CostsConfig: "function",
+    PolicyConfig: "kind",
 }
 """Section -> key of it that may name a function."""
 

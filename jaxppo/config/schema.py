@@ -214,6 +214,8 @@ class Config(Keys):
             raise ValueError("costs.options are of costs.function, which is absent")
         if self.regimes.options is not None and ":" not in self.regimes.kind:
             raise ValueError(f"regimes.options are of an own function, but regimes.kind is {self.regimes.kind}")
+        if self.policy.options is not None and ":" not in self.policy.kind:
+            raise ValueError(f"policy.options are of an own function, but policy.kind is {self.policy.kind}")
         if self.regimes.kind == "none":
             if "regime" in self.features.groups:
                 raise ValueError("features.groups names regime, but regimes.kind is none; choose rules or hmm")

@@ -17,6 +17,7 @@ from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.attention import fused_window_attention
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.ppo.learner import shuffle_groups
+from jaxppo.run.own import network_of
 
 _SHAPE = {
     "kind", "width", "layers", "heads", "window", "expansion", "asset_attention", "positions", "coarse_pools",
@@ -133,6 +134,7 @@ def encoder_config(config: Config, device: jax.Device) -> EncoderConfig:
         groups=tuple(s.stop - s.start for s in slices.values()),
         dtype=jnp.dtype(precision),
         bar_seconds=config.policy.bar_seconds or 1.0,
+        own=network_of(config, precision),
         **config.policy.model_dump(include=_SHAPE),
     )
     return dataclasses.replace(encoder, attention=_attention(config, encoder, device))

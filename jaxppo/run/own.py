@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from jaxppo.config import Config
 from jaxppo.config.items import OWN, Item, OwnFunction
+from jaxppo.config.own import is_own
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.errors import ConfigError
 from jaxppo.own_code import Call, call_of, find, meant_by, said, type_shown
+from jaxppo.policy.networks.own import SHAPE, OwnNetwork, own_network
 from jaxppo.policy.protocol import Policy
 
 Part = TypeVar("Part")
@@ -69,6 +71,23 @@ def own_policy(values: OwnFunction, key: str) -> Policy:
       key: that names it.
     """
     return own_part(values, key, Policy)._replace(name=_name(values.path))
+
+
+def network_of(config: Config, precision: str) -> OwnNetwork | None:
+    """The network of a user's own that `policy.kind` names; None for one that ships.
+
+    Args:
+      config: of the run.
+      precision: compute dtype.
+
+    Raises:
+      ConfigError: see `own_network`.
+    """
+    policy, key = config.policy, "policy.kind"
+    if not is_own(policy.kind):
+        return None
+    shape = {"dtype": precision, **policy.model_dump(include=set(SHAPE))}
+    return own_network(find(policy.kind, key), key, policy.options or {}, shape)
 
 
 def own_policies(config: Config, *, traded: bool = False) -> dict[str, Policy]:

@@ -29,9 +29,9 @@ from jaxppo.policy.protocol import Observed, Policy, Targets
 from jaxppo.risk.objectives import EpisodeUtility
 from jaxppo.run.environment import costs_of
 from jaxppo.run.objectives import make_utility
-from jaxppo.run.own import own_policies, part_of
+from jaxppo.run.own import network_of, own_policies, part_of
 from jaxppo.run.regimes import find_regimes
-from jaxppo.testing import LooksAhead, check_table
+from jaxppo.testing import LooksAhead, check_network, check_table
 
 TRIED = 1024
 """First bars of the market that own code is tried on."""
@@ -85,8 +85,21 @@ def check_own_code(config: Config, env: TradingEnv, view: MarketView) -> None:
         tried.objective(f"objective.kind {config.objective.kind}", make_utility(config.objective))
     for label, policy in own_policies(config).items():
         tried.policy(label, policy)
+    if is_own(config.policy.kind):
+        _check_network(config)
     _check_replaced(config, env)
     _passed.add(done)
+
+
+def _check_network(config: Config) -> None:
+    """A ConfigError if an own network looks ahead, or depends on other bars than those of its context."""
+    label, width = f"policy.kind {config.policy.kind}", config.policy.width
+    network = network_of(config, "float32")
+    assert network is not None
+    try:
+        _called(label, lambda: check_network(network, width, label, jax.random.key(0)))
+    except LooksAhead as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_replaced(config: Config, env: TradingEnv) -> None:

@@ -5,6 +5,7 @@ from jaxppo.policy.networks.actor_critic import ActorCritic, make_actor_critic
 from jaxppo.policy.networks.config import EncoderConfig
 from jaxppo.policy.networks.encoder import Bars, Cache, Encoder
 from jaxppo.policy.networks.head import ActionConfig
+from jaxppo.policy.networks.own import OwnNetwork, sliding
 
 __all__ = [
     "ActionConfig",
@@ -13,6 +14,8 @@ __all__ = [
     "Cache",
     "Encoder",
     "EncoderConfig",
+    "OwnNetwork",
     "inspect",
     "make_actor_critic",
+    "sliding",
 ]

@@ -14,6 +14,7 @@ from jaxppo.policy.networks.dropout import draw_masks
 from jaxppo.policy.networks.encoder import Bars, Cache, Encoder
 from jaxppo.policy.networks.head import ActionConfig, Head
 from jaxppo.policy.networks.linear import FeaturesAsTheyAre, LinearHead
+from jaxppo.policy.networks.own import OwnEncoder
 
 Params = Any
 """Parameters of a network: a nested dict of float32 arrays."""
@@ -27,8 +28,9 @@ class ActorCriticModule(nnx.Module):
     """Encoder and head."""
 
     def __init__(self, config: EncoderConfig, action: ActionConfig, hindsight: bool, quantiles: int, rngs: nnx.Rngs):
-        linear = config.kind == "linear"
-        self.encoder = (FeaturesAsTheyAre if linear else Encoder)(config, rngs)
+        linear = config.own is None and config.kind == "linear"
+        encoder = Encoder if config.own is None else OwnEncoder
+        self.encoder = (FeaturesAsTheyAre if linear else encoder)(config, rngs)
         self.head = (LinearHead if linear else Head)(config, action, hindsight, rngs, quantiles)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from jaxppo.policy.networks.own import OwnNetwork
 from jaxppo.policy.networks.positions import POSITIONS
 
 KINDS = ("transformer", "mlp", "linear")
@@ -20,13 +21,14 @@ class EncoderConfig:
     """Shape of the encoder (static).
 
     Attributes:
-      kind: "transformer"; "mlp", which reads the current bar only; or "linear", likewise, without hidden layers.
+      kind: "transformer"; "mlp", which reads the current bar only; "linear", likewise, without hidden layers; or the
+        name of `own`.
       groups: width of each feature group, in column order; each has its own embedding.
       width: D, model width.
       layers: number of blocks, >= 1.
       heads: attention heads; twice their number must divide `width`.
-      window: bars that one layer of attention sees; this and what follows is ignored by "mlp" and "linear", but for
-        `dtype`.
+      window: bars that one layer of attention sees; this and what follows, but for `dtype`, is read by the
+        transformer only.
       expansion: hidden width of the feed-forward part, in multiples of `width`.
       asset_attention: attend across assets at each bar.
       dtype: compute dtype; parameters are float32.
@@ -40,6 +42,7 @@ class EncoderConfig:
       portfolio: how the head joins a portfolio to the memory: "add" (the first layer of a perceptron on both), "film"
         (the portfolio scales and shifts the memory) or "cross_attention" (added, and every position attends to the
         memories of all assets).
+      own: network of a user's own in the place of the blocks.
     """
 
     kind: str
@@ -58,14 +61,16 @@ class EncoderConfig:
     rematerialise: str = "none"
     attention: str = "xla"
     portfolio: str = "add"
+    own: OwnNetwork | None = None
 
     def __post_init__(self) -> None:
-        choices = {"kind": KINDS, "positions": POSITIONS, "rematerialise": REMATERIALISE}
+        choices: dict[str, tuple[str, ...]] = {} if self.own is not None else {"kind": KINDS}
+        choices |= {"positions": POSITIONS, "rematerialise": REMATERIALISE}
         choices |= {"attention": ATTENTION, "portfolio": PORTFOLIO}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"policy {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        if self.width % (2 * self.heads):
+        if self.own is None and self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the number of heads ({self.heads})")
         if self.attention == "cudnn" and (missing := self.not_fused):
             raise ValueError(f"policy attention is 'cudnn', which {missing}")
@@ -89,6 +94,8 @@ class EncoderConfig:
     @property
     def dropout_places(self) -> int:
         """Number of places where units can be dropped: the embedding, and three a block."""
+        if self.own is not None:
+            return 1
         return 1 + DROPOUT_PLACES_OF_A_BLOCK * self.layers
 
     @property
@@ -97,6 +104,8 @@ class EncoderConfig:
 
         `layers * (window - 1) + 1`, or what the first layer sees of the coarsest level from its earliest bar.
         """
+        if self.own is not None:
+            return self.own.context
         if self.kind != "transformer":
             return 1
         farthest = max([self.window - 1, *(pool * self.coarse_window - 1 for pool in self.coarse_pools)])

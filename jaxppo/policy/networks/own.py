@@ -1,16 +1,17 @@
-"""A network of a user's own in the place of the blocks of the encoder: tokens of bars go in, their memories come out."""
+"""A network of a user's own in the place of the encoder's blocks: tokens of bars go in, their memories come out."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
+from jaxppo.arguments import parameters_of
 from jaxppo.errors import ConfigError
 from jaxppo.own_code import Call, OwnCode, call_of, said, type_shown
 from jaxppo.policy.networks.dropout import drop
@@ -108,12 +109,12 @@ def own_network(code: OwnCode, key: str, options: Mapping[str, Any], shape: Mapp
     """
     where = f"{key} {code.name}"
     call_of(code, key, options, given=GIVEN)
-    taken = inspect.signature(code.function).parameters
+    taken = parameters_of(code.function)
     of_policy = {name: value for name, value in shape.items() if name in taken}
     call = call_of(code, key, {**options, **of_policy}, given=("rngs",))
     make = call if "rngs" in taken else _Drawn(call)
     try:
-        module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+        module = make(rngs=nnx.Rngs(0))
     except (Exception, SystemExit) as error:  # whatever the code of a user raises is a mistake of the user
         raise ConfigError(f"{where}: {said(error)}") from error
     if not isinstance(module, nnx.Module) or not callable(module):
@@ -144,8 +145,8 @@ def _check_module(where: str, module: nnx.Module, context: int, shape: Mapping[s
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     if other := sorted({type(leaf).__name__ for leaf in jax.tree.leaves(rest, is_leaf=_is_variable)}):
         raise ConfigError(
-            f"{where}: the module keeps {', '.join(other)}; only parameters (nnx.Param) are expected: it has no memory "
-            "and no randomness of its own, and policy.dropout drops its tokens"
+            f"{where}: the module keeps {', '.join(other)}; only parameters (nnx.Param) are expected, and no "
+            "randomness: policy.dropout drops its tokens, an nnx.RNN takes rngs=False and initial_carry"
         )
     try:
         hash(graph)
@@ -174,18 +175,19 @@ def _is_variable(leaf: Any) -> bool:
 def sliding(x: jax.Array, window: int) -> jax.Array:
     """The window of every bar that has a whole one: what a network that reads windows makes of a chunk.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxppo.policy.networks import sliding
-      >>> sliding(jnp.arange(4.0).reshape(1, 4, 1, 1), 3)[0, :, :, 0, 0].tolist()
-      [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]
+        Example:
+          >>> import jax.numpy as jnp
+    import numpy as np
+          >>> from jaxppo.policy.networks import sliding
+          >>> sliding(jnp.arange(4.0).reshape(1, 4, 1, 1), 3)[0, :, :, 0, 0].tolist()
+          [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]
 
-    Args:
-      x: `[P, window - 1 + S, A, ...]`.
-      window: bars of a window, >= 1; the last one is the bar itself.
+        Args:
+          x: `[P, window - 1 + S, A, ...]`.
+          window: bars of a window, >= 1; the last one is the bar itself.
 
-    Returns:
-      `[P, S, window, A, ...]`; they take `window` times the memory of the chunk.
+        Returns:
+          `[P, S, window, A, ...]`; they take `window` times the memory of the chunk.
     """
-    rows = jnp.arange(x.shape[1] - window + 1)[:, None] + jnp.arange(window)
+    rows = np.arange(x.shape[1] - window + 1)[:, None] + np.arange(window)
     return x[:, rows]

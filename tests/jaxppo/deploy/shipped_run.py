@@ -16,6 +16,7 @@ LIMITED = {
         "columns": {"news": {"columns": ["sentiment"], "lag": 1}},
         "functions": {"slope": {"function": "own_parts:slope", "options": {"span": 7}, "warmup": 7}},
     },
+    "policy": {"kind": "own_networks:Convolution", "options": {"size": 2}},
     "env": {"actions": "continuous", "levels": [-1.0, 1.0], "position_limit": 1.0},
     "costs": {"lot_size": 1.0, "minimum_notional": 100.0, "max_leverage": 1.5},
     "masks": [

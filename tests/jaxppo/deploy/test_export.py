@@ -37,7 +37,7 @@ def test_it_decides_as_the_run(folder, records, exported, tmp_path):
         ours, theirs = one.step(record), other.step(record)
         assert ours.status == theirs.status
         for name, value in ours.values.items():  # the compiler sees constants where an export has arguments
-            np.testing.assert_allclose(value, theirs.values[name], rtol=2e-6, atol=1e-6, err_msg=f"{name} at {number}")
+            np.testing.assert_allclose(value, theirs.values[name], rtol=1e-5, atol=4e-6, err_msg=f"{name} at {number}")
     assert ours.status == "decided"
     one.save(tmp_path / "state")
     other.restore(tmp_path / "state")  # the policy is the same
@@ -54,7 +54,7 @@ def test_many_accounts_side_by_side_are_each_alone(records, exported, accounts):
         state, said = step(many.weights, state, [np.stack([x] * accounts) for x in told])
         for name, ours, theirs in zip(many.output, alone, said, strict=True):
             for one in np.asarray(theirs):
-                np.testing.assert_allclose(one, ours, rtol=2e-6, atol=1e-6, err_msg=f"{name} at {number}")
+                np.testing.assert_allclose(one, ours, rtol=1e-5, atol=4e-6, err_msg=f"{name} at {number}")
 
 
 LOADS = """

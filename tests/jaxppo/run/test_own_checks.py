@@ -100,7 +100,8 @@ def test_equal_names_and_options_are_one_group_so_that_it_compiles_once():
 
 
 def test_names_and_options_come_back_from_the_file_of_a_run(tmp_path):
-    config = tiny_config(**WHOLE, policy={"base": {"own_parts:half_equal": {"gross": 0.3}}})
+    network = {"kind": "own_networks:Convolution", "options": {"size": 2}}
+    config = tiny_config(**WHOLE, policy={"base": {"own_parts:half_equal": {"gross": 0.3}}, **network})
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     assert load_config(path, saved=True) == config
@@ -110,6 +111,7 @@ def test_names_and_options_come_back_from_the_file_of_a_run(tmp_path):
         "masks[1]": "own_parts:calm_only",
         "sizing[0]": "own_parts:shrunk",
         "rewards[1]": "own_parts:cost_aversion",
+        "policy.kind": "own_networks:Convolution",
         "policy.base": "own_parts:half_equal",
     }
 
@@ -157,7 +159,7 @@ def test_the_templates_of_the_guide_work(tmp_path, market):
     (tmp_path / "my_parts.py").write_text(code)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(merged(**yaml.safe_load(keys)), sort_keys=False))
     config = load_config(tmp_path / "mine.yaml")
-    assert len(dict(own_names(config))) == 6
+    assert len(dict(own_names(config))) == 7
     setup = build(config, market)
     assert setup.env.features.names[-2:] == ("slope", "fast")
     exec(re.search(r"```python fragment\n(from jaxppo.testing.*?)```", page, re.S)[1])
@@ -283,6 +285,23 @@ def test_a_wrong_transform_is_named(names, market, key, name):
     with pytest.raises(ConfigError, match=f"{at}{message}") as raised:
         build(tiny_config(features=GROUP, **given), market)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("Centred", "policy.kind own_networks:Centred looks ahead: a memory changes as the bar 1 bars after it does"),
+        ("FromTheStart", "policy.kind own_networks:FromTheStart: memory 1 of a chunk differs by"),
+    ],
+)
+def test_a_network_that_reads_other_bars_is_refused(market, network, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        build(tiny_config(features=GROUP, policy={"kind": f"own_networks:{network}"}), market)
+
+
+def test_options_need_a_network_of_ones_own():
+    with pytest.raises(ConfigError, match=r"policy.options are of an own function, but policy.kind is mlp"):
+        tiny_config(policy={"options": {"size": 2}})
 
 
 def test_a_reward_that_replaces_needs_no_risk_aversion(names, market):

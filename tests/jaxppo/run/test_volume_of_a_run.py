@@ -154,6 +154,7 @@ def test_keys_that_nobody_sets_change_no_older_digest():
         "policy.tilt",
         "training.learner",
         "objective.options",
+        "policy.options",
         "regimes.options",
         "costs.options",
         "limit_orders.touch",

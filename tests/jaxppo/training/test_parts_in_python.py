@@ -2,6 +2,7 @@
 
 import functools
 
+import own_networks
 import own_parts
 import pytest
 from tiny_run import prices, tiny_config
@@ -26,6 +27,7 @@ def test_functions_stand_for_their_names():
         rewards=[own_parts.cost_aversion],
         sizing=["own_parts:shrunk"],
         base={own_parts.half_equal: {"gross": 0.3}},
+        policy={own_networks.Convolution: {"size": 2}},
     )
     tree = config.model_dump(mode="json")
     tree["features"]["functions"] = {
@@ -36,6 +38,7 @@ def test_functions_stand_for_their_names():
     tree["rewards"] += ["own_parts:cost_aversion"]
     tree["sizing"] = ["own_parts:shrunk"]
     tree["policy"]["base"] = {"own_parts:half_equal": {"gross": 0.3}}
+    tree["policy"] |= {"kind": "own_networks:Convolution", "options": {"size": 2}}
     assert given == validate_config(tree)
     assert with_own(config) is config
     assert not own_code._registered, "modules have them"
@@ -74,6 +77,8 @@ def test_what_no_module_has_is_registered_and_may_be_given_again():
         ({"features": {"price": own_parts.slope}}, "features.functions names a group price"),
         ({"features": {"f": {"names": ["a"]}}}, "features.f is None; a function with a name"),
         ({"features": {"f": own_parts.leak}}, "features.functions.f own_parts:leak looks ahead: at bar 0"),
+        ({"policy": own_networks.Centred}, "policy.kind own_networks:Centred looks ahead: a memory"),
+        ({"policy": {}}, "policy is {}; one function, or one with its options, is expected"),
         ({"base": own_parts.slope}, "policy.base own_parts:slope needs the option market"),
     ],
 )
@@ -85,5 +90,5 @@ def test_parts_that_cannot_be_used_are_named_before_anything_is_compiled(tmp_pat
 
 
 def test_an_unknown_part_is_a_mistake_of_the_call():
-    with pytest.raises(TypeError, match="'network' is no part; features, masks, rewards, sizing, base are"):
+    with pytest.raises(TypeError, match="'network' is no part; features, masks, rewards, sizing, base, policy are"):
         jaxppo.train(tiny_config(), network=3)
