@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str]) -> int | None:
     from jaxppo.backtest.beside import UNLEARNED
     from jaxppo.run.profile import profiling  # imports JAX, which --help does not need
 
+    if config.sweep.parameters and not given.quiet:
+        print("note: train does not read the section sweep; jaxppo sweep tries its values", file=sys.stderr)
     profiled = profiling() if given.profile else nullcontext()
     with showing_phases(given.quiet), keeping_programs(given.compilation_cache), profiled as profile:
         result = jaxppo.train(config, output=given.output, name=name, resume=given.resume, progress=not given.quiet)
