@@ -1,4 +1,4 @@
-"""Funding and dividends: who pays whom and when, against ledgers and textbook adjustments that know none of ours."""
+"""Funding and dividends: who pays whom and when, against bt, a ledger and textbook adjustments that know none of ours."""
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,47 @@ def test_float32_stays_with_the_ledger():
     portfolios, _, _ = run_account(bars, weights, hold, costs, CASH, RULE)
     ledger = run_ledger(bars, weights, hold, costs=costs_as_floats(costs), cash=CASH)
     assert np.max(np.abs(np.asarray(portfolios.equity, np.float64) / ledger["equity"] - 1)) < 1e-5
+
+
+def value_in_bt(bt, bars, quantity, cash):
+    """Equity `[T - 1]` at each close in bt, where dividends and funding are coupons of a share.
+
+    A bar is three dates: the payment, at the close before; the open, where the orders fill; the close.
+    """
+    opened, close, funding, dividend = (np.asarray(bars, np.float64)[:, row] for row in (0, 1, -2, -1))
+    coupon = np.zeros((len(quantity), 3, close.shape[1]))
+    coupon[:, 0] = dividend[1:] - funding[1:] * close[:-1]
+    prices = np.stack([close[:-1], opened[1:], close[1:]], axis=1)
+    dates = pd.date_range("2000-01-01", periods=3 * len(quantity))
+    names = [f"S{asset}" for asset in range(close.shape[1])]
+    table = {name: pd.DataFrame(x.reshape(len(dates), -1), dates, names) for name, x in
+             {"prices": prices, "coupons": coupon}.items()}  # fmt: skip
+
+    class Fill(bt.algos.Algo):
+        def __call__(self, target):
+            number = dates.get_loc(target.now)
+            for asset, name in enumerate(names if number % 3 == 1 else ()):
+                target.transact(float(quantity[number // 3, asset]), child=name)
+            return True
+
+    securities = [bt.core.CouponPayingSecurity(name, fixed_income=False) for name in names]
+    strategy = bt.Strategy("given", [Fill()], securities)
+    test = bt.Backtest(strategy, table["prices"], initial_capital=cash, integer_positions=False,
+                       additional_data={"coupons": table["coupons"]}, progress_bar=False)  # fmt: skip
+    bt.run(test)
+    return test.strategy.values.loc[dates].to_numpy()[2::3]
+
+
+def test_payments_are_the_coupons_of_bt():
+    bt = pytest.importorskip("bt")
+    bars, (weights, hold) = paid_bars(4, 250, 3), random_decisions(4, 250, 3)
+    with jax.enable_x64(True):
+        double = [jnp.asarray(x, jnp.float64) for x in (bars, weights)]
+        free = basic_costs(spread_multiplier=0.0, max_leverage=3.0, maintenance_margin=0.05)
+        portfolios, fills, _ = map(as_float64, run_account(*double, jnp.asarray(hold), free, jnp.float64(CASH), RULE))
+    np.testing.assert_allclose(portfolios.equity, value_in_bt(bt, bars, fills.quantity, CASH), rtol=1e-11)
+    assert np.any(fills.payments.dividends < 0)
+    assert np.any(fills.payments.funding > 0)
 
 
 def bar_of(opened, close, **fields):
