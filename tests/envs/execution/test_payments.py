@@ -1,4 +1,4 @@
-"""Funding and dividends: who pays whom and when, against bt, a ledger and textbook adjustments that know none of ours."""
+"""Funding and dividends: who pays whom and when, against bt, a ledger and textbook adjustments, none of them ours."""
 
 import jax
 import jax.numpy as jnp
