@@ -14,7 +14,7 @@ from jaxppo.policy.networks.dropout import draw_masks
 from jaxppo.policy.networks.encoder import Bars, Cache, Encoder
 from jaxppo.policy.networks.head import ActionConfig, Head
 from jaxppo.policy.networks.linear import FeaturesAsTheyAre, LinearHead
-from jaxppo.policy.networks.own import OwnEncoder
+from jaxppo.policy.networks.own_encoder import OwnEncoder
 
 Params = Any
 """Parameters of a network: a nested dict of float32 arrays."""
