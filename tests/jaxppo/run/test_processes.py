@@ -270,22 +270,26 @@ def outcomes(*calls):
 
 def test_processes_find_each_other_and_strangers_are_ignored():
     port = free_port()
-    address = ("localhost", port)
+    address, passed = ("localhost", port), threading.Event()
 
     def stranger():
-        while True:
-            try:
-                with socket.create_connection(address, timeout=5) as line:
-                    line.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                    return None
-            except OSError:
-                time.sleep(0.01)
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(address, timeout=5) as line:
+                line.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                break
+            time.sleep(0.01)
+        passed.set()
+
+    def after_the_stranger(index):
+        passed.wait()
+        rendezvous._arrive(address, index, 3, 10.0)
 
     found = outcomes(
         lambda: rendezvous._gather(port, 3, 10.0),
         stranger,
-        lambda: rendezvous._arrive(address, 1, 3, 10.0),
-        lambda: rendezvous._arrive(address, 2, 3, 10.0),
+        lambda: after_the_stranger(1),
+        lambda: after_the_stranger(2),
     )
     assert found == [None] * 4
 
