@@ -16,6 +16,8 @@ from jaxppo.run import profile
 
 HEARTBEAT = 5.0
 """Seconds after which a bar that nothing moved is drawn again."""
+IN_A_FILE = 30.0
+"""Seconds between two drawings where each stays, as in the log of a batch job."""
 TICK = 1.0
 """Seconds after which the time of a phase is."""
 
@@ -67,13 +69,15 @@ class Progress:
         )
         self._bar.n = min(done, total)
         self._phase, self._since, self._ended = "", time.monotonic(), False
+        replaced = sys.stderr.isatty() or "ipykernel" in sys.modules  # a notebook shows the last drawing only, too
+        self._pause, self._drawn = (0.0 if replaced else IN_A_FILE), time.monotonic()
         self._closed = threading.Event()
         _shown.set(self)
         if enabled:
             threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
-        while not self._closed.wait(HEARTBEAT):
+        while not self._closed.wait(max(HEARTBEAT, self._pause)):
             self._draw()
 
     def _draw(self) -> None:
@@ -109,7 +113,10 @@ class Progress:
           shown: figures as text, by name.
         """
         self._bar.n = min(steps if self._by_steps else round(seconds, 1), self._bar.total)
-        self._bar.set_postfix(shown, refresh=True)
+        self._bar.set_postfix(shown, refresh=False)
+        if time.monotonic() - self._drawn >= self._pause:
+            self._drawn = time.monotonic()
+            self._bar.refresh()
 
     def close(self) -> None:
         """Leaves the last state on screen."""

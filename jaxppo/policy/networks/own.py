@@ -115,19 +115,18 @@ def _is_variable(leaf: Any) -> bool:
 def sliding(x: jax.Array, window: int) -> jax.Array:
     """The window of every bar that has a whole one: what a network that reads windows makes of a chunk.
 
-        Example:
-          >>> import jax.numpy as jnp
-    import numpy as np
-          >>> from jaxppo.policy.networks import sliding
-          >>> sliding(jnp.arange(4.0).reshape(1, 4, 1, 1), 3)[0, :, :, 0, 0].tolist()
-          [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxppo.policy.networks import sliding
+      >>> sliding(jnp.arange(4.0).reshape(1, 4, 1, 1), 3)[0, :, :, 0, 0].tolist()
+      [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]
 
-        Args:
-          x: `[P, window - 1 + S, A, ...]`.
-          window: bars of a window, >= 1; the last one is the bar itself.
+    Args:
+      x: `[P, window - 1 + S, A, ...]`.
+      window: bars of a window, >= 1; the last one is the bar itself.
 
-        Returns:
-          `[P, S, window, A, ...]`; they take `window` times the memory of the chunk.
+    Returns:
+      `[P, S, window, A, ...]`, of `window` times the size.
     """
     rows = np.arange(x.shape[1] - window + 1)[:, None] + np.arange(window)
     return x[:, rows]

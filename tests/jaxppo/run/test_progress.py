@@ -64,6 +64,23 @@ def test_a_bar_takes_the_place_of_a_phase_and_gives_it_back(monkeypatch):
     assert "report:" not in written, "the bar is closed"
 
 
+def test_the_log_of_a_batch_job_gets_few_drawings(monkeypatch):
+    drawn = {}
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+        with contextlib.closing(Progress(100, None, True)) as bar:
+            announce("training")
+            for done in range(1, 101):
+                bar.update(done, 0.0, sharpe=f"{done}")
+        written = stream.getvalue()
+        assert "100/100" in written, "the last state stays"
+        assert "sharpe=100" in written
+        drawn[type(stream)] = written.count("\r")
+    assert drawn[Terminal] > 100
+    assert drawn[io.StringIO] < 6
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 def test_nothing_is_shown_in_a_file(enabled, monkeypatch):
     file = io.StringIO()
