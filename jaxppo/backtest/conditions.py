@@ -120,6 +120,15 @@ def conditions_of(run: SavedRun, *, base: bool = True) -> Conditions:
     )
 
 
+def takes_tilts(conditions: Conditions) -> bool:
+    """Whether decisions are tilts around a base, or those of one strategy of a book, and not what an account holds.
+
+    Args:
+      conditions: what is traded under.
+    """
+    return _without_base(conditions.rules.env)[0] > 0
+
+
 def tables_without_base(env: TradingEnv, params: EnvParams) -> EnvParams:
     """The tables of a market for `conditions_of(run, base=False)`, from those for the agent.
 

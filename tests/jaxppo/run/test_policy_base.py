@@ -16,6 +16,7 @@ from jaxppo.config import ConfigError, validate_config
 from jaxppo.envs import simulators
 from jaxppo.envs.trading.types import Outcome
 from jaxppo.envs.trading.view import MarketView
+from jaxppo.monte_carlo import Paths, run_paths
 from jaxppo.policy import rules
 from jaxppo.run.base import base_policy
 from jaxppo.run.build import build, configured_base
@@ -117,6 +118,16 @@ def test_a_rule_on_a_run_with_a_base_holds_its_own_weights():
     agent = simulate(run.agent(), run).ledger.weights
     np.testing.assert_allclose(agent, account(setup, base_policy(setup)).weights, atol=1e-6)
     assert conditions_of(run).identity != conditions_of(run, base=False).identity
+    ours = run_paths(run, n_bars=10, devices=jax.devices()[:1])
+    rule = rule._replace(warmup=ours.history)
+    with pytest.raises(ValueError, match=r"buy_and_hold decides weights, but .* take conditions_of\(run, base=False\)"):
+        Paths(rule, conditions_of(run), ours.generator, 10)
+    for policy, conditions, check in (
+        (rule, conditions_of(run, base=False), True),
+        (rule, conditions_of(run), False),
+        (rules.flat()._replace(warmup=ours.history), conditions_of(run), True),
+    ):
+        assert Paths(policy, conditions, ours.generator, 10, check=check).n_bars == 10
 
 
 @pytest.mark.slow
