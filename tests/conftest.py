@@ -58,9 +58,9 @@ _files: list[None] = []
 
 @pytest.fixture(autouse=True, scope="module")
 def memory_is_given_back():
-    """What was compiled for hundreds of files would fill a machine's memory: every twentieth file lets go of it."""
+    """What was compiled for hundreds of files would fill a machine's memory: every tenth file lets go of it."""
     yield
     _files.append(None)
-    if len(_files) % 20 == 0:
+    if len(_files) % 10 == 0:
         jax.clear_caches()
         gc.collect()

@@ -327,6 +327,7 @@ def test_minutes_count_training(config, tmp_path, monkeypatch):
 
 def test_the_bar_names_its_phase_and_a_short_run_is_called_hardly_trained(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(progress, "IN_A_FILE", 0.0)
     short = config.training.model_copy(update={"steps": STEPS_PER_ITERATION - 1})
     result = jaxppo.train(config.model_copy(update={"training": short}), output=tmp_path / "run", progress=True)
     said = capsys.readouterr().err
