@@ -108,7 +108,7 @@ def register(function: Function | None = None, *, name: str | None = None) -> An
     """
     if function is None:
         return lambda function: register(function, name=name)
-    found = described(name_of(function) if name is None else name, function)
+    found = _described(name_of(function) if name is None else name, function)
     _registered[found.name] = found
     return function
 
@@ -172,7 +172,7 @@ def find(name: str, key: str, folders: Sequence[pathlib.Path] = ()) -> OwnCode:
         raise ConfigError(f"{where}, which is a function of {defined}; name that: {defined}:{function.__name__}")
     known = _imported.get(name)
     if known is None or known.function is not function:
-        return _remembered(described(name, function, found))
+        return _remembered(_described(name, function, found))
     if folders and known.file is not None and sha256_of(known.file) != known.sha256:
         raise ConfigError(f"{where}; {known.file} was changed after it was imported: start Python anew")
     return known
@@ -224,7 +224,7 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
     return one.resolve() == other.resolve() or (one.is_file() and one.read_bytes() == other.read_bytes())
 
 
-def described(name: str, function: Callable[..., Any], module: Any = None) -> OwnCode:
+def _described(name: str, function: Callable[..., Any], module: Any = None) -> OwnCode:
     """A function with its source.
 
     Raises:

@@ -17,7 +17,7 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.market.regimes import NAMES
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.view import MarketView
-from jaxppo.own_code import Call, call_of, described, find, name_of, type_shown
+from jaxppo.own_code import Call, OwnCode, call_of, find, name_of, type_shown
 from jaxppo.policy.networks.own import OwnNetwork, own_network
 from jaxppo.policy.protocol import Policy
 
@@ -29,7 +29,7 @@ MORE_BARS = 16
 SHAPE_TRIED: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "window": 8, "expansion": 2, "dtype": "float32"}
 """What an own network gets of `policy` where no configuration says so."""
 STEPS = 9
-"""Memories of a chunk that own networks are tried on."""
+"""Memories of a chunk of which an own network is tried, and of a chunk where no configuration says how long it is."""
 SAME = 1e-3
 """Difference of two memories, in units of the largest one, that rounding explains."""
 MISSING = 0.1
@@ -72,8 +72,8 @@ def check_causal(
       own: `module:function`, a function, or what a factory returns. A feature is a function of the market; the function
         of any other kind is a factory, whose table is tested. Rewards read the outcome of one bar: they have no table.
       kind: what a function is: `"feature"`, `"mask"`, `"sizing"`, `"policy"` or `"network"`, of `policy.kind`, which is
-        tested on tokens instead of a market (`check_network`). None takes a function with an argument
-        that has no default for a feature, and another for a factory of what it returns.
+        tested on tokens instead of a market, see `check_network`. None takes a function with an argument that has no
+        default for a feature, and another for a factory of what it returns.
       options: arguments of the function, by name.
       market: `[T, A]` bars; None takes a random one with gaps and a late listing, see `random_market`.
       bars: after which it is drawn anew, each within `[0, T - 2]`; None takes quarters of it, the last but one and
@@ -183,63 +183,77 @@ def check_table(
 
 def _check_causal_network(own: Any, options: Mapping[str, Any], key: jax.Array) -> None:
     """`check_causal` of a function that makes a network."""
-    label = own if isinstance(own, str) else name_of(own)
-    code = find(own, "own") if isinstance(own, str) else described(label, own)
-    check_network(own_network(code, "own", options, SHAPE_TRIED), SHAPE_TRIED["width"], label, key)
+    code = find(own, "own") if isinstance(own, str) else OwnCode(name_of(own), own, "", None, b"")
+    check_network(own_network(code, "own", options, SHAPE_TRIED), SHAPE_TRIED["width"], code.name, key)
 
 
-def check_network(network: OwnNetwork, width: int, label: str, key: jax.Array) -> None:
+def check_network(network: OwnNetwork, width: int, label: str, key: jax.Array, *, steps: int = STEPS) -> None:
     """Raises `LooksAhead` unless each memory depends on the bars of its context alone, wherever in a chunk it stands.
 
-    Parameters, tokens and listings are drawn at random. What comes after a bar is drawn anew, and the memories up to it
-    are compared bit by bit; then each with what the network makes of its context alone, up to rounding.
+    Parameters, tokens and listings are drawn at random. Other paths, which are of other times, and what comes after a
+    bar are drawn anew, and the memories up to it are compared bit by bit; then each with what the network makes of its
+    context alone, up to rounding.
 
     Args:
       network: with float32 parameters and results.
       width: D.
       label: name of what is tested.
       key: consumed.
+      steps: memories of a chunk, >= 1, of which at most 9 are tried.
     """
-    graph, params = nnx.split(network.make(rngs=nnx.Rngs(0)), nnx.Param)
-    leaves, tree = jax.tree.flatten(nnx.to_pure_dict(params))
-    key, *keys = jax.random.split(key, 1 + len(leaves))  # where layers start at 0, their inputs would not be seen
-    drawn = [x + 0.3 * jax.random.normal(one, x.shape, x.dtype) for x, one in zip(leaves, keys, strict=True)]
+    key_params, key_old, *keys = jax.random.split(key, 2 + STEPS)
+    remembered = _with_random_parameters(network, key_params)
+    n_bars = network.context - 1 + steps
 
     def bars(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_tokens, key_listed = jax.random.split(key)
-        tokens = jax.random.normal(key_tokens, (2, network.context - 1 + STEPS, 3, width))
+        tokens = jax.random.normal(key_tokens, (2, n_bars, 3, width))
         return tokens, jax.random.bernoulli(key_listed, 0.8, tokens.shape[:-1])
 
-    @jax.jit
-    def with_params(params: Any, tokens: jax.Array, listed: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            return nnx.merge(graph, params)(tokens, listed)
+    def changed(kept: np.ndarray, key: jax.Array) -> np.ndarray:
+        """The memories where what is not kept, `[2, T]`, is drawn anew."""
+        pairs = zip(given, bars(key), strict=True)
+        return remembered(
+            *(jnp.where(kept.reshape(*kept.shape, *(1,) * (old.ndim - 2)), old, new) for old, new in pairs)
+        )
 
-    remembered = functools.partial(with_params, jax.tree.unflatten(tree, drawn))
-
-    key_old, *keys = jax.random.split(key, 1 + STEPS)
     given = bars(key_old)
-    expected = np.asarray(remembered(*given))
+    expected = remembered(*given)
     if not np.isfinite(expected).all():
         raise LooksAhead(f"{label}: of tokens that are all numbers it makes memories that are none")
-    for step, one in enumerate(keys):
+    if (remembered(*bars(keys[0])) == expected).all():
+        raise LooksAhead(f"{label}: no token changes any memory, which shows nothing")
+    first_path = np.broadcast_to(np.arange(2)[:, None] == 0, (2, n_bars))
+    if (changed(first_path, keys[0]) != expected)[0].any():
+        raise LooksAhead(f"{label}: the memories of a path change as another one does, which is of other times")
+    for step, one in zip(sorted(set(np.linspace(0, steps - 1, STEPS).astype(int).tolist())), keys, strict=False):
         last = network.context - 1 + step
-        kept = np.arange(given[0].shape[1]) <= last
-        mixed = [jnp.where(kept.reshape(1, -1, *(1,) * (old.ndim - 2)), old, new)
-                 for old, new in zip(given, bars(one), strict=True)]  # fmt: skip
-        differs = (np.asarray(remembered(*mixed)) != expected)[:, : step + 1]
-        if differs.any():
-            at = step - int(np.argwhere(differs)[:, 1].min())
-            raise LooksAhead(f"{label} looks ahead: a memory changes as the bar {at + 1} bars after it does")
-        alone = np.asarray(remembered(*(x[:, step : last + 1] for x in given)))[:, 0]
+        until = np.broadcast_to(np.arange(n_bars) <= last, (2, n_bars))
+        if (changed(until, one) != expected)[:, : step + 1].any():
+            raise LooksAhead(f"{label} looks ahead: a memory up to bar {last} of a chunk changes as later bars do")
+        alone = remembered(*(x[:, step : last + 1] for x in given))[:, 0]
         apart = np.abs(alone - expected[:, step]).max() / max(np.abs(expected).max(), 1e-6)
         if apart > SAME:
             raise LooksAhead(
                 f"{label}: memory {step} of a chunk differs by {apart:.2g} of the largest one from that of its context "
                 f"of {network.context} bars alone; it may not depend on earlier bars, nor on where in the chunk it is"
             )
-    if (np.asarray(remembered(*bars(keys[0]))) == expected).all():
-        raise LooksAhead(f"{label}: no token changes any memory, which shows nothing")
+
+
+def _with_random_parameters(network: OwnNetwork, key: jax.Array) -> Callable[..., np.ndarray]:
+    """What a network makes of tokens and listings; where layers start at 0, what they read would not be seen."""
+    graph, params = nnx.split(network.make(rngs=nnx.Rngs(0)), nnx.Param)
+    leaves, tree = jax.tree.flatten(nnx.to_pure_dict(params))
+    keys = jax.random.split(key, len(leaves))
+    drawn = [x + 0.3 * jax.random.normal(one, x.shape, x.dtype) for x, one in zip(leaves, keys, strict=True)]
+
+    @jax.jit
+    def remembered(params: Any, tokens: jax.Array, listed: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return nnx.merge(graph, params)(tokens, listed)
+
+    params = jax.tree.unflatten(tree, drawn)
+    return lambda tokens, listed: np.asarray(remembered(params, tokens, listed))
 
 
 def _found(where: str, before: np.ndarray, after: np.ndarray, differs: np.ndarray) -> str:

@@ -58,6 +58,26 @@ class Centred(Convolution):
         return super().__call__(later, listed)
 
 
+class OfAllPaths(nnx.Module):
+    """Leaks: centres the tokens of a path by those of the others, which are of other times."""
+
+    context = 1
+
+    def __init__(self, rngs: nnx.Rngs, width: int):
+        self.mix = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, listed: jax.Array) -> jax.Array:
+        return self.mix(tokens - tokens.mean(axis=0, keepdims=True))
+
+
+class LongChunks(Pooled):
+    """Leaks where a chunk has more than 12 bars."""
+
+    def __call__(self, tokens: jax.Array, listed: jax.Array) -> jax.Array:
+        memory = super().__call__(tokens, listed)
+        return memory if memory.shape[1] <= 12 else memory.at[:, 12:].set(memory[:, 12:][:, ::-1])
+
+
 class FromTheStart(nnx.Module):
     """Depends on where in a chunk a bar is: its recurrence begins with the chunk."""
 

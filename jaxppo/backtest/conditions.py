@@ -17,6 +17,8 @@ from jaxppo.envs.market.market_data import MarketData
 from jaxppo.envs.trading.environment import TradingEnv
 from jaxppo.envs.trading.transform import Transform
 from jaxppo.envs.trading.types import EnvParams
+from jaxppo.policy.protocol import Policy
+from jaxppo.policy.rules import flat
 from jaxppo.risk.sizing.transform import chain
 from jaxppo.run.regimes import find_regimes, regimes_warmup
 from jaxppo.run.saved import SavedRun
@@ -120,13 +122,22 @@ def conditions_of(run: SavedRun, *, base: bool = True) -> Conditions:
     )
 
 
-def takes_tilts(conditions: Conditions) -> bool:
-    """Whether decisions are tilts around a base, or those of one strategy of a book, and not what an account holds.
+def refuse_weights_as_tilts(policy: Policy, conditions: Conditions) -> None:
+    """Refuses a rule where decisions are tilts around a base, or those of one strategy of a book.
 
     Args:
-      conditions: what is traded under.
+      policy: who decides; one that takes no position trades the base itself, and an agent was trained to tilt.
+      conditions: what it trades under.
+
+    Raises:
+      ValueError: names the rule, and the conditions for it.
     """
-    return _without_base(conditions.rules.env)[0] > 0
+    decides = policy.encoding is None and policy.apply is not flat().apply
+    if decides and _without_base(conditions.rules.env)[0]:
+        raise ValueError(
+            f"{policy.name} decides weights, but these conditions take decisions for tilts around a base, or for one "
+            "strategy of a book; take conditions_of(run, base=False), or check=False if that is meant"
+        )
 
 
 def tables_without_base(env: TradingEnv, params: EnvParams) -> EnvParams:

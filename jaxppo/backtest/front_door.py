@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxppo.backtest.account import AccountRules, AccountState, open_account, step_account
-from jaxppo.backtest.conditions import Conditions, conditions_of, plain_conditions, tables_without_base
+from jaxppo.backtest.conditions import (
+    Conditions,
+    conditions_of,
+    plain_conditions,
+    refuse_weights_as_tilts,
+    tables_without_base,
+)
 from jaxppo.backtest.estimated_spread import estimated_spread_sentences
 from jaxppo.backtest.result import BacktestResult
 from jaxppo.backtest.running_statistics import RunningStatistics, start
@@ -65,12 +71,13 @@ def simulate(
       first: bar of the first decision; None takes the earliest possible, or that of the run's test period.
       n_bars: number of decisions; None goes on to the last bar but one of the market or of the test period.
       conditions: in place of costs, fill rule and cash; see `conditions_of`.
-      check: whether a policy of your own is tried for look-ahead before it trades, once, as `jaxppo.testing` does.
+      check: whether a policy of your own is tried for look-ahead before it trades, once, as `jaxppo.testing` does, and
+        a rule refused whose weights the given `conditions` take for tilts around a base.
 
     Raises:
       ConfigError: a policy of your own that looks ahead.
       DataError: prices that cannot be right, see `check_market`.
-      ValueError: the period does not lie in the market, or the assets are not as many as the policy's.
+      ValueError: a rule refused, a period that does not lie in the market, or other assets than the policy trades.
     """
     said: list[str] = []
     given, limits = policy, conditions is not None
@@ -100,16 +107,15 @@ def simulate(
     else:
         raise ValueError("a policy needs a market, or an opened run, to trade on")
     first, n_bars = _period(policy, conditions, prices, first, n_bars)
-    if check and isinstance(given, Policy):
-        check_given(given, conditions.rules.env, prices, conditions.rules.periods, limits=limits)
+    if check:
+        _check(given, policy, conditions, prices, limits=limits)
     position = float(params.initial_cash) * conditions.rules.env.position_limit
     participation = float(conditions.costs.participation_limit)
     for line in implausible_volume(prices, position, participation):
         warnings.warn(line, stacklevel=2)
     ledger = jax.device_get(simulate_account(policy, conditions.rules, params, jnp.int32(first), n_bars))
     notes = (*said, *volume_sentences(prices, position, participation), *estimated_spread_sentences(ledger, prices))
-    rules = conditions.rules
-    delisting = rules.env.fill_rule.delisting
+    rules, delisting = conditions.rules, conditions.rules.env.fill_rule.delisting
     return BacktestResult(policy.name, ledger, prices, first, rules.periods, delisting, notes, params.costs)
 
 
@@ -137,10 +143,24 @@ def simulate_streaming(
       ValueError: see `simulate`.
     """
     if check:
-        check_given(policy, conditions.rules.env, market, conditions.rules.periods, limits=True)
+        _check(policy, policy, conditions, market, limits=True)
     first, n_bars = _period(policy, conditions, market, first, n_bars)
     params = conditions.prepare(conditions.costs, market)
     return _streaming(policy.without_params(), policy.params, conditions.rules, params, jnp.int32(first), n_bars)
+
+
+def _check(given: Any, policy: Policy, conditions: Conditions, market: MarketData, *, limits: bool) -> None:
+    """Refuses weights that would be tilts, and a policy of a user's own that looks ahead; an array cannot be asked.
+
+    Raises:
+      ConfigError: it looks ahead.
+      ValueError: its weights would be tilts.
+    """
+    if isinstance(given, SavedRun):
+        return
+    refuse_weights_as_tilts(policy, conditions)
+    if isinstance(given, Policy):
+        check_given(policy, conditions.rules.env, market, conditions.rules.periods, limits=limits)
 
 
 def _period(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from jaxppo.backtest.conditions import Conditions, takes_tilts
+from jaxppo.backtest.conditions import Conditions, refuse_weights_as_tilts
 from jaxppo.backtest.ledger import Ledger, whole_ledger
 from jaxppo.envs.execution.costs import Costs, zero_prices
 from jaxppo.envs.market.kernels import traced_for
@@ -30,7 +30,6 @@ from jaxppo.envs.simulators.generators import Generator
 from jaxppo.envs.trading.types import EnvParams
 from jaxppo.monte_carlo.trade import PreparedMarket, prepare_batch, prepare_market, trade
 from jaxppo.policy.protocol import Policy
-from jaxppo.policy.rules import flat
 from jaxppo.run.given_code import check_given, is_own
 
 MARKET_STREAM, PERTURBATION_STREAM = 0, 1
@@ -89,8 +88,8 @@ class Paths:
       symbols: A names of the assets, for replays: what a generator draws has none. Default: numbers.
       devices: default: all.
       notes: what a reader of the figures must know of the policy, a sentence each.
-      check: whether a policy of your own is tried for look-ahead on a drawn market, once, and a rule is refused where
-        its weights would be tilts around the base of a run.
+      check: whether a policy of your own is tried for look-ahead on a drawn market, once, and a rule refused where its
+        weights would be tilts around the base of a run.
 
     Raises:
       ConfigError: a policy of your own that looks ahead.
@@ -133,12 +132,8 @@ class Paths:
         names = [f"asset {number}" for number in range(drawn.n_assets)] if symbols is None else symbols
         if len(names) != drawn.n_assets:
             raise ValueError(f"symbols are {list(names)}; {drawn.n_assets} assets need one each")
-        decides = policy.encoding is None and policy.apply is not flat().apply  # flat holds the base itself
-        if check and decides and takes_tilts(conditions):
-            raise ValueError(
-                f"{policy.name} decides weights, but these conditions take decisions for tilts around a base, or for "
-                "one strategy of a book; take conditions_of(run, base=False), or check=False if that is meant"
-            )
+        if check:
+            refuse_weights_as_tilts(policy, conditions)
         if check and is_own(policy.table):
             market = jax.jit(generator.draw)(generator.data, jax.random.key(seed))
             check_given(policy, conditions.rules.env, market, conditions.rules.periods)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, TypeVar
 
+from jaxppo.arguments import parameters_of
 from jaxppo.config import Config
 from jaxppo.config.items import OWN, Item, OwnFunction
 from jaxppo.config.own import is_own
@@ -32,7 +32,7 @@ def own_part(values: OwnFunction, key: str, kind: type[Part], **from_run: Any) -
     """
     code = find(values.path, key)
     call = call_of(code, key, values.options or {}, given=from_run)
-    taken = inspect.signature(code.function).parameters
+    taken = parameters_of(code.function)
     given = {name: value for name, value in from_run.items() if name in taken}
     try:
         made = call(**given) if given else _made(call)

@@ -97,7 +97,7 @@ def _check_network(config: Config) -> None:
     network = network_of(config, "float32")
     assert network is not None
     try:
-        _called(label, lambda: check_network(network, width, label, jax.random.key(0)))
+        _called(label, lambda: check_network(network, width, label, jax.random.key(0), steps=config.ppo.chunk))
     except LooksAhead as error:
         raise ConfigError(str(error)) from None
 

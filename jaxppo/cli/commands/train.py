@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int | None:
     from jaxppo.backtest.beside import UNLEARNED
     from jaxppo.run.profile import profiling  # imports JAX, which --help does not need
 
-    if config.sweep.parameters and not given.quiet:
+    if config.sweep != type(config.sweep)() and not given.quiet:
         print("note: train does not read the section sweep; jaxppo sweep tries its values", file=sys.stderr)
     profiled = profiling() if given.profile else nullcontext()
     with showing_phases(given.quiet), keeping_programs(given.compilation_cache), profiled as profile:

@@ -208,8 +208,8 @@ def test_quiet_shows_no_progress(name, function, arguments, quiet, monkeypatch):
 def test_a_section_that_train_does_not_read_is_named(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     note = "note: train does not read the section sweep; jaxppo sweep tries its values"
-    for config, said in (("sweep", [note]), ("quickstart", [])):
-        assert main(["train", "--config", config, "--output", str(tmp_path)]) == 2
+    for config, said in ((["sweep"], [note]), (["quickstart"], []), (["quickstart", "--sweep.seeds", "4"], [note])):
+        assert main(["train", "--config", *config, "--output", str(tmp_path)]) == 2
         *notes, error = capsys.readouterr().err.splitlines()
         assert notes == said
         assert error.startswith("error: ")

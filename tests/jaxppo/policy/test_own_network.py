@@ -87,7 +87,8 @@ def test_what_looks_at_its_context_alone_passes(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Centred", "own_networks:Centred looks ahead: a memory changes as the bar 1 bars after it does"),
+        ("Centred", "own_networks:Centred looks ahead: a memory up to bar"),
+        ("OfAllPaths", "own_networks:OfAllPaths: the memories of a path change as another one does"),
         ("FromTheStart", "memory 1 of a chunk differs by .* from that of its context of 2 bars alone"),
     ],
 )

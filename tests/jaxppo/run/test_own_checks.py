@@ -290,13 +290,17 @@ def test_a_wrong_transform_is_named(names, market, key, name):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("Centred", "policy.kind own_networks:Centred looks ahead: a memory changes as the bar 1 bars after it does"),
+        ("Centred", "policy.kind own_networks:Centred looks ahead: a memory up to bar"),
         ("FromTheStart", "policy.kind own_networks:FromTheStart: memory 1 of a chunk differs by"),
+        ("OfAllPaths", "policy.kind own_networks:OfAllPaths: the memories of a path change as another one does"),
+        ("LongChunks", "policy.kind own_networks:LongChunks looks ahead: a memory up to bar"),
     ],
 )
 def test_a_network_that_reads_other_bars_is_refused(market, network, message):
+    """On chunks as long as those of the configuration."""
+    config = tiny_config(features=GROUP, ppo={"chunk": 16}, policy={"kind": f"own_networks:{network}"})
     with pytest.raises(ConfigError, match=f"^{message}"):
-        build(tiny_config(features=GROUP, policy={"kind": f"own_networks:{network}"}), market)
+        build(config, market)
 
 
 def test_options_need_a_network_of_ones_own():

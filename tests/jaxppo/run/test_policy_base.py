@@ -10,6 +10,7 @@ import pytest
 from jaxppo import simulate
 from jaxppo.backtest.agent_account import agent_of, ensemble_of, rules_of
 from jaxppo.backtest.conditions import conditions_of
+from jaxppo.backtest.front_door import simulate_streaming
 from jaxppo.backtest.simulate import simulate_account
 from jaxppo.book.base import base_returns
 from jaxppo.config import ConfigError, validate_config
@@ -113,21 +114,34 @@ def test_a_rule_on_a_run_with_a_base_holds_its_own_weights():
     np.testing.assert_array_equal(simulate(rule, run).ledger.weights, expected)
     other = simulate(rule, market(), conditions=conditions_of(run, base=False), first=where.first, n_bars=where.n_bars)
     np.testing.assert_array_equal(other.ledger.weights, expected)
-    tilts = simulate(rule, run, conditions=conditions_of(run)).ledger.weights
+    tilts = simulate(rule, run, conditions=conditions_of(run), check=False).ledger.weights
     assert np.abs(tilts - expected).max() > 0.05
     agent = simulate(run.agent(), run).ledger.weights
     np.testing.assert_allclose(agent, account(setup, base_policy(setup)).weights, atol=1e-6)
     assert conditions_of(run).identity != conditions_of(run, base=False).identity
-    ours = run_paths(run, n_bars=10, devices=jax.devices()[:1])
-    rule = rule._replace(warmup=ours.history)
-    with pytest.raises(ValueError, match=r"buy_and_hold decides weights, but .* take conditions_of\(run, base=False\)"):
-        Paths(rule, conditions_of(run), ours.generator, 10)
-    for policy, conditions, check in (
-        (rule, conditions_of(run, base=False), True),
-        (rule, conditions_of(run), False),
-        (rules.flat()._replace(warmup=ours.history), conditions_of(run), True),
+
+
+@pytest.mark.parametrize("of", ["a base", "a book"])
+def test_a_rule_is_refused_where_its_weights_would_be_tilts(of):
+    """Wherever conditions are given: of a base and of a book, for a rule and for an array of weights."""
+    book = {"sizing": [{"book": {"strategies": ["agent", "trend"]}}]}
+    setup = build(config("trend") if of == "a base" else config(None, **book), market())
+    run = SavedRun(pathlib.Path("untrained"), setup, *first_policy(setup))
+    ours, tilting = run_paths(run, n_bars=10, devices=jax.devices()[:1]), conditions_of(run)
+    rule = rules.buy_and_hold()._replace(warmup=ours.history)
+    array = jnp.zeros(market().close.shape)
+    for trade in (
+        lambda by, **more: Paths(rule, by, ours.generator, 10, **more),
+        lambda by, **more: simulate(rule, market(), conditions=by, n_bars=5, **more),
+        lambda by, **more: simulate(array, market(), conditions=by, first=ours.history, n_bars=5, **more),
+        lambda by, **more: simulate_streaming(rule, market(), by, n_bars=5, **more),
     ):
-        assert Paths(policy, conditions, ours.generator, 10, check=check).n_bars == 10
+        with pytest.raises(ValueError, match=r" decides weights, but .* take conditions_of\(run, base=False\)"):
+            trade(tilting)
+        assert trade(conditions_of(run, base=False))
+        assert trade(tilting, check=False)
+    assert Paths(rules.flat()._replace(warmup=ours.history), tilting, ours.generator, 10)
+    assert simulate(run.agent(), market(), conditions=tilting, n_bars=5)
 
 
 @pytest.mark.slow

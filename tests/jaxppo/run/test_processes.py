@@ -282,7 +282,7 @@ def test_processes_find_each_other_and_strangers_are_ignored():
         passed.set()
 
     def after_the_stranger(index):
-        passed.wait()
+        assert passed.wait(15.0)
         rendezvous._arrive(address, index, 3, 10.0)
 
     found = outcomes(

@@ -77,7 +77,7 @@ def test_what_no_module_has_is_registered_and_may_be_given_again():
         ({"features": {"price": own_parts.slope}}, "features.functions names a group price"),
         ({"features": {"f": {"names": ["a"]}}}, "features.f is None; a function with a name"),
         ({"features": {"f": own_parts.leak}}, "features.functions.f own_parts:leak looks ahead: at bar 0"),
-        ({"policy": own_networks.Centred}, "policy.kind own_networks:Centred looks ahead: a memory"),
+        ({"policy": own_networks.Centred}, "policy.kind own_networks:Centred looks ahead: a memory up to bar"),
         ({"policy": {}}, "policy is {}; one function, or one with its options, is expected"),
         ({"base": own_parts.slope}, "policy.base own_parts:slope needs the option market"),
     ],
