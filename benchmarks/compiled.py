@@ -3,12 +3,13 @@
     pip install -e '.[test,aot]'
     python -m benchmarks.compiled cuda|tpu [CONFIG ...] [--devices 4] [--before COMMIT]
 
-Compiles the training iteration, a batch of the Monte Carlo backtest, the raw step of the environment and the step of a
-live account for an H100 or a TPU v5e, and records kernels in all, a bar of the rollout and a minibatch, collectives,
+Compiles training, a batch of the Monte Carlo backtest, the raw step of the environment and the step of a live account
+for an H100 or a TPU v5e, and records kernels in all, an iteration, a bar of the rollout and a minibatch, collectives,
 temporary memory and the FLOPs of matrix products by dtype. `--before` measures another commit too, in its checkout.
 
-Kernels are launched instructions, loops with their trips: an upper bound of launches. Times are not measured: there is
-nothing to run on. JAX asks the GPU of the machine whether cuDNN has its attention; here it is told what an H100 says.
+Kernels are launched instructions, loops with their trips, that over iterations once: an upper bound of launches. Times
+are not measured: there is nothing to run on. JAX asks the GPU of the machine whether cuDNN has its attention; here it
+is told what an H100 says.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ NAMED = {
 with less stored and 16 paths at a time; the smallest; on 32 and 64 paths, which 16 devices share. XLA does not compile
 the matrix products of two such paths for an H100."""
 MONTE_CARLO_BARS = 252
+COUNTED = ("kernels", "kernels_an_iteration", "kernels_a_bar", "kernels_a_minibatch")
 BUDGET = HERE / "compiled_budget.json"
 
 
@@ -129,7 +131,7 @@ def _older_probe(encoder: Any, device: jax.Device, choices: Any) -> str:
 
 
 def training(setup: Any) -> jax.stages.Traced:
-    """The training iteration of a set-up on its devices."""
+    """A call of training iterations of a set-up on its devices; of older commits, one iteration."""
     from jaxppo.ppo.learner import data_mesh, make_learner
     from jaxppo.ppo.trading_task import trading_task
     from jaxppo.run.objectives import make_reward_shaping
@@ -145,8 +147,14 @@ def training(setup: Any) -> jax.stages.Traced:
         name: _placed(getattr(state, name), split if name in ("paths", "accounts") else whole)
         for name in state.__dataclass_fields__
     }
-    progress = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-    return learner.iterate.trace(type(state)(**placed), _placed(params, whole), progress)
+    given = (type(state)(**placed), _placed(params, whole))
+    try:
+        from jaxppo.training.calls import like_call, several_iterations
+        from jaxppo.training.monitor import stopping_metrics
+    except ImportError:
+        return learner.iterate.trace(*given, jax.ShapeDtypeStruct((), jnp.float32, sharding=whole))
+    program = several_iterations(learner, stopping_metrics(setup.monitor))
+    return program.trace(*given, *_placed(like_call(), whole))
 
 
 def monte_carlo(setup: Any) -> jax.stages.Traced:
@@ -234,6 +242,7 @@ def measured(program: str, words: Sequence[str], devices: list[jax.Device]) -> d
     found, ppo = hlo.Program(compiled.as_text()), setup.ppo
     bars = {"training": ppo.chunk, "monte_carlo": MONTE_CARLO_BARS, "environment": 256}.get(program)
     loops = found.loops()
+    iterations = [loop.kernels for loop in loops if program == "training" and loop.trips == 1]
     bar = max((loop.kernels for loop in loops if loop.trips == bars), default=None)
     steps = [loop for loop in loops if program == "training" and loop.trips == ppo.epochs * ppo.minibatches]
     minibatch = max(steps, key=lambda loop: loop.kernels, default=None)
@@ -242,6 +251,7 @@ def measured(program: str, words: Sequence[str], devices: list[jax.Device]) -> d
         "attention": setup.encoder.attention,
         "n_devices": len(devices),
         "kernels": found.kernels(),
+        "kernels_an_iteration": max(iterations, default=found.kernels()) if program == "training" else None,
         "kernels_a_bar": bar,
         "kernels_a_minibatch": None if minibatch is None else minibatch.kernels,
         "loops": len(loops),
@@ -318,7 +328,7 @@ def main() -> None:
                 options = ["--devices", str(chosen.devices), "--programs", program]
                 one = child(root, [chosen.target, name, *options])
                 found.setdefault(key, {})[when] = one
-                shown = {k: one.get(k) for k in ("error", "kernels", "kernels_a_bar", "kernels_a_minibatch")}
+                shown = {k: one.get(k) for k in ("error", *COUNTED)}
                 print(when, key, shown, f"{one.get('temporary_bytes', 0) / 1e6:.1f} MB", flush=True)
                 if when == "now":
                     sentences = [one["error"]] if "error" in one else []

@@ -23,7 +23,7 @@ import jaxppo
 from benchmarks.recording import record
 from jaxppo.run import checkpoints
 from jaxppo.run.checkpoints import Checkpoints
-from jaxppo.training import loggers, trainer
+from jaxppo.training import loggers, loop, trainer
 from jaxppo.training.loggers import MetricsLog
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -62,8 +62,8 @@ def one_turn(config: jaxppo.Config, *, checksums: bool) -> dict[str, float]:
         mock.patch.object(loggers, "_without_clock", loggers._without_clock if checksums else no_digest),
         mock.patch.object(Checkpoints, "save", counting(seconds, "saving", Checkpoints.save)),
         mock.patch.object(MetricsLog, "sync", counting(seconds, "saving", MetricsLog.sync)),
-        mock.patch.object(trainer, "_compile", counting(seconds, "compiling", trainer._compile)),
-        mock.patch.object(trainer, "_loop", counting(seconds, "loop", trainer._loop)),
+        mock.patch.object(loop, "_compile", counting(seconds, "compiling", loop._compile)),
+        mock.patch.object(trainer, "train_until_spent", counting(seconds, "loop", trainer.train_until_spent)),
         mock.patch.object(trainer, "_finish", return_value={"train": {}}),
     ):
         evaluator = jaxppo.training.evaluator.backtest_evaluator

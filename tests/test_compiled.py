@@ -12,13 +12,13 @@ import pytest
 from folders import ROOT
 
 from benchmarks import hlo
-from benchmarks.compiled import BUDGET, NAMED, PROGRAMS, TARGETS, budget_of, over_budget
+from benchmarks.compiled import BUDGET, COUNTED, NAMED, PROGRAMS, TARGETS, budget_of, over_budget
 
 COMPILERS = {"cuda": ("jax_plugins", "jax_plugins.xla_cuda13"), "tpu": ("libtpu",)}
 BUDGETS = {of: json.loads(BUDGET.read_text())[name] for of, name in TARGETS.items()}
 QUICKEST = "tiny training 1"
 """The one program that is no slow test."""
-LIMITED = ("attention", "kernels", "kernels_a_bar", "kernels_a_minibatch", "temporary_bytes", "collectives_a_minibatch")
+LIMITED = ("attention", *COUNTED, "temporary_bytes", "collectives_a_minibatch")
 FOUND = {"attention": "cudnn", "kernels": 10, "float64": 0, "host_transfers": 0, "collectives_a_minibatch": None}
 
 

@@ -29,7 +29,8 @@ from jaxppo.ppo.learner import make_learner
 from jaxppo.ppo.trading_task import trading_task
 from jaxppo.run.build import build as build_run
 from jaxppo.run.data import load_data
-from jaxppo.training import experiment, trainer
+from jaxppo.training import experiment, fitting, trainer
+from jaxppo.training.calls import several_iterations
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 TINY = {
@@ -69,6 +70,7 @@ def shared_builds():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "load_data", lambda config, folder=None: _market(config.data))
         patch.setattr(trainer, "make_learner", _learner)
+        patch.setattr(fitting, "several_iterations", _program)
         patch.setattr(experiment, "trading_task", _task)
         patch.setattr(trainer, "build", build)
         yield
@@ -77,6 +79,7 @@ def shared_builds():
 NO_BUDGET = {"steps": 1, "episodes": None, "minutes": None, "evaluate_every": 1, "checkpoint_every": 1}
 _market = functools.cache(lambda data: load_data(tiny_config().model_copy(update={"data": data})))
 _learner = functools.cache(make_learner)
+_program = functools.cache(several_iterations)
 _task = functools.cache(trading_task)
 
 

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from jaxppo.errors import ConfigError
 from jaxppo.policy.networks.config import REMATERIALISE
 from jaxppo.ppo.learner import Learner
 from jaxppo.run.memory import GIB, check_fits, estimated_memory, memory_of, memory_usable
 from jaxppo.run.progress import announce
+from jaxppo.training.calls import like_call, metric_names, several_iterations
 from jaxppo.training.experiment import Experiment
+from jaxppo.training.monitor import stopping_metrics
 
 SMALLER = "ppo.micro_batch, ppo.paths, ppo.chunk, ppo.portfolios or policy.width"
 """Keys that make an iteration smaller."""
@@ -27,13 +27,15 @@ class Fitting(NamedTuple):
     Attributes:
       experiment: what is trained, perhaps in smaller micro-batches.
       learner: that trains it.
-      traced: program of the iteration.
+      traced: program of iterations, see `jaxppo.training.calls`.
+      metrics: names of the figures of an iteration.
       memory: bytes that it needs on each device, estimated.
     """
 
     experiment: Experiment
     learner: Learner
     traced: Any
+    metrics: tuple[str, ...]
     memory: float
 
 
@@ -76,10 +78,11 @@ def fitting_iteration(experiment: Experiment, learner: Learner, state: Any, rema
 
 
 def _traced(experiment: Experiment, learner: Learner, state: Any) -> Fitting:
-    iterate: Any = learner.iterate
-    traced = iterate.trace(state, learner.replicate(experiment.params), jnp.float32(0.0))
+    params = learner.replicate(experiment.params)
+    program = several_iterations(learner, stopping_metrics(experiment.monitor))
+    traced = program.trace(state, params, *like_call())
     needed = estimated_memory(traced.jaxpr.jaxpr) / len(experiment.devices)
-    return Fitting(experiment, learner, traced, needed)
+    return Fitting(experiment, learner, traced, metric_names(learner, state, params), needed)
 
 
 def _smaller(experiment: Experiment, micro_batch: int, rematerialise: str, state: Any, remake: Remake) -> Fitting:

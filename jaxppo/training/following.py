@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxppo.policy.networks.actor_critic import Params
 from jaxppo.ppo.learner import Learner
 from jaxppo.run.processes import Group
+from jaxppo.training.calls import arguments, like_call, several_iterations
 from jaxppo.training.experiment import Experiment
 from jaxppo.training.interrupts import stop_requested
+from jaxppo.training.monitor import stopping_metrics
 
 
 class Followed(NamedTuple):
@@ -42,7 +42,6 @@ def follow(experiment: Experiment, group: Group, make_learner: Callable[[Experim
     """
     learner = make_learner(experiment, 0)
     state: Any = None
-    program: Any = None
     iterate: Any = None
     params: Any = None
     with stop_requested() as stop:
@@ -59,10 +58,11 @@ def follow(experiment: Experiment, group: Group, make_learner: Callable[[Experim
                         assert experiment.smaller is not None, "process 0 has made the same experiment smaller"
                         experiment = experiment.smaller(order["micro_batch"], experiment.config.policy.rematerialise)
                     learner = make_learner(experiment, order["halvings"])
-                    params, program = learner.replicate(experiment.params), learner.iterate
-                    iterate = program.trace(state, params, jnp.float32(0.0)).lower().compile()
+                    params = learner.replicate(experiment.params)
+                    program = several_iterations(learner, stopping_metrics(experiment.monitor))
+                    iterate = program.trace(state, params, *like_call()).lower().compile()
                 case "iterate":
-                    state, _ = jax.block_until_ready(iterate(state, params, np.float32(order["spent"])))
+                    state, *_ = jax.block_until_ready(iterate(state, params, *arguments(order["spent"])))
                 case "save":
                     group.gather(state)
                 case "end":

@@ -36,6 +36,11 @@ def stop_in(monitor: Monitor, row: Mapping[str, float]) -> dict[str, Any] | None
     return None
 
 
+def stopping_metrics(monitor: Monitor) -> tuple[str, ...]:
+    """Metrics of an iteration that end training where they are above 0: see `stop_in`."""
+    return tuple(f"monitor_{limit.name}_breached" for limit in monitor.limits if limit.stop)
+
+
 def still_stops(monitor: Monitor, stopped: Mapping[str, Any]) -> bool:
     """Whether a breach that `stop_in` found earlier ends training under the present limits too.
 

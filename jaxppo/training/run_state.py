@@ -82,7 +82,8 @@ class Run:
       last: checkpoints of the whole state.
       best: parameters that were best on validation.
       started: clock at the start of the run, as if it had never been interrupted, seconds.
-      traced: program of the iteration, to be compiled; None where nothing is left to train.
+      traced: program of iterations, to be compiled, see `jaxppo.training.calls`; None where nothing is left to train.
+      metrics: names of the figures of an iteration.
       loggers: where it is recorded beside its folder.
       group: the processes that train it.
     """
@@ -94,6 +95,7 @@ class Run:
     best: Checkpoints
     started: float
     traced: Any = None
+    metrics: tuple[str, ...] = ()
     loggers: Loggers = dataclasses.field(default_factory=Loggers)
     group: Group = dataclasses.field(default_factory=Group)
 
@@ -102,11 +104,17 @@ class Run:
         """Wall time of the run so far, seconds."""
         return time.monotonic() - self.started
 
-    def spent(self, done: Done) -> float:
-        """Share of the budget that is used up; of two budgets, of the one that ends first."""
+    def spent(self, done: Done, more: int = 0, seconds: float = 0.0) -> float:
+        """Share of the budget that is used up; of two budgets, of the one that ends first.
+
+        Args:
+          done: what is done so far.
+          more: iterations after that.
+          seconds: that each of them takes.
+        """
         minutes, steps = self.experiment.config.training.minutes, step_budget(self.experiment.config)
-        by_steps = 0.0 if steps is None else done.iteration * self.learner.steps_per_iteration / steps
-        return by_steps if minutes is None else max(by_steps, done.seconds / (60.0 * minutes))
+        by_steps = 0.0 if steps is None else (done.iteration + more) * self.learner.steps_per_iteration / steps
+        return by_steps if minutes is None else max(by_steps, (done.seconds + more * seconds) / (60.0 * minutes))
 
     def hardly_trained(self, done: Done) -> bool:
         """Whether too few iterations were trained to choose among policies, or to judge the one that was."""

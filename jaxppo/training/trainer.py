@@ -1,10 +1,9 @@
-"""The host loop: iterate, log, evaluate on validation, checkpoint, stop; then evaluate once on the test period."""
+"""A training from its configuration to its report: start or resume, train, evaluate once on the test period."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import sys
 import time
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import jax
-import numpy as np
 
 from jaxppo.config import Config
 from jaxppo.envs.data.load import format_report
@@ -27,10 +25,8 @@ from jaxppo.run.data import GIVEN_IN_PYTHON, given_data, load_data
 from jaxppo.run.devices import select_devices, shared_devices
 from jaxppo.run.files import write_json
 from jaxppo.run.lock import owned
-from jaxppo.run.memory import check_fits, memory_needed
 from jaxppo.run.objectives import constraint_summary, describe_constraints
 from jaxppo.run.processes import Group
-from jaxppo.run.profile import profiled
 from jaxppo.run.progress import Progress, announce
 from jaxppo.run.resuming import resume_command
 from jaxppo.run.setup import TRADING, pathwise_of, step_budget
@@ -38,17 +34,17 @@ from jaxppo.tracking import LoggedRun, Logger, Loggers, TensorBoard, make_logger
 from jaxppo.training.check import state_shapes
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.experiment import Experiment, MakeEvaluator, hardly_trained, trading_experiment
-from jaxppo.training.fitting import SMALLER, fitting_iteration
+from jaxppo.training.fitting import fitting_iteration
 from jaxppo.training.following import follow
 from jaxppo.training.gymnax_experiment import episode_evaluator, gymnax_experiment
 from jaxppo.training.interrupts import stop_requested
-from jaxppo.training.loggers import MetricsLog, check_metrics
-from jaxppo.training.monitor import still_stops, stop_in, stop_message
+from jaxppo.training.loggers import check_metrics
+from jaxppo.training.loop import train_until_spent
+from jaxppo.training.monitor import still_stops, stop_message
 from jaxppo.training.opened import opened
 from jaxppo.training.own import TrainParts, with_parts
-from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, check_iteration, divergence, with_smaller_steps
+from jaxppo.training.recovery import MOST_HALVINGS, LostIteration, divergence, with_smaller_steps
 from jaxppo.training.run_state import Done, Run
-from jaxppo.training.validation import report_infeasible, validate
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -176,7 +172,8 @@ def _with_program(run: Run, state: TrainState, done: Done) -> Run:
     if run.finished(done):
         return run
     found = fitting_iteration(run.experiment, run.learner, state, lambda smaller: _learner(smaller, done.halvings))
-    return dataclasses.replace(run, experiment=found.experiment, learner=found.learner, traced=found.traced)
+    changed: dict[str, Any] = {name: getattr(found, name) for name in ("experiment", "learner", "traced", "metrics")}
+    return dataclasses.replace(run, **changed)
 
 
 def _newest(
@@ -251,7 +248,7 @@ def _train(run: Run, state: TrainState, done: Done, market: MarketData | None, p
             run.group.stop_with(stop, str(folder))
             while True:
                 try:
-                    state, done = _loop(run, state, done, stop, bar)
+                    state, done = train_until_spent(run, state, done, stop, bar)
                     break
                 except LostIteration as lost:
                     run, state, done = _go_back(run, done, lost)
@@ -319,74 +316,3 @@ def _finish(run: Run, net: Params, done: Done) -> dict[str, Any]:
     report = run.folder / "report.html"
     run.loggers.finish(summary, report if report.exists() else None, curves)
     return summary
-
-
-def _loop(run: Run, state: TrainState, done: Done, stop: list[int], bar: Progress) -> tuple[TrainState, Done]:
-    """Iterates until the budget is spent, or a signal or a limit says stop; leaves a checkpoint of its last state."""
-    experiment, cadence = run.experiment, run.experiment.config.training
-    params = run.learner.replicate(experiment.params)
-    log = MetricsLog(run.folder, done.iteration)
-    announce("compiling")
-    if run.traced is not None:
-        run.group.tell("compile", halvings=done.halvings, micro_batch=run.experiment.ppo.micro_batch)
-    iterate = profiled(_compile(run, done), run.folder)
-    shown: dict[str, str] = {}
-    infeasible: set[str] = set()
-    announce("training")
-    try:
-        while not stop and not run.finished(done):
-            spent = run.spent(done) if done.iteration else 0.0
-            started = time.monotonic()
-            run.group.tell("iterate", spent=spent)
-            state, metrics = iterate(state, params, np.float32(spent))
-            row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            took = time.monotonic() - started
-            done.iteration, done.seconds, done.elapsed = done.iteration + 1, done.seconds + took, run.elapsed
-            row |= experiment.derive(row)
-            if skipped := row.pop("skipped_updates"):
-                done.skipped_updates += int(skipped)
-                row["skipped_updates"], shown["skipped"] = skipped, f"{done.skipped_updates:,}"
-            finite = all(map(math.isfinite, row.values()))
-            found = stop_in(experiment.monitor, row)
-            done.stopped = {**found, "iteration": done.iteration} if found else None
-            # A limit may stop the run before the first evaluation is due: without one there is nothing to return.
-            due = done.iteration % cadence.evaluate_every == 0 or (found and done.evaluations == 0)
-            if finite and (due or run.spent(done) >= 1.0):
-                announce("evaluating")
-                row |= validate(run, state, done)
-                announce("training")
-                done.elapsed = run.elapsed
-            env_steps = done.iteration * run.learner.steps_per_iteration
-            speed = run.learner.steps_per_iteration / max(took, 1e-9)
-            entry = {"iteration": done.iteration, "env_steps": env_steps, "steps_per_second": speed, **row}
-            log.write(entry)
-            run.loggers.write(entry)
-            check_iteration(done.iteration, row, skipped, experiment.ppo)
-            if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
-                _save(run, state, done, log)
-            report_infeasible(row, infeasible)
-            shown |= {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
-            bar.update(env_steps, done.seconds, **{name: text for name, text in shown.items() if text})
-        if done.iteration and run.last.latest != done.iteration:
-            _save(run, state, done, log)
-    finally:
-        log.close()
-    done.elapsed = run.elapsed
-    return state, done
-
-
-def _save(run: Run, state: TrainState, done: Done, log: MetricsLog) -> None:
-    """Saves a checkpoint of the whole state; the rows of the log up to it are on the disk before it is."""
-    run.group.tell("save")
-    run.last.save(done.iteration, run.group.gather(state), {**dataclasses.asdict(done), "metrics": log.sync()})
-
-
-def _compile(run: Run, done: Done) -> Any:
-    """Compiles the iteration ahead of time, so that its cost is known, unless there is nothing left to train."""
-    if run.traced is None:
-        return run.learner.iterate
-    started = time.monotonic()
-    compiled = run.traced.lower().compile()
-    check_fits(memory_needed(compiled), "an iteration", SMALLER, run.experiment.devices)
-    done.compile_seconds += time.monotonic() - started
-    return compiled

@@ -3,7 +3,7 @@
 What changes, and why:
   - calls (`jit`, custom derivatives and batching rules, checkpoints) are inlined: ONNX has none;
   - a scan of one step is its body: jax2onnx loses shapes within it;
-  - a gather of few slices is these slices, and a scatter to one place a selection: jax2onnx takes them for others;
+  - a gather of few slices is these slices, and a scatter to few places selections: jax2onnx takes them for others;
   - starts of slices are kept within bounds: a `Slice` counts those below 0 from the end;
   - a selection among booleans is logic: onnxruntime has no `Where` of them;
   - a running sum without sign is one with it, which wraps at the same place: onnxruntime has no `CumSum` of them;
@@ -22,7 +22,7 @@ from jax import lax
 from jax.extend import core
 
 MOST_SLICES = 256
-"""Slices of a gather that are written out one by one."""
+"""Slices of a gather, and places of a scatter, that are written out one by one."""
 CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -34,6 +34,7 @@ CALLS = {
 """Primitives that call a function -> the parameter that it is in."""
 SLICES = {"dynamic_slice": 1, "dynamic_update_slice": 2}
 """Primitives that slice -> arrays that they take before the starts."""
+SCATTERS = ("scatter", "scatter-add")
 IDENTITIES = ("name", "xla_metadata_value")
 IN_BOUNDS = (lax.GatherScatterMode.CLIP, lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
@@ -83,8 +84,8 @@ def _applied(step: Any, arrays: list[Any]) -> list[Any]:
         return [lax.convert_element_type(summed, jnp.uint32)]
     if name == "gather" and _is_few_slices(step):
         return [_slices(step, *arrays)]
-    if name == "scatter" and _is_one_place(step):
-        return [_placed(step, *arrays)]
+    if name in SCATTERS and _is_few_places(step):
+        return [_scattered(step, *arrays)]
     if name in SLICES:  # of an array, or of one with an update
         n_given = SLICES[name]
         sizes = params["slice_sizes"] if n_given == 1 else arrays[1].shape
@@ -145,17 +146,35 @@ def _slices(step: Any, array: Any, starts: Any) -> Any:
     return lax.transpose(stacked, [order.index(axis) for axis in range(out.ndim)])
 
 
-def _is_one_place(step: Any) -> bool:
-    """Whether a scatter writes to one place of one axis, in every element of a batch, or nowhere."""
-    numbers, starts = step.params["dimension_numbers"], step.invars[1].aval.shape
-    batch = [n for axis, n in enumerate(starts[:-1]) if axis not in numbers.scatter_indices_batching_dims]
+def _places(numbers: Any, starts: Any) -> list[int]:
+    """Axes of the indices of a scatter that number its places, without those of a batch and the last one."""
+    return [axis for axis in range(starts.ndim - 1) if axis not in numbers.scatter_indices_batching_dims]
+
+
+def _is_few_places(step: Any) -> bool:
+    """Whether a scatter writes to few places of one axis, in every element of a batch, or nowhere."""
+    numbers, starts = step.params["dimension_numbers"], step.invars[1].aval
     axes = numbers.scatter_dims_to_operand_dims
     return (
         len(axes) == 1
         and tuple(axes) == tuple(numbers.inserted_window_dims)
-        and int(np.prod(batch)) == 1
+        and int(np.prod([starts.shape[axis] for axis in _places(numbers, starts)])) <= MOST_SLICES
         and step.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
     )
+
+
+def _scattered(step: Any, array: Any, starts: Any, update: Any) -> Any:
+    """A scatter to few places, one after the other."""
+    numbers = step.params["dimension_numbers"]
+    axes, windows = _places(numbers, starts), numbers.update_window_dims
+    of_starts = [axis for axis in range(update.ndim) if axis not in windows]
+    for place in np.ndindex(*(starts.shape[axis] for axis in axes)):
+        one, value = starts, update
+        for axis, number in zip(axes, place, strict=True):
+            one = lax.slice_in_dim(one, number, number + 1, axis=axis)
+            value = lax.slice_in_dim(value, number, number + 1, axis=of_starts[axis])
+        array = _placed(step, array, one, value)
+    return array
 
 
 def _placed(step: Any, array: Any, starts: Any, update: Any) -> Any:
@@ -178,7 +197,8 @@ def _placed(step: Any, array: Any, starts: Any, update: Any) -> Any:
     order = list(batched.values()) + [one for one in range(number.ndim) if one not in batched.values()]
     number = lax.transpose(number, order).reshape([n if one in batched else 1 for one, n in enumerate(array.shape)])
     here = lax.broadcasted_iota(starts.dtype, array.shape, axis) == jnp.broadcast_to(number, array.shape)
-    return _select(here, jnp.broadcast_to(update, array.shape).astype(array.dtype), array)
+    update = jnp.broadcast_to(update, array.shape).astype(array.dtype)
+    return _select(here, array + update if step.primitive.name == "scatter-add" else update, array)
 
 
 def _pairs(axes: Sequence[Any], others: Sequence[Any]) -> list[tuple[Any, Any]]:

@@ -24,6 +24,8 @@ DECIDED = "decided."
 """How names of outputs begin that mean something once the account is open."""
 REST_OF = {"equity_error": "equity", "unfilled": "shares"}
 """What rounding leaves of large numbers -> these numbers, by which a difference is measured."""
+ORDERS, MONEY = ("ordered", "filled"), ("cost", "paid")
+"""Shares that are bought or sold, and currency: what they are worth is measured, as a fraction of equity."""
 
 
 class OnnxStep(NamedTuple):
@@ -107,6 +109,7 @@ def _checked(
       ConfigError: a number differs.
     """
     largest, worst = dict.fromkeys(outputs, 1.0), dict.fromkeys(outputs, 0.0)
+    price, equity = (next(name for name in outputs if name.endswith(f"portfolio.{x}")) for x in ("price", "equity"))
     for number, bar in enumerate(bars):
         told = dict(zip(inputs, [*state, *bar], strict=True))
         said = dict(zip(outputs, map(np.asarray, step(*state, *bar)), strict=True))
@@ -120,8 +123,12 @@ def _checked(
                 )
             if ours.dtype.kind == "f" and ours.size:
                 known = np.isfinite(ours)
-                largest[name] = max(largest[name], float(np.max(np.abs(ours), where=known, initial=0.0)))
                 off = np.abs(ours - found[name], where=known, out=np.zeros_like(ours))
+                last = name.rpartition(".")[2]
+                if last in ORDERS + MONEY:
+                    off *= (said[price] if last in ORDERS else 1.0) / (abs(float(said[equity])) or 1.0)
+                else:
+                    largest[name] = max(largest[name], float(np.max(np.abs(ours), where=known, initial=0.0)))
                 worst[name] = max(worst[name], float(off.max()))
         state = [said[name] for name in outputs[: len(state)]]
     for name in outputs:

@@ -65,6 +65,17 @@ def test_it_decides_bar_by_bar_as_the_policy(run, exported, session):
     assert bool(ours["opened"])
 
 
+def test_all_features_and_a_network_of_ones_own_can_be_converted(tmp_path):
+    """Takes minutes: nearly all of them in the converter."""
+    training = {"steps": STEPS_PER_ITERATION, "evaluate_every": 1, "checkpoint_every": 1}
+    groups = ["price", "trend", "volume", "technical", "volatility", "cross_section", "calendar"]
+    features = {"groups": groups, "normalisation_window": 60}
+    config = write_config(tmp_path, training=training, features=features, policy={"kind": "own_networks:Convolution"})
+    assert command("train", "--config", config, "--output", tmp_path / "run") == 0
+    assert command("export", "--run", tmp_path / "run", "--output", tmp_path / "policy", "--onnx") == 0
+    assert (tmp_path / "policy" / onnx_step.GRAPH).exists()
+
+
 def test_it_is_sealed_with_the_rest(exported):
     path = exported / onnx_step.GRAPH
     content = path.read_bytes()

@@ -26,7 +26,7 @@ from jaxppo.report import monitor as monitored
 from jaxppo.risk import monitor
 from jaxppo.risk.monitor import Monitor
 from jaxppo.run.transforms import make_monitor
-from jaxppo.training import trainer
+from jaxppo.training import calls, loop
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
 
@@ -393,13 +393,14 @@ def test_resuming_a_stopped_run_evaluates_again_unless_the_limit_no_longer_stops
 @pytest.mark.slow
 def test_the_best_policy_so_far_is_evaluated(folder, monkeypatch):
     """A breach in the third iteration, one after a look at validation."""
-    calls = []
+    rows = []
 
     def third(limits, row):
-        calls.append(row)
-        return {"limit": "leverage", "allowed": 0.4, "level": 0.5} if len(calls) == 3 else None
+        rows.append(row)
+        return {"limit": "leverage", "allowed": 0.4, "level": 0.5} if len(rows) == 3 else None
 
-    monkeypatch.setattr(trainer, "stop_in", third)
+    monkeypatch.setattr(loop, "stop_in", third)
+    monkeypatch.setattr(calls, "ABOUT", 0.0)
     assert train(folder, WATCHED, name="third", steps=9) == 0
     summary = summary_of(folder / "third")
     assert (summary["train"]["iterations"], summary["validation"]["best_iteration"]) == (3, 2)

@@ -55,7 +55,7 @@ from jaxppo.run.data import load_data
 from jaxppo.run.regimes import find_regimes
 from jaxppo.run.setup import as_started
 from jaxppo.sweep import members as sweep_members
-from jaxppo.training import Evaluator, check, run_state, trainer
+from jaxppo.training import Evaluator, check, loop, run_state, trainer
 from jaxppo.training.evaluator import backtest_evaluator
 from jaxppo.training.loggers import MetricsLog
 from jaxppo.training.run_state import Done
@@ -296,22 +296,21 @@ def test_budgets(budget, iterations, config, tmp_path):
 def test_minutes_count_training(config, tmp_path, monkeypatch):
     """On a clock that only moves by 25 s when compiling and 10 s an iteration, half a minute is three iterations."""
     clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    compile_ = trainer._compile
+    compile_ = loop._compile
 
     def slow_compile(*arguments):
         iterate = compile_(*arguments)
         clock.now += 25.0
 
-        def slow(*arguments):
-            done = iterate(*arguments)
-            clock.now += 10.0
-            return done
+        def slow(state, params, progress, n):
+            clock.now += 10.0 * n
+            return iterate(state, params, progress, n)
 
         return slow
 
-    for module in (trainer, run_state):
+    for module in (trainer, loop, run_state):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(trainer, "_compile", slow_compile)
+    monkeypatch.setattr(loop, "_compile", slow_compile)
     training = config.training.model_copy(update={"steps": None, "minutes": 0.5})
     monkeypatch.setattr(
         trainer, "_finish", lambda run, net, done: {"elapsed": done.elapsed, "out_of_sample": None, "selection": None}
@@ -348,7 +347,7 @@ def test_what_cannot_fit_the_device_is_refused_before_compiling(config, tmp_path
     setup = build(config, load_data(config))
     network = 4 * memory.size_of(make_actor_critic(setup.encoder, setup.action, jax.random.key(0))[1])
     monkeypatch.setattr(memory, "memory_of", lambda devices: 1.5 * network)
-    monkeypatch.setattr(trainer, "memory_needed", None)
+    monkeypatch.setattr(loop, "memory_needed", None)
     with pytest.raises(ConfigError, match=r"the state of training needs about .* smaller: ppo.micro_batch"):
         jaxppo.train(config, output=tmp_path / "run", progress=False)
     monkeypatch.setattr(check, "size_of", lambda tree: 0)
@@ -630,13 +629,13 @@ def test_two_shorter_runs_are_one_long_run(whole, config, tmp_path):
 
 def test_a_schedule_goes_on_where_it_was(config, tmp_path, monkeypatch):
     """The share of the budget that is spent, which sets the step size: 0/6, 1/6, ... 5/6 across an interruption."""
-    given, compile_ = [], trainer._compile
+    given, compile_ = [], loop._compile
 
     def recording(*arguments):
         iterate = compile_(*arguments)
-        return lambda state, params, spent: given.append(float(spent)) or iterate(state, params, spent)
+        return lambda state, params, spent, n: given.extend(spent[:n]) or iterate(state, params, spent, n)
 
-    monkeypatch.setattr(trainer, "_compile", recording)
+    monkeypatch.setattr(loop, "_compile", recording)
     with monkeypatch.context() as patch:
         stop_in(patch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
         assert jaxppo.train(config, output=tmp_path / "run", progress=False).summary is None
@@ -825,20 +824,22 @@ def test_a_run_without_a_name_overwrites_nothing(config, tmp_path, monkeypatch):
 
 def breaking(what, at=4, times=99):
     """`_compile` whose iteration `at` is lost the first `times` it is trained."""
-    compile_, seen = trainer._compile, []
+    compile_, seen = loop._compile, []
 
-    def compiled(*arguments):
-        iterate = compile_(*arguments)
+    def compiled(run, done):
+        iterate = compile_(run, done)
 
-        def broken(state, params, spent):
-            state, metrics = iterate(state, params, spent)
-            if int(state.iteration) == at and len(seen) < times:
+        def broken(state, params, spent, n):
+            before = int(state.iteration)
+            state, rows, number = iterate(state, params, spent, n)
+            if before < at <= int(state.iteration) and len(seen) < times:
                 seen.append(at)
                 if what == "network":
                     state = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
                 else:
-                    metrics[what] = jnp.inf if what != "skipped_updates" else jnp.float32(2.0)
-            return state, metrics
+                    lost = 2.0 if what == "skipped_updates" else jnp.inf
+                    rows = rows.at[at - 1 - before, run.metrics.index(what)].set(lost)
+            return state, rows, number
 
         return broken
 
@@ -851,7 +852,7 @@ def breaking(what, at=4, times=99):
 )
 def test_a_lost_iteration_is_trained_again_with_half_the_step(what, whole, config, tmp_path, monkeypatch, capsys):
     """From the last checkpoint; what came before is the run that nothing interrupts."""
-    monkeypatch.setattr(trainer, "_compile", breaking(what, times=1))
+    monkeypatch.setattr(loop, "_compile", breaking(what, times=1))
     result = jaxppo.train(config, output=tmp_path / "run", progress=False)
     found = {
         "value_loss": "value_loss is inf",
@@ -877,14 +878,14 @@ def test_a_lost_iteration_is_trained_again_with_half_the_step(what, whole, confi
 
 @pytest.mark.slow
 def test_a_run_that_is_lost_again_and_again_says_so(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "_compile", breaking("value_loss"))
+    monkeypatch.setattr(loop, "_compile", breaking("value_loss"))
     with pytest.raises(
         ConfigError, match=r"diverged in iteration 4: value_loss is inf.*0.01, and halved 3 times: 0.00125"
     ):
         jaxppo.train(config, output=tmp_path / "run", progress=False)
     assert None in rows_of(tmp_path / "run")[-1].values()
     assert rows_of(tmp_path / "run")[-1]["iteration"] == 4
-    monkeypatch.setattr(trainer, "_compile", breaking("reward", at=1))
+    monkeypatch.setattr(loop, "_compile", breaking("reward", at=1))
     with pytest.raises(
         ConfigError, match="iteration 1: reward is inf before anything was learned; the environment made it"
     ):
