@@ -86,7 +86,7 @@ def train(
 ) -> TrainResult:
     """Trains, validates, and evaluates once on the test period.
 
-    At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running one. A
+    At least one iteration is trained, whatever the budget. The first Ctrl-C or SIGTERM saves after the running ones. A
     monitored limit that says `stop` ends training after the iteration in which an account breached it; the best policy
     so far is then evaluated. Of several processes (`jax.distributed`) the first alone writes, evaluates and logs; the
     result of the others has no summary.

@@ -25,6 +25,7 @@ from jaxppo.risk.rewards import RewardTransform
 from jaxppo.risk.sizing import SizingTransform
 from jaxppo.run.build import build
 from jaxppo.run.own import own_policies
+from jaxppo.testing import check_causal
 
 GROUP = {"groups": ["price"], "normalisation_window": 20}
 WHOLE = {
@@ -163,6 +164,9 @@ def test_the_templates_of_the_guide_work(tmp_path, market):
     setup = build(config, market)
     assert setup.env.features.names[-2:] == ("slope", "fast")
     exec(re.search(r"```python fragment\n(from jaxppo.testing.*?)```", page, re.S)[1])
+    names = {"__name__": "more_parts"}
+    exec(re.search(r"```python fragment\n([^`]*class Recurrent.*?)```", page, re.S)[1], names)
+    check_causal(names["Recurrent"], kind="network")
 
 
 FEATURES = {
