@@ -1,12 +1,13 @@
 """Does it learn, and does the chunk pass learn as well as a window per step?
 
-    python -m benchmarks.learning factor|flat|designs|phasic [--seeds 3]
+    python -m benchmarks.learning factor|flat|designs|phasic|batches [--seeds 3]
 
 `factor`: simulated market whose volume reveals a mean-reverting return factor through noise; score on unseen markets
 in % of the best achievable Sharpe ratio (Kalman filter, linear policy, no limits). `flat`: driftless random walk with
 costs; the agent should stop trading. `designs`: the factor market at equal environment steps and equal context, chunk
 against window. `phasic`: the factor market with an encoder that is trained in all epochs or in the first one only, in 4
-and in 16 minibatches. The first seed of a design includes its compilation in `seconds`.
+and in 16 minibatches. `batches`: the factor market with one to four times the paths, at an equal number of iterations.
+The first seed of a design includes its compilation in `seconds`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ PHASIC = {
     "first epoch, 16 minibatches": {"encoder_epochs": 1, "minibatches": 16},
 }
 """Changes to `FACTOR_PPO`, which has 4 epochs of 4 minibatches."""
+FEWEST = 32
+BATCHES = {f"{paths} paths": {"paths": paths} for paths in (FEWEST, 2 * FEWEST, 4 * FEWEST)}
+"""Changes to `FACTOR_PPO`; `--steps` are those of the fewest paths."""
 LIMIT = 15.0
 TRAIN_BARS, TEST_BARS, TEST_MARKETS = 200_000, 3_000, 8
 LEVELS = tuple(float(level) for level in np.linspace(-1.0, 1.0, 7))
@@ -143,7 +147,7 @@ def flat_score(design: Design, seed: int, steps: int, chunk: int) -> dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("factor", "flat", "designs", "phasic"))
+    parser.add_argument("experiment", choices=("factor", "flat", "designs", "phasic", "batches"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2_000_000)
     chosen = parser.parse_args()
@@ -152,11 +156,13 @@ def main() -> None:
     if chosen.experiment == "flat":  # what a position costs without trades is small beside a bonus on entropy
         one_run, limit, config = flat_score, 1.0, config.model_copy(update={"entropy_coefficient": 0.0})
     rows: dict[str, list[dict[str, float]]] = {}
-    names = {"designs": ("chunk", "window"), "phasic": tuple(PHASIC)}.get(chosen.experiment, ("chunk",))
+    changes: dict[str, dict[str, Any]] = {"phasic": PHASIC, "batches": BATCHES}.get(chosen.experiment, {})
+    names = ("chunk", "window") if chosen.experiment == "designs" else tuple(changes) or ("chunk",)
     for name in names:
-        changed = config.model_copy(update=PHASIC.get(name, {}))
-        design = build("chunk" if name in PHASIC else name, limit, changed)
-        rows[name] = [one_run(design, seed, chosen.steps, config.chunk) for seed in range(chosen.seeds)]
+        changed = config.model_copy(update=changes.get(name, {}))
+        design = build(name if name == "window" else "chunk", limit, changed)
+        steps = chosen.steps * (changed.paths // FEWEST if name in BATCHES else 1)
+        rows[name] = [one_run(design, seed, steps, config.chunk) for seed in range(chosen.seeds)]
     key = "turnover_per_bar" if chosen.experiment == "flat" else "score"
     summary = {}
     for name, runs in rows.items():

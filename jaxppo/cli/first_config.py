@@ -6,6 +6,7 @@ import itertools
 import pathlib
 from typing import Any
 
+import jax
 import yaml
 
 from jaxppo.cli.keys import MATTER, Key, all_keys, wrapped
@@ -20,17 +21,25 @@ HEAD = """\
 # Train it with  jaxppo train --config {path}
 """
 WIDTH = 100
+ON_GPU = 4
+"""By how much a GPU takes more paths, and more steps: launches take longest there, and more paths need none more."""
 
 
 def first_values(data: str | None = None) -> dict[str, Any]:
     """Dotted key -> value: that of the quick start, or the default where the quick start leaves it out.
+
+    On a GPU there are `ppo.paths` too.
 
     Args:
       data: in place of its prices; None keeps them.
     """
     tree = yaml.safe_load(shipped()[EXAMPLE].read_text(encoding="utf-8"))
     values = {name: _value(tree, all_keys()[name]) for name in MATTER}
-    return values | ({} if data is None else {"data.path": data})
+    values |= {} if data is None else {"data.path": data}
+    if jax.default_backend() != "gpu":
+        return values
+    more = ("training.steps", "ppo.paths")
+    return values | {name: ON_GPU * _value(tree, all_keys()[name]) for name in more}
 
 
 def as_tree(values: dict[str, Any]) -> dict[str, Any]:

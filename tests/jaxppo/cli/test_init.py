@@ -4,6 +4,7 @@ import errno
 import pathlib
 import re
 
+import jax
 import pytest
 from tiny_run import write_prices
 
@@ -58,6 +59,17 @@ def test_the_file_is_the_quick_start_where_that_says_so(workplace):
     for name in keys.MATTER:
         assert _of(config, name) == _of(quick, name), name
     assert (config.ppo, config.features, config.walk_forward) == (default.ppo, default.features, default.walk_forward)
+
+
+def test_a_gpu_takes_more_paths_in_as_many_iterations(workplace, monkeypatch):
+    assert main(["init"]) == 0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert main(["init", "--output", "gpu.yaml"]) == 0
+    here, there = (load_config(source) for source in ("my.yaml", "gpu.yaml"))
+    ratios = there.ppo.paths / here.ppo.paths, there.training.steps / here.training.steps
+    assert ratios == (4.0, 4.0)
+    changed = here.ppo.model_copy(update={"paths": there.ppo.paths})
+    assert there.ppo == changed, "all other keys are those of every device"
 
 
 def _of(config, name):
