@@ -35,7 +35,7 @@ def trained(market, folder, monkeypatch, about, **changed):
         return calls.arguments(spent)
 
     training = {"steps": 11 * STEPS_PER_ITERATION, "evaluate_every": 4, "checkpoint_every": 6}
-    config = tiny_config(training=training, **changed)
+    config = tiny_config(training=training, ppo={"schedule": "linear"}, **changed)
     with monkeypatch.context() as patch:
         patch.setattr(calls, "ABOUT", about)
         patch.setattr(loop, "arguments", counted)
@@ -58,6 +58,8 @@ def test_they_end_at_evaluations_checkpoints_and_the_budget_and_change_no_bit(
     assert lengths == [1, 3, 2, 2, 3]
     assert one_at_a_time[2] == [1] * 11
     assert rows == one_at_a_time[1]
+    rates = [row["learning_rate"] for row in rows]
+    np.testing.assert_allclose(rates, 0.01 * (1.0 - np.arange(11) / 11), rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, params, one_at_a_time[0])
 
 
