@@ -1,6 +1,7 @@
 """`python process_of_many.py DEVICES DIES_AT ...`: `jaxppo ...` with so many CPU devices, compiled quickly.
 
-It kills itself before the iteration with the number `DIES_AT`, from 1 on; never for 0. Others are gone after 5 seconds.
+It kills itself before the call that has the iteration `DIES_AT`, from 1 on; never for 0. Others are gone after 5
+seconds.
 """
 
 import os
@@ -28,8 +29,8 @@ def dying(method):
     def call(group, *given, **content):
         global iterations
         order = method(group, *given, **content)
-        iterations += (given[0] if order is None else order["do"]) == "iterate"
-        if iterations == int(dies_at):
+        iterations += len((content if order is None else order).get("spent", ()))
+        if iterations >= int(dies_at):
             os.kill(os.getpid(), signal.SIGKILL)
         return order
 

@@ -21,7 +21,7 @@ HEAD = """\
 # Train it with  jaxppo train --config {path}
 """
 WIDTH = 100
-ON_GPU = 4
+ON_GPU = 2
 """By how much a GPU takes more paths, and more steps: launches take longest there, and more paths need none more."""
 
 

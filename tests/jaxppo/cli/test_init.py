@@ -67,7 +67,7 @@ def test_a_gpu_takes_more_paths_in_as_many_iterations(workplace, monkeypatch):
     assert main(["init", "--output", "gpu.yaml"]) == 0
     here, there = (load_config(source) for source in ("my.yaml", "gpu.yaml"))
     ratios = there.ppo.paths / here.ppo.paths, there.training.steps / here.training.steps
-    assert ratios == (4.0, 4.0)
+    assert ratios == (2.0, 2.0)
     changed = here.ppo.model_copy(update={"paths": there.ppo.paths})
     assert there.ppo == changed, "all other keys are those of every device"
 

@@ -79,7 +79,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path):
         f"--output {folder}"
     )
     assert not (folder / ".lock").exists()
-    assert len(rows_of(folder)) == 3
+    assert 2 <= len(rows_of(folder)) <= 3, "the call of the fourth iteration, with the third or without, is lost"
     whole = jaxppo.train(load_config(config), output=tmp_path / "one", progress=False)
     resumed = jaxppo.train(load_config(config), output=folder, resume=True, progress=False)
     assert_same_rows(folder, tmp_path / "one")
@@ -92,7 +92,7 @@ def test_two_processes_are_one_with_as_many_devices(tmp_path):
     whole = jaxppo.train(load_config(config), output=tmp_path / "one", progress=False)
     (out, _, code), (other_out, other, other_code) = both(config, "--output", tmp_path / "two")
     assert (code, other_code) == (0, 0)
-    assert out.splitlines()[-1] == f"report: {tmp_path / 'two' / 'report.html'}"
+    assert f"report: {tmp_path / 'two' / 'report.html'}" in out.splitlines()
     assert not [line for line in other_out.splitlines() if "Gloo" not in line]
     assert not other
     assert_same_rows(tmp_path / "two", tmp_path / "one")

@@ -465,7 +465,7 @@ def test_a_run_with_every_part_is_trained_resumed_and_evaluated(tmp_path, monkey
     assert all(TITLES[name] in page for name in ("importance", "features", "gradients", "lag", "levels", "rollout"))
     saved = jaxppo.backtest.load_run(whole.folder)
     assert_trees_equal(saved.params, whole.params)
-    assert saved.policy.quantiles == len(whole.params["head"]["value"]["bias"]) == 4
+    assert saved.network.quantiles == len(whole.params["head"]["value"]["bias"]) == 4
     assert np.isfinite(rows[-1]["distorted_value"])
     assert 0 <= rows[-1]["quantile_error"] <= 0.5
 
@@ -932,7 +932,7 @@ def test_the_real_command(workplace, config, tmp_path, capfd):
     _, err = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGTERM, err
     done = len(rows_of(output))
-    assert f"stopped after iteration {done}; continue with --resume" in err
+    assert f"stopped after iteration {done}; continue with jaxppo train --resume" in err
     second = start("--resume", "--output", output, "--steps", (done + 2) * STEPS_PER_ITERATION)
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
@@ -946,7 +946,7 @@ def test_the_real_command(workplace, config, tmp_path, capfd):
     assert command("backtest", "--run", output) == 0
     again = capfd.readouterr().out.splitlines()
     assert again == out.splitlines()[: len(again)]
-    assert len(again) == 6
+    assert {"agent", "buy_and_hold"} <= {line.split()[0] for line in again}
 
 
 @pytest.mark.slow
