@@ -319,7 +319,7 @@ def test_a_limit_that_says_stop_ends_the_training_of_its_agent(workplace, monkey
     # Two iterations between evaluations: agent 0 stops in its first, before any of them, and agent 1 in its third.
     monkeypatch.setattr(training, "stop_in", lambda monitor, row: stop if next(calls) in (0, 11) else None)
     recorded = []
-    monkeypatch.setattr(walk, "record_evaluation", _noting(recorded, walk.record_evaluation))
+    monkeypatch.setattr(walk, "trial_of", _noting(recorded, walk.trial_of))
     result = walk_forward(wf_config(), output=workplace / "stops" / "stopped", market=market_of(), progress=False)
     seen = [(fold, seed, iteration) for period, iteration, fold, seed in recorded if period == "validation"]
     assert sorted(where for where in seen if where[0] == 0) == [(0, 7, 2), (0, 8, 2)]
