@@ -373,7 +373,8 @@ def _without_header(text: str, name: str, symbol: str, head: list[str]) -> Table
     layouts = {len(names): names, len(names) - 1: names[:-1], len(_QUOTE_BAR): _QUOTE_BAR}
     if len(cells) not in layouts or not re.search(r"\d{4}", cells[0]) or not all(numeric[2 if split_clock else 1 :]):
         found = f"no header line with open, high, low, close in the first {len(head)} lines"
-        raise _NoPrices(f"{name}: {found}; the first is {head[0].strip()[:60]!r}")
+        wide = "a column for each asset has to become rows, one a bar and asset, with columns symbol and close"
+        raise _NoPrices(f"{name}: {found}; the first is {head[0].strip()[:60]!r}; {wide}")
     frame = pd.read_csv(
         io.StringIO(text),
         sep=separator,

@@ -6,12 +6,12 @@ import itertools
 import pathlib
 from typing import Any
 
-import jax
 import yaml
 
 from jaxppo.cli.keys import MATTER, Key, all_keys, wrapped
 from jaxppo.config.load import dump_value
 from jaxppo.config.shipped import shipped
+from jaxppo.envs.market.kernels import platform
 
 EXAMPLE = "quickstart"
 """The configuration that ships of which the values are taken: an agent that is known to train on them."""
@@ -36,7 +36,7 @@ def first_values(data: str | None = None) -> dict[str, Any]:
     tree = yaml.safe_load(shipped()[EXAMPLE].read_text(encoding="utf-8"))
     values = {name: _value(tree, all_keys()[name]) for name in MATTER}
     values |= {} if data is None else {"data.path": data}
-    if jax.default_backend() != "gpu":
+    if platform() != "gpu":
         return values
     more = ("training.steps", "ppo.paths")
     return values | {name: ON_GPU * _value(tree, all_keys()[name]) for name in more}
