@@ -277,7 +277,7 @@ class OneBar(TargetActions):
 
     def rewards_start(self) -> Any:
         """State of the reward transform at the start of an episode."""
-        return () if self.rewards is None else self.rewards.init()
+        return () if self.rewards is None else self.rewards.init(self.n_assets)
 
     def feasible(
         self, portfolio: Portfolio, weights: jax.Array, hold: jax.Array, constraint: Constraint | None

@@ -184,7 +184,8 @@ class _Tried:
         zero = jnp.zeros(())
         base = () if self._env.base is None else zero
         nothing = Outcome(zero, zero, zero, zero, zero, zero, zero, zero, base)
-        found = self._rows(label, part, lambda row: part.apply(part.init(), zero, nothing), table=False)
+        n_assets = self._env.n_assets
+        found = self._rows(label, part, lambda row: part.apply(part.init(n_assets), zero, nothing), table=False)
         found = np.asarray(found)
         if found.shape != (1,) or found.dtype.kind != "f":
             raise ConfigError(f"{label}: apply returns {found.dtype}{list(found.shape[1:])}; a number is expected")
@@ -284,7 +285,7 @@ class _Tried:
         ))  # fmt: skip
         if not isinstance(found, tuple) or len(found) != 2:
             raise ConfigError(f"{label}: apply returns {type_shown(found)}; a pair of value and state is expected")
-        init, next_ = part.init(self._env.n_assets) if table else part.init(), jax.tree.map(lambda x: x[0], found[1])
+        init, next_ = part.init(self._env.n_assets), jax.tree.map(lambda x: x[0], found[1])
         before, after = (f"{_shapes(state)} in {jax.tree.structure(state)}" for state in (init, next_))
         if before != after:
             raise ConfigError(f"{label}: apply returns a state of {after}, but init one of {before}")

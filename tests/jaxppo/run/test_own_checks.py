@@ -255,6 +255,10 @@ TRANSFORMS = {
         ),
         "two": (lambda: RewardTransform("x", lambda s, x, o: (jnp.ones(2), s)), r"float32\[2\]; a number is expected"),
         "infinite": (lambda: RewardTransform("x", lambda s, x, o: (jnp.log(x), s)), "nothing happened is -inf"),
+        "init of nothing": (
+            lambda: RewardTransform("x", lambda s, x, o: (x, s), init=lambda: jnp.zeros(())),
+            "TypeError: .*takes 0 positional arguments but 1 was given",
+        ),
         "replaces": (
             lambda: RewardTransform("x", lambda s, x, o: (x, s), replaces=True),
             "own reward: .*mine.it replaces the reward and must come first, not after log_return",
@@ -273,6 +277,17 @@ TRANSFORMS = {
         "a mask": (masks.no_short, "returns a Transform; a Policy is expected"),
     },
 }
+
+
+def test_a_reward_may_have_a_memory_of_each_asset(names, market):
+    def apply(state, reward, outcome):
+        return reward - 0.1 * state.sum(), 0.9 * state + outcome.net
+
+    register(lambda: RewardTransform("x", apply, init=lambda n_assets: jnp.zeros(n_assets)), name="mine:it")
+    env = build(tiny_config(features=GROUP, rewards=["log_return", "mine:it"]), market).env
+    assert [np.shape(state) for state in jax.tree.leaves(env.rewards_start())] == [(2,)]
+
+
 CASES = [(key, name) for key, cases in TRANSFORMS.items() for name in cases]
 
 
