@@ -56,9 +56,9 @@ def train_until_spent(
             state, rows, number = iterate(state, params, *arguments(spent))
             rows = jax.device_get(rows)[: int(number)]
             took = (time.monotonic() - started) / len(rows)
-            for row in rows:
+            for number, row in enumerate(rows, 1):
                 figures = dict(zip(run.metrics, row.tolist(), strict=True))
-                shown |= _after_iteration(run, state, done, figures, took, log)
+                shown |= _after_iteration(run, state if number == len(rows) else None, done, figures, took, log)
                 report_infeasible(figures, infeasible)
                 steps = done.iteration * run.learner.steps_per_iteration
                 bar.update(steps, done.seconds, **{name: text for name, text in shown.items() if text})
@@ -71,13 +71,13 @@ def train_until_spent(
 
 
 def _after_iteration(
-    run: Run, state: TrainState, done: Done, row: dict[str, float], took: float, log: MetricsLog
+    run: Run, state: TrainState | None, done: Done, row: dict[str, float], took: float, log: MetricsLog
 ) -> dict[str, str]:
-    """Logs an iteration; evaluates and saves, which are due after the last one of a call alone.
+    """Logs an iteration; after the last one of a call, evaluates and saves where that is due.
 
     Args:
       run: what is trained.
-      state: after the call.
+      state: after the iteration; None within a call, which may use up a budget in minutes before it ends.
       done: what is done so far, which is changed.
       row: figures of the iteration, to which others are added.
       took: seconds of it.
@@ -97,7 +97,7 @@ def _after_iteration(
     done.stopped = {**found, "iteration": done.iteration} if found else None
     # A limit may stop the run before the first evaluation is due: without one there is nothing to return.
     due = done.iteration % cadence.evaluate_every == 0 or (found and done.evaluations == 0)
-    if finite and (due or run.spent(done) >= 1.0):
+    if finite and state is not None and (due or run.spent(done) >= 1.0):
         announce("evaluating")
         row |= validate(run, state, done)
         announce("training")
@@ -108,7 +108,7 @@ def _after_iteration(
     log.write(entry)
     run.loggers.write(entry)
     check_iteration(done.iteration, row, skipped, experiment.ppo)
-    if done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration:
+    if state is not None and (done.iteration % cadence.checkpoint_every == 0 or done.iteration == done.best_iteration):
         _save(run, state, done, log)
     return shown | {"steps/s": f"{speed:,.0f}", **experiment.show(row)}
 

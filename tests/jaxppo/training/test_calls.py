@@ -1,6 +1,7 @@
 """Several iterations in one call are the same iterations, and end where the host has to look."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -9,11 +10,10 @@ from tiny_run import STEPS_PER_ITERATION, shared_builds, tiny_config  # noqa: F4
 
 import jaxppo
 from jaxppo.envs import simulators
-from jaxppo.training import Evaluator, calls, loop
+from jaxppo.training import Evaluator, calls, loop, run_state, trainer
 from jaxppo.training.evaluator import backtest_evaluator
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
-STOPS = [{"leverage": {"limit": 0.01, "stop": True}}]
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +79,38 @@ def test_a_limit_that_stops_ends_a_call_after_its_iteration(market, tmp_path, mo
     jax.tree.map(np.testing.assert_array_equal, params, others)
 
 
-def test_a_call_lasts_about_a_second(one_at_a_time, market, tmp_path, monkeypatch):
-    seen = []
+@pytest.mark.parametrize(("seconds", "expected"), [(None, 1), (10.0, 1), (0.3, 3), (0.1, 5), (1e-9, 5)])
+def test_a_call_lasts_about_a_second_and_ends_where_something_is_due(seconds, expected):
+    """After 13 iterations; the next evaluation is due after 20, the next checkpoint after 18."""
+    training = types.SimpleNamespace(evaluate_every=20, checkpoint_every=6)
+    experiment = types.SimpleNamespace(config=types.SimpleNamespace(training=training))
+    run = types.SimpleNamespace(experiment=experiment, spent=lambda done, more=0, seconds=0.0: (13 + more) / 100)
+    found = calls.next_call(run, types.SimpleNamespace(iteration=13), seconds)
+    assert found == [(13 + more) / 100 for more in range(expected)]
 
-    def noted(run, done, seconds):
-        found = next_call(run, done, seconds)
-        seen.append((seconds, len(found)))
-        return found
 
-    next_call = loop.next_call
-    monkeypatch.setattr(loop, "next_call", noted)
-    _, rows, _ = trained(market, tmp_path / "run", monkeypatch, 1.0)
-    assert rows == one_at_a_time[1]
-    assert seen[0] == (None, 1), "it is not known yet how long one takes"
-    assert all(n <= max(1, 1.0 / seconds) for seconds, n in seen[1:])
+def test_minutes_that_run_out_within_a_call_are_evaluated_once_at_its_end(market, tmp_path, monkeypatch):
+    """On a clock of a second for the first iteration and 10 s for the others, of which half a minute foresees nine."""
+    clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    compile_ = loop._compile
+
+    def compiled(*given):
+        iterate = compile_(*given)
+
+        def slower(state, params, progress, n):
+            clock.now += 10.0 * n if clock.now else 1.0
+            return iterate(state, params, progress, n)
+
+        return slower
+
+    for module in (trainer, loop, run_state):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(loop, "_compile", compiled)
+    monkeypatch.setattr(calls, "ABOUT", 1e9)
+    training = {"steps": None, "minutes": 0.5, "evaluate_every": 10, "checkpoint_every": 10}
+    config = tiny_config(training=training, ppo={"schedule": "linear"})
+    result = jaxppo.train(config, output=tmp_path / "run", market=market, progress=False, evaluator=unreported)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "validation_sharpe" in row] == [len(rows)] == [10]
+    assert result.summary["validation"]["evaluations"] == 1
+    jax.tree.map(np.testing.assert_array_equal, result.params, result.last_params)
